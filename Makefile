@@ -1,0 +1,46 @@
+# nanolm: `make help` lists what can be typed. Every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test test-all check format bench clean
+
+help:  ## list these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## make .venv with everything in it (done once; again when pyproject.toml changes)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nanolm needs Python 3.11 or newer, and %s is %s: say make PYTHON=python3.12" % (sys.executable, sys.version.split()[0]))'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), once (torch is the large part)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: install  ## train a small GPT on the Python manual: a minute or two on two cores (ARGS="seed=2 model=gpt2")
+	@$(BIN)/nanolm train $(ARGS)
+
+test: install  ## the tests, without the slow proofs
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: install  ## every test: real training budgets, a clean installation from the wheel
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: install  ## lint, formatting, types, and which way imports point
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install  ## rewrite the code as `make check` wants it
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+bench: install  ## what the loop costs, as ratios of runs made in turn
+	@$(BIN)/python scripts/bench.py $(ARGS)
+
+clean:  ## remove .venv and every cache (runs in outputs/ stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

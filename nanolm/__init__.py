@@ -1,0 +1,1 @@
+"""nanolm: a research training framework for small language models, bigram to GPT."""

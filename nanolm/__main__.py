@@ -1,0 +1,5 @@
+"""`python -m nanolm` is `nanolm`."""
+
+from nanolm.cli import main
+
+main()

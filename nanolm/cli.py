@@ -1,0 +1,284 @@
+"""The verbs. Nothing heavy is imported before it is known to be needed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nanolm.errors import NanolmError, RunError, SettingsError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from nanolm.compose import Line
+    from nanolm.config import Config
+
+HELP = """\
+nanolm: train, study and compare small language models, from bigram to GPT.
+
+  nanolm train      train a model, or go on with a run
+                      nanolm train dataset=tiny_shakespeare model=gpt size=tiny trainer.max_steps=2000
+  nanolm generate   let a run write
+                      nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
+  nanolm evaluate   the exact loss of a run on a split
+                      nanolm evaluate outputs/RUN --split val --json
+
+`nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a verb and exits: 0 done, 1 failed, 2 a mistake in what was asked, 130 and 143 stopped and saved."""
+    try:
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+    except NanolmError as error:
+        print(f"nanolm: {error}", file=sys.stderr)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a verb; returns its exit status.
+
+    Raises:
+        NanolmError: what was asked cannot be done.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"nanolm {version('nanolm')}")
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise SettingsError(f"there is no verb {verb!r}", where="the command line", mend=nearest(verb, VERBS))
+    return VERBS[verb](rest)
+
+
+def train(arguments: list[str]) -> int:
+    """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
+    from hydra._internal.utils import get_args_parser
+
+    from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
+
+    flags = get_args_parser().parse_args(arguments)
+    asks_only = flags.help or flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
+    if asks_only:
+        import_plugins([])
+        register_schemas()
+        return _hydra(arguments)
+    line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
+    for name in hidden_options(flags.config_dir) if flags.config_dir else []:
+        print(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}", file=sys.stderr)
+    if flags.multirun:
+        return _hydra(arguments)
+    directory = _run_directory(line)
+    from nanolm.compose import quoted
+
+    return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line)
+
+
+def _run_directory(line: Line) -> Path:
+    """Where the run of this line goes: the run that it resumes, the folder that it names, or a fresh one."""
+    from nanolm.config import check
+    from nanolm.errors import raise_all
+    from nanolm.runs.directory import RunDirectory, fresh
+
+    resume = line.config.resume
+    if resume not in ("never", "auto"):
+        return RunDirectory(resume).require().path
+    raise_all(check(line.config))
+    if line.run_directory_is_given:
+        return line.run_directory
+    cut_off = _cut_off_run(line) if resume == "auto" else None
+    return cut_off or fresh(line.run_directory)
+
+
+def _cut_off_run(line: Line) -> Path | None:
+    """The newest run beside the new one's place that has these very settings and did not come to its end."""
+    from nanolm.compose import load_yaml
+    from nanolm.config import identity
+    from nanolm.runs.directory import RunDirectory
+
+    wanted = identity(line.config)
+    for path in sorted(line.run_directory.parent.glob("*/config.yaml"), reverse=True):
+        run = RunDirectory(path.parent)
+        with contextlib.suppress(NanolmError):
+            if identity(load_yaml(run.config)) == wanted and (
+                run.read_summary().get("status") != "completed"
+                or run.read_summary().get("step", 0) < line.config.trainer.max_steps
+            ):
+                return run.path
+    return None
+
+
+_LINE: Line | None = None
+_STATUS = 0
+
+
+def _hydra(arguments: list[str], line: Line | None = None) -> int:
+    """Hands the line to Hydra. Errors come back here as they are, for `main` to print."""
+    global _LINE, _STATUS
+
+    import hydra
+
+    from nanolm.compose import CONFIG_NAME, config_folder
+
+    _LINE, _STATUS = line, 0
+    before = sys.argv
+    sys.argv = ["nanolm train", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(_job)()
+    finally:
+        sys.argv = before
+    return _STATUS
+
+
+def _job(composed: DictConfig) -> float | None:
+    """One run, in the folder that Hydra made for it."""
+    global _STATUS
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from nanolm.compose import continue_run, import_plugins, load_yaml, register_schemas, to_config
+    from nanolm.config import check
+    from nanolm.errors import raise_all
+    from nanolm.runs.directory import RunDirectory
+
+    import_plugins(list(composed.get("plugins") or []))
+    register_schemas()
+    hydra_config = HydraConfig.get()
+    config = to_config(composed)
+    run = RunDirectory(_shown(hydra_config.runtime.output_dir))
+    changes: list[str] = []
+    with run.claim():
+        if run.exists():
+            if config.resume == "never":
+                raise RunError(
+                    "this folder holds a run already",
+                    where=str(run.path),
+                    mend="resume=auto goes on with it; another hydra.run.dir= starts anew",
+                )
+            if _LINE is not None:
+                config, changes = continue_run(load_yaml(run.config), _LINE)
+            if _is_complete(run, config):
+                print(f"nothing to do: {run.path} is completed at step {config.trainer.max_steps}", file=sys.stderr)
+                return _value(run.read_summary())
+        raise_all(check(config))
+        from nanolm.runs.console import closing_table
+        from nanolm.training.trainer import train as train_model
+
+        choices = {
+            group: str(option)
+            for group, option in sorted(hydra_config.runtime.choices.items())
+            if not group.startswith("hydra/") and option is not None
+        }
+        choices = run.read_summary().get("choices") or choices
+        outcome = train_model(config, run, choices=choices, changes=changes)
+        closing_table(outcome.summary, run.path, outcome.sample)
+        _STATUS = outcome.exit_status
+        return _value(outcome.summary)
+
+
+def _is_complete(run: Any, config: Config) -> bool:
+    summary = run.read_summary()
+    return summary.get("status") == "completed" and summary.get("step", 0) >= config.trainer.max_steps
+
+
+def _value(summary: dict[str, Any]) -> float | None:
+    """What a sweeper minimises."""
+    return summary.get("best_val_loss")
+
+
+def _shown(path: str) -> Path:
+    """A path as people type it: from the current folder where it lies below it."""
+    absolute = Path(path)
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
+def generate(arguments: list[str]) -> int:
+    """`nanolm generate RUN --prompt TEXT`."""
+    parser = _parser("generate", "Lets a run write behind a prompt.", 'nanolm generate outputs/RUN --prompt "To be"')
+    parser.add_argument("--prompt", required=True, help="the text to go on from")
+    parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="how many tokens (200)")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token (1.0)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens alone (all)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another text (0)")
+    options = parser.parse_args(arguments)
+
+    from nanolm.evaluate import load_run
+    from nanolm.generate import generate as write
+
+    loaded = load_run(options.run, options.checkpoint, options.device, options.plugins)
+    text = write(
+        loaded,
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+    print(text)
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`nanolm evaluate RUN`."""
+    parser = _parser(
+        "evaluate",
+        "Scores every token of a split once, in order.",
+        "nanolm evaluate outputs/RUN --split val --json",
+    )
+    parser.add_argument("--split", default="val", help="train or val (val)")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="score N tokens at a time behind a full context: a smaller N gives each more context (context_length)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+
+    from nanolm.evaluate import evaluate as score
+    from nanolm.evaluate import load_run
+
+    figures = score(
+        load_run(options.run, options.checkpoint, options.device, options.plugins), options.split, options.stride
+    )
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print(
+            f"{figures['split']} loss {figures['loss']:.4f} nats per token, {figures['bits_per_byte']:.4f} bits per "
+            f"byte over {figures['tokens']:,} tokens (step {figures['step']:,}, stride {figures['stride']})"
+        )
+    return 0
+
+
+def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
+    """The flags that every verb on a run has."""
+    parser = argparse.ArgumentParser(prog=f"nanolm {verb}", description=description, epilog=f"for example: {example}")
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (auto)")
+    parser.add_argument(
+        "--plugins", nargs="*", default=[], metavar="MODULE", help="your own modules that the run was made with"
+    )
+    return parser
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "generate": generate, "evaluate": evaluate}

@@ -1,0 +1,470 @@
+"""From the words on the command line to a checked Config, and from a Config to YAML and back.
+
+Hydra composes; what it reports one at a time is gathered here, with the nearest valid name beside each mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
+from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.registry import GROUPS
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+CONFIG_NAME = "train"
+
+
+def config_folder() -> Path:
+    """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Imports the user's modules, whose decorators fill the tables. The current folder is looked in as well.
+
+    Raises:
+        SettingsError: a module is not found or fails as it is imported.
+    """
+    for name in names:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        try:
+            importlib.import_module(name)
+        except NanolmError:
+            raise
+        except Exception as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]
+            raise SettingsError(
+                f"the plugin {name!r} was not found"
+                if missing
+                else f"the plugin {name!r} fails when it is imported: {type(error).__name__}: {error}",
+                where="plugins",
+                mend=f"it is looked for in {Path.cwd()} and among the installed packages, by its module name",
+            ) from error
+
+
+def register_schemas() -> None:
+    """Puts every dataclass into Hydra's ConfigStore, and makes a plugin's name an option of its group."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, schema in SINGLE_SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema)
+    for group, registry in GROUPS.items():
+        for name in {*registry.schemas, *registry}:
+            node = OmegaConf.structured(registry.schemas.get(name, BASE_SCHEMAS[group]))
+            node.name = name
+            store.store(group=f"schema/{group}", name=name, node=node)
+            if not (config_folder() / group / f"{name}.yaml").exists() and _is_plugin(group, name):
+                store.store(group=group, name=name, node=node)
+
+
+def _is_plugin(group: str, name: str) -> bool:
+    registry = GROUPS[group]
+    return name in registry and not registry[name].__module__.startswith("nanolm.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A `nanolm train` line that composes.
+
+    Attributes:
+        config: its settings; of a sweep, those that all jobs share.
+        run_directory: where hydra.run.dir points.
+        run_directory_is_given: whether the user chose it.
+        choices: the option chosen in each group.
+        given: the settings that the line names itself, group choices spread into their keys.
+    """
+
+    config: Config
+    run_directory: Path
+    run_directory_is_given: bool
+    choices: dict[str, str]
+    given: set[str]
+
+
+def compose_line(overrides: Sequence[str], config_dir: str | None = None, multirun: bool = False) -> Line:
+    """Composes a line of overrides.
+
+    Args:
+        overrides: Hydra overrides, as typed.
+        config_dir: the user's own folder of YAML files.
+        multirun: whether several values of a setting may be given, separated by commas.
+
+    Raises:
+        SettingsError: with every mistake in the line.
+    """
+    from hydra import initialize_config_dir
+
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise SettingsError(f"there is no folder {config_dir}", where="--config-dir", mend="name an existing folder")
+    if config_dir is not None:
+        overrides = [*overrides, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).resolve()))}]"]
+    parsed = _parse(overrides)
+    import_plugins(_plugins_named(parsed, config_dir))
+    register_schemas()
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
+        first = [text for override in parsed for text in _expand(override, multirun)[:1]]
+        try:
+            composed = _compose(first)
+            for override in parsed:
+                for text in _expand(override, multirun)[1:]:
+                    _compose([*plain, text])
+        except Exception as error:
+            problems = _diagnose(parsed, multirun)
+            raise_all(problems)
+            raise SettingsError(_words(error), where="the command line") from error
+        from hydra.core.hydra_config import HydraConfig
+
+        HydraConfig.instance().set_config(composed)
+        directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
+        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
+        choices = {group: str(option) for group, option in chosen.items() if group in {*GROUPS, *SINGLE_SCHEMAS}}  # type: ignore[union-attr]
+        task = _without_hydra(composed)
+        return Line(
+            config=to_config(task),
+            run_directory=directory,
+            run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
+            choices=choices,
+            given=_given(parsed, task),
+        )
+
+
+def to_config(composed: DictConfig) -> Config:
+    """The dataclasses behind a composed config.
+
+    Raises:
+        SettingsError: a setting has no value, or a key is not in the schema.
+    """
+    raise_all([*_missing(composed), *_unknown_keys(composed)])
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise SettingsError(_words(error), where=str(error.full_key or "")) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def save_yaml(config: Config) -> str:
+    """The settings as YAML text, nothing left to resolve."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def load_yaml(path: Path) -> Config:
+    """The settings of a run. Nothing in the file is resolved, looked up or executed.
+
+    Raises:
+        RunError: the file is missing, is not such YAML, or does not fit the schema.
+    """
+    mend = "it is written by `nanolm train`; take it from a copy of the run"
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {path.name}", where=str(path.parent), mend="name a run directory") from error
+    except Exception as error:
+        raise RunError(f"config.yaml cannot be read: {error}", where=str(path), mend=mend) from error
+    if not isinstance(raw, dict):
+        raise RunError("config.yaml holds no settings", where=str(path), mend=mend)
+    if "${" in path.read_text(encoding="utf-8"):
+        raise RunError("config.yaml holds an interpolation ${...}, which is never resolved here", where=str(path), mend=mend)
+    try:
+        typed = OmegaConf.structured(Config)
+        for group in (field.name for field in dataclasses.fields(Config)):
+            value = raw.pop(group)
+            if isinstance(value, dict):
+                typed[group] = OmegaConf.merge(OmegaConf.structured(_schema(group, value)), value)
+            else:
+                typed[group] = value
+        if raw:
+            raise KeyError(*raw)
+        return to_config(typed)
+    except NanolmError:
+        raise
+    except KeyError as error:
+        raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), mend=mend) from error
+    except OmegaConfBaseException as error:
+        raise RunError(f"config.yaml does not fit: {_words(error)}", where=str(path), mend=mend) from error
+
+
+def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
+    """The settings to go on with: the run's own, with what the line gives anew and may be changed.
+
+    Returns:
+        The config, and what changed as 'key: old -> new'.
+
+    Raises:
+        SettingsError: the line gives something that would make it another experiment.
+    """
+    before, wanted = flat(saved), flat(line.config)
+    differing = sorted(
+        key
+        for key in line.given | set(before) ^ set(wanted)
+        if (key in line.given or key.split(".")[0] in {g.split(".")[0] for g in line.given})
+        and before.get(key) != wanted.get(key)
+        and key != "resume"
+    )
+    refused = [key for key in differing if not may_change(key)]
+    raise_all(
+        [
+            SettingsError(
+                f"the run was made with {key}={before.get(key)}, and the line says {wanted.get(key)}",
+                where=key,
+                mend="leave it out to go on with the run, or start a new one without resume",
+            )
+            for key in refused
+        ]
+    )
+    merged = OmegaConf.structured(saved)
+    for key in differing:
+        if key.startswith("logger."):
+            merged.logger = OmegaConf.structured(line.config.logger)
+        else:
+            OmegaConf.update(merged, key, wanted[key])
+    return to_config(merged), [f"{key}: {before.get(key)} -> {wanted.get(key)}" for key in differing]
+
+
+def quoted(value: str) -> str:
+    """A string as a Hydra override carries it, whatever characters are in it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def hidden_options(config_dir: str) -> list[str]:
+    """Files in the user's folder that nanolm's own of the same name hide."""
+    folder = Path(config_dir)
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
+    return [str(path) for path in files if (config_folder() / path).exists()]
+
+
+def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
+    if group in SINGLE_SCHEMAS:
+        return SINGLE_SCHEMAS[group]
+    name = str(value.get("name"))
+    registry = GROUPS[group]
+    if name not in registry.schemas and name not in registry:
+        raise SettingsError(
+            f"the run was made with {group} {name!r}, which is not known here",
+            where=f"{group}.name",
+            mend="if it is your own, name its module: --plugins my_module",
+        )
+    return registry.schemas.get(name, BASE_SCHEMAS[group])
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create()
+    parsed, problems = [], []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except OverrideParseException:
+            problems.append(
+                SettingsError(
+                    f"cannot read {text!r}",
+                    where="the command line",
+                    mend="settings are key=value; a value with spaces or commas is quoted twice: 'key=\"a, b\"'",
+                )
+            )
+    raise_all(problems)
+    return parsed
+
+
+def _plugins_named(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
+    """The modules in plugins=[...], on the line or in the experiment file that the line chooses."""
+    named: list[str] = []
+    for override in parsed:
+        if override.key_or_group == "plugins":
+            value = override.value()
+            named += [str(name) for name in value] if isinstance(value, list) else [str(value)]
+        elif override.key_or_group == "experiment" and not override.is_sweep_override():
+            folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+            for path in (folder / "experiment" / f"{override.value()}.yaml" for folder in folders):
+                if path.exists():
+                    named += OmegaConf.load(path).get("plugins") or []
+                    break
+    return named
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose
+
+    return compose(config_name=CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    task = composed.copy()
+    OmegaConf.set_readonly(task, False)
+    OmegaConf.set_struct(task, False)
+    del task["hydra"]
+    return task
+
+
+def _expand(override: Override, multirun: bool) -> list[str]:
+    """The overrides that a sweep makes of this one; itself when it sweeps nothing."""
+    if not (multirun and override.is_sweep_override()):
+        return [override.input_line]
+    try:
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except Exception:
+        return []  # a range that only a sweeper of its own understands
+
+
+def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
+    """Tries every override alone, groups first, and returns what is wrong with each."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.object_type import ObjectType
+
+    loader = GlobalHydra.instance().config_loader()
+    search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
+    groups = [group for group in loader.list_groups("") if group not in ("schema", "hydra")]
+    problems: list[NanolmError] = []
+    sound: list[str] = []
+    values: list[Override] = []
+    for override in parsed:
+        key = override.key_or_group
+        if not multirun and override.is_sweep_override():
+            problems.append(
+                SettingsError(
+                    f"{override.input_line} gives several values",
+                    where=key,
+                    mend="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
+                )
+            )
+        elif key in groups:
+            options = loader.get_group_options(key, ObjectType.CONFIG, CONFIG_NAME, search)
+            for text in _expand(override, multirun):
+                choice = text.split("=", 1)[-1]
+                if choice in options or choice == "null":
+                    sound.append(text)
+                else:
+                    problems.append(
+                        SettingsError(f"no {key} is called {choice!r}", where=key, mend=nearest(choice, options))
+                    )
+        else:
+            values.append(override)
+    one_per_group = {text.split("=", 1)[0]: text for text in sound}
+    base = [*search, *one_per_group.values()]
+    try:
+        composed = _compose(base)
+    except Exception as error:
+        return [*problems, SettingsError(_words(error), where=", ".join(base))]
+    for text in sound:
+        if text not in base:
+            problems += _try([*(t for t in base if t.split("=", 1)[0] != text.split("=", 1)[0]), text], text)
+    known = _known_keys(_without_hydra(composed))
+    for override in values:
+        key = override.key_or_group
+        in_hydra = key.split(".")[0] == "hydra"
+        if not in_hydra and key not in known:
+            held = [name for name in (*known, *groups) if name]
+            problems.append(
+                SettingsError(f"there is no setting {key!r}", where=override.input_line or key, mend=nearest(key, held))
+            )
+            continue
+        for text in _expand(override, multirun):
+            wrong = _try([*base, text], text)
+            problems += wrong
+            if not wrong:
+                sound.append(text)
+    if problems:
+        # What is right so far may still not fit together, and the reader wants to hear it now.
+        held = {text.split("=", 1)[0]: text for text in (*search, *sound)}
+        task = _without_hydra(_compose(list(held.values())))
+        problems += _missing(task) or check(to_config(task))
+    return problems
+
+
+def _missing(composed: DictConfig) -> list[NanolmError]:
+    return [
+        SettingsError(f"{key} has no value", where=key, mend=f"add {key}=... to the line")
+        for key in sorted(map(str, OmegaConf.missing_keys(composed)))
+    ]
+
+
+def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:
+    try:
+        _compose(overrides)
+    except Exception as error:
+        return [SettingsError(_words(error), where=text)]
+    return []
+
+
+def _known_keys(config: DictConfig) -> set[str]:
+    """Every dotted key, those of groups included."""
+    keys: set[str] = set()
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for name in node:
+            key = f"{prefix}{name}"
+            keys.add(key)
+            child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+            if isinstance(child, DictConfig) and not child._is_none():
+                walk(child, f"{key}.")
+
+    walk(config, "")
+    return keys
+
+
+def _unknown_keys(composed: DictConfig) -> list[NanolmError]:
+    """Keys that no dataclass has: `+key=value` slips past the types of Hydra."""
+    problems: list[NanolmError] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        schema = OmegaConf.get_type(node)
+        if not dataclasses.is_dataclass(schema):
+            return
+        fields = {field.name for field in dataclasses.fields(schema)}
+        for name in map(str, node):
+            if name not in fields:
+                mend = (
+                    "configs carry short names, and nothing in them is executed"
+                    if name == "_target_"
+                    else nearest(f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
+                )
+                problems.append(
+                    SettingsError(f"there is no setting {prefix}{name}", where=f"{prefix}{name}", mend=mend)
+                )
+                continue
+            child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+            if isinstance(child, DictConfig):
+                walk(child, f"{prefix}{name}.")
+
+    walk(composed, "")
+    return problems
+
+
+def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
+    """The keys that the line itself names; choosing an option names every key of its group."""
+    known = _known_keys(task)
+    given: set[str] = set()
+    for override in parsed:
+        key = override.key_or_group
+        if key == "experiment":
+            continue
+        given |= {name for name in known if name == key or name.startswith(f"{key}.")}
+    return {key for key in given if not isinstance(OmegaConf.select(task, key, throw_on_missing=False), DictConfig)}
+
+
+def _words(error: BaseException) -> str:
+    """The one line of a Hydra or OmegaConf error that says what is wrong."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = re.sub(r"\s+full_key:.*", "", str(cause), flags=re.DOTALL)
+    return " ".join(line.strip() for line in text.splitlines() if line.strip()) or os.fspath(type(error).__name__)

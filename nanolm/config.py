@@ -1,0 +1,455 @@
+"""The typed schema of every group of settings, their bounds, and the checks across fields.
+
+Defaults live here and nowhere else; a YAML file in configs/ says only what differs. Bounds stand beside the
+default they belong to. Nothing here imports torch or hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import MISSING
+
+from nanolm.errors import NanolmError, SettingsError
+from nanolm.registry import DATASETS, LOGGERS, MASKS, MODELS, OPTIMIZERS, SCHEDULERS, TOKENIZERS
+
+BOUNDS = {
+    "ge": (operator.ge, "at least"),
+    "gt": (operator.gt, "more than"),
+    "le": (operator.le, "at most"),
+    "lt": (operator.lt, "less than"),
+}
+
+
+def bounded(default: Any = MISSING, **bounds: float) -> Any:
+    """A field with a default and the range its value must lie in: ge, gt, le, lt."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+    """What every dataset has: the last `val_fraction` of the text is held out for validation."""
+
+    name: str = MISSING
+    val_fraction: float = bounded(0.1, gt=0, lt=1)
+
+
+@dataclasses.dataclass
+class PythonDocsConfig(DatasetConfig):
+    """The language reference that comes with every CPython."""
+
+    name: str = "python_docs"
+
+
+@dataclasses.dataclass
+class TextConfig(DatasetConfig):
+    """Anyone's text: a file, a folder (every file in it) or a glob such as 'notes/**/*.md'."""
+
+    name: str = "text"
+    path: str = MISSING
+
+
+@dataclasses.dataclass
+class DownloadConfig(DatasetConfig):
+    """A text fetched once into the cache, or read from `path`; either way it must have this sha256."""
+
+    name: str = "download"
+    url: str = MISSING
+    sha256: str = MISSING
+    path: str | None = None
+
+
+@dataclasses.dataclass
+class TokenizerConfig:
+    """What every tokenizer has."""
+
+    name: str = MISSING
+
+
+@dataclasses.dataclass
+class CharConfig(TokenizerConfig):
+    """One token a character; the vocabulary is the characters of the corpus in code point order."""
+
+    name: str = "char"
+
+
+@dataclasses.dataclass
+class ByteConfig(TokenizerConfig):
+    """One token a byte of UTF-8; 256 of them."""
+
+    name: str = "byte"
+
+
+class Positions(enum.Enum):
+    """How a token knows where it stands."""
+
+    learned = "learned"
+    rotary = "rotary"
+
+
+class Norm(enum.Enum):
+    """What keeps the residual stream in range: LayerNorm with its weights, or RMSNorm without any."""
+
+    layer_norm = "layer_norm"
+    rms_norm = "rms_norm"
+
+
+class Activation(enum.Enum):
+    """The non-linearity between the two layers of the feed-forward."""
+
+    gelu_tanh = "gelu_tanh"
+    relu_squared = "relu_squared"
+
+
+class Initialization(enum.Enum):
+    """How the weights begin.
+
+    gpt2: N(0, 0.02), projections into the residual stream divided by sqrt(2 n_layers), biases zero.
+    zero_projections: those projections and the head are zero, so that every block begins as the identity.
+    """
+
+    gpt2 = "gpt2"
+    zero_projections = "zero_projections"
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """What every model has."""
+
+    name: str = MISSING
+
+
+@dataclasses.dataclass
+class BigramConfig(ModelConfig):
+    """A V x V table of logits: the next token given this one."""
+
+    name: str = "bigram"
+
+
+@dataclasses.dataclass
+class TransformerConfig(ModelConfig):
+    """The parts of the one transformer. As it stands here it is `model=gpt`, today's recipe."""
+
+    name: str = "transformer"
+    positions: Positions = Positions.rotary
+    norm: Norm = Norm.rms_norm
+    activation: Activation = Activation.relu_squared
+    initialization: Initialization = Initialization.zero_projections
+    qk_norm: bool = True
+    bias: bool = False
+    tied_head: bool = False
+    dropout: float = bounded(0.0, ge=0, lt=1)
+
+
+@dataclasses.dataclass
+class SizeConfig:
+    """How large the model is. A bigram reads only context_length."""
+
+    n_layers: int = bounded(ge=1)
+    n_heads: int = bounded(ge=1)
+    d_model: int = bounded(ge=1)
+    context_length: int = bounded(ge=1)
+
+
+@dataclasses.dataclass
+class MaskConfig:
+    """Which positions a query may attend to."""
+
+    name: str = MISSING
+
+
+@dataclasses.dataclass
+class CausalConfig(MaskConfig):
+    """Itself and everything before it."""
+
+    name: str = "causal"
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """What every optimizer has."""
+
+    name: str = MISSING
+    lr: float = bounded(1e-3, gt=0)
+    weight_decay: float = bounded(0.0, ge=0)
+
+
+@dataclasses.dataclass
+class AdamWConfig(OptimizerConfig):
+    """AdamW (Loshchilov and Hutter 2019). Weight decay reaches matrices; embeddings, norms and biases have none."""
+
+    name: str = "adamw"
+    weight_decay: float = bounded(0.1, ge=0)
+    beta1: float = bounded(0.9, ge=0, lt=1)
+    beta2: float = bounded(0.99, ge=0, lt=1)
+    eps: float = bounded(1e-8, gt=0)
+
+
+@dataclasses.dataclass
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
+    name: str = "sgd"
+    lr: float = bounded(0.1, gt=0)
+    momentum: float = bounded(0.9, ge=0, lt=1)
+
+
+@dataclasses.dataclass
+class SchedulerConfig:
+    """What every schedule has: lr rises linearly over `warmup_steps` (null: a twentieth of trainer.max_steps)."""
+
+    name: str = MISSING
+    warmup_steps: int | None = bounded(None, ge=0)
+
+
+@dataclasses.dataclass
+class ConstantConfig(SchedulerConfig):
+    """lr stays where the warmup left it."""
+
+    name: str = "constant"
+
+
+@dataclasses.dataclass
+class CosineConfig(SchedulerConfig):
+    """Half a cosine from lr to `final_fraction` of it at trainer.max_steps (Loshchilov and Hutter 2017)."""
+
+    name: str = "cosine"
+    final_fraction: float = bounded(0.1, ge=0, le=1)
+
+
+class Precision(enum.Enum):
+    """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@dataclasses.dataclass
+class TrainerConfig:
+    """The loop. Steps are optimizer updates."""
+
+    max_steps: int = bounded(2000, ge=1)
+    # Sequences an update. `accumulate` cuts them into that many parts to save memory; the update is the same.
+    batch_size: int = bounded(16, ge=1)
+    accumulate: int = bounded(1, ge=1)
+    # Gradients are scaled down to this norm; null: never.
+    clip_norm: float | None = bounded(1.0, gt=0)
+    precision: Precision = Precision.auto
+    # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N
+    device: str = "auto"
+    compile: bool = False
+    log_every: int = bounded(10, ge=1)
+    eval_every: int = bounded(250, ge=1)
+    save_every: int = bounded(250, ge=1)
+    # Tokens of the sample written at every evaluation; 0: none.
+    sample_tokens: int = bounded(200, ge=0)
+
+
+@dataclasses.dataclass
+class LoggerConfig:
+    """What every logger has. metrics.jsonl is written whatever is chosen here."""
+
+    name: str = MISSING
+
+
+@dataclasses.dataclass
+class NoLoggerConfig(LoggerConfig):
+    """metrics.jsonl and the console only."""
+
+    name: str = "none"
+
+
+class WandbMode(enum.Enum):
+    """auto: online when there is an account (an API key) and it answers, else offline."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+
+
+@dataclasses.dataclass
+class WandbConfig(LoggerConfig):
+    """Weights & Biases. It never stops a run and never changes one."""
+
+    name: str = "wandb"
+    project: str = "nanolm"
+    entity: str | None = None
+    group: str | None = None
+    mode: WandbMode = WandbMode.auto
+    # Seconds to wait for the server before the run goes on offline.
+    patience: float = bounded(5.0, gt=0)
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything that it takes to repeat a run."""
+
+    dataset: DatasetConfig = MISSING
+    tokenizer: TokenizerConfig = MISSING
+    model: ModelConfig = MISSING
+    size: SizeConfig = MISSING
+    mask: MaskConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    seed: int = bounded(1337, ge=0, lt=2**63)
+    # never, auto (go on where a run with these settings was cut off) or a run directory
+    resume: str = "never"
+    # Modules of one's own that register models, optimizers, masks, ...
+    plugins: list[str] = dataclasses.field(default_factory=list)
+
+
+# The schema of every built-in option. A plugin's own comes with its decorator.
+for _registry, _schemas in {
+    DATASETS: (PythonDocsConfig, TextConfig, DownloadConfig),
+    TOKENIZERS: (CharConfig, ByteConfig),
+    MODELS: (BigramConfig, TransformerConfig),
+    MASKS: (CausalConfig,),
+    OPTIMIZERS: (AdamWConfig, SGDConfig),
+    SCHEDULERS: (ConstantConfig, CosineConfig),
+    LOGGERS: (NoLoggerConfig, WandbConfig),
+}.items():
+    for _schema in _schemas:
+        _registry.schemas[_schema.name] = _schema
+
+# Groups with one schema, whatever the option.
+SINGLE_SCHEMAS: dict[str, type[Any]] = {"size": SizeConfig, "trainer": TrainerConfig}
+
+# The schema of an option that a plugin registers without one.
+BASE_SCHEMAS: dict[str, type[Any]] = {
+    "dataset": DatasetConfig,
+    "tokenizer": TokenizerConfig,
+    "model": ModelConfig,
+    "mask": MaskConfig,
+    "optimizer": OptimizerConfig,
+    "scheduler": SchedulerConfig,
+    "logger": LoggerConfig,
+}
+
+# What may differ between a run and its continuation. `dataset.path` may move; the text must be the same bytes.
+MAY_CHANGE = {
+    "dataset.path",
+    "plugins",
+    "resume",
+    "trainer.accumulate",
+    "trainer.compile",
+    "trainer.device",
+    "trainer.eval_every",
+    "trainer.log_every",
+    "trainer.max_steps",
+    "trainer.sample_tokens",
+    "trainer.save_every",
+}
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value for this setting than the run it continues."""
+    return key in MAY_CHANGE or key.split(".")[0] == "logger"
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every setting of a dataclass and the dataclasses in it: its dotted key, its field, its value."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        key = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, field, value
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The settings as {dotted key: plain value}, enums by their name."""
+    return {
+        key: value.name if isinstance(value, enum.Enum) else value for key, _, value in leaves(config)
+    }
+
+
+def identity(config: Config) -> str:
+    """A hash of all that decides a run's numbers: two runs with the same one are the same experiment."""
+    decisive = {key: value for key, value in flat(config).items() if not may_change(key)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def check(config: Config) -> list[NanolmError]:
+    """Everything that is wrong with these settings as far as can be told without the data."""
+    problems: list[NanolmError] = []
+    for key, field, value in leaves(config):
+        if value is None or isinstance(value, str):
+            continue
+        for bound, limit in field.metadata.get("bounds", {}).items():
+            holds, words = BOUNDS[bound]
+            if not holds(value, limit):
+                problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
+    if problems:
+        return problems
+    for check_across in (_check_widths, _check_batch, _check_warmup, _check_device):
+        problems += check_across(config)
+    return problems
+
+
+def _check_widths(config: Config) -> Iterator[NanolmError]:
+    if not isinstance(config.model, TransformerConfig):
+        return
+    size = config.size
+    if size.d_model % size.n_heads:
+        divisors = [n for n in range(1, size.d_model + 1) if size.d_model % n == 0]
+        near = sorted(sorted(divisors, key=lambda n: abs(n - size.n_heads))[:3])
+        yield SettingsError(
+            f"size.d_model {size.d_model} cannot be divided among size.n_heads {size.n_heads} heads",
+            where="size.d_model, size.n_heads",
+            mend=f"near by and possible: n_heads = {', '.join(map(str, near))}, "
+            f"or d_model = {size.d_model // size.n_heads * size.n_heads + size.n_heads}",
+        )
+    elif config.model.positions is Positions.rotary and (size.d_model // size.n_heads) % 2:
+        yield SettingsError(
+            f"rotary positions turn pairs, and a head is {size.d_model // size.n_heads} wide, an odd number",
+            where="model.positions, size.d_model, size.n_heads",
+            mend="choose size.d_model / size.n_heads even, or model.positions=learned",
+        )
+
+
+def _check_batch(config: Config) -> Iterator[NanolmError]:
+    trainer = config.trainer
+    if trainer.batch_size % trainer.accumulate:
+        yield SettingsError(
+            f"trainer.batch_size {trainer.batch_size} cannot be cut into trainer.accumulate "
+            f"{trainer.accumulate} equal parts",
+            where="trainer.batch_size, trainer.accumulate",
+            mend="batch_size counts all the sequences of an update; accumulate must divide it",
+        )
+
+
+def _check_warmup(config: Config) -> Iterator[NanolmError]:
+    warmup, steps = config.scheduler.warmup_steps, config.trainer.max_steps
+    if warmup is not None and warmup >= steps:
+        yield SettingsError(
+            f"scheduler.warmup_steps {warmup} leaves nothing of trainer.max_steps {steps}",
+            where="scheduler.warmup_steps, trainer.max_steps",
+            mend="a tenth of max_steps or less is usual; null takes a twentieth",
+        )
+
+
+def _check_device(config: Config) -> Iterator[NanolmError]:
+    kind, _, index = config.trainer.device.partition(":")
+    if kind not in ("auto", "cpu", "mps", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        yield SettingsError(
+            f"trainer.device is {config.trainer.device!r}",
+            where="trainer.device",
+            mend="one of: auto, cpu, mps, cuda, cuda:0, cuda:1, ...",
+        )
+    if config.trainer.precision is Precision.fp16 and kind == "cpu":
+        yield SettingsError(
+            "trainer.precision fp16 on a CPU is slower than fp32 and less exact",
+            where="trainer.precision, trainer.device",
+            mend="trainer.precision=bf16 or fp32",
+        )

@@ -1,0 +1,49 @@
+"""`nanolm generate`: what a run writes behind a prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nanolm.errors import SettingsError
+from nanolm.evaluate import Loaded
+from nanolm.model.sampling import sample
+
+
+def generate(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Continues a prompt.
+
+    Returns:
+        The prompt and what follows.
+
+    Raises:
+        SettingsError: a number out of its range, or an empty prompt.
+        TokenizerError: the prompt has characters that the tokenizer has never seen.
+    """
+    if not prompt:
+        raise SettingsError("the prompt is empty", where="--prompt", mend="give it at least one character")
+    if max_new_tokens < 1:
+        raise SettingsError(f"--max-new-tokens is {max_new_tokens}", where="--max-new-tokens", mend="1 or more")
+    if not 0 <= temperature < float("inf"):
+        raise SettingsError(f"--temperature is {temperature}", where="--temperature", mend="0 (the likeliest) or more")
+    if top_k is not None and top_k < 1:
+        raise SettingsError(f"--top-k is {top_k}", where="--top-k", mend="1 or more")
+    tokens = loaded.tokenizer.encode(prompt)
+    written = sample(
+        loaded.model,
+        torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),
+        max_new_tokens,
+        context_length=loaded.config.size.context_length,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    )
+    return loaded.tokenizer.decode([*tokens.tolist(), *written.tolist()])

@@ -1,0 +1,50 @@
+"""Attention: each position gathers values from the positions that its mask lets it see."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanolm.config import MaskConfig, SizeConfig, TransformerConfig
+from nanolm.model import masks
+from nanolm.model.positions import rotate
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
+
+    With qk_norm, queries and keys are brought to unit mean square before they meet (Henry et al. 2020), so that scores
+    cannot grow without bound.
+    """
+
+    def __init__(self, config: TransformerConfig, size: SizeConfig, mask: MaskConfig) -> None:
+        super().__init__()
+        self.n_heads = size.n_heads
+        self.qk_norm = config.qk_norm
+        self.dropout = config.dropout
+        self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=config.bias)
+        self.projection = nn.Linear(size.d_model, size.d_model, bias=config.bias)
+        self.is_causal = mask.name == "causal"
+        visible = None if self.is_causal else masks.dense(mask, size.context_length)
+        self.visible_TxT: torch.Tensor | None
+        self.register_buffer("visible_TxT", visible, persistent=False)
+
+    def forward(self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None) -> torch.Tensor:
+        """x_BxTxC to the same shape; `rotary_2xTxP` turns queries and keys where it is given."""
+        B, T, C = x_BxTxC.shape
+        qkv = self.query_key_value(x_BxTxC).view(B, T, 3, self.n_heads, C // self.n_heads)
+        q_BxHxTxD, k_BxHxTxD, v_BxHxTxD = qkv.permute(2, 0, 3, 1, 4)
+        if self.qk_norm:
+            q_BxHxTxD, k_BxHxTxD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BxHxTxD, k_BxHxTxD))
+        if rotary_2xTxP is not None:
+            q_BxHxTxD, k_BxHxTxD = rotate(q_BxHxTxD, rotary_2xTxP), rotate(k_BxHxTxD, rotary_2xTxP)
+        gathered_BxHxTxD = F.scaled_dot_product_attention(
+            q_BxHxTxD,
+            k_BxHxTxD,
+            v_BxHxTxD,
+            attn_mask=None if self.visible_TxT is None else self.visible_TxT[:T, :T],
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.is_causal,
+        )
+        return self.projection(gathered_BxHxTxD.transpose(1, 2).reshape(B, T, C))

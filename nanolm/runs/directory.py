@@ -1,0 +1,162 @@
+"""A run is a directory: where each thing lies in it, who may write to it, and writes that survive a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nanolm.errors import RunError
+
+
+class RunDirectory:
+    """The layout of a run. Everything that reads runs reads this and nothing else."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples.txt"
+        self.log = self.path / "train.log"
+        self.wandb = self.path / "wandb"
+        self.lock = self.path / ".lock"
+
+    def exists(self) -> bool:
+        """Whether a run was started here: its settings are the first thing written."""
+        return self.config.exists()
+
+    def require(self) -> RunDirectory:
+        """Itself.
+
+        Raises:
+            RunError: there is no run here.
+        """
+        if not self.exists():
+            raise RunError(
+                f"{self.path} is not a run directory" if self.path.exists() else f"there is no folder {self.path}",
+                where=str(self.path),
+                mend="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
+            )
+        return self
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json, or an empty dict when there is none yet.
+
+        Raises:
+            RunError: it is not JSON.
+        """
+        try:
+            return json.loads(self.summary.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise RunError(f"summary.json is damaged: {error}", where=str(self.summary)) from error
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replaces summary.json in one step."""
+        write_durably(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Makes this process the only writer. A folder that ends with no run in it is taken away again.
+
+        Raises:
+            RunError: another process writes here; it is named.
+        """
+        made = _make_folders(self.path)
+        # Read before the attempt: it names the writer in case this process is the second.
+        holder = _read_text(self.lock)
+        lock = FileLock(self.lock, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"another process writes to this run: {holder or 'unknown'}",
+                where=str(self.path),
+                mend="wait for it, stop it, or choose another folder with hydra.run.dir=",
+            ) from error
+        try:
+            now = datetime.datetime.now().isoformat(timespec="seconds")
+            command = " ".join(sys.argv[:1] + sys.argv[1:8])
+            self.lock.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
+            yield
+        finally:
+            started = self.exists()
+            if not started:
+                self.lock.unlink(missing_ok=True)
+            lock.release()
+            if not started:
+                self.lock.unlink(missing_ok=True)
+                for folder in reversed(made):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+
+
+def fresh(path: Path) -> Path:
+    """Makes and returns `path`, or `path`_2, _3, ... when it is taken: no two runs get the same folder."""
+    for candidate in (path, *(path.with_name(f"{path.name}_{n}") for n in range(2, 10_000))):
+        with contextlib.suppress(FileExistsError):
+            candidate.mkdir(parents=True)
+            return candidate
+    raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), mend="remove some")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file so that after a crash it holds either its old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Brings the names in a folder to disk, where the system can (Windows cannot)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Makes a folder and its parents; returns those that may be removed again, outermost first."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    # An empty folder that was made for this run a moment ago counts as made here.
+    empty = [] if path in missing or any(path.iterdir()) else [path]
+    return [*reversed(missing), *empty]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _newest_run(path: Path) -> str:
+    """A hint at the newest run beside or below a path that is none."""
+    runs: list[tuple[float, Path]] = []
+    for folder in (path, path.parent):
+        with contextlib.suppress(OSError):
+            runs += [(config.stat().st_mtime, config.parent) for config in folder.glob("*/config.yaml")]
+    return f"; the newest here is {max(runs)[1]}" if runs else ""

@@ -1,0 +1,100 @@
+"""What a run says: metrics.jsonl is the truth; the bar, the console and the logger are best effort."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.loggers import Logger, NoLogger
+
+
+class Log:
+    """The growing files of a run, its bar and its console.
+
+    Args:
+        run: where the files are.
+        lengths: bytes that each file had at the checkpoint that the run goes on from; what came after is cut off.
+        show_bar: True or False; None shows it on a terminal alone.
+        bar_file: where the bar is drawn.
+    """
+
+    def __init__(
+        self, run: RunDirectory, lengths: dict[str, int], show_bar: bool | None = None, bar_file: IO[str] | None = None
+    ) -> None:
+        self.logger: Logger = NoLogger()
+        self._bar_file = bar_file or sys.stderr
+        self._show_bar = self._bar_file.isatty() if show_bar is None else show_bar
+        self._bar: tqdm[Any] | None = None
+        self._shown: dict[str, str] = {}
+        self._text = run.log.open("a", encoding="utf-8")
+        self._growing: dict[str, IO[bytes]] = {}
+        for path in (run.metrics, run.samples):
+            file = path.open("ab")
+            file.truncate(lengths.get(path.name, 0))
+            self._growing[path.name] = file
+        self._metrics = self._growing[run.metrics.name]
+        self._samples = self._growing[run.samples.name]
+
+    def start_bar(self, total: int, done: int) -> None:
+        """Shows the bar, with `done` steps behind it."""
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            file=self._bar_file,
+            disable=not self._show_bar,
+            dynamic_ncols=True,
+            mininterval=0.2,
+            smoothing=0.1,
+        )
+
+    def advance(self) -> None:
+        """One step done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Writes a row of metrics, gives it to the logger and shows it in the bar."""
+        self._metrics.write((json.dumps(row) + "\n").encode())
+        self._metrics.flush()
+        self.logger.log(row)
+        if self._show_bar and self._bar is not None:
+            self._shown[row["split"]] = f"{row['split']} {row['loss']:.4f}"
+            if "tokens_per_second" in row:
+                self._shown["speed"] = f"{row['tokens_per_second']:,.0f} tokens/s"
+            self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
+
+    def sample(self, step: int, text: str) -> None:
+        """Appends a sample of the model's writing."""
+        self._samples.write(f"--- step {step}\n{text}\n\n".encode())
+        self._samples.flush()
+
+    def say(self, text: str) -> None:
+        """A line for people: in train.log with the time, and on the console above the bar."""
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        self._text.write(f"{now} {text}\n")
+        self._text.flush()
+        if self._bar is not None and self._show_bar:
+            self._bar.write(text, file=self._bar_file)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each growing file, all of them on disk."""
+        for file in self._growing.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._growing.items()}
+
+    def close(self) -> None:
+        """Ends the bar and closes the files. The logger is closed by whoever has the summary."""
+        if self._bar is not None:
+            self._bar.close()
+        for file in (*self._growing.values(), self._text):
+            file.close()

@@ -1,0 +1,60 @@
+"""Which device, and which number format the forward pass runs in."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from nanolm.config import Precision
+from nanolm.errors import SettingsError
+
+DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is cuda, else mps, else cpu.
+
+    Raises:
+        SettingsError: this machine has no such device.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    device = torch.device(name)
+    n_gpus = torch.cuda.device_count()
+    present = {"cpu": True, "mps": has_mps, "cuda": (device.index or 0) < n_gpus}[device.type]
+    if not present:
+        here = ["cpu", *(["mps"] if has_mps else []), *(f"cuda:{n}" for n in range(n_gpus))]
+        raise SettingsError(
+            f"this machine has no device {name!r}", where="trainer.device", mend=f"here are: {', '.join(here)}"
+        )
+    return device
+
+
+class NumberFormat:
+    """Autocast for the forward pass, and the loss scale that fp16 needs.
+
+    Args:
+        precision: auto is bf16 on a GPU that computes in it, fp16 on an older one, fp32 elsewhere.
+        device: where the model is.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        if precision is Precision.auto:
+            on_gpu = device.type == "cuda"
+            precision = Precision.fp32
+            if on_gpu:
+                precision = Precision.bf16 if torch.cuda.is_bf16_supported() else Precision.fp16
+        self.name = precision.name
+        self.dtype = DTYPES.get(precision)
+        self._device_type = device.type
+        # Scales the loss so that small gradients survive fp16, and skips updates whose gradients overflowed.
+        self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device_type, dtype=self.dtype)

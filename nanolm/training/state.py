@@ -1,0 +1,98 @@
+"""Everything that a run needs to go on as if it had never stopped, as one tree of tensors and plain numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanolm.training import rng
+from nanolm.training.precision import NumberFormat
+
+
+@dataclasses.dataclass
+class TrainState:
+    """A run in motion.
+
+    Attributes:
+        step: updates done, which is also the index of the next one.
+        tokens: tokens trained on.
+        seconds: wall time, evaluations and earlier sessions included.
+        best_val_loss: the lowest exact validation loss so far, and `best_step` its step.
+        loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
+        lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    number_format: NumberFormat
+    device: torch.device
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    val_loss: float = math.inf
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def numbers(self) -> dict[str, Any]:
+        """The fields that are plain numbers."""
+        parts = {"model", "optimizer", "number_format", "device"}
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in parts}
+
+    def to_tree(self) -> dict[str, Any]:
+        """All but the weights, which have a file of their own."""
+        scaler = self.number_format.scaler
+        return {
+            "numbers": self.numbers(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "rng": rng.get_state(self.device),
+        }
+
+    def load_tree(self, tree: dict[str, Any]) -> None:
+        """Takes over what `to_tree` gave; the generators last."""
+        for name, value in tree["numbers"].items():
+            setattr(self, name, value)
+        self.optimizer.load_state_dict(tree["optimizer"])
+        if self.number_format.scaler is not None and tree["scaler"] is not None:
+            self.number_format.scaler.load_state_dict(tree["scaler"])
+        rng.set_state(tree["rng"], self.device)
+
+
+def flatten(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Parts a tree into JSON that says its shape and the tensors in it by number."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, torch.Tensor):
+            name = f"{len(tensors):06d}"
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {"tensor": name}
+        if isinstance(node, dict):
+            return {"dict": [[key, walk(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return {type(node).__name__: [walk(item) for item in node]}
+        assert node is None or isinstance(node, bool | int | float | str), f"{type(node)} in a checkpoint"
+        return {"value": node}
+
+    return walk(tree), tensors
+
+
+def unflatten(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The tree that `flatten` parted."""
+    ((kind, content),) = shape.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unflatten(value, tensors) for key, value in content}
+    if kind in ("list", "tuple"):
+        items = [unflatten(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    return content

@@ -1,0 +1,62 @@
+"""One update of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+
+from nanolm.training.precision import NumberFormat
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy in nats, computed in fp32 whatever the logits are in."""
+    return F.cross_entropy(logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten(), reduction=reduction)
+
+
+def update(
+    forward: Forward,
+    optimizer: torch.optim.Optimizer,
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    number_format: NumberFormat,
+    clip_norm: float | None,
+) -> tuple[float, float]:
+    """Gathers the gradient over the parts of a batch, clips it, and moves the weights.
+
+    A loss or gradient that is not finite leaves the weights as they were. (Under fp16 an overflowing gradient is part
+    of finding the loss scale: that update is skipped and the scale is lowered.)
+
+    Args:
+        parts: (inputs_BxT, targets_BxT), of equal size.
+        clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
+
+    Returns:
+        The mean loss in nats, and the norm of the gradient before clipping.
+    """
+    parts = list(parts)
+    scaler = number_format.scaler
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for inputs_BxT, targets_BxT in parts:
+        with number_format.autocast():
+            loss = next_token_loss(forward(inputs_BxT), targets_BxT)
+        share = loss / len(parts) if len(parts) > 1 else loss
+        (share if scaler is None else scaler.scale(share)).backward()
+        total += share.item()
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).item()
+    if math.isfinite(norm) and clip_norm is not None and norm > clip_norm:
+        torch._foreach_mul_(gradients, clip_norm / norm)
+    if scaler is not None:
+        if math.isfinite(total):
+            scaler.step(optimizer)
+            scaler.update()
+    elif math.isfinite(total) and math.isfinite(norm):
+        optimizer.step()
+    return total, norm

@@ -1,0 +1,401 @@
+"""A run from its settings to its summary. `train` prepares, `loop` is the training itself, on one page."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from nanolm.compose import save_yaml
+from nanolm.config import Config, flat, identity
+from nanolm.data import corpus as corpora
+from nanolm.data import tokenizers
+from nanolm.data.batches import windows
+from nanolm.data.stream import Stream, tokenize
+from nanolm.data.tokenizers import Tokenizer
+from nanolm.errors import CheckpointError, DivergedError, NanolmError, RunError
+from nanolm.model.build import build, count_parameters
+from nanolm.model.ngram import bigram_loss, unigram_loss
+from nanolm.model.sampling import sample
+from nanolm.runs import provenance
+from nanolm.runs.directory import RunDirectory, write_durably
+from nanolm.runs.log import Log
+from nanolm.runs.loggers import open_logger
+from nanolm.training import checkpoint, optimizers, rng, schedules
+from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.state import TrainState
+from nanolm.training.step import Forward, update
+from nanolm.training.stop import StopRequest
+from nanolm.training.validation import exact_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its summary, its exit status, and the last sample of its writing."""
+
+    summary: dict[str, Any]
+    exit_status: int
+    sample: str
+
+
+@dataclasses.dataclass
+class Setup:
+    """What the loop works with."""
+
+    config: Config
+    run: RunDirectory
+    tokenizer: Tokenizer
+    streams: dict[str, Stream]
+    state: TrainState
+    forward: Forward
+    log: Log
+    about: dict[str, Any]
+
+
+def train(
+    config: Config,
+    run: RunDirectory,
+    *,
+    choices: dict[str, str] | None = None,
+    changes: list[str] | None = None,
+    show_bar: bool | None = None,
+    bar_file: IO[str] | None = None,
+) -> Outcome:
+    """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
+
+    Args:
+        config: checked settings.
+        run: empty, or the run to go on with.
+        choices: the option chosen in each group, for people to read.
+        changes: what differs from the run's own settings, when it goes on.
+        show_bar: None shows the bar on a terminal alone.
+        bar_file: where the bar is drawn; None is stderr.
+
+    Raises:
+        NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
+        DivergedError: the loss or its gradient is not finite.
+    """
+    began = time.perf_counter()
+    device = choose_device(config.trainer.device)
+    corpus = corpora.load(config.dataset)
+    resumed, damaged = checkpoint.newest(run.checkpoints)
+    if run.exists() and resumed is not None:
+        tokenizer = tokenizers.from_file(run.tokenizer)
+    else:
+        tokenizer = tokenizers.fit(config.tokenizer, corpus.text)
+    streams = tokenize(corpus, tokenizer, config)
+    about: dict[str, Any] = {
+        "identity": identity(config),
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizers.fingerprint(config.tokenizer.name, tokenizer),
+        "versions": provenance.versions(),
+    }
+    if resumed is not None:
+        _require_same(resumed, about)
+
+    model = build(config, tokenizer.vocab_size).to(device)
+    state = TrainState(
+        model, optimizers.build(config.optimizer, model), NumberFormat(config.trainer.precision, device), device
+    )
+    summary = {
+        "status": "running",
+        "choices": choices or {},
+        "device": str(device),
+        "precision": state.number_format.name,
+        "seed": config.seed,
+        "parameters": count_parameters(model),
+        "vocab_size": tokenizer.vocab_size,
+        "train_tokens": len(streams["train"].tokens),
+        "val_tokens": len(streams["val"].tokens),
+        "reference_losses": _reference_losses(streams, tokenizer.vocab_size),
+        **about,
+        "git": provenance.git(Path.cwd()),
+    }
+    before = run.read_summary()
+    for name in ("wandb_id", "wandb_mode"):
+        summary[name] = before.get(name)
+    write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, tokenizer).encode())
+    run.write_summary({**before, **summary})
+    write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
+
+    if resumed is None:
+        rng.seed_everything(config.seed)
+    else:
+        resumed.load_weights(model)
+        state.load_tree(resumed.load_state())
+    log = Log(run, state.lengths, show_bar, bar_file)
+    forward = torch.compile(model) if config.trainer.compile else model
+    setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
+    _announce(setup, summary, [error.found for error in damaged], changes or [])
+    logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
+    log.logger = open_logger(config.logger, run, logger_about, log.say)
+    summary |= log.logger.about()
+    run.write_summary({**before, **summary})
+
+    stop = StopRequest()
+    status = "failed"
+    text = ""
+    try:
+        with stop:
+            text = loop(setup, stop, began)
+        status = "interrupted" if stop.signal else "completed"
+    except DivergedError:
+        status = "diverged"
+        raise
+    except Exception as error:
+        summary["error"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        summary |= {"status": status, **_results(state, streams["val"])}
+        run.write_summary(summary)
+        log.logger.close(summary)
+        log.close()
+    return Outcome(summary, stop.exit_status if stop.signal else 0, text)
+
+
+def loop(setup: Setup, stop: StopRequest, began: float) -> str:
+    """Steps until trainer.max_steps or until it is told to stop; returns the last sample.
+
+    Batches and the learning rate are functions of the step, so that going on from a checkpoint is no special case.
+    """
+    config, state, log = setup.config, setup.state, setup.log
+    settings = config.trainer
+    began -= state.seconds
+    text = ""
+    is_better = is_stopping = False
+    log.start_bar(settings.max_steps, state.step)
+    pace = Pace()
+    while state.step < settings.max_steps and not is_stopping:
+        lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler)
+        _set_lr(state.optimizer, lr_factor)
+        parts = _parts(setup, state.step)
+        loss, grad_norm = update(setup.forward, state.optimizer, parts, state.number_format, settings.clip_norm)
+        if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
+            raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
+
+        state.step += 1
+        state.tokens += settings.batch_size * config.size.context_length
+        state.loss_sum += loss
+        state.loss_steps += 1
+        pace.steps += 1
+        log.advance()
+        is_last = state.step == settings.max_steps
+
+        if state.step % settings.log_every == 0 or is_last:
+            state.seconds = time.perf_counter() - began
+            log.row(
+                {
+                    "step": state.step,
+                    "split": "train",
+                    "loss": state.loss_sum / state.loss_steps,
+                    "lr": config.optimizer.lr * lr_factor,
+                    "grad_norm": grad_norm,
+                    "tokens": state.tokens,
+                    "seconds": round(state.seconds, 3),
+                    "tokens_per_second": round(pace.tokens_per_second(config), 1),
+                }
+            )
+            state.loss_sum, state.loss_steps = 0.0, 0
+
+        if state.step % settings.eval_every == 0 or is_last:
+            with pace.paused():
+                is_better, text = _evaluate(setup, began)
+
+        is_stopping = stop.signal is not None
+        if state.step % settings.save_every == 0 or is_last or is_better or is_stopping:
+            with pace.paused():
+                state.seconds = time.perf_counter() - began
+                _save(setup)
+            is_better = False
+    return text
+
+
+class Pace:
+    """Training speed, without the time that evaluating and saving take."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._since = time.perf_counter()
+
+    def tokens_per_second(self, config: Config) -> float:
+        """Since it was last asked."""
+        now = time.perf_counter()
+        tokens = self.steps * config.trainer.batch_size * config.size.context_length
+        speed = tokens / max(now - self._since, 1e-9)
+        self.steps, self._since = 0, now
+        return speed
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+
+def _parts(setup: Setup, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batch of a step in `accumulate` parts, on the device."""
+    settings, device = setup.config.trainer, setup.state.device
+    batch = windows(
+        setup.streams["train"].tokens,
+        seed=setup.config.seed,
+        step=step,
+        batch_size=settings.batch_size,
+        context_length=setup.config.size.context_length,
+    )
+    inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch)
+    return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
+
+
+def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
+    """Scores the validation split exactly and writes a sample; returns whether it is the best so far, and the sample."""
+    config, state, log = setup.config, setup.state, setup.log
+    state.val_loss = exact_loss(
+        state.model,
+        state.model,
+        setup.streams["val"].tokens,
+        context_length=config.size.context_length,
+        stride=config.size.context_length,
+        vocab_size=setup.tokenizer.vocab_size,
+        device=state.device,
+        number_format=state.number_format,
+    )
+    if not math.isfinite(state.val_loss):
+        raise _diverged(setup, state.val_loss, math.nan, math.nan)
+    is_best = state.val_loss < state.best_val_loss
+    if is_best:
+        state.best_val_loss, state.best_step = state.val_loss, state.step
+    text = ""
+    if config.trainer.sample_tokens:
+        text = _write_sample(setup)
+        log.sample(state.step, text)
+    state.seconds = time.perf_counter() - began
+    bits_per_byte = setup.streams["val"].bits_per_byte(state.val_loss)
+    log.row(
+        {
+            "step": state.step,
+            "split": "val",
+            "loss": state.val_loss,
+            "bits_per_byte": bits_per_byte,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+        }
+    )
+    log.say(
+        f"step {state.step:>6}  val loss {state.val_loss:.4f}  {bits_per_byte:.4f} bits per byte"
+        + ("  (best so far)" if is_best else "")
+    )
+    return is_best, text
+
+
+def _write_sample(setup: Setup) -> str:
+    """The model's continuation of a line end, or of the validation text's first token where there is none."""
+    config, state, tokenizer = setup.config, setup.state, setup.tokenizer
+    try:
+        prompt = tokenizer.encode("\n")
+    except NanolmError:
+        prompt = setup.streams["val"].tokens[:1]
+    tokens = sample(
+        state.model,
+        torch.from_numpy(prompt.astype(np.int64)).to(state.device),
+        config.trainer.sample_tokens,
+        context_length=config.size.context_length,
+        seed=config.seed,
+    )
+    return tokenizer.decode(tokens.tolist())
+
+
+def _save(setup: Setup) -> None:
+    """Saves a checkpoint; when it reads back, the ones that are neither the last nor the best go."""
+    state = setup.state
+    state.lengths = setup.log.lengths()
+    about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
+    checkpoint.save(setup.run.checkpoints, state.step, state.model, state.to_tree(), about)
+    checkpoint.prune(setup.run.checkpoints, keep={state.step, state.best_step})
+
+
+def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
+    """Refuses a text or a tokenizer that is not the one the checkpoint was trained with.
+
+    Raises:
+        RunError: with both fingerprints.
+    """
+    for what in ("corpus", "tokenizer"):
+        saved, here = resumed.manifest.get(what), about[what]
+        if saved != here:
+            raise RunError(
+                f"the {what} is not the one that the run was trained with: sha256 {here[:16]}..., was {str(saved)[:16]}...",
+                where=str(resumed.path),
+                mend="bring back the same text (dataset.path= may say where), or start a new run without resume",
+            )
+
+
+def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
+    """What counting reaches on the same validation tokens, in nats a token."""
+    train, val = streams["train"].tokens, streams["val"].tokens
+    return {
+        "counted_unigram": unigram_loss(train, val, vocab_size),
+        "counted_bigram": bigram_loss(train, val, vocab_size),
+    }
+
+
+def _results(state: TrainState, val: Stream) -> dict[str, Any]:
+    """The figures of a summary; None for what was never measured."""
+
+    def known(loss: float) -> float | None:
+        return loss if math.isfinite(loss) else None
+
+    best = known(state.best_val_loss)
+    return {
+        "step": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        "tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds else None,
+        "best_val_loss": best,
+        "best_step": state.best_step,
+        "final_val_loss": known(state.val_loss),
+        "bits_per_byte": None if best is None else val.bits_per_byte(best),
+    }
+
+
+def _diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> DivergedError:
+    state = setup.state
+    try:
+        last, _ = checkpoint.newest(setup.run.checkpoints)
+    except CheckpointError:
+        last = None
+    return DivergedError(
+        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
+        where=f"{setup.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
+        mend="a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0; "
+        "the weights were left as they were",
+    )
+
+
+def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes: list[str]) -> None:
+    """The first lines that people read."""
+    config, say = setup.config, setup.log.say
+    for problem in damaged:
+        say(f"passed over a damaged checkpoint, which stays where it is: {problem}")
+    chosen = summary["choices"]
+    parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
+    say(
+        f"{' '.join(part for part in parts if part)}: {summary['parameters']:,} parameters, "
+        f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
+        f"on {summary['device']} in {summary['precision']}"
+    )
+    if setup.state.step:
+        say(f"goes on from step {setup.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
+    say(f"run directory {setup.run.path}")
