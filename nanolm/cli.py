@@ -176,7 +176,10 @@ def _job(composed: DictConfig) -> float | None:
             if _LINE is not None:
                 config, changes = continue_run(load_yaml(run.config), _LINE)
             if _is_complete(run, config):
-                print(f"nothing to do: {run.path} is completed at step {config.trainer.max_steps}", file=sys.stderr)
+                print(
+                    f"nothing to do: {run.path} is completed at step {config.trainer.max_steps}",
+                    file=sys.stderr,
+                )
                 return _value(run.read_summary())
         raise_all(check(config))
         from nanolm.runs.console import closing_table
@@ -257,7 +260,9 @@ def evaluate(arguments: list[str]) -> int:
     from nanolm.evaluate import load_run
 
     figures = score(
-        load_run(options.run, options.checkpoint, options.device, options.plugins), options.split, options.stride
+        load_run(options.run, options.checkpoint, options.device, options.plugins),
+        options.split,
+        options.stride,
     )
     if options.json:
         print(json.dumps(figures))
@@ -276,7 +281,11 @@ def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParse
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (auto)")
     parser.add_argument(
-        "--plugins", nargs="*", default=[], metavar="MODULE", help="your own modules that the run was made with"
+        "--plugins",
+        nargs="*",
+        default=[],
+        metavar="MODULE",
+        help="your own modules that the run was made with",
     )
     return parser
 

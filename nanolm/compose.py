@@ -135,8 +135,8 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
 
         HydraConfig.instance().set_config(composed)
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
-        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
-        choices = {group: str(option) for group, option in chosen.items() if group in {*GROUPS, *SINGLE_SCHEMAS}}  # type: ignore[union-attr]
+        chosen = dict(composed.hydra.runtime.choices)
+        choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
         task = _without_hydra(composed)
         return Line(
             config=to_config(task),
@@ -183,7 +183,11 @@ def load_yaml(path: Path) -> Config:
     if not isinstance(raw, dict):
         raise RunError("config.yaml holds no settings", where=str(path), mend=mend)
     if "${" in path.read_text(encoding="utf-8"):
-        raise RunError("config.yaml holds an interpolation ${...}, which is never resolved here", where=str(path), mend=mend)
+        raise RunError(
+            "config.yaml holds an interpolation ${...}, which is never resolved here",
+            where=str(path),
+            mend=mend,
+        )
     try:
         typed = OmegaConf.structured(Config)
         for group in (field.name for field in dataclasses.fields(Config)):
@@ -298,7 +302,7 @@ def _plugins_named(parsed: Sequence[Override], config_dir: str | None) -> list[s
             folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
             for path in (folder / "experiment" / f"{override.value()}.yaml" for folder in folders):
                 if path.exists():
-                    named += OmegaConf.load(path).get("plugins") or []
+                    named += OmegaConf.select(OmegaConf.load(path), "plugins") or []
                     break
     return named
 
@@ -386,8 +390,8 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
                 sound.append(text)
     if problems:
         # What is right so far may still not fit together, and the reader wants to hear it now.
-        held = {text.split("=", 1)[0]: text for text in (*search, *sound)}
-        task = _without_hydra(_compose(list(held.values())))
+        fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
+        task = _without_hydra(_compose(list(fitting.values())))
         problems += _missing(task) or check(to_config(task))
     return problems
 
@@ -412,7 +416,7 @@ def _known_keys(config: DictConfig) -> set[str]:
     keys: set[str] = set()
 
     def walk(node: DictConfig, prefix: str) -> None:
-        for name in node:
+        for name in map(str, node):
             key = f"{prefix}{name}"
             keys.add(key)
             child = None if OmegaConf.is_missing(node, name) else node._get_node(name)

@@ -369,9 +369,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
 
 def flat(config: Config) -> dict[str, Any]:
     """The settings as {dotted key: plain value}, enums by their name."""
-    return {
-        key: value.name if isinstance(value, enum.Enum) else value for key, _, value in leaves(config)
-    }
+    return {key: value.name if isinstance(value, enum.Enum) else value for key, _, value in leaves(config)}
 
 
 def identity(config: Config) -> str:

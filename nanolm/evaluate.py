@@ -122,8 +122,7 @@ def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
         raise RunError(
             "the run has no checkpoint yet",
             where=str(run.checkpoints),
-            mend="wait for its first save (trainer.save_every), or go on with it: "
-            f"nanolm train resume={run.path}",
+            mend=f"wait for its first save (trainer.save_every), or go on with it: nanolm train resume={run.path}",
         )
     if which == "last":
         if damaged:

@@ -91,6 +91,5 @@ SCHEDULERS = Registry("scheduler", "a function of (step, max_steps, config) that
 LOGGERS = Registry("logger", "a function of (config, run) that returns an object with log and close")
 
 GROUPS = {
-    registry.group: registry
-    for registry in (DATASETS, TOKENIZERS, MODELS, MASKS, OPTIMIZERS, SCHEDULERS, LOGGERS)
+    registry.group: registry for registry in (DATASETS, TOKENIZERS, MODELS, MASKS, OPTIMIZERS, SCHEDULERS, LOGGERS)
 }

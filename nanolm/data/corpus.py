@@ -28,11 +28,6 @@ class Corpus:
     splits: dict[str, str]
     fingerprint: str
 
-    @property
-    def text(self) -> str:
-        """The whole text, in order."""
-        return "".join(self.splits.values())
-
 
 def load(config: DatasetConfig) -> Corpus:
     """Reads the text that the settings name, and holds out its last `val_fraction` characters.

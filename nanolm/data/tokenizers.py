@@ -28,8 +28,8 @@ class Tokenizer(Protocol):
     lossless: bool
 
     @classmethod
-    def fit(cls, text: str, config: Any) -> Self:
-        """The tokenizer of a corpus."""
+    def fit(cls, texts: Iterable[str], config: Any) -> Self:
+        """The tokenizer of a corpus, which comes in pieces."""
 
     def encode(self, text: str) -> np.ndarray:
         """Ids, one-dimensional, in the smallest unsigned integers that hold the vocabulary.
@@ -56,9 +56,9 @@ class Tokenizer(Protocol):
         """
 
 
-def fit(config: TokenizerConfig, text: str) -> Tokenizer:
-    """The tokenizer that the settings name, fitted to the corpus."""
-    return TOKENIZERS[config.name].fit(text, config)
+def fit(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that the settings name, fitted to the pieces of a corpus."""
+    return TOKENIZERS[config.name].fit(texts, config)
 
 
 def to_text(name: str, tokenizer: Tokenizer) -> str:
@@ -111,9 +111,9 @@ class CharTokenizer:
         self._points = points
 
     @classmethod
-    def fit(cls, text: str, config: CharConfig) -> Self:
-        """Every character of the text."""
-        return cls(sorted(set(text)))
+    def fit(cls, texts: Iterable[str], config: CharConfig) -> Self:
+        """Every character of the texts."""
+        return cls(sorted(set[str]().union(*texts)))
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of the characters.
@@ -167,7 +167,7 @@ class ByteTokenizer:
     vocab_size = 256
 
     @classmethod
-    def fit(cls, text: str, config: ByteConfig) -> Self:
+    def fit(cls, texts: Iterable[str], config: ByteConfig) -> Self:
         """The same for every text."""
         return cls()
 

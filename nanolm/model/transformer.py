@@ -57,7 +57,7 @@ class Transformer(nn.Module):
     def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
         """Logits_BxTxV of the token that follows each position; T is at most context_length."""
         T = tokens_BxT.size(1)
-        assert T <= self.context_length, f"{T} tokens, and a context of {self.context_length}"
+        assert self.context_length >= T, f"{T} tokens, and a context of {self.context_length}"
         x_BxTxC = self.token_embedding(tokens_BxT)
         if self.position_embedding is not None:
             x_BxTxC = x_BxTxC + self.position_embedding.weight[:T]

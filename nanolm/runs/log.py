@@ -25,7 +25,11 @@ class Log:
     """
 
     def __init__(
-        self, run: RunDirectory, lengths: dict[str, int], show_bar: bool | None = None, bar_file: IO[str] | None = None
+        self,
+        run: RunDirectory,
+        lengths: dict[str, int],
+        show_bar: bool | None = None,
+        bar_file: IO[str] | None = None,
     ) -> None:
         self.logger: Logger = NoLogger()
         self._bar_file = bar_file or sys.stderr
@@ -96,5 +100,6 @@ class Log:
         """Ends the bar and closes the files. The logger is closed by whoever has the summary."""
         if self._bar is not None:
             self._bar.close()
-        for file in (*self._growing.values(), self._text):
+        for file in self._growing.values():
             file.close()
+        self._text.close()

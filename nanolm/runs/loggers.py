@@ -101,7 +101,11 @@ class WandbLogger:
                     config=about["config"],
                     mode=attempt,  # type: ignore[arg-type]
                     settings=wandb.Settings(
-                        init_timeout=config.patience, console="off", silent=True, quiet=True, x_disable_stats=True
+                        init_timeout=config.patience,
+                        console="off",
+                        silent=True,
+                        quiet=True,
+                        x_disable_stats=True,
                     ),
                 )
                 break

@@ -12,7 +12,10 @@ from typing import Any
 def versions() -> dict[str, str]:
     """Of Python and the packages that a run's numbers depend on."""
     packages = ("nanolm", "torch", "numpy", "tokenizers")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
 
 
 def git(folder: Path) -> dict[str, Any]:

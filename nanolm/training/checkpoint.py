@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint is a folder: model.safetensors, state.safetensors and state.json (the rest of the state), and manifest.json,
-which is written last and holds the sha256 of the others. The folder gets its name when all of it is on disk.
+A checkpoint is a folder: model.safetensors, state.safetensors and state.json (the rest of the state), and
+manifest.json, which is written last and holds the sha256 of the others. The folder gets its name when all of it is on
+disk.
 """
 
 from __future__ import annotations

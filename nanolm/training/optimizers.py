@@ -30,7 +30,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def _linear_weights(model: nn.Module) -> Iterator[nn.Parameter]:
+def _linear_weights(model: nn.Module) -> Iterator[torch.Tensor]:
     return (module.weight for module in model.modules() if isinstance(module, nn.Linear))
 
 

@@ -28,7 +28,9 @@ def choose_device(name: str) -> torch.device:
     if not present:
         here = ["cpu", *(["mps"] if has_mps else []), *(f"cuda:{n}" for n in range(n_gpus))]
         raise SettingsError(
-            f"this machine has no device {name!r}", where="trainer.device", mend=f"here are: {', '.join(here)}"
+            f"this machine has no device {name!r}",
+            where="trainer.device",
+            mend=f"here are: {', '.join(here)}",
         )
     return device
 

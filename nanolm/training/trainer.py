@@ -89,7 +89,7 @@ def train(
     if run.exists() and resumed is not None:
         tokenizer = tokenizers.from_file(run.tokenizer)
     else:
-        tokenizer = tokenizers.fit(config.tokenizer, corpus.text)
+        tokenizer = tokenizers.fit(config.tokenizer, corpus.splits.values())
     streams = tokenize(corpus, tokenizer, config)
     about: dict[str, Any] = {
         "identity": identity(config),
@@ -102,7 +102,10 @@ def train(
 
     model = build(config, tokenizer.vocab_size).to(device)
     state = TrainState(
-        model, optimizers.build(config.optimizer, model), NumberFormat(config.trainer.precision, device), device
+        model,
+        optimizers.build(config.optimizer, model),
+        NumberFormat(config.trainer.precision, device),
+        device,
     )
     summary = {
         "status": "running",
@@ -260,7 +263,7 @@ def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
 
 
 def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
-    """Scores the validation split exactly and writes a sample; returns whether it is the best so far, and the sample."""
+    """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample."""
     config, state, log = setup.config, setup.state, setup.log
     state.val_loss = exact_loss(
         state.model,
@@ -336,7 +339,8 @@ def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None
         saved, here = resumed.manifest.get(what), about[what]
         if saved != here:
             raise RunError(
-                f"the {what} is not the one that the run was trained with: sha256 {here[:16]}..., was {str(saved)[:16]}...",
+                f"the {what} is not the one that the run was trained with: "
+                f"sha256 {here[:16]}..., was {str(saved)[:16]}...",
                 where=str(resumed.path),
                 mend="bring back the same text (dataset.path= may say where), or start a new run without resume",
             )
