@@ -223,8 +223,8 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another text (0)")
     options = parser.parse_args(arguments)
 
-    from nanolm.evaluate import load_run
     from nanolm.generate import generate as write
+    from nanolm.load import load_run
 
     loaded = load_run(options.run, options.checkpoint, options.device, options.plugins)
     text = write(
@@ -257,7 +257,7 @@ def evaluate(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from nanolm.evaluate import evaluate as score
-    from nanolm.evaluate import load_run
+    from nanolm.load import load_run
 
     figures = score(
         load_run(options.run, options.checkpoint, options.device, options.plugins),

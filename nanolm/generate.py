@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from nanolm.errors import SettingsError
-from nanolm.evaluate import Loaded
+from nanolm.load import Loaded
 from nanolm.model.sampling import sample
 
 

@@ -1,0 +1,76 @@
+"""A run directory opened for use: its settings, tokenizer and weights, nothing in it executed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from nanolm.compose import import_plugins, load_yaml
+from nanolm.config import Config
+from nanolm.data import tokenizers
+from nanolm.data.tokenizers import Tokenizer
+from nanolm.errors import RunError, SettingsError
+from nanolm.model.build import build
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint
+from nanolm.training.precision import choose_device
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A run's model, ready to use."""
+
+    run: RunDirectory
+    config: Config
+    tokenizer: Tokenizer
+    model: nn.Module
+    step: int
+    device: torch.device
+
+
+def load_run(path: str, which: str = "best", device: str = "auto", plugins: list[str] | None = None) -> Loaded:
+    """Opens a run directory. Nothing in it is executed: modules of the user's own must be named here again.
+
+    Args:
+        path: the run directory.
+        which: "best" (lowest validation loss), "last", or a step.
+        device: as trainer.device.
+        plugins: modules that register what the run was made with.
+
+    Raises:
+        RunError: this is no run, or it has no checkpoint yet.
+        CheckpointError: the checkpoint is damaged.
+    """
+    run = RunDirectory(path).require()
+    import_plugins(plugins or [])
+    config = load_yaml(run.config)
+    tokenizer = tokenizers.from_file(run.tokenizer)
+    found = _find(run, which)
+    model = build(config, tokenizer.vocab_size)
+    chosen = choose_device(device)
+    return Loaded(run, config, tokenizer, checkpoint.weights_only(found, model, chosen), found.step, chosen)
+
+
+def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
+    if which not in ("best", "last") and not which.isdigit():
+        raise SettingsError(f"--checkpoint is {which!r}", where="--checkpoint", mend="best, last, or a step")
+    if which.isdigit():
+        return checkpoint.at_step(run.checkpoints, int(which))
+    last, damaged = checkpoint.newest(run.checkpoints)
+    if last is None:
+        raise RunError(
+            "the run has no checkpoint yet",
+            where=str(run.checkpoints),
+            mend=f"wait for its first save (trainer.save_every), or go on with it: nanolm train resume={run.path}",
+        )
+    if which == "last":
+        if damaged:
+            raise damaged[0]
+        return last
+    best = int(last.load_state()["numbers"]["best_step"])
+    if damaged and best != last.step:
+        # A newer checkpoint that cannot be read may have been the best: say so instead of guessing.
+        raise damaged[0]
+    return checkpoint.at_step(run.checkpoints, best) if best else last
