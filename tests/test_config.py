@@ -38,7 +38,7 @@ def test_checks_across_settings_are_reported_all_at_once() -> None:
             "size.n_heads=3",
             "trainer.batch_size=10",
             "trainer.accumulate=4",
-            "scheduler.warmup_steps=2000",
+            "scheduler.warmup_steps=1000",
             "trainer.device=gpu",
         )
     )

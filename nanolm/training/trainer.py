@@ -321,12 +321,12 @@ def _write_sample(setup: Setup) -> str:
 
 
 def _save(setup: Setup) -> None:
-    """Saves a checkpoint; when it reads back, the ones that are neither the last nor the best go."""
+    """Saves a checkpoint; when it reads back, all but the newest two and the best go."""
     state = setup.state
     state.lengths = setup.log.lengths()
     about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
     checkpoint.save(setup.run.checkpoints, state.step, state.model, state.to_tree(), about)
-    checkpoint.prune(setup.run.checkpoints, keep={state.step, state.best_step})
+    checkpoint.prune(setup.run.checkpoints, state.best_step)
 
 
 def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
