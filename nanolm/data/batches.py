@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+
+# Steps whose positions are drawn together: the generator is made once for all of them.
+STEPS_AT_ONCE = 64
 
 
 def windows(
@@ -10,13 +15,26 @@ def windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stretches of text from random positions, drawn with replacement.
 
-    The positions come from Philox (Salmon et al. 2011), a counter-based generator: `seed` is its key and `step` its
-    counter, so that every step has a stream of numbers of its own.
-
     Returns:
         inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, step, 0, 0]))
-    starts_B = generator.integers(0, len(tokens) - context_length, size=batch_size)
-    rows_BxT1 = tokens[starts_B[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    block, row = divmod(step, STEPS_AT_ONCE)
+    starts_B = _positions(len(tokens) - context_length, seed, block, batch_size)[row]
+    rows_BxT1 = tokens[starts_B[:, None] + _offsets(context_length)].astype(np.int64)
     return rows_BxT1[:, :-1], rows_BxT1[:, 1:]
+
+
+@functools.lru_cache(maxsize=4)
+def _positions(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+    """Starts of the windows of a block of steps, STEPS_AT_ONCE x B, each in [0, high).
+
+    They come from Philox (Salmon et al. 2011), a counter-based generator: the seed is its key and the block its
+    counter, so that every block has a stream of numbers of its own.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, block, 0, 0]))
+    return generator.integers(0, high, size=(STEPS_AT_ONCE, batch_size))
+
+
+@functools.lru_cache(maxsize=4)
+def _offsets(context_length: int) -> np.ndarray:
+    return np.arange(context_length + 1)

@@ -254,6 +254,8 @@ def _parts(setup: Setup, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor
         context_length=setup.config.size.context_length,
     )
     inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch)
+    if settings.accumulate == 1:
+        return iter([(inputs_BxT, targets_BxT)])
     return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True)
 
 
