@@ -90,11 +90,9 @@ def run(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
-    from hydra._internal.utils import get_args_parser
+    from nanolm.compose import compose_line, hidden_options, import_plugins, quoted, register_schemas
 
-    from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
-
-    flags = get_args_parser().parse_args(arguments)
+    flags, arguments = _train_flags(arguments)
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
@@ -109,9 +107,30 @@ def train(arguments: list[str]) -> int:
     if flags.multirun:
         return _hydra(arguments)
     directory = _run_directory(line)
-    from nanolm.compose import quoted
-
     return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line)
+
+
+def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags, wherever they stand in the line, and the line with its flags first, as Hydra wants it.
+
+    Raises:
+        SettingsError: a flag that does not exist.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise SettingsError(
+            message, where="the command line", mend="settings are key=value, for example optimizer.lr=1e-3"
+        )
+
+    parser.error = refuse
+    flags = parser.parse_intermixed_args(arguments)
+    words = list(arguments)
+    for override in flags.overrides:
+        words.remove(override)
+    return flags, [*words, *flags.overrides]
 
 
 def _train_help(config_dir: str | None) -> str:

@@ -127,6 +127,14 @@ def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -
     assert list(nanolm.folder.iterdir()) == []  # type: ignore[attr-defined]
 
 
+def test_flags_may_stand_anywhere() -> None:
+    flags, line = cli._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
+    assert (flags.config_dir, flags.multirun, flags.overrides) == ("mine", True, ["model=gpt", "seed=1"])
+    assert line == ["--config-dir", "mine", "-m", "model=gpt", "seed=1"]
+    with pytest.raises(SettingsError, match=r"unrecognized arguments: --lr[\s\S]*settings are key=value"):
+        cli._train_flags(["--lr", "model=gpt"])
+
+
 def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "my_masks.py").write_text(  # type: ignore[attr-defined]
         "from nanolm.registry import MASKS\n"
