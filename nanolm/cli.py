@@ -249,7 +249,7 @@ def _job(composed: DictConfig) -> float | None:
         }
         choices = run.read_summary().get("choices") or choices
         outcome = train_model(config, run, choices=choices, changes=changes)
-        closing_table(outcome.summary, run.path, outcome.sample)
+        closing_table(outcome.summary, run, outcome.sample)
         _STATUS = outcome.exit_status
         return _value(outcome.summary)
 
