@@ -49,8 +49,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
         print(drawn)
     table = Table(box=SIMPLE_HEAD, title=f"{summary['status']} at step {summary['step']:,}", title_justify="left")
     table.add_column("")
-    table.add_column("nats per token", justify="right")
-    table.add_column("bits per byte", justify="right")
+    table.add_column("nats/token", justify="right")
+    table.add_column("bits/byte", justify="right")
     table.add_column("")
     best = summary["best_val_loss"]
     if best is not None:
@@ -59,13 +59,13 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"at step {summary['best_step']:,}, all {summary['val_tokens'] - 1:,} tokens",
+            f"step {summary['best_step']:,}, all {summary['val_tokens'] - 1:,} tokens",
         )
         final = summary["final_val_loss"]
         if final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
         for name, loss in summary["reference_losses"].items():
-            difference = f"the best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
+            difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
     console.print(table)
     if sample:
