@@ -47,7 +47,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
     bigram = {name: loss for name, loss in summary["reference_losses"].items() if name == "counted_bigram"}
     if drawn := curve(run.read_metrics(), bigram, width=min(console.width, 100)):
         print(drawn)
-    table = Table(box=SIMPLE_HEAD, title=f"{summary['status']} at step {summary['step']:,}", title_justify="left")
+    console.print(f"{summary['status']} at step {summary['step']:,}")
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     table.add_column("nats/token", justify="right")
     table.add_column("bits/byte", justify="right")
@@ -67,7 +68,7 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
         for name, loss in summary["reference_losses"].items():
             difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
-    console.print(table)
+        console.print(table)
     if sample:
         console.print("[bold]a sample of its writing[/]")
         console.print(escape(sample.strip("\n")) + "\n")
