@@ -246,7 +246,7 @@ def evaluate(arguments: list[str]) -> int:
         "Scores every token of a split once, in order.",
         "nanolm evaluate outputs/RUN --split val --json",
     )
-    parser.add_argument("--split", default="val", help="train or val (val)")
+    parser.add_argument("--split", default="val", help="train, val or test (val)")
     parser.add_argument(
         "--stride",
         type=int,
@@ -258,6 +258,7 @@ def evaluate(arguments: list[str]) -> int:
 
     from nanolm.evaluate import evaluate as score
     from nanolm.load import load_run
+    from nanolm.runs.console import LOSSY
 
     figures = score(
         load_run(options.run, options.checkpoint, options.device, options.plugins),
@@ -270,6 +271,7 @@ def evaluate(arguments: list[str]) -> int:
         print(
             f"{figures['split']} loss {figures['loss']:.4f} nats per token, {figures['bits_per_byte']:.4f} bits per "
             f"byte over {figures['tokens']:,} tokens (step {figures['step']:,}, stride {figures['stride']})"
+            + ("" if figures["lossless"] else f"; {LOSSY}")
         )
     return 0
 

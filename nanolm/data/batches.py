@@ -1,22 +1,115 @@
-"""Batches as a function of (tokens, seed, step): no state but the step, so that a seek costs nothing."""
+"""Batches as a function of (stream, seed, step): no state but the step, so that a seek costs nothing.
+
+Every rank of a data-parallel run asks for its share of the same batch: rows rank * B / n_ranks and on.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from nanolm.config import Batches
+from nanolm.data.permutation import mix, permute
+from nanolm.data.stream import Rows, Stream, Tokens, gather
+from nanolm.errors import SettingsError
+
+# A target that is not scored: the padding behind a row's text.
+IGNORED = -100
+
+
+def draw(
+    kind: Batches,
+    stream: Stream,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context_length: int,
+    rank: int = 0,
+    n_ranks: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of a step, or a rank's share of it.
+
+    Args:
+        kind: what a row is made of; lines and documents need a stream with rows.
+        seed: of the run.
+        step: counted from 0.
+        batch_size: rows of all ranks together.
+        context_length: tokens a row.
+        rank: from 0 to n_ranks - 1.
+        n_ranks: processes that share the batch.
+
+    Returns:
+        inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs, IGNORED behind a row's end.
+
+    Raises:
+        SettingsError: the batch cannot be shared evenly.
+    """
+    if batch_size % n_ranks:
+        raise SettingsError(
+            f"trainer.batch_size {batch_size} cannot be shared evenly by {n_ranks} processes",
+            where="trainer.batch_size",
+            mend=f"a multiple of {n_ranks}, such as {-(-batch_size // n_ranks) * n_ranks}",
+        )
+    share = slice(rank * batch_size // n_ranks, (rank + 1) * batch_size // n_ranks)
+    if kind is Batches.windows:
+        starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)
+        return _windows_at(stream.tokens, starts_B[share], context_length)
+    places_B = np.arange(batch_size, dtype=np.int64)[share] + step * batch_size
+    if kind is Batches.epochs:
+        n_blocks = (len(stream.tokens) - 1) // context_length
+        return _windows_at(stream.tokens, _in_epochs(places_B, n_blocks, seed) * context_length, context_length)
+    assert stream.rows is not None, f"{kind} of a stream without rows"
+    return rows_at(stream.tokens, stream.rows, _in_epochs(places_B, len(stream.rows), seed))
+
 
 def windows(
-    tokens: np.ndarray, *, seed: int, step: int, batch_size: int, context_length: int
+    tokens: Tokens, *, seed: int, step: int, batch_size: int, context_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stretches of text from random positions, drawn with replacement.
-
-    The positions come from Philox (Salmon et al. 2011), a counter-based generator: `seed` is its key and `step` its
-    counter, so that every step has a stream of numbers of its own.
 
     Returns:
         inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs.
     """
+    return _windows_at(tokens, _random_starts(len(tokens) - context_length, seed, step, batch_size), context_length)
+
+
+def rows_at(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of these numbers, padded at the end: inputs with 0, targets with IGNORED.
+
+    Padding stands behind all that is scored, where a causal mask does not see it.
+
+    Returns:
+        inputs_BxT and targets_BxT, int64.
+    """
+    begin_B, length_B, begins_piece_B = rows.targets(rows_B)
+    inputs_BxT = np.zeros((len(rows_B), rows.context_length), dtype=np.int64)
+    targets_BxT = np.full((len(rows_B), rows.context_length), IGNORED, dtype=np.int64)
+    for row, (begin, length, begins_piece) in enumerate(
+        zip(begin_B.tolist(), length_B.tolist(), begins_piece_B.tolist(), strict=True)
+    ):
+        targets_BxT[row, :length] = tokens[begin : begin + length]
+        if begins_piece and rows.start is not None:
+            inputs_BxT[row, 0] = rows.start
+            inputs_BxT[row, 1:length] = targets_BxT[row, : length - 1]
+        else:
+            inputs_BxT[row, :length] = tokens[begin - 1 : begin - 1 + length]
+    return inputs_BxT, targets_BxT
+
+
+def _random_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Positions from Philox (Salmon et al. 2011), a counter-based generator.
+
+    `seed` is its key and `step` its counter, so that every step has a stream of numbers of its own.
+    """
     generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, step, 0, 0]))
-    starts_B = generator.integers(0, len(tokens) - context_length, size=batch_size)
-    rows_BxT1 = tokens[starts_B[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    return generator.integers(0, n_starts, size=batch_size)
+
+
+def _in_epochs(places_B: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """What stands at these places of an endless row of epochs, each all of 0..n-1 in an order of its own."""
+    return permute(places_B % n, n, mix(seed, places_B // n))
+
+
+def _windows_at(tokens: Tokens, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    rows_BxT1 = gather(tokens, starts_B, context_length + 1).astype(np.int64)
     return rows_BxT1[:, :-1], rows_BxT1[:, 1:]

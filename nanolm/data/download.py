@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from nanolm.errors import DataError
 
 
-def fetch(url: str, sha256: str) -> Path:
+def fetch(url: str, sha256: str | None) -> Path:
     """The cached copy of a file, downloaded with a progress bar when it is not there or is damaged.
+
+    Without a sha256 whatever came once is taken.
 
     Raises:
         DataError: it cannot be fetched, or what came has another sha256.
@@ -24,8 +27,8 @@ def fetch(url: str, sha256: str) -> Path:
         return Path(
             pooch.retrieve(
                 url,
-                known_hash=f"sha256:{sha256}",
-                fname=f"{sha256[:16]}-{name}",
+                known_hash=f"sha256:{sha256}" if sha256 else None,
+                fname=f"{(sha256 or hashlib.sha256(url.encode()).hexdigest())[:16]}-{name}",
                 path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=os.isatty(2), timeout=20),
             )
@@ -34,13 +37,13 @@ def fetch(url: str, sha256: str) -> Path:
         raise DataError(
             f"what came is not the file that was asked for: {error}".splitlines()[0],
             where=url,
-            mend=f"get it by hand (sha256 {sha256}) and say dataset.path=FILE",
+            mend=f"get it by hand (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE",
         ) from error
     except (requests.RequestException, OSError) as error:
         raise DataError(
             f"cannot fetch {url}: {_reason(error)}",
             where=f"the network, on the way to {folder}",
-            mend=f"get the file by other means (sha256 {sha256}) and say dataset.path=FILE; "
+            mend=f"get the file by other means (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE; "
             "dataset=python_docs needs no network",
         ) from error
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+# Beside every figure of such a run: what <unk> stands for was never predicted.
+LOSSY = "lossy tokenizer: <unk> hides text, not comparable"
+
 
 def closing_table(summary: dict[str, Any], run: Path, sample: str) -> None:
     """Prints how a run ended: the figures beside what counting reaches, a sample, and where everything is."""
@@ -26,7 +29,8 @@ def closing_table(summary: dict[str, Any], run: Path, sample: str) -> None:
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"step {summary['best_step']:,}; exact over {summary['val_tokens'] - 1:,} tokens",
+            f"step {summary['best_step']:,}; exact over {summary['val_scored_tokens']:,} tokens"
+            + ("" if summary["lossless"] else f"; {LOSSY}"),
         )
         final = summary["final_val_loss"]
         if final != best:
