@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from nanolm.compose import Line
     from nanolm.config import Config
 
+TRAIN_HELP = """\
+nanolm train: train a model, or go on with a run.
+
+  nanolm train dataset=tiny_shakespeare tokenizer=char model=gpt size=tiny mask=causal trainer.max_steps=2000
+  nanolm train dataset=text dataset.path=my_book.txt          anyone's text: a file, a folder or a glob
+  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination, one after another
+  nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
+  nanolm train ... resume=auto                                go on if these settings were cut off, else start
+
+What can be chosen, as group=option:
+
+{groups}
+
+The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
+
+{defaults}
+  --config-dir FOLDER   your own options beside these     --cfg job   print a line's settings without running it
+  hydra.run.dir=FOLDER  where the run goes                --hydra-help   the rest of Hydra's flags
+"""
+
 HELP = """\
 nanolm: train, study and compare small language models, from bigram to GPT.
 
@@ -77,7 +97,10 @@ def train(arguments: list[str]) -> int:
     from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
 
     flags = get_args_parser().parse_args(arguments)
-    asks_only = flags.help or flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
+    if flags.help:
+        print(_train_help(flags.config_dir), end="")
+        return 0
+    asks_only = flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
     if asks_only:
         import_plugins([])
         register_schemas()
@@ -91,6 +114,21 @@ def train(arguments: list[str]) -> int:
     from nanolm.compose import quoted
 
     return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line)
+
+
+def _train_help(config_dir: str | None) -> str:
+    """The options in every group, those of the user's folder included, and all settings with their defaults."""
+    import textwrap
+
+    from nanolm.compose import compose_line, config_folder, save_yaml
+
+    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    options: dict[str, set[str]] = {}
+    for path in (path for folder in folders for path in folder.glob("*/*.yaml")):
+        options.setdefault(path.parent.name, set()).add(path.stem)
+    groups = "\n".join(f"  {group + ':':<12}{', '.join(sorted(names))}" for group, names in sorted(options.items()))
+    defaults = textwrap.indent(save_yaml(compose_line([]).config), "  ")
+    return TRAIN_HELP.format(groups=groups, defaults=defaults)
 
 
 def _run_directory(line: Line) -> Path:

@@ -201,10 +201,10 @@ def load_yaml(path: Path) -> Config:
         return to_config(typed)
     except NanolmError:
         raise
-    except KeyError as error:
-        raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), mend=mend) from error
     except OmegaConfBaseException as error:
         raise RunError(f"config.yaml does not fit: {_words(error)}", where=str(path), mend=mend) from error
+    except KeyError as error:
+        raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), mend=mend) from error
 
 
 def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
@@ -246,7 +246,9 @@ def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
 
 def quoted(value: str) -> str:
     """A string as a Hydra override carries it, whatever characters are in it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Backslashes count only where they stand before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def hidden_options(config_dir: str) -> list[str]:
@@ -272,14 +274,14 @@ def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     parsed, problems = [], []
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
-        except OverrideParseException:
+        except HydraException:
             problems.append(
                 SettingsError(
                     f"cannot read {text!r}",
@@ -444,7 +446,7 @@ def _unknown_keys(composed: DictConfig) -> list[NanolmError]:
                     else nearest(f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
                 )
                 problems.append(
-                    SettingsError(f"there is no setting {prefix}{name}", where=f"{prefix}{name}", mend=mend)
+                    SettingsError(f"there is no setting {prefix + name!r}", where=f"{prefix}{name}", mend=mend)
                 )
                 continue
             child = None if OmegaConf.is_missing(node, name) else node._get_node(name)

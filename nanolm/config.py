@@ -256,7 +256,7 @@ class OptimizerConfig:
     """What every optimizer has."""
 
     name: str = MISSING
-    lr: float = bounded(1e-3, gt=0)
+    lr: float = bounded(2e-3, gt=0)
     weight_decay: float = bounded(0.0, ge=0)
 
 
@@ -336,7 +336,7 @@ class Precision(enum.Enum):
 class TrainerConfig:
     """The loop. Steps are optimizer updates."""
 
-    max_steps: int = bounded(2000, ge=1)
+    max_steps: int = bounded(1000, ge=1)
     # Sequences an update. `accumulate` cuts them into that many parts to save memory; the update is the same.
     batch_size: int = bounded(16, ge=1)
     accumulate: int = bounded(1, ge=1)

@@ -5,6 +5,8 @@ Every rank of a data-parallel run asks for its share of the same batch: rows ran
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from nanolm.config import Batches
@@ -14,6 +16,9 @@ from nanolm.errors import SettingsError
 
 # A target that is not scored: the padding behind a row's text.
 IGNORED = -100
+
+# Steps whose positions are drawn together: the generator is made once for all of them.
+STEPS_AT_ONCE = 64
 
 
 def draw(
@@ -97,12 +102,19 @@ def rows_at(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray,
 
 
 def _random_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Positions from Philox (Salmon et al. 2011), a counter-based generator.
+    block, row = divmod(step, STEPS_AT_ONCE)
+    return _positions(n_starts, seed, block, batch_size)[row]
 
-    `seed` is its key and `step` its counter, so that every step has a stream of numbers of its own.
+
+@functools.lru_cache(maxsize=4)
+def _positions(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+    """Starts of the windows of a block of steps, STEPS_AT_ONCE x B, each in [0, high).
+
+    They come from Philox (Salmon et al. 2011), a counter-based generator: the seed is its key and the block its
+    counter, so that every block has a stream of numbers of its own.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, step, 0, 0]))
-    return generator.integers(0, n_starts, size=batch_size)
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, block, 0, 0]))
+    return generator.integers(0, high, size=(STEPS_AT_ONCE, batch_size))
 
 
 def _in_epochs(places_B: np.ndarray, n: int, seed: int) -> np.ndarray:

@@ -90,7 +90,7 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
         for name in files:
             _sync_file(temporary / name)
         manifest = {"step": step, **about, "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (temporary / MANIFEST).write_bytes(_sealed(manifest))
         _sync_file(temporary / MANIFEST)
         sync_folder(temporary)
         if target.exists():
@@ -103,10 +103,14 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
     return verify(target)
 
 
-def prune(folder: Path, keep: set[int]) -> None:
-    """Removes the checkpoints of other steps. Call it when the newest one has been verified."""
-    for path in _folders(folder):
-        if path.name not in {f"step-{step:08d}" for step in keep}:
+def prune(folder: Path, best_step: int, newest: int = 2) -> None:
+    """Removes all checkpoints but the best and the newest. Call it when the newest one has been verified.
+
+    The newest two stay, so that damage to one on the disk does not end a run.
+    """
+    folders = _folders(folder)
+    for path in folders[: max(len(folders) - newest, 0)]:
+        if path.name != f"step-{best_step:08d}":
             # The manifest goes first: a removal that is cut off leaves no checkpoint that looks whole.
             (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
@@ -120,7 +124,10 @@ def verify(path: Path) -> Checkpoint:
     """
     mend = "take another checkpoint, or the file from a copy"
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        content = (path / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        manifest.pop("seal")
+        assert content == _sealed(manifest), "altered"
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
         assert {WEIGHTS, TENSORS, SHAPE} <= set(expected)
         int(manifest["step"])
@@ -186,6 +193,12 @@ def at_step(folder: Path, step: int) -> Checkpoint:
 def _folders(folder: Path) -> list[Path]:
     """Checkpoint folders, the oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as it is written, with a hash of itself: its bytes are a function of what it says."""
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**manifest, "seal": seal}, indent=2) + "\n").encode()
 
 
 def _describe(path: Path) -> dict[str, Any]:

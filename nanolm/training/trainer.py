@@ -263,6 +263,8 @@ def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, torch.
     )
     inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch)
     n_scored = int(np.count_nonzero(batch[1] != IGNORED)) if settings.batches.in_rows else batch[1].size
+    if settings.accumulate == 1:
+        return iter([(inputs_BxT, targets_BxT)]), n_scored
     return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True), n_scored
 
 
@@ -330,12 +332,12 @@ def _write_sample(setup: Setup) -> str:
 
 
 def _save(setup: Setup) -> None:
-    """Saves a checkpoint; when it reads back, the ones that are neither the last nor the best go."""
+    """Saves a checkpoint; when it reads back, all but the newest two and the best go."""
     state = setup.state
     state.lengths = setup.log.lengths()
     about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
     checkpoint.save(setup.run.checkpoints, state.step, state.model, state.to_tree(), about)
-    checkpoint.prune(setup.run.checkpoints, keep={state.step, state.best_step})
+    checkpoint.prune(setup.run.checkpoints, state.best_step)
 
 
 def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:

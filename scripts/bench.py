@@ -1,0 +1,119 @@
+"""What nanolm costs, as ratios of runs made in turn in one process: `make bench`.
+
+Absolute times mean little on a shared machine; each row is the median over pairs, with the lowest and the highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from nanolm.compose import compose_line
+from nanolm.data import corpus as corpora
+from nanolm.data import tokenizers
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import optimizers
+from nanolm.training.trainer import train
+
+PAIRS = 7
+Row = tuple[str, str, list[float]]
+
+
+def in_turn(ours: Callable[[], float], theirs: Callable[[], float], pairs: int) -> list[float]:
+    """Ratios of seconds, pair by pair, after one pair that does not count."""
+    ratios = []
+    for pair in range(pairs + 1):
+        # Each goes first as often as the other, so that a drift of the machine favours neither.
+        a, b = (ours(), theirs()) if pair % 2 else (theirs(), ours())[::-1]
+        if pair:
+            ratios.append(a / b)
+    return ratios
+
+
+def the_loop(steps: int, pairs: int) -> list[Row]:
+    """nanolm's loop against the barest one that makes the same updates: bigram, context 8, batch 32, CPU."""
+    line = [
+        "model=bigram", "size.context_length=8", "trainer.batch_size=32", f"trainer.max_steps={steps}",
+        f"trainer.eval_every={steps}", f"trainer.save_every={steps}", "trainer.sample_tokens=0", "trainer.device=cpu",
+    ]  # fmt: skip
+    rows = []
+    for logger in ("none", "wandb"):
+        config = compose_line([*line, f"logger={logger}"]).config
+
+        def ours(config=config) -> float:  # type: ignore[no-untyped-def]
+            """Seconds of the loop: bar, rows of metrics and the logger included; the one evaluation left out."""
+            screen = io.StringIO()
+            with tempfile.TemporaryDirectory() as folder:
+                run = RunDirectory(folder)
+                train(config, run, show_bar=True, bar_file=screen)
+                seconds = [row["seconds"] for row in _rows(run) if row["split"] == "train"]
+            return seconds[-1]
+
+        corpus = corpora.load(config.dataset)
+        tokenizer = tokenizers.fit(config.tokenizer, corpus.splits.values())
+        data = torch.from_numpy(tokenizer.encode(corpus.splits["train"]).astype("int64"))
+
+        def barest(gathers: bool, config=config, data=data, vocab_size=tokenizer.vocab_size) -> float:  # type: ignore[no-untyped-def]
+            model = nn.Embedding(vocab_size, vocab_size)
+            optimizer = optimizers.build(config.optimizer, model)
+            offsets = torch.arange(9)
+            began = time.perf_counter()
+            for _ in range(steps):
+                starts = torch.randint(len(data) - 8, (32,))
+                if gathers:
+                    window = data[starts[:, None] + offsets]
+                    inputs, targets = window[:, :-1], window[:, 1:]
+                else:
+                    inputs = torch.stack([data[i : i + 8] for i in starts])
+                    targets = torch.stack([data[i + 1 : i + 9] for i in starts])
+                loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+            return time.perf_counter() - began
+
+        name = f"loop, bigram 8 x 32, bar, logger={logger}"
+        rows.append((name, "barest loop, batches gathered at once", in_turn(ours, lambda: barest(True), pairs)))
+        rows.append((name, "barest loop, batches stacked of slices", in_turn(ours, lambda: barest(False), pairs)))
+    return rows
+
+
+def _rows(run: RunDirectory) -> list[dict]:  # type: ignore[type-arg]
+    import json
+
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    options = parser.parse_args()
+    table = Table(title="seconds, as a multiple of the other's", title_justify="left")
+    table.add_column("nanolm")
+    table.add_column("against")
+    for name in ("median", "lowest", "highest"):
+        table.add_column(name, justify="right")
+    for ours, theirs, ratios in the_loop(options.steps, options.pairs):
+        figures = (f"{figure:.2f}" for figure in (statistics.median(ratios), min(ratios), max(ratios)))
+        table.add_row(ours, theirs, *figures)
+    Console(width=max(Console().width, 120)).print(table)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.pairs} pairs of {options.steps} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What the tests share: real data where it is at hand, small configs, and the command as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanolm.compose import compose_line
+from nanolm.config import Config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A model that trains in no time, on text that every machine has.
+SMALL = (
+    "size.n_layers=2",
+    "size.n_heads=2",
+    "size.d_model=16",
+    "size.context_length=16",
+    "trainer.batch_size=4",
+    "trainer.sample_tokens=0",
+    "trainer.device=cpu",
+    "logger=none",
+)
+
+Nanolm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with tinyshakespeare.txt and gpt2/: $NANOLM_TEST_DATA, else shared/data beside the checkout."""
+    folder = Path(os.environ.get("NANOLM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data: {folder} is not there; NANOLM_TEST_DATA may name a folder that has it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shakespeare(data_folder: Path) -> Path:
+    """Tiny Shakespeare."""
+    path = data_folder / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip(f"no tiny Shakespeare: {path} is not there")
+    return path
+
+
+@pytest.fixture
+def small_text(tmp_path: Path) -> Path:
+    """A few thousand characters of regular text."""
+    path = tmp_path / "small.txt"
+    lines = (f"{n} and {n + 1} make {2 * n + 1}, so that {n % 7} is left over.\n" for n in range(200))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def config_of(*overrides: str) -> Config:
+    """The settings of a line."""
+    return compose_line(overrides).config
+
+
+@pytest.fixture
+def nanolm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nanolm:
+    """Runs `nanolm` in an empty folder, as a user would; the caller reads its output and status."""
+    environment = {
+        **os.environ,
+        "NANOLM_CACHE": str(tmp_path / "cache"),
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+    }
+    folder = tmp_path / "here"
+    folder.mkdir()
+
+    def run(*arguments: str | Path, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nanolm", *map(str, arguments)],
+            cwd=folder,
+            env=environment | extra,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    run.folder = folder  # type: ignore[attr-defined]
+    run.environment = environment  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,54 @@
+import torch
+
+from nanolm.model.build import build
+from nanolm.model.sampling import sample
+from tests.conftest import config_of
+
+
+class Successor(torch.nn.Module):
+    """Says that n + 1 follows n, with a little room for others."""
+
+    def __init__(self, certainty: float) -> None:
+        super().__init__()
+        self.certainty = certainty
+        self.seen = 0
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.seen = max(self.seen, tokens.size(1))
+        return self.certainty * torch.nn.functional.one_hot((tokens + 1) % 10, 10).float()
+
+
+def test_the_likeliest_token_is_taken_at_temperature_zero() -> None:
+    written = sample(Successor(0.1), torch.tensor([3]), 5, context_length=4, temperature=0)
+    assert written.tolist() == [4, 5, 6, 7, 8]
+
+
+def test_top_k_draws_from_the_likeliest() -> None:
+    assert sample(Successor(0.1), torch.tensor([3]), 5, context_length=4, top_k=1).tolist() == [4, 5, 6, 7, 8]
+    assert sample(Successor(0.1), torch.tensor([3]), 5, context_length=4, top_k=99).numel() == 5
+
+
+def test_draws_follow_the_distribution() -> None:
+    written = torch.cat([sample(Successor(2.0), torch.tensor([0]), 50, context_length=4, seed=s) for s in range(40)])
+    before = torch.cat([torch.tensor([0]), written[:-1]])
+    before[::50] = 0
+    share = (written == (before + 1) % 10).float().mean().item()
+    expected = torch.tensor(2.0).exp().item() / (torch.tensor(2.0).exp().item() + 9)
+    # 2,000 draws with p = 0.45: standard deviation 0.011
+    assert abs(share - expected) < 5 * 0.011
+
+
+def test_the_context_is_never_exceeded() -> None:
+    model = Successor(1.0)
+    sample(model, torch.arange(9), 6, context_length=4)
+    assert model.seen == 4
+
+
+def test_sampling_leaves_training_alone() -> None:
+    model = build(config_of("model.dropout=0.5", "size.context_length=8"), 10).train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = sample(model, torch.tensor([1]), 12, context_length=8, seed=3)
+    assert torch.equal(first, sample(model, torch.tensor([1]), 12, context_length=8, seed=3))
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training

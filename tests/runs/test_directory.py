@@ -1,0 +1,79 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanolm.errors import RunError
+from nanolm.runs.directory import RunDirectory, fresh, write_durably
+
+
+def test_a_claim_that_ends_without_a_run_leaves_no_folder(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "outputs" / "a")
+    with run.claim():
+        assert run.lock.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    with RunDirectory(tmp_path / "a").claim():
+        pass
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
+
+
+def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "a")
+    code = (
+        "import sys\nfrom nanolm.runs.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).claim():\n print('claimed', flush=True)\n sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "claimed\n"
+        began = time.monotonic()
+        with pytest.raises(RunError, match=rf"another process writes to this run: process {first.pid} on"), run.claim():
+            pass
+        assert time.monotonic() - began < 1
+        first.kill()
+    with run.claim():  # the lock of a killed process is free
+        assert f"process {os.getpid()}" in run.lock.read_text()
+
+
+def test_no_two_runs_get_the_same_folder(tmp_path: Path) -> None:
+    names = [fresh(tmp_path / "outputs" / "a").name for _ in range(3)]
+    assert names == ["a", "a_2", "a_3"]
+
+
+def test_a_write_replaces_the_whole_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_durably(path, b"old")
+    write_durably(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_folder_that_is_no_run_is_named_with_the_newest_that_is(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no folder"):
+        RunDirectory(tmp_path / "nowhere").require()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.yaml").touch()
+    with pytest.raises(RunError, match=rf"is not a run directory[\s\S]*the newest here is {tmp_path / 'one'}"):
+        RunDirectory(tmp_path).require()
+    assert RunDirectory(tmp_path / "one").require().exists()
+
+
+def test_a_summary_is_read_back_and_a_damaged_one_named(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.read_summary() == {}
+    run.write_summary({"step": 3})
+    assert run.read_summary() == json.loads(run.summary.read_text()) == {"step": 3}
+    run.summary.write_text('{"step": ')
+    with pytest.raises(RunError, match=r"summary\.json is damaged"):
+        run.read_summary()

@@ -1,0 +1,129 @@
+import json
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.config import NoLoggerConfig, WandbConfig, WandbMode
+from nanolm.runs import loggers
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.loggers import NoLogger, WandbLogger, open_logger
+
+ABOUT = {"config": {"optimizer.lr": 0.5}, "run_id": None}
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def records(path: Path) -> list[Any]:
+    """The records of an offline wandb file: LevelDB's log framing behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, at, found, pending = path.read_bytes(), 7, [], b""
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        pending += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(pending)
+            found.append(record)
+            pending = b""
+    return found
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob("*.wandb")
+    rows = []
+    for record in records(path):
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
+
+
+def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = RunDirectory(tmp_path / "my run")
+    run.path.mkdir()
+    first = open_logger(WandbConfig(), run, ABOUT, said.append)
+    assert isinstance(first, WandbLogger)
+    first.log({"step": 10, "split": "train", "loss": 2.5})
+    first.log({"step": 10, "split": "val", "loss": 3.5, "bits_per_byte": 1.0})
+    first.close({"status": "interrupted", "parameters": 7})
+    time.sleep(1.1)  # wandb names the folder of a session by its second
+    again = open_logger(WandbConfig(), run, {**ABOUT, "run_id": first.run_id}, said.append)
+    assert isinstance(again, WandbLogger)
+    assert again.about() == first.about() == {"wandb_id": first.run_id, "wandb_mode": "offline"}
+    again.log({"step": 20, "split": "train", "loss": 1.5})
+    again.close({"status": "completed"})
+    assert said == []
+    folders = sorted(run.wandb.glob(f"offline-run-*-{first.run_id}"))
+    rows = [row for folder in folders for row in history(folder)]
+    assert [(row["_step"], row.get("train/loss"), row.get("val/loss")) for row in rows] == [
+        (10, 2.5, 3.5),
+        (20, 1.5, None),
+    ]
+
+
+def test_an_account_without_an_answer_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    said: list[str] = []
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    logger = open_logger(WandbConfig(patience=1.0), run, ABOUT, said.append)
+    assert logger.about()["wandb_mode"] == "offline"
+    assert len(said) == 1
+    assert "recorded offline" in said[0]
+    logger.log({"step": 1, "split": "train", "loss": 1.0})
+    logger.close({"status": "completed"})
+
+
+def test_a_logger_that_fails_is_replaced_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    logger = open_logger(WandbConfig(), RunDirectory(tmp_path), ABOUT, said.append)
+    assert isinstance(logger, NoLogger)
+    assert "the run goes on without it" in said[0]
+
+
+def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    logger = open_logger(WandbConfig(mode=WandbMode.offline), RunDirectory(tmp_path), ABOUT, said.append)
+    assert isinstance(logger, WandbLogger)
+    logger._run.finish()
+    for step in range(3):
+        logger.log({"step": step, "split": "train", "loss": 1.0})
+    logger.close({"status": "completed"})
+    assert len(said) == 1
+    assert said[0].startswith("wandb is off from here on")
+
+
+def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not loggers.has_account()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
+    (tmp_path / "netrc").chmod(0o600)
+    assert loggers.has_account()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not loggers.has_account()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert loggers.has_account()
+
+
+def test_no_logger_takes_everything(tmp_path: Path) -> None:
+    logger = open_logger(NoLoggerConfig(), RunDirectory(tmp_path), ABOUT, print)
+    logger.log({})
+    logger.close({})
+    assert logger.about() == {}

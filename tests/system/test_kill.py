@@ -1,0 +1,114 @@
+"""A real run, really killed: what it goes on to is what an undisturbed one gives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from tests.conftest import SMALL, Nanolm
+from tests.training.test_trainer import final_state, rows, same
+
+LINE = (
+    *SMALL,
+    "model.dropout=0.2",
+    "trainer.max_steps=600",
+    "trainer.save_every=50",
+    "trainer.eval_every=100",
+    "trainer.log_every=10",
+    "dataset=text",
+)
+
+
+def start(nanolm: Nanolm, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanolm", "train", *arguments],
+        cwd=nanolm.folder,  # type: ignore[attr-defined]
+        env=nanolm.environment,  # type: ignore[attr-defined]
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(run: RunDirectory, step: int, process: subprocess.Popen[str]) -> None:
+    """Until metrics.jsonl has a row of that step."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        if run.metrics.exists():
+            lines = run.metrics.read_text().splitlines()[:-1]
+            if lines and json.loads(lines[-1])["step"] >= step:
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"no row of step {step}; exit status {process.poll()}")
+
+
+@pytest.fixture
+def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
+    done = nanolm("train", *LINE, f"dataset.path={small_text}", "hydra.run.dir=whole")
+    assert done.returncode == 0, done.stderr
+    run = RunDirectory(nanolm.folder / "whole")  # type: ignore[attr-defined]
+    return rows(run), final_state(run)
+
+
+def test_killed_three_times_and_resumed(
+    nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
+) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
+    run = RunDirectory(nanolm.folder / "parted")  # type: ignore[attr-defined]
+    for step in (60, 210, 420):
+        process = start(nanolm, *line)
+        wait_for(run, step, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert run.read_summary()["status"] == "running"
+    done = nanolm("train", *line)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stderr
+    assert rows(run) == whole[0]
+    assert same(final_state(run), whole[1])
+    assert run.read_summary()["status"] == "completed"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on(
+    number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
+) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted")
+    run = RunDirectory(nanolm.folder / "parted")  # type: ignore[attr-defined]
+    process = start(nanolm, *line)
+    wait_for(run, 60, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert "interrupted at step" in out
+    summary = run.read_summary()
+    assert summary["status"] == "interrupted"
+    assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+    done = nanolm("train", "resume=parted")
+    assert done.returncode == 0, done.stderr
+    assert f"goes on from step {summary['step']}" in done.stderr
+    assert rows(run) == whole[0]
+    assert same(final_state(run), whole[1])
+
+
+def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
+    run = RunDirectory(nanolm.folder / "run")  # type: ignore[attr-defined]
+    first = start(nanolm, *line)
+    wait_for(run, 10, first)
+    done = nanolm("train", *line)
+    assert done.returncode == 2
+    assert f"another process writes to this run: process {first.pid} on" in done.stderr
+    assert first.poll() is None
+    os.kill(first.pid, signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 143

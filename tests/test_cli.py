@@ -1,0 +1,150 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanolm import cli
+from nanolm.errors import SettingsError
+from nanolm.runs.directory import RunDirectory
+from tests.conftest import SMALL, Nanolm
+
+HEAVY = ("torch", "wandb", "hydra", "omegaconf", "numpy", "rich", "tqdm", "torchtext", "tokenizers")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys\nfrom nanolm import cli\ncli.run(['--help'])\nprint([n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for verb in cli.VERBS:
+        assert f"nanolm {verb} " in done.stdout
+    assert done.stdout.splitlines()[0].startswith("nanolm: ")
+
+
+def test_the_schema_is_checked_before_torch_is_imported() -> None:
+    code = (
+        "import sys\nfrom nanolm import cli\n"
+        "try:\n cli.run(['train', 'trainer.max_step=1'])\nexcept ValueError: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
+def test_a_mistyped_verb_comes_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"no verb 'trian'[\s\S]*did you mean train\?"):
+        cli.run(["trian"])
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS])
+def test_every_verb_explains_itself(verb: str, nanolm: Nanolm) -> None:
+    done = nanolm(verb, "--help")
+    assert done.returncode == 0
+    assert f"nanolm {verb}" in done.stdout
+    assert done.stderr == ""
+    if verb == "train":
+        for part in ("optimizer:  adamw, sgd", "dataset:    python_docs, text, tiny_shakespeare", "max_steps: 1000"):
+            assert part in done.stdout
+        assert "schema" not in done.stdout
+
+
+def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=20", "trainer.eval_every=10")
+    done = nanolm("train", *line, "trainer.sample_tokens=20")
+    assert done.returncode == 0, done.stderr
+    for part in ("completed at step 20", "val loss, best", "counted bigram", "a sample of its writing", "resume="):
+        assert part in done.stdout
+    assert "val loss" in done.stderr
+    assert "it/s" not in done.stderr, "a bar where nobody looks"
+    (path,) = (nanolm.folder / "outputs").iterdir()  # type: ignore[attr-defined]
+    run = path.relative_to(nanolm.folder)  # type: ignore[attr-defined]
+    assert path.name.endswith("_gpt_text")
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(
+        [
+            ".lock",
+            "checkpoints",
+            "config.yaml",
+            "metrics.jsonl",
+            "samples.txt",
+            "summary.json",
+            "tokenizer.json",
+            "train.log",
+        ]
+    )
+
+    done = nanolm("evaluate", run, "--split", "val", "--json")
+    figures = json.loads(done.stdout)
+    assert figures["loss"] == pytest.approx(RunDirectory(path).read_summary()["best_val_loss"], rel=1e-5)
+    assert "val loss" in nanolm("evaluate", run).stdout
+
+    done = nanolm(
+        "generate", run, "--prompt", "12 and", "--max-new-tokens", "10", "--temperature", "0.8", "--top-k", "5"
+    )
+    assert done.stdout.startswith("12 and")
+    assert len(done.stdout.rstrip("\n")) <= 16
+
+    done = nanolm("train", f"resume={run}", "trainer.max_steps=30")
+    assert "goes on from step 20 with trainer.max_steps: 20 -> 30" in done.stderr
+    assert RunDirectory(path).read_summary()["step"] == 30
+    done = nanolm("train", f"resume={run}", "optimizer.lr=0.5")
+    assert done.returncode == 2
+    assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
+
+    done = nanolm("train", *line[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
+    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not gone on with"  # type: ignore[attr-defined]
+
+
+def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}")
+    for steps, expected in ((10, 1), (20, 1), (20, 2)):
+        done = nanolm("train", *line, f"trainer.max_steps={steps}", "resume=auto")
+        assert done.returncode == 0, done.stderr
+        assert len(list((nanolm.folder / "outputs").iterdir())) == expected  # type: ignore[attr-defined]
+    given = (*line, "hydra.run.dir=mine", "resume=auto")
+    for steps in (10, 20):
+        nanolm("train", *given, f"trainer.max_steps={steps}")
+    assert RunDirectory(nanolm.folder / "mine").read_summary()["step"] == 20  # type: ignore[attr-defined]
+    done = nanolm("train", *given, "trainer.max_steps=20")
+    assert "nothing to do" in done.stderr
+    assert done.returncode == 0
+    done = nanolm("train", *line, "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert "this folder holds a run already" in done.stderr
+
+
+def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]  # type: ignore[attr-defined]
+    found = [(run.read_summary()["choices"]["model"], run.read_summary()["seed"]) for run in runs]
+    assert found == [("bigram", 1), ("bigram", 2), ("gpt2", 1), ("gpt2", 2)]
+
+
+def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -> None:
+    done = nanolm("train", "model=bigram", "--cfg", "job")
+    assert "name: bigram" in done.stdout
+    assert list(nanolm.folder.iterdir()) == []  # type: ignore[attr-defined]
+
+
+def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
+    (nanolm.folder / "my_masks.py").write_text(  # type: ignore[attr-defined]
+        "from nanolm.registry import MASKS\n"
+        "@MASKS.register('last_two')\n"
+        "def last_two(query, key, config):\n    return (key <= query) & (key > query - 2)\n"
+    )
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
+    done = nanolm("train", *line, "plugins=[my_masks]", "mask=last_two")
+    assert done.returncode == 0, done.stderr
+    done = nanolm("generate", "run", "--prompt", "1")
+    assert done.returncode == 2
+    assert "--plugins my_module" in done.stderr
+    done = nanolm("generate", "run", "--prompt", "1", "--plugins", "my_masks")
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_nanolm_and_the_script_are_one(nanolm: Nanolm) -> None:
+    script = Path(sys.executable).with_name("nanolm")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == nanolm("--help").stdout
+    assert nanolm("--version").stdout.startswith("nanolm 0.")

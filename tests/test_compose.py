@@ -1,0 +1,196 @@
+import enum
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanolm.compose import compose_line, continue_run, hidden_options, load_yaml, quoted, save_yaml
+from nanolm.config import AdamWConfig, flat
+from nanolm.errors import NanolmError, RunError, SettingsError
+from tests.conftest import config_of
+
+
+def problems(*overrides: str, multirun: bool = False) -> str:
+    with pytest.raises(SettingsError) as caught:
+        compose_line(overrides, multirun=multirun)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer=adam", "no optimizer is called 'adam'\n  where: optimizer\n  mend:  did you mean adamw?"),
+        ("trainer.max_step=5", "there is no setting 'trainer.max_step'"),
+        ("trainer.max_step=5", "did you mean trainer.max_steps?"),
+        ("optimizr=adamw", "did you mean optimizer?"),
+        ("lr=3", "did you mean optimizer.lr?"),
+        ("optimizer.lr=abc", "Value 'abc' of type 'str' could not be converted to Float\n  where: optimizer.lr=abc"),
+        ("trainer.precision=fp8", "Invalid value 'fp8', expected one of [auto, fp32, bf16, fp16]"),
+        ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
+        ("+model._target_=os.system", "there is no setting 'model._target_'"),
+        ("trainer", "cannot read 'trainer'"),
+        ("model=gpt,gpt2", "add -m to run every combination"),
+        ("dataset=text", "dataset.path has no value"),
+    ],
+)
+def test_a_mistake_comes_with_its_place_and_remedy(override: str, expected: str) -> None:
+    assert expected in problems(override)
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    text = problems("optimizer=adam", "trainer.max_step=5", "model.dropout=x", "size.n_heads=3", "lr=1")
+    for part in ("'adam'", "'trainer.max_step'", "'x'", "3 heads", "'lr'"):
+        assert part in text
+
+
+def test_a_key_that_slips_past_hydra_is_found() -> None:
+    assert "there is no setting 'seeed'" in problems("+seeed=1")
+
+
+def test_every_value_of_a_sweep_is_checked() -> None:
+    text = problems("model=gpt,gtp2", "optimizer.lr=1e-3,fast", multirun=True)
+    assert "no model is called 'gtp2'" in text
+    assert "'fast'" in text
+    assert compose_line(["model=gpt,gpt2", "optimizer.lr=1e-3,3e-3"], multirun=True).config.optimizer.lr == 1e-3
+
+
+def test_a_users_folder_adds_options(tmp_path: Path) -> None:
+    folder = tmp_path / "my configs"
+    (folder / "optimizer").mkdir(parents=True)
+    (folder / "optimizer" / "fast.yaml").write_text("defaults:\n  - adamw\n  - _self_\nlr: 0.5\n")
+    line = compose_line(["optimizer=fast"], str(folder))
+    assert isinstance(line.config.optimizer, AdamWConfig)
+    assert line.config.optimizer.lr == 0.5
+    with pytest.raises(SettingsError, match=r"did you mean fast\? \(one of: adamw, fast, sgd\)"):
+        compose_line(["optimizer=fats"], str(folder))
+    with pytest.raises(SettingsError, match="there is no folder"):
+        compose_line([], str(tmp_path / "elsewhere"))
+
+
+def test_a_users_file_that_ours_hides_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "gpt.yaml").write_text("dropout: 0.5\n")
+    (tmp_path / "model" / "mine.yaml").write_text("dropout: 0.5\n")
+    assert hidden_options(str(tmp_path)) == ["model/gpt.yaml"]
+
+
+def test_the_line_knows_what_it_was_given() -> None:
+    line = compose_line(["model=gpt2", "trainer.max_steps=7", "hydra.run.dir=here"])
+    assert {"trainer.max_steps", "model.bias"} < line.given
+    assert not any(key.startswith("size") for key in line.given)
+    assert (line.run_directory, line.run_directory_is_given) == (Path("here"), True)
+    assert line.choices["model"] == "gpt2"
+    assert "gpt_python_docs" in compose_line([]).run_directory.name
+
+
+PLUGIN = """
+from dataclasses import dataclass
+import torch
+from nanolm.config import OptimizerConfig
+from nanolm.registry import MASKS, OPTIMIZERS
+
+@dataclass
+class SignConfig(OptimizerConfig):
+    name: str = "sign"
+    strength: float = 2.0
+
+@OPTIMIZERS.register("sign", schema=SignConfig)
+def sign(model, config):
+    return torch.optim.SGD(model.parameters(), lr=config.lr)
+
+@MASKS.register("itself")
+def itself(query, key, config):
+    return query == key
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"plugin_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(PLUGIN.replace('"sign"', f'"{name}"').replace('"itself"', f'"{name}"'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+def test_a_plugin_is_an_option_like_any_other(plugin: str) -> None:
+    line = compose_line([f"plugins=[{plugin}]", f"optimizer={plugin}", "optimizer.strength=3", f"mask={plugin}"])
+    assert flat(line.config)["optimizer.strength"] == 3
+    assert line.config.mask.name == plugin
+    assert "there is no setting 'optimizer.strenth'" in problems(
+        f"plugins=[{plugin}]", f"optimizer={plugin}", "optimizer.strenth=3"
+    )
+
+
+def test_an_experiment_may_name_its_plugins(plugin: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /mask: {plugin}\nplugins: [{plugin}]\n"
+    )
+    assert compose_line(["experiment=mine"], str(tmp_path)).config.mask.name == plugin
+
+
+def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "the plugin 'no_such_thing' was not found" in problems("plugins=[no_such_thing]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("fails_on_import.py").write_text("1 / 0\n")
+    assert "ZeroDivisionError" in problems("plugins=[fails_on_import]")
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["model=bigram", "logger=none"], ["dataset=text", "dataset.path=a 'b'"[:14]]]
+)
+def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
+    config = config_of(*overrides)
+    path = tmp_path / "config.yaml"
+    path.write_text(save_yaml(config))
+    assert load_yaml(path) == config
+    assert not any(isinstance(value, enum.Enum) for value in flat(config).values())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("lr: 0.002", "lr: ${oc.env:HOME}", "interpolation"),
+        ("lr: 0.002", "lr: fast", "does not fit"),
+        ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit"),
+        ("seed: 1337", "sead: 1337", "missing or an unknown key"),
+        ("name: adamw", "name: lion9", "not known here"),
+        ("model:", "model: [", "cannot be read"),
+    ],
+)
+def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    text = save_yaml(config_of())
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(NanolmError, match=expected):
+        load_yaml(path)
+
+
+def test_a_missing_config_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"there is no config\.yaml"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
+    saved = config_of("optimizer.lr=0.5", "size=small", "trainer.max_steps=10")
+    config, changes = continue_run(saved, compose_line(["resume=x", "trainer.max_steps=20", "logger=none"]))
+    assert (config.trainer.max_steps, config.optimizer.lr, config.size.n_layers) == (20, 0.5, 6)
+    assert config.logger.name == "none"
+    assert "trainer.max_steps: 10 -> 20" in changes
+    same, changes = continue_run(saved, compose_line(["resume=x", "optimizer.lr=0.5", "size=small"]))
+    assert changes == []
+    assert same.optimizer == saved.optimizer
+    with pytest.raises(SettingsError) as caught:
+        continue_run(saved, compose_line(["resume=x", "optimizer.lr=0.1", "model=gpt2", "seed=3"]))
+    for part in ("optimizer.lr=0.5, and the line says 0.1", "model.positions=rotary", "seed=1337"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with space", "it's", 'a "quote"', "back\\slash", "k=v,w", "${x}"[:1] + "x"]
+)
+def test_quoting_carries_any_path(value: str) -> None:
+    assert str(compose_line([f"hydra.run.dir={quoted(value)}"]).run_directory) == value

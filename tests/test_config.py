@@ -1,0 +1,88 @@
+import dataclasses
+
+import pytest
+
+from nanolm.compose import config_folder
+from nanolm.config import Config, SizeConfig, check, flat, identity, leaves, may_change
+from tests.conftest import config_of
+
+
+def found(*overrides: str) -> list[str]:
+    return [problem.found for problem in check(config_of(*overrides))]
+
+
+def test_the_defaults_are_sound() -> None:
+    assert check(config_of()) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
+)
+def test_every_option_composes(path) -> None:  # type: ignore[no-untyped-def]
+    text = "dataset.path=x" if path.parent.name == "dataset" and path.stem == "text" else "seed=1"
+    assert check(config_of(f"{path.parent.name}={path.stem}", text)) == []
+
+
+def test_bounds_are_reported_all_at_once() -> None:
+    assert found("trainer.max_steps=0", "optimizer.lr=0", "model.dropout=1", "dataset.val_fraction=0") == [
+        "dataset.val_fraction is 0.0, and must be more than 0",
+        "model.dropout is 1.0, and must be less than 1",
+        "optimizer.lr is 0.0, and must be more than 0",
+        "trainer.max_steps is 0, and must be at least 1",
+    ]
+
+
+def test_checks_across_settings_are_reported_all_at_once() -> None:
+    problems = check(
+        config_of(
+            "size.n_heads=3",
+            "trainer.batch_size=10",
+            "trainer.accumulate=4",
+            "scheduler.warmup_steps=1000",
+            "trainer.device=gpu",
+        )
+    )
+    assert [problem.where.split(",")[0] for problem in problems] == [
+        "size.d_model",
+        "trainer.batch_size",
+        "scheduler.warmup_steps",
+        "trainer.device",
+    ]
+    assert "n_heads = 1, 2, 4, or d_model = 129" in problems[0].mend
+
+
+def test_rotary_needs_an_even_head() -> None:
+    assert "rotary" in found("size.d_model=12", "size.n_heads=4")[0]
+    assert found("size.d_model=12", "size.n_heads=4", "model=gpt2") == []
+
+
+def test_a_bigram_has_no_heads_to_divide() -> None:
+    assert found("model=bigram", "size.n_heads=3") == []
+
+
+def test_identity_ignores_only_what_cannot_change_the_numbers() -> None:
+    config = config_of()
+    assert identity(config) == identity(config_of("trainer.max_steps=9", "logger=none", "trainer.log_every=3"))
+    for override in ("seed=2", "optimizer.lr=0.5", "dataset=tiny_shakespeare", "model.dropout=0.1"):
+        assert identity(config) != identity(config_of(override)), override
+
+
+def test_every_setting_that_may_change_exists() -> None:
+    keys = set(flat(config_of("dataset=text", "dataset.path=x")))
+    assert {key for key in keys if may_change(key)} > {"logger.name", "trainer.max_steps", "dataset.path"}
+
+
+def test_sizes_are_the_ones_that_are_taught() -> None:
+    tiny, small = (dataclasses.astuple(config_of(f"size={name}").size) for name in ("tiny", "small"))
+    assert (tiny, small) == ((4, 4, 128, 64), (6, 6, 384, 256))
+
+
+def test_every_number_has_bounds() -> None:
+    unbounded = [
+        key
+        for key, field, value in leaves(config_of())
+        if isinstance(value, int | float) and not isinstance(value, bool) and "bounds" not in field.metadata
+    ]
+    assert unbounded == []
+    assert {field.name for field in dataclasses.fields(SizeConfig)} == set(vars(config_of().size))
+    assert isinstance(config_of(), Config)

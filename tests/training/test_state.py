@@ -1,0 +1,27 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanolm.training.state import flatten, unflatten
+
+
+def test_a_tree_survives_json_and_tensors() -> None:
+    tree = {
+        "a": [1, 2.5, None, True, "x"],
+        3: {"inner": (torch.arange(3), math.inf)},
+        "betas": (0.9, 0.1 + 0.2),
+        "empty": [{}, [], ()],
+    }
+    shape, tensors = flatten(tree)
+    again = unflatten(json.loads(json.dumps(shape)), tensors)
+    assert torch.equal(again[3]["inner"][0], torch.arange(3))
+    again[3]["inner"] = tree[3]["inner"] = None  # type: ignore[index,call-overload]
+    assert again == tree
+
+
+def test_what_is_neither_is_refused() -> None:
+    with pytest.raises(AssertionError, match="Path"):
+        flatten({"path": Path("x")})

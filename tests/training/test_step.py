@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from nanolm.config import Precision
+from nanolm.training.precision import NumberFormat
+from nanolm.training.step import next_token_loss, update
+
+FP32 = NumberFormat(Precision.fp32, torch.device("cpu"))
+
+
+def table() -> tuple[torch.nn.Embedding, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = torch.nn.Embedding(5, 5)
+    return model, torch.optim.SGD(model.parameters(), lr=1.0)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(5, (8, 6), generator=generator), torch.randint(5, (8, 6), generator=generator)
+
+
+def test_the_loss_is_the_mean_of_minus_log_probability() -> None:
+    logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    by_hand = -torch.stack([logits[b, t].softmax(0)[targets[b, t]].log() for b in range(2) for t in range(3)]).mean()
+    torch.testing.assert_close(next_token_loss(logits, targets), by_hand)
+
+
+def test_parts_of_a_batch_add_up_to_the_batch() -> None:
+    inputs, targets = batch()
+    results = []
+    for n in (1, 2, 8):
+        model, optimizer = table()
+        loss, norm = update(model, optimizer, zip(inputs.chunk(n), targets.chunk(n), strict=True), FP32, None)
+        results.append((loss, norm, model.weight.detach().clone()))
+    for loss, norm, weight in results[1:]:
+        assert (loss, norm) == pytest.approx(results[0][:2], rel=1e-5)
+        torch.testing.assert_close(weight, results[0][2])
+
+
+def test_clipping_scales_the_gradient_to_the_norm() -> None:
+    model, optimizer = table()
+    before = model.weight.detach().clone()
+    _, norm = update(model, optimizer, [batch()], FP32, 0.01)
+    moved = (model.weight.detach() - before).norm().item()
+    assert norm > 0.01
+    assert moved == pytest.approx(0.01, rel=1e-4)
+    model, optimizer = table()
+    _, norm = update(model, optimizer, [batch()], FP32, 1e9)
+    assert (model.weight.detach() - before).norm().item() == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_leaves_the_weights_alone(where: str, value: float) -> None:
+    model, optimizer = table()
+    before = model.weight.detach().clone()
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        logits = model(tokens)
+        if where == "loss":
+            return logits * value
+        logits.register_hook(lambda gradient: gradient * value)
+        return logits
+
+    loss, norm = update(forward, optimizer, [batch()], FP32, 1.0)
+    assert not (math.isfinite(loss) and math.isfinite(norm))
+    assert torch.equal(before, model.weight)
+
+
+def test_fp16_skips_an_overflow_and_lowers_its_scale() -> None:
+    model, optimizer = table()
+    number_format = NumberFormat(Precision.fp16, torch.device("cpu"))
+    assert number_format.scaler is not None
+    before, scale = model.weight.detach().clone(), number_format.scaler.get_scale()
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        logits = model(tokens)
+        logits.register_hook(lambda gradient: gradient * math.inf)
+        return logits
+
+    update(forward, optimizer, [batch()], number_format, 1.0)
+    assert torch.equal(before, model.weight)
+    assert number_format.scaler.get_scale() == scale / 2
+    update(model, optimizer, [batch()], number_format, 1.0)
+    assert not torch.equal(before, model.weight)

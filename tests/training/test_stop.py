@@ -1,0 +1,28 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from nanolm.training.stop import StopRequest
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_asks(number: signal.Signals, status: int) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), number)
+        assert (stop.signal, stop.exit_status) == (number, status)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    code = (
+        "import os, signal, time\nfrom nanolm.training.stop import StopRequest\n"
+        "with StopRequest():\n os.kill(os.getpid(), signal.SIGTERM)\n print('asked', flush=True)\n"
+        " os.kill(os.getpid(), signal.SIGTERM)\n print('still here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (143, "asked\n")

@@ -1,0 +1,296 @@
+import io
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanolm.compose import load_yaml
+from nanolm.config import Config
+from nanolm.errors import DataError, DivergedError, RunError, SettingsError
+from nanolm.registry import MODELS, OPTIMIZERS
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint, trainer
+from nanolm.training.trainer import Outcome, train
+from tests.conftest import SMALL, config_of
+
+
+def settings(text: Path, *overrides: str) -> Config:
+    return config_of(*SMALL, "dataset=text", f"dataset.path={text}", *overrides)
+
+
+def rows(run: RunDirectory) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what a clock says."""
+    timed = ("seconds", "tokens_per_second")
+    parsed = (json.loads(line) for line in run.metrics.read_text().splitlines())
+    return [{key: value for key, value in row.items() if key not in timed} for row in parsed]
+
+
+def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], Any]:
+    found, _ = checkpoint.newest(run.checkpoints)
+    assert found is not None
+    from safetensors.torch import load_file
+
+    return load_file(found.path / checkpoint.WEIGHTS), found.load_state()
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in ("seconds", "lengths"))
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def run_of(config: Config, folder: Path, **keywords: Any) -> Outcome:
+    return train(config, RunDirectory(folder), **keywords)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) -> None:
+    config = settings(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.sample_tokens=20")
+    outcome = run_of(config, folder, choices={"model": "gpt"})
+    run = RunDirectory(folder)
+    assert load_yaml(run.config) == config
+    steps = [(row["split"], row["step"]) for row in rows(run)]
+    assert steps == [(split, step) for step in (10, 20, 30) for split in ("train", "val")]
+    assert set(json.loads(run.metrics.read_text().splitlines()[0])) == {
+        "step", "split", "loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second",
+    }  # fmt: skip
+    summary = run.read_summary()
+    assert summary == outcome.summary
+    assert summary["status"] == "completed"
+    assert summary["tokens"] == 30 * 4 * 16
+    assert summary["best_val_loss"] == min(row["loss"] for row in rows(run) if row["split"] == "val")
+    assert summary["bits_per_byte"] == pytest.approx(summary["best_val_loss"] / math.log(2))
+    for key in ("parameters", "seed", "versions", "git", "corpus", "tokenizer", "seconds", "tokens_per_second"):
+        assert summary[key] is not None, key
+    assert run.samples.read_text().count("--- step") == 3
+    assert outcome.sample in run.samples.read_text()
+    assert "val loss" in run.log.read_text()
+
+
+def test_the_loss_falls(small_text: Path, folder: Path) -> None:
+    config = settings(small_text, "trainer.max_steps=200", "trainer.eval_every=100", "optimizer.lr=1e-2")
+    summary = run_of(config, folder).summary
+    assert summary["best_val_loss"] < 0.8 * summary["reference_losses"]["counted_bigram"]
+
+
+def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: Path) -> None:
+    overrides = ("trainer.max_steps=60", "trainer.eval_every=10", "trainer.save_every=5", "optimizer.lr=0.05")
+    summary = run_of(settings(small_text, *overrides), folder).summary
+    kept = sorted(path.name for path in RunDirectory(folder).checkpoints.iterdir())
+    assert kept == sorted({f"step-{step:08d}" for step in (summary["best_step"], 55, 60)})
+
+
+@pytest.mark.parametrize("stop_at", [1, 9, 10, 11, 25])
+@pytest.mark.parametrize("overrides", [(), ("optimizer=sgd", "trainer.accumulate=2", "trainer.precision=bf16")])
+def test_stopped_and_resumed_equals_never_stopped(
+    stop_at: int, overrides: tuple[str, ...], small_text: Path, tmp_path: Path
+) -> None:
+    common = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=7", "trainer.log_every=3")
+    config = settings(small_text, "model.dropout=0.3", "trainer.sample_tokens=5", *common, *overrides)
+    whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
+    for run in (whole, parted):
+        run.path.mkdir()
+    train(config, whole)
+    with stopped_at(stop_at):
+        outcome = train(config, parted)
+    assert outcome.exit_status == 143
+    assert outcome.summary["status"] == "interrupted"
+    assert parted.read_summary()["step"] == stop_at
+    torch.rand(3)  # what happened elsewhere in the process has no influence
+    outcome = train(config, parted)
+    assert outcome.summary["status"] == "completed"
+    assert rows(parted) == rows(whole)
+    assert parted.samples.read_bytes() == whole.samples.read_bytes()
+    assert same(final_state(parted), final_state(whole))
+    assert final_state(whole)[1]["numbers"]["step"] == 30
+
+
+class stopped_at:  # noqa: N801
+    """Sends SIGTERM to this process in the middle of an update."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+        self.patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> None:
+        update = trainer.update
+
+        def interrupted(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return update(*arguments)
+
+        self.patch.setattr(trainer, "update", interrupted)
+
+    def __exit__(self, *_: object) -> None:
+        self.patch.undo()
+
+
+@pytest.mark.parametrize("part", ["optimizer", "rng", "step", "loss_sum"])
+def test_the_equality_would_notice_a_missing_part(
+    part: str, small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(small_text, "model.dropout=0.3", "trainer.max_steps=20", "trainer.save_every=7")
+    whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
+    for run in (whole, parted):
+        run.path.mkdir()
+    train(config, whole)
+    with stopped_at(8):
+        train(config, parted)
+    load = checkpoint.Checkpoint.load_state
+
+    def forgetful(self: checkpoint.Checkpoint) -> Any:
+        state = load(self)
+        if part == "optimizer":
+            state["optimizer"]["state"] = {}
+        elif part == "rng":
+            state["rng"]["torch"] = torch.Generator().manual_seed(1).get_state()
+        else:
+            state["numbers"][part] -= 1
+        return state
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
+    train(config, parted)
+    monkeypatch.undo()
+    assert not (same(final_state(parted), final_state(whole)) and rows(parted) == rows(whole))
+
+
+def test_evaluating_more_often_changes_no_training_row(small_text: Path, tmp_path: Path) -> None:
+    found = []
+    for every in (1, 7):
+        run = RunDirectory(tmp_path / f"every{every}")
+        run.path.mkdir()
+        train(settings(small_text, "model.dropout=0.3", "trainer.max_steps=20", f"trainer.eval_every={every}"), run)
+        found.append([row for row in rows(run) if row["split"] == "train"])
+    assert found[0] == found[1]
+
+
+def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: Path) -> None:
+    losses = []
+    for parts in (1, 4):
+        run = RunDirectory(tmp_path / f"parts{parts}")
+        run.path.mkdir()
+        outcome = train(settings(small_text, "trainer.max_steps=20", f"trainer.accumulate={parts}"), run)
+        losses.append(outcome.summary["final_val_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+    small_text: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(folder)
+    train(settings(small_text, "trainer.max_steps=20", "trainer.save_every=5"), run)
+    newest = run.checkpoints / "step-00000020"
+    content = bytearray((newest / checkpoint.WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 4
+    (newest / checkpoint.WEIGHTS).write_bytes(bytes(content))
+    outcome = train(settings(small_text, "trainer.max_steps=30", "trainer.save_every=5"), run)
+    said = capsys.readouterr().err
+    assert "passed over a damaged checkpoint" in said
+    assert "step-00000020: model.safetensors has been altered" in said
+    assert "goes on from step 15" in said
+    assert outcome.summary["step"] == 30
+    assert (run.checkpoints / "step-00000020.replaced-1").is_dir()
+
+
+def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path, folder: Path) -> None:
+    run = RunDirectory(folder)
+    config = settings(
+        small_text, "trainer.save_every=1", "trainer.max_steps=50", "optimizer.lr=1e20", "trainer.clip_norm=null"
+    )
+    with pytest.raises(DivergedError, match=r"diverged at step \d+: loss [\s\S]*last good checkpoint: step-"):
+        train(config, run)
+    summary = run.read_summary()
+    assert summary["status"] == "diverged"
+    weights, state = final_state(run)
+    assert state["numbers"]["step"] == summary["step"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_another_text_under_a_resumed_run_is_refused(small_text: Path, folder: Path) -> None:
+    run = RunDirectory(folder)
+    train(settings(small_text, "trainer.max_steps=5"), run)
+    small_text.write_text(small_text.read_text() + "one more line\n")
+    with pytest.raises(RunError, match="the corpus is not the one that the run was trained with"):
+        train(settings(small_text, "trainer.max_steps=10"), run)
+
+
+def test_bad_data_leaves_an_empty_folder(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(DataError, match="needs 17"):
+        run_of(settings(tmp_path / "short.txt"), folder)
+    with pytest.raises(SettingsError, match="no device"):
+        run_of(settings(tmp_path / "short.txt", "trainer.device=cuda:99"), folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer.checkpoint, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        run_of(settings(small_text, "trainer.max_steps=5"), folder)
+    summary = RunDirectory(folder).read_summary()
+    assert (summary["status"], summary["error"]) == ("failed", "OSError: [Errno 28] No space left on device")
+
+
+@pytest.mark.parametrize("model", ["bigram", "gpt", "gpt2"])
+def test_every_model_trains(model: str, small_text: Path, folder: Path) -> None:
+    screen = io.StringIO()
+    summary = run_of(
+        settings(small_text, f"model={model}", "trainer.max_steps=10", "tokenizer=byte"),
+        folder,
+        show_bar=True,
+        bar_file=screen,
+    ).summary
+    assert summary["final_val_loss"] < math.log(256)
+    assert "10/10" in screen.getvalue()
+
+
+def test_a_model_and_an_optimizer_of_ones_own_train_like_any_other(small_text: Path, folder: Path) -> None:
+    MODELS.register("unigram_of_my_own")(unigram)
+    OPTIMIZERS.register("adagrad_of_my_own")(adagrad)
+    config = settings(small_text, "trainer.max_steps=10")
+    config.model.name, config.optimizer.name = "unigram_of_my_own", "adagrad_of_my_own"
+    assert run_of(config, folder).summary["parameters"] < 100
+
+
+def unigram(config: Config, vocab_size: int) -> torch.nn.Module:
+    class Unigram(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.zeros(vocab_size))
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.logits.expand(*tokens.shape, vocab_size)
+
+    return Unigram()
+
+
+def adagrad(model: torch.nn.Module, config: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(model.parameters(), lr=config.lr)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_a_gpu_trains_and_resumes(compiled: str, small_text: Path, folder: Path) -> None:
+    common = ("trainer.device=cuda", f"trainer.compile={compiled}", "model.dropout=0.1")
+    run_of(settings(small_text, "trainer.max_steps=10", *common), folder)
+    summary = run_of(settings(small_text, "trainer.max_steps=20", *common), folder).summary
+    assert (summary["step"], summary["precision"]) == (20, "bf16")

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from nanolm.config import Precision
+from nanolm.model.build import build
+from nanolm.training import validation
+from nanolm.training.precision import NumberFormat
+from nanolm.training.step import next_token_loss
+from nanolm.training.validation import exact_loss
+from tests.conftest import config_of
+from tests.model.test_transformer import awaken
+
+CPU = torch.device("cpu")
+TOKENS = np.random.default_rng(0).integers(0, 11, 103).astype(np.uint8)
+
+
+def loss_of(model: torch.nn.Module, tokens: np.ndarray, stride: int) -> float:
+    return exact_loss(
+        model,
+        model,
+        tokens,
+        context_length=8,
+        stride=stride,
+        vocab_size=11,
+        device=CPU,
+        number_format=NumberFormat(Precision.fp32, CPU),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+@pytest.mark.parametrize("length", [2, 8, 9, 10, 17, 103])
+@pytest.mark.parametrize("rows_at_once", [1, 10_000])
+def test_every_token_is_scored_once(
+    stride: int, length: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
+    model = build(config_of("size.context_length=8", "size.n_layers=2", "model.dropout=0.5"), 11).train()
+    awaken(model)
+    tokens = TOKENS[:length]
+    found = loss_of(model, tokens, stride)
+    assert model.training
+    model.eval()
+    losses = []
+    first = min(8, length - 1)
+    for target in range(1, length):
+        # Targets 1 .. first share the first window; after that each stretch of `stride` ends a window of its own.
+        end = first if target <= first else min(first + -(-(target - first) // stride) * stride, length - 1)
+        window = torch.from_numpy(tokens[max(end - 8, 0) : end].astype(np.int64))[None]
+        position = target - 1 - max(end - 8, 0)
+        losses.append(next_token_loss(model(window)[:, position : position + 1], torch.tensor([[int(tokens[target])]])))
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_a_smaller_stride_gives_more_context() -> None:
+    model = Copier()
+    tokens = np.tile(np.arange(5, dtype=np.uint8), 40)
+    assert loss_of(model, tokens, 1) < loss_of(model, tokens, 8)
+
+
+class Copier(torch.nn.Module):
+    """Knows the next token where it has seen five before."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits = 5.0 * torch.nn.functional.one_hot((tokens + 1) % 5, 11).float()
+        logits[:, :4] = 0
+        return logits
