@@ -17,7 +17,7 @@ from nanolm.errors import SettingsError
 # A target that is not scored: the padding behind a row's text.
 IGNORED = -100
 
-# Steps whose positions are drawn together: the generator is made once for all of them.
+# Steps whose positions are drawn together, which costs about as much as drawing those of one.
 STEPS_AT_ONCE = 64
 
 
@@ -59,12 +59,13 @@ def draw(
     if kind is Batches.windows:
         starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)
         return _windows_at(stream.tokens, starts_B[share], context_length)
-    places_B = np.arange(batch_size, dtype=np.int64)[share] + step * batch_size
+    block, row = divmod(step, STEPS_AT_ONCE)
     if kind is Batches.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
-        return _windows_at(stream.tokens, _in_epochs(places_B, n_blocks, seed) * context_length, context_length)
+        blocks_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share]
+        return _windows_at(stream.tokens, blocks_B * context_length, context_length)
     assert stream.rows is not None, f"{kind} of a stream without rows"
-    return rows_at(stream.tokens, stream.rows, _in_epochs(places_B, len(stream.rows), seed))
+    return rows_at(stream.tokens, stream.rows, _in_epochs(len(stream.rows), seed, block, batch_size)[row, share])
 
 
 def windows(
@@ -117,9 +118,14 @@ def _positions(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
     return generator.integers(0, high, size=(STEPS_AT_ONCE, batch_size))
 
 
-def _in_epochs(places_B: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """What stands at these places of an endless row of epochs, each all of 0..n-1 in an order of its own."""
-    return permute(places_B % n, n, mix(seed, places_B // n))
+@functools.lru_cache(maxsize=4)
+def _in_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+    """What is drawn in a block of steps, STEPS_AT_ONCE x B, from an endless row of epochs.
+
+    An epoch is all of 0..n-1 in an order of its own; a batch may end one epoch and begin the next.
+    """
+    places = np.arange(STEPS_AT_ONCE * batch_size, dtype=np.int64) + block * STEPS_AT_ONCE * batch_size
+    return permute(places % n, n, mix(seed, places // n)).reshape(STEPS_AT_ONCE, batch_size)
 
 
 def _windows_at(tokens: Tokens, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -288,7 +288,7 @@ def _plain(value: Any) -> Any:
 
 @functools.cache
 def _code(kind: type[Any]) -> dict[str, str]:
-    """The source file of a class and the versions of the libraries it may lean on: what its fingerprint lacks."""
+    """The source of a class and the versions of the libraries it may lean on: what its fingerprint lacks."""
     import importlib.metadata
 
     versions = {}
@@ -296,7 +296,10 @@ def _code(kind: type[Any]) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     with contextlib.suppress(OSError, TypeError):
-        versions["source"] = hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+        path = Path(inspect.getfile(kind))
+        # Ours lean on their neighbours; a plugin's may stand anywhere, beside anything.
+        sources = sorted(path.parent.glob("*.py")) if kind.__module__.startswith("nanolm.") else [path]
+        versions["source"] = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return versions
 
 
