@@ -92,11 +92,9 @@ def run(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
-    from hydra._internal.utils import get_args_parser
+    from nanolm.compose import compose_line, hidden_options, import_plugins, quoted, register_schemas
 
-    from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
-
-    flags = get_args_parser().parse_args(arguments)
+    flags, arguments = _train_flags(arguments)
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
@@ -111,9 +109,30 @@ def train(arguments: list[str]) -> int:
     if flags.multirun:
         return _hydra(arguments)
     directory = _run_directory(line)
-    from nanolm.compose import quoted
-
     return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line)
+
+
+def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags, wherever they stand in the line, and the line with its flags first, as Hydra wants it.
+
+    Raises:
+        SettingsError: a flag that does not exist.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise SettingsError(
+            message, where="the command line", mend="settings are key=value, for example optimizer.lr=1e-3"
+        )
+
+    parser.error = refuse
+    flags = parser.parse_intermixed_args(arguments)
+    words = list(arguments)
+    for override in flags.overrides:
+        words.remove(override)
+    return flags, [*words, *flags.overrides]
 
 
 def _train_help(config_dir: str | None) -> str:
@@ -165,33 +184,27 @@ def _cut_off_run(line: Line) -> Path | None:
     return None
 
 
-_LINE: Line | None = None
-_STATUS = 0
-
-
 def _hydra(arguments: list[str], line: Line | None = None) -> int:
     """Hands the line to Hydra. Errors come back here as they are, for `main` to print."""
-    global _LINE, _STATUS
-
     import hydra
 
     from nanolm.compose import CONFIG_NAME, config_folder
 
-    _LINE, _STATUS = line, 0
+    def job(composed: DictConfig) -> float | None:
+        return _job(composed, line)
+
     before = sys.argv
     sys.argv = ["nanolm train", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(_job)()
+        hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(job)()
     finally:
         sys.argv = before
-    return _STATUS
+    return 0
 
 
-def _job(composed: DictConfig) -> float | None:
-    """One run, in the folder that Hydra made for it."""
-    global _STATUS
-
+def _job(composed: DictConfig, line: Line | None) -> float | None:
+    """One run, in the folder that Hydra made for it; returns what a sweeper minimises."""
     from hydra.core.hydra_config import HydraConfig
 
     from nanolm.compose import continue_run, import_plugins, load_yaml, register_schemas, to_config
@@ -213,8 +226,8 @@ def _job(composed: DictConfig) -> float | None:
                     where=str(run.path),
                     mend="resume=auto goes on with it; another hydra.run.dir= starts anew",
                 )
-            if _LINE is not None:
-                config, changes = continue_run(load_yaml(run.config), _LINE)
+            if line is not None:
+                config, changes = continue_run(load_yaml(run.config), line)
             if _is_complete(run, config):
                 print(
                     f"nothing to do: {run.path} is completed at step {config.trainer.max_steps}",
@@ -232,8 +245,10 @@ def _job(composed: DictConfig) -> float | None:
         }
         choices = run.read_summary().get("choices") or choices
         outcome = train_model(config, run, choices=choices, changes=changes)
-        closing_table(outcome.summary, run.path, outcome.sample)
-        _STATUS = outcome.exit_status
+        closing_table(outcome.summary, run, outcome.sample)
+        if outcome.exit_status:
+            # Past Hydra, which would start the next job of a sweep.
+            sys.exit(outcome.exit_status)
         return _value(outcome.summary)
 
 
@@ -243,7 +258,6 @@ def _is_complete(run: Any, config: Config) -> bool:
 
 
 def _value(summary: dict[str, Any]) -> float | None:
-    """What a sweeper minimises."""
     return summary.get("best_val_loss")
 
 

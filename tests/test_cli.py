@@ -127,6 +127,14 @@ def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -
     assert list(nanolm.folder.iterdir()) == []  # type: ignore[attr-defined]
 
 
+def test_flags_may_stand_anywhere() -> None:
+    flags, line = cli._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
+    assert (flags.config_dir, flags.multirun, flags.overrides) == ("mine", True, ["model=gpt", "seed=1"])
+    assert line == ["--config-dir", "mine", "-m", "model=gpt", "seed=1"]
+    with pytest.raises(SettingsError, match=r"unrecognized arguments: --lr[\s\S]*settings are key=value"):
+        cli._train_flags(["--lr", "model=gpt"])
+
+
 def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "my_masks.py").write_text(  # type: ignore[attr-defined]
         "from nanolm.registry import MASKS\n"
@@ -148,3 +156,33 @@ def test_python_m_nanolm_and_the_script_are_one(nanolm: Nanolm) -> None:
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
     assert done.stdout == nanolm("--help").stdout
     assert nanolm("--version").stdout.startswith("nanolm 0.")
+
+
+def test_a_sweep_ends_when_it_is_told_to(nanolm: Nanolm, small_text: Path) -> None:
+    import signal
+    import time
+
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=100000", "hydra.sweep.dir=sweep")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanolm", "train", "-m", *line, "seed=1,2"],
+        cwd=nanolm.folder,  # type: ignore[attr-defined]
+        env=nanolm.environment,  # type: ignore[attr-defined]
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = nanolm.folder / "sweep" / "0" / "metrics.jsonl"  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 60
+    while not (first.exists() and first.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not (nanolm.folder / "sweep" / "1").exists()  # type: ignore[attr-defined]
+
+
+def test_a_job_that_fails_lets_the_others_run(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *line, "size.n_heads=3,2")
+    assert done.returncode == 2
+    assert "cannot be divided among size.n_heads 3 heads" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [RunDirectory(path).exists() for path in sorted((nanolm.folder / "sweep").glob("[0-9]"))] == [True]  # type: ignore[attr-defined]

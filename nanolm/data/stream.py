@@ -36,7 +36,7 @@ from nanolm.data import tokenizers
 from nanolm.data.corpus import Corpus, split_settings
 from nanolm.data.download import cache_folder
 from nanolm.data.tokenizers import Tokenizer, smallest_integers
-from nanolm.errors import DataError
+from nanolm.errors import DataError, NanolmError
 from nanolm.files import sync_folder, write_durably
 from nanolm.registry import TOKENIZERS
 
@@ -181,19 +181,16 @@ def fit(corpus: Corpus, config: Config) -> Tokenizer:
         "code": _code(TOKENIZERS[config.tokenizer.name]),
     }
     path = _folder() / "tokenizers" / f"{config.tokenizer.name}-{_key(about)}.json"
-    with contextlib.suppress(Exception):
-        # Written in one step with its hash, so that one that reads back is whole.
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if hashlib.sha256(kept["tokenizer"].encode()).hexdigest() == kept["sha256"]:
-            state = json.loads(kept["tokenizer"])
-            return TOKENIZERS[state.pop("name")].from_json(state)
-    texts = (piece.text for piece in corpus.pieces())
-    tokenizer = tokenizers.fit(config.tokenizer, texts)
-    text = tokenizers.to_text(config.tokenizer.name, tokenizer)
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    hash_path = path.with_suffix(".sha256")
+    with contextlib.suppress(OSError, NanolmError):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == hash_path.read_text(encoding="utf-8"):
+            return tokenizers.from_file(path)
+    tokenizer = tokenizers.fit(config.tokenizer, (piece.text for piece in corpus.pieces()))
+    content = tokenizers.to_text(config.tokenizer.name, tokenizer).encode()
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps({"sha256": sha256, "tokenizer": text}).encode())
+        write_durably(path, content)
+        write_durably(hash_path, hashlib.sha256(content).hexdigest().encode())
     return tokenizer
 
 
@@ -498,7 +495,7 @@ def _encode_all(
         n_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(type(tokenizer), tokenizer.to_json()),
+        initargs=(type(tokenizer), tokenizer.to_json(), tokenizer.lossless),
     )
     ahead: collections.deque[tuple[_Group, Future[_Encoded] | None]] = collections.deque()
 
@@ -528,8 +525,11 @@ def _encode_all(
 _WORKER: list[Tokenizer] = []
 
 
-def _start_worker(kind: type[Tokenizer], state: dict[str, Any]) -> None:
-    _WORKER[:] = [kind.from_json(state)]
+def _start_worker(kind: type[Tokenizer], state: dict[str, Any], lossless: bool) -> None:
+    tokenizer = kind.from_json(state)
+    # A plugin's may have been given it after it was made.
+    tokenizer.lossless = lossless
+    _WORKER[:] = [tokenizer]
 
 
 def _encode_in_worker(texts: list[str], begins: list[bool], rows: str | None) -> _Encoded:

@@ -1,26 +1,59 @@
-"""Tables for people."""
+"""Tables and curves for people, in the terminal."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from nanolm.runs.directory import RunDirectory
 
 # Beside every figure of such a run: what <unk> stands for was never predicted.
 LOSSY = "lossy tokenizer: <unk> hides text, not comparable"
 
 
-def closing_table(summary: dict[str, Any], run: Path, sample: str) -> None:
-    """Prints how a run ended: the figures beside what counting reaches, a sample, and where everything is."""
+def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int, height: int = 16) -> str:
+    """Draws the losses of metrics.jsonl over steps, and constant lines to compare them with.
+
+    Returns:
+        Lines of text; an empty string where there are fewer than two points of a split to join.
+    """
+    import plotext
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(width, height)
+    drawn = []
+    for split, marker in (("train", "braille"), ("val", "hd")):
+        points = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
+        if len(points) > 1:
+            plotext.plot(*zip(*points, strict=True), label=f"{split} loss", marker=marker)
+            drawn += points
+    if not drawn:
+        return ""
+    ends = [min(drawn)[0], max(drawn)[0]]
+    for name, loss in references.items():
+        plotext.plot(ends, [loss, loss], label=name.replace("_", " "), marker="·")
+    plotext.xticks(sorted({round(ends[0] + (ends[1] - ends[0]) * n / 4) for n in range(5)}))
+    plotext.xlabel("step")
+    plotext.ylabel("nats per token")
+    return "\n".join(line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines())
+
+
+def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> None:
+    """Prints how a run ended: its curve, its figures beside what counting reaches, a sample, and where it all is."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
+    path = escape(str(run.path))
+    bigram = {name: loss for name, loss in summary["reference_losses"].items() if name == "counted_bigram"}
+    if drawn := curve(run.read_metrics(), bigram, width=min(console.width, 100)):
+        print(drawn)
     table = Table(box=SIMPLE_HEAD, title=f"{summary['status']} at step {summary['step']:,}", title_justify="left")
     table.add_column("")
-    table.add_column("nats per token", justify="right")
-    table.add_column("bits per byte", justify="right")
+    table.add_column("nats/token", justify="right")
+    table.add_column("bits/byte", justify="right")
     table.add_column("")
     best = summary["best_val_loss"]
     if best is not None:
@@ -29,14 +62,14 @@ def closing_table(summary: dict[str, Any], run: Path, sample: str) -> None:
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"step {summary['best_step']:,}; exact over {summary['val_scored_tokens']:,} tokens"
+            f"step {summary['best_step']:,}, all {summary['val_scored_tokens']:,} tokens"
             + ("" if summary["lossless"] else f"; {LOSSY}"),
         )
         final = summary["final_val_loss"]
         if final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
         for name, loss in summary["reference_losses"].items():
-            difference = f"the best val loss is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
+            difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
     console.print(table)
     if sample:
@@ -46,11 +79,11 @@ def closing_table(summary: dict[str, Any], run: Path, sample: str) -> None:
     console.print(
         f"{summary['parameters']:,} parameters, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}"
     )
-    console.print(f"run        {escape(str(run))}  (metrics.jsonl, samples.txt, checkpoints/)", soft_wrap=True)
+    console.print(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)", soft_wrap=True)
     if summary.get("wandb_id"):
         how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
-        console.print(f"wandb      {escape(str(run / 'wandb'))}  ({how})", soft_wrap=True)
-    console.print(f"write      nanolm generate {escape(str(run))} --prompt 'The '", soft_wrap=True)
+        console.print(f"wandb      {path}/wandb  ({how})", soft_wrap=True)
+    console.print(f"write      nanolm generate {path} --prompt 'The '", soft_wrap=True)
     more = summary["step"] * 2 if summary["status"] == "completed" else None
     hint = f" trainer.max_steps={more}" if more else ""
-    console.print(f"go on      nanolm train resume={escape(str(run))}{hint}", soft_wrap=True)
+    console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)

@@ -64,6 +64,23 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"summary.json is damaged: {error}", where=str(self.summary)) from error
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl. A last line that a kill cut short is left out.
+
+        Raises:
+            RunError: another line is not JSON.
+        """
+        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(
+                    f"line {number} of metrics.jsonl is damaged: {error}", where=str(self.metrics)
+                ) from error
+        return rows
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replaces summary.json in one step."""
         write_durably(self.summary, (json.dumps(summary, indent=2) + "\n").encode())

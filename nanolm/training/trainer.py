@@ -141,15 +141,19 @@ def train(
     else:
         resumed.load_weights(model)
         state.load_tree(resumed.load_state())
-    log = Log(run, state.lengths, show_bar, bar_file)
-    forward = torch.compile(model) if config.trainer.compile else model
-    setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
-    _announce(setup, summary, [error.found for error in damaged], changes or [])
-    logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
-    log.logger = open_logger(config.logger, run, logger_about, log.say)
-    summary |= log.logger.about()
-    run.write_summary({**before, **summary})
+    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file)) as log:
+        forward = torch.compile(model) if config.trainer.compile else model
+        setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
+        _announce(setup, summary, [error.found for error in damaged], changes or [])
+        logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
+        log.logger = open_logger(config.logger, run, logger_about, log.say)
+        summary |= log.logger.about()
+        run.write_summary({**before, **summary})
+        return _train(setup, summary, began)
 
+
+def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
+    """Runs the loop, and writes how it ended whatever happens in it."""
     stop = StopRequest()
     status = "failed"
     text = ""
@@ -164,10 +168,9 @@ def train(
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        summary |= {"status": status, **_results(state, streams["val"])}
-        run.write_summary(summary)
-        log.logger.close(summary)
-        log.close()
+        summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
+        setup.run.write_summary(summary)
+        setup.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 
 

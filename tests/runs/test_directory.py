@@ -77,3 +77,13 @@ def test_a_summary_is_read_back_and_a_damaged_one_named(tmp_path: Path) -> None:
     run.summary.write_text('{"step": ')
     with pytest.raises(RunError, match=r"summary\.json is damaged"):
         run.read_summary()
+
+
+def test_metrics_are_read_up_to_a_line_that_was_cut(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.read_metrics() == []
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+    run.metrics.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):
+        run.read_metrics()

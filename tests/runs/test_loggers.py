@@ -127,3 +127,18 @@ def test_no_logger_takes_everything(tmp_path: Path) -> None:
     logger.log({})
     logger.close({})
     assert logger.about() == {}
+
+
+def test_training_rows_are_sent_at_a_walking_pace(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    logger = open_logger(WandbConfig(mode=WandbMode.offline), run, ABOUT, print)
+    for step in range(1, 2001):
+        logger.log({"step": step, "split": "train", "loss": 1.0})
+    logger.log({"step": 2000, "split": "val", "loss": 2.0})
+    logger.close({"status": "completed"})
+    (folder,) = run.wandb.glob("offline-run-*")
+    kept = history(folder)
+    assert kept[0]["_step"] == 1
+    assert len(kept) < 50
+    assert kept[-1]["val/loss"] == 2.0

@@ -287,6 +287,31 @@ def adagrad(model: torch.nn.Module, config: Any) -> torch.optim.Optimizer:
     return torch.optim.Adagrad(model.parameters(), lr=config.lr)
 
 
+def test_a_resumed_run_goes_on_with_its_wandb_record(
+    small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunDirectory(folder)
+    ids = []
+    for steps in (10, 20):
+        train(settings(small_text, "logger=wandb", f"trainer.max_steps={steps}"), run)
+        ids.append(run.read_summary()["wandb_id"])
+    assert ids[0] == ids[1]
+    assert len(list(run.wandb.glob(f"offline-run-*-{ids[0]}"))) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("true", "false"):
+        run = RunDirectory(tmp_path / compiled)
+        run.path.mkdir()
+        train(settings(small_text, "trainer.max_steps=20", f"trainer.compile={compiled}"), run)
+        losses.append([row["loss"] for row in rows(run)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("compiled", ["true", "false"])
 def test_a_gpu_trains_and_resumes(compiled: str, small_text: Path, folder: Path) -> None:

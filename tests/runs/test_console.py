@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from nanolm.runs.console import closing_table, curve
+from nanolm.runs.directory import RunDirectory
+
+ROWS = [{"step": n, "split": "train", "loss": 4 / n + 1} for n in range(1, 101)]
+ROWS += [{"step": n, "split": "val", "loss": 4 / n + 1.2} for n in (50, 100)]
+
+
+def test_a_curve_has_axes_units_and_names() -> None:
+    drawn = curve(ROWS, {"counted_bigram": 2.5}, width=80)
+    for part in ("train loss", "val loss", "counted bigram", "step", "nats per token", "100", "\n1.0"):
+        assert part in drawn
+    assert "\x1b" not in drawn
+    assert max(map(len, drawn.splitlines())) <= 80
+    assert curve(ROWS[:1], {}, width=80) == ""
+
+
+def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {
+        "status": "completed",
+        "step": 100,
+        "best_val_loss": 1.25,
+        "best_step": 90,
+        "final_val_loss": 1.5,
+        "bits_per_byte": 1.8034,
+        "val_tokens": 1001,
+        "val_scored_tokens": 1000,
+        "lossless": True,
+        "reference_losses": {"counted_unigram": 3.0, "counted_bigram": 2.5},
+        "parameters": 1234,
+        "tokens": 6400,
+        "seconds": 3.2,
+        "tokens_per_second": 2000.0,
+        "wandb_id": "abc",
+        "wandb_mode": "offline",
+    }
+    closing_table(summary, RunDirectory(tmp_path), "[bold] is not markup here")
+    out = capsys.readouterr().out
+    for part in (
+        "completed at step 100", "1.2500", "1.8034", "1.5000", "50.0% under it", "all 1,000 tokens",
+        "[bold] is not markup here", "1,234 parameters", "wandb sync", f"nanolm generate {tmp_path}",
+        f"nanolm train resume={tmp_path} trainer.max_steps=200",
+    ):  # fmt: skip
+        assert part in out
+
+
+def test_a_run_that_measured_nothing_can_still_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"status": "interrupted", "step": 1, "best_val_loss": None, "reference_losses": {}, "parameters": 1}
+    summary |= {"tokens": 8, "seconds": 0.1, "tokens_per_second": 80.0}
+    closing_table(summary, RunDirectory(tmp_path), "")
+    assert "interrupted at step 1" in capsys.readouterr().out
