@@ -135,7 +135,7 @@ def show(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     console.print(
         Text.assemble(
             ("the first batch", "bold"),
-            f"  {shape} of {batch['batches']}, {batch['scored']:,} targets scored; the beginning of its first rows",
+            f"  {shape} of {batch['batches']}, {batch['scored']:,} targets scored; its first rows begin",
         )
     )
     console.print(_batch_table(batch["rows"]))
