@@ -48,6 +48,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                       nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
   nanolm evaluate   the exact loss of a run on a split
                       nanolm evaluate outputs/RUN --split val --json
+  nanolm data       what a model would see (show), and its tokens ahead of time (prepare)
+                      nanolm data show dataset=tiny_shakespeare tokenizer=char
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -298,7 +300,7 @@ def evaluate(arguments: list[str]) -> int:
         "Scores every token of a split once, in order.",
         "nanolm evaluate outputs/RUN --split val --json",
     )
-    parser.add_argument("--split", default="val", help="train or val (val)")
+    parser.add_argument("--split", default="val", help="train, val or test (val)")
     parser.add_argument(
         "--stride",
         type=int,
@@ -310,6 +312,7 @@ def evaluate(arguments: list[str]) -> int:
 
     from nanolm.evaluate import evaluate as score
     from nanolm.load import load_run
+    from nanolm.runs.console import LOSSY
 
     figures = score(
         load_run(options.run, options.checkpoint, options.device, options.plugins),
@@ -322,7 +325,43 @@ def evaluate(arguments: list[str]) -> int:
         print(
             f"{figures['split']} loss {figures['loss']:.4f} nats per token, {figures['bits_per_byte']:.4f} bits per "
             f"byte over {figures['tokens']:,} tokens (step {figures['step']:,}, stride {figures['stride']})"
+            + ("" if figures["lossless"] else f"; {LOSSY}")
         )
+    return 0
+
+
+def data(arguments: list[str]) -> int:
+    """`nanolm data prepare` and `nanolm data show`, with the settings of a `nanolm train` line."""
+    verbs = {
+        "prepare": "Tokenizes the text of a `nanolm train` line ahead of time, into the cache.",
+        "show": "Prints what a model of a `nanolm train` line would see: counts, vocabulary, first tokens, a batch.",
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("".join(f"nanolm data {verb:<8} {what}\n" for verb, what in verbs.items()), end="")
+        return 0
+    verb, *rest = arguments
+    if verb not in verbs:
+        raise SettingsError(f"there is no verb 'data {verb}'", where="the command line", mend=nearest(verb, verbs))
+    parser = argparse.ArgumentParser(
+        prog=f"nanolm data {verb}",
+        description=verbs[verb],
+        epilog=f"for example: nanolm data {verb} dataset=tiny_shakespeare tokenizer=char trainer.batches=lines",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
+    if verb == "show":
+        parser.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to show (24)")
+        parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_intermixed_args(rest)
+
+    from nanolm import data_verbs
+
+    if verb == "prepare":
+        data_verbs.print_prepared(options.overrides, options.config_dir)
+        return 0
+    if options.tokens < 1:
+        raise SettingsError(f"--tokens is {options.tokens}", where="--tokens", mend="1 or more")
+    data_verbs.show(options.overrides, options.config_dir, options.tokens, options.json)
     return 0
 
 
@@ -342,4 +381,9 @@ def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParse
     return parser
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "generate": generate, "evaluate": evaluate}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "data": data,
+}

@@ -32,12 +32,46 @@ def bounded(default: Any = MISSING, **bounds: float) -> Any:
     return dataclasses.field(default=default, metadata={"bounds": bounds})
 
 
+class SplitBy(enum.Enum):
+    """What is held out for validation and test.
+
+    fraction: the end of the text, as it stands; the cut may go through a document.
+    document: whole documents, drawn at random.
+    line: single lines, drawn at random.
+    """
+
+    fraction = "fraction"
+    document = "document"
+    line = "line"
+
+
+class Newlines(enum.Enum):
+    """Line ends: kept as they stand, or CRLF and lone CR made LF."""
+
+    keep = "keep"
+    normalize = "normalize"
+
+
+class Bom(enum.Enum):
+    """A byte order mark (U+FEFF) that begins a document: kept as a character, or taken off."""
+
+    keep = "keep"
+    strip = "strip"
+
+
 @dataclasses.dataclass
 class DatasetConfig:
-    """What every dataset has: the last `val_fraction` of the text is held out for validation."""
+    """What every dataset has: how much is held out, by what, and how line ends and byte order marks are read."""
 
     name: str = MISSING
     val_fraction: float = bounded(0.1, gt=0, lt=1)
+    # 0: there is no test split.
+    test_fraction: float = bounded(0.0, ge=0, lt=1)
+    split_by: SplitBy = SplitBy.fraction
+    # Draws the documents or lines that are held out; apart from `seed`, so that all seeds are scored on the same text.
+    split_seed: int = bounded(1337, ge=0, lt=2**63)
+    newlines: Newlines = Newlines.keep
+    bom: Bom = Bom.keep
 
 
 @dataclasses.dataclass
@@ -48,21 +82,67 @@ class PythonDocsConfig(DatasetConfig):
 
 
 @dataclasses.dataclass
+class PythonStdlibConfig(DatasetConfig):
+    """The source of the running CPython's standard library, without its tests; a file a document."""
+
+    name: str = "python_stdlib"
+
+
+@dataclasses.dataclass
 class TextConfig(DatasetConfig):
-    """Anyone's text: a file, a folder (every file in it) or a glob such as 'notes/**/*.md'."""
+    """Anyone's text: a file, a folder (every file in it) or a glob such as 'notes/**/*.md'; a file a document."""
 
     name: str = "text"
     path: str = MISSING
+    # Files, folders or globs of their own, in place of a fraction of `path`.
+    val_path: str | None = None
+    test_path: str | None = None
+
+
+@dataclasses.dataclass
+class JsonlConfig(DatasetConfig):
+    """JSON objects, one a line; the text of `field` is a document. Blank lines are passed over."""
+
+    name: str = "jsonl"
+    path: str = MISSING
+    field: str = "text"
+    # Files, folders or globs of their own, in place of a fraction of `path`.
+    val_path: str | None = None
+    test_path: str | None = None
+
+
+@dataclasses.dataclass
+class HuggingFaceConfig(DatasetConfig):
+    """A dataset of the Hugging Face hub, by its name there, or a local folder of parquet or JSON files."""
+
+    name: str = "huggingface"
+    path: str = MISSING
+    # The hub's word for it is the configuration of a dataset, such as wikitext-2-raw-v1.
+    subset: str | None = None
+    field: str = "text"
+    train_split: str = "train"
+    # The dataset's own splits, in place of a fraction of `train_split`.
+    val_split: str | None = None
+    test_split: str | None = None
+    # Read as it comes; false fetches all of it into the cache of `datasets` first.
+    streaming: bool = True
+    # Reads the first so many documents of each split; null: all.
+    max_documents: int | None = bounded(None, ge=1)
 
 
 @dataclasses.dataclass
 class DownloadConfig(DatasetConfig):
-    """A text fetched once into the cache, or read from `path`; either way it must have this sha256."""
+    """A text fetched once into the cache, or read from `path`; either way it must have this sha256.
+
+    sha256 null takes whatever comes, for a file that is issued anew now and then; the run still records what it read.
+    """
 
     name: str = "download"
     url: str = MISSING
-    sha256: str = MISSING
+    sha256: str | None = MISSING
     path: str | None = None
+    # Keeps what stands between Project Gutenberg's "*** START OF" and "*** END OF" lines.
+    strip_gutenberg: bool = False
 
 
 @dataclasses.dataclass
@@ -223,6 +303,26 @@ class CosineConfig(SchedulerConfig):
     final_fraction: float = bounded(0.1, ge=0, le=1)
 
 
+class Batches(enum.Enum):
+    """What a batch is made of.
+
+    windows: stretches of text from random positions, drawn with replacement.
+    epochs: the text in blocks of context_length, each once an epoch, in another order every epoch.
+    lines: a line of text a row, each once an epoch; padded at its end, and padding is never scored.
+    documents: the same with a document a row.
+    """
+
+    windows = "windows"
+    epochs = "epochs"
+    lines = "lines"
+    documents = "documents"
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether a row is a piece of text with an end of its own."""
+        return self in (Batches.lines, Batches.documents)
+
+
 class Precision(enum.Enum):
     """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps."""
 
@@ -240,6 +340,7 @@ class TrainerConfig:
     # Sequences an update. `accumulate` cuts them into that many parts to save memory; the update is the same.
     batch_size: int = bounded(16, ge=1)
     accumulate: int = bounded(1, ge=1)
+    batches: Batches = Batches.windows
     # Gradients are scaled down to this norm; null: never.
     clip_norm: float | None = bounded(1.0, gt=0)
     precision: Precision = Precision.auto
@@ -310,7 +411,14 @@ class Config:
 
 # The schema of every built-in option. A plugin's own comes with its decorator.
 for _registry, _schemas in {
-    DATASETS: (PythonDocsConfig, TextConfig, DownloadConfig),
+    DATASETS: (
+        PythonDocsConfig,
+        PythonStdlibConfig,
+        TextConfig,
+        JsonlConfig,
+        HuggingFaceConfig,
+        DownloadConfig,
+    ),
     TOKENIZERS: (CharConfig, ByteConfig),
     MODELS: (BigramConfig, TransformerConfig),
     MASKS: (CausalConfig,),
@@ -335,9 +443,11 @@ BASE_SCHEMAS: dict[str, type[Any]] = {
     "logger": LoggerConfig,
 }
 
-# What may differ between a run and its continuation. `dataset.path` may move; the text must be the same bytes.
+# What may differ between a run and its continuation. The files may move; the text must be the same bytes.
 MAY_CHANGE = {
     "dataset.path",
+    "dataset.test_path",
+    "dataset.val_path",
     "plugins",
     "resume",
     "trainer.accumulate",
@@ -390,9 +500,26 @@ def check(config: Config) -> list[NanolmError]:
                 problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
     if problems:
         return problems
-    for check_across in (_check_widths, _check_batch, _check_warmup, _check_device):
+    for check_across in (_check_splits, _check_widths, _check_batch, _check_warmup, _check_device):
         problems += check_across(config)
     return problems
+
+
+def _check_splits(config: Config) -> Iterator[NanolmError]:
+    dataset = config.dataset
+    if dataset.val_fraction + dataset.test_fraction >= 1:
+        yield SettingsError(
+            f"dataset.val_fraction {dataset.val_fraction} and dataset.test_fraction {dataset.test_fraction} leave "
+            "nothing to train on",
+            where="dataset.val_fraction, dataset.test_fraction",
+            mend="together they must be less than 1; 0.1 and 0.1 leave 80%",
+        )
+    if config.trainer.batches is Batches.documents and dataset.split_by is SplitBy.line:
+        yield SettingsError(
+            "trainer.batches documents needs whole documents, and dataset.split_by line takes them apart",
+            where="trainer.batches, dataset.split_by",
+            mend="trainer.batches=lines, or dataset.split_by=document",
+        )
 
 
 def _check_widths(config: Config) -> Iterator[NanolmError]:

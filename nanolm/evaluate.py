@@ -10,7 +10,7 @@ from nanolm.data.stream import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.load import Loaded
 from nanolm.training.precision import NumberFormat
-from nanolm.training.validation import exact_loss
+from nanolm.training.validation import split_loss
 
 
 def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> dict[str, Any]:
@@ -18,11 +18,12 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
 
     Args:
         loaded: the run.
-        split: train or val.
+        split: train, val, or test where the run has one.
         stride: tokens scored at a time, each behind context_length - stride tokens of context; None: context_length.
 
     Returns:
-        loss (nats a token), bits_per_byte, tokens scored, and what they were scored with.
+        loss (nats a token), bits_per_byte, lossless (whether bits_per_byte compares), tokens scored, and what they were
+        scored with.
 
     Raises:
         SettingsError: no such split, or a stride that does not fit the context.
@@ -30,6 +31,12 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
     """
     config = loaded.config
     context_length = config.size.context_length
+    if stride is not None and config.trainer.batches.in_rows:
+        raise SettingsError(
+            f"the run was trained on {config.trainer.batches.name}, and each is scored behind its own beginning alone",
+            where="--stride",
+            mend="leave --stride out",
+        )
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:
         raise SettingsError(
@@ -47,10 +54,10 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
             mend="bring back the same text",
         )
     stream = tokenize(corpus, loaded.tokenizer, config)[split]
-    loss = exact_loss(
+    loss = split_loss(
         loaded.model,
         loaded.model,
-        stream.tokens,
+        stream,
         context_length=context_length,
         stride=stride,
         vocab_size=loaded.tokenizer.vocab_size,
@@ -64,5 +71,6 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
         "stride": stride,
         "loss": loss,
         "bits_per_byte": stream.bits_per_byte(loss),
-        "tokens": len(stream.tokens) - 1,
+        "lossless": loaded.tokenizer.lossless,
+        "tokens": stream.scored_tokens,
     }

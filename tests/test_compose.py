@@ -155,7 +155,7 @@ def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
         ("lr: 0.002", "lr: ${oc.env:HOME}", "interpolation"),
         ("lr: 0.002", "lr: fast", "does not fit"),
         ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit"),
-        ("seed: 1337", "sead: 1337", "missing or an unknown key"),
+        ("\nseed: 1337", "\nsead: 1337", "missing or an unknown key"),
         ("name: adamw", "name: lion9", "not known here"),
         ("model:", "model: [", "cannot be read"),
     ],

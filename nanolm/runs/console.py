@@ -6,6 +6,9 @@ from typing import Any
 
 from nanolm.runs.directory import RunDirectory
 
+# Beside every figure of such a run: what <unk> stands for was never predicted.
+LOSSY = "lossy tokenizer: <unk> hides text, not comparable"
+
 
 def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int, height: int = 16) -> str:
     """Draws the losses of metrics.jsonl over steps, and constant lines to compare them with.
@@ -60,7 +63,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"step {summary['best_step']:,}, all {summary['val_tokens'] - 1:,} tokens",
+            f"step {summary['best_step']:,}, all {summary['val_scored_tokens']:,} tokens"
+            + ("" if summary["lossless"] else f"; {LOSSY}"),
         )
         final = summary["final_val_loss"]
         if final != best:

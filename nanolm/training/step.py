@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 
+from nanolm.data.batches import IGNORED
 from nanolm.training.precision import NumberFormat
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross-entropy in nats, computed in fp32 whatever the logits are in."""
-    return F.cross_entropy(logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten(), reduction=reduction)
+    """Cross-entropy in nats, computed in fp32 whatever the logits are in; targets that are IGNORED are not scored."""
+    logits_NxV, targets_N = logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten()
+    return F.cross_entropy(logits_NxV, targets_N, reduction=reduction, ignore_index=IGNORED)
 
 
 def update(
@@ -31,20 +33,24 @@ def update(
     of finding the loss scale: that update is skipped and the scale is lowered.)
 
     Args:
-        parts: (inputs_BxT, targets_BxT), of equal size.
+        parts: (inputs_BxT, targets_BxT); each counts by the targets that are scored in it.
         clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
 
     Returns:
-        The mean loss in nats, and the norm of the gradient before clipping.
+        The mean loss in nats over all targets that are scored, and the norm of the gradient before clipping.
     """
     parts = list(parts)
     scaler = number_format.scaler
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for inputs_BxT, targets_BxT in parts:
+    # A single part is its own mean; counting would wait for the device.
+    scored = [int((targets != IGNORED).sum()) for _, targets in parts] if len(parts) > 1 else [1]
+    for (inputs_BxT, targets_BxT), n_scored in zip(parts, scored, strict=True):
+        if n_scored == 0:
+            continue
         with number_format.autocast():
             loss = next_token_loss(forward(inputs_BxT), targets_BxT)
-        share = loss / len(parts) if len(parts) > 1 else loss
+        share = loss / (sum(scored) / n_scored) if len(parts) > 1 else loss
         (share if scaler is None else scaler.scale(share)).backward()
         total += share.item()
     if scaler is not None:

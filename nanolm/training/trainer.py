@@ -16,16 +16,19 @@ import torch
 from nanolm.compose import save_yaml
 from nanolm.config import Config, flat, identity
 from nanolm.data import corpus as corpora
+from nanolm.data import stream as token_streams
 from nanolm.data import tokenizers
-from nanolm.data.batches import windows
-from nanolm.data.stream import Stream, tokenize
+from nanolm.data.batches import IGNORED, draw
+from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DivergedError, NanolmError, RunError
+from nanolm.files import write_durably
 from nanolm.model.build import build, count_parameters
 from nanolm.model.ngram import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
 from nanolm.runs import provenance
-from nanolm.runs.directory import RunDirectory, write_durably
+from nanolm.runs.console import LOSSY
+from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
 from nanolm.runs.loggers import open_logger
 from nanolm.training import checkpoint, optimizers, rng, schedules
@@ -33,7 +36,10 @@ from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.state import TrainState
 from nanolm.training.step import Forward, update
 from nanolm.training.stop import StopRequest
-from nanolm.training.validation import exact_loss
+from nanolm.training.validation import split_loss
+
+# The reference lines are counted anew at every start, at some ten million tokens a second.
+COUNTABLE_TOKENS = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +95,8 @@ def train(
     if run.exists() and resumed is not None:
         tokenizer = tokenizers.from_file(run.tokenizer)
     else:
-        tokenizer = tokenizers.fit(config.tokenizer, corpus.splits.values())
-    streams = tokenize(corpus, tokenizer, config)
+        tokenizer = token_streams.fit(corpus, config)
+    streams = token_streams.tokenize(corpus, tokenizer, config)
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
@@ -115,8 +121,10 @@ def train(
         "seed": config.seed,
         "parameters": count_parameters(model),
         "vocab_size": tokenizer.vocab_size,
+        "lossless": tokenizer.lossless,
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
+        "val_scored_tokens": streams["val"].scored_tokens,
         "reference_losses": _reference_losses(streams, tokenizer.vocab_size),
         **about,
         "git": provenance.git(Path.cwd()),
@@ -181,16 +189,16 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
     while state.step < settings.max_steps and not is_stopping:
         lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler)
         _set_lr(state.optimizer, lr_factor)
-        parts = _parts(setup, state.step)
+        parts, n_scored = _parts(setup, state.step)
         loss, grad_norm = update(setup.forward, state.optimizer, parts, state.number_format, settings.clip_norm)
         if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
             raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
 
         state.step += 1
-        state.tokens += settings.batch_size * config.size.context_length
+        state.tokens += n_scored
         state.loss_sum += loss
         state.loss_steps += 1
-        pace.steps += 1
+        pace.tokens += n_scored
         log.advance()
         is_last = state.step == settings.max_steps
 
@@ -205,7 +213,7 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
                     "grad_norm": grad_norm,
                     "tokens": state.tokens,
                     "seconds": round(state.seconds, 3),
-                    "tokens_per_second": round(pace.tokens_per_second(config), 1),
+                    "tokens_per_second": round(pace.tokens_per_second(), 1),
                 }
             )
             state.loss_sum, state.loss_steps = 0.0, 0
@@ -227,15 +235,14 @@ class Pace:
     """Training speed, without the time that evaluating and saving take."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.tokens = 0
         self._since = time.perf_counter()
 
-    def tokens_per_second(self, config: Config) -> float:
+    def tokens_per_second(self) -> float:
         """Since it was last asked."""
         now = time.perf_counter()
-        tokens = self.steps * config.trainer.batch_size * config.size.context_length
-        speed = tokens / max(now - self._since, 1e-9)
-        self.steps, self._since = 0, now
+        speed = self.tokens / max(now - self._since, 1e-9)
+        self.tokens, self._since = 0, now
         return speed
 
     @contextlib.contextmanager
@@ -246,20 +253,22 @@ class Pace:
         self._since += time.perf_counter() - began
 
 
-def _parts(setup: Setup, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batch of a step in `accumulate` parts, on the device."""
+def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, torch.Tensor]], int]:
+    """The batch of a step in `accumulate` parts, on the device, and how many targets of it are scored."""
     settings, device = setup.config.trainer, setup.state.device
-    batch = windows(
-        setup.streams["train"].tokens,
+    batch = draw(
+        settings.batches,
+        setup.streams["train"],
         seed=setup.config.seed,
         step=step,
         batch_size=settings.batch_size,
         context_length=setup.config.size.context_length,
     )
     inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch)
+    n_scored = int(np.count_nonzero(batch[1] != IGNORED)) if settings.batches.in_rows else batch[1].size
     if settings.accumulate == 1:
-        return iter([(inputs_BxT, targets_BxT)])
-    return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True)
+        return iter([(inputs_BxT, targets_BxT)]), n_scored
+    return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True), n_scored
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
@@ -270,10 +279,10 @@ def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
 def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
     """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample."""
     config, state, log = setup.config, setup.state, setup.log
-    state.val_loss = exact_loss(
+    state.val_loss = split_loss(
         state.model,
         state.model,
-        setup.streams["val"].tokens,
+        setup.streams["val"],
         context_length=config.size.context_length,
         stride=config.size.context_length,
         vocab_size=setup.tokenizer.vocab_size,
@@ -352,8 +361,10 @@ def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None
 
 
 def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
-    """What counting reaches on the same validation tokens, in nats a token."""
+    """What counting reaches on the same validation tokens, in nats a token; nothing where counting takes minutes."""
     train, val = streams["train"].tokens, streams["val"].tokens
+    if len(train) > COUNTABLE_TOKENS:
+        return {}
     return {
         "counted_unigram": unigram_loss(train, val, vocab_size),
         "counted_bigram": bigram_loss(train, val, vocab_size),
@@ -405,6 +416,8 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
     )
+    if not summary["lossless"]:
+        say(f"{LOSSY}: bits per byte are counted on the text as it was")
     if setup.state.step:
         say(f"goes on from step {setup.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
     say(f"run directory {setup.run.path}")

@@ -1,8 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanolm.data.batches import windows
+from nanolm.config import Batches
+from nanolm.data.batches import IGNORED, draw, windows
+from nanolm.data.stream import Rows, Stream
+from nanolm.errors import SettingsError
 
 TOKENS = np.arange(500, dtype=np.uint16)
 
@@ -40,3 +44,90 @@ def test_a_text_of_one_window_has_one_batch() -> None:
     inputs, targets = windows(np.arange(9), seed=1, step=1, batch_size=3, context_length=8)
     assert (inputs == np.arange(8)).all()
     assert (targets == np.arange(1, 9)).all()
+
+
+def stream_of(tokens: np.ndarray, row_starts: list[int] | None = None, context_length: int = 8) -> Stream:
+    rows = None
+    if row_starts is not None:
+        rows = Rows(np.array([*row_starts, len(tokens)], dtype=np.uint64), 499, context_length)
+    return Stream(tokens, scored_bytes=len(tokens), rows=rows)
+
+
+def random_rows(n_rows: int, seed: int) -> list[int]:
+    lengths = np.random.default_rng(seed).integers(1, 25, n_rows - 1)
+    return [0, *np.cumsum(lengths).tolist()]
+
+
+kinds = st.sampled_from(list(Batches))
+
+
+@given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 4), st.integers(1, 5))
+def test_the_ranks_share_one_batch_whatever_their_number(
+    kind: Batches, seed: int, step: int, n_ranks: int, rows_a_rank: int
+) -> None:
+    stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
+    about = {"seed": seed, "step": step, "batch_size": n_ranks * rows_a_rank, "context_length": 8}
+    whole = draw(kind, stream, **about)
+    shares = [draw(kind, stream, **about, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+    for side in (0, 1):
+        assert {share[side].shape for share in shares} == {(rows_a_rank, 8)}
+        assert (np.concatenate([share[side] for share in shares]) == whole[side]).all()
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"cannot be shared evenly by 3[\s\S]*a multiple of 3, such as 9"):
+        draw(Batches.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, n_ranks=3)
+
+
+@given(st.integers(10, 400), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**63 - 1))
+def test_every_block_comes_once_an_epoch(n_tokens: int, context_length: int, batch_size: int, seed: int) -> None:
+    tokens = np.arange(n_tokens)
+    n_blocks = (n_tokens - 1) // context_length
+    n_steps = -(-3 * n_blocks // batch_size)
+    about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    drawn = [draw(Batches.epochs, stream_of(tokens), step=step, **about) for step in range(n_steps)]
+    assert all((targets == inputs + 1).all() for inputs, targets in drawn)
+    firsts = np.concatenate([inputs[:, 0] for inputs, _ in drawn])
+    for epoch in range(3):
+        blocks = firsts[epoch * n_blocks : (epoch + 1) * n_blocks]
+        assert sorted(blocks.tolist()) == [block * context_length for block in range(n_blocks)]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = set()
+    for seed in range(5):
+        for epoch in range(5):
+            inputs, _ = draw(Batches.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
+            orders.add(tuple(inputs[:, 0].tolist()))
+    assert len(orders) == 25
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**63 - 1), st.integers(1, 7))
+def test_every_token_of_every_row_is_a_target_once_an_epoch(
+    n_rows: int, context_length: int, seed: int, batch_size: int
+) -> None:
+    starts = random_rows(n_rows, seed % 1000)
+    tokens = np.arange(starts[-1] + 5)
+    stream = stream_of(tokens, starts, context_length)
+    assert stream.rows is not None
+    n_steps = -(-len(stream.rows) // batch_size)
+    about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    drawn = [draw(Batches.lines, stream, step=step, **about) for step in range(n_steps)]
+    inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*drawn, strict=True))
+    assert inputs.shape == targets.shape == (len(stream.rows), context_length)
+    is_scored = targets != IGNORED
+    assert sorted(targets[is_scored].tolist()) == tokens.tolist()
+    begins_row = np.isin(targets, starts)
+    assert (inputs[begins_row] == 499).all()
+    assert (inputs[is_scored & ~begins_row] == targets[is_scored & ~begins_row] - 1).all()
+    assert (inputs[~is_scored] == 0).all()
+
+
+@given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**12))
+def test_a_seek_finds_what_a_walk_finds(kind: Batches, seed: int, step: int) -> None:
+    stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
+    about = {"seed": seed, "batch_size": 4, "context_length": 8}
+    walked = [draw(kind, stream, step=step + ahead, **about) for ahead in range(4)]
+    sought = [draw(kind, stream, step=step + ahead, **about) for ahead in (3, 1, 0, 2)]
+    for ahead, found in zip((3, 1, 0, 2), sought, strict=True):
+        assert all((one == other).all() for one, other in zip(found, walked[ahead], strict=True))

@@ -27,6 +27,8 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
         "final_val_loss": 1.5,
         "bits_per_byte": 1.8034,
         "val_tokens": 1001,
+        "val_scored_tokens": 1000,
+        "lossless": True,
         "reference_losses": {"counted_unigram": 3.0, "counted_bigram": 2.5},
         "parameters": 1234,
         "tokens": 6400,

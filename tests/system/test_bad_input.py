@@ -17,7 +17,7 @@ from tests.conftest import SMALL, Nanolm
         (["size.n_heads=3"], ["size.d_model 16 cannot be divided among size.n_heads 3 heads", "n_heads = 1, 2, 4"]),
         (["size.context_length=900"], ["the val split has", "needs 901", "size.context_length 900"]),
         (["dataset.path=missing.txt"], ["no file, folder or match of 'missing.txt'"]),
-        (["dataset.path=empty.txt"], ["the file is empty", "empty.txt"]),
+        (["dataset.path=empty.txt"], ["the text is empty", "empty.txt"]),
         (["dataset.path=latin1.txt"], ["byte 3 (0xe9) is not UTF-8", "latin1.txt, byte offset 3"]),
         (["dataset=tiny_shakespeare", "dataset.url=http://127.0.0.1:9/x"], ["cannot fetch", "dataset.path=FILE"]),
         (["trainer.device=cuda:77"], ["no device 'cuda:77'", "here are: cpu"]),

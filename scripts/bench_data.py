@@ -1,0 +1,192 @@
+"""What the data costs: drawing a batch beside nanoGPT's way of doing it, and memory while a large text is tokenized.
+
+    python scripts/bench_data.py [--megabytes 1000] [--json]
+
+Expected: a batch in at most a third of the time of nanoGPT's (torch.stack of slices of a memory map), both converted
+to tensors; 1 GB of text tokenized in less than 1 GB of memory in the process, however large the text is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from nanolm.config import Batches, PythonStdlibConfig
+from nanolm.data import corpus as corpora
+from nanolm.data.batches import draw
+from nanolm.data.stream import Rows, Stream
+
+SHAPES = ((12, 64), (64, 256))
+REPEATS = 15
+# A batch in at most this part of nanoGPT's time.
+ALLOWED = 1 / 3
+
+TOKENIZE = """
+import json, resource, sys, time
+from nanolm.compose import compose_line
+from nanolm.data import corpus as corpora, stream
+
+def peak(who):
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+if __name__ == "__main__":
+    config = compose_line(["dataset=text", f"dataset.path='{sys.argv[1]}'", "tokenizer=byte"]).config
+    began = time.perf_counter()
+    corpus = corpora.load(config.dataset)
+    loaded = time.perf_counter()
+    streams = stream.tokenize(corpus, stream.fit(corpus, config), config)
+    made = time.perf_counter()
+    stream.tokenize(corpus, stream.fit(corpus, config), config)
+    print(json.dumps({
+        "tokens": sum(len(one.tokens) for one in streams.values()),
+        "read_seconds": loaded - began,
+        "tokenize_seconds": made - loaded,
+        "reopen_seconds": time.perf_counter() - made,
+        "peak_bytes": peak(resource.RUSAGE_SELF),
+        "worker_peak_bytes": peak(resource.RUSAGE_CHILDREN),
+    }))
+"""
+
+
+def rows(megabytes: int = 1000) -> list[dict[str, Any]]:
+    """Every figure as {"what", "value", "unit", "against", "ratio", "allowed"}; ratio is value / against."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [*_drawing(Path(folder)), *_memory(Path(folder), megabytes)]
+
+
+def _drawing(folder: Path) -> list[dict[str, Any]]:
+    n_tokens = 10_000_000
+    np.random.default_rng(0).integers(0, 50_257, n_tokens).astype(np.uint16).tofile(folder / "tokens.bin")
+    mapped = np.memmap(folder / "tokens.bin", dtype=np.uint16, mode="r")
+    row_starts = np.append(np.arange(0, n_tokens, 40), n_tokens).astype(np.uint64)
+    found = []
+    for batch_size, context_length in SHAPES:
+        rows_of_40 = Rows(row_starts, 0, context_length)
+        theirs = _nanogpt(mapped, batch_size, context_length)
+        for kind in (Batches.windows, Batches.epochs, Batches.lines):
+            stream = Stream(np.asarray(mapped), n_tokens, rows_of_40 if kind.in_rows else None)
+            ours = _ours(kind, stream, batch_size, context_length)
+            mine, other = _paired(ours, theirs)
+            found.append(
+                {
+                    "what": f"a batch of {kind.name}, {batch_size} x {context_length}",
+                    "value": mine * 1e6,
+                    "unit": "us",
+                    "against": other * 1e6,
+                    "ratio": mine / other,
+                    "allowed": ALLOWED if kind is Batches.windows else None,
+                }
+            )
+    return found
+
+
+def _ours(kind: Batches, stream: Stream, batch_size: int, context_length: int) -> Callable[[int], object]:
+    def batch(step: int) -> object:
+        sides = draw(kind, stream, seed=1, step=step, batch_size=batch_size, context_length=context_length)
+        return [torch.from_numpy(side) for side in sides]
+
+    return batch
+
+
+def _nanogpt(mapped: np.memmap[Any, Any], batch_size: int, context_length: int) -> Callable[[int], object]:
+    """The way of nanoGPT's get_batch: each row cut from the memory map, made a tensor, and stacked."""
+
+    def batch(step: int) -> object:
+        starts = torch.randint(len(mapped) - context_length, (batch_size,))
+        inputs = [torch.from_numpy(mapped[i : i + context_length].astype(np.int64)) for i in starts]
+        targets = [torch.from_numpy(mapped[i + 1 : i + 1 + context_length].astype(np.int64)) for i in starts]
+        return [torch.stack(inputs), torch.stack(targets)]
+
+    return batch
+
+
+def _paired(ours: Callable[[int], object], theirs: Callable[[int], object], n_steps: int = 200) -> tuple[float, float]:
+    """Median seconds a call of each, measured in turns."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(REPEATS):
+        for batch, taken in zip((ours, theirs), seconds, strict=True):
+            began = time.perf_counter()
+            for step in range(n_steps):
+                batch(repeat * n_steps + step)
+            taken.append((time.perf_counter() - began) / n_steps)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def _memory(folder: Path, megabytes: int) -> list[dict[str, Any]]:
+    content = "".join(corpora.load(PythonStdlibConfig()).documents("train")).encode()
+    with (folder / "large.txt").open("wb") as file:
+        while file.tell() < megabytes * 1e6:
+            file.write(content)
+    size = (folder / "large.txt").stat().st_size
+    (folder / "make_stream.py").write_text(TOKENIZE)
+    done = subprocess.run(
+        [sys.executable, folder / "make_stream.py", folder / "large.txt"],
+        env={**os.environ, "NANOLM_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    figures = json.loads(done.stdout)
+    assert figures["tokens"] == size, f"{figures['tokens']} tokens of {size} bytes"
+    text = f"{size / 1e6:,.0f} MB of text"
+    found = [
+        {
+            "what": f"{text}: {what}",
+            "value": figures[name] / 1e6,
+            "unit": "MB",
+            "against": 1000.0,
+            "ratio": figures[name] / 1e9,
+            "allowed": 1.0,
+        }
+        for what, name in (("peak memory", "peak_bytes"), ("peak memory of a worker", "worker_peak_bytes"))
+    ]
+    for what, name in (
+        ("read and fingerprint", "read_seconds"),
+        ("tokenize and store", "tokenize_seconds"),
+        ("open again, every hash compared", "reopen_seconds"),
+    ):
+        found.append({"what": f"{text}: {what}", "value": figures[name], "unit": "s"})
+    return found
+
+
+def main() -> int:
+    """Prints the table; 1 where a figure is beyond what is allowed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--megabytes", type=int, default=1000, metavar="N", help="size of the large text (1000)")
+    parser.add_argument("--json", action="store_true", help="one JSON list")
+    options = parser.parse_args()
+    found = rows(options.megabytes)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        table = Table(title="what the data costs", title_justify="left")
+        for name in ("", "here", "against", "ratio", "allowed"):
+            table.add_column(name, justify="right" if name else "left")
+        for row in found:
+            table.add_row(
+                row["what"],
+                f"{row['value']:,.1f} {row['unit']}",
+                f"{row['against']:,.1f} {row['unit']}" if "against" in row else "",
+                f"{row['ratio']:.3f}" if "ratio" in row else "",
+                f"{row['allowed']:.3f}" if row.get("allowed") else "",
+            )
+        Console().print(table)
+    return int(any(row["ratio"] > row["allowed"] for row in found if row.get("allowed")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

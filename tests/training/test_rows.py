@@ -1,0 +1,177 @@
+"""Training and scoring on lines and documents: padding counts for nothing."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nanolm.cli import run as nanolm_run
+from nanolm.config import Precision, TokenizerConfig
+from nanolm.data.batches import IGNORED, rows_at
+from nanolm.data.stream import Rows, Stream
+from nanolm.data.tokenizers import ByteTokenizer
+from nanolm.errors import SettingsError
+from nanolm.evaluate import evaluate
+from nanolm.load import load_run
+from nanolm.model.build import build
+from nanolm.registry import TOKENIZERS
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import validation
+from nanolm.training.precision import NumberFormat
+from nanolm.training.step import next_token_loss, update
+from nanolm.training.trainer import train
+from nanolm.training.validation import split_loss
+from tests.conftest import SMALL, config_of
+from tests.model.test_transformer import awaken
+
+CPU = torch.device("cpu")
+FP32 = NumberFormat(Precision.fp32, CPU)
+
+
+def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows with 6, 1, 3, 0, 2, 6, 1 and 5 targets."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randint(5, (8, 6), generator=generator), torch.randint(5, (8, 6), generator=generator)
+    for row, length in enumerate((6, 1, 3, 0, 2, 6, 1, 5)):
+        targets[row, length:] = IGNORED
+    return inputs, targets
+
+
+def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
+    inputs, targets = padded_batch()
+    results = []
+    for n in (1, 2, 4, 8):
+        torch.manual_seed(0)
+        model = torch.nn.Embedding(5, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        loss, norm = update(model, optimizer, zip(inputs.chunk(n), targets.chunk(n), strict=True), FP32, None)
+        results.append((loss, norm, model.weight.detach().clone()))
+    torch.manual_seed(0)
+    model = torch.nn.Embedding(5, 5)
+    scored = targets != IGNORED
+    losses = -model(inputs)[scored].log_softmax(-1).gather(1, targets[scored][:, None])
+    assert results[0][0] == pytest.approx(losses.mean().item(), rel=1e-6)
+    for loss, norm, weight in results[1:]:
+        assert (loss, norm) == pytest.approx(results[0][:2], rel=1e-5)
+        torch.testing.assert_close(weight, results[0][2])
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 10_000])
+def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
+    tokens = np.random.default_rng(0).integers(0, 11, 60).astype(np.uint8)
+    starts = [0, 3, 4, 30, 41]
+    model = build(config_of("size.context_length=8", "size.n_layers=2"), 11).eval()
+    awaken(model)
+    stream = Stream(tokens, scored_bytes=60, rows=Rows(np.array([*starts, 60], dtype=np.uint64), 10, 8))
+    assert stream.rows is not None
+    found = split_loss(model, model, stream, context_length=8, stride=8, vocab_size=11, device=CPU, number_format=FP32)
+    losses = []
+    for start, end in zip(starts, [*starts[1:], 60], strict=True):
+        line = [10, *tokens[start:end].tolist()]
+        for target in range(1, len(line)):
+            begin = (target - 1) // 8 * 8
+            logits = model(torch.tensor([line[begin:target]]))
+            losses.append(next_token_loss(logits[:, -1:], torch.tensor([[line[target]]])))
+    assert len(losses) == stream.scored_tokens == 60
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    tokens = np.arange(8, dtype=np.uint8)
+    model = build(config_of("size.context_length=8", "size.n_layers=2"), 11).eval()
+    awaken(model)
+    inputs, targets = (
+        torch.from_numpy(side) for side in rows_at(tokens, Rows(np.array([0, 3, 8]), 10, 8), np.arange(2))
+    )
+    loss = next_token_loss(model(inputs), targets)
+    inputs[targets == IGNORED] = 9
+    assert next_token_loss(model(inputs), targets) == loss
+
+
+def trained(folder: Path, *overrides: str, max_steps: int = 12) -> RunDirectory:
+    run = RunDirectory(folder)
+    run.path.mkdir(exist_ok=True)
+    train(config_of(*SMALL, f"trainer.max_steps={max_steps}", "trainer.save_every=6", *overrides), run)
+    return run
+
+
+def rows_of(run: RunDirectory) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+@pytest.mark.parametrize("batches", ["epochs", "lines", "documents"])
+def test_a_run_goes_on_as_if_it_had_never_stopped(
+    batches: str, tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ("dataset=text", f"dataset.path={small_text}", f"trainer.batches={batches}", "trainer.eval_every=6")
+    text += ("scheduler=constant", "scheduler.warmup_steps=0", "trainer.accumulate=2", "trainer.log_every=1")
+    whole = trained(tmp_path / "whole", *text)
+    trained(tmp_path / "parts", *text, max_steps=6)
+    parts = trained(tmp_path / "parts", *text)
+    assert rows_of(parts) == rows_of(whole)
+    summary = whole.read_summary()
+    assert summary["lossless"] is True
+    figures = evaluate(load_run(str(whole.path)))
+    assert figures["loss"] == pytest.approx(summary["best_val_loss"], rel=1e-5)
+    assert figures["tokens"] == summary["val_scored_tokens"]
+    if batches == "epochs":
+        return
+    # Every character is scored, the first of a line as well.
+    assert summary["val_scored_tokens"] == summary["val_tokens"]
+    assert summary["tokens"] < 12 * 4 * 16
+    with pytest.raises(SettingsError, match="leave --stride out"):
+        evaluate(load_run(str(whole.path)), stride=4)
+
+
+def test_a_test_split_can_be_scored(tmp_path: Path, small_text: Path) -> None:
+    run = trained(tmp_path / "run", "dataset=text", f"dataset.path={small_text}", "dataset.test_fraction=0.2")
+    test = evaluate(load_run(str(run.path)), "test")
+    assert test["split"] == "test"
+    assert test["tokens"] == pytest.approx(0.2 * len(small_text.read_text()), abs=2)
+
+
+class Letters(ByteTokenizer):
+    """ASCII letters and spaces; all else is 0, which stands for anything."""
+
+    lossless = False
+    vocab_size = 128
+
+    def encode(self, text: str) -> np.ndarray:
+        codes = np.array([ord(character) for character in text])
+        return np.where((codes == 32) | ((codes > 64) & (codes < 128)), codes, 0).astype(np.uint8)
+
+
+@pytest.fixture
+def letters() -> Iterator[str]:
+    TOKENIZERS.register("test_letters")(Letters)
+    TOKENIZERS.schemas["test_letters"] = TokenizerConfig
+    yield "test_letters"
+    del TOKENIZERS._builders["test_letters"], TOKENIZERS.schemas["test_letters"]
+
+
+def test_a_lossy_run_is_marked_wherever_its_figure_stands(
+    letters: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("äöü and more\n" * 100, encoding="utf-8")
+    overrides = ("dataset=text", f"dataset.path='{tmp_path / 'a.txt'}'", f"tokenizer={letters}")
+    nanolm_run(["train", *SMALL, "trainer.max_steps=2", *overrides, f"hydra.run.dir='{tmp_path / 'run'}'"])
+    assert "lossy tokenizer: <unk> hides text" in " ".join(capsys.readouterr().out.split())
+    summary = RunDirectory(tmp_path / "run").read_summary()
+    assert summary["lossless"] is False
+    # 130 characters in 160 bytes; the first is never scored, and its token stands for one byte.
+    assert summary["val_scored_tokens"] == 129
+    expected = summary["best_val_loss"] * 129 / 159 / math.log(2)
+    assert summary["bits_per_byte"] == pytest.approx(expected)
+    nanolm_run(["evaluate", str(tmp_path / "run")])
+    assert "lossy tokenizer: <unk> hides text, not comparable" in capsys.readouterr().out
+    nanolm_run(["evaluate", str(tmp_path / "run"), "--json"])
+    assert json.loads(capsys.readouterr().out)["lossless"] is False
