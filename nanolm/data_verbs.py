@@ -13,7 +13,7 @@ import numpy as np
 from nanolm.compose import Line, compose_line
 from nanolm.config import check
 from nanolm.data import corpus as corpora
-from nanolm.data import stream as token_streams
+from nanolm.data import token_cache
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
@@ -34,8 +34,8 @@ def prepare(overrides: Sequence[str], config_dir: str | None = None) -> Path:
         NanolmError: the line, the text or the disk is not as it must be.
     """
     line, corpus, tokenizer = _read(overrides, config_dir)
-    token_streams.tokenize(corpus, tokenizer, line.config)
-    return token_streams.prepare(corpus, tokenizer, line.config)
+    token_cache.tokenize(corpus, tokenizer, line.config)
+    return token_cache.prepare(corpus, tokenizer, line.config)
 
 
 def print_prepared(overrides: Sequence[str], config_dir: str | None = None) -> None:
@@ -75,7 +75,7 @@ def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     """
     line, corpus, tokenizer = _read(overrides, config_dir)
     config = line.config
-    streams = token_streams.tokenize(corpus, tokenizer, config)
+    streams = token_cache.tokenize(corpus, tokenizer, config)
     train = streams["train"]
     first = train.tokens[:n_tokens]
     shown = np.unique(np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64))
@@ -145,7 +145,7 @@ def _read(overrides: Sequence[str], config_dir: str | None) -> tuple[Line, Corpu
     line = compose_line(overrides, config_dir)
     raise_all(check(line.config))
     corpus = corpora.load(line.config.dataset)
-    return line, corpus, token_streams.fit(corpus, line.config)
+    return line, corpus, token_cache.fit(corpus, line.config)
 
 
 def _counts(stream: Stream) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanolm.config import Precision
 from nanolm.data import corpus as corpora
-from nanolm.data.stream import tokenize
+from nanolm.data.token_cache import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.load import Loaded
 from nanolm.training.precision import NumberFormat

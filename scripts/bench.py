@@ -20,7 +20,7 @@ from torch import nn
 
 from nanolm.compose import compose_line
 from nanolm.data import corpus as corpora
-from nanolm.data import stream as token_streams
+from nanolm.data import token_cache
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import optimizers
 from nanolm.training.trainer import train
@@ -60,8 +60,8 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
             return seconds[-1]
 
         corpus = corpora.load(config.dataset)
-        tokenizer = token_streams.fit(corpus, config)
-        data = torch.from_numpy(token_streams.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype("int64"))
+        tokenizer = token_cache.fit(corpus, config)
+        data = torch.from_numpy(token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype("int64"))
 
         def barest(gathers: bool, config=config, data=data, vocab_size=tokenizer.vocab_size) -> float:  # type: ignore[no-untyped-def]
             model = nn.Embedding(vocab_size, vocab_size)

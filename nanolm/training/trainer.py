@@ -16,8 +16,7 @@ import torch
 from nanolm.compose import save_yaml
 from nanolm.config import Config, flat, identity
 from nanolm.data import corpus as corpora
-from nanolm.data import stream as token_streams
-from nanolm.data import tokenizers
+from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
@@ -95,8 +94,8 @@ def train(
     if run.exists() and resumed is not None:
         tokenizer = tokenizers.from_file(run.tokenizer)
     else:
-        tokenizer = token_streams.fit(corpus, config)
-    streams = token_streams.tokenize(corpus, tokenizer, config)
+        tokenizer = token_cache.fit(corpus, config)
+    streams = token_cache.tokenize(corpus, tokenizer, config)
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
