@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nanolm.errors import RunError
+from nanolm.files import write_durably
 
 
 class RunDirectory:
@@ -110,31 +111,6 @@ def fresh(path: Path) -> Path:
             candidate.mkdir(parents=True)
             return candidate
     raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), mend="remove some")
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file so that after a crash it holds either its old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Brings the names in a folder to disk, where the system can (Windows cannot)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_folders(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from nanolm.errors import CheckpointError
-from nanolm.runs.directory import sync_folder
+from nanolm.files import sync_folder
 from nanolm.training.state import flatten, unflatten
 
 WEIGHTS, TENSORS, SHAPE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"

@@ -21,11 +21,12 @@ from nanolm.data.batches import windows
 from nanolm.data.stream import Stream, tokenize
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DivergedError, NanolmError, RunError
+from nanolm.files import write_durably
 from nanolm.model.build import build, count_parameters
 from nanolm.model.ngram import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
 from nanolm.runs import provenance
-from nanolm.runs.directory import RunDirectory, write_durably
+from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
 from nanolm.runs.loggers import open_logger
 from nanolm.training import checkpoint, optimizers, rng, schedules
