@@ -16,8 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 import rich
-from rich.table import Table
 import tiktoken
+from rich.table import Table
 
 from nanolm.config import ByteConfig, CharConfig, Gpt2Config
 from nanolm.data import tokenizers
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    table = Table("encode", "ours MB/s", "reference MB/s", "", title=f"{arguments.megabytes:g} MB of Python, one thread")
+    table = Table(
+        "encode", "ours MB/s", "reference MB/s", "", title=f"{arguments.megabytes:g} MB of Python, one thread"
+    )
     for name, ours, reference, remark in rows(arguments.gpt2, arguments.megabytes, arguments.rounds):
         table.add_row(name, f"{ours:,.1f}", "" if reference is None else f"{reference:,.1f}", remark)
     rich.print(table)

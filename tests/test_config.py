@@ -6,7 +6,6 @@ from nanolm.compose import config_folder
 from nanolm.config import Config, SizeConfig, check, flat, identity, leaves, may_change
 from tests.conftest import config_of
 
-
 # What an option has no default for.
 NEEDED = {"dataset=text": "dataset.path=x", "tokenizer=pretrained": "tokenizer.path=x"}
 

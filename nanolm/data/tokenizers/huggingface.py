@@ -65,12 +65,19 @@ class _HuggingFace:
         """Ids of the text, with no special token put around it.
 
         Raises:
-            TokenizerError: the text has a lone surrogate.
+            TokenizerError: the text has a lone surrogate, or something that the vocabulary lacks.
         """
         utf8(text)
         parts = []
         for several in grouped(chunks(text) if self._cuts_like_gpt2 else [text], _PARTS):
-            encoded = self._engine.encode_batch_fast(several, add_special_tokens=False)
+            try:
+                encoded = self._engine.encode_batch_fast(several, add_special_tokens=False)
+            except Exception as error:  # the library raises Exception itself
+                raise TokenizerError(
+                    f"the tokenizer cannot encode the text: {error}",
+                    where=f"a text of {len(text):,} characters",
+                    mend="it has no token for something in the text, and none for what it does not know",
+                ) from error
             parts += [np.array(part.ids, dtype=self._integers) for part in encoded]
         return np.concatenate([np.empty(0, dtype=self._integers), *parts])
 

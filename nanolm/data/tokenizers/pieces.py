@@ -15,7 +15,8 @@ _WHITE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 # GPT-2's expression cuts here whatever stands around it: before the last blank of those ahead of a word.
 _CUT = re.compile(r"[ \n](?=[!-~])")
-_LONG_BLANK = re.compile(f"[{_WHITE}]{{1000,}}(?=[^{_WHITE}])")
+# Tried once a run, and never given back, which would take the square of its length.
+_LONG_BLANK = re.compile(f"(?<![{_WHITE}])[{_WHITE}]{{1000,}}+(?=[^{_WHITE}])")
 _CHUNK = 1 << 16
 
 

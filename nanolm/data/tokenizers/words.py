@@ -311,7 +311,8 @@ class TorchtextTokenizer(_Words):
 
 
 def _origin(function: Splitter) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
 
 
 def _lines(text: str) -> Iterator[str]:
