@@ -60,7 +60,7 @@ def rows(gpt2: str | None = None, megabytes: float = 8, rounds: int = 5) -> list
     wide = len(beside.encode()) / 1e6
     for name, config, sample, bulk in (
         ("char", CharConfig(), text, size),
-        ("char, a Cyrillic letter in every line", CharConfig(), beside, wide),
+        ("char, a text of ASCII and Cyrillic", CharConfig(), beside, wide),
         ("byte", ByteConfig(), text, size),
     ):
         tokenizer = tokenizers.fit(config, [sample])

@@ -100,9 +100,10 @@ class BpeTokenizer(_BytePairs):
         engine.train_from_iterator((part for text in texts for part in chunks(text)), trainer)
         merges = json.loads(engine.to_str())["model"]["merges"]
         # Two merges may make the same token; the first of them is the token's rank.
-        distinct = {left + right: f"{left} {right}" for left, right in reversed(merges)}
-        ordered = [merge for merge in (f"{left} {right}" for left, right in merges) if merge in set(distinct.values())]
-        return cls(ordered, config.special_tokens)
+        distinct: dict[str, str] = {}
+        for left, right in merges:
+            distinct.setdefault(left + right, f"{left} {right}")
+        return cls(list(distinct.values()), config.special_tokens)
 
 
 @TOKENIZERS.register("gpt2")
