@@ -37,6 +37,8 @@ def generate(
     if top_k is not None and top_k < 1:
         raise SettingsError(f"--top-k is {top_k}", where="--top-k", mend="1 or more")
     tokens = loaded.tokenizer.encode(prompt)
+    if not len(tokens):
+        raise SettingsError("the prompt has no tokens", where="--prompt", mend="give it at least one word")
     written = sample(
         loaded.model,
         torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),

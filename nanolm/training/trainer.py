@@ -323,6 +323,8 @@ def _write_sample(setup: Setup) -> str:
         prompt = tokenizer.encode("\n")
     except NanolmError:
         prompt = setup.streams["val"].tokens[:1]
+    if not len(prompt):  # a tokenizer that drops line ends
+        prompt = setup.streams["val"].tokens[:1]
     tokens = sample(
         state.model,
         torch.from_numpy(prompt.astype(np.int64)).to(state.device),

@@ -1,0 +1,31 @@
+"""Text to token ids and back: characters, bytes, words and subwords under one small protocol.
+
+On disk a tokenizer is JSON, which executes nothing. Each module here registers its own kinds.
+"""
+
+from nanolm.data.tokenizers.bytepairs import BpeTokenizer, Gpt2Tokenizer
+from nanolm.data.tokenizers.characters import ByteTokenizer, CharTokenizer
+from nanolm.data.tokenizers.huggingface import PretrainedTokenizer, UnigramTokenizer
+from nanolm.data.tokenizers.protocol import Tokenizer, fingerprint, fit, from_file, smallest_integers, to_text
+from nanolm.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from nanolm.data.tokenizers.words import SpacyTokenizer, TorchtextTokenizer, WordTokenizer, splitter
+
+__all__ = [
+    "BpeTokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Gpt2Tokenizer",
+    "PretrainedTokenizer",
+    "SentencePieceTokenizer",
+    "SpacyTokenizer",
+    "Tokenizer",
+    "TorchtextTokenizer",
+    "UnigramTokenizer",
+    "WordTokenizer",
+    "fingerprint",
+    "fit",
+    "from_file",
+    "smallest_integers",
+    "splitter",
+    "to_text",
+]
