@@ -38,19 +38,19 @@ ALLOWED = 1 / 3
 TOKENIZE = """
 import json, resource, sys, time
 from nanolm.compose import compose_line
-from nanolm.data import corpus as corpora, stream
+from nanolm.data import corpus as corpora, token_cache
 
 def peak(who):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 if __name__ == "__main__":
-    config = compose_line(["dataset=text", f"dataset.path='{sys.argv[1]}'", "tokenizer=byte"]).config
+    config = compose_line(["dataset=text", f"dataset.path='{sys.argv[1]}'", f"tokenizer={sys.argv[2]}"]).config
     began = time.perf_counter()
     corpus = corpora.load(config.dataset)
     loaded = time.perf_counter()
-    streams = stream.tokenize(corpus, stream.fit(corpus, config), config)
+    streams = token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
     made = time.perf_counter()
-    stream.tokenize(corpus, stream.fit(corpus, config), config)
+    token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
     print(json.dumps({
         "tokens": sum(len(one.tokens) for one in streams.values()),
         "read_seconds": loaded - began,
@@ -133,16 +133,20 @@ def _memory(folder: Path, megabytes: int) -> list[dict[str, Any]]:
             file.write(content)
     size = (folder / "large.txt").stat().st_size
     (folder / "make_stream.py").write_text(TOKENIZE)
+    return [row for tokenizer in ("byte", "char", "bpe") for row in _encoding(folder, size, tokenizer)]
+
+
+def _encoding(folder: Path, size: int, tokenizer: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, folder / "make_stream.py", folder / "large.txt"],
-        env={**os.environ, "NANOLM_CACHE": str(folder / "cache")},
+        [sys.executable, folder / "make_stream.py", folder / "large.txt", tokenizer],
+        env={**os.environ, "NANOLM_CACHE": str(folder / f"cache-{tokenizer}")},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
     figures = json.loads(done.stdout)
-    assert figures["tokens"] == size, f"{figures['tokens']} tokens of {size} bytes"
-    text = f"{size / 1e6:,.0f} MB of text"
+    assert tokenizer != "byte" or figures["tokens"] == size, f"{figures['tokens']} tokens of {size} bytes"
+    text = f"{size / 1e6:,.0f} MB of text, tokenizer={tokenizer}"
     found = [
         {
             "what": f"{text}: {what}",

@@ -1,4 +1,4 @@
-"""What nanolm costs, as ratios of runs made in turn in one process: `make bench`.
+"""What the training loop costs, as ratios of runs made in turn in one process.
 
 Absolute times mean little on a shared machine; each row is the median over pairs, with the lowest and the highest.
 """
@@ -56,7 +56,7 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
             with tempfile.TemporaryDirectory() as folder:
                 run = RunDirectory(folder)
                 train(config, run, show_bar=True, bar_file=screen)
-                seconds = [row["seconds"] for row in _rows(run) if row["split"] == "train"]
+                seconds = [row["seconds"] for row in run.read_metrics() if row["split"] == "train"]
             return seconds[-1]
 
         corpus = corpora.load(config.dataset)
@@ -87,12 +87,6 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
         rows.append((name, "barest loop, batches gathered at once", in_turn(ours, lambda: barest(True), pairs)))
         rows.append((name, "barest loop, batches stacked of slices", in_turn(ours, lambda: barest(False), pairs)))
     return rows
-
-
-def _rows(run: RunDirectory) -> list[dict]:  # type: ignore[type-arg]
-    import json
-
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
 def main() -> None:
