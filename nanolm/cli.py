@@ -139,7 +139,8 @@ def _train_help(config_dir: str | None) -> str:
     """The options in every group, those of the user's folder included, and all settings with their defaults."""
     import textwrap
 
-    from nanolm.compose import compose_line, config_folder, save_yaml
+    from nanolm.compose import compose_line, config_folder
+    from nanolm.config_file import save_yaml
 
     folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
     options: dict[str, set[str]] = {}
@@ -168,8 +169,8 @@ def _run_directory(line: Line) -> Path:
 
 def _cut_off_run(line: Line) -> Path | None:
     """The newest run beside the new one's place that has these very settings and did not come to its end."""
-    from nanolm.compose import load_yaml
     from nanolm.config import identity
+    from nanolm.config_file import load_yaml
     from nanolm.runs.directory import RunDirectory
 
     wanted = identity(line.config)
@@ -207,8 +208,9 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
     """One run, in the folder that Hydra made for it; returns what a sweeper minimises."""
     from hydra.core.hydra_config import HydraConfig
 
-    from nanolm.compose import continue_run, import_plugins, load_yaml, register_schemas, to_config
+    from nanolm.compose import continue_run, import_plugins, register_schemas
     from nanolm.config import check
+    from nanolm.config_file import load_yaml, to_config
     from nanolm.errors import raise_all
     from nanolm.runs.directory import RunDirectory
 

@@ -1,4 +1,4 @@
-"""From the words on the command line to a checked Config, and from a Config to YAML and back.
+"""From the words on the command line to a Config.
 
 Hydra composes; what it reports one at a time is gathered here, with the nearest valid name beside each mistake.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
-from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.config_file import in_words, missing_values, to_config
+from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.registry import GROUPS
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         except Exception as error:
             problems = _diagnose(parsed, multirun)
             raise_all(problems)
-            raise SettingsError(_words(error), where="the command line") from error
+            raise SettingsError(in_words(error), where="the command line") from error
         from hydra.core.hydra_config import HydraConfig
 
         HydraConfig.instance().set_config(composed)
@@ -145,66 +144,6 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
             choices=choices,
             given=_given(parsed, task),
         )
-
-
-def to_config(composed: DictConfig) -> Config:
-    """The dataclasses behind a composed config.
-
-    Raises:
-        SettingsError: a setting has no value, or a key is not in the schema.
-    """
-    raise_all([*_missing(composed), *_unknown_keys(composed)])
-    try:
-        config = OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise SettingsError(_words(error), where=str(error.full_key or "")) from error
-    assert isinstance(config, Config)
-    return config
-
-
-def save_yaml(config: Config) -> str:
-    """The settings as YAML text, nothing left to resolve."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def load_yaml(path: Path) -> Config:
-    """The settings of a run. Nothing in the file is resolved, looked up or executed.
-
-    Raises:
-        RunError: the file is missing, is not such YAML, or does not fit the schema.
-    """
-    mend = "it is written by `nanolm train`; take it from a copy of the run"
-    try:
-        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except FileNotFoundError as error:
-        raise RunError(f"there is no {path.name}", where=str(path.parent), mend="name a run directory") from error
-    except Exception as error:
-        raise RunError(f"config.yaml cannot be read: {error}", where=str(path), mend=mend) from error
-    if not isinstance(raw, dict):
-        raise RunError("config.yaml holds no settings", where=str(path), mend=mend)
-    if "${" in path.read_text(encoding="utf-8"):
-        raise RunError(
-            "config.yaml holds an interpolation ${...}, which is never resolved here",
-            where=str(path),
-            mend=mend,
-        )
-    try:
-        typed = OmegaConf.structured(Config)
-        for group in (field.name for field in dataclasses.fields(Config)):
-            value = raw.pop(group)
-            if isinstance(value, dict):
-                typed[group] = OmegaConf.merge(OmegaConf.structured(_schema(group, value)), value)
-            else:
-                typed[group] = value
-        if raw:
-            raise KeyError(*raw)
-        return to_config(typed)
-    except NanolmError:
-        raise
-    except OmegaConfBaseException as error:
-        raise RunError(f"config.yaml does not fit: {_words(error)}", where=str(path), mend=mend) from error
-    except KeyError as error:
-        raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), mend=mend) from error
 
 
 def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
@@ -256,20 +195,6 @@ def hidden_options(config_dir: str) -> list[str]:
     folder = Path(config_dir)
     files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
     return [str(path) for path in files if (config_folder() / path).exists()]
-
-
-def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
-    if group in SINGLE_SCHEMAS:
-        return SINGLE_SCHEMAS[group]
-    name = str(value.get("name"))
-    registry = GROUPS[group]
-    if name not in registry.schemas and name not in registry:
-        raise SettingsError(
-            f"the run was made with {group} {name!r}, which is not known here",
-            where=f"{group}.name",
-            mend="if it is your own, name its module: --plugins my_module",
-        )
-    return registry.schemas.get(name, BASE_SCHEMAS[group])
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -371,7 +296,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     try:
         composed = _compose(base)
     except Exception as error:
-        return [*problems, SettingsError(_words(error), where=", ".join(base))]
+        return [*problems, SettingsError(in_words(error), where=", ".join(base))]
     for text in sound:
         if text not in base:
             problems += _try([*(t for t in base if t.split("=", 1)[0] != text.split("=", 1)[0]), text], text)
@@ -394,22 +319,15 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         # What is right so far may still not fit together, and the reader wants to hear it now.
         fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
         task = _without_hydra(_compose(list(fitting.values())))
-        problems += _missing(task) or check(to_config(task))
+        problems += missing_values(task) or check(to_config(task))
     return problems
-
-
-def _missing(composed: DictConfig) -> list[NanolmError]:
-    return [
-        SettingsError(f"{key} has no value", where=key, mend=f"add {key}=... to the line")
-        for key in sorted(map(str, OmegaConf.missing_keys(composed)))
-    ]
 
 
 def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:
     try:
         _compose(overrides)
     except Exception as error:
-        return [SettingsError(_words(error), where=text)]
+        return [SettingsError(in_words(error), where=text)]
     return []
 
 
@@ -429,34 +347,6 @@ def _known_keys(config: DictConfig) -> set[str]:
     return keys
 
 
-def _unknown_keys(composed: DictConfig) -> list[NanolmError]:
-    """Keys that no dataclass has: `+key=value` slips past the types of Hydra."""
-    problems: list[NanolmError] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        schema = OmegaConf.get_type(node)
-        if not dataclasses.is_dataclass(schema):
-            return
-        fields = {field.name for field in dataclasses.fields(schema)}
-        for name in map(str, node):
-            if name not in fields:
-                mend = (
-                    "configs carry short names, and nothing in them is executed"
-                    if name == "_target_"
-                    else nearest(f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
-                )
-                problems.append(
-                    SettingsError(f"there is no setting {prefix + name!r}", where=f"{prefix}{name}", mend=mend)
-                )
-                continue
-            child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
-            if isinstance(child, DictConfig):
-                walk(child, f"{prefix}{name}.")
-
-    walk(composed, "")
-    return problems
-
-
 def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
     """The keys that the line itself names; choosing an option names every key of its group."""
     known = _known_keys(task)
@@ -467,10 +357,3 @@ def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
             continue
         given |= {name for name in known if name == key or name.startswith(f"{key}.")}
     return {key for key in given if not isinstance(OmegaConf.select(task, key, throw_on_missing=False), DictConfig)}
-
-
-def _words(error: BaseException) -> str:
-    """The one line of a Hydra or OmegaConf error that says what is wrong."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = re.sub(r"\s+full_key:.*", "", str(cause), flags=re.DOTALL)
-    return " ".join(line.strip() for line in text.splitlines() if line.strip()) or os.fspath(type(error).__name__)

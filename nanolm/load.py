@@ -7,8 +7,9 @@ import dataclasses
 import torch
 from torch import nn
 
-from nanolm.compose import import_plugins, load_yaml
+from nanolm.compose import import_plugins
 from nanolm.config import Config
+from nanolm.config_file import load_yaml
 from nanolm.data import tokenizers
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import RunError, SettingsError

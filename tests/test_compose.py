@@ -1,12 +1,11 @@
-import enum
 import sys
 from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line, continue_run, hidden_options, load_yaml, quoted, save_yaml
+from nanolm.compose import compose_line, continue_run, hidden_options, quoted
 from nanolm.config import AdamWConfig, flat
-from nanolm.errors import NanolmError, RunError, SettingsError
+from nanolm.errors import SettingsError
 from tests.conftest import config_of
 
 
@@ -136,42 +135,6 @@ def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("fails_on_import.py").write_text("1 / 0\n")
     assert "ZeroDivisionError" in problems("plugins=[fails_on_import]")
-
-
-@pytest.mark.parametrize(
-    "overrides", [[], ["model=bigram", "logger=none"], ["dataset=text", "dataset.path=a 'b'"[:14]]]
-)
-def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
-    config = config_of(*overrides)
-    path = tmp_path / "config.yaml"
-    path.write_text(save_yaml(config))
-    assert load_yaml(path) == config
-    assert not any(isinstance(value, enum.Enum) for value in flat(config).values())
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ("lr: 0.002", "lr: ${oc.env:HOME}", "interpolation"),
-        ("lr: 0.002", "lr: fast", "does not fit"),
-        ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit"),
-        ("\nseed: 1337", "\nsead: 1337", "missing or an unknown key"),
-        ("name: adamw", "name: lion9", "not known here"),
-        ("model:", "model: [", "cannot be read"),
-    ],
-)
-def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    text = save_yaml(config_of())
-    assert before in text
-    path.write_text(text.replace(before, after, 1))
-    with pytest.raises(NanolmError, match=expected):
-        load_yaml(path)
-
-
-def test_a_missing_config_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"there is no config\.yaml"):
-        load_yaml(tmp_path / "config.yaml")
 
 
 def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:

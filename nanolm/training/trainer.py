@@ -13,8 +13,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from nanolm.compose import save_yaml
 from nanolm.config import Config, flat, identity
+from nanolm.config_file import save_yaml
 from nanolm.data import corpus as corpora
 from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw

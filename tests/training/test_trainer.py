@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from nanolm.compose import load_yaml
 from nanolm.config import Config
+from nanolm.config_file import load_yaml
 from nanolm.errors import DataError, DivergedError, RunError, SettingsError
 from nanolm.registry import MODELS, OPTIMIZERS
 from nanolm.runs.directory import RunDirectory
