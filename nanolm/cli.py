@@ -186,13 +186,28 @@ def _cut_off_run(line: Line) -> Path | None:
 
 
 def _hydra(arguments: list[str], line: Line | None = None) -> int:
-    """Hands the line to Hydra. Errors come back here as they are, for `main` to print."""
+    """Hands the line to Hydra; returns the exit status.
+
+    Of a sweep, a job that fails is reported when it does, and the others run.
+
+    Raises:
+        NanolmError: what is wrong with a single run.
+    """
     import hydra
 
     from nanolm.compose import CONFIG_NAME, config_folder
 
+    failed: list[NanolmError] = []
+
     def job(composed: DictConfig) -> float | None:
-        return _job(composed, line)
+        # Kept from Hydra, which has words of its own for a job that fails.
+        try:
+            return _job(composed, line)
+        except NanolmError as error:
+            if line is None:
+                print(f"nanolm: {_folder_of_job()} failed: {error}", file=sys.stderr)
+            failed.append(error)
+            return None
 
     before = sys.argv
     sys.argv = ["nanolm train", *arguments]
@@ -201,7 +216,17 @@ def _hydra(arguments: list[str], line: Line | None = None) -> int:
         hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(job)()
     finally:
         sys.argv = before
-    return 0
+    if failed and line is not None:
+        raise failed[0]
+    if failed:
+        print(f"nanolm: {len(failed)} run{'s' if len(failed) > 1 else ''} failed, named above", file=sys.stderr)
+    return max((error.exit_status for error in failed), default=0)
+
+
+def _folder_of_job() -> Path:
+    from hydra.core.hydra_config import HydraConfig
+
+    return _shown(HydraConfig.get().runtime.output_dir)
 
 
 def _job(composed: DictConfig, line: Line | None) -> float | None:
@@ -218,7 +243,7 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
     register_schemas()
     hydra_config = HydraConfig.get()
     config = to_config(composed)
-    run = RunDirectory(_shown(hydra_config.runtime.output_dir))
+    run = RunDirectory(_folder_of_job())
     changes: list[str] = []
     with run.claim():
         if run.exists():

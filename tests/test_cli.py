@@ -183,6 +183,8 @@ def test_a_job_that_fails_lets_the_others_run(nanolm: Nanolm, small_text: Path) 
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
     done = nanolm("train", "-m", *line, "size.n_heads=3,2")
     assert done.returncode == 2
-    assert "cannot be divided among size.n_heads 3 heads" in done.stderr
+    assert "sweep/0 failed: size.d_model 16 cannot be divided among size.n_heads 3 heads" in done.stderr
+    assert "1 run failed, named above" in done.stderr
+    assert "Error executing" not in done.stderr
     assert "Traceback" not in done.stderr
     assert [RunDirectory(path).exists() for path in sorted((nanolm.folder / "sweep").glob("[0-9]"))] == [True]  # type: ignore[attr-defined]

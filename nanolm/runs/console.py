@@ -7,7 +7,7 @@ from typing import Any
 from nanolm.runs.directory import RunDirectory
 
 # Beside every figure of such a run: what <unk> stands for was never predicted.
-LOSSY = "lossy tokenizer: <unk> hides text, not comparable"
+LOSSY = "lossy tokenizer: <unk> hides text, bits per byte do not compare"
 
 
 def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int, height: int = 16) -> str:
@@ -63,8 +63,7 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"step {summary['best_step']:,}, all {summary['val_scored_tokens']:,} tokens"
-            + ("" if summary["lossless"] else f"; {LOSSY}"),
+            f"step {summary['best_step']:,}, all {summary['val_scored_tokens']:,} tokens",
         )
         final = summary["final_val_loss"]
         if final != best:
@@ -73,6 +72,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
         console.print(table)
+        if not summary["lossless"]:
+            console.print(f"[bold]{LOSSY}[/]\n")
     if sample:
         console.print("[bold]a sample of its writing[/]")
         console.print(escape(sample.strip("\n")) + "\n")

@@ -40,6 +40,7 @@ def test_one_message_status_two_and_no_run(
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert done.stderr.startswith("nanolm: ")
     left = {entry.name for entry in nanolm.folder.rglob("*")}  # type: ignore[attr-defined]
     assert left - {"outputs"} == {"empty.txt", "latin1.txt"}
 
