@@ -170,18 +170,15 @@ def _run_directory(line: Line) -> Path:
 def _cut_off_run(line: Line) -> Path | None:
     """The newest run beside the new one's place that has these very settings and did not come to its end."""
     from nanolm.config import identity
-    from nanolm.config_file import load_yaml
     from nanolm.runs.directory import RunDirectory
 
-    wanted = identity(line.config)
-    for path in sorted(line.run_directory.parent.glob("*/config.yaml"), reverse=True):
-        run = RunDirectory(path.parent)
+    wanted, steps = identity(line.config), line.config.trainer.max_steps
+    for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
-            if identity(load_yaml(run.config)) == wanted and (
-                run.read_summary().get("status") != "completed"
-                or run.read_summary().get("step", 0) < line.config.trainer.max_steps
-            ):
-                return run.path
+            summary = RunDirectory(path.parent).read_summary()
+            is_done = summary.get("status") == "completed" and summary.get("step", 0) >= steps
+            if summary.get("identity") == wanted and not is_done:
+                return path.parent
     return None
 
 
