@@ -159,7 +159,8 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     try:
         with stop:
             text = loop(setup, stop, began)
-        status = "interrupted" if stop.signal else "completed"
+        is_done = setup.state.step >= setup.config.trainer.max_steps
+        status = "completed" if is_done else "interrupted"
     except DivergedError:
         status = "diverged"
         raise

@@ -119,6 +119,12 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert final_state(whole)[1]["numbers"]["step"] == 30
 
 
+def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
+    with stopped_at(5):
+        outcome = run_of(settings(small_text, "trainer.max_steps=5"), folder)
+    assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
+
+
 class stopped_at:  # noqa: N801
     """Sends SIGTERM to this process in the middle of an update."""
 
