@@ -71,7 +71,8 @@ def fit(corpus: Corpus, config: Config) -> Tokenizer:
     with contextlib.suppress(OSError, NanolmError):
         if hashlib.sha256(path.read_bytes()).hexdigest() == hash_path.read_text(encoding="utf-8"):
             return tokenizers.from_file(path)
-    tokenizer = tokenizers.fit(config.tokenizer, (piece.text for piece in corpus.pieces()))
+    with _bar("fitting the tokenizer", sum(corpus.n_characters.values())) as bar:
+        tokenizer = tokenizers.fit(config.tokenizer, _shown(corpus, bar))
     content = tokenizers.to_text(config.tokenizer.name, tokenizer).encode()
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +328,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, 
                 split: stack.enter_context(_SplitWriter(temporary, split, dtype, about["rows"] is not None))
                 for split in corpus.splits
             }
-            bar = stack.enter_context(_bar(sum(corpus.n_characters.values())))
+            bar = stack.enter_context(_bar("tokenizing", sum(corpus.n_characters.values())))
             groups = _groups(corpus, writers)
             for group, encoded in _encode_all(groups, tokenizer, about["rows"], sum(corpus.n_characters.values())):
                 writers[group.split].add(group, encoded, tokenizer)
@@ -554,12 +555,19 @@ def _line_end(tokenizer: Tokenizer) -> int | None:
     return int(ids[-1]) if len(ids) else None
 
 
-def _bar(n_characters: int) -> Any:
+def _shown(corpus: Corpus, bar: Any) -> Iterator[str]:
+    """The texts of a corpus, in a bar as they are read."""
+    for piece in corpus.pieces():
+        yield piece.text
+        bar.update(len(piece.text))
+
+
+def _bar(what: str, n_characters: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(
         total=n_characters,
-        desc="tokenizing",
+        desc=what,
         unit=" characters",
         unit_scale=True,
         disable=not sys.stderr.isatty(),
