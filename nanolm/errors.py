@@ -54,6 +54,12 @@ class CheckpointError(NanolmError):
     """A checkpoint that is damaged, or of another model than the one at hand."""
 
 
+class DiskError(NanolmError):
+    """The disk is full, or refuses to be written to. What was saved before stands."""
+
+    exit_status = 1
+
+
 class DivergedError(NanolmError):
     """The loss or its gradient is no longer a finite number. The weights are those of the last good step."""
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from nanolm.errors import CheckpointError
+from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import sync_folder
 from nanolm.training.state import flatten, unflatten
 
@@ -73,7 +74,7 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
 
     Raises:
         CheckpointError: what was written does not read back.
-        OSError: the disk is full or fails. Nothing is left of the attempt, and older checkpoints stand.
+        DiskError: the disk is full or fails. Nothing is left of the attempt, and older checkpoints stand.
     """
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
@@ -97,6 +98,13 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
             target.rename(_aside(target))
         temporary.rename(target)
         sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DiskError(
+            f"the checkpoint of step {step} cannot be written: {getattr(error, 'strerror', None) or error}",
+            where=str(folder),
+            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={folder.parent}",
+        ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -20,7 +20,7 @@ from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
-from nanolm.errors import CheckpointError, DivergedError, NanolmError, RunError
+from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
 from nanolm.files import write_durably
 from nanolm.model.build import build, count_parameters
 from nanolm.model.ngram import bigram_loss, unigram_loss
@@ -164,12 +164,20 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     except DivergedError:
         status = "diverged"
         raise
+    except OSError as error:
+        summary["error"] = str(error)
+        raise DiskError(
+            f"the run cannot be written: {error.strerror or error}",
+            where=str(error.filename or setup.run.path),
+            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={setup.run.path}",
+        ) from error
     except Exception as error:
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
         summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
-        setup.run.write_summary(summary)
+        with contextlib.suppress(OSError):
+            setup.run.write_summary(summary)
         setup.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 

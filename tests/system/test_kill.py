@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -112,3 +113,29 @@ def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> Non
     os.kill(first.pid, signal.SIGTERM)
     first.communicate(timeout=60)
     assert first.returncode == 143
+
+
+def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "hydra.run.dir=run", "trainer.max_steps=20")
+    assert nanolm("train", *line).returncode == 0
+    run = RunDirectory(nanolm.folder / "run")  # type: ignore[attr-defined]
+    before = {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()}
+    weights = run.checkpoints / "step-00000020" / "model.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-m", "nanolm", "train", "resume=run", "trainer.max_steps=40"],
+        cwd=nanolm.folder,  # type: ignore[attr-defined]
+        env=nanolm.environment,  # type: ignore[attr-defined]
+        capture_output=True,
+        text=True,
+        timeout=100,
+        # No file may grow to the size of the weights, as if the disk had no room for them.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size - 1,) * 2),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the checkpoint of step 40 cannot be written" in done.stderr
+    assert "resume=run" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()} == before
+    assert run.read_summary()["status"] == "failed"
+    assert nanolm("train", "resume=run", "trainer.max_steps=40").returncode == 0
+    assert run.read_summary()["status"] == "completed"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanolm.errors import CheckpointError
+from nanolm.errors import CheckpointError, DiskError
 from nanolm.training import checkpoint
 
 FILES = (checkpoint.WEIGHTS, checkpoint.TENSORS, checkpoint.SHAPE, checkpoint.MANIFEST)
@@ -118,7 +118,7 @@ def test_a_failing_disk_leaves_the_old_one_and_no_rest(tmp_path: Path, monkeypat
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match="the checkpoint of step 2 cannot be written: No space left"):
         save(tmp_path, 2)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -11,7 +11,7 @@ import torch
 
 from nanolm.config import Config
 from nanolm.config_file import load_yaml
-from nanolm.errors import DataError, DivergedError, RunError, SettingsError
+from nanolm.errors import DataError, DiskError, DivergedError, RunError, SettingsError
 from nanolm.registry import MODELS, OPTIMIZERS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint, trainer
@@ -250,10 +250,10 @@ def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(trainer.checkpoint, "save", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match="cannot be written: No space left on device"):
         run_of(settings(small_text, "trainer.max_steps=5"), folder)
     summary = RunDirectory(folder).read_summary()
-    assert (summary["status"], summary["error"]) == ("failed", "OSError: [Errno 28] No space left on device")
+    assert (summary["status"], summary["error"]) == ("failed", "[Errno 28] No space left on device")
 
 
 @pytest.mark.parametrize("model", ["bigram", "gpt", "gpt2"])
