@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,28 @@ SMALL = (
     "logger=none",
 )
 
-Nanolm = Callable[..., subprocess.CompletedProcess[str]]
+
+class Nanolm:
+    """Runs `nanolm` in a folder of its own, as a user would; the caller reads its output and status."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "NANOLM_CACHE": str(cache),
+            "WANDB_MODE": "offline",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __call__(self, *arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nanolm", *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -72,27 +93,8 @@ def config_of(*overrides: str) -> Config:
 
 
 @pytest.fixture
-def nanolm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nanolm:
-    """Runs `nanolm` in an empty folder, as a user would; the caller reads its output and status."""
-    environment = {
-        **os.environ,
-        "NANOLM_CACHE": str(tmp_path / "cache"),
-        "WANDB_MODE": "offline",
-        "OMP_NUM_THREADS": "1",
-    }
+def nanolm(tmp_path: Path) -> Nanolm:
+    """The command in an empty folder, with an empty cache."""
     folder = tmp_path / "here"
     folder.mkdir()
-
-    def run(*arguments: str | Path, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nanolm", *map(str, arguments)],
-            cwd=folder,
-            env=environment | extra,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    run.folder = folder  # type: ignore[attr-defined]
-    run.environment = environment  # type: ignore[attr-defined]
-    return run
+    return Nanolm(folder, tmp_path / "cache")

@@ -56,8 +56,8 @@ def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
         assert part in done.stdout
     assert "val loss" in done.stderr
     assert "it/s" not in done.stderr, "a bar where nobody looks"
-    (path,) = (nanolm.folder / "outputs").iterdir()  # type: ignore[attr-defined]
-    run = path.relative_to(nanolm.folder)  # type: ignore[attr-defined]
+    (path,) = (nanolm.folder / "outputs").iterdir()
+    run = path.relative_to(nanolm.folder)
     assert path.name.endswith("_gpt_text")
     assert sorted(entry.name for entry in path.iterdir()) == sorted(
         [
@@ -91,7 +91,7 @@ def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
     assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
 
     done = nanolm("train", *line[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
-    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not gone on with"  # type: ignore[attr-defined]
+    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not gone on with"
 
 
 def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text: Path) -> None:
@@ -99,11 +99,11 @@ def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text:
     for steps, expected in ((10, 1), (20, 1), (20, 2)):
         done = nanolm("train", *line, f"trainer.max_steps={steps}", "resume=auto")
         assert done.returncode == 0, done.stderr
-        assert len(list((nanolm.folder / "outputs").iterdir())) == expected  # type: ignore[attr-defined]
+        assert len(list((nanolm.folder / "outputs").iterdir())) == expected
     given = (*line, "hydra.run.dir=mine", "resume=auto")
     for steps in (10, 20):
         nanolm("train", *given, f"trainer.max_steps={steps}")
-    assert RunDirectory(nanolm.folder / "mine").read_summary()["step"] == 20  # type: ignore[attr-defined]
+    assert RunDirectory(nanolm.folder / "mine").read_summary()["step"] == 20
     done = nanolm("train", *given, "trainer.max_steps=20")
     assert "nothing to do" in done.stderr
     assert done.returncode == 0
@@ -116,7 +116,7 @@ def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> N
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
     done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
     assert done.returncode == 0, done.stderr
-    runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]  # type: ignore[attr-defined]
+    runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]
     found = [(run.read_summary()["choices"]["model"], run.read_summary()["seed"]) for run in runs]
     assert found == [("bigram", 1), ("bigram", 2), ("gpt2", 1), ("gpt2", 2)]
 
@@ -124,7 +124,7 @@ def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> N
 def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -> None:
     done = nanolm("train", "model=bigram", "--cfg", "job")
     assert "name: bigram" in done.stdout
-    assert list(nanolm.folder.iterdir()) == []  # type: ignore[attr-defined]
+    assert list(nanolm.folder.iterdir()) == []
 
 
 def test_flags_may_stand_anywhere() -> None:
@@ -136,7 +136,7 @@ def test_flags_may_stand_anywhere() -> None:
 
 
 def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
-    (nanolm.folder / "my_masks.py").write_text(  # type: ignore[attr-defined]
+    (nanolm.folder / "my_masks.py").write_text(
         "from nanolm.registry import MASKS\n"
         "@MASKS.register('last_two')\n"
         "def last_two(query, key, config):\n    return (key <= query) & (key > query - 2)\n"
@@ -165,18 +165,18 @@ def test_a_sweep_ends_when_it_is_told_to(nanolm: Nanolm, small_text: Path) -> No
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=100000", "hydra.sweep.dir=sweep")
     process = subprocess.Popen(
         [sys.executable, "-m", "nanolm", "train", "-m", *line, "seed=1,2"],
-        cwd=nanolm.folder,  # type: ignore[attr-defined]
-        env=nanolm.environment,  # type: ignore[attr-defined]
+        cwd=nanolm.folder,
+        env=nanolm.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    first = nanolm.folder / "sweep" / "0" / "metrics.jsonl"  # type: ignore[attr-defined]
+    first = nanolm.folder / "sweep" / "0" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (first.exists() and first.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert not (nanolm.folder / "sweep" / "1").exists()  # type: ignore[attr-defined]
+    assert not (nanolm.folder / "sweep" / "1").exists()
 
 
 def test_a_job_that_fails_lets_the_others_run(nanolm: Nanolm, small_text: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_job_that_fails_lets_the_others_run(nanolm: Nanolm, small_text: Path) 
     assert "1 run failed, named above" in done.stderr
     assert "Error executing" not in done.stderr
     assert "Traceback" not in done.stderr
-    assert [RunDirectory(path).exists() for path in sorted((nanolm.folder / "sweep").glob("[0-9]"))] == [True]  # type: ignore[attr-defined]
+    assert [RunDirectory(path).exists() for path in sorted((nanolm.folder / "sweep").glob("[0-9]"))] == [True]

@@ -30,8 +30,8 @@ from tests.conftest import SMALL, Nanolm
 def test_one_message_status_two_and_no_run(
     overrides: list[str], expected: list[str], nanolm: Nanolm, small_text: Path
 ) -> None:
-    (nanolm.folder / "empty.txt").touch()  # type: ignore[attr-defined]
-    (nanolm.folder / "latin1.txt").write_bytes("café".encode("latin1"))  # type: ignore[attr-defined]
+    (nanolm.folder / "empty.txt").touch()
+    (nanolm.folder / "latin1.txt").write_bytes("café".encode("latin1"))
     text = [] if any(word.startswith("dataset=") for word in overrides) else ["dataset=text"]
     path = [] if text == [] or any("dataset.path" in word for word in overrides) else [f"dataset.path={small_text}"]
     done = nanolm("train", *SMALL, *text, *path, *overrides)
@@ -41,20 +41,20 @@ def test_one_message_status_two_and_no_run(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("nanolm: ")
-    left = {entry.name for entry in nanolm.folder.rglob("*")}  # type: ignore[attr-defined]
+    left = {entry.name for entry in nanolm.folder.rglob("*")}
     assert left - {"outputs"} == {"empty.txt", "latin1.txt"}
 
 
 def test_a_run_with_bad_words_after_it(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
     assert nanolm("train", *line).returncode == 0
-    run = nanolm.folder / "run"  # type: ignore[attr-defined]
+    run = nanolm.folder / "run"
     done = nanolm("generate", run, "--prompt", "1 Zü")
     assert done.returncode == 2
     assert "2 characters that the tokenizer has never seen: 'Z' (U+005A), 'ü' (U+00FC)" in done.stderr
     for verb in ("generate", "evaluate"):
         prompt = ["--prompt", "1"] if verb == "generate" else []
-        done = nanolm(verb, nanolm.folder, *prompt)  # type: ignore[attr-defined]
+        done = nanolm(verb, nanolm.folder, *prompt)
         assert done.returncode == 2
         assert "is not a run directory" in done.stderr
         assert str(run) in done.stderr, "the run that was meant is named"

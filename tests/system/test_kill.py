@@ -30,8 +30,8 @@ LINE = (
 def start(nanolm: Nanolm, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nanolm", "train", *arguments],
-        cwd=nanolm.folder,  # type: ignore[attr-defined]
-        env=nanolm.environment,  # type: ignore[attr-defined]
+        cwd=nanolm.folder,
+        env=nanolm.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,7 +54,7 @@ def wait_for(run: RunDirectory, step: int, process: subprocess.Popen[str]) -> No
 def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
     done = nanolm("train", *LINE, f"dataset.path={small_text}", "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr
-    run = RunDirectory(nanolm.folder / "whole")  # type: ignore[attr-defined]
+    run = RunDirectory(nanolm.folder / "whole")
     return rows(run), final_state(run)
 
 
@@ -62,7 +62,7 @@ def test_killed_three_times_and_resumed(
     nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
-    run = RunDirectory(nanolm.folder / "parted")  # type: ignore[attr-defined]
+    run = RunDirectory(nanolm.folder / "parted")
     for step in (60, 210, 420):
         process = start(nanolm, *line)
         wait_for(run, step, process)
@@ -83,7 +83,7 @@ def test_a_signal_saves_and_the_run_goes_on(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted")
-    run = RunDirectory(nanolm.folder / "parted")  # type: ignore[attr-defined]
+    run = RunDirectory(nanolm.folder / "parted")
     process = start(nanolm, *line)
     wait_for(run, 60, process)
     process.send_signal(number)
@@ -103,7 +103,7 @@ def test_a_signal_saves_and_the_run_goes_on(
 
 def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
-    run = RunDirectory(nanolm.folder / "run")  # type: ignore[attr-defined]
+    run = RunDirectory(nanolm.folder / "run")
     first = start(nanolm, *line)
     wait_for(run, 10, first)
     done = nanolm("train", *line)
@@ -118,13 +118,13 @@ def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> Non
 def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "hydra.run.dir=run", "trainer.max_steps=20")
     assert nanolm("train", *line).returncode == 0
-    run = RunDirectory(nanolm.folder / "run")  # type: ignore[attr-defined]
+    run = RunDirectory(nanolm.folder / "run")
     before = {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()}
     weights = run.checkpoints / "step-00000020" / "model.safetensors"
     done = subprocess.run(
         [sys.executable, "-m", "nanolm", "train", "resume=run", "trainer.max_steps=40"],
-        cwd=nanolm.folder,  # type: ignore[attr-defined]
-        env=nanolm.environment,  # type: ignore[attr-defined]
+        cwd=nanolm.folder,
+        env=nanolm.environment,
         capture_output=True,
         text=True,
         timeout=100,
