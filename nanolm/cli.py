@@ -50,6 +50,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                       nanolm evaluate outputs/RUN --split val --json
   nanolm data       what a model would see (show), and its tokens ahead of time (prepare)
                       nanolm data show dataset=tiny_shakespeare tokenizer=char
+  nanolm mask       a picture of who sees whom, layer by layer (show)
+                      nanolm mask show mask=banded_causal mask.pattern=SSSL
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -389,6 +391,32 @@ def data(arguments: list[str]) -> int:
     return 0
 
 
+def mask(arguments: list[str]) -> int:
+    """`nanolm mask show`, with the settings of a `nanolm train` line."""
+    verbs = {"show": "Draws the mask of a `nanolm train` line: which positions each layer lets a position see."}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("".join(f"nanolm mask {verb:<8} {what}\n" for verb, what in verbs.items()), end="")
+        return 0
+    verb, *rest = arguments
+    if verb not in verbs:
+        raise SettingsError(f"there is no verb 'mask {verb}'", where="the command line", mend=nearest(verb, verbs))
+    parser = argparse.ArgumentParser(
+        prog=f"nanolm mask {verb}",
+        description=verbs[verb],
+        epilog="for example: nanolm mask show mask=banded_causal mask.window=4 mask.pattern=SSSL --length 24",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
+    parser.add_argument("--length", type=int, metavar="N", help="draw N positions (size.context_length)")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the picture as PNG too: nanolm[plot]")
+    options = parser.parse_intermixed_args(rest)
+
+    from nanolm import mask_verbs
+
+    mask_verbs.show(options.overrides, options.config_dir, options.length, options.png)
+    return 0
+
+
 def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
     """The flags that every verb on a run has."""
     parser = argparse.ArgumentParser(prog=f"nanolm {verb}", description=description, epilog=f"for example: {example}")
@@ -410,4 +438,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "generate": generate,
     "evaluate": evaluate,
     "data": data,
+    "mask": mask,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from nanolm.errors import NanolmError, SettingsError
+from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import DATASETS, LOGGERS, MASKS, MODELS, OPTIMIZERS, SCHEDULERS, TOKENIZERS
 
 BOUNDS = {
@@ -30,6 +30,11 @@ BOUNDS = {
 def bounded(default: Any = MISSING, **bounds: float) -> Any:
     """A field with a default and the range its value must lie in: ge, gt, le, lt."""
     return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def in_context(default: int) -> Any:
+    """A count of positions, of a mask: from 1 to size.context_length."""
+    return dataclasses.field(default=default, metadata={"bounds": {"ge": 1}, "in_context": True})
 
 
 class SplitBy(enum.Enum):
@@ -339,9 +344,19 @@ class SizeConfig:
 
 @dataclasses.dataclass
 class MaskConfig:
-    """Which positions a query may attend to."""
+    """Which positions a query may attend to: the same in all layers, or a pattern of masks over the layers."""
 
     name: str = MISSING
+    # Masks that the layers take in turn, [causal, banded_causal], or letters such as SSSL: S is banded_causal, L is
+    # causal. A mask of the pattern has the settings written here that are its own too, and its defaults for the rest.
+    pattern: Any = None
+
+
+@dataclasses.dataclass
+class NoMaskConfig(MaskConfig):
+    """Everything, before and after it."""
+
+    name: str = "none"
 
 
 @dataclasses.dataclass
@@ -349,6 +364,59 @@ class CausalConfig(MaskConfig):
     """Itself and everything before it."""
 
     name: str = "causal"
+
+
+@dataclasses.dataclass
+class WindowConfig(MaskConfig):
+    """What every mask has that sees a band around itself."""
+
+    # Positions seen on a side; a position sees itself besides.
+    window: int = in_context(16)
+
+
+@dataclasses.dataclass
+class BandedConfig(WindowConfig):
+    """Itself, the `window` before it and the `window` after it."""
+
+    name: str = "banded"
+
+
+@dataclasses.dataclass
+class BandedCausalConfig(WindowConfig):
+    """Itself and the `window` before it: the locally banded layers of GPT-3 (Brown et al. 2020, section 2.1)."""
+
+    name: str = "banded_causal"
+
+
+@dataclasses.dataclass
+class PrefixConfig(MaskConfig):
+    """Itself and everything before it, and all of the first `prefix_length` positions (Raffel et al. 2020, 3.2.1)."""
+
+    name: str = "prefix"
+    prefix_length: int = in_context(16)
+
+
+@dataclasses.dataclass
+class StridedConfig(MaskConfig):
+    """Itself and every `stride`-th before it (Sparse Transformer, Child et al. 2019, section 4.3)."""
+
+    name: str = "strided"
+    stride: int = in_context(8)
+
+
+@dataclasses.dataclass
+class BlockLocalConfig(MaskConfig):
+    """Itself and what is before it in its own block of `block` positions (Child et al. 2019, section 4.3)."""
+
+    name: str = "block_local"
+    block: int = in_context(16)
+
+
+@dataclasses.dataclass
+class PatternConfig(WindowConfig, PrefixConfig, StridedConfig, BlockLocalConfig):
+    """A pattern whose masks have settings of several kinds, such as [strided, banded_causal]."""
+
+    name: str = "pattern"
 
 
 @dataclasses.dataclass
@@ -532,7 +600,16 @@ for _registry, _schemas in {
         PretrainedConfig,
     ),
     MODELS: (BigramConfig, TransformerConfig),
-    MASKS: (CausalConfig,),
+    MASKS: (
+        NoMaskConfig,
+        CausalConfig,
+        BandedConfig,
+        BandedCausalConfig,
+        PrefixConfig,
+        StridedConfig,
+        BlockLocalConfig,
+        PatternConfig,
+    ),
     OPTIMIZERS: (AdamWConfig, SGDConfig),
     SCHEDULERS: (ConstantConfig, CosineConfig),
     LOGGERS: (NoLoggerConfig, WandbConfig),
@@ -553,6 +630,9 @@ BASE_SCHEMAS: dict[str, type[Any]] = {
     "scheduler": SchedulerConfig,
     "logger": LoggerConfig,
 }
+
+# What a letter of mask.pattern stands for.
+PATTERN_LETTERS = {"S": "banded_causal", "L": "causal"}
 
 # What may differ between a run and its continuation. The files may move; the text must be the same bytes.
 MAY_CHANGE = {
@@ -599,6 +679,43 @@ def identity(config: Config) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def layer_masks(config: Config) -> list[MaskConfig]:
+    """The mask of each layer, its own settings and no pattern in it. The settings must be sound."""
+    names = _pattern_names(config.mask)
+    parts = [_part(config.mask, name) for name in names] if names else [config.mask]
+    return [parts[layer % len(parts)] for layer in range(config.size.n_layers)]
+
+
+def layers_by_mask(config: Config) -> list[tuple[MaskConfig, list[int]]]:
+    """The masks that differ, in the order in which layers first have them, each with its layers, counted from 0."""
+    found: list[tuple[MaskConfig, list[int]]] = []
+    for layer, mask in enumerate(layer_masks(config)):
+        known = next((layers for other, layers in found if other == mask), None)
+        if known is None:
+            found.append((mask, [layer]))
+        else:
+            known.append(layer)
+    return found
+
+
+def _pattern_names(mask: MaskConfig) -> list[str]:
+    """The masks of a pattern, by name; none where there is no pattern."""
+    if isinstance(mask.pattern, str):
+        return [PATTERN_LETTERS.get(letter, letter) for letter in mask.pattern]
+    return list(mask.pattern or [])
+
+
+def _part(base: MaskConfig, name: str) -> MaskConfig:
+    """The settings of one mask of a pattern."""
+    schema = MASKS.schemas.get(name, MaskConfig)
+    written = {
+        field.name: getattr(base, field.name)
+        for field in dataclasses.fields(schema)
+        if field.name not in ("name", "pattern") and hasattr(base, field.name)
+    }
+    return schema(name=name, pattern=None, **written)
+
+
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
     problems: list[NanolmError] = []
@@ -611,7 +728,7 @@ def check(config: Config) -> list[NanolmError]:
                 problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
     if problems:
         return problems
-    for check_across in (_check_splits, _check_widths, _check_batch, _check_warmup, _check_device):
+    for check_across in (_check_splits, _check_widths, _check_masks, _check_batch, _check_warmup, _check_device):
         problems += check_across(config)
     return problems
 
@@ -652,6 +769,66 @@ def _check_widths(config: Config) -> Iterator[NanolmError]:
             where="model.positions, size.d_model, size.n_heads",
             mend="choose size.d_model / size.n_heads even, or model.positions=learned",
         )
+
+
+def _check_masks(config: Config) -> Iterator[NanolmError]:
+    pattern, n_layers = config.mask.pattern, config.size.n_layers
+    if pattern is not None or isinstance(config.mask, PatternConfig):
+        wrong = list(_wrong_in_pattern(pattern))
+        names = _pattern_names(config.mask) if isinstance(pattern, str | list) else []
+        if names and n_layers % len(names):
+            divisors = [str(n) for n in range(1, n_layers + 1) if n_layers % n == 0]
+            wrong.append(
+                SettingsError(
+                    f"mask.pattern has {len(names)} masks, which size.n_layers {n_layers} layers cannot take in turn",
+                    where="mask.pattern, size.n_layers",
+                    mend=f"its length must divide the layers: {', '.join(divisors)}",
+                )
+            )
+        yield from wrong
+        if wrong:
+            return
+    context_length = config.size.context_length
+    for mask, _ in layers_by_mask(config):
+        for key, field, value in leaves(mask):
+            if value == MISSING:
+                yield SettingsError(
+                    f"the mask {mask.name!r} of the pattern needs a value for {key}",
+                    where="mask.pattern",
+                    mend=f"mask={mask.name} mask.{key}=... with the pattern beside it",
+                )
+            elif field.metadata.get("in_context") and value > context_length:
+                has_it = hasattr(config.mask, key)
+                yield SettingsError(
+                    f"mask.{key} {value}{'' if has_it else f', as {mask.name} has it,'} is longer than "
+                    f"size.context_length {context_length}",
+                    where=f"mask.{key}, size.context_length" if has_it else "mask.pattern, size.context_length",
+                    mend=f"{'' if has_it else 'mask=pattern '}mask.{key}=N with N from 1 to {context_length}",
+                )
+
+
+def _wrong_in_pattern(pattern: Any) -> Iterator[NanolmError]:
+    """What is no mask in it."""
+    known = sorted({*MASKS.schemas, *MASKS} - {PatternConfig.name})
+    letters = " and ".join(f"{letter} for {name}" for letter, name in PATTERN_LETTERS.items())
+    if not isinstance(pattern, str | list) or not pattern:
+        yield SettingsError(
+            f"mask.pattern is {pattern!r}",
+            where="mask.pattern",
+            mend=f"a list of masks, [causal,banded_causal], or {letters}, as in SSSL",
+        )
+    elif isinstance(pattern, str):
+        strange = sorted(set(pattern) - set(PATTERN_LETTERS))
+        if strange:
+            yield SettingsError(
+                f"mask.pattern is {pattern!r}, and no mask has the letter {', '.join(strange)}",
+                where="mask.pattern",
+                mend=f"{letters}; masks by name go in a list, [causal,banded_causal]",
+            )
+    else:
+        for name in pattern:
+            if name not in known:
+                yield SettingsError(f"no mask is called {name!r}", where="mask.pattern", mend=nearest(str(name), known))
 
 
 def _check_batch(config: Config) -> Iterator[NanolmError]:

@@ -3,7 +3,22 @@ import dataclasses
 import pytest
 
 from nanolm.compose import config_folder
-from nanolm.config import Config, SizeConfig, check, flat, identity, leaves, may_change
+from nanolm.config import (
+    BandedCausalConfig,
+    BlockLocalConfig,
+    CausalConfig,
+    Config,
+    MaskConfig,
+    SizeConfig,
+    StridedConfig,
+    check,
+    flat,
+    identity,
+    layer_masks,
+    layers_by_mask,
+    leaves,
+    may_change,
+)
 from tests.conftest import config_of
 
 # What an option has no default for.
@@ -12,6 +27,7 @@ NEEDED = {
     "dataset=jsonl": "dataset.path=x",
     "dataset=huggingface": "dataset.path=x",
     "tokenizer=pretrained": "tokenizer.path=x",
+    "mask=pattern": "mask.pattern=SL",
 }
 
 
@@ -94,3 +110,88 @@ def test_every_number_has_bounds() -> None:
     assert unbounded == []
     assert {field.name for field in dataclasses.fields(SizeConfig)} == set(vars(config_of().size))
     assert isinstance(config_of(), Config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("mask=causal",), [CausalConfig()] * 4),
+        (("mask.pattern=[causal,banded_causal]",), [CausalConfig(), BandedCausalConfig(window=16)] * 2),
+        (("mask=banded_causal", "mask.pattern=[causal]", "mask.window=5"), [CausalConfig()] * 4),
+        (
+            ("mask=banded_causal", "mask.pattern=SSSL", "mask.window=5"),
+            [BandedCausalConfig(window=5)] * 3 + [CausalConfig()],
+        ),
+        (("mask=causal", "mask.pattern=LS"), [CausalConfig(), BandedCausalConfig()] * 2),
+        (
+            ("mask=pattern", "mask.pattern=[strided,block_local]", "mask.stride=3", "mask.block=4"),
+            [StridedConfig(stride=3), BlockLocalConfig(block=4)] * 2,
+        ),
+    ],
+)
+def test_the_layers_take_the_masks_of_a_pattern_in_turn(overrides: tuple[str, ...], expected: list[MaskConfig]) -> None:
+    config = config_of(*overrides)
+    assert check(config) == []
+    assert layer_masks(config) == expected
+
+
+def test_layers_with_the_same_mask_are_found_together() -> None:
+    config = config_of("mask.pattern=[causal,banded_causal,causal,none]")
+    assert [(mask.name, layers) for mask, layers in layers_by_mask(config)] == [
+        ("causal", [0, 2]),
+        ("banded_causal", [1]),
+        ("none", [3]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("mask=banded", "mask.window=0"), ["mask.window is 0, and must be at least 1"]),
+        (("mask=banded_causal", "mask.window=65"), ["mask.window 65 is longer than size.context_length 64"]),
+        (("mask=prefix", "mask.prefix_length=65"), ["mask.prefix_length 65 is longer than size.context_length 64"]),
+        (("mask=strided", "mask.stride=0"), ["mask.stride is 0, and must be at least 1"]),
+        (("mask=block_local", "mask.block=65"), ["mask.block 65 is longer than size.context_length 64"]),
+        (
+            ("mask.pattern=SL", "size.context_length=8"),
+            ["mask.window 16, as banded_causal has it, is longer than size.context_length 8"],
+        ),
+        (("mask=pattern", "mask.pattern=LL", "mask.window=65"), []),
+        (
+            ("mask=pattern", "mask.pattern=LS", "mask.window=65"),
+            ["mask.window 65 is longer than size.context_length 64"],
+        ),
+        (("mask=pattern",), ["mask.pattern is None"]),
+        (("mask.pattern=[]",), ["mask.pattern is []"]),
+        (("mask.pattern=''",), ["mask.pattern is ''"]),
+        (("mask.pattern=5",), ["mask.pattern is 5"]),
+        (("mask.pattern=[[causal],2,3,4]",), [f"no mask is called {name}" for name in ("['causal']", "2", "3", "4")]),
+        (("mask.pattern=[pattern]",), ["no mask is called 'pattern'"]),
+        (("mask.pattern=SXLY",), ["mask.pattern is 'SXLY', and no mask has the letter X, Y"]),
+        (
+            ("mask.pattern=[causal,bandd,casual]",),
+            [
+                "no mask is called 'bandd'",
+                "no mask is called 'casual'",
+                "mask.pattern has 3 masks, which size.n_layers 4 layers cannot take in turn",
+            ],
+        ),
+        (
+            ("mask.pattern=SSL", "size.n_heads=3", "trainer.device=gpu"),
+            [
+                "size.d_model 128 cannot be divided among size.n_heads 3 heads",
+                "mask.pattern has 3 masks, which size.n_layers 4 layers cannot take in turn",
+                "trainer.device is 'gpu'",
+            ],
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert found(*overrides) == expected
+
+
+def test_a_mistyped_mask_of_a_pattern_has_a_neighbour() -> None:
+    (problem,) = check(config_of("mask.pattern=[bandd]"))
+    assert "did you mean banded?" in problem.mend
+    (problem,) = check(config_of("mask.pattern=SSS"))
+    assert problem.mend == "its length must divide the layers: 1, 2, 4"

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import MaskConfig, SizeConfig, TransformerConfig
-from nanolm.model import masks
+from nanolm.config import SizeConfig, TransformerConfig
 from nanolm.model.positions import rotate
 
 
@@ -18,20 +17,24 @@ class Attention(nn.Module):
     cannot grow without bound.
     """
 
-    def __init__(self, config: TransformerConfig, size: SizeConfig, mask: MaskConfig) -> None:
+    def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
         self.n_heads = size.n_heads
         self.qk_norm = config.qk_norm
         self.dropout = config.dropout
         self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=config.bias)
         self.projection = nn.Linear(size.d_model, size.d_model, bias=config.bias)
-        self.is_causal = mask.name == "causal"
-        visible = None if self.is_causal else masks.dense(mask, size.context_length)
-        self.visible_TxT: torch.Tensor | None
-        self.register_buffer("visible_TxT", visible, persistent=False)
 
-    def forward(self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None) -> torch.Tensor:
-        """x_BxTxC to the same shape; `rotary_2xTxP` turns queries and keys where it is given."""
+    def forward(
+        self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None, visible_TxT: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x_BxTxC to the same shape.
+
+        Args:
+            x_BxTxC: the stream, normalised.
+            rotary_2xTxP: turns queries and keys, where it is given.
+            visible_TxT: row q, column k is whether query q sees key k; it may be longer than x. None: causal.
+        """
         B, T, C = x_BxTxC.shape
         qkv = self.query_key_value(x_BxTxC).view(B, T, 3, self.n_heads, C // self.n_heads)
         q_BxHxTxD, k_BxHxTxD, v_BxHxTxD = qkv.permute(2, 0, 3, 1, 4)
@@ -43,8 +46,8 @@ class Attention(nn.Module):
             q_BxHxTxD,
             k_BxHxTxD,
             v_BxHxTxD,
-            attn_mask=None if self.visible_TxT is None else self.visible_TxT[:T, :T],
+            attn_mask=None if visible_TxT is None else visible_TxT[:T, :T],
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.is_causal,
+            is_causal=visible_TxT is None,
         )
         return self.projection(gathered_BxHxTxD.transpose(1, 2).reshape(B, T, C))

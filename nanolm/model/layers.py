@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import Activation, MaskConfig, Norm, SizeConfig, TransformerConfig
+from nanolm.config import Activation, Norm, SizeConfig, TransformerConfig
 from nanolm.model.attention import Attention
 
 
@@ -55,15 +55,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then the feed-forward, each behind a norm and added to the stream."""
 
-    def __init__(self, config: TransformerConfig, size: SizeConfig, mask: MaskConfig) -> None:
+    def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
         self.attention_norm = norm(config, size.d_model)
-        self.attention = Attention(config, size, mask)
+        self.attention = Attention(config, size)
         self.feed_forward_norm = norm(config, size.d_model)
         self.feed_forward = FeedForward(config, size.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None) -> torch.Tensor:
-        """Same shape."""
-        x_BxTxC = x_BxTxC + self.dropout(self.attention(self.attention_norm(x_BxTxC), rotary_2xTxP))
+    def forward(
+        self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None, visible_TxT: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Same shape; `rotary_2xTxP` and `visible_TxT` are as attention takes them."""
+        x_BxTxC = x_BxTxC + self.dropout(self.attention(self.attention_norm(x_BxTxC), rotary_2xTxP, visible_TxT))
         return x_BxTxC + self.dropout(self.feed_forward(self.feed_forward_norm(x_BxTxC)))

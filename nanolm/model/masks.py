@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from nanolm.config import CausalConfig, MaskConfig
+from nanolm.config import (
+    BandedCausalConfig,
+    BandedConfig,
+    BigramConfig,
+    BlockLocalConfig,
+    CausalConfig,
+    Config,
+    MaskConfig,
+    NoMaskConfig,
+    PrefixConfig,
+    StridedConfig,
+    layers_by_mask,
+    leaves,
+)
 from nanolm.errors import SettingsError
 from nanolm.registry import MASKS
+
+
+@MASKS.register("none")
+def none(query: torch.Tensor, key: torch.Tensor, config: NoMaskConfig) -> torch.Tensor:
+    """A position sees all of them (Devlin et al. 2019, BERT)."""
+    return torch.ones_like(query + key, dtype=torch.bool)
 
 
 @MASKS.register("causal")
@@ -15,23 +36,114 @@ def causal(query: torch.Tensor, key: torch.Tensor, config: CausalConfig) -> torc
     return key <= query
 
 
+@MASKS.register("banded")
+def banded(query: torch.Tensor, key: torch.Tensor, config: BandedConfig) -> torch.Tensor:
+    """A position sees itself and `window` positions on each side (Beltagy et al. 2020, Longformer, section 3.1)."""
+    return (query - key).abs() <= config.window
+
+
+@MASKS.register("banded_causal")
+def banded_causal(query: torch.Tensor, key: torch.Tensor, config: BandedCausalConfig) -> torch.Tensor:
+    """A position sees itself and the `window` before it (Child et al. 2019, section 4.3, the first head of strided)."""
+    return (key <= query) & (query - key <= config.window)
+
+
+@MASKS.register("prefix")
+def prefix(query: torch.Tensor, key: torch.Tensor, config: PrefixConfig) -> torch.Tensor:
+    """A position sees the first `prefix_length`, itself and what is before it (Raffel et al. 2020, section 3.2.1)."""
+    return (key <= query) | (key < config.prefix_length)
+
+
+@MASKS.register("strided")
+def strided(query: torch.Tensor, key: torch.Tensor, config: StridedConfig) -> torch.Tensor:
+    """A position sees itself and every `stride`-th before it (Child et al. 2019, section 4.3, the second head)."""
+    return (key <= query) & ((query - key) % config.stride == 0)
+
+
+@MASKS.register("block_local")
+def block_local(query: torch.Tensor, key: torch.Tensor, config: BlockLocalConfig) -> torch.Tensor:
+    """A position sees itself and its block's before it (Child et al. 2019, section 4.3, the first head of fixed)."""
+    return (key <= query) & (query // config.block == key // config.block)
+
+
 def dense(config: MaskConfig, length: int) -> torch.Tensor:
-    """The mask as a table.
+    """The mask as a table, on the CPU.
 
     Returns:
         visible_TxT, bool: row q, column k is whether query q sees key k.
 
     Raises:
-        SettingsError: a row sees nothing, which leaves its softmax without a value.
+        SettingsError: a row sees nothing, which leaves its softmax without a value; or the mask is no truth values.
     """
-    positions = torch.arange(length)
-    visible_TxT = MASKS[config.name](positions[:, None], positions[None, :], config).expand(length, length)
-    blind = (~visible_TxT.any(dim=1)).nonzero().flatten()
-    if len(blind):
+    positions = torch.arange(length, device="cpu")
+    visible = MASKS[config.name](positions[:, None], positions[None, :], config)
+    try:
+        visible_TxT = visible.expand(length, length)
+        is_table = visible.dtype is torch.bool
+    except (AttributeError, RuntimeError):
+        is_table = False
+    if not is_table:
         raise SettingsError(
-            f"the mask {config.name!r} leaves position {int(blind[0])} with nothing to see "
-            f"({len(blind)} of {length} positions)",
+            f"the mask {config.name!r} returned no truth values for {length} x {length} positions",
             where="mask",
-            mend="let every position see at least itself",
+            mend="compare the two positions that it is given, as in key <= query",
         )
+    _require_sight(config, visible_TxT)
     return visible_TxT
+
+
+def by_name(config: MaskConfig) -> str:
+    """The mask and its settings in a few words: 'banded_causal, window 16'."""
+    settings = ((key, value) for key, _, value in leaves(config) if key not in ("name", "pattern"))
+    return ", ".join([config.name, *(f"{key} {value}" for key, value in settings)])
+
+
+def leaks(config: Config) -> list[str]:
+    """What is to be said of a next-token loss under these settings: a sentence for each mask that sees the future."""
+    by_mask = [] if isinstance(config.model, BigramConfig) else layers_by_mask(config)
+    found = []
+    for mask, layers in by_mask:
+        leak = first_leak(dense(mask, config.size.context_length))
+        if leak is not None:
+            place = "" if len(by_mask) == 1 else f", of {in_layers(layers, config.size.n_layers)},"
+            found.append(
+                f"mask={mask.name}{place} sees the future: position {leak[0]} sees {leak[1]}; "
+                "its loss is no longer that of next-token prediction"
+            )
+    return found
+
+
+def in_layers(layers: Sequence[int], n_layers: int) -> str:
+    """Layers in a few words; they are counted from 0, as positions are."""
+    if len(layers) == n_layers:
+        return "every layer"
+    if len(layers) > 8:
+        return f"layers {', '.join(map(str, layers[:3]))}, ... ({len(layers)} of {n_layers})"
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+
+
+def first_leak(visible_TxT: torch.Tensor) -> tuple[int, int] | None:
+    """The first (query, key) that sees the future; None where no position does."""
+    leaks_TxT = visible_TxT.triu(1)
+    rows = leaks_TxT.any(dim=1).nonzero().flatten()
+    if not len(rows):
+        return None
+    query = int(rows[0])
+    return query, int(leaks_TxT[query].nonzero()[0])
+
+
+def _require_sight(config: MaskConfig, visible_TxT: torch.Tensor) -> None:
+    # What a row sees after itself is not there when the input ends with it.
+    blind = (~visible_TxT.tril().any(dim=1)).nonzero().flatten()
+    if not len(blind):
+        return
+    row, length = int(blind[0]), len(visible_TxT)
+    if visible_TxT[row].any():
+        found = f"shows position {row} only what comes after it, and nothing where a text ends there"
+    else:
+        found = f"leaves position {row} with nothing to see"
+    raise SettingsError(
+        f"the mask {config.name!r} {found} ({len(blind)} of {length} positions)",
+        where="mask",
+        mend="let every position see at least itself",
+    )

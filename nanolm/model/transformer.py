@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import Config, Initialization, Positions, TransformerConfig
+from nanolm.config import Config, Initialization, Positions, TransformerConfig, layers_by_mask
+from nanolm.model import masks
 from nanolm.model.layers import Block, norm
 from nanolm.model.positions import rotary_table
 from nanolm.registry import MODELS
@@ -48,7 +49,8 @@ class Transformer(nn.Module):
             else nn.Identity()
         )
         self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Block(settings, size, config.mask) for _ in range(size.n_layers))
+        self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
+        self._lay_masks(config)
         self.final_norm = norm(settings, size.d_model)
         # A tied head is the embedding itself: one parameter, saved and decayed once.
         self.head = None if settings.tied_head else nn.Linear(size.d_model, vocab_size, bias=False)
@@ -62,10 +64,25 @@ class Transformer(nn.Module):
         if self.position_embedding is not None:
             x_BxTxC = x_BxTxC + self.position_embedding.weight[:T]
         x_BxTxC = self.dropout(self.embedding_norm(x_BxTxC))
-        for block in self.blocks:
-            x_BxTxC = block(x_BxTxC, self.rotary_2xTxP)
+        for block, index in zip(self.blocks, self.mask_of_layer, strict=True):
+            visible_TxT = None if index is None or self.visible_MxTxT is None else self.visible_MxTxT[index]
+            x_BxTxC = block(x_BxTxC, self.rotary_2xTxP, visible_TxT)
         x_BxTxC = self.final_norm(x_BxTxC)
         return F.linear(x_BxTxC, self.token_embedding.weight) if self.head is None else self.head(x_BxTxC)
+
+    def _lay_masks(self, config: Config) -> None:
+        """One table for all layers with the same mask; causal needs none."""
+        # In one buffer of the whole model: buffers that layers share would be copied for each on the way to a device.
+        tables: list[torch.Tensor] = []
+        self.mask_of_layer: list[int | None] = [None] * config.size.n_layers
+        for mask, layers in layers_by_mask(config):
+            if mask.name == "causal":
+                continue
+            for layer in layers:
+                self.mask_of_layer[layer] = len(tables)
+            tables.append(masks.dense(mask, config.size.context_length))
+        self.visible_MxTxT: torch.Tensor | None
+        self.register_buffer("visible_MxTxT", torch.stack(tables) if tables else None, persistent=False)
 
     @torch.no_grad()
     def initialize(self, scheme: Initialization) -> None:

@@ -22,6 +22,7 @@ from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
 from nanolm.files import write_durably
+from nanolm.model import masks
 from nanolm.model.build import build, count_parameters
 from nanolm.model.ngram import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
@@ -428,6 +429,8 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
     )
     if not summary["lossless"]:
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
+    for leak in masks.leaks(config):
+        say(leak)
     if setup.state.step:
         say(f"goes on from step {setup.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
     say(f"run directory {setup.run.path}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nanolm.config import CausalConfig, MaskConfig, SizeConfig, TransformerConfig
+from nanolm.model import masks
 from nanolm.model.attention import Attention
 from nanolm.model.positions import rotary_table, rotate
 from nanolm.registry import MASKS
@@ -41,10 +42,10 @@ def test_attention_is_the_formula(mask: str, qk_norm: bool, length: int) -> None
     MASKS.register("neighbours")(neighbours)
     torch.manual_seed(0)
     config = CausalConfig() if mask == "causal" else MaskConfig(name=mask)
-    attention = Attention(TransformerConfig(qk_norm=qk_norm, bias=True), SIZE, config)
+    attention = Attention(TransformerConfig(qk_norm=qk_norm, bias=True), SIZE)
     x_TxC = torch.randn(length, 8)
     positions = torch.arange(length)
     visible = MASKS[mask](positions[:, None], positions[None, :], config)
     rotary = rotary_table(6, 4) if qk_norm else None
-    found = attention(x_TxC[None], rotary)[0]
+    found = attention(x_TxC[None], rotary, None if mask == "causal" else masks.dense(config, 6))[0]
     torch.testing.assert_close(found, in_words(attention, x_TxC, visible, qk_norm), atol=1e-5, rtol=1e-5)

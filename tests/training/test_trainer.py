@@ -325,3 +325,38 @@ def test_a_gpu_trains_and_resumes(compiled: str, small_text: Path, folder: Path)
     run_of(settings(small_text, "trainer.max_steps=10", *common), folder)
     summary = run_of(settings(small_text, "trainer.max_steps=20", *common), folder).summary
     assert (summary["step"], summary["precision"]) == (20, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("mask=banded",), ["mask=banded sees the future: position 0 sees 1"]),
+        (("mask.pattern=[causal,prefix]",), ["mask=prefix, of layer 1, sees the future: position 0 sees 1"]),
+        (("mask=banded_causal", "mask.pattern=SL"), []),
+        (("model=bigram", "mask=none"), []),
+    ],
+)
+def test_a_mask_that_sees_the_future_is_told_of_once(
+    small_text: Path, folder: Path, overrides: tuple[str, ...], expected: list[str]
+) -> None:
+    run_of(settings(small_text, "trainer.max_steps=12", "trainer.eval_every=6", *overrides), folder)
+    said = [line for line in (folder / "train.log").read_text().splitlines() if "future" in line]
+    assert len(said) == len(expected)
+    for line, words in zip(said, expected, strict=True):
+        assert f"{words}; its loss is no longer that of next-token prediction" in line
+
+
+def test_a_run_with_a_pattern_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
+    pattern = ("mask=banded_causal", "mask.window=3", "mask.pattern=[causal,banded_causal]", "trainer.sample_tokens=20")
+    config = settings(small_text, "trainer.max_steps=8", *pattern)
+    whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
+    for run in (whole, parted):
+        run.path.mkdir()
+    train(config, whole)
+    with stopped_at(5):
+        train(config, parted)
+    train(load_yaml(parted.config), parted)
+    assert load_yaml(parted.config) == config
+    assert rows(parted) == rows(whole)
+    assert parted.samples.read_bytes() == whole.samples.read_bytes()
+    assert same(final_state(parted), final_state(whole))
