@@ -324,7 +324,16 @@ class TransformerConfig(ModelConfig):
     qk_norm: bool = True
     bias: bool = False
     tied_head: bool = False
+    # A number for each token, added to its logit.
+    head_bias: bool = False
     dropout: float = bounded(0.0, ge=0, lt=1)
+
+
+@dataclasses.dataclass
+class Gpt3Config(TransformerConfig):
+    """The transformer whose attention has no biases, whatever the other parts have: GPT-3 as tutorials count it."""
+
+    name: str = "gpt3"
 
 
 @dataclasses.dataclass
@@ -531,7 +540,7 @@ for _registry, _schemas in {
         Gpt2Config,
         PretrainedConfig,
     ),
-    MODELS: (BigramConfig, TransformerConfig),
+    MODELS: (BigramConfig, TransformerConfig, Gpt3Config),
     MASKS: (CausalConfig,),
     OPTIMIZERS: (AdamWConfig, SGDConfig),
     SCHEDULERS: (ConstantConfig, CosineConfig),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanolm.config import Config
-from nanolm.model import bigram, transformer  # noqa: F401  they register themselves
+from nanolm.model import bigram, gpt3, transformer  # noqa: F401  they register themselves
 from nanolm.registry import MODELS
 
 
