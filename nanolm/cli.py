@@ -52,6 +52,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                       nanolm data show dataset=tiny_shakespeare tokenizer=char
   nanolm mask       a picture of who sees whom, layer by layer (show)
                       nanolm mask show mask=banded_causal mask.pattern=SSSL
+  nanolm count      parameters by part, FLOPs a token, memory to train, by formula
+                      nanolm count model=gpt2 size=gpt2 --vocab-size 50257
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -417,6 +419,27 @@ def mask(arguments: list[str]) -> int:
     return 0
 
 
+def count(arguments: list[str]) -> int:
+    """`nanolm count`, with the settings of a `nanolm train` line."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm count",
+        description="Parameters by part, FLOPs a token and memory to train; nothing is allocated, and no text is read.",
+        epilog="for example: nanolm count model=gpt2 size=gpt2 --vocab-size 50257, or nanolm count experiment=gpt3",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
+    parser.add_argument(
+        "--vocab-size", type=int, metavar="N", help="how many tokens there are (the tokenizer's, if set)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_intermixed_args(arguments)
+
+    from nanolm import count_verb
+
+    count_verb.show(options.overrides, options.config_dir, options.vocab_size, options.json)
+    return 0
+
+
 def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
     """The flags that every verb on a run has."""
     parser = argparse.ArgumentParser(prog=f"nanolm {verb}", description=description, epilog=f"for example: {example}")
@@ -439,4 +462,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "data": data,
     "mask": mask,
+    "count": count,
 }

@@ -328,7 +328,11 @@ class TransformerConfig(ModelConfig):
     initialization: Initialization = Initialization.zero_projections
     qk_norm: bool = True
     bias: bool = False
+    # Of attention's four projections; null: as `bias` says.
+    attention_bias: bool | None = None
     tied_head: bool = False
+    # A number for each token, added to its logit.
+    head_bias: bool = False
     dropout: float = bounded(0.0, ge=0, lt=1)
 
 

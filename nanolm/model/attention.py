@@ -22,8 +22,9 @@ class Attention(nn.Module):
         self.n_heads = size.n_heads
         self.qk_norm = config.qk_norm
         self.dropout = config.dropout
-        self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=config.bias)
-        self.projection = nn.Linear(size.d_model, size.d_model, bias=config.bias)
+        bias = config.bias if config.attention_bias is None else config.attention_bias
+        self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=bias)
+        self.projection = nn.Linear(size.d_model, size.d_model, bias=bias)
 
     def forward(
         self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None, visible_TxT: torch.Tensor | None

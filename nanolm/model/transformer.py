@@ -53,7 +53,10 @@ class Transformer(nn.Module):
         self._lay_masks(config)
         self.final_norm = norm(settings, size.d_model)
         # A tied head is the embedding itself: one parameter, saved and decayed once.
-        self.head = None if settings.tied_head else nn.Linear(size.d_model, vocab_size, bias=False)
+        self.head = None if settings.tied_head else nn.Linear(size.d_model, vocab_size, bias=settings.head_bias)
+        # An untied head has its bias itself.
+        has_own_bias = settings.tied_head and settings.head_bias
+        self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_own_bias else None
         self.initialize(settings.initialization)
 
     def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
@@ -68,7 +71,9 @@ class Transformer(nn.Module):
             visible_TxT = None if index is None or self.visible_MxTxT is None else self.visible_MxTxT[index]
             x_BxTxC = block(x_BxTxC, self.rotary_2xTxP, visible_TxT)
         x_BxTxC = self.final_norm(x_BxTxC)
-        return F.linear(x_BxTxC, self.token_embedding.weight) if self.head is None else self.head(x_BxTxC)
+        if self.head is None:
+            return F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)
+        return self.head(x_BxTxC)
 
     def _lay_masks(self, config: Config) -> None:
         """One table for all layers with the same mask; causal needs none."""

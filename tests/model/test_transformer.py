@@ -10,7 +10,7 @@ from nanolm.training import optimizers
 from nanolm.training.step import next_token_loss
 from tests.conftest import config_of
 
-MODELS = ("gpt", "gpt2")
+MODELS = ("gpt", "gpt2", "gpt3")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -92,6 +92,25 @@ def test_gpt2_weights_are_drawn_as_the_paper_says() -> None:
     assert set(INITIALIZATIONS) == set(Initialization)
 
 
+@pytest.mark.parametrize("head", ["model.tied_head=true", "model.tied_head=false"])
+def test_a_head_bias_is_added_to_the_logits(head: str) -> None:
+    plain, biased = build(config_of(head), 11), build(config_of(head, "model.head_bias=true"), 11)
+    (name,) = set(biased.state_dict()) - set(plain.state_dict())
+    assert not biased.state_dict()[name].any(), "it begins at zero"
+    awaken(biased)
+    plain.load_state_dict({key: value for key, value in biased.state_dict().items() if key != name})
+    tokens = torch.randint(11, (2, 8))
+    torch.testing.assert_close(biased(tokens), plain(tokens) + biased.state_dict()[name])
+
+
+def test_gpt3_has_biases_everywhere_but_in_attention() -> None:
+    built = build(config_of("model=gpt3"), 11)
+    biases = {name for name, _ in built.named_parameters() if name.endswith("bias")}
+    assert "head.bias" in biases
+    assert "blocks.0.feed_forward.projection.bias" in biases
+    assert not [name for name in biases if ".attention." in name]
+
+
 def test_dropout_is_off_outside_training() -> None:
     built = build(config_of("model.dropout=0.5"), 11)
     awaken(built)
@@ -106,6 +125,7 @@ def test_dropout_is_off_outside_training() -> None:
 GOLDEN = {
     "gpt": (4.174389, 3.972469, 3.744359),
     "gpt2": (4.254592, 3.159377, 2.902582),
+    "gpt3": (4.134684, 2.850008, 2.599848),
 }
 
 

@@ -1,0 +1,281 @@
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nanolm.compose import config_folder
+from nanolm.config import Activation, Config, Initialization, Norm, Positions, TransformerConfig
+from nanolm.errors import SettingsError
+from nanolm.model import count
+from nanolm.model.build import build, count_parameters
+from nanolm.training import optimizers
+from nanolm.training.step import next_token_loss
+from tests.conftest import config_of
+
+MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml"))
+SIZES = sorted(path.stem for path in config_folder().glob("size/*.yaml"))
+TRANSFORMERS = [model for model in MODELS if model != "bigram"]
+
+
+def built_without_memory(config: Config, vocab_size: int) -> nn.Module:
+    with torch.device("meta"):
+        return build(config, vocab_size)
+
+
+def counted(module: nn.Module | None) -> int:
+    return 0 if module is None else count_parameters(module)
+
+
+def built_parts(model: nn.Module) -> dict[str, int]:
+    """What count.parameters should say of it, from its submodules."""
+    if hasattr(model, "logits"):
+        return {"table": counted(model.logits)}  # type: ignore[arg-type]
+    blocks = list(model.blocks)  # type: ignore[arg-type]
+    norms = [model.embedding_norm, model.final_norm]
+    norms += [norm for block in blocks for norm in (block.attention_norm, block.feed_forward_norm)]
+    own_bias = model.head_bias
+    return {
+        "token embedding": counted(model.token_embedding),  # type: ignore[arg-type]
+        "positions": counted(model.position_embedding),  # type: ignore[arg-type]
+        "attention": sum(counted(block.attention) for block in blocks),
+        "feed-forward": sum(counted(block.feed_forward) for block in blocks),
+        "norms": sum(counted(norm) for norm in norms),  # type: ignore[arg-type]
+        "head": counted(model.head) + (0 if own_bias is None else own_bias.numel()),  # type: ignore[arg-type,operator,union-attr]
+    }
+
+
+def require_equal(config: Config, vocab_size: int) -> None:
+    parts = count.parameters(config, vocab_size)
+    model = built_without_memory(config, vocab_size)
+    assert {part.name: part.amount for part in parts} == built_parts(model)
+    assert count.total(parts) == count_parameters(model)
+    per_layer = {part.name: part.per_layer for part in parts}
+    for block in getattr(model, "blocks", []):
+        assert per_layer["attention"] == counted(block.attention)
+        assert per_layer["feed-forward"] == counted(block.feed_forward)
+        assert per_layer["norms"] == counted(block.attention_norm) + counted(block.feed_forward_norm)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_formula_is_the_built_model(model: str, size: str) -> None:
+    config = config_of(f"model={model}", f"size={size}")
+    for vocab_size in (1, 65, 50_257):
+        require_equal(config, vocab_size)
+
+
+@pytest.fixture(scope="module")
+def plain_config() -> Config:
+    return config_of()
+
+
+@pytest.mark.parametrize("attention_bias", [None, False, True])
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("positions", Positions)
+@pytest.mark.parametrize("initialization", Initialization)
+@given(
+    n_layers=st.integers(1, 5),
+    n_heads=st.integers(1, 5),
+    half_a_head=st.integers(1, 9),
+    context_length=st.integers(1, 40),
+    vocab_size=st.integers(1, 300),
+)
+@settings(max_examples=4, deadline=None)
+def test_the_formula_is_the_built_model_whatever_the_settings(
+    plain_config: Config,
+    attention_bias: bool | None,
+    norm: Norm,
+    positions: Positions,
+    initialization: Initialization,
+    n_layers: int,
+    n_heads: int,
+    half_a_head: int,
+    context_length: int,
+    vocab_size: int,
+) -> None:
+    size = dataclasses.replace(
+        plain_config.size,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        d_model=2 * half_a_head * n_heads,
+        context_length=context_length,
+    )
+    for bias, tied_head, head_bias, qk_norm in itertools.product((False, True), repeat=4):
+        model = TransformerConfig(
+            attention_bias=attention_bias,
+            norm=norm,
+            positions=positions,
+            initialization=initialization,
+            bias=bias,
+            tied_head=tied_head,
+            head_bias=head_bias,
+            qk_norm=qk_norm,
+        )
+        require_equal(dataclasses.replace(plain_config, model=model, size=size), vocab_size)
+
+
+# 96 layers, 12,288, 96 heads, context 2048, an untied head with bias; in the second the digits of V are swapped.
+@pytest.mark.parametrize(("vocab_size", "expected"), [(50_257, 175_217_149_009), (50_527, 175_223_784_799)])
+def test_gpt3_is_both_printed_figures(vocab_size: int, expected: int) -> None:
+    config = config_of("experiment=gpt3")
+    assert count.total(count.parameters(config, vocab_size)) == expected
+    assert count_parameters(built_without_memory(config, vocab_size)) == expected
+    L, C, T, V = 96, 12_288, 2_048, vocab_size
+    assert expected == L * (12 * C**2 + 9 * C) + 2 * C + V * (2 * C + 1) + T * C
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2_medium", 354_823_168),
+        ("gpt2_large", 774_030_080),
+        ("gpt2_xl", 1_557_611_200),
+    ],
+)
+def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
+    assert count.total(count.parameters(config_of("model=gpt2", f"size={size}"), 50_257)) == expected
+
+
+@pytest.mark.parametrize("head", ["model.tied_head=true", "model.tied_head=false"])
+@pytest.mark.parametrize("model", TRANSFORMERS)
+def test_flops_are_those_that_torch_counts(model: str, head: str) -> None:
+    config = config_of(f"model={model}", head, "size.n_layers=3", "size.n_heads=2", "size.d_model=24")
+    B, T, vocab_size = 2, config.size.context_length, 11
+    forward = count.total(count.flops_per_token(config, vocab_size))
+    tokens = torch.randint(vocab_size, (B, T))
+    built = build(config, vocab_size)
+    # The reference kernel: the fused ones skip what a causal mask hides, and compute scores anew in the backward pass.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter:
+            loss = next_token_loss(built(tokens), tokens)
+        assert counter.get_total_flops() == B * T * forward
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+    assert counter.get_total_flops() + B * T * forward == B * T * count.training_flops(forward)
+
+
+@pytest.mark.parametrize("model", TRANSFORMERS)
+@pytest.mark.parametrize("size", SIZES)
+def test_training_flops_are_six_to_a_weight_and_twelve_to_a_score(model: str, size: str) -> None:
+    config = config_of(f"model={model}", f"size={size}")
+    L, T, C, V = config.size.n_layers, config.size.context_length, config.size.d_model, 50_257
+    n_weights = 12 * L * C**2 + V * C
+    found = count.training_flops(count.total(count.flops_per_token(config, V)))
+    assert found == 6 * n_weights + 12 * L * T * C
+
+
+def test_a_table_is_looked_up() -> None:
+    config = config_of("model=bigram")
+    assert count.total(count.flops_per_token(config, 65)) == 0
+    built = build(config, 65)
+    with FlopCounterMode(display=False) as counter:
+        built(torch.zeros(1, 4, dtype=torch.long))
+    assert counter.get_total_flops() == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "sgd optimizer.momentum=0"])
+@pytest.mark.parametrize("model", MODELS)
+def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
+    config = config_of(f"model={model}", *f"optimizer={optimizer}".split(), "size.d_model=32")
+    built = build(config, 65)
+    opt = optimizers.build(config.optimizer, built)
+    tokens = torch.arange(2 * 65).view(2, 65) % 65
+    next_token_loss(built(tokens[:, :-1]), tokens[:, 1:]).backward()
+    opt.step()
+    buffers = [
+        value
+        for state in opt.state.values()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and name != "step"
+    ]
+    gradients = [parameter.grad for parameter in built.parameters() if parameter.grad is not None]
+    found = {part.name: part.amount for part in count.memory(config, count.total(count.parameters(config, 65)))}
+    assert found == {
+        "weights": sum(parameter.nbytes for parameter in built.parameters()),
+        "gradients": sum(gradient.nbytes for gradient in gradients),
+        "optimizer": sum(buffer.nbytes for buffer in buffers),
+    }
+
+
+@pytest.mark.parametrize("vocab_size", [65, 2_000])
+@pytest.mark.parametrize("model", TRANSFORMERS)
+def test_activations_are_near_what_torch_keeps(model: str, vocab_size: int) -> None:
+    config = config_of(f"model={model}", "trainer.batch_size=4")
+    built = build(config, vocab_size)
+    weights = {parameter.data_ptr() for parameter in built.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    tokens = torch.randint(vocab_size, (4, 65))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        next_token_loss(built(tokens[:, :-1]), tokens[:, 1:])
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert found == pytest.approx(count.activation_memory(config, vocab_size).amount, rel=0.25)
+
+
+def test_activations_follow_the_part_of_a_batch_and_the_number_format() -> None:
+    def found(*overrides: str) -> int:
+        return count.activation_memory(config_of("model=gpt2", *overrides), 65).amount
+
+    assert found("trainer.accumulate=4") * 4 == found()
+    assert found("trainer.precision=bf16") * 2 == found("trainer.precision=fp32") == found()
+    part = count.activation_memory(config_of("model=gpt2"), 65)
+    assert part == count.Part(
+        "activations",
+        "4 B T (16 L C + 2 C + 2 V)",
+        4 * 16 * 64 * (16 * 4 * 128 + 2 * 128 + 2 * 65),
+        4 * 16 * 64 * 16 * 128,
+    )
+
+
+@pytest.mark.parametrize("model", TRANSFORMERS)
+def test_a_written_formula_gives_its_figure(model: str) -> None:
+    config = config_of(f"model={model}", "model.bias=true", "model.norm=layer_norm", "model.head_bias=true")
+    sizes = {"V": 65, "C": 128, "L": 4, "T": 64}
+    for part in [*count.parameters(config, 65), *count.flops_per_token(config, 65)]:
+        assert _value(part.formula, sizes) == part.amount, part
+
+
+def _value(formula: str, sizes: dict[str, int]) -> int:
+    """Reads a formula as people do: a space multiplies, before a plus."""
+    if formula == "none":
+        return 0
+    factor, bracket, inside = formula.partition(" (")
+    if bracket:
+        inside, _, rest = inside.partition(")")
+        return _value(factor, sizes) * _value(inside, sizes) + (_value(rest[3:], sizes) if rest else 0)
+    return sum(math.prod(_factor(word, sizes) for word in term.split()) for term in formula.split(" + "))
+
+
+def _factor(word: str, sizes: dict[str, int]) -> int:
+    base, _, exponent = word.partition("^")
+    return (sizes[base] if base in sizes else int(base)) ** int(exponent or 1)
+
+
+def test_a_model_of_ones_own_has_no_formula() -> None:
+    config = config_of()
+    config = dataclasses.replace(config, model=TransformerConfig(name="mine", activation=Activation.gelu_tanh))
+    assert not count.has_formula(config)
+    with pytest.raises(SettingsError, match=r"no formula for the model 'mine'"):
+        count.parameters(config, 65)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="mine"))
+    assert [part.name for part in count.memory(config, 10)] == ["weights", "gradients"]
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys\nimport nanolm.model.count\nprint([n for n in ('torch', 'hydra', 'numpy') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
