@@ -364,19 +364,14 @@ def data(arguments: list[str]) -> int:
         "prepare": "Tokenizes the text of a `nanolm train` line ahead of time, into the cache.",
         "show": "Prints what a model of a `nanolm train` line would see: counts, vocabulary, first tokens, a batch.",
     }
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("".join(f"nanolm data {verb:<8} {what}\n" for verb, what in verbs.items()), end="")
+    verb, rest = _second_word("data", verbs, arguments)
+    if verb is None:
         return 0
-    verb, *rest = arguments
-    if verb not in verbs:
-        raise SettingsError(f"there is no verb 'data {verb}'", where="the command line", mend=nearest(verb, verbs))
-    parser = argparse.ArgumentParser(
+    parser = _line_parser(
         prog=f"nanolm data {verb}",
         description=verbs[verb],
         epilog=f"for example: nanolm data {verb} dataset=tiny_shakespeare tokenizer=char trainer.batches=lines",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
-    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
     if verb == "show":
         parser.add_argument("--tokens", type=int, default=24, metavar="N", help="how many tokens to show (24)")
         parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -396,19 +391,14 @@ def data(arguments: list[str]) -> int:
 def mask(arguments: list[str]) -> int:
     """`nanolm mask show`, with the settings of a `nanolm train` line."""
     verbs = {"show": "Draws the mask of a `nanolm train` line: which positions each layer lets a position see."}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("".join(f"nanolm mask {verb:<8} {what}\n" for verb, what in verbs.items()), end="")
+    verb, rest = _second_word("mask", verbs, arguments)
+    if verb is None:
         return 0
-    verb, *rest = arguments
-    if verb not in verbs:
-        raise SettingsError(f"there is no verb 'mask {verb}'", where="the command line", mend=nearest(verb, verbs))
-    parser = argparse.ArgumentParser(
+    parser = _line_parser(
         prog=f"nanolm mask {verb}",
         description=verbs[verb],
         epilog="for example: nanolm mask show mask=banded_causal mask.window=4 mask.pattern=SSSL --length 24",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
-    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
     parser.add_argument("--length", type=int, metavar="N", help="draw N positions (size.context_length)")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write the picture as PNG too: nanolm[plot]")
     options = parser.parse_intermixed_args(rest)
@@ -421,13 +411,11 @@ def mask(arguments: list[str]) -> int:
 
 def count(arguments: list[str]) -> int:
     """`nanolm count`, with the settings of a `nanolm train` line."""
-    parser = argparse.ArgumentParser(
+    parser = _line_parser(
         prog="nanolm count",
         description="Parameters by part, FLOPs a token and memory to train; nothing is allocated, and no text is read.",
         epilog="for example: nanolm count model=gpt2 size=gpt2 --vocab-size 50257, or nanolm count experiment=gpt3",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
-    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
     parser.add_argument(
         "--vocab-size", type=int, metavar="N", help="how many tokens there are (the tokenizer's, if set)"
     )
@@ -438,6 +426,29 @@ def count(arguments: list[str]) -> int:
 
     count_verb.show(options.overrides, options.config_dir, options.vocab_size, options.json)
     return 0
+
+
+def _second_word(first: str, verbs: dict[str, str], arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The verb after the verb and the words after it; where help is asked for, prints it and returns None.
+
+    Raises:
+        SettingsError: there is no such verb.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("".join(f"nanolm {first} {verb:<8} {what}\n" for verb, what in verbs.items()), end="")
+        return None, []
+    verb, *rest = arguments
+    if verb not in verbs:
+        raise SettingsError(f"there is no verb '{first} {verb}'", where="the command line", mend=nearest(verb, verbs))
+    return verb, rest
+
+
+def _line_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """What every verb on the settings of a `nanolm train` line takes."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings as `nanolm train` takes them")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="your own folder of YAML files")
+    return parser
 
 
 def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
