@@ -1,0 +1,100 @@
+"""The typed schema of every group of settings, a module each, their bounds, and the checks across them.
+
+Defaults live here and nowhere else; a YAML file in configs/ says only what differs. Bounds stand beside the
+default they belong to. Nothing here imports torch or hydra.
+"""
+
+# ruff: noqa: F401
+from nanolm.config.check import (
+    check,
+)
+from nanolm.config.dataset import (
+    Bom,
+    DatasetConfig,
+    DownloadConfig,
+    HuggingFaceConfig,
+    JsonlConfig,
+    Newlines,
+    PythonDocsConfig,
+    PythonStdlibConfig,
+    SplitBy,
+    TextConfig,
+)
+from nanolm.config.fields import (
+    BOUNDS,
+    bounded,
+    in_context,
+    leaves,
+)
+from nanolm.config.logger import (
+    LoggerConfig,
+    NoLoggerConfig,
+    WandbConfig,
+    WandbMode,
+)
+from nanolm.config.mask import (
+    PATTERN_LETTERS,
+    BandedCausalConfig,
+    BandedConfig,
+    BlockLocalConfig,
+    CausalConfig,
+    MaskConfig,
+    NoMaskConfig,
+    PatternConfig,
+    PrefixConfig,
+    StridedConfig,
+    WindowConfig,
+)
+from nanolm.config.model import (
+    Activation,
+    BigramConfig,
+    Initialization,
+    ModelConfig,
+    Norm,
+    Positions,
+    TransformerConfig,
+)
+from nanolm.config.optimizer import (
+    AdamWConfig,
+    OptimizerConfig,
+    SGDConfig,
+)
+from nanolm.config.run import (
+    BASE_SCHEMAS,
+    MAY_CHANGE,
+    SINGLE_SCHEMAS,
+    Config,
+    flat,
+    identity,
+    layer_masks,
+    layers_by_mask,
+    may_change,
+)
+from nanolm.config.scheduler import (
+    ConstantConfig,
+    CosineConfig,
+    SchedulerConfig,
+)
+from nanolm.config.size import (
+    SizeConfig,
+)
+from nanolm.config.tokenizer import (
+    BpeConfig,
+    ByteConfig,
+    CharConfig,
+    Gpt2Config,
+    PretrainedConfig,
+    SentencePieceConfig,
+    SentencePieceModel,
+    SpacyConfig,
+    TokenizerConfig,
+    TorchtextConfig,
+    UnigramConfig,
+    WordConfig,
+    WordsConfig,
+)
+from nanolm.config.trainer import (
+    Batches,
+    Precision,
+    TrainerConfig,
+)

@@ -1,0 +1,122 @@
+"""Which positions may see which."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from omegaconf import MISSING
+
+from nanolm.config.fields import declare, in_context
+from nanolm.registry import MASKS
+
+
+@dataclasses.dataclass
+class MaskConfig:
+    """Which positions a query may attend to: the same in all layers, or a pattern of masks over the layers."""
+
+    name: str = MISSING
+    # Masks that the layers take in turn, [causal, banded_causal], or letters such as SSSL: S is banded_causal, L is
+    # causal. A mask of the pattern has the settings written here that are its own too, and its defaults for the rest.
+    pattern: Any = None
+
+
+@dataclasses.dataclass
+class NoMaskConfig(MaskConfig):
+    """Everything, before and after it."""
+
+    name: str = "none"
+
+
+@dataclasses.dataclass
+class CausalConfig(MaskConfig):
+    """Itself and everything before it."""
+
+    name: str = "causal"
+
+
+@dataclasses.dataclass
+class WindowConfig(MaskConfig):
+    """What every mask has that sees a band around itself."""
+
+    # Positions seen on a side; a position sees itself besides.
+    window: int = in_context(16)
+
+
+@dataclasses.dataclass
+class BandedConfig(WindowConfig):
+    """Itself, the `window` before it and the `window` after it."""
+
+    name: str = "banded"
+
+
+@dataclasses.dataclass
+class BandedCausalConfig(WindowConfig):
+    """Itself and the `window` before it: the locally banded layers of GPT-3 (Brown et al. 2020, section 2.1)."""
+
+    name: str = "banded_causal"
+
+
+@dataclasses.dataclass
+class PrefixConfig(MaskConfig):
+    """Itself and everything before it, and all of the first `prefix_length` positions (Raffel et al. 2020, 3.2.1)."""
+
+    name: str = "prefix"
+    prefix_length: int = in_context(16)
+
+
+@dataclasses.dataclass
+class StridedConfig(MaskConfig):
+    """Itself and every `stride`-th before it (Sparse Transformer, Child et al. 2019, section 4.3)."""
+
+    name: str = "strided"
+    stride: int = in_context(8)
+
+
+@dataclasses.dataclass
+class BlockLocalConfig(MaskConfig):
+    """Itself and what is before it in its own block of `block` positions (Child et al. 2019, section 4.3)."""
+
+    name: str = "block_local"
+    block: int = in_context(16)
+
+
+@dataclasses.dataclass
+class PatternConfig(WindowConfig, PrefixConfig, StridedConfig, BlockLocalConfig):
+    """A pattern whose masks have settings of several kinds, such as [strided, banded_causal]."""
+
+    name: str = "pattern"
+
+
+declare(
+    MASKS,
+    NoMaskConfig,
+    CausalConfig,
+    BandedConfig,
+    BandedCausalConfig,
+    PrefixConfig,
+    StridedConfig,
+    BlockLocalConfig,
+    PatternConfig,
+)
+
+# What a letter of mask.pattern stands for.
+PATTERN_LETTERS = {"S": "banded_causal", "L": "causal"}
+
+
+def pattern_names(mask: MaskConfig) -> list[str]:
+    """The masks of a pattern, by name; none where there is no pattern."""
+    if isinstance(mask.pattern, str):
+        return [PATTERN_LETTERS.get(letter, letter) for letter in mask.pattern]
+    return list(mask.pattern or [])
+
+
+def pattern_part(base: MaskConfig, name: str) -> MaskConfig:
+    """The settings of one mask of a pattern."""
+    schema = MASKS.schemas.get(name, MaskConfig)
+    written = {
+        field.name: getattr(base, field.name)
+        for field in dataclasses.fields(schema)
+        if field.name not in ("name", "pattern") and hasattr(base, field.name)
+    }
+    return schema(name=name, pattern=None, **written)

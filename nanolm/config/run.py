@@ -1,0 +1,108 @@
+"""A whole run: every group, what makes two runs the same, and what may differ when one goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import MISSING
+
+from nanolm.config.dataset import DatasetConfig
+from nanolm.config.fields import bounded, leaves, plain
+from nanolm.config.logger import LoggerConfig
+from nanolm.config.mask import MaskConfig, pattern_names, pattern_part
+from nanolm.config.model import ModelConfig
+from nanolm.config.optimizer import OptimizerConfig
+from nanolm.config.scheduler import SchedulerConfig
+from nanolm.config.size import SizeConfig
+from nanolm.config.tokenizer import TokenizerConfig
+from nanolm.config.trainer import TrainerConfig
+
+
+@dataclasses.dataclass
+class Config:
+    """Everything that it takes to repeat a run."""
+
+    dataset: DatasetConfig = MISSING
+    tokenizer: TokenizerConfig = MISSING
+    model: ModelConfig = MISSING
+    size: SizeConfig = MISSING
+    mask: MaskConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    seed: int = bounded(1337, ge=0, lt=2**63)
+    # never, auto (go on where a run with these settings was cut off) or a run directory
+    resume: str = "never"
+    # Modules of one's own that register models, optimizers, masks, ...
+    plugins: list[str] = dataclasses.field(default_factory=list)
+
+
+# Groups with one schema, whatever the option.
+SINGLE_SCHEMAS: dict[str, type[Any]] = {"size": SizeConfig, "trainer": TrainerConfig}
+
+# The schema of an option that a plugin registers without one.
+BASE_SCHEMAS: dict[str, type[Any]] = {
+    "dataset": DatasetConfig,
+    "tokenizer": TokenizerConfig,
+    "model": ModelConfig,
+    "mask": MaskConfig,
+    "optimizer": OptimizerConfig,
+    "scheduler": SchedulerConfig,
+    "logger": LoggerConfig,
+}
+
+# What may differ between a run and its continuation. The files may move; the text must be the same bytes.
+MAY_CHANGE = {
+    "dataset.path",
+    "dataset.test_path",
+    "dataset.val_path",
+    "plugins",
+    "resume",
+    "trainer.accumulate",
+    "trainer.compile",
+    "trainer.device",
+    "trainer.eval_every",
+    "trainer.log_every",
+    "trainer.max_steps",
+    "trainer.sample_tokens",
+    "trainer.save_every",
+}
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value for this setting than the run it continues."""
+    return key in MAY_CHANGE or key.split(".")[0] == "logger"
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The settings as {dotted key: plain value}, enums by their name."""
+    return {key: plain(value) for key, _, value in leaves(config)}
+
+
+def identity(config: Config) -> str:
+    """A hash of all that decides a run's numbers: two runs with the same one are the same experiment."""
+    decisive = {key: value for key, value in flat(config).items() if not may_change(key)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def layer_masks(config: Config) -> list[MaskConfig]:
+    """The mask of each layer, its own settings and no pattern in it. The settings must be sound."""
+    names = pattern_names(config.mask)
+    parts = [pattern_part(config.mask, name) for name in names] if names else [config.mask]
+    return [parts[layer % len(parts)] for layer in range(config.size.n_layers)]
+
+
+def layers_by_mask(config: Config) -> list[tuple[MaskConfig, list[int]]]:
+    """The masks that differ, in the order in which layers first have them, each with its layers, counted from 0."""
+    found: list[tuple[MaskConfig, list[int]]] = []
+    for layer, mask in enumerate(layer_masks(config)):
+        known = next((layers for other, layers in found if other == mask), None)
+        if known is None:
+            found.append((mask, [layer]))
+        else:
+            known.append(layer)
+    return found

@@ -1,0 +1,59 @@
+"""The loop: how long, on what, how often."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from nanolm.config.fields import bounded
+
+
+class Batches(enum.Enum):
+    """What a batch is made of.
+
+    windows: stretches of text from random positions, drawn with replacement.
+    epochs: the text in blocks of context_length, each once an epoch, in another order every epoch.
+    lines: a line of text a row, each once an epoch; padded at its end, and padding is never scored.
+    documents: the same with a document a row.
+    """
+
+    windows = "windows"
+    epochs = "epochs"
+    lines = "lines"
+    documents = "documents"
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether a row is a piece of text with an end of its own."""
+        return self in (Batches.lines, Batches.documents)
+
+
+class Precision(enum.Enum):
+    """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@dataclasses.dataclass
+class TrainerConfig:
+    """The loop. Steps are optimizer updates."""
+
+    max_steps: int = bounded(1000, ge=1)
+    # Sequences an update. `accumulate` cuts them into that many parts to save memory; the update is the same.
+    batch_size: int = bounded(16, ge=1)
+    accumulate: int = bounded(1, ge=1)
+    batches: Batches = Batches.windows
+    # Gradients are scaled down to this norm; null: never.
+    clip_norm: float | None = bounded(1.0, gt=0)
+    precision: Precision = Precision.auto
+    # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N
+    device: str = "auto"
+    compile: bool = False
+    log_every: int = bounded(10, ge=1)
+    eval_every: int = bounded(250, ge=1)
+    save_every: int = bounded(250, ge=1)
+    # Tokens of the sample written at every evaluation; 0: none.
+    sample_tokens: int = bounded(200, ge=0)
