@@ -19,6 +19,8 @@ class MaskConfig:
     # Masks that the layers take in turn, [causal, banded_causal], or letters such as SSSL: S is banded_causal, L is
     # causal. A mask of the pattern has the settings written here that are its own too, and its defaults for the rest.
     pattern: Any = None
+    # With it a position sees no other document than its own, whatever the mask.
+    within_documents: bool = False
 
 
 @dataclasses.dataclass
@@ -99,6 +101,9 @@ declare(
     BlockLocalConfig,
     PatternConfig,
 )
+
+# Masks that see near by only.
+LOCAL_MASKS = (BandedCausalConfig, BandedConfig, BlockLocalConfig)
 
 # What a letter of mask.pattern stands for.
 PATTERN_LETTERS = {"S": "banded_causal", "L": "causal"}

@@ -92,6 +92,11 @@ def dense(config: MaskConfig, length: int) -> torch.Tensor:
     return visible_TxT
 
 
+def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
+    """BxTxT, bool: whether two positions lie in one document, by the number of each position's document."""
+    return documents_BxT[:, :, None] == documents_BxT[:, None, :]
+
+
 def by_name(config: MaskConfig) -> str:
     """The mask and its settings in a few words: 'banded_causal, window 16'."""
     settings = ((key, value) for key, _, value in leaves(config) if key not in ("name", "pattern"))
