@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -177,7 +178,7 @@ def flex(scene: Scene) -> Gather:
         KV_LEN=scene.length,
         device=scene.device.type,
     )
-    kernel = _compiled(flex_attention) if scene.device.type == "cuda" else flex_attention
+    kernel: Any = _compiled(flex_attention) if scene.device.type == "cuda" else flex_attention
 
     def gather(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
         assert not dropout, "flex attention has no dropout"
@@ -304,5 +305,5 @@ def _beside(x_BxHxNxbxD: torch.Tensor, before: int, after: int) -> torch.Tensor:
 
 
 @functools.cache
-def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)

@@ -3,49 +3,77 @@ import math
 import pytest
 import torch
 
-from nanolm.config import CausalConfig, MaskConfig, SizeConfig, TransformerConfig
+from nanolm.config import AttentionKind, CausalConfig, MaskConfig, SizeConfig, TransformerConfig
 from nanolm.model import masks
-from nanolm.model.attention import Attention
-from nanolm.model.positions import rotary_table, rotate
+from nanolm.model.attention import Attention, attention
+from nanolm.model.attention_paths import Scene, dense, mean
+from nanolm.model.positions import alibi_slopes, rotary_table, rotate
 from nanolm.registry import MASKS
 
-SIZE = SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6)
+SIZES = {
+    "usual widths": SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6),
+    "own widths": SizeConfig(n_layers=1, n_heads=3, d_model=8, context_length=6, d_key=4, d_value=5),
+}
 
 
-def in_words(attention: Attention, x_TxC: torch.Tensor, visible: torch.Tensor, qk_norm: bool) -> torch.Tensor:
+def causal_scene(length: int) -> Scene:
+    return Scene(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
+
+
+def in_words(
+    layer: Attention, x_TxC: torch.Tensor, visible: torch.Tensor, qk_norm: bool, slopes_H: torch.Tensor | None
+) -> torch.Tensor:
     """Attention position by position, as the formula reads."""
-    T, C = x_TxC.shape
-    D = C // attention.n_heads
-    q, k, v = attention.query_key_value(x_TxC).split(C, dim=-1)
-    gathered = torch.zeros(T, C)
-    for head in range(attention.n_heads):
-        columns = slice(head * D, (head + 1) * D)
-        q_h, k_h = q[:, columns], k[:, columns]
+    T = len(x_TxC)
+    K, V = layer.key_width, layer.value_width
+    q, k, v = layer.query_key_value(x_TxC).split(layer.parts, dim=-1)
+    gathered = torch.zeros(T, layer.n_heads * V)
+    for head in range(layer.n_heads):
+        q_h, k_h = q[:, head * K : (head + 1) * K], k[:, head * K : (head + 1) * K]
+        v_h = v[:, head * V : (head + 1) * V]
         if qk_norm:
             q_h, k_h = (y / y.square().mean(-1, keepdim=True).add(torch.finfo(y.dtype).eps).sqrt() for y in (q_h, k_h))
-            q_h, k_h = (rotate(y[None, None], rotary_table(6, D))[0, 0] for y in (q_h, k_h))
+            q_h, k_h = (rotate(y[None, None], rotary_table(T, K))[0, 0] for y in (q_h, k_h))
         for t in range(T):
-            seen = visible[t].nonzero().flatten()
-            weights = torch.softmax(torch.stack([q_h[t] @ k_h[s] / math.sqrt(D) for s in seen]), dim=0)
-            gathered[t, columns] = sum(w * v[s, columns] for w, s in zip(weights, seen, strict=True))
-    return attention.projection(gathered)
+            seen = visible[t].nonzero().flatten().tolist()
+            slope = 0.0 if slopes_H is None else slopes_H[head]
+            scores = torch.stack([q_h[t] @ k_h[s] / math.sqrt(K) - slope * abs(t - s) for s in seen])
+            for weight, s in zip(scores.softmax(dim=0), seen, strict=True):
+                gathered[t, head * V : (head + 1) * V] += weight * v_h[s]
+    return gathered if layer.projection is None else layer.projection(gathered)
 
 
 def neighbours(query: torch.Tensor, key: torch.Tensor, config: MaskConfig) -> torch.Tensor:
     return (query - key).abs() <= 1
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("output_projection", [True, False])
 @pytest.mark.parametrize("mask", ["causal", "neighbours"])
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(("qk_norm", "alibi"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("length", [1, 5, 6])
-def test_attention_is_the_formula(mask: str, qk_norm: bool, length: int) -> None:
+def test_attention_is_the_formula(
+    size: str, output_projection: bool, mask: str, qk_norm: bool, alibi: bool, length: int
+) -> None:
     MASKS.register("neighbours")(neighbours)
     torch.manual_seed(0)
     config = CausalConfig() if mask == "causal" else MaskConfig(name=mask)
-    attention = Attention(TransformerConfig(qk_norm=qk_norm, bias=True), SIZE)
+    layer = Attention(TransformerConfig(qk_norm=qk_norm, bias=True, output_projection=output_projection), SIZES[size])
     x_TxC = torch.randn(length, 8)
     positions = torch.arange(length)
     visible = MASKS[mask](positions[:, None], positions[None, :], config)
-    rotary = rotary_table(6, 4) if qk_norm else None
-    found = attention(x_TxC[None], rotary, None if mask == "causal" else masks.dense(config, 6))[0]
-    torch.testing.assert_close(found, in_words(attention, x_TxC, visible, qk_norm), atol=1e-5, rtol=1e-5)
+    rotary = rotary_table(length, 4) if qk_norm else None
+    slopes = alibi_slopes(layer.n_heads) if alibi else None
+    table = None if mask == "causal" else masks.dense(config, 6)
+    scene = Scene(config, table, 0, length, slopes, None, torch.device("cpu"))
+    found = layer(x_TxC[None], dense(scene), rotary)[0]
+    torch.testing.assert_close(found, in_words(layer, x_TxC, visible, qk_norm, slopes), atol=1e-5, rtol=1e-5)
+
+
+def test_uniform_attention_is_the_mean_of_the_stream() -> None:
+    config = TransformerConfig(attention=AttentionKind.uniform, output_projection=False)
+    layer = attention(config, SIZES["usual widths"])
+    assert not list(layer.parameters())
+    x_TxC = torch.randn(5, 8)
+    expected = torch.stack([x_TxC[: t + 1].mean(dim=0) for t in range(5)])
+    torch.testing.assert_close(layer(x_TxC[None], mean(causal_scene(5)))[0], expected)

@@ -1,9 +1,15 @@
 import math
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from nanolm.config import Activation, Norm, TransformerConfig
-from nanolm.model.layers import ACTIVATIONS, FeedForward, norm
+from nanolm.config import Activation, FeedForwardKind, Norm, NormPlacement, SizeConfig, TransformerConfig
+from nanolm.model.attention_paths import mean
+from nanolm.model.layers import ACTIVATIONS, Block, FeedForward, norm
+from tests.model.test_attention import causal_scene
+
+SIZE = SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6)
 
 
 def test_norms_bring_any_scale_to_one() -> None:
@@ -13,18 +19,71 @@ def test_norms_bring_any_scale_to_one() -> None:
     normalised = norm(TransformerConfig(norm=Norm.layer_norm, bias=True), 64)(x)
     torch.testing.assert_close(normalised.mean(-1), torch.zeros(2, 3), atol=1e-4, rtol=0)
     torch.testing.assert_close(normalised.var(-1, unbiased=False), torch.ones(2, 3), atol=1e-3, rtol=0)
+    assert norm(TransformerConfig(norm=Norm.none), 64)(x) is x
 
 
 def test_biases_are_one_setting() -> None:
     for bias in (False, True):
         config = TransformerConfig(norm=Norm.layer_norm, bias=bias)
-        names = {name for part in (norm(config, 8), FeedForward(config, 8)) for name, _ in part.named_parameters()}
+        names = {name for part in (norm(config, 8), FeedForward(config, SIZE)) for name, _ in part.named_parameters()}
         assert any("bias" in name for name in names) == bias
 
 
 def test_activations_by_their_formulas() -> None:
-    x = torch.linspace(-3, 3, 13)
-    gelu = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    torch.testing.assert_close(ACTIVATIONS[Activation.gelu_tanh](x), gelu)
-    torch.testing.assert_close(ACTIVATIONS[Activation.relu_squared](x), torch.where(x > 0, x * x, 0.0))
-    assert set(ACTIVATIONS) == set(Activation)
+    x = torch.linspace(-3, 3, 14)
+    tanh_form = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    expected = {
+        Activation.relu: torch.where(x > 0, x, 0.0),
+        Activation.gelu: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))),
+        Activation.gelu_tanh: tanh_form,
+        Activation.relu_squared: torch.where(x > 0, x * x, 0.0),
+        Activation.swiglu: x[:7] / (1 + torch.exp(-x[:7])) * x[7:],
+    }
+    assert set(ACTIVATIONS) == set(Activation) == set(expected)
+    for activation, values in expected.items():
+        torch.testing.assert_close(ACTIVATIONS[activation](x), values)
+
+
+@pytest.mark.parametrize("activation", Activation)
+@pytest.mark.parametrize("kind", [FeedForwardKind.one_layer, FeedForwardKind.two_layers])
+def test_a_feed_forward_is_its_matrices(kind: FeedForwardKind, activation: Activation) -> None:
+    config = TransformerConfig(feed_forward=kind, activation=activation, bias=True)
+    part = FeedForward(config, SizeConfig(n_layers=1, n_heads=1, d_model=8, context_length=1, d_hidden=5))
+    x = torch.randn(2, 3, 8)
+    inside = ACTIVATIONS[activation](F.linear(x, part.expansion.weight, part.expansion.bias))
+    if kind is FeedForwardKind.two_layers:
+        assert inside.shape == (2, 3, 5)
+        inside = F.linear(inside, part.projection.weight, part.projection.bias)  # type: ignore[union-attr]
+    torch.testing.assert_close(part(x), inside)
+
+
+def test_the_hidden_width_has_a_default() -> None:
+    def widths(**settings: object) -> tuple[int, ...]:
+        part = FeedForward(TransformerConfig(**settings), SizeConfig(1, 2, 48, 6))  # type: ignore[arg-type]
+        return tuple(matrix.weight.shape[0] for matrix in (part.expansion, part.projection) if matrix is not None)
+
+    assert widths() == (4 * 48, 48)
+    # Three matrices of 8/3 are as many weights as two of 4.
+    assert widths(activation=Activation.swiglu) == (2 * 128, 48)
+
+
+@pytest.mark.parametrize("feed_forward", FeedForwardKind)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("placement", NormPlacement)
+def test_a_block_joins_its_parts(placement: NormPlacement, residual: bool, feed_forward: FeedForwardKind) -> None:
+    config = TransformerConfig(
+        norm=Norm.layer_norm, norm_placement=placement, residual=residual, feed_forward=feed_forward, qk_norm=False
+    )
+    block = Block(config, SIZE)
+    gather = mean(causal_scene(4))
+    x = torch.randn(2, 4, 8)
+    expected = x
+    parts = [(block.attention_norm, lambda y: block.attention(y, gather))]
+    if feed_forward is not FeedForwardKind.none:
+        parts.append((block.feed_forward_norm, block.feed_forward))  # type: ignore[arg-type]
+    for norm_of_part, part in parts:
+        if placement is NormPlacement.before:
+            expected = residual * expected + part(norm_of_part(expected))
+        else:
+            expected = norm_of_part(residual * expected + part(expected))
+    torch.testing.assert_close(block(x, gather), expected)

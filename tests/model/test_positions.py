@@ -1,11 +1,14 @@
+import math
+
+import pytest
 import torch
 
-from nanolm.model.positions import rotary_table, rotate
+from nanolm.model.positions import alibi_slopes, rotary_table, rotate, sinusoidal_table
 
 
 def test_rotation_keeps_lengths_and_leaves_position_zero_alone() -> None:
     x = torch.randn(2, 3, 7, 8)
-    turned = rotate(x, rotary_table(16, 8))
+    turned = rotate(x, rotary_table(7, 8))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[..., 0, :], x[..., 0, :])
 
@@ -18,3 +21,29 @@ def test_scores_depend_on_distance_alone() -> None:
     for distance in (0, 3, 11):
         diagonal = scores.diagonal(-distance)
         torch.testing.assert_close(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("d_model", [6, 7])
+def test_sinusoids_are_the_papers_formula(d_model: int) -> None:
+    table = sinusoidal_table(40, d_model)
+    assert table.shape == (40, d_model)
+    for position in (0, 1, 17, 39):
+        for column in range(d_model):
+            angle = position / 10_000 ** (2 * (column // 2) / d_model)
+            expected = math.cos(angle) if column % 2 else math.sin(angle)
+            assert table[position, column].item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_heads", "expected"),
+    [
+        (1, [2**-8]),
+        (4, [2**-2, 2**-4, 2**-6, 2**-8]),
+        (8, [2**-n for n in range(1, 9)]),
+        # Those of 4 heads, then every second one of those of 8.
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+        (12, [2**-n for n in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
+    ],
+)
+def test_alibi_slopes_are_the_papers(n_heads: int, expected: list[float]) -> None:
+    assert alibi_slopes(n_heads).tolist() == pytest.approx(expected)

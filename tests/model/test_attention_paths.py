@@ -1,0 +1,171 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanolm.config import (
+    AttentionPath,
+    BandedCausalConfig,
+    BandedConfig,
+    BlockLocalConfig,
+    CausalConfig,
+    MaskConfig,
+    NoMaskConfig,
+    PrefixConfig,
+    StridedConfig,
+)
+from nanolm.errors import SettingsError
+from nanolm.model import masks
+from nanolm.model.attention_paths import PATHS, Scene, choose, in_words, local_reach, mean, require_device
+from nanolm.model.positions import alibi_slopes
+from tests.conftest import config_of
+
+MASKS = [
+    CausalConfig(),
+    NoMaskConfig(),
+    BandedConfig(window=1),
+    BandedConfig(window=40),
+    BandedCausalConfig(window=3),
+    BandedCausalConfig(window=33),
+    BandedCausalConfig(window=64),
+    PrefixConfig(prefix_length=5),
+    StridedConfig(stride=3),
+    BlockLocalConfig(block=7),
+    BlockLocalConfig(block=40),
+]
+# 1, odd lengths, lengths that fill blocks and lengths that leave one position over.
+LENGTHS = [1, 5, 64, 65, 131]
+
+EXACT = [(AttentionPath.sdpa, mask) for mask in MASKS]
+EXACT += [(AttentionPath.blocked, mask) for mask in MASKS if local_reach(mask) is not None]
+
+
+def named(mask: MaskConfig) -> str:
+    return masks.by_name(mask)
+
+
+def scene(mask: MaskConfig, length: int, slopes: bool = False, documents: torch.Tensor | None = None) -> Scene:
+    table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length)
+    return Scene(mask, table, 0, length, alibi_slopes(3) if slopes else None, documents, torch.device("cpu"))
+
+
+def inputs(length: int, device: str = "cpu", requires_grad: bool = True) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    widths = (10, 10, 6)  # keys and values of different widths
+    return [torch.randn(2, 3, length, width, device=device, requires_grad=requires_grad) for width in widths]
+
+
+def documents_of(length: int) -> torch.Tensor:
+    """Two rows of documents that begin at different places."""
+    positions = torch.arange(length)
+    return torch.stack([positions // 9, (positions + 4) // 23])
+
+
+@pytest.mark.parametrize("with_documents", [False, True], ids=["text", "documents"])
+@pytest.mark.parametrize("slopes", [False, True], ids=["plain", "alibi"])
+@pytest.mark.parametrize(("path", "mask"), EXACT, ids=lambda value: getattr(value, "name", None))
+def test_every_path_is_the_reference(path: AttentionPath, mask: MaskConfig, slopes: bool, with_documents: bool) -> None:
+    for length in LENGTHS:
+        documents = documents_of(length) if with_documents else None
+        results = []
+        for chosen in (AttentionPath.dense, path):
+            qkv = inputs(length)
+            gathered = PATHS[chosen](scene(mask, length, slopes, documents))(*qkv, 0.0)
+            (gathered * torch.linspace(-1, 1, gathered.numel()).view_as(gathered)).sum().backward()
+            results.append([gathered, *(x.grad for x in qkv)])
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("mask", MASKS, ids=named)
+def test_flex_is_the_reference_forward(mask: MaskConfig) -> None:
+    for slopes, documents in ((False, None), (True, documents_of(131))):
+        seen = scene(mask, 131, slopes, documents)
+        # Keys and values as wide as each other, in a power of two: its kernels on a CPU know no others.
+        qkv = [x[..., :1].expand(-1, -1, -1, 16).clone() for x in inputs(131, requires_grad=False)]
+        with torch.no_grad():
+            expected, found = (PATHS[path](seen)(*qkv, 0.0) for path in (AttentionPath.dense, AttentionPath.flex))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("path", "mask"), [*EXACT, *((AttentionPath.flex, mask) for mask in MASKS)])
+def test_every_path_is_the_reference_on_a_gpu(path: AttentionPath, mask: MaskConfig) -> None:
+    device = torch.device("cuda")
+    for length in (128, 131):
+        table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length).to(device)
+        results = []
+        for chosen in (AttentionPath.dense, path):
+            torch.manual_seed(0)
+            qkv = [torch.randn(2, 3, length, 32, device=device, requires_grad=True) for _ in range(3)]
+            gathered = PATHS[chosen](Scene(mask, table, 0, length, None, None, device))(*qkv, 0.0)
+            gathered.square().sum().backward()
+            results.append([gathered, *(x.grad for x in qkv)])
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", [AttentionPath.dense, AttentionPath.sdpa, AttentionPath.blocked])
+def test_dropout_keeps_the_mean(path: AttentionPath) -> None:
+    seen = scene(BandedCausalConfig(window=8), 40)
+    qkv = [x.detach()[:1].expand(2000, -1, -1, -1) for x in inputs(40)]
+    dropped = PATHS[path](seen)(*qkv, 0.5)
+    assert not torch.equal(dropped[0], dropped[1])
+    torch.testing.assert_close(dropped.mean(0), PATHS[path](seen)(*qkv, 0.0)[0], atol=0.15, rtol=0.1)
+
+
+def test_the_three_ways_of_averaging_agree() -> None:
+    x_TxC = torch.randn(9, 4)
+    loop = torch.stack([x_TxC[: t + 1].mean(dim=0) for t in range(9)])
+    tril = torch.ones(9, 9).tril()
+    matrix = (tril / tril.sum(dim=1, keepdim=True)) @ x_TxC
+    softmax = F.softmax(torch.zeros(9, 9).masked_fill(tril == 0, -torch.inf), dim=-1) @ x_TxC
+    ours = mean(scene(CausalConfig(), 9))(x_TxC, x_TxC, x_TxC, 0.0)
+    for other in (matrix, softmax, ours):
+        torch.testing.assert_close(other, loop)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=named)
+def test_the_mean_is_that_of_what_is_seen(mask: MaskConfig) -> None:
+    x_TxC = torch.randn(12, 4)
+    visible = masks.dense(mask, 12)
+    expected = torch.stack([x_TxC[row].mean(dim=0) for row in visible])
+    torch.testing.assert_close(mean(scene(mask, 12))(x_TxC, x_TxC, x_TxC, 0.0), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "length", "asked", "start", "expected"),
+    [
+        (CausalConfig(), 4096, AttentionPath.auto, 0, AttentionPath.sdpa),
+        (BandedCausalConfig(window=64), 128, AttentionPath.auto, 0, AttentionPath.sdpa),
+        (BandedCausalConfig(window=64), 4096, AttentionPath.auto, 0, AttentionPath.blocked),
+        (BandedCausalConfig(window=2048), 4096, AttentionPath.auto, 0, AttentionPath.sdpa),
+        (BandedCausalConfig(window=64), 4096, AttentionPath.auto, 4095, AttentionPath.sdpa),
+        (BandedCausalConfig(window=64), 4096, AttentionPath.blocked, 4095, AttentionPath.sdpa),
+        (BandedCausalConfig(window=64), 16, AttentionPath.blocked, 0, AttentionPath.blocked),
+        (CausalConfig(), 16, AttentionPath.dense, 3, AttentionPath.dense),
+    ],
+)
+def test_the_path_that_is_chosen(
+    mask: MaskConfig, length: int, asked: AttentionPath, start: int, expected: AttentionPath
+) -> None:
+    assert choose(mask, length, asked, start) is expected
+
+
+def test_the_paths_are_named() -> None:
+    assert in_words(config_of("model=bigram")) is None
+    assert in_words(config_of()) == "attention by sdpa"
+    assert in_words(config_of("model.attention=uniform", "model.positions=none")) == "attention is the plain mean"
+    long = ("size.context_length=1024", "mask.window=32")
+    assert in_words(config_of("mask=banded_causal", *long)) == "attention by blocked"
+    assert in_words(config_of("mask=banded_causal", "mask.pattern=SL", *long)) == (
+        "attention by blocked (banded_causal), sdpa (causal)"
+    )
+    assert in_words(config_of("trainer.attention_path=dense")) == "attention by dense"
+
+
+def test_flex_trains_on_a_gpu_alone() -> None:
+    require_device(AttentionPath.flex, torch.device("cuda"))
+    require_device(AttentionPath.blocked, torch.device("cpu"))
+    with pytest.raises(SettingsError, match="flex has no backward pass on cpu"):
+        require_device(AttentionPath.flex, torch.device("cpu"))

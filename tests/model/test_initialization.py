@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+
+from nanolm.config import Initialization
+from nanolm.model.build import build
+from nanolm.model.initialization import INITIALIZATIONS
+from nanolm.model.transformer import Transformer
+from tests.conftest import config_of
+
+
+def built(scheme: str, *overrides: str) -> Transformer:
+    model = build(config_of("model=gpt2", f"model.initialization={scheme}", "model.tied_head=false", *overrides), 65)
+    assert isinstance(model, Transformer)
+    return model
+
+
+def test_every_scheme_is_in_the_table() -> None:
+    assert set(INITIALIZATIONS) == set(Initialization)
+
+
+@pytest.mark.parametrize("scheme", ["gpt2", "xavier", "zero_projections"])
+def test_biases_begin_at_zero(scheme: str) -> None:
+    biases = {name: p for name, p in built(scheme, "model.head_bias=true").named_parameters() if name.endswith("bias")}
+    assert len(biases) == 4 * 6 + 2
+    assert not any(bias.any() for bias in biases.values())
+
+
+def test_gpt2_narrows_what_goes_into_the_stream() -> None:
+    block = built("gpt2").blocks[0]
+    for weight, std in (
+        (block.attention.query_key_value.weight, 0.02),
+        (block.attention.projection.weight, 0.02 / math.sqrt(8)),
+        (block.feed_forward.expansion.weight, 0.02),
+        (block.feed_forward.projection.weight, 0.02 / math.sqrt(8)),
+    ):
+        assert weight.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_xavier_draws_each_part_of_attention_for_itself() -> None:
+    model = built("xavier", "size.d_key=24", "size.d_value=40")
+    attention = model.blocks[0].attention
+    for part, rows in zip(attention.query_key_value.weight.split(attention.parts), (96, 96, 160), strict=True):
+        bound = math.sqrt(6 / (128 + rows))
+        assert part.shape == (rows, 128)
+        assert 0.98 * bound < part.abs().max().item() <= bound
+    positions = model.position_embedding.weight  # type: ignore[union-attr]
+    assert 0.98 * math.sqrt(6 / (64 + 128)) < positions.abs().max().item() <= math.sqrt(6 / (64 + 128))
+
+
+def test_pytorch_leaves_the_modules_as_they_were_drawn() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = Transformer(config_of("model=bare"), 65)
+    model = build(config_of("model=bare", "seed=3"), 65)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+def test_zero_projections_make_every_block_the_identity() -> None:
+    model = built("zero_projections", "model.embedding_norm=false").eval()
+    tokens = torch.randint(65, (2, 9))
+    seen = []
+    model.final_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert not model(tokens).any()
+    assert torch.equal(seen[0], model.token_embedding(tokens) + model.position_embedding.weight[:9])  # type: ignore[union-attr]
