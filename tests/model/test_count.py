@@ -1,18 +1,30 @@
 import dataclasses
-import itertools
+import enum
 import math
 import subprocess
 import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanolm.compose import config_folder
-from nanolm.config import Activation, Config, Initialization, Norm, Positions, TransformerConfig
+from nanolm.config import (
+    Activation,
+    AttentionKind,
+    Config,
+    FeedForwardKind,
+    Initialization,
+    Norm,
+    NormPlacement,
+    Positions,
+    SizeConfig,
+    TransformerConfig,
+    check,
+)
 from nanolm.errors import SettingsError
 from nanolm.model import count
 from nanolm.model.build import build, count_parameters
@@ -22,7 +34,8 @@ from tests.conftest import config_of
 
 MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml"))
 SIZES = sorted(path.stem for path in config_folder().glob("size/*.yaml"))
-TRANSFORMERS = [model for model in MODELS if model != "bigram"]
+# The models whose layers are all alike, in 12 C^2 weights.
+TRANSFORMERS = ["gpt", "gpt2", "gpt3"]
 
 
 def built_without_memory(config: Config, vocab_size: int) -> nn.Module:
@@ -40,7 +53,7 @@ def built_parts(model: nn.Module) -> dict[str, int]:
         return {"table": counted(model.logits)}  # type: ignore[arg-type]
     blocks = list(model.blocks)  # type: ignore[arg-type]
     norms = [model.embedding_norm, model.final_norm]
-    norms += [norm for block in blocks for norm in (block.attention_norm, block.feed_forward_norm)]
+    norms += [norm for block in blocks for norm in (block.attention_norm, block.feed_forward_norm)]  # type: ignore[misc]
     own_bias = model.head_bias
     return {
         "token embedding": counted(model.token_embedding),  # type: ignore[arg-type]
@@ -72,54 +85,57 @@ def test_the_formula_is_the_built_model(model: str, size: str) -> None:
         require_equal(config, vocab_size)
 
 
+RUNGS = sorted(path.stem for path in config_folder().glob("experiment/ladder/*.yaml"))
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_formula_is_every_rung(rung: str) -> None:
+    require_equal(config_of(f"experiment=ladder/{rung}"), 65)
+
+
 @pytest.fixture(scope="module")
 def plain_config() -> Config:
     return config_of()
 
 
-@pytest.mark.parametrize("attention_bias", [None, False, True])
-@pytest.mark.parametrize("norm", Norm)
-@pytest.mark.parametrize("positions", Positions)
-@pytest.mark.parametrize("initialization", Initialization)
-@given(
-    n_layers=st.integers(1, 5),
-    n_heads=st.integers(1, 5),
-    half_a_head=st.integers(1, 9),
-    context_length=st.integers(1, 40),
-    vocab_size=st.integers(1, 300),
-)
-@settings(max_examples=4, deadline=None)
-def test_the_formula_is_the_built_model_whatever_the_settings(
-    plain_config: Config,
-    attention_bias: bool | None,
-    norm: Norm,
-    positions: Positions,
-    initialization: Initialization,
-    n_layers: int,
-    n_heads: int,
-    half_a_head: int,
-    context_length: int,
-    vocab_size: int,
-) -> None:
-    size = dataclasses.replace(
-        plain_config.size,
-        n_layers=n_layers,
+def drawn(kind: type[enum.Enum]) -> st.SearchStrategy[enum.Enum]:
+    return st.sampled_from(list(kind))
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_formula_is_the_built_model_whatever_the_settings(plain_config: Config, data: st.DataObject) -> None:
+    """Every setting that decides a shape, drawn at random; what a check refuses is passed over."""
+    n_heads, half_a_head = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    widths = st.none() | st.integers(1, 40)
+    size = SizeConfig(
+        n_layers=data.draw(st.integers(0, 4)),
         n_heads=n_heads,
         d_model=2 * half_a_head * n_heads,
-        context_length=context_length,
+        context_length=data.draw(st.integers(1, 40)),
+        d_key=data.draw(widths.map(lambda width: width and 2 * width)),
+        d_value=data.draw(widths),
+        d_hidden=data.draw(widths),
     )
-    for bias, tied_head, head_bias, qk_norm in itertools.product((False, True), repeat=4):
-        model = TransformerConfig(
-            attention_bias=attention_bias,
-            norm=norm,
-            positions=positions,
-            initialization=initialization,
-            bias=bias,
-            tied_head=tied_head,
-            head_bias=head_bias,
-            qk_norm=qk_norm,
-        )
-        require_equal(dataclasses.replace(plain_config, model=model, size=size), vocab_size)
+    kinds = {
+        "positions": Positions,
+        "attention": AttentionKind,
+        "feed_forward": FeedForwardKind,
+        "activation": Activation,
+        "norm": Norm,
+        "norm_placement": NormPlacement,
+        "initialization": Initialization,
+    }
+    flags = ("qk_norm", "output_projection", "residual", "embedding_norm", "bias", "tied_head", "head_bias")
+    model = TransformerConfig(
+        **{name: data.draw(drawn(kind), label=name) for name, kind in kinds.items()},  # type: ignore[arg-type]
+        **{name: data.draw(st.booleans(), label=name) for name in flags},
+        attention_bias=data.draw(st.none() | st.booleans()),
+        final_norm=data.draw(st.none() | st.booleans()),
+    )
+    config = dataclasses.replace(plain_config, model=model, size=size)
+    assume(not check(config))
+    require_equal(config, data.draw(st.integers(1, 300)))
 
 
 # 96 layers, 12,288, 96 heads, context 2048, an untied head with bias; in the second the digits of V are swapped.
@@ -145,10 +161,21 @@ def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
     assert count.total(count.parameters(config_of("model=gpt2", f"size={size}"), 50_257)) == expected
 
 
-@pytest.mark.parametrize("head", ["model.tied_head=true", "model.tied_head=false"])
-@pytest.mark.parametrize("model", TRANSFORMERS)
-def test_flops_are_those_that_torch_counts(model: str, head: str) -> None:
-    config = config_of(f"model={model}", head, "size.n_layers=3", "size.n_heads=2", "size.d_model=24")
+@pytest.mark.parametrize(
+    "more",
+    [
+        "model.tied_head=true",
+        "model.tied_head=false",
+        "size.d_key=6 size.d_value=20 size.d_hidden=13",
+        "model.activation=swiglu",
+        "model.feed_forward=one_layer",
+        "model.feed_forward=none",
+        "model.attention=uniform model.positions=learned",
+    ],
+)
+@pytest.mark.parametrize("model", ["gpt", "gpt2", "bare"])
+def test_flops_are_those_that_torch_counts(model: str, more: str) -> None:
+    config = config_of(f"model={model}", "size.n_layers=3", "size.n_heads=2", "size.d_model=24", *more.split())
     B, T, vocab_size = 2, config.size.context_length, 11
     forward = count.total(count.flops_per_token(config, vocab_size))
     tokens = torch.randint(vocab_size, (B, T))
@@ -160,7 +187,9 @@ def test_flops_are_those_that_torch_counts(model: str, head: str) -> None:
         assert counter.get_total_flops() == B * T * forward
         with FlopCounterMode(display=False) as counter:
             loss.backward()
-    assert counter.get_total_flops() + B * T * forward == B * T * count.training_flops(forward)
+    # The weights of a plain mean are no one's product, and have no gradient.
+    spared = B * T * config.size.n_layers * 2 * T * config.size.d_model if "uniform" in more else 0
+    assert counter.get_total_flops() + B * T * forward == B * T * count.training_flops(forward) - spared
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
@@ -241,10 +270,13 @@ def test_activations_follow_the_part_of_a_batch_and_the_number_format() -> None:
     )
 
 
-@pytest.mark.parametrize("model", TRANSFORMERS)
-def test_a_written_formula_gives_its_figure(model: str) -> None:
-    config = config_of(f"model={model}", "model.bias=true", "model.norm=layer_norm", "model.head_bias=true")
-    sizes = {"V": 65, "C": 128, "L": 4, "T": 64}
+@pytest.mark.parametrize("more", ["", "size.d_key=6 size.d_value=20 size.d_hidden=13", "model.activation=swiglu"])
+@pytest.mark.parametrize("model", [*TRANSFORMERS, "bare"])
+def test_a_written_formula_gives_its_figure(model: str, more: str) -> None:
+    line = (f"model={model}", "model.bias=true", "model.norm=layer_norm", "model.head_bias=true", *more.split())
+    config = config_of(*line)
+    sizes = {"V": 65, "C": 128, "L": 4, "T": 64, "n": 4, "k": 6, "v": 20, "h": 13 if "size" in more else 8 * 128 // 3}
+    sizes["n"] = config.size.n_heads
     for part in [*count.parameters(config, 65), *count.flops_per_token(config, 65)]:
         assert _value(part.formula, sizes) == part.amount, part
 
