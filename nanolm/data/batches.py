@@ -76,26 +76,15 @@ def draw(
     share = slice(rank * batch_size // n_ranks, (rank + 1) * batch_size // n_ranks)
     if kind is Batches.windows:
         starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)[share]
-        return _batch_at(stream, starts_B, context_length, with_documents)
+        return _windows_at(stream, starts_B, context_length, with_documents)
     block, row = divmod(step, STEPS_AT_ONCE)
     if kind is Batches.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
         starts_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
-        return _batch_at(stream, starts_B, context_length, with_documents)
+        return _windows_at(stream, starts_B, context_length, with_documents)
     assert stream.rows is not None, f"{kind} of a stream without rows"
     rows_B = _in_epochs(len(stream.rows), seed, block, batch_size)[row, share]
     return Batch(*rows_at(stream.tokens, stream.rows, rows_B))
-
-
-def windows(
-    tokens: Tokens, *, seed: int, step: int, batch_size: int, context_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of text from random positions, drawn with replacement.
-
-    Returns:
-        inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs.
-    """
-    return _windows_at(tokens, _random_starts(len(tokens) - context_length, seed, step, batch_size), context_length)
 
 
 def documents_at(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
@@ -173,11 +162,7 @@ def _in_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
     return permute(places % n, n, mix(seed, places // n)).reshape(STEPS_AT_ONCE, batch_size)
 
 
-def _batch_at(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
+def _windows_at(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
+    rows_BxT1 = gather(stream.tokens, starts_B, context_length + 1).astype(np.int64)
     documents_BxT = documents_at(stream.documents, starts_B, context_length) if with_documents else None
-    return Batch(*_windows_at(stream.tokens, starts_B, context_length), documents_BxT)
-
-
-def _windows_at(tokens: Tokens, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    rows_BxT1 = gather(tokens, starts_B, context_length + 1).astype(np.int64)
-    return rows_BxT1[:, :-1], rows_BxT1[:, 1:]
+    return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)

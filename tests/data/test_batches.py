@@ -6,11 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.config import Batches
-from nanolm.data.batches import IGNORED, documents_at, draw, windows
+from nanolm.data.batches import IGNORED, documents_at, draw
 from nanolm.data.stream import Rows, Stream
 from nanolm.errors import SettingsError
 
 TOKENS = np.arange(500, dtype=np.uint16)
+
+
+def windows(tokens: np.ndarray, **about: int) -> tuple[np.ndarray, np.ndarray]:
+    batch = draw(Batches.windows, stream_of(tokens), **about)
+    return batch.inputs_BxT, batch.targets_BxT
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 8), st.integers(1, 40))
