@@ -183,6 +183,33 @@ def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, 
         assert found["loss"] == pytest.approx(run.read_summary()["best_val_loss"], rel=1e-5)
 
 
+# Masks by distance alone: with rotary positions a document reads the same wherever in a window it stands.
+@pytest.mark.parametrize(
+    "mask",
+    [
+        ("mask=document",),
+        ("mask=banded_causal", "mask.window=7", "mask.within_documents=true"),
+        ("mask=strided", "mask.stride=2", "mask.within_documents=true", "mask.pattern=[strided,document]"),
+    ],
+)
+@pytest.mark.parametrize("stride", [16, 5])
+def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
+    mask: tuple[str, ...], stride: int, tales: Path, tmp_path: Path
+) -> None:
+    config = settings(tales, *mask, "trainer.accumulate=2", "trainer.max_steps=30", "optimizer.lr=0.02", model="gpt")
+    run = trained(config, tmp_path / "run")
+    loaded = load_run(str(run.path))
+    stream = token_cache.tokenize(corpora.load(config.dataset), loaded.tokenizer, config)["val"]
+    found = evaluate(loaded, stride=stride)["loss"]
+    assert found == pytest.approx(loss_of_documents_alone(loaded.model, stream, 16, stride), rel=1e-5)
+    if stride == 16:
+        assert found == pytest.approx(run.read_summary()["best_val_loss"], rel=1e-5)
+    vocab_size = loaded.tokenizer.vocab_size
+    about = {"context_length": 16, "stride": stride, "vocab_size": vocab_size, "device": CPU, "number_format": FP32}
+    across = split_loss(loaded.model, loaded.model, stream, **about)
+    assert across != pytest.approx(found, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "line",
     [("mask=causal",), ("mask=document", "trainer.batches=documents"), ("mask=document", "trainer.batches=lines")],
