@@ -148,9 +148,12 @@ def _train_help(config_dir: str | None) -> str:
 
     folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
     options: dict[str, set[str]] = {}
-    for path in (path for folder in folders for path in folder.glob("*/*.yaml")):
-        options.setdefault(path.parent.name, set()).add(path.stem)
-    groups = "\n".join(f"  {group + ':':<12}{', '.join(sorted(names))}" for group, names in sorted(options.items()))
+    for path in (path.relative_to(folder) for folder in folders for path in folder.glob("*/**/*.yaml")):
+        options.setdefault(path.parts[0], set()).add(Path(*path.parts[1:]).with_suffix("").as_posix())
+    groups = "\n".join(
+        textwrap.fill(", ".join(sorted(names)), 100, initial_indent=f"  {group + ':':<12}", subsequent_indent=" " * 14)
+        for group, names in sorted(options.items())
+    )
     defaults = textwrap.indent(save_yaml(compose_line([]).config), "  ")
     return TRAIN_HELP.format(groups=groups, defaults=defaults)
 

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -261,7 +261,6 @@ def _expand(override: Override, multirun: bool) -> list[str]:
 def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     """Tries every override alone, groups first, and returns what is wrong with each."""
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.object_type import ObjectType
 
     loader = GlobalHydra.instance().config_loader()
     search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
@@ -280,7 +279,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
                 )
             )
         elif key in groups:
-            options = loader.get_group_options(key, ObjectType.CONFIG, CONFIG_NAME, search)
+            options = _options(loader, key, search)
             for text in _expand(override, multirun):
                 choice = text.split("=", 1)[-1]
                 if choice in options or choice == "null":
@@ -321,6 +320,16 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         task = _without_hydra(_compose(list(fitting.values())))
         problems += missing_values(task) or check(to_config(task))
     return problems
+
+
+def _options(loader: Any, group: str, search: list[str]) -> list[str]:
+    """What can be chosen in a group; what lies in folders of it by folder/name."""
+    from hydra.core.object_type import ObjectType
+
+    options = list(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, search))
+    for folder in loader.get_group_options(group, ObjectType.GROUP, CONFIG_NAME, search):
+        options += [f"{folder}/{name}" for name in _options(loader, f"{group}/{folder}", search)]
+    return options
 
 
 def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:

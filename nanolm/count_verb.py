@@ -15,6 +15,7 @@ from nanolm.config import (
     Gpt2Config,
     SentencePieceConfig,
     TokenizerConfig,
+    TransformerConfig,
     UnigramConfig,
     check,
 )
@@ -24,6 +25,18 @@ from nanolm.model.count import Part
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+# The letters of the formulas.
+SYMBOLS = {
+    "V": "vocab_size",
+    "C": "d_model",
+    "L": "n_layers",
+    "T": "context_length",
+    "n": "n_heads",
+    "k": "d_key",
+    "v": "d_value",
+    "h": "d_hidden",
+}
 
 
 def known_vocab_size(tokenizer: TokenizerConfig) -> int | None:
@@ -84,6 +97,9 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
             "n_layers": config.size.n_layers,
             "n_heads": config.size.n_heads,
             "context_length": config.size.context_length,
+            "d_key": config.size.key_width,
+            "d_value": config.size.value_width,
+            "d_hidden": config.size.hidden_width(isinstance(config.model, TransformerConfig) and config.model.has_gate),
         },
         "parameters": {"parts": [_plain(part) for part in parts], "total": n_parameters},
         "flops_per_token": {
@@ -123,10 +139,10 @@ def show(
         found[key] for key in ("sizes", "parameters", "flops_per_token", "memory_bytes")
     )
     console.print(Text.assemble((found["model"], "bold"), f" of size {found['size']}"))
-    symbols = {"V": "vocab_size", "C": "d_model", "L": "n_layers", "T": "context_length"}
-    formulas = " ".join(part["formula"] for part in [*parameters["parts"], *(flops["parts"] or [])])
-    used = {symbol: key for symbol, key in symbols.items() if symbol == "V" or symbol in formulas}
-    console.print(Text(", ".join(f"{symbol} {sizes[key]:,}" for symbol, key in used.items()), "dim"))
+    written = " ".join(part["formula"] for part in [*parameters["parts"], *(flops["parts"] or [])])
+    used = {symbol for word in written.replace("(", " ").replace(")", " ").split() for symbol in word.split("^")}
+    legend = (f"{name} {symbol} {sizes[name]:,}" for symbol, name in SYMBOLS.items() if symbol in {"V", *used})
+    console.print(Text(", ".join(legend), "dim"))
     table = _table("part", "formula", "a layer", "parameters", "share")
     for part in parameters["parts"]:
         table.add_row(*_cells(part), f"{part['amount'] / max(parameters['total'], 1):.1%}")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nanolm.compose import import_plugins
-from nanolm.config import Config
+from nanolm.config import AttentionPath, Config
 from nanolm.config_file import load_yaml
 from nanolm.data import tokenizers
 from nanolm.data.tokenizers import Tokenizer
@@ -47,6 +47,8 @@ def load_run(path: str, which: str = "best", device: str = "auto", plugins: list
     run = RunDirectory(path).require()
     import_plugins(plugins or [])
     config = load_yaml(run.config)
+    # A path of attention is the choice of the machine that trained.
+    config.trainer.attention_path = AttentionPath.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, which)
     model = build(config, tokenizer.vocab_size)

@@ -48,10 +48,13 @@ from nanolm.config.mask import (
 )
 from nanolm.config.model import (
     Activation,
+    AttentionKind,
     BigramConfig,
+    FeedForwardKind,
     Initialization,
     ModelConfig,
     Norm,
+    NormPlacement,
     Positions,
     TransformerConfig,
 )
@@ -96,6 +99,7 @@ from nanolm.config.tokenizer import (
     WordsConfig,
 )
 from nanolm.config.trainer import (
+    AttentionPath,
     Batches,
     Precision,
     TrainerConfig,

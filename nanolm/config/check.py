@@ -9,10 +9,10 @@ from omegaconf import MISSING
 
 from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import BOUNDS, leaves
-from nanolm.config.mask import PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
-from nanolm.config.model import Positions, TransformerConfig
+from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
+from nanolm.config.model import AttentionKind, Initialization, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
-from nanolm.config.trainer import Batches, Precision
+from nanolm.config.trainer import AttentionPath, Batches, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import MASKS
 
@@ -29,7 +29,7 @@ def check(config: Config) -> list[NanolmError]:
                 problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
     if problems:
         return problems
-    for check_across in (_check_splits, _check_widths, _check_masks, _check_batch, _check_warmup, _check_device):
+    for check_across in CHECKS:
         problems += check_across(config)
     return problems
 
@@ -52,23 +52,87 @@ def _check_splits(config: Config) -> Iterator[NanolmError]:
 
 
 def _check_widths(config: Config) -> Iterator[NanolmError]:
-    if not isinstance(config.model, TransformerConfig):
+    model, size = config.model, config.size
+    if not isinstance(model, TransformerConfig) or model.attention is AttentionKind.uniform:
         return
-    size = config.size
-    if size.d_model % size.n_heads:
+    if size.d_model % size.n_heads and None in (size.d_key, size.d_value):
         divisors = [n for n in range(1, size.d_model + 1) if size.d_model % n == 0]
         near = sorted(sorted(divisors, key=lambda n: abs(n - size.n_heads))[:3])
         yield SettingsError(
             f"size.d_model {size.d_model} cannot be divided among size.n_heads {size.n_heads} heads",
             where="size.d_model, size.n_heads",
             mend=f"near by and possible: n_heads = {', '.join(map(str, near))}, "
-            f"or d_model = {size.d_model // size.n_heads * size.n_heads + size.n_heads}",
+            f"or d_model = {size.d_model // size.n_heads * size.n_heads + size.n_heads}; "
+            "size.d_key and size.d_value set the heads' widths apart from it",
         )
-    elif config.model.positions is Positions.rotary and (size.d_model // size.n_heads) % 2:
+        return
+    if model.positions is Positions.rotary and size.key_width % 2:
         yield SettingsError(
-            f"rotary positions turn pairs, and a head is {size.d_model // size.n_heads} wide, an odd number",
-            where="model.positions, size.d_model, size.n_heads",
-            mend="choose size.d_model / size.n_heads even, or model.positions=learned",
+            f"rotary positions turn pairs, and a head's queries and keys are {size.key_width} wide, an odd number",
+            where="model.positions, size.d_model, size.n_heads, size.d_key",
+            mend="an even size.d_key, or model.positions=learned",
+        )
+    out = size.n_heads * size.value_width
+    if not model.output_projection and out != size.d_model:
+        yield SettingsError(
+            f"without an output projection the {size.n_heads} heads of {size.value_width} values each leave a stream "
+            f"of width {out}, and size.d_model is {size.d_model}",
+            where="model.output_projection, size.n_heads, size.d_value",
+            mend="model.output_projection=true, or size.d_value = size.d_model / size.n_heads",
+        )
+        if model.tied_head:
+            yield SettingsError(
+                f"a tied head is the token embedding, {size.d_model} wide, and the stream that reaches it is {out}",
+                where="model.tied_head, model.output_projection",
+                mend="model.tied_head=false, or equal widths",
+            )
+
+
+def _check_parts(config: Config) -> Iterator[NanolmError]:
+    model = config.model
+    if not isinstance(model, TransformerConfig):
+        return
+    if model.attention is AttentionKind.uniform and model.positions in (Positions.rotary, Positions.alibi):
+        yield SettingsError(
+            f"{model.positions.name} positions act on the scores of attention, and uniform attention has none",
+            where="model.positions, model.attention",
+            mend="model.positions=learned, sinusoidal or none",
+        )
+    if model.final_norm and model.norm is Norm.none:
+        yield SettingsError(
+            "model.final_norm is true, and model.norm is none",
+            where="model.final_norm, model.norm",
+            mend="model.norm=layer_norm or rms_norm, or leave model.final_norm out",
+        )
+    if model.initialization is Initialization.zero_projections and not model.residual:
+        yield SettingsError(
+            "zero projections without residual connections pass on nothing but zeros, and nothing is ever learned",
+            where="model.initialization, model.residual",
+            mend="model.initialization=gpt2, xavier or pytorch, or model.residual=true",
+        )
+
+
+def _check_attention_path(config: Config) -> Iterator[NanolmError]:
+    model, path = config.model, config.trainer.attention_path
+    if not isinstance(model, TransformerConfig) or path is AttentionPath.auto:
+        return
+    if model.attention is AttentionKind.uniform:
+        yield SettingsError(
+            f"trainer.attention_path is {path.name}, and uniform attention has one way alone",
+            where="trainer.attention_path, model.attention",
+            mend="leave trainer.attention_path out",
+        )
+    if path is AttentionPath.flex and model.dropout_of(model.attention_dropout):
+        yield SettingsError(
+            "trainer.attention_path flex has no dropout of attention's weights",
+            where="trainer.attention_path, model.attention_dropout",
+            mend="model.attention_dropout=0, or another path",
+        )
+    if path is AttentionPath.flex and config.trainer.device == "cpu":
+        yield SettingsError(
+            "trainer.attention_path flex has no backward pass on a CPU",
+            where="trainer.attention_path, trainer.device",
+            mend="another path, or a GPU",
         )
 
 
@@ -91,7 +155,14 @@ def _check_masks(config: Config) -> Iterator[NanolmError]:
             return
     yield from _check_documents(config)
     context_length = config.size.context_length
-    for mask, _ in layers_by_mask(config):
+    for mask, layers in layers_by_mask(config):
+        if config.trainer.attention_path is AttentionPath.blocked and not isinstance(mask, LOCAL_MASKS):
+            yield SettingsError(
+                f"trainer.attention_path blocked is for masks that see near by only, and mask={mask.name} of "
+                f"{'every layer' if len(layers) == n_layers else f'layer {layers[0]}'} sees further",
+                where="trainer.attention_path, mask",
+                mend=f"another path, or one of these masks: {', '.join(kind.name for kind in LOCAL_MASKS)}",
+            )
         for key, field, value in leaves(mask):
             if value == MISSING:
                 yield SettingsError(
@@ -185,3 +256,15 @@ def _check_device(config: Config) -> Iterator[NanolmError]:
             where="trainer.precision, trainer.device",
             mend="trainer.precision=bf16 or fp32",
         )
+
+
+CHECKS = (
+    _check_splits,
+    _check_widths,
+    _check_parts,
+    _check_masks,
+    _check_attention_path,
+    _check_batch,
+    _check_warmup,
+    _check_device,
+)

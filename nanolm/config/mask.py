@@ -111,6 +111,9 @@ declare(
     PatternConfig,
 )
 
+# Masks that see near by only.
+LOCAL_MASKS = (BandedCausalConfig, BandedConfig, BlockLocalConfig)
+
 # What a letter of mask.pattern stands for.
 PATTERN_LETTERS = {"S": "banded_causal", "L": "causal"}
 

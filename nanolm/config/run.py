@@ -63,6 +63,7 @@ MAY_CHANGE = {
     "plugins",
     "resume",
     "trainer.accumulate",
+    "trainer.attention_path",
     "trainer.compile",
     "trainer.device",
     "trainer.eval_every",

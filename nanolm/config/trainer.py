@@ -37,6 +37,23 @@ class Precision(enum.Enum):
     fp16 = "fp16"
 
 
+class AttentionPath(enum.Enum):
+    """How attention is computed; every way gives the same numbers up to rounding.
+
+    auto: the fastest that is exact for the mask, the length and the device.
+    dense: the formula over a table of all scores; the reference.
+    sdpa: PyTorch's fused kernels.
+    blocked: blocks of neighbours, for masks that see near by only.
+    flex: FlexAttention, compiled for the mask; on a GPU, without attention dropout.
+    """
+
+    auto = "auto"
+    dense = "dense"
+    sdpa = "sdpa"
+    blocked = "blocked"
+    flex = "flex"
+
+
 @dataclasses.dataclass
 class TrainerConfig:
     """The loop. Steps are optimizer updates."""
@@ -52,6 +69,7 @@ class TrainerConfig:
     # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N
     device: str = "auto"
     compile: bool = False
+    attention_path: AttentionPath = AttentionPath.auto
     log_every: int = bounded(10, ge=1)
     eval_every: int = bounded(250, ge=1)
     save_every: int = bounded(250, ge=1)

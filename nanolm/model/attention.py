@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import SizeConfig, TransformerConfig
+from nanolm.config import AttentionKind, SizeConfig, TransformerConfig
+from nanolm.model.attention_paths import Gather
+from nanolm.model.cache import LayerCache
 from nanolm.model.positions import rotate
+
+
+def attention(config: TransformerConfig, size: SizeConfig) -> nn.Module:
+    """The attention that the settings name."""
+    return ATTENTIONS[config.attention](config, size)
 
 
 class Attention(nn.Module):
@@ -19,36 +26,68 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
-        self.n_heads = size.n_heads
+        self.n_heads, self.key_width, self.value_width = size.n_heads, size.key_width, size.value_width
         self.qk_norm = config.qk_norm
-        self.dropout = config.dropout
-        bias = config.bias if config.attention_bias is None else config.attention_bias
-        self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=bias)
-        self.projection = nn.Linear(size.d_model, size.d_model, bias=bias)
+        self.dropout = config.dropout_of(config.attention_dropout)
+        bias = config.has_attention_bias
+        # Rows of the one matrix that makes queries, keys and values.
+        self.parts = [size.n_heads * width for width in (size.key_width, size.key_width, size.value_width)]
+        self.query_key_value = nn.Linear(size.d_model, sum(self.parts), bias=bias)
+        self.projection = nn.Linear(self.parts[-1], size.d_model, bias=bias) if config.output_projection else None
 
     def forward(
-        self, x_BxTxC: torch.Tensor, rotary_2xTxP: torch.Tensor | None, visible_TxT: torch.Tensor | None
+        self,
+        x_BxTxC: torch.Tensor,
+        gather: Gather,
+        rotary_2xTxP: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> torch.Tensor:
         """x_BxTxC to the same shape.
 
         Args:
             x_BxTxC: the stream, normalised.
-            rotary_2xTxP: turns queries and keys, where it is given.
-            visible_TxT: row q, column k is whether query q sees key k; it may be longer than x. None: causal.
+            gather: who sees whom, as a path computes it.
+            rotary_2xTxP: turns the queries and keys of these positions, where it is given.
+            cache: keys and values of the positions before these, which it takes up.
         """
-        B, T, C = x_BxTxC.shape
-        qkv = self.query_key_value(x_BxTxC).view(B, T, 3, self.n_heads, C // self.n_heads)
-        q_BxHxTxD, k_BxHxTxD, v_BxHxTxD = qkv.permute(2, 0, 3, 1, 4)
+        q_BxHxTxD, k_BxHxTxD, v_BxHxTxD = (
+            part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            for part in self.query_key_value(x_BxTxC).split(self.parts, dim=-1)
+        )
         if self.qk_norm:
             q_BxHxTxD, k_BxHxTxD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BxHxTxD, k_BxHxTxD))
         if rotary_2xTxP is not None:
             q_BxHxTxD, k_BxHxTxD = rotate(q_BxHxTxD, rotary_2xTxP), rotate(k_BxHxTxD, rotary_2xTxP)
-        gathered_BxHxTxD = F.scaled_dot_product_attention(
-            q_BxHxTxD,
-            k_BxHxTxD,
-            v_BxHxTxD,
-            attn_mask=None if visible_TxT is None else visible_TxT[:T, :T],
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=visible_TxT is None,
+        if cache is not None:
+            k_BxHxTxD, v_BxHxTxD = cache.with_past(k_BxHxTxD, v_BxHxTxD)
+        gathered_BxHxTxD = gather(q_BxHxTxD, k_BxHxTxD, v_BxHxTxD, self.dropout if self.training else 0.0)
+        gathered_BxTxW = gathered_BxHxTxD.transpose(1, 2).flatten(2)
+        return gathered_BxTxW if self.projection is None else self.projection(gathered_BxTxW)
+
+
+class UniformAttention(nn.Module):
+    """The plain mean of what the mask lets a position see: the averaging that attention learns to weigh."""
+
+    def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout_of(config.attention_dropout)
+        self.projection = (
+            nn.Linear(size.d_model, size.d_model, bias=config.has_attention_bias) if config.output_projection else None
         )
-        return self.projection(gathered_BxHxTxD.transpose(1, 2).reshape(B, T, C))
+
+    def forward(
+        self,
+        x_BxTxC: torch.Tensor,
+        gather: Gather,
+        rotary_2xTxP: torch.Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> torch.Tensor:
+        """x_BxTxC to the same shape; the rest is as `Attention` takes it, and nothing is rotated."""
+        x_Bx1xTxC = x_BxTxC[:, None]
+        if cache is not None:
+            _, x_Bx1xTxC = cache.with_past(x_Bx1xTxC, x_Bx1xTxC)
+        mean_BxTxC = gather(x_Bx1xTxC, x_Bx1xTxC, x_Bx1xTxC, self.dropout if self.training else 0.0)[:, 0]
+        return mean_BxTxC if self.projection is None else self.projection(mean_BxTxC)
+
+
+ATTENTIONS = {AttentionKind.softmax: Attention, AttentionKind.uniform: UniformAttention}

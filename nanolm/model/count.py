@@ -1,7 +1,8 @@
 """Parameters, FLOPs and memory by formula, from the settings alone.
 
 What is printed of a formula is what is computed: both come from the same terms. In them V is the vocabulary, C the
-width of the model, T the context, L the layers, N the parameters and B the sequences that are in flight at once.
+width of the model, T the context, L the layers, N the parameters and B the sequences that are in flight at once. Widths
+that are set apart from C: n heads with keys of k and values of v, and h inside the feed-forward.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 
 from nanolm.config import (
     AdamWConfig,
+    AttentionKind,
     BigramConfig,
     Config,
-    Initialization,
+    FeedForwardKind,
     Norm,
     Positions,
     Precision,
@@ -63,16 +65,15 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     sizes = _sizes(config, vocab_size)
     if not isinstance(settings, TransformerConfig):
         return [_part("table", sizes, outside={"V^2": 1})]
-    attention_bias = settings.bias if settings.attention_bias is None else settings.attention_bias
-    in_a_norm = 0 if settings.norm is Norm.rms_norm else 1 + settings.bias
-    # After the embedding, where it is normalised, and before the head.
-    n_outer_norms = 1 + (settings.initialization is Initialization.zero_projections)
+    in_a_norm = {Norm.none: 0, Norm.rms_norm: 0, Norm.layer_norm: 1 + settings.bias}[settings.norm]
+    n_inner_norms = 1 + (settings.feed_forward is not FeedForwardKind.none)
+    n_outer_norms = settings.embedding_norm + settings.has_final_norm
     return [
         _part("token embedding", sizes, outside={"V C": 1}),
         _part("positions", sizes, outside={"T C": int(settings.positions is Positions.learned)}),
-        _part("attention", sizes, layer={"C^2": 4, "C": 4 * attention_bias}),
-        _part("feed-forward", sizes, layer={"C^2": 8, "C": 5 * settings.bias}),
-        _part("norms", sizes, layer={"C": 2 * in_a_norm}, outside={"C": n_outer_norms * in_a_norm}),
+        _part("attention", sizes, layer=_attention_weights(settings) | _attention_biases(settings)),
+        _part("feed-forward", sizes, layer=_feed_forward_weights(settings) | _feed_forward_biases(settings)),
+        _part("norms", sizes, layer={"C": n_inner_norms * in_a_norm}, outside={"C": n_outer_norms * in_a_norm}),
         _part("head", sizes, outside={"V C": int(not settings.tied_head), "V": int(settings.head_bias)}),
     ]
 
@@ -81,20 +82,22 @@ def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
     """Floating-point operations of a forward pass for each token of a full context.
 
     Two for each weight of a matrix product (Kaplan et al. 2020, section 2.1), those of the head with them, tied or not;
-    and 4 T C a layer for the scores and the gathering of values, as if every position saw all T, whatever the mask
-    (Chowdhery et al. 2022, appendix B; Kaplan's table 1 has half of it). Looking up embeddings, norms, biases,
-    activations, softmax and the loss are not counted.
+    and 4 T C (2 T n k + 2 T n v) a layer for the scores and the gathering of values, as if every position saw all T,
+    whatever the mask (Chowdhery et al. 2022, appendix B; Kaplan's table 1 has half of it); 2 T C for a plain mean.
+    Looking up embeddings, norms, biases, activations, softmax and the loss are not counted.
 
     Raises:
         SettingsError: the model is a plugin's.
     """
     sizes = _sizes(config, vocab_size)
-    if not isinstance(_known(config), TransformerConfig):
+    settings = _known(config)
+    if not isinstance(settings, TransformerConfig):
         return [_part("table", sizes)]
+    is_uniform = settings.attention is AttentionKind.uniform
     return [
-        _part("attention projections", sizes, layer={"C^2": 8}),
-        _part("attention over T", sizes, layer={"T C": 4}),
-        _part("feed-forward", sizes, layer={"C^2": 16}),
+        _part("attention projections", sizes, layer=_twice(_attention_weights(settings))),
+        _part("attention over T", sizes, layer={"T C": 2} if is_uniform else {"T n k": 2, "T n v": 2}),
+        _part("feed-forward", sizes, layer=_twice(_feed_forward_weights(settings))),
         _part("head", sizes, outside={"V C": 2}),
     ]
 
@@ -122,8 +125,8 @@ def memory(config: Config, n_parameters: int) -> list[Part]:
 def activation_memory(config: Config, vocab_size: int) -> Part:
     """An estimate of the bytes kept from the forward pass for the backward pass, at the full context.
 
-    A layer keeps about 16 C numbers a token: what enters its two norms (2 C) and leaves them (2 C), queries, keys and
-    values (3 C), what was gathered (C), and the inside of the feed-forward on both sides of its activation (8 C). To
+    A layer keeps about 16 C numbers a token: what enters its two norms (2 C) and leaves them (2 C), queries, keys,
+    values and what was gathered (4 C), and the inside of the feed-forward on both sides of its activation (8 C). To
     these come the ends of the stream (2 C), the logits and their softmax (2 V). Dropout, rotary positions and qk_norm
     keep more; a fused attention keeps no T x T scores. Compare Korthikanti et al. 2022, section 4.1.
 
@@ -135,8 +138,9 @@ def activation_memory(config: Config, vocab_size: int) -> Part:
     """
     trainer = config.trainer
     sizes = _sizes(config, vocab_size)
-    if isinstance(_known(config), TransformerConfig):
-        a_token = _part("activations", sizes, layer={"C": 16}, outside={"C": 2, "V": 2})
+    settings = _known(config)
+    if isinstance(settings, TransformerConfig):
+        a_token = _part("activations", sizes, layer=_kept_a_token(settings), outside={"C": 2, "V": 2})
     else:
         a_token = _part("activations", sizes, outside={"V": 2})
     width = AUTOCAST_BYTES if trainer.precision in (Precision.bf16, Precision.fp16) else FP32_BYTES
@@ -160,6 +164,57 @@ def _known(config: Config) -> BigramConfig | TransformerConfig:
     return config.model
 
 
+def _attention_weights(settings: TransformerConfig) -> Terms:
+    """Numbers in the matrices of one layer's attention."""
+    if settings.attention is AttentionKind.uniform:
+        return {"C^2": int(settings.output_projection)}
+    return {"C n k": 2, "C n v": 1 + settings.output_projection}
+
+
+def _attention_biases(settings: TransformerConfig) -> Terms:
+    if not settings.has_attention_bias:
+        return {}
+    own = {} if settings.attention is AttentionKind.uniform else {"n k": 2, "n v": 1}
+    return own | {"C": int(settings.output_projection)}
+
+
+def _feed_forward_weights(settings: TransformerConfig) -> Terms:
+    """Numbers in the matrices of one layer's feed-forward; a gate is one more as large as the first."""
+    n_in = 1 + settings.has_gate
+    return {
+        FeedForwardKind.none: {},
+        FeedForwardKind.one_layer: {"C^2": n_in},
+        FeedForwardKind.two_layers: {"C h": n_in + 1},
+    }[settings.feed_forward]
+
+
+def _feed_forward_biases(settings: TransformerConfig) -> Terms:
+    n_in = 1 + settings.has_gate
+    biases = {
+        FeedForwardKind.none: {},
+        FeedForwardKind.one_layer: {"C": n_in},
+        FeedForwardKind.two_layers: {"h": n_in, "C": 1},
+    }[settings.feed_forward]
+    return {product: factor * settings.bias for product, factor in biases.items()}
+
+
+def _kept_a_token(settings: TransformerConfig) -> Terms:
+    """Numbers that one layer keeps for the backward pass, about."""
+    has_norm, n_in = settings.norm is not Norm.none, 1 + settings.has_gate
+    kept = {"C": 1 + has_norm}
+    kept |= {"C": kept["C"] + 1} if settings.attention is AttentionKind.uniform else {"n k": 2, "n v": 2}
+    if settings.feed_forward is FeedForwardKind.one_layer:
+        return kept | {"C": kept["C"] + 1 + has_norm + n_in}
+    if settings.feed_forward is FeedForwardKind.two_layers:
+        return kept | {"C": kept["C"] + 1 + has_norm, "h": 1 + n_in}
+    return kept
+
+
+def _twice(terms: Terms) -> Terms:
+    """A multiplication and an addition for each weight."""
+    return {product: 2 * factor for product, factor in terms.items()}
+
+
 def _optimizer_copies(config: Config) -> int | None:
     """Numbers that the optimizer keeps for each parameter; None where it is a plugin's."""
     optimizer = config.optimizer
@@ -172,14 +227,40 @@ def _optimizer_copies(config: Config) -> int | None:
 
 
 def _sizes(config: Config, vocab_size: int) -> dict[str, int]:
+    """What the letters stand for; widths that are left to C have no letter of their own."""
     size = config.size
-    return {"V": vocab_size, "C": size.d_model, "T": size.context_length, "L": size.n_layers}
+    sizes = {"V": vocab_size, "C": size.d_model, "T": size.context_length, "L": size.n_layers, "n": size.n_heads}
+    if size.d_key is not None:
+        sizes["k"] = size.d_key
+    if size.d_value is not None:
+        sizes["v"] = size.d_value
+    has_gate = isinstance(config.model, TransformerConfig) and config.model.has_gate
+    if size.d_hidden is not None or has_gate:
+        sizes["h"] = size.hidden_width(has_gate)
+    return sizes
+
+
+def _in_letters(terms: Terms, sizes: dict[str, int]) -> Terms:
+    """With C for n k and n v, and 4 C for h, where those are left to C."""
+    found: Terms = {}
+    for product, factor in terms.items():
+        letters = [letter for word in product.split() for letter in [word[0]] * int(word[2:] or 1)]
+        for width in ("k", "v"):
+            if width in letters and width not in sizes:
+                letters.remove("n")
+                letters[letters.index(width)] = "C"
+        if "h" in letters and "h" not in sizes:
+            letters[letters.index("h")] = "C"
+            factor *= 4
+        powers = {letter: letters.count(letter) for letter in sorted(letters, key="NVTLCnkvh".index)}
+        name = " ".join(letter if power == 1 else f"{letter}^{power}" for letter, power in powers.items())
+        found[name] = found.get(name, 0) + factor
+    return {product: factor for product, factor in found.items() if factor}
 
 
 def _part(name: str, sizes: dict[str, int], *, layer: Terms | None = None, outside: Terms | None = None) -> Part:
     """A part that has the terms of `layer` in every layer, and those of `outside` once."""
-    of_layer = {product: factor for product, factor in (layer or {}).items() if factor}
-    of_rest = {product: factor for product, factor in (outside or {}).items() if factor}
+    of_layer, of_rest = _in_letters(layer or {}, sizes), _in_letters(outside or {}, sizes)
     written = []
     if len(of_layer) == 1:
         written.append(_in_words({f"L {product}": factor for product, factor in of_layer.items()}))

@@ -1,24 +1,36 @@
-"""The one decoder that every GPT here is a setting of."""
+"""The one decoder that every GPT here, and every rung below it, is a setting of."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import Config, Initialization, Positions, TransformerConfig, layers_by_mask
+from nanolm.config import (
+    AttentionKind,
+    CausalConfig,
+    Config,
+    MaskConfig,
+    Positions,
+    TransformerConfig,
+    layers_by_mask,
+)
 from nanolm.model import masks
+from nanolm.model.attention_paths import PATHS, Gather, Scene, choose, mean
+from nanolm.model.cache import Cache, settled_positions
+from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
-from nanolm.model.positions import rotary_table
+from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
 from nanolm.registry import MODELS
 
 
 @MODELS.register("transformer")
 def transformer(config: Config, vocab_size: int) -> Transformer:
-    """The transformer that the settings describe."""
-    return Transformer(config, vocab_size)
+    """The transformer that the settings describe, its weights drawn from torch's global generator."""
+    assert isinstance(config.model, TransformerConfig)
+    model = Transformer(config, vocab_size)
+    INITIALIZATIONS[config.model.initialization](model)
+    return model
 
 
 class Transformer(nn.Module):
@@ -33,103 +45,107 @@ class Transformer(nn.Module):
         super().__init__()
         assert isinstance(config.model, TransformerConfig)
         settings, size = config.model, config.size
-        self.context_length = size.context_length
-        self.token_embedding = nn.Embedding(vocab_size, size.d_model)
-        self.position_embedding = (
-            nn.Embedding(size.context_length, size.d_model) if settings.positions is Positions.learned else None
-        )
-        is_rotary = settings.positions is Positions.rotary
-        table = rotary_table(size.context_length, size.d_model // size.n_heads) if is_rotary else None
+        length, width = size.context_length, size.d_model
+        self.context_length = length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Embedding(length, width) if settings.positions is Positions.learned else None
+        self.sinusoids_TxC: torch.Tensor | None
         self.rotary_2xTxP: torch.Tensor | None
-        self.register_buffer("rotary_2xTxP", table, persistent=False)
-        # Zero-initialised projections leave the stream as the embedding made it: it is normalised at the source.
-        self.embedding_norm = (
-            norm(settings, size.d_model)
-            if settings.initialization is Initialization.zero_projections
-            else nn.Identity()
-        )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.slopes_H: torch.Tensor | None
+        for name, positions, table in (
+            ("sinusoids_TxC", Positions.sinusoidal, lambda: sinusoidal_table(length, width)),
+            ("rotary_2xTxP", Positions.rotary, lambda: rotary_table(length, size.key_width)),
+            ("slopes_H", Positions.alibi, lambda: alibi_slopes(size.n_heads)),
+        ):
+            self.register_buffer(name, table() if settings.positions is positions else None, persistent=False)
+        self.embedding_norm = norm(settings, width) if settings.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(settings.dropout_of(settings.embedding_dropout))
         self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
         self._lay_masks(config)
-        self.final_norm = norm(settings, size.d_model)
+        self.attention_path = config.trainer.attention_path
+        self.is_uniform = settings.attention is AttentionKind.uniform
+        self.final_norm = norm(settings, width) if settings.has_final_norm else nn.Identity()
         # A tied head is the embedding itself: one parameter, saved and decayed once.
-        self.head = None if settings.tied_head else nn.Linear(size.d_model, vocab_size, bias=settings.head_bias)
+        self.head = None if settings.tied_head else nn.Linear(width, vocab_size, bias=settings.head_bias)
         # An untied head has its bias itself.
         has_own_bias = settings.tied_head and settings.head_bias
         self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_own_bias else None
-        self.initialize(settings.initialization)
+        self.logit_softcap = settings.logit_softcap
 
-    def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
-        """Logits_BxTxV of the token that follows each position; T is at most context_length."""
-        T = tokens_BxT.size(1)
-        assert self.context_length >= T, f"{T} tokens, and a context of {self.context_length}"
+    def forward(
+        self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
+    ) -> torch.Tensor:
+        """Logits_BxTxV of the token that follows each position.
+
+        Args:
+            tokens_BxT: at most context_length of them. With a cache, the tokens from cache.length on.
+            documents_BxT: the number of the document that each token lies in, for masks that stay within documents;
+                None: all tokens are of one document.
+            cache: of a text that grows; it takes up these tokens.
+        """
+        start = 0 if cache is None else cache.length
+        end = start + tokens_BxT.size(1)
+        assert self.context_length >= end, f"{end} tokens, and a context of {self.context_length}"
         x_BxTxC = self.token_embedding(tokens_BxT)
         if self.position_embedding is not None:
-            x_BxTxC = x_BxTxC + self.position_embedding.weight[:T]
+            x_BxTxC = x_BxTxC + self.position_embedding.weight[start:end]
+        if self.sinusoids_TxC is not None:
+            x_BxTxC = x_BxTxC + self.sinusoids_TxC[start:end]
         x_BxTxC = self.dropout(self.embedding_norm(x_BxTxC))
-        for block, index in zip(self.blocks, self.mask_of_layer, strict=True):
-            visible_TxT = None if index is None or self.visible_MxTxT is None else self.visible_MxTxT[index]
-            x_BxTxC = block(x_BxTxC, self.rotary_2xTxP, visible_TxT)
+        rotary_2xTxP = None if self.rotary_2xTxP is None else self.rotary_2xTxP[:, start:end]
+        gathers = [self._gather(index, start, end, documents_BxT) for index in range(len(self.masks))]
+        for layer, block in enumerate(self.blocks):
+            layer_cache = None if cache is None else cache.layers[layer]
+            x_BxTxC = block(x_BxTxC, gathers[self.mask_of_layer[layer]], rotary_2xTxP, layer_cache)
+        if cache is not None:
+            cache.grow(end)
         x_BxTxC = self.final_norm(x_BxTxC)
         if self.head is None:
-            return F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)
-        return self.head(x_BxTxC)
+            logits_BxTxV = F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)
+        else:
+            logits_BxTxV = self.head(x_BxTxC)
+        if self.logit_softcap is None:
+            return logits_BxTxV
+        return self.logit_softcap * torch.tanh(logits_BxTxV / self.logit_softcap)
+
+    def make_cache(self) -> Cache:
+        """An empty cache for one batch of texts that grow."""
+        tables = [self._table(index) for index in self.mask_of_layer]
+        return Cache(len(self.blocks), self.context_length, settled_positions(tables, self.context_length))
+
+    def _gather(self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None) -> Gather:
+        """Who sees whom under one of the masks, as the chosen path computes it."""
+        mask = self.masks[index]
+        scene = Scene(
+            mask=mask,
+            table_TxT=self._table(index),
+            start=start,
+            length=end,
+            slopes_H=self.slopes_H,
+            documents_BxT=documents_BxT if mask.within_documents else None,
+            device=self.token_embedding.weight.device,
+        )
+        return mean(scene) if self.is_uniform else PATHS[choose(mask, end, self.attention_path, start)](scene)
 
     def _lay_masks(self, config: Config) -> None:
         """One table for all layers with the same mask; causal needs none."""
+        self.masks: list[MaskConfig] = []
+        self.mask_of_layer = [0] * config.size.n_layers
         # In one buffer of the whole model: buffers that layers share would be copied for each on the way to a device.
         tables: list[torch.Tensor] = []
-        self.mask_of_layer: list[int | None] = [None] * config.size.n_layers
+        self._table_of_mask: list[int | None] = []
         for mask, layers in layers_by_mask(config):
-            if mask.name == "causal":
-                continue
             for layer in layers:
-                self.mask_of_layer[layer] = len(tables)
-            tables.append(masks.dense(mask, config.size.context_length))
+                self.mask_of_layer[layer] = len(self.masks)
+            self.masks.append(mask)
+            if isinstance(mask, CausalConfig):
+                self._table_of_mask.append(None)
+            else:
+                self._table_of_mask.append(len(tables))
+                tables.append(masks.dense(mask, config.size.context_length))
         self.visible_MxTxT: torch.Tensor | None
         self.register_buffer("visible_MxTxT", torch.stack(tables) if tables else None, persistent=False)
 
-    @torch.no_grad()
-    def initialize(self, scheme: Initialization) -> None:
-        """Draws the weights from torch's global generator."""
-        INITIALIZATIONS[scheme](self)
-
-
-def _initialize_gpt2(model: Transformer) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    for projection in _residual_projections(model):
-        nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * len(model.blocks)))
-
-
-def _initialize_zero_projections(model: Transformer) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=1.0)
-        elif isinstance(module, nn.Linear):
-            bound = math.sqrt(3 / module.in_features)
-            nn.init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for projection in _residual_projections(model):
-        nn.init.zeros_(projection.weight)
-    if model.head is not None:
-        nn.init.zeros_(model.head.weight)
-
-
-INITIALIZATIONS = {
-    Initialization.gpt2: _initialize_gpt2,
-    Initialization.zero_projections: _initialize_zero_projections,
-}
-
-
-def _residual_projections(model: Transformer) -> list[nn.Linear]:
-    return [
-        part.projection
-        for block in model.blocks
-        if isinstance(block, Block)
-        for part in (block.attention, block.feed_forward)
-    ]
+    def _table(self, index: int) -> torch.Tensor | None:
+        number = self._table_of_mask[index]
+        return None if number is None or self.visible_MxTxT is None else self.visible_MxTxT[number]

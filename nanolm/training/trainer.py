@@ -22,7 +22,7 @@ from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
 from nanolm.files import write_durably
-from nanolm.model import masks
+from nanolm.model import attention_paths, masks
 from nanolm.model.build import build, count_parameters
 from nanolm.model.ngram import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
@@ -90,6 +90,7 @@ def train(
     """
     began = time.perf_counter()
     device = choose_device(config.trainer.device)
+    attention_paths.require_device(config.trainer.attention_path, device)
     corpus = corpora.load(config.dataset)
     resumed, damaged = checkpoint.newest(run.checkpoints)
     if run.exists() and resumed is not None:
@@ -428,6 +429,9 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
     )
+    attention = attention_paths.in_words(config)
+    if attention is not None:
+        say(attention)
     if not summary["lossless"]:
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
     for leak in masks.leaks(config):

@@ -127,7 +127,7 @@ def test_every_mask_writes(line: str) -> None:
 def test_layers_with_the_same_mask_share_its_table() -> None:
     config = config_of("mask=pattern", "mask.pattern=[banded,causal,banded,prefix]", "size.n_layers=8")
     built = build(config, 11)
-    assert built.mask_of_layer == [0, None, 0, 1, 0, None, 0, 1]
+    assert built.mask_of_layer == [0, 1, 0, 2, 0, 1, 0, 2]
     buffers = {name: buffer.shape for name, buffer in built.named_buffers() if buffer.dtype is torch.bool}
     assert buffers == {"visible_MxTxT": (2, 64, 64)}
     assert "visible_MxTxT" not in built.state_dict()
