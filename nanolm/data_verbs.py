@@ -79,7 +79,7 @@ def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     train = streams["train"]
     first = train.tokens[:n_tokens]
     shown = np.unique(np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64))
-    inputs_BxT, targets_BxT = draw(
+    inputs_BxT, targets_BxT, _ = draw(
         config.trainer.batches,
         train,
         seed=config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanolm.config import Precision
+from nanolm.config import Precision, reads_documents
 from nanolm.data import corpus as corpora
 from nanolm.data.token_cache import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
@@ -63,6 +63,7 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
         vocab_size=loaded.tokenizer.vocab_size,
         device=loaded.device,
         number_format=NumberFormat(Precision.fp32, loaded.device),
+        reads_documents=reads_documents(config),
     )
     return {
         "run": str(loaded.run.path),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nanolm.compose import compose_line
-from nanolm.config import check, layers_by_mask
+from nanolm.config import MaskConfig, check, layers_by_mask
 from nanolm.errors import SettingsError, raise_all
 from nanolm.files import write_durably
 from nanolm.model import masks
@@ -33,7 +33,7 @@ class LayerMask:
     """A mask that some layers have.
 
     Attributes:
-        title: the mask, its settings, its layers.
+        title: the mask, its settings, its layers, and the documents that it is drawn over.
         visible_TxT: bool; row q, column k is whether query q sees key k.
     """
 
@@ -89,11 +89,25 @@ def look(overrides: Sequence[str], config_dir: str | None = None, length: int | 
             f"{positions} positions cannot be drawn", where="--length", mend=f"--length N with N from 1 to {LONGEST}"
         )
     return [
-        LayerMask(
-            f"{masks.by_name(mask)}: {masks.in_layers(layers, config.size.n_layers)}", masks.dense(mask, positions)
-        )
+        _drawn(mask, masks.in_layers(layers, config.size.n_layers), positions)
         for mask, layers in layers_by_mask(config)
     ]
+
+
+def _drawn(mask: MaskConfig, layers: str, positions: int) -> LayerMask:
+    title, visible_TxT = f"{masks.by_name(mask)}: {layers}", masks.dense(mask, positions)
+    if not mask.within_documents:
+        return LayerMask(title, visible_TxT)
+    lengths = example_documents(positions)
+    documents_T = torch.repeat_interleave(torch.tensor(lengths))
+    title += f", over documents of length {', '.join(map(str, lengths))}"
+    return LayerMask(title, visible_TxT & masks.same_document(documents_T[None])[0])
+
+
+def example_documents(positions: int) -> list[int]:
+    """The lengths of documents that fill so many positions: half of them, a third, a sixth; none is empty."""
+    first, second = positions - positions // 2, positions // 3
+    return [length for length in (first, second, positions - first - second) if length]
 
 
 def picture(visible_TxT: torch.Tensor) -> list[str]:

@@ -72,18 +72,28 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
     n_tokens = 10_000_000
     np.random.default_rng(0).integers(0, 50_257, n_tokens).astype(np.uint16).tofile(folder / "tokens.bin")
     mapped = np.memmap(folder / "tokens.bin", dtype=np.uint16, mode="r")
+    # Documents of 1,000 tokens on average.
+    document_starts = np.append(0, np.sort(np.random.default_rng(1).integers(0, n_tokens, n_tokens // 1000)))
+    document_starts.astype(np.uint64).tofile(folder / "documents.bin")
+    mapped_starts = np.asarray(np.memmap(folder / "documents.bin", dtype=np.uint64, mode="r"))
     row_starts = np.append(np.arange(0, n_tokens, 40), n_tokens).astype(np.uint64)
     found = []
     for batch_size, context_length in SHAPES:
         rows_of_40 = Rows(row_starts, 0, context_length)
         theirs = _nanogpt(mapped, batch_size, context_length)
-        for kind in (Batches.windows, Batches.epochs, Batches.lines):
-            stream = Stream(np.asarray(mapped), n_tokens, rows_of_40 if kind.in_rows else None)
-            ours = _ours(kind, stream, batch_size, context_length)
+        for kind, with_documents in (
+            (Batches.windows, False),
+            (Batches.windows, True),
+            (Batches.epochs, False),
+            (Batches.lines, False),
+        ):
+            stream = Stream(np.asarray(mapped), n_tokens, rows_of_40 if kind.in_rows else None, documents=mapped_starts)
+            ours = _ours(kind, stream, batch_size, context_length, with_documents)
             mine, other = _paired(ours, theirs)
             found.append(
                 {
-                    "what": f"a batch of {kind.name}, {batch_size} x {context_length}",
+                    "what": f"a batch of {kind.name}{' with documents' if with_documents else ''}, "
+                    f"{batch_size} x {context_length}",
                     "value": mine * 1e6,
                     "unit": "us",
                     "against": other * 1e6,
@@ -94,10 +104,13 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _ours(kind: Batches, stream: Stream, batch_size: int, context_length: int) -> Callable[[int], object]:
+def _ours(
+    kind: Batches, stream: Stream, batch_size: int, context_length: int, with_documents: bool
+) -> Callable[[int], object]:
+    about = {"seed": 1, "batch_size": batch_size, "context_length": context_length, "with_documents": with_documents}
+
     def batch(step: int) -> object:
-        sides = draw(kind, stream, seed=1, step=step, batch_size=batch_size, context_length=context_length)
-        return [torch.from_numpy(side) for side in sides]
+        return [torch.from_numpy(side) for side in draw(kind, stream, step=step, **about) if side is not None]
 
     return batch
 

@@ -8,6 +8,7 @@ from nanolm.config import (
     BlockLocalConfig,
     CausalConfig,
     Config,
+    DocumentConfig,
     MaskConfig,
     SizeConfig,
     StridedConfig,
@@ -18,6 +19,7 @@ from nanolm.config import (
     layers_by_mask,
     leaves,
     may_change,
+    reads_documents,
 )
 from tests.conftest import config_of
 
@@ -127,12 +129,52 @@ def test_every_number_has_bounds() -> None:
             ("mask=pattern", "mask.pattern=[strided,block_local]", "mask.stride=3", "mask.block=4"),
             [StridedConfig(stride=3), BlockLocalConfig(block=4)] * 2,
         ),
+        (("mask=document",), [DocumentConfig()] * 4),
+        (("mask.pattern=[document,causal]",), [DocumentConfig(), CausalConfig()] * 2),
+        (("mask=document", "mask.pattern=[document,causal]"), [DocumentConfig(), CausalConfig()] * 2),
+        (
+            ("mask.within_documents=true", "mask.pattern=LS"),
+            [CausalConfig(within_documents=True), BandedCausalConfig(within_documents=True)] * 2,
+        ),
+        (
+            ("mask=pattern", "mask.within_documents=true", "mask.pattern=[document,strided]"),
+            [DocumentConfig(), StridedConfig(within_documents=True)] * 2,
+        ),
     ],
 )
 def test_the_layers_take_the_masks_of_a_pattern_in_turn(overrides: tuple[str, ...], expected: list[MaskConfig]) -> None:
     config = config_of(*overrides)
     assert check(config) == []
     assert layer_masks(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mask=causal", False),
+        ("mask=document", True),
+        ("mask=none mask.within_documents=true", True),
+        ("mask.pattern=[causal,document]", True),
+        ("mask=document mask.pattern=LL", False),
+        ("mask=document model=bigram", False),
+        ("mask=document model=gpt2", True),
+    ],
+)
+def test_documents_are_read_where_a_layer_keeps_within_them(line: str, expected: bool) -> None:
+    assert reads_documents(config_of(*line.split())) is expected
+
+
+def test_documents_that_are_taken_apart_are_refused() -> None:
+    by_line = "dataset.split_by=line"
+    for mask in ("mask=document", "mask.within_documents=true", "mask.pattern=[causal,document]"):
+        assert found(mask, by_line) == [
+            "mask.within_documents needs whole documents, and dataset.split_by line takes them apart"
+        ]
+        assert found(mask, by_line, "trainer.batches=lines") == []
+        assert found(mask, by_line, "model=bigram") == []
+    assert found("mask=document", "mask.within_documents=false") == [
+        "mask.within_documents is false, and mask=document is causal within documents"
+    ]
 
 
 def test_layers_with_the_same_mask_are_found_together() -> None:

@@ -8,7 +8,7 @@ import torch
 from nanolm import mask_verbs
 from nanolm.config import BandedCausalConfig, BandedConfig, CausalConfig
 from nanolm.errors import SettingsError
-from nanolm.mask_verbs import look, picture, show, to_png
+from nanolm.mask_verbs import example_documents, look, picture, show, to_png
 from nanolm.model import masks
 from tests.conftest import Nanolm
 
@@ -40,6 +40,42 @@ def test_a_small_mask_is_drawn_whole(nanolm: Nanolm) -> None:
     done = nanolm("mask", "show", "mask=banded", "mask.window=1", pattern, "--length", "5")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == SMALL_PICTURE
+
+
+DOCUMENTS_PICTURE = """\
+document, within documents: every layer, over documents of length 3, 2, 1
+27.8% of 6 x 6 positions are seen, none of them in the future
+        key
+query   0       4
+     0  ■ · · · · ·
+     1  ■ ■ · · · ·
+     2  ■ ■ ■ · · ·
+     3  · · · ■ · ·
+     4  · · · ■ ■ ·
+     5  · · · · · ■
+"""
+
+
+def test_a_mask_within_documents_is_drawn_over_several(nanolm: Nanolm) -> None:
+    done = nanolm("mask", "show", "mask=document", "--length", "6")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == DOCUMENTS_PICTURE
+
+
+def test_the_documents_of_an_example_fill_it() -> None:
+    for length in range(1, 100):
+        lengths = example_documents(length)
+        assert sum(lengths) == length
+        assert 0 not in lengths
+        assert length < 4 or len(lengths) == 3
+    plain, within = look(["mask.pattern=[banded,document]"], length=12)
+    assert (plain.title, within.title) == (
+        "banded, window 16: layers 0, 2",
+        "document, within documents: layers 1, 3, over documents of length 6, 4, 2",
+    )
+    assert plain.visible_TxT.all()
+    blocks = torch.block_diag(*(torch.ones(n, n).tril() for n in (6, 4, 2)))
+    assert torch.equal(within.visible_TxT, blocks.bool())
 
 
 def test_a_middling_mask_is_drawn_in_half_blocks() -> None:
@@ -100,12 +136,13 @@ def cells(png: bytes, length: int) -> list[torch.Tensor]:
 def test_the_png_shows_every_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
     path = tmp_path / "mask.png"
-    line = ["mask=pattern", "mask.pattern=[strided,prefix]", "mask.stride=3", "mask.prefix_length=4"]
+    line = ["mask=pattern", "mask.pattern=[strided,prefix,document]", "mask.stride=3", "mask.prefix_length=4"]
+    line.append("size.n_layers=3")
     show(line, length=17, png=path)
     assert capsys.readouterr().out.endswith(f"\n\nwritten to {path}\n")
     drawn = look(line, length=17)
     found = cells(path.read_bytes(), 17)
-    assert len(found) == len(drawn) == 2
+    assert len(found) == len(drawn) == 3
     for pixels, mask in zip(found, drawn, strict=True):
         assert torch.equal(pixels, mask.visible_TxT)
 
@@ -120,8 +157,8 @@ def test_a_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_a_png_of_many_masks() -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
-    names = "banded,banded_causal,block_local,causal,none,prefix,strided"
-    drawn = look(["mask=pattern", f"mask.pattern=[{names}]", "size.n_layers=7"], length=24)
+    names = "banded,banded_causal,block_local,causal,document,none,prefix,strided"
+    drawn = look(["mask=pattern", f"mask.pattern=[{names}]", "size.n_layers=8"], length=24)
     assert [mask.title.split(":")[0].split(",")[0] for mask in drawn] == names.split(",")
     assert to_png(drawn).startswith(b"\x89PNG")
 

@@ -38,6 +38,7 @@ from nanolm.config.mask import (
     BandedConfig,
     BlockLocalConfig,
     CausalConfig,
+    DocumentConfig,
     MaskConfig,
     NoMaskConfig,
     PatternConfig,
@@ -72,6 +73,7 @@ from nanolm.config.run import (
     layer_masks,
     layers_by_mask,
     may_change,
+    reads_documents,
 )
 from nanolm.config.scheduler import (
     ConstantConfig,

@@ -9,9 +9,9 @@ from omegaconf import MISSING
 
 from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import BOUNDS, leaves
-from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, PatternConfig, pattern_names
+from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
 from nanolm.config.model import AttentionKind, Initialization, Norm, Positions, TransformerConfig
-from nanolm.config.run import Config, layers_by_mask
+from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import MASKS
@@ -153,6 +153,7 @@ def _check_masks(config: Config) -> Iterator[NanolmError]:
         yield from wrong
         if wrong:
             return
+    yield from _check_documents(config)
     context_length = config.size.context_length
     for mask, layers in layers_by_mask(config):
         if config.trainer.attention_path is AttentionPath.blocked and not isinstance(mask, LOCAL_MASKS):
@@ -177,6 +178,23 @@ def _check_masks(config: Config) -> Iterator[NanolmError]:
                     where=f"mask.{key}, size.context_length" if has_it else "mask.pattern, size.context_length",
                     mend=f"{'' if has_it else 'mask=pattern '}mask.{key}=N with N from 1 to {context_length}",
                 )
+
+
+def _check_documents(config: Config) -> Iterator[NanolmError]:
+    if isinstance(config.mask, DocumentConfig) and not config.mask.within_documents:
+        yield SettingsError(
+            "mask.within_documents is false, and mask=document is causal within documents",
+            where="mask.within_documents",
+            mend="mask=causal sees across documents",
+        )
+    # A row of its own sees nothing of another document, however the text was split.
+    is_split_by_line = config.dataset.split_by is SplitBy.line and not config.trainer.batches.in_rows
+    if is_split_by_line and reads_documents(config):
+        yield SettingsError(
+            "mask.within_documents needs whole documents, and dataset.split_by line takes them apart",
+            where="mask.within_documents, dataset.split_by",
+            mend="dataset.split_by=document or fraction, or trainer.batches=lines",
+        )
 
 
 def _wrong_in_pattern(pattern: Any) -> Iterator[NanolmError]:

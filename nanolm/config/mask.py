@@ -19,7 +19,7 @@ class MaskConfig:
     # Masks that the layers take in turn, [causal, banded_causal], or letters such as SSSL: S is banded_causal, L is
     # causal. A mask of the pattern has the settings written here that are its own too, and its defaults for the rest.
     pattern: Any = None
-    # With it a position sees no other document than its own, whatever the mask.
+    # Whatever the mask lets through, a position sees nothing of another document.
     within_documents: bool = False
 
 
@@ -35,6 +35,14 @@ class CausalConfig(MaskConfig):
     """Itself and everything before it."""
 
     name: str = "causal"
+
+
+@dataclasses.dataclass
+class DocumentConfig(CausalConfig):
+    """Itself and everything before it in its own document (Dubey et al. 2024, Llama 3, section 3.2)."""
+
+    name: str = "document"
+    within_documents: bool = True
 
 
 @dataclasses.dataclass
@@ -94,6 +102,7 @@ declare(
     MASKS,
     NoMaskConfig,
     CausalConfig,
+    DocumentConfig,
     BandedConfig,
     BandedCausalConfig,
     PrefixConfig,
@@ -117,11 +126,16 @@ def pattern_names(mask: MaskConfig) -> list[str]:
 
 
 def pattern_part(base: MaskConfig, name: str) -> MaskConfig:
-    """The settings of one mask of a pattern."""
+    """The settings of one mask of a pattern.
+
+    `document` in a pattern says nothing of the masks beside it, even where it is the base; within_documents written on
+    any other base holds for all of them.
+    """
     schema = MASKS.schemas.get(name, MaskConfig)
     written = {
         field.name: getattr(base, field.name)
         for field in dataclasses.fields(schema)
-        if field.name not in ("name", "pattern") and hasattr(base, field.name)
+        if field.name not in ("name", "pattern", "within_documents") and hasattr(base, field.name)
     }
-    return schema(name=name, pattern=None, **written)
+    is_written = base.within_documents and not type(base).within_documents
+    return schema(name=name, pattern=None, within_documents=is_written or schema.within_documents, **written)

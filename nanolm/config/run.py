@@ -13,7 +13,7 @@ from nanolm.config.dataset import DatasetConfig
 from nanolm.config.fields import bounded, leaves, plain
 from nanolm.config.logger import LoggerConfig
 from nanolm.config.mask import MaskConfig, pattern_names, pattern_part
-from nanolm.config.model import ModelConfig
+from nanolm.config.model import ModelConfig, TransformerConfig
 from nanolm.config.optimizer import OptimizerConfig
 from nanolm.config.scheduler import SchedulerConfig
 from nanolm.config.size import SizeConfig
@@ -95,6 +95,11 @@ def layer_masks(config: Config) -> list[MaskConfig]:
     names = pattern_names(config.mask)
     parts = [pattern_part(config.mask, name) for name in names] if names else [config.mask]
     return [parts[layer % len(parts)] for layer in range(config.size.n_layers)]
+
+
+def reads_documents(config: Config) -> bool:
+    """Whether the model must be told which document each token is of. The settings must be sound."""
+    return isinstance(config.model, TransformerConfig) and any(mask.within_documents for mask in layer_masks(config))
 
 
 def layers_by_mask(config: Config) -> list[tuple[MaskConfig, list[int]]]:

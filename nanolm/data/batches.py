@@ -6,6 +6,7 @@ Every rank of a data-parallel run asks for its share of the same batch: rows ran
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,24 @@ IGNORED = -100
 STEPS_AT_ONCE = 64
 
 
+class Batch(NamedTuple):
+    """What a model reads and is scored on, int64.
+
+    A document's first token is a target like any other, of the last position of the document before it: every token
+    is scored, whatever a mask hides.
+
+    Attributes:
+        inputs_BxT: tokens.
+        targets_BxT: the tokens that follow them; IGNORED behind a row's end.
+        documents_BxT: which of the stream's documents each input is of, counted from 0; None where nobody asked, and
+            where a row is a piece of a single document.
+    """
+
+    inputs_BxT: np.ndarray  # noqa: N815  its shape is in its name
+    targets_BxT: np.ndarray  # noqa: N815
+    documents_BxT: np.ndarray | None = None  # noqa: N815
+
+
 def draw(
     kind: Batches,
     stream: Stream,
@@ -31,7 +50,8 @@ def draw(
     context_length: int,
     rank: int = 0,
     n_ranks: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
+    with_documents: bool = False,
+) -> Batch:
     """The batch of a step, or a rank's share of it.
 
     Args:
@@ -42,9 +62,7 @@ def draw(
         context_length: tokens a row.
         rank: from 0 to n_ranks - 1.
         n_ranks: processes that share the batch.
-
-    Returns:
-        inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs, IGNORED behind a row's end.
+        with_documents: whether to say which document each input is of.
 
     Raises:
         SettingsError: the batch cannot be shared evenly.
@@ -57,26 +75,42 @@ def draw(
         )
     share = slice(rank * batch_size // n_ranks, (rank + 1) * batch_size // n_ranks)
     if kind is Batches.windows:
-        starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)
-        return _windows_at(stream.tokens, starts_B[share], context_length)
+        starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)[share]
+        return _windows_at(stream, starts_B, context_length, with_documents)
     block, row = divmod(step, STEPS_AT_ONCE)
     if kind is Batches.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
-        blocks_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share]
-        return _windows_at(stream.tokens, blocks_B * context_length, context_length)
+        starts_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
+        return _windows_at(stream, starts_B, context_length, with_documents)
     assert stream.rows is not None, f"{kind} of a stream without rows"
-    return rows_at(stream.tokens, stream.rows, _in_epochs(len(stream.rows), seed, block, batch_size)[row, share])
+    rows_B = _in_epochs(len(stream.rows), seed, block, batch_size)[row, share]
+    return Batch(*rows_at(stream.tokens, stream.rows, rows_B))
 
 
-def windows(
-    tokens: Tokens, *, seed: int, step: int, batch_size: int, context_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of text from random positions, drawn with replacement.
+def documents_at(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
+    """Which document each token of some windows is of.
+
+    Args:
+        documents: where each document begins in the tokens, from 0 on in order, uint64. One without a token begins
+            where the next one does.
+        starts_B: where each window begins in the tokens.
+        length: tokens a window.
 
     Returns:
-        inputs_BxT and targets_BxT, int64; targets are the tokens that follow the inputs.
+        documents_BxL, int64: counted from 0.
     """
-    return _windows_at(tokens, _random_starts(len(tokens) - context_length, seed, step, batch_size), context_length)
+    # Of the type of `documents`, or numpy would convert a copy of them all.
+    first_B = starts_B.astype(documents.dtype)
+    begun_B = np.searchsorted(documents, first_B, side="right")
+    begun_by_end_B = np.searchsorted(documents, first_B + (length - 1), side="right")
+    # Only a window's ends are looked up. A number goes up by one wherever a document begins between them.
+    inside_B = begun_by_end_B - begun_B
+    window_N = np.repeat(np.arange(len(starts_B)), inside_B)
+    document_N = np.arange(len(window_N)) + np.repeat(begun_by_end_B - np.cumsum(inside_B), inside_B)
+    documents_BxL = np.zeros((len(starts_B), length), dtype=np.int64)
+    documents_BxL[:, 0] = begun_B - 1
+    np.add.at(documents_BxL, (window_N, (documents[document_N] - first_B[window_N]).astype(np.int64)), 1)
+    return documents_BxL.cumsum(axis=1)
 
 
 def rows_at(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +162,7 @@ def _in_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
     return permute(places % n, n, mix(seed, places // n)).reshape(STEPS_AT_ONCE, batch_size)
 
 
-def _windows_at(tokens: Tokens, starts_B: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    rows_BxT1 = gather(tokens, starts_B, context_length + 1).astype(np.int64)
-    return rows_BxT1[:, :-1], rows_BxT1[:, 1:]
+def _windows_at(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
+    rows_BxT1 = gather(stream.tokens, starts_B, context_length + 1).astype(np.int64)
+    documents_BxT = documents_at(stream.documents, starts_B, context_length) if with_documents else None
+    return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)

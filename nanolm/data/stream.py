@@ -1,4 +1,4 @@
-"""Tokens as batches read them: of one split, in order, from memory maps, and where rows begin in them."""
+"""Tokens as batches read them: of one split, in order, from memory maps; where rows and documents begin in them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ class Stream:
         scored_bytes: bytes of UTF-8 that the scored tokens stand for; of the original text where the tokenizer is
             lossy.
         rows: None where batches are cut from the text without regard to its lines.
-        n_documents: pieces of documents that this split has.
+        documents: where each document begins in the tokens, in order, uint64. The piece of a document with which a
+            split begins is one, and so begins at 0. Split by line there are none, and what stands here means nothing.
         n_characters: of its text.
         n_bytes: of its text in UTF-8.
     """
@@ -109,9 +110,14 @@ class Stream:
     tokens: Tokens
     scored_bytes: int
     rows: Rows | None = None
-    n_documents: int = 0
+    documents: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1, dtype=np.uint64))
     n_characters: int = 0
     n_bytes: int = 0
+
+    @property
+    def n_documents(self) -> int:
+        """Documents and pieces of documents."""
+        return len(self.documents)
 
     @property
     def scored_tokens(self) -> int:

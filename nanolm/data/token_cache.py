@@ -1,5 +1,7 @@
 """The tokenized corpus: written once in shards, kept in the cache, and read through memory maps.
 
+Beside the tokens of a split stands where each of its documents begins in them.
+
 A stream's folder is named after what it was made of: the fingerprint of the text, how it is split, the tokenizer and
 its code, and whether rows are lines or documents. Another text or another setting is another folder, so that a stale
 one is never used. Every shard's size and sha256 are compared with the manifest each time a stream is opened (about a
@@ -41,7 +43,7 @@ from nanolm.files import sync_folder, write_durably
 from nanolm.registry import TOKENIZERS
 
 # Raised whenever the layout or the meaning of the files changes.
-FORMAT = 1
+FORMAT = 2
 SHARD_TOKENS = 2**26
 # Characters that go to the tokenizer at once, in whole documents or parts of long ones.
 GROUP_CHARACTERS = 2**20
@@ -280,7 +282,7 @@ def _open(folder: Path, context_length: int) -> dict[str, Stream]:
             tokens=tokens,
             scored_bytes=about["bytes" if manifest["lossless"] else "text_bytes"] - unscored_bytes,
             rows=rows,
-            n_documents=about["documents"],
+            documents=_map(folder / about["documents"], np.dtype(np.uint64)),
             n_characters=about["characters"],
             n_bytes=about["text_bytes"],
         )
@@ -306,9 +308,10 @@ class _Group:
 
 @dataclasses.dataclass
 class _Encoded:
-    """Its tokens: where rows begin in them, and the bytes of the tokens, of the text, and of the rows' first tokens."""
+    """Its tokens; where documents and rows begin in them; bytes of the tokens, the text, and the rows' first tokens."""
 
     ids: np.ndarray
+    document_starts: np.ndarray
     row_starts: np.ndarray
     bytes: int
     text_bytes: int
@@ -425,17 +428,25 @@ def _encode_in_worker(texts: list[str], begins: list[bool], rows: str | None) ->
 
 def _encode(tokenizer: Tokenizer, texts: list[str], begins: list[bool], rows: str | None) -> _Encoded:
     text_bytes = sum(len(text.encode()) for text in texts)
+    begins_row = begins
     if rows == Batches.lines.name:
         # Texts are cut behind line ends, so that each begins with a line.
-        texts = [line for text in texts for line in _lines(text)]
-        begins = [True] * len(texts)
+        lines = [_lines(text) for text in texts]
+        texts = [line for inside in lines for line in inside]
+        begins = [
+            begins_document and number == 0
+            for begins_document, inside in zip(begins, lines, strict=True)
+            for number in range(len(inside))
+        ]
+        begins_row = [True] * len(texts)
     encoded = [tokenizer.encode(text) for text in texts]
     ids = encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
     offsets = np.cumsum([0] + [len(one) for one in encoded[:-1]])
-    begins_row = np.array(begins) & np.array([len(one) > 0 for one in encoded])
-    row_starts = offsets[begins_row] if rows else offsets[:0]
+    has_tokens = np.array([len(one) > 0 for one in encoded])
+    row_starts = offsets[np.array(begins_row) & has_tokens] if rows else offsets[:0]
     return _Encoded(
         ids=ids,
+        document_starts=offsets[np.array(begins)],
         row_starts=row_starts,
         bytes=tokenizer.count_bytes(ids) if tokenizer.lossless else 0,
         text_bytes=text_bytes,
@@ -457,17 +468,18 @@ class _SplitWriter:
         self._folder, self._split, self._dtype = folder, split, dtype
         self._shards: list[str] = []
         self._open: _HashedFile | None = None
+        self._documents = _HashedFile(folder / f"{split}-documents.bin")
         self._rows = _HashedFile(folder / f"{split}-rows.bin") if has_rows else None
         self._n_tokens = 0
         self._counts = dict.fromkeys(
-            ("documents", "characters", "bytes", "text_bytes", "first_token_bytes", "first_tokens_bytes"), 0
+            ("characters", "bytes", "text_bytes", "first_token_bytes", "first_tokens_bytes"), 0
         )
 
     def __enter__(self) -> _SplitWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in (self._open, self._rows):
+        for file in (self._open, self._documents, self._rows):
             if file is not None:
                 file.close()
 
@@ -476,11 +488,11 @@ class _SplitWriter:
         counts = self._counts
         if not self._n_tokens and len(encoded.ids):
             counts["first_token_bytes"] = tokenizer.count_bytes(encoded.ids[:1])
-        counts["documents"] += sum(group.begins)
         counts["characters"] += group.characters
         counts["bytes"] += encoded.bytes
         counts["text_bytes"] += encoded.text_bytes
         counts["first_tokens_bytes"] += encoded.first_tokens_bytes
+        self._documents.write((self._n_tokens + encoded.document_starts).astype(np.uint64))
         if self._rows is not None:
             self._rows.write((self._n_tokens + encoded.row_starts).astype(np.uint64))
         ids = encoded.ids.astype(self._dtype, copy=False)
@@ -497,6 +509,7 @@ class _SplitWriter:
 
     def finish(self) -> None:
         """Brings all to disk."""
+        self.files[self._documents.path.name] = self._documents.finish()
         if self._rows is not None:
             self._rows.write(np.array([self._n_tokens], dtype=np.uint64))
             self.files[self._rows.path.name] = self._rows.finish()
@@ -509,7 +522,8 @@ class _SplitWriter:
     def about(self) -> dict[str, Any]:
         """What the manifest says of the split."""
         rows = None if self._rows is None else self._rows.path.name
-        return {"tokens": self._n_tokens, "shards": self._shards, "rows": rows, **self._counts}
+        files = {"shards": self._shards, "documents": self._documents.path.name, "rows": rows}
+        return {"tokens": self._n_tokens, **files, **self._counts}
 
     def _finish_shard(self) -> None:
         assert self._open is not None

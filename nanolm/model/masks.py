@@ -13,6 +13,7 @@ from nanolm.config import (
     BlockLocalConfig,
     CausalConfig,
     Config,
+    DocumentConfig,
     MaskConfig,
     NoMaskConfig,
     PrefixConfig,
@@ -33,6 +34,12 @@ def none(query: torch.Tensor, key: torch.Tensor, config: NoMaskConfig) -> torch.
 @MASKS.register("causal")
 def causal(query: torch.Tensor, key: torch.Tensor, config: CausalConfig) -> torch.Tensor:
     """A position sees itself and everything before it."""
+    return key <= query
+
+
+@MASKS.register("document")
+def document(query: torch.Tensor, key: torch.Tensor, config: DocumentConfig) -> torch.Tensor:
+    """A position sees itself and everything before it; `within_documents` keeps it in its document."""
     return key <= query
 
 
@@ -66,8 +73,13 @@ def block_local(query: torch.Tensor, key: torch.Tensor, config: BlockLocalConfig
     return (key <= query) & (query // config.block == key // config.block)
 
 
+def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
+    """Which positions of a row are of one document: BxTxT, bool; documents_BxT numbers them."""
+    return documents_BxT[:, :, None] == documents_BxT[:, None, :]
+
+
 def dense(config: MaskConfig, length: int) -> torch.Tensor:
-    """The mask as a table, on the CPU.
+    """The mask as a table, on the CPU: over a single document, where it is a mask within documents.
 
     Returns:
         visible_TxT, bool: row q, column k is whether query q sees key k.
@@ -92,15 +104,11 @@ def dense(config: MaskConfig, length: int) -> torch.Tensor:
     return visible_TxT
 
 
-def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
-    """BxTxT, bool: whether two positions lie in one document, by the number of each position's document."""
-    return documents_BxT[:, :, None] == documents_BxT[:, None, :]
-
-
 def by_name(config: MaskConfig) -> str:
     """The mask and its settings in a few words: 'banded_causal, window 16'."""
-    settings = ((key, value) for key, _, value in leaves(config) if key not in ("name", "pattern"))
-    return ", ".join([config.name, *(f"{key} {value}" for key, value in settings)])
+    left_out = ("name", "pattern", "within_documents")
+    settings = [f"{key} {value}" for key, _, value in leaves(config) if key not in left_out]
+    return ", ".join([config.name, *settings, *(["within documents"] if config.within_documents else [])])
 
 
 def leaks(config: Config) -> list[str]:
@@ -138,12 +146,16 @@ def first_leak(visible_TxT: torch.Tensor) -> tuple[int, int] | None:
 
 
 def _require_sight(config: MaskConfig, visible_TxT: torch.Tensor) -> None:
-    # What a row sees after itself is not there when the input ends with it.
-    blind = (~visible_TxT.tril().any(dim=1)).nonzero().flatten()
+    # What a row sees after itself is not there when the input ends with it, nor what is before it when a document
+    # begins with it.
+    has_sight_T = visible_TxT.diagonal() if config.within_documents else visible_TxT.tril().any(dim=1)
+    blind = (~has_sight_T).nonzero().flatten()
     if not len(blind):
         return
     row, length = int(blind[0]), len(visible_TxT)
-    if visible_TxT[row].any():
+    if config.within_documents:
+        found = f"leaves position {row} with nothing to see where a document begins there"
+    elif visible_TxT[row].any():
         found = f"shows position {row} only what comes after it, and nothing where a text ends there"
     else:
         found = f"leaves position {row} with nothing to see"

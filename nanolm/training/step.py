@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from nanolm.data.batches import IGNORED
 from nanolm.training.precision import NumberFormat
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+# inputs_BxT, and documents_BxT where the model reads them, to logits_BxTxV.
+Forward = Callable[..., torch.Tensor]
 
 
 def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -23,7 +24,7 @@ def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduc
 def update(
     forward: Forward,
     optimizer: torch.optim.Optimizer,
-    parts: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    parts: Iterable[tuple[torch.Tensor, ...]],
     number_format: NumberFormat,
     clip_norm: float | None,
 ) -> tuple[float, float]:
@@ -33,7 +34,8 @@ def update(
     of finding the loss scale: that update is skipped and the scale is lowered.)
 
     Args:
-        parts: (inputs_BxT, targets_BxT); each counts by the targets that are scored in it.
+        parts: (inputs_BxT, targets_BxT), or (inputs_BxT, targets_BxT, documents_BxT) for a model that reads which
+            document each input is of; each counts by the targets that are scored in it.
         clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
 
     Returns:
@@ -44,12 +46,12 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     # A single part is its own mean; counting would wait for the device.
-    scored = [int((targets != IGNORED).sum()) for _, targets in parts] if len(parts) > 1 else [1]
-    for (inputs_BxT, targets_BxT), n_scored in zip(parts, scored, strict=True):
+    scored = [int((targets != IGNORED).sum()) for _, targets, *_ in parts] if len(parts) > 1 else [1]
+    for (inputs_BxT, targets_BxT, *documents), n_scored in zip(parts, scored, strict=True):
         if n_scored == 0:
             continue
         with number_format.autocast():
-            loss = next_token_loss(forward(inputs_BxT), targets_BxT)
+            loss = next_token_loss(forward(inputs_BxT, *documents), targets_BxT)
         share = loss / (sum(scored) / n_scored) if len(parts) > 1 else loss
         (share if scaler is None else scaler.scale(share)).backward()
         total += share.item()

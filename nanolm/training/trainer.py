@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from nanolm.config import Config, flat, identity
+from nanolm.config import Config, flat, identity, reads_documents
 from nanolm.config_file import save_yaml
 from nanolm.data import corpus as corpora
 from nanolm.data import token_cache, tokenizers
@@ -263,7 +263,7 @@ class Pace:
         self._since += time.perf_counter() - began
 
 
-def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, torch.Tensor]], int]:
+def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
     """The batch of a step in `accumulate` parts, on the device, and how many targets of it are scored."""
     settings, device = setup.config.trainer, setup.state.device
     batch = draw(
@@ -273,12 +273,12 @@ def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, torch.
         step=step,
         batch_size=settings.batch_size,
         context_length=setup.config.size.context_length,
+        with_documents=reads_documents(setup.config),
     )
-    inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch)
-    n_scored = int(np.count_nonzero(batch[1] != IGNORED)) if settings.batches.in_rows else batch[1].size
-    if settings.accumulate == 1:
-        return iter([(inputs_BxT, targets_BxT)]), n_scored
-    return zip(inputs_BxT.chunk(settings.accumulate), targets_BxT.chunk(settings.accumulate), strict=True), n_scored
+    targets_BxT = batch.targets_BxT
+    n_scored = int(np.count_nonzero(targets_BxT != IGNORED)) if settings.batches.in_rows else targets_BxT.size
+    sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
+    return zip(*(side.chunk(settings.accumulate) for side in sides), strict=True), n_scored
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
@@ -298,6 +298,7 @@ def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
         vocab_size=setup.tokenizer.vocab_size,
         device=state.device,
         number_format=state.number_format,
+        reads_documents=reads_documents(config),
     )
     if not math.isfinite(state.val_loss):
         raise _diverged(setup, state.val_loss, math.nan, math.nan)
@@ -435,6 +436,8 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
     for leak in masks.leaks(config):
         say(leak)
+    if reads_documents(config) and setup.streams["train"].n_documents == 1:
+        say("the train split is one document: mask.within_documents hides nothing of it")
     if setup.state.step:
         say(f"goes on from step {setup.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
     say(f"run directory {setup.run.path}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanolm.data.batches import rows_at
+from nanolm.data.batches import documents_at, rows_at
 from nanolm.data.stream import Rows, Stream, Tokens, gather
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import Forward, next_token_loss
@@ -28,6 +28,7 @@ def split_loss(
     vocab_size: int,
     device: torch.device,
     number_format: NumberFormat,
+    reads_documents: bool = False,
 ) -> float:
     """Mean nats a token over a split as it is trained on: as one text (`exact_loss`), or row by row (`rows_loss`)."""
     if stream.rows is not None:
@@ -41,6 +42,7 @@ def split_loss(
         vocab_size=vocab_size,
         device=device,
         number_format=number_format,
+        documents=stream.documents if reads_documents else None,
     )
 
 
@@ -84,12 +86,20 @@ def exact_loss(
     vocab_size: int,
     device: torch.device,
     number_format: NumberFormat,
+    documents: np.ndarray | None = None,
 ) -> float:
     """Mean nats a token over a split, without dropout.
 
     The split is scored in stretches of `stride` tokens, each seen behind up to context_length - stride tokens of
     what came before. With stride = context_length the stretches lie side by side (cheapest, and what training sees);
     a smaller stride gives every token more context and costs context_length / stride times as much.
+
+    The first token of a document is scored as every other, by the last position of the document before it: a mask
+    within documents hides what came before from the tokens that follow it alone.
+
+    Args:
+        documents: where each document begins in the tokens, for a model that reads which one each input is of; None:
+            the model reads tokens alone.
 
     Returns:
         The sum over all tokens but the first, which nothing precedes, divided by their number.
@@ -98,26 +108,28 @@ def exact_loss(
     model.eval()
     total = 0.0
     rows_at_once = _rows_at_once(vocab_size, context_length)
-    for rows_BxT1, scored in _stretches(tokens, context_length, stride, rows_at_once):
-        rows = torch.from_numpy(rows_BxT1.astype(np.int64)).to(device)
+    for starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
+        rows = torch.from_numpy(gather(tokens, starts_B, length + 1).astype(np.int64)).to(device)
+        read = [] if documents is None else [torch.from_numpy(documents_at(documents, starts_B, length)).to(device)]
         with number_format.autocast():
-            logits_BxTxV = forward(rows[:, :-1])
+            logits_BxTxV = forward(rows[:, :-1], *read)
         total += next_token_loss(logits_BxTxV[:, -scored:], rows[:, 1:][:, -scored:], reduction="sum").item()
     model.train(was_training)
     return total / (len(tokens) - 1)
 
 
-def _stretches(tokens: Tokens, context_length: int, stride: int, rows_at_once: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows of tokens of equal length, and how many at the end of each row are scored as targets."""
+def _stretches(
+    n_targets: int, context_length: int, stride: int, rows_at_once: int
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Where rows begin, how many inputs each has, and how many targets at its end are scored."""
     assert 1 <= stride <= context_length, f"stride {stride}, context_length {context_length}"
-    n_targets = len(tokens) - 1
     # The first window has nothing before it: all of its targets are scored.
     first = min(context_length, n_targets)
-    yield tokens[: first + 1][None], first
+    yield np.array([0]), first, first
     ends = np.arange(first + stride, n_targets + 1, stride)
     for start in range(0, len(ends), rows_at_once):
         batch = ends[start : start + rows_at_once]
-        yield gather(tokens, batch - context_length, context_length + 1), stride
+        yield batch - context_length, context_length, stride
     done = int(ends[-1]) if len(ends) else first
     if done < n_targets:
-        yield tokens[n_targets - context_length :][None], n_targets - done
+        yield np.array([n_targets - context_length]), context_length, n_targets - done

@@ -1,14 +1,21 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.config import Batches
-from nanolm.data.batches import IGNORED, draw, windows
+from nanolm.data.batches import IGNORED, documents_at, draw
 from nanolm.data.stream import Rows, Stream
 from nanolm.errors import SettingsError
 
 TOKENS = np.arange(500, dtype=np.uint16)
+
+
+def windows(tokens: np.ndarray, **about: int) -> tuple[np.ndarray, np.ndarray]:
+    batch = draw(Batches.windows, stream_of(tokens), **about)
+    return batch.inputs_BxT, batch.targets_BxT
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 8), st.integers(1, 40))
@@ -67,11 +74,15 @@ def test_the_ranks_share_one_batch_whatever_their_number(
 ) -> None:
     stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
     about = {"seed": seed, "step": step, "batch_size": n_ranks * rows_a_rank, "context_length": 8}
-    whole = draw(kind, stream, **about)
-    shares = [draw(kind, stream, **about, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
-    for side in (0, 1):
-        assert {share[side].shape for share in shares} == {(rows_a_rank, 8)}
-        assert (np.concatenate([share[side] for share in shares]) == whole[side]).all()
+    whole = draw(kind, stream, **about, with_documents=True)
+    shares = [draw(kind, stream, **about, with_documents=True, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+    for side, *parts in zip(whole, *shares, strict=True):
+        if side is None:
+            assert kind.in_rows
+            assert parts == [None] * n_ranks
+            continue
+        assert {part.shape for part in parts} == {(rows_a_rank, 8)}
+        assert (np.concatenate(parts) == side).all()
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
@@ -86,8 +97,8 @@ def test_every_block_comes_once_an_epoch(n_tokens: int, context_length: int, bat
     n_steps = -(-3 * n_blocks // batch_size)
     about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
     drawn = [draw(Batches.epochs, stream_of(tokens), step=step, **about) for step in range(n_steps)]
-    assert all((targets == inputs + 1).all() for inputs, targets in drawn)
-    firsts = np.concatenate([inputs[:, 0] for inputs, _ in drawn])
+    assert all((batch.targets_BxT == batch.inputs_BxT + 1).all() for batch in drawn)
+    firsts = np.concatenate([batch.inputs_BxT[:, 0] for batch in drawn])
     for epoch in range(3):
         blocks = firsts[epoch * n_blocks : (epoch + 1) * n_blocks]
         assert sorted(blocks.tolist()) == [block * context_length for block in range(n_blocks)]
@@ -97,8 +108,8 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = set()
     for seed in range(5):
         for epoch in range(5):
-            inputs, _ = draw(Batches.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
-            orders.add(tuple(inputs[:, 0].tolist()))
+            batch = draw(Batches.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
+            orders.add(tuple(batch.inputs_BxT[:, 0].tolist()))
     assert len(orders) == 25
 
 
@@ -113,7 +124,8 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
     n_steps = -(-len(stream.rows) // batch_size)
     about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
     drawn = [draw(Batches.lines, stream, step=step, **about) for step in range(n_steps)]
-    inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*drawn, strict=True))
+    sides = [batch[:2] for batch in drawn]
+    inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*sides, strict=True))
     assert inputs.shape == targets.shape == (len(stream.rows), context_length)
     is_scored = targets != IGNORED
     assert sorted(targets[is_scored].tolist()) == tokens.tolist()
@@ -127,7 +139,51 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
 def test_a_seek_finds_what_a_walk_finds(kind: Batches, seed: int, step: int) -> None:
     stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
     about = {"seed": seed, "batch_size": 4, "context_length": 8}
-    walked = [draw(kind, stream, step=step + ahead, **about) for ahead in range(4)]
-    sought = [draw(kind, stream, step=step + ahead, **about) for ahead in (3, 1, 0, 2)]
+    walked = [draw(kind, stream, step=step + ahead, **about, with_documents=True) for ahead in range(4)]
+    sought = [draw(kind, stream, step=step + ahead, **about, with_documents=True) for ahead in (3, 1, 0, 2)]
     for ahead, found in zip((3, 1, 0, 2), sought, strict=True):
-        assert all((one == other).all() for one, other in zip(found, walked[ahead], strict=True))
+        assert all(np.array_equal(one, other) for one, other in zip(found, walked[ahead], strict=True))
+
+
+def document_starts(lengths: list[int]) -> np.ndarray:
+    return np.cumsum([0, *lengths]).astype(np.uint64)
+
+
+lengths_of_documents = st.lists(st.integers(0, 30), max_size=40)
+
+
+@given(lengths_of_documents, st.integers(1, 20), st.data())
+def test_a_token_is_of_the_last_document_that_begins_at_or_before_it(
+    lengths: list[int], length: int, data: st.DataObject
+) -> None:
+    starts = document_starts(lengths)
+    begins = data.draw(st.lists(st.integers(0, int(starts[-1])), min_size=1, max_size=8))
+    found = documents_at(starts, np.array(begins), length)
+    assert found.dtype == np.int64
+    by_hand = [
+        [max(number for number, start in enumerate(starts.tolist()) if start <= position) for position in window]
+        for window in (range(begin, begin + length) for begin in begins)
+    ]
+    assert found.tolist() == by_hand
+
+
+@given(st.sampled_from([Batches.windows, Batches.epochs]), lengths_of_documents, st.integers(0, 10**9))
+def test_a_batch_says_which_document_its_inputs_are_of(kind: Batches, lengths: list[int], step: int) -> None:
+    # Each token is its own position.
+    stream = dataclasses.replace(stream_of(TOKENS), documents=document_starts(lengths))
+    about = {"seed": 1, "step": step, "batch_size": 4, "context_length": 8}
+    batch, plain = (draw(kind, stream, **about, with_documents=wanted) for wanted in (True, False))
+    assert batch.documents_BxT is not None
+    expected = np.searchsorted(stream.documents.astype(np.int64), batch.inputs_BxT, side="right") - 1
+    assert (batch.documents_BxT == expected).all()
+    assert plain.documents_BxT is None
+    assert (plain.inputs_BxT == batch.inputs_BxT).all()
+    assert (plain.targets_BxT == batch.targets_BxT).all()
+
+
+def test_a_text_without_documents_is_one() -> None:
+    batch = draw(
+        Batches.windows, stream_of(TOKENS), seed=0, step=0, batch_size=4, context_length=8, with_documents=True
+    )
+    assert batch.documents_BxT is not None
+    assert not batch.documents_BxT.any()

@@ -262,6 +262,87 @@ def test_documents_are_rows_however_long(cache: Path, tmp_path: Path, monkeypatc
     assert sorted(found) == sorted([*(text + "\n" for text in texts[:-1]), texts[-1]])
 
 
+def tales(tmp_path: Path) -> list[str]:
+    """Files of 7 to 2,300 bytes in a folder, and what the corpus reads: a line end between them."""
+    (tmp_path / "tales").mkdir()
+    texts = [f"tale {n}\n" * (1 + 30 * (n % 12)) for n in range(40)]
+    for n, text in enumerate(texts):
+        (tmp_path / "tales" / f"{n:02}").write_text(text)
+    return [*(text + "\n" for text in texts[:-1]), texts[-1]]
+
+
+def by_documents(stream: Stream) -> list[str]:
+    """The text of each document of a stream of bytes."""
+    assert stream.documents.dtype == np.uint64
+    ends = [*stream.documents.tolist()[1:], len(stream.tokens)]
+    return [
+        stream.tokens[start:end].tobytes().decode() for start, end in zip(stream.documents.tolist(), ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("batches", ["windows", "documents", "lines"])
+def test_where_documents_begin_is_kept_beside_the_tokens(
+    batches: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Documents in several parts, groups of several documents and of a part of one, shards that end within one.
+    monkeypatch.setattr(corpora, "PART_BYTES", 300)
+    monkeypatch.setattr(token_cache, "GROUP_CHARACTERS", 700)
+    monkeypatch.setattr(token_cache, "SHARD_TOKENS", 1000)
+    texts = tales(tmp_path)
+    line = ("dataset.split_by=document", f"trainer.batches={batches}")
+    config = text_config(tmp_path / "tales", *line)
+    streams = token_cache.tokenize(corpora.load(config.dataset), ByteTokenizer(), config)
+    found = {split: by_documents(stream) for split, stream in streams.items()}
+    assert len(found["val"]) == streams["val"].n_documents == 4
+    assert sorted(found["train"] + found["val"]) == sorted(texts)
+    alone = {path.name: path.read_bytes() for path in folders(cache)[0].iterdir()}
+
+    monkeypatch.setenv("NANOLM_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(token_cache, "PARALLEL_CHARACTERS", 0)
+    monkeypatch.setattr(token_cache, "_n_cores", lambda: 2)
+    token_cache.tokenize(corpora.load(config.dataset), ByteTokenizer(), config)
+    (folder,) = folders(tmp_path / "second" / "streams")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == alone
+
+
+def test_a_split_that_begins_within_a_document_begins_one(cache: Path, tmp_path: Path) -> None:
+    whole = "".join(tales(tmp_path))
+    config = text_config(tmp_path / "tales", "dataset.test_fraction=0.2")
+    streams = token_cache.tokenize(corpora.load(config.dataset), ByteTokenizer(), config)
+    found = {split: by_documents(stream) for split, stream in streams.items()}
+    assert "".join(text for split in ("train", "val", "test") for text in found[split]) == whole
+    assert [stream.documents[0] for stream in streams.values()] == [0, 0, 0]
+    # Documents end with a line end of their own; those that the ends of splits cut do not.
+    assert [text.endswith("\n\n") for texts in found.values() for text in texts].count(False) == 3
+    assert sum(map(len, found.values())) == 42
+
+
+def test_documents_without_a_token_are_numbered_all_the_same(cache: Path, tmp_path: Path, registered: Any) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a b", " ", "c", "d e f")))
+    config = config_of(
+        "dataset=jsonl", f"dataset.path='{tmp_path / 'a.jsonl'}'", "dataset.val_fraction=0.4", "size.context_length=1",
+        "mask=causal",
+    )  # fmt: skip
+    config.tokenizer = registered(Lossy)
+    stream = token_cache.tokenize(corpora.load(config.dataset), Lossy(), config)["train"]
+    assert stream.documents.tolist() == [0, 2, 2]
+
+
+def test_tokens_without_their_documents_are_never_opened(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(token_cache, "FORMAT", 1)
+        made(tmp_path / "a.txt", TEXT)
+    (old,) = folders(cache)
+    for path in old.glob("*-documents.bin"):
+        path.unlink()
+    said: list[str] = []
+    assert made(tmp_path / "a.txt", TEXT, say=said.append)["train"].documents.tolist() == [0]
+    assert said == []
+    assert len(folders(cache)) == 2
+
+
 @pytest.mark.parametrize(
     ("how", "named"),
     [
@@ -269,16 +350,20 @@ def test_documents_are_rows_however_long(cache: Path, tmp_path: Path, monkeypatc
         ("cut", r"train-00000\.bin has [\d,]+ bytes, and was written with [\d,]+"),
         ("missing", r"train-00000\.bin is missing"),
         ("manifest", r"manifest\.json has been altered"),
+        ("altered documents", r"train-documents\.bin has been altered"),
+        ("cut documents", r"train-documents\.bin has 7 bytes, and was written with 8"),
+        ("missing documents", r"train-documents\.bin is missing"),
     ],
 )
 def test_a_damaged_stream_is_named_and_built_anew(how: str, named: str, cache: Path, tmp_path: Path) -> None:
     said: list[str] = []
+    how, _, what = how.partition(" ")
     good = {split: stream.tokens[:].copy() for split, stream in made(tmp_path / "a.txt", TEXT).items()}
     (folder,) = folders(cache)
-    path = folder / ("manifest.json" if how == "manifest" else "train-00000.bin")
+    path = folder / ("manifest.json" if how == "manifest" else f"train-{what or '00000'}.bin")
     content = bytearray(path.read_bytes())
     if how == "altered":
-        content[1000] ^= 1
+        content[len(content) // 2] ^= 1
     elif how == "manifest":
         content = bytearray(content.replace(b'"vocab_size": ', b'"vocab_size": 1', 1))
     else:
@@ -290,6 +375,7 @@ def test_a_damaged_stream_is_named_and_built_anew(how: str, named: str, cache: P
     assert len(said) == 1
     assert re.search(named, said[0])
     assert all((again[split].tokens[:] == good[split]).all() for split in good)
+    assert all(stream.documents.tolist() == [0] for stream in again.values())
     assert not leftovers(cache)
     made(tmp_path / "a.txt", TEXT, say=said.append)
     assert len(said) == 1
@@ -436,4 +522,6 @@ def test_the_manifest_says_what_a_stream_is_of(cache: Path, tmp_path: Path) -> N
     made(tmp_path / "a.txt", TEXT)
     manifest = json.loads((folders(cache)[0] / "manifest.json").read_text())
     assert manifest["about"]["corpus"] == corpora.load(TextConfig(path=str(tmp_path / "a.txt"))).fingerprint
-    assert set(manifest["files"]) == {"train-00000.bin", "val-00000.bin"}
+    assert set(manifest["files"]) == {
+        f"{split}-{what}.bin" for split in ("train", "val") for what in ("00000", "documents")
+    }

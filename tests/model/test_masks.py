@@ -9,6 +9,7 @@ from nanolm.config import (
     BlockLocalConfig,
     CausalConfig,
     Config,
+    DocumentConfig,
     MaskConfig,
     NoMaskConfig,
     PrefixConfig,
@@ -29,6 +30,7 @@ LENGTH = 13
 BY_HAND = {
     "mask=none": (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
     "mask=causal": (False, [0, 1, 2, 3, 4, 5, 6, 7]),
+    "mask=document": (False, [0, 1, 2, 3, 4, 5, 6, 7]),
     "mask=banded mask.window=2": (True, [5, 6, 7, 8, 9]),
     "mask=banded_causal mask.window=2": (False, [5, 6, 7]),
     "mask=prefix mask.prefix_length=10": (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
@@ -59,6 +61,7 @@ def test_a_row_is_the_one_written_by_hand(line: str) -> None:
 DEFINITIONS: list[tuple[MaskConfig, Callable[[int, int], bool]]] = [
     (NoMaskConfig(), lambda query, key: True),
     (CausalConfig(), lambda query, key: key in range(query + 1)),
+    (DocumentConfig(), lambda query, key: key in range(query + 1)),
     (BandedConfig(window=3), lambda query, key: key in range(query - 3, query + 4)),
     (BandedCausalConfig(window=3), lambda query, key: key in range(query - 3, query + 1)),
     (PrefixConfig(prefix_length=4), lambda query, key: key < 4 or key in range(query + 1)),
@@ -164,6 +167,31 @@ def test_a_leak_of_ones_own_is_found() -> None:
 
 def peeks_late(query: torch.Tensor, key: torch.Tensor, config: MaskConfig) -> torch.Tensor:
     return (key <= query) | ((query == 3) & (key == 4))
+
+
+def test_positions_of_one_document_are_found_row_by_row() -> None:
+    found = masks.same_document(torch.tensor([[4, 4, 5], [0, 2, 2]]))
+    assert found.tolist() == [
+        [[True, True, False], [True, True, False], [False, False, True]],
+        [[True, False, False], [False, True, True], [False, True, True]],
+    ]
+
+
+def test_a_mask_by_name_says_that_it_keeps_within_documents() -> None:
+    assert masks.by_name(DocumentConfig()) == "document, within documents"
+    assert masks.by_name(BandedConfig(window=3, within_documents=True)) == "banded, window 3, within documents"
+    assert masks.by_name(CausalConfig()) == "causal"
+
+
+def test_a_position_that_sees_nothing_where_its_document_begins_is_refused() -> None:
+    MASKS.register("the_one_before")(the_one_before)
+    assert masks.dense(MaskConfig(name="the_one_before"), 4).any(dim=1).all()
+    with pytest.raises(SettingsError, match="leaves position 1 with nothing to see where a document begins there"):
+        masks.dense(MaskConfig(name="the_one_before", within_documents=True), 4)
+
+
+def the_one_before(query: torch.Tensor, key: torch.Tensor, config: MaskConfig) -> torch.Tensor:
+    return key == (query - 1).clamp(min=0)
 
 
 def test_layers_in_words() -> None:
