@@ -41,11 +41,11 @@ def test_the_defaults_are_sound() -> None:
     assert check(config_of()) == []
 
 
-@pytest.mark.parametrize(
-    "path", sorted(config_folder().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
-)
-def test_every_option_composes(path) -> None:  # type: ignore[no-untyped-def]
-    option = f"{path.parent.name}={path.stem}"
+OPTIONS = (path.relative_to(config_folder()).with_suffix("") for path in config_folder().glob("*/**/*.yaml"))
+
+
+@pytest.mark.parametrize("option", sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in OPTIONS))
+def test_every_option_composes(option: str) -> None:
     assert check(config_of(option, NEEDED.get(option, "seed=1"))) == []
 
 
@@ -86,6 +86,75 @@ def test_a_bigram_has_no_heads_to_divide() -> None:
     assert found("model=bigram", "size.n_heads=3") == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("size.d_key=7",), ["rotary positions turn pairs, and a head's queries and keys are 7 wide, an odd number"]),
+        (
+            ("model.output_projection=false", "size.d_value=20", "model.tied_head=true"),
+            [
+                "without an output projection the 4 heads of 20 values each leave a stream of width 80, and "
+                "size.d_model is 128",
+                "a tied head is the token embedding, 128 wide, and the stream that reaches it is 80",
+            ],
+        ),
+        (
+            ("model.attention=uniform", "model.positions=alibi", "model.norm=none", "model.final_norm=true"),
+            [
+                "alibi positions act on the scores of attention, and uniform attention has none",
+                "model.final_norm is true, and model.norm is none",
+            ],
+        ),
+        (
+            ("model.residual=false",),
+            ["zero projections without residual connections pass on nothing but zeros, and nothing is ever learned"],
+        ),
+        (
+            ("trainer.attention_path=blocked", "mask=banded_causal", "mask.pattern=SL"),
+            [
+                "trainer.attention_path blocked is for masks that see near by only, and mask=causal of layer 1 sees "
+                "further"
+            ],
+        ),
+        (
+            ("trainer.attention_path=flex", "trainer.device=cpu", "model.dropout=0.1"),
+            [
+                "trainer.attention_path flex has no dropout of attention's weights",
+                "trainer.attention_path flex has no backward pass on a CPU",
+            ],
+        ),
+        (
+            ("trainer.attention_path=sdpa", "model.attention=uniform", "model.positions=none"),
+            ["trainer.attention_path is sdpa, and uniform attention has one way alone"],
+        ),
+        (
+            ("model.logit_softcap=0", "size.d_hidden=0", "model.attention_dropout=1"),
+            [
+                "model.logit_softcap is 0.0, and must be more than 0",
+                "model.attention_dropout is 1.0, and must be less than 1",
+                "size.d_hidden is 0, and must be at least 1",
+            ],
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert found(*overrides) == expected
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("size.n_heads=3", "size.d_key=8", "size.d_value=8"),
+        ("size.n_heads=3", "model.attention=uniform", "model.positions=none"),
+        ("size.n_layers=0",),
+        ("trainer.attention_path=blocked", "mask=banded_causal"),
+        ("trainer.attention_path=flex", "model.dropout=0.1", "model.attention_dropout=0"),
+    ],
+)
+def test_parts_that_fit_are_not(overrides: tuple[str, ...]) -> None:
+    assert found(*overrides) == []
+
+
 def test_identity_ignores_only_what_cannot_change_the_numbers() -> None:
     config = config_of()
     assert identity(config) == identity(config_of("trainer.max_steps=9", "logger=none", "trainer.log_every=3"))
@@ -100,7 +169,7 @@ def test_every_setting_that_may_change_exists() -> None:
 
 def test_sizes_are_the_ones_that_are_taught() -> None:
     tiny, small = (dataclasses.astuple(config_of(f"size={name}").size) for name in ("tiny", "small"))
-    assert (tiny, small) == ((4, 4, 128, 64), (6, 6, 384, 256))
+    assert (tiny, small) == ((4, 4, 128, 64, None, None, None), (6, 6, 384, 256, None, None, None))
 
 
 def test_every_number_has_bounds() -> None:

@@ -166,7 +166,7 @@ def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
     [
         "model.tied_head=true",
         "model.tied_head=false",
-        "size.d_key=6 size.d_value=20 size.d_hidden=13",
+        "size.d_key=6 size.d_value=20 size.d_hidden=13 model.output_projection=true",
         "model.activation=swiglu",
         "model.feed_forward=one_layer",
         "model.feed_forward=none",
