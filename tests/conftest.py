@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import subprocess
 import sys
@@ -88,7 +90,12 @@ def small_text(tmp_path: Path) -> Path:
 
 
 def config_of(*overrides: str) -> Config:
-    """The settings of a line."""
+    """The settings of a line, as a copy of one's own."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> Config:
     return compose_line(overrides).config
 
 
