@@ -24,7 +24,7 @@ from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError
 from nanolm.files import write_durably
 from nanolm.model import attention_paths, masks
 from nanolm.model.build import build, count_parameters
-from nanolm.model.ngram import bigram_loss, unigram_loss
+from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
 from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY

@@ -8,7 +8,7 @@ import pytest
 
 from nanolm.config import CharConfig
 from nanolm.data.tokenizers import CharTokenizer
-from nanolm.model.ngram import bigram_loss, unigram_loss
+from nanolm.model.references import bigram_loss, unigram_loss
 
 
 def test_counting_is_the_formula() -> None:
