@@ -142,7 +142,7 @@ def _check_order(config: Config) -> Iterator[NanolmError]:
     order, context_length = config.model.order, config.size.context_length
     if order - 1 > context_length:
         yield SettingsError(
-            f"model.order {order} looks at {order - 1} tokens, and size.context_length {context_length} never shows them",
+            f"model.order {order} looks at {order - 1} tokens, and size.context_length {context_length} shows fewer",
             where="model.order, size.context_length",
             mend=f"size.context_length of {order - 1} or more, or model.order of {context_length + 1} or less",
         )

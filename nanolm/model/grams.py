@@ -8,6 +8,8 @@ V at most, so that it fits int64 whatever V and the order are.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from nanolm.data.stream import Tokens, chunks
@@ -74,7 +76,7 @@ def continuation_counts(keys: np.ndarray, ends: list[int], vocab_size: int) -> n
     """
     # The node of each gram without its first token.
     suffixes = np.zeros(len(keys) + 1, dtype=np.int64)
-    for begin, end in zip(ends[1:-1], ends[2:], strict=True):
+    for begin, end in itertools.pairwise(ends[1:]):
         contexts, last = np.divmod(keys[begin - 1 : end - 1], vocab_size)
         wanted = suffixes[contexts] * vocab_size + last
         places = np.searchsorted(keys, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,16 @@ class Ngram(nn.Module):
     """Probabilities from the counts of n-grams. It has no parameters; before `fit` all tokens are equally likely.
 
     A position sees up to order - 1 tokens, itself the last of them and none before its row: the first positions of a
-    row have the distribution of a shorter context. Under Kneser-Ney that is the model's own of lower order, which
-    counts what tokens continue and not how often they occur.
+    row have the distributions of models of lower order.
 
     Attributes:
         keys: int64, the n-grams of the text (nanolm.model.grams), saved with
         counts: int64, how often each was seen. All else follows from these two and is not saved.
         starts: where the children of each context begin in `keys`.
-        shares: what each gram adds to the probability of its last token.
-        rests: what each context leaves to the shorter one; of add-k to all tokens alike.
-        lowest_V: the distribution that takes what all contexts leave.
+        shares: what each gram adds to the probability of its last token: row 0 where its context is the longest that a
+            position has, row 1 where a longer one left something to it.
+        rests: what each context leaves to the next shorter one, in the same rows.
+        lowest: of length V, the distribution that takes what all other contexts leave.
     """
 
     keys: torch.Tensor
@@ -46,7 +47,7 @@ class Ngram(nn.Module):
     starts: torch.Tensor
     shares: torch.Tensor
     rests: torch.Tensor
-    lowest_V: torch.Tensor
+    lowest: torch.Tensor
 
     def __init__(self, vocab_size: int, config: NgramConfig) -> None:
         super().__init__()
@@ -69,32 +70,32 @@ class Ngram(nn.Module):
         """Log-probabilities_BxTxV of the token that follows each position."""
         left_N = torch.ones(tokens_BxT.numel(), device=tokens_BxT.device)
         parts = []
-        for context_BxT in self._contexts(tokens_BxT):
-            context_N = context_BxT.flatten()
-            parts.append(self._children(context_N, left_N))
-            left_N = left_N * torch.where(context_N >= 0, self.rests[context_N.clamp(min=0)], 1.0)
-        probability_NxV = left_N[:, None] * self.lowest_V
+        for context_BxT, row_BxT in self._contexts(tokens_BxT):
+            context_N, row_N = context_BxT.flatten(), row_BxT.flatten()
+            parts.append(self._children(context_N, row_N, left_N))
+            left_N = left_N * torch.where(context_N >= 0, self.rests[row_N, context_N.clamp(min=0)], 1.0)
+        probability_NxV = left_N[:, None] * self.lowest
         for places, amounts in parts:
             probability_NxV.view(-1).index_add_(0, places, amounts)
         # What five contexts leave, one after another, may be less than fp32 can say.
         smallest = torch.finfo(probability_NxV.dtype).tiny
         return probability_NxV.clamp_(min=smallest).log_().view(*tokens_BxT.shape, self.vocab_size)
 
-    def _contexts(self, tokens_BxT: torch.Tensor) -> list[torch.Tensor]:
-        """The nodes of the contexts that make up each position's distribution, the longest first; -1 is none."""
-        context_BxT = torch.zeros_like(tokens_BxT)
-        before_BxT = context_BxT
+    def _contexts(self, tokens_BxT: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The contexts that make up each position's distribution, the longest first.
+
+        Returns:
+            The node of each context, -1 where there is none; and its row in `shares` and `rests`.
+        """
+        before_BxT = torch.zeros_like(tokens_BxT)
+        positions_T = torch.arange(tokens_BxT.shape[1], device=tokens_BxT.device)
         contexts = []
-        for _ in range(self.order - 1):
+        for length in range(1, self.order):
             context_BxT = self._child(before_BxT, tokens_BxT)
             before_BxT = F.pad(context_BxT[:, :-1], (1, 0), value=-1)
-            contexts.append(context_BxT)
-        if self.smoothing is Smoothing.kneser_ney or not contexts:
-            return contexts[::-1]
-        # Of add-k the longest alone: up to there a row is too short for more.
-        for length, shorter_BxT in enumerate(contexts[:-1]):
-            context_BxT[:, length] = shorter_BxT[:, length]
-        return [context_BxT]
+            has_longer_T = (positions_T >= length) & (length < self.order - 1)
+            contexts.append((context_BxT, has_longer_T.long().expand_as(context_BxT)))
+        return contexts[::-1]
 
     def _child(self, context_BxT: torch.Tensor, tokens_BxT: torch.Tensor) -> torch.Tensor:
         """The node of each context with a token behind it; -1 where there is none."""
@@ -105,15 +106,19 @@ class Ngram(nn.Module):
         place_BxT = torch.searchsorted(self.keys, wanted_BxT).clamp(max=len(self.keys) - 1)
         return torch.where(self.keys[place_BxT] == wanted_BxT, place_BxT + 1, -1)
 
-    def _children(self, context_N: torch.Tensor, left_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _children(
+        self, context_N: torch.Tensor, row_N: torch.Tensor, left_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the contexts' own counts add: the places in N x V, flat, and how much; left_N is what is given out."""
-        rows = (context_N >= 0).nonzero().flatten()
-        begins, ends = self.starts[context_N[rows]], self.starts[context_N[rows] + 1]
+        at = (context_N >= 0).nonzero().flatten()
+        begins, ends = self.starts[context_N[at]], self.starts[context_N[at] + 1]
         lengths = ends - begins
-        rows = rows.repeat_interleave(lengths)
-        within = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        children = begins.repeat_interleave(lengths) + within
-        return rows * self.vocab_size + self.keys[children] % self.vocab_size, left_N[rows] * self.shares[children]
+        at = at.repeat_interleave(lengths)
+        # Children of one context lie side by side, behind those of the contexts before it.
+        children = torch.arange(len(at), device=at.device)
+        children += (begins - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
+        places = at * self.vocab_size + self.keys[children] % self.vocab_size
+        return places, left_N[at] * self.shares[row_N[at], children]
 
     def _hold(self, keys: np.ndarray, counts: np.ndarray, device: torch.device) -> None:
         """Takes a table as its own, and works out what follows from it.
@@ -128,15 +133,14 @@ class Ngram(nn.Module):
             shares, rests = kneser_ney(keys, counts, ends, self.vocab_size)
         else:
             shares, rests = add_k(keys, counts, self.vocab_size, self.add_k)
-        uniform_V = np.full(self.vocab_size, 1 / self.vocab_size)
-        lowest_V = uniform_V
-        if self.smoothing is Smoothing.kneser_ney or self.order == 1:
-            lowest_V = rests[0] * uniform_V
-            lowest_V[keys[: ends[1] - 1]] += shares[: ends[1] - 1]
+        # The empty context is the longest of order 1 alone.
+        row = min(self.order - 1, 1)
+        lowest_V = np.full(self.vocab_size, rests[row, 0] / self.vocab_size)
+        lowest_V[keys[: ends[1] - 1]] += shares[row, : ends[1] - 1]
         # Contexts are the nodes that are shorter than the order, and come first.
         n_contexts = ends[-2]
         starts = np.searchsorted(keys, np.arange(n_contexts + 1) * self.vocab_size)
-        derived = {"starts": starts, "shares": shares, "rests": rests[:n_contexts], "lowest_V": lowest_V}
+        derived = {"starts": starts, "shares": shares, "rests": rests[:, :n_contexts].copy(), "lowest": lowest_V}
         for name, values in {"keys": keys, "counts": counts, **derived}.items():
             tensor = torch.from_numpy(values)
             tensor = tensor.float() if tensor.is_floating_point() else tensor
@@ -151,7 +155,8 @@ class Ngram(nn.Module):
             if len(saved) == 2:
                 if any(tensor.dtype != torch.int64 or tensor.dim() != 1 for tensor in saved):
                     raise ValueError("a table is two lists of whole numbers")
-                self._hold(*(tensor.cpu().numpy() for tensor in saved), self.keys.device)
+                keys, counts = (tensor.cpu().numpy() for tensor in saved)
+                self._hold(keys, counts, self.keys.device)
         except ValueError as error:
             problems[-1].append(str(error))
         else:
@@ -162,40 +167,47 @@ def add_k(keys: np.ndarray, counts: np.ndarray, vocab_size: int, k: float) -> tu
     """P(w | h) = (count(h w) + k) / (count(h .) + k V)   (Jurafsky and Martin, Speech and Language Processing, 3.6).
 
     Returns:
-        count / (count(h .) + k V) of each gram, and k V / (count(h .) + k V) of each node, which is for all tokens alike.
+        shares and rests as `Ngram` has them: count / (count(h .) + k V) of each gram, and k V / (count(h .) + k V) of
+        each node. Shorter contexts take nothing and leave all of that to the uniform distribution.
     """
     contexts = keys // vocab_size
     totals = np.bincount(contexts, counts, minlength=len(keys) + 1)
-    return counts / (totals[contexts] + k * vocab_size), k * vocab_size / (totals + k * vocab_size)
+    shares, rests = counts / (totals[contexts] + k * vocab_size), k * vocab_size / (totals + k * vocab_size)
+    return np.stack([shares, np.zeros_like(shares)]), np.stack([rests, np.ones_like(rests)])
 
 
-def kneser_ney(
-    keys: np.ndarray, counts: np.ndarray, ends: list[int], vocab_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def kneser_ney(keys: np.ndarray, counts: np.ndarray, ends: list[int], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """P(w | h) = max(c(h w) - D, 0) / c(h .) + (D / c(h .)) |{w: c(h w) > 0}| P(w | h without its first token).
 
-    c is the count of the longest grams, and the number of different tokens before all others; below single tokens comes
-    the uniform distribution (Chen and Goodman 1999, section 2.7). Each length has its D = n1 / (n1 + 2 n2), where n1
-    grams have a c of 1 and n2 of 2 (Ney, Essen and Kneser 1994).
+    c counts the grams of the longest context that there is, and of shorter ones the different tokens before each gram;
+    below single tokens comes the uniform distribution (Chen and Goodman 1999, section 2.7).
 
     Returns:
-        The first term, of each gram, and the factor on the last, of each node: 1 where nothing is counted behind it.
+        shares and rests as `Ngram` has them: the first term of each gram, and the factor on the last of each node.
     """
-    longest = slice(ends[-2] - 1, None)
-    kept = continuation_counts(keys, ends, vocab_size)
-    kept[longest] = counts[longest]
+    followed = continuation_counts(keys, ends, vocab_size)
+    shares, rests = zip(*(discounted(keys, c, ends, vocab_size) for c in (counts, followed)), strict=True)
+    return np.stack(shares), np.stack(rests)
+
+
+def discounted(keys: np.ndarray, counts: np.ndarray, ends: list[int], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Takes D of every count: n1 / (n1 + 2 n2), where n1 grams of that length are counted once and n2 twice.
+
+    (Ney, Essen and Kneser 1994; Chen and Goodman 1999, section 2.7.)
+
+    Returns:
+        Of each gram, what is left of its count as a share of its context's; of each node, the share that was taken: 1
+        where nothing is counted behind it.
+    """
     discounts = np.zeros(len(keys))
-    for begin, end in zip(ends[:-1], ends[1:], strict=True):
-        discounts[begin - 1 : end - 1] = _discount(kept[begin - 1 : end - 1])
+    for begin, end in itertools.pairwise(ends):
+        of_length = counts[begin - 1 : end - 1]
+        once, twice = np.count_nonzero(of_length == 1), np.count_nonzero(of_length == 2)
+        discounts[begin - 1 : end - 1] = once / (once + 2 * twice) if once and twice else USUAL_DISCOUNT
     contexts = keys // vocab_size
-    totals = np.bincount(contexts, kept, minlength=len(keys) + 1)
-    # Nothing is divided by the total of a context that was seen at the beginning of the text alone: all is 0 there.
+    totals = np.bincount(contexts, counts, minlength=len(keys) + 1)
+    # What is seen at the very beginning of a text follows no token: its count is 0, and its context's may be.
     divisors = np.maximum(totals, 1)
-    shares = np.maximum(kept - discounts, 0) / divisors[contexts]
-    taken = np.bincount(contexts, np.minimum(kept, discounts), minlength=len(keys) + 1)
+    shares = np.maximum(counts - discounts, 0) / divisors[contexts]
+    taken = np.bincount(contexts, np.minimum(counts, discounts), minlength=len(keys) + 1)
     return shares, np.where(totals > 0, taken / divisors, 1.0)
-
-
-def _discount(kept: np.ndarray) -> float:
-    once, twice = int(np.count_nonzero(kept == 1)), int(np.count_nonzero(kept == 2))
-    return once / (once + 2 * twice) if once and twice else USUAL_DISCOUNT
