@@ -36,8 +36,8 @@ class Ngram(nn.Module):
         keys: int64, the n-grams of the text (nanolm.model.grams), saved with
         counts: int64, how often each was seen. All else follows from these two and is not saved.
         starts: where the children of each context begin in `keys`.
-        shares: what each gram adds to the probability of its last token: row 0 where its context is the longest that a
-            position has, row 1 where a longer one left something to it.
+        shares: what each node adds to the probability of its last token: row 0 where its context is the longest that a
+            position has, row 1 where a longer one left something to it. The empty gram, node 0, adds nothing.
         rests: what each context leaves to the next shorter one, in the same rows.
         lowest: of length V, the distribution that takes what all other contexts leave.
     """
@@ -73,13 +73,25 @@ class Ngram(nn.Module):
         for context_BxT, row_BxT in self._contexts(tokens_BxT):
             context_N, row_N = context_BxT.flatten(), row_BxT.flatten()
             parts.append(self._children(context_N, row_N, left_N))
-            left_N = left_N * torch.where(context_N >= 0, self.rests[row_N, context_N.clamp(min=0)], 1.0)
+            left_N = left_N * self._rest(context_N, row_N)
         probability_NxV = left_N[:, None] * self.lowest
         for places, amounts in parts:
             probability_NxV.view(-1).index_add_(0, places, amounts)
-        # What five contexts leave, one after another, may be less than fp32 can say.
-        smallest = torch.finfo(probability_NxV.dtype).tiny
-        return probability_NxV.clamp_(min=smallest).log_().view(*tokens_BxT.shape, self.vocab_size)
+        return _log(probability_NxV).view(*tokens_BxT.shape, self.vocab_size)
+
+    def target_log_probabilities(self, tokens_BxT: torch.Tensor, targets_BxT: torch.Tensor) -> torch.Tensor:
+        """Of each target, the log-probability that it follows its position, BxT: what `forward` has at its place."""
+        left_BxT = torch.ones(tokens_BxT.shape, device=tokens_BxT.device)
+        probability_BxT = torch.zeros_like(left_BxT)
+        for context_BxT, row_BxT in self._contexts(tokens_BxT):
+            gram_BxT = self._child(context_BxT, targets_BxT)
+            probability_BxT += left_BxT * self.shares[row_BxT, gram_BxT.clamp(min=0)]
+            left_BxT = left_BxT * self._rest(context_BxT, row_BxT)
+        return _log(probability_BxT + left_BxT * self.lowest[targets_BxT])
+
+    def _rest(self, context: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """What each context leaves; all of it where it is none."""
+        return torch.where(context >= 0, self.rests[row, context.clamp(min=0)], 1.0)
 
     def _contexts(self, tokens_BxT: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The contexts that make up each position's distribution, the longest first.
@@ -118,7 +130,7 @@ class Ngram(nn.Module):
         children = torch.arange(len(at), device=at.device)
         children += (begins - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
         places = at * self.vocab_size + self.keys[children] % self.vocab_size
-        return places, left_N[at] * self.shares[row_N[at], children]
+        return places, left_N[at] * self.shares[row_N[at], children + 1]
 
     def _hold(self, keys: np.ndarray, counts: np.ndarray, device: torch.device) -> None:
         """Takes a table as its own, and works out what follows from it.
@@ -140,7 +152,12 @@ class Ngram(nn.Module):
         # Contexts are the nodes that are shorter than the order, and come first.
         n_contexts = ends[-2]
         starts = np.searchsorted(keys, np.arange(n_contexts + 1) * self.vocab_size)
-        derived = {"starts": starts, "shares": shares, "rests": rests[:, :n_contexts].copy(), "lowest": lowest_V}
+        derived = {
+            "starts": starts,
+            "shares": np.pad(shares, ((0, 0), (1, 0))),
+            "rests": rests[:, :n_contexts].copy(),
+            "lowest": lowest_V,
+        }
         for name, values in {"keys": keys, "counts": counts, **derived}.items():
             tensor = torch.from_numpy(values)
             tensor = tensor.float() if tensor.is_floating_point() else tensor
@@ -161,6 +178,11 @@ class Ngram(nn.Module):
             problems[-1].append(str(error))
         else:
             super()._load_from_state_dict(state_dict, prefix, metadata, strict, *problems)
+
+
+def _log(probability: torch.Tensor) -> torch.Tensor:
+    # What contexts leave, one after another, may be less than fp32 can say.
+    return probability.clamp_(min=torch.finfo(probability.dtype).tiny).log_()
 
 
 def add_k(keys: np.ndarray, counts: np.ndarray, vocab_size: int, k: float) -> tuple[np.ndarray, np.ndarray]:
