@@ -27,6 +27,14 @@ class Mine(nn.Module):
 def mine(config, vocab_size):
     return Mine(vocab_size)
 
+class Table(nn.Module):
+    def fit(self, tokens):
+        return 1
+
+@MODELS.register("table")
+def table(config, vocab_size):
+    return Table()
+
 @MODELS.register("curious")
 def curious(config, vocab_size):
     return nn.Linear(1, int(torch.ones(1).item()))
@@ -112,6 +120,7 @@ def test_mistakes_are_named_together(nanolm: Nanolm) -> None:
         ("model=gtp",): ["no model is called 'gtp'", "did you mean gpt"],
         ("size.d_modl=3", "--vocab-size", "9"): ["no setting 'size.d_modl'", "did you mean size.d_model?"],
         ("--vocab-size", "0"): ["--vocab-size is 0"],
+        ("model=ngram",): ["the model 'ngram' is a table that is as large as its text makes it", "summary.json says"],
         ("size.n_heads=3",): ["cannot be divided among size.n_heads 3", "--vocab-size 65"],
     }.items():
         done = nanolm("count", *arguments)
@@ -133,5 +142,7 @@ def test_a_model_of_ones_own_is_counted_by_building_it(
     assert found["memory_bytes"]["activations_estimate"] is None
     count_verb.show(["plugins=[my_counted_models]", "model=mine"], vocab_size=10)
     assert "no formula for a model of your own" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="the model 'table' is a table that is as large as its text makes it"):
+        count_verb.counted(["plugins=[my_counted_models]", "model=table"], vocab_size=10)
     with pytest.raises(SettingsError, match=r"'curious' has no formula, and cannot be built without memory"):
         count_verb.counted(["plugins=[my_counted_models]", "model=curious"], vocab_size=10)
