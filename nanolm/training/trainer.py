@@ -111,9 +111,10 @@ def train(
         _require_same(resumed, about)
 
     model = build(config, tokenizer.vocab_size).to(device)
+    is_counted = isinstance(model, Counted)
     state = TrainState(
         model,
-        None if isinstance(model, Counted) else optimizers.build(config.optimizer, model),
+        None if is_counted else optimizers.build(config.optimizer, model),
         NumberFormat(config.trainer.precision, device),
         device,
     )
@@ -146,7 +147,7 @@ def train(
         resumed.load_weights(model)
         state.load_tree(resumed.load_state())
     with contextlib.closing(Log(run, state.lengths, show_bar, bar_file)) as log:
-        forward = torch.compile(model) if config.trainer.compile else model
+        forward = torch.compile(model) if config.trainer.compile and not is_counted else model
         setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
         _announce(setup, summary, [error.found for error in damaged], changes or [])
         logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}

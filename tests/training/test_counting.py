@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.config import Config
+from nanolm.config import Config, ModelConfig
 from nanolm.data.stream import Tokens, chunks
 from nanolm.errors import CheckpointError
 from nanolm.evaluate import evaluate
@@ -113,7 +113,7 @@ def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatc
 def test_a_model_of_ones_own_is_counted_when_it_has_fit(small_text: Path, run: RunDirectory) -> None:
     MODELS.register("frequencies")(frequencies)
     config = settings(small_text, "trainer.max_steps=50", "trainer.compile=true")
-    config.model.name = "frequencies"
+    config.model = ModelConfig(name="frequencies")
     summary = train(config, run).summary
     assert (summary["status"], summary["step"], summary["entries"]) == ("completed", 1, summary["vocab_size"])
     assert summary["best_val_loss"] == pytest.approx(summary["reference_losses"]["counted_unigram"], rel=1e-5)
