@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanolm.compose import Line
-    from nanolm.config import Config
 
 TRAIN_HELP = """\
 nanolm train: train a model, or go on with a run.
@@ -183,8 +182,7 @@ def _cut_off_run(line: Line) -> Path | None:
     for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
-            is_done = summary.get("status") == "completed" and summary.get("step", 0) >= steps
-            if summary.get("identity") == wanted and not is_done:
+            if summary.get("identity") == wanted and not _is_complete(summary, steps):
                 return path.parent
     return None
 
@@ -259,12 +257,10 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
                 )
             if line is not None:
                 config, changes = continue_run(load_yaml(run.config), line)
-            if _is_complete(run, config):
-                print(
-                    f"nothing to do: {run.path} is completed at step {config.trainer.max_steps}",
-                    file=sys.stderr,
-                )
-                return _value(run.read_summary())
+            summary = run.read_summary()
+            if _is_complete(summary, config.trainer.max_steps):
+                print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
+                return _value(summary)
         raise_all(check(config))
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model
@@ -283,9 +279,10 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
         return _value(outcome.summary)
 
 
-def _is_complete(run: Any, config: Config) -> bool:
-    summary = run.read_summary()
-    return summary.get("status") == "completed" and summary.get("step", 0) >= config.trainer.max_steps
+def _is_complete(summary: dict[str, Any], max_steps: int) -> bool:
+    """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
+    has_all_steps = "entries" in summary or summary.get("step", 0) >= max_steps
+    return summary.get("status") == "completed" and has_all_steps
 
 
 def _value(summary: dict[str, Any]) -> float | None:

@@ -13,6 +13,7 @@ from nanolm.config import (
     ByteConfig,
     Config,
     Gpt2Config,
+    NgramConfig,
     SentencePieceConfig,
     TokenizerConfig,
     TransformerConfig,
@@ -61,11 +62,14 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
         vocab_size: how many tokens there are; None takes it from the tokenizer's settings.
 
     Raises:
-        SettingsError: the line is not as it must be, the vocabulary is not known, or a plugin's model cannot be built.
+        SettingsError: the line is not as it must be, the vocabulary is not known, a plugin's model cannot be built, or
+            the model is a table as large as its text makes it.
     """
     line = compose_line(overrides, config_dir)
     config = line.config
     problems = check(config)
+    if config.model.name == NgramConfig.name:
+        raise_all([*problems, _no_size(config)])
     if vocab_size is None:
         vocab_size = known_vocab_size(config.tokenizer)
     if vocab_size is None:
@@ -180,11 +184,13 @@ def _built_parts(config: Config, vocab_size: int) -> list[Part]:
     """The parameters of a plugin's model, by its submodules, from building it on the meta device."""
     import torch
 
-    from nanolm.model.build import build
+    from nanolm.model.build import Counted, build
 
     try:
         with torch.device("meta"):
             model = build(config, vocab_size)
+        if isinstance(model, Counted):
+            raise _no_size(config)
         sizes: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
             sizes[name.split(".")[0]] += parameter.numel()
@@ -198,6 +204,14 @@ def _built_parts(config: Config, vocab_size: int) -> list[Part]:
             mend='it is built under torch.device("meta"), where tensors have shapes and no values',
         ) from error
     return [Part(name, "built", amount) for name, amount in sizes.items()]
+
+
+def _no_size(config: Config) -> SettingsError:
+    return SettingsError(
+        f"the model {config.model.name!r} is a table that is as large as its text makes it",
+        where="model",
+        mend=f"`nanolm train model={config.model.name}` counts it, and its summary.json says how many entries it has",
+    )
 
 
 def _plain(part: Part) -> dict[str, Any]:

@@ -155,6 +155,28 @@ def test_parts_that_fit_are_not(overrides: tuple[str, ...]) -> None:
     assert found(*overrides) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("model.order=0",), ["model.order is 0, and must be at least 1"]),
+        (
+            ("model.order=6", "model.add_k=0"),
+            ["model.order is 6, and must be at most 5", "model.add_k is 0.0, and must be more than 0"],
+        ),
+        (("model.add_k=-1",), ["model.add_k is -1.0, and must be more than 0"]),
+        (("model.add_k=inf",), ["model.add_k is inf, and must be less than inf"]),
+        (("model.order=4", "size.context_length=3"), []),
+        (
+            ("model.order=5", "size.context_length=3"),
+            ["model.order 5 looks at 4 tokens, and size.context_length 3 shows fewer"],
+        ),
+        (("size.n_heads=3",), []),
+    ],
+)
+def test_an_ngram_has_bounds(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert found("model=ngram", *overrides) == expected
+
+
 def test_identity_ignores_only_what_cannot_change_the_numbers() -> None:
     config = config_of()
     assert identity(config) == identity(config_of("trainer.max_steps=9", "logger=none", "trainer.log_every=3"))

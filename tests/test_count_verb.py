@@ -27,6 +27,14 @@ class Mine(nn.Module):
 def mine(config, vocab_size):
     return Mine(vocab_size)
 
+class Table(nn.Module):
+    def fit(self, tokens):
+        return 1
+
+@MODELS.register("table")
+def table(config, vocab_size):
+    return Table()
+
 @MODELS.register("curious")
 def curious(config, vocab_size):
     return nn.Linear(1, int(torch.ones(1).item()))
@@ -37,7 +45,7 @@ def test_gpt3_is_counted_in_a_table(nanolm: Nanolm) -> None:
     done = nanolm("count", "experiment=gpt3")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["V", "50,257,", "C", "12,288,", "L", "96,", "T", "2,048"] in rows
+    assert "vocab_size V 50,257, d_model C 12,288, n_layers L 96, context_length T 2,048".split() in rows
     assert ["attention", "4", "L", "C^2", "603,979,776", "57,982,058,496", "33.1%"] in rows
     assert ["head", "V", "C", "+", "V", "617,608,273", "0.4%"] in rows
     assert ["total,", "N", "175,217,149,009"] in rows
@@ -59,6 +67,9 @@ def test_the_figures_as_json(nanolm: Nanolm) -> None:
         "n_layers": 12,
         "n_heads": 12,
         "context_length": 1024,
+        "d_key": 64,
+        "d_value": 64,
+        "d_hidden": 3072,
     }
     n_parameters = found["parameters"]["total"]
     assert n_parameters == 124_439_808
@@ -74,7 +85,7 @@ def test_a_table_of_tokens_is_a_square(nanolm: Nanolm) -> None:
     done = nanolm("count", "model=bigram", "tokenizer=byte")
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["table", "V^2", "65,536", "100.0%"] in rows
-    assert ["V", "256"] in rows
+    assert ["vocab_size", "V", "256"] in rows
 
 
 @pytest.mark.parametrize(
@@ -112,6 +123,7 @@ def test_mistakes_are_named_together(nanolm: Nanolm) -> None:
         ("model=gtp",): ["no model is called 'gtp'", "did you mean gpt"],
         ("size.d_modl=3", "--vocab-size", "9"): ["no setting 'size.d_modl'", "did you mean size.d_model?"],
         ("--vocab-size", "0"): ["--vocab-size is 0"],
+        ("model=ngram",): ["the model 'ngram' is a table that is as large as its text makes it", "summary.json says"],
         ("size.n_heads=3",): ["cannot be divided among size.n_heads 3", "--vocab-size 65"],
     }.items():
         done = nanolm("count", *arguments)
@@ -133,5 +145,7 @@ def test_a_model_of_ones_own_is_counted_by_building_it(
     assert found["memory_bytes"]["activations_estimate"] is None
     count_verb.show(["plugins=[my_counted_models]", "model=mine"], vocab_size=10)
     assert "no formula for a model of your own" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="the model 'table' is a table that is as large as its text makes it"):
+        count_verb.counted(["plugins=[my_counted_models]", "model=table"], vocab_size=10)
     with pytest.raises(SettingsError, match=r"'curious' has no formula, and cannot be built without memory"):
         count_verb.counted(["plugins=[my_counted_models]", "model=curious"], vocab_size=10)

@@ -53,9 +53,11 @@ from nanolm.config.model import (
     FeedForwardKind,
     Initialization,
     ModelConfig,
+    NgramConfig,
     Norm,
     NormPlacement,
     Positions,
+    Smoothing,
     TransformerConfig,
 )
 from nanolm.config.optimizer import (

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import BOUNDS, leaves
 from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
-from nanolm.config.model import AttentionKind, Initialization, Norm, Positions, TransformerConfig
+from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
@@ -133,6 +133,18 @@ def _check_attention_path(config: Config) -> Iterator[NanolmError]:
             "trainer.attention_path flex has no backward pass on a CPU",
             where="trainer.attention_path, trainer.device",
             mend="another path, or a GPU",
+        )
+
+
+def _check_order(config: Config) -> Iterator[NanolmError]:
+    if not isinstance(config.model, NgramConfig):
+        return
+    order, context_length = config.model.order, config.size.context_length
+    if order - 1 > context_length:
+        yield SettingsError(
+            f"model.order {order} looks at {order - 1} tokens, and size.context_length {context_length} shows fewer",
+            where="model.order, size.context_length",
+            mend=f"size.context_length of {order - 1} or more, or model.order of {context_length + 1} or less",
         )
 
 
@@ -262,6 +274,7 @@ CHECKS = (
     _check_splits,
     _check_widths,
     _check_parts,
+    _check_order,
     _check_masks,
     _check_attention_path,
     _check_batch,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -99,9 +101,23 @@ class Initialization(enum.Enum):
     zero_projections = "zero_projections"
 
 
+class Smoothing(enum.Enum):
+    """How an n-gram model gives probability to what it has not counted.
+
+    add_k: `add_k` is added to every count (Jurafsky and Martin, Speech and Language Processing, 3.6).
+    kneser_ney: interpolated Kneser-Ney; shorter contexts fill in for longer ones (Chen and Goodman 1999, section 2.7).
+    """
+
+    add_k = "add_k"
+    kneser_ney = "kneser_ney"
+
+
 @dataclasses.dataclass
 class ModelConfig:
     """What every model has."""
+
+    # Whether the mask means anything to it; one that sees the future is told of where it does.
+    reads_mask: ClassVar[bool] = True
 
     name: str = MISSING
 
@@ -110,7 +126,22 @@ class ModelConfig:
 class BigramConfig(ModelConfig):
     """A V x V table of logits: the next token given this one."""
 
+    reads_mask: ClassVar[bool] = False
+
     name: str = "bigram"
+
+
+@dataclasses.dataclass
+class NgramConfig(ModelConfig):
+    """A counted table: the next token given the `order` - 1 before it. It has no steps to train."""
+
+    reads_mask: ClassVar[bool] = False
+
+    name: str = "ngram"
+    order: int = bounded(3, ge=1, le=5)
+    smoothing: Smoothing = Smoothing.kneser_ney
+    # What add_k adds; kneser_ney finds its discounts in the counts.
+    add_k: float = bounded(1.0, gt=0, lt=math.inf)
 
 
 @dataclasses.dataclass
@@ -170,4 +201,4 @@ class TransformerConfig(ModelConfig):
         return self.dropout if place is None else place
 
 
-declare(MODELS, BigramConfig, TransformerConfig)
+declare(MODELS, BigramConfig, NgramConfig, TransformerConfig)

@@ -9,7 +9,7 @@ from nanolm.config.fields import bounded
 
 @dataclasses.dataclass
 class SizeConfig:
-    """How large the model is. A bigram reads only context_length."""
+    """How large the model is. A bigram and an n-gram read only context_length."""
 
     n_layers: int = bounded(ge=0)
     n_heads: int = bounded(ge=1)

@@ -9,7 +9,6 @@ import torch
 from nanolm.config import (
     BandedCausalConfig,
     BandedConfig,
-    BigramConfig,
     BlockLocalConfig,
     CausalConfig,
     Config,
@@ -113,7 +112,7 @@ def by_name(config: MaskConfig) -> str:
 
 def leaks(config: Config) -> list[str]:
     """What is to be said of a next-token loss under these settings: a sentence for each mask that sees the future."""
-    by_mask = [] if isinstance(config.model, BigramConfig) else layers_by_mask(config)
+    by_mask = layers_by_mask(config) if config.model.reads_mask else []
     found = []
     for mask, layers in by_mask:
         leak = first_leak(dense(mask, config.size.context_length))

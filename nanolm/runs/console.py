@@ -78,14 +78,15 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
         console.print("[bold]a sample of its writing[/]")
         console.print(escape(sample.strip("\n")) + "\n")
     speed = f", {summary['tokens_per_second']:,.0f} tokens/s" if summary["tokens_per_second"] else ""
-    console.print(
-        f"{summary['parameters']:,} parameters, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}"
-    )
+    is_counted = "entries" in summary
+    amount = f"{summary['entries']:,} entries" if is_counted else f"{summary['parameters']:,} parameters"
+    console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}")
     console.print(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)", soft_wrap=True)
     if summary.get("wandb_id"):
         how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
         console.print(f"wandb      {path}/wandb  ({how})", soft_wrap=True)
     console.print(f"write      nanolm generate {path} --prompt 'The '", soft_wrap=True)
-    more = summary["step"] * 2 if summary["status"] == "completed" else None
-    hint = f" trainer.max_steps={more}" if more else ""
-    console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)
+    is_completed = summary["status"] == "completed"
+    if not (is_completed and is_counted):
+        hint = f" trainer.max_steps={summary['step'] * 2}" if is_completed else ""
+        console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)

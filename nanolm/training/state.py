@@ -18,16 +18,18 @@ class TrainState:
     """A run in motion.
 
     Attributes:
+        optimizer: None of a model that is counted and not trained.
         step: updates done, which is also the index of the next one.
         tokens: tokens trained on.
         seconds: wall time, evaluations and earlier sessions included.
         best_val_loss: the lowest exact validation loss so far, and `best_step` its step.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
+        entries: of a counted model's table.
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     number_format: NumberFormat
     device: torch.device
     step: int = 0
@@ -38,6 +40,7 @@ class TrainState:
     val_loss: float = math.inf
     loss_sum: float = 0.0
     loss_steps: int = 0
+    entries: int = 0
     lengths: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
@@ -51,7 +54,7 @@ class TrainState:
         scaler = self.number_format.scaler
         return {
             "numbers": self.numbers(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "rng": rng.get_state(self.device),
         }
@@ -60,7 +63,8 @@ class TrainState:
         """Takes over what `to_tree` gave; the generators last."""
         for name, value in tree["numbers"].items():
             setattr(self, name, value)
-        self.optimizer.load_state_dict(tree["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(tree["optimizer"])
         if self.number_format.scaler is not None and tree["scaler"] is not None:
             self.number_format.scaler.load_state_dict(tree["scaler"])
         rng.set_state(tree["rng"], self.device)

@@ -1,4 +1,7 @@
-"""A run from its settings to its summary. `train` prepares, `loop` is the training itself, on one page."""
+"""A run from its settings to its summary. `train` prepares, `loop` is the training itself, on one page.
+
+A model that is counted has `count` in place of the loop.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
 from nanolm.files import write_durably
 from nanolm.model import attention_paths, masks
-from nanolm.model.build import build, count_parameters
-from nanolm.model.ngram import bigram_loss, unigram_loss
+from nanolm.model.build import Counted, build, count_parameters
+from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.model.sampling import sample
 from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
@@ -108,9 +111,10 @@ def train(
         _require_same(resumed, about)
 
     model = build(config, tokenizer.vocab_size).to(device)
+    is_counted = isinstance(model, Counted)
     state = TrainState(
         model,
-        optimizers.build(config.optimizer, model),
+        None if is_counted else optimizers.build(config.optimizer, model),
         NumberFormat(config.trainer.precision, device),
         device,
     )
@@ -143,7 +147,7 @@ def train(
         resumed.load_weights(model)
         state.load_tree(resumed.load_state())
     with contextlib.closing(Log(run, state.lengths, show_bar, bar_file)) as log:
-        forward = torch.compile(model) if config.trainer.compile else model
+        forward = torch.compile(model) if config.trainer.compile and not is_counted else model
         setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
         _announce(setup, summary, [error.found for error in damaged], changes or [])
         logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
@@ -154,14 +158,15 @@ def train(
 
 
 def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
-    """Runs the loop, and writes how it ended whatever happens in it."""
+    """Runs the loop, or counts, and writes how it ended whatever happens in it."""
     stop = StopRequest()
     status = "failed"
     text = ""
+    is_counted = isinstance(setup.state.model, Counted)
     try:
         with stop:
-            text = loop(setup, stop, began)
-        is_done = setup.state.step >= setup.config.trainer.max_steps
+            text = count(setup, began) if is_counted else loop(setup, stop, began)
+        is_done = is_counted or setup.state.step >= setup.config.trainer.max_steps
         status = "completed" if is_done else "interrupted"
     except DivergedError:
         status = "diverged"
@@ -190,7 +195,8 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
     Batches and the learning rate are functions of the step, so that going on from a checkpoint is no special case.
     """
     config, state, log = setup.config, setup.state, setup.log
-    settings = config.trainer
+    settings, optimizer = config.trainer, setup.state.optimizer
+    assert optimizer is not None, "a model that is counted has no steps"
     began -= state.seconds
     text = ""
     is_better = is_stopping = False
@@ -198,9 +204,9 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
     pace = Pace()
     while state.step < settings.max_steps and not is_stopping:
         lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler)
-        _set_lr(state.optimizer, lr_factor)
+        _set_lr(optimizer, lr_factor)
         parts, n_scored = _parts(setup, state.step)
-        loss, grad_norm = update(setup.forward, state.optimizer, parts, state.number_format, settings.clip_norm)
+        loss, grad_norm = update(setup.forward, optimizer, parts, state.number_format, settings.clip_norm)
         if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
             raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
 
@@ -238,6 +244,42 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
                 state.seconds = time.perf_counter() - began
                 _save(setup)
             is_better = False
+    return text
+
+
+def count(setup: Setup, began: float) -> str:
+    """Fits a counted model in one pass, which is its one step; returns the sample.
+
+    Both losses are exact. The optimizer, the scheduler, and what the trainer says of steps and batches mean nothing
+    here. Nothing is saved before the end: a run that is killed counts again.
+    """
+    state, log = setup.state, setup.log
+    if state.step:
+        return ""
+    assert isinstance(state.model, Counted), "a model that is trained has steps"
+    log.start_bar(1, 0)
+    pace = Pace()
+    tokens = setup.streams["train"].tokens
+    state.entries = state.model.fit(tokens)
+    pace.tokens = state.tokens = len(tokens)
+    tokens_per_second = pace.tokens_per_second()
+    state.step = 1
+    log.advance()
+    loss = _exact_loss(setup, "train")
+    state.seconds = time.perf_counter() - began
+    log.row(
+        {
+            "step": state.step,
+            "split": "train",
+            "loss": loss,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "tokens_per_second": round(tokens_per_second, 1),
+        }
+    )
+    _, text = _evaluate(setup, began)
+    state.seconds = time.perf_counter() - began
+    _save(setup)
     return text
 
 
@@ -289,17 +331,7 @@ def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
 def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
     """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample."""
     config, state, log = setup.config, setup.state, setup.log
-    state.val_loss = split_loss(
-        state.model,
-        state.model,
-        setup.streams["val"],
-        context_length=config.size.context_length,
-        stride=config.size.context_length,
-        vocab_size=setup.tokenizer.vocab_size,
-        device=state.device,
-        number_format=state.number_format,
-        reads_documents=reads_documents(config),
-    )
+    state.val_loss = _exact_loss(setup, "val")
     if not math.isfinite(state.val_loss):
         raise _diverged(setup, state.val_loss, math.nan, math.nan)
     is_best = state.val_loss < state.best_val_loss
@@ -326,6 +358,22 @@ def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
         + ("  (best so far)" if is_best else "")
     )
     return is_best, text
+
+
+def _exact_loss(setup: Setup, split: str) -> float:
+    """Mean nats a token of a split, each token behind what training shows it."""
+    context_length = setup.config.size.context_length
+    return split_loss(
+        setup.state.model,
+        setup.state.model,
+        setup.streams[split],
+        context_length=context_length,
+        stride=context_length,
+        vocab_size=setup.tokenizer.vocab_size,
+        device=setup.state.device,
+        number_format=setup.state.number_format,
+        reads_documents=reads_documents(setup.config),
+    )
 
 
 def _write_sample(setup: Setup) -> str:
@@ -385,7 +433,7 @@ def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, 
 
 
 def _results(state: TrainState, val: Stream) -> dict[str, Any]:
-    """The figures of a summary; None for what was never measured."""
+    """The figures of a summary; None for what was never measured. Only a counted model's has "entries"."""
 
     def known(loss: float) -> float | None:
         return loss if math.isfinite(loss) else None
@@ -400,6 +448,7 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
         "best_step": state.best_step,
         "final_val_loss": known(state.val_loss),
         "bits_per_byte": None if best is None else val.bits_per_byte(best),
+        **({"entries": state.entries} if isinstance(state.model, Counted) else {}),
     }
 
 
@@ -424,8 +473,9 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
         say(f"passed over a damaged checkpoint, which stays where it is: {problem}")
     chosen = summary["choices"]
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
+    amount = "a table to count" if isinstance(setup.state.model, Counted) else f"{summary['parameters']:,} parameters"
     say(
-        f"{' '.join(part for part in parts if part)}: {summary['parameters']:,} parameters, "
+        f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
     )

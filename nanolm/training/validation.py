@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from nanolm.data.batches import documents_at, rows_at
+from nanolm.data.batches import IGNORED, documents_at, rows_at
 from nanolm.data.stream import Rows, Stream, Tokens, gather
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import Forward, next_token_loss
@@ -16,6 +18,14 @@ from nanolm.training.step import Forward, next_token_loss
 # Logits of one forward pass, in numbers: 2^25 of them are 128 MiB in fp32.
 LOGITS_AT_ONCE = 2**25
 TOKENS_AT_ONCE = 2**14
+
+
+@runtime_checkable
+class ScoresTargets(Protocol):
+    """A model that finds the probability of one token without those of all others, and is scored by it."""
+
+    def target_log_probabilities(self, tokens_BxT: torch.Tensor, targets_BxT: torch.Tensor) -> torch.Tensor:
+        """Of each target, the log-probability that it follows its position, BxT."""
 
 
 def split_loss(
@@ -64,9 +74,7 @@ def rows_loss(
     for start in range(0, len(rows), at_once):
         batch = rows_at(tokens, rows, np.arange(start, min(start + at_once, len(rows))))
         inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in batch)
-        with number_format.autocast():
-            logits_BxTxV = forward(inputs_BxT)
-        total += next_token_loss(logits_BxTxV, targets_BxT, reduction="sum").item()
+        total += _summed_loss(model, forward, [inputs_BxT], targets_BxT, number_format)
     model.train(was_training)
     return total / rows.n_targets
 
@@ -111,11 +119,29 @@ def exact_loss(
     for starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
         rows = torch.from_numpy(gather(tokens, starts_B, length + 1).astype(np.int64)).to(device)
         read = [] if documents is None else [torch.from_numpy(documents_at(documents, starts_B, length)).to(device)]
-        with number_format.autocast():
-            logits_BxTxV = forward(rows[:, :-1], *read)
-        total += next_token_loss(logits_BxTxV[:, -scored:], rows[:, 1:][:, -scored:], reduction="sum").item()
+        targets_BxS = rows[:, 1:][:, -scored:]
+        total += _summed_loss(model, forward, [rows[:, :-1], *read], targets_BxS, number_format)
     model.train(was_training)
     return total / (len(tokens) - 1)
+
+
+def _summed_loss(
+    model: nn.Module,
+    forward: Forward,
+    inputs: Sequence[torch.Tensor],
+    targets_BxS: torch.Tensor,
+    number_format: NumberFormat,
+) -> float:
+    """Nats of all targets, which are those of the last S positions; inputs are as `forward` takes them."""
+    n_scored = targets_BxS.shape[1]
+    if isinstance(model, ScoresTargets):
+        inputs_BxT = inputs[0]
+        targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - n_scored, 0), value=IGNORED)
+        found_BxT = model.target_log_probabilities(inputs_BxT, targets_BxT.clamp(min=0))
+        return -found_BxT[targets_BxT != IGNORED].sum().item()
+    with number_format.autocast():
+        logits_BxTxV = forward(*inputs)
+    return next_token_loss(logits_BxTxV[:, -n_scored:], targets_BxS, reduction="sum").item()
 
 
 def _stretches(
