@@ -303,6 +303,10 @@ def generate(arguments: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token (1.0)")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens alone (all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another text (0)")
+    parser.add_argument(
+        "--stride", type=int, metavar="N", help="tokens dropped at once when the context is full (a quarter of it)"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="compute the whole context for every token")
     options = parser.parse_args(arguments)
 
     from nanolm.generate import generate as write
@@ -316,6 +320,8 @@ def generate(arguments: list[str]) -> int:
         temperature=options.temperature,
         top_k=options.top_k,
         seed=options.seed,
+        stride=options.stride,
+        use_cache=not options.no_cache,
     )
     print(text)
     return 0

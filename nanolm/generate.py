@@ -18,8 +18,10 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int = 0,
+    stride: int | None = None,
+    use_cache: bool = True,
 ) -> str:
-    """Continues a prompt.
+    """Continues a prompt; the settings are those of `nanolm.model.sampling.sample`.
 
     Returns:
         The prompt and what follows.
@@ -36,6 +38,11 @@ def generate(
         raise SettingsError(f"--temperature is {temperature}", where="--temperature", mend="0 (the likeliest) or more")
     if top_k is not None and top_k < 1:
         raise SettingsError(f"--top-k is {top_k}", where="--top-k", mend="1 or more")
+    context_length = loaded.config.size.context_length
+    if stride is not None and not 1 <= stride <= context_length:
+        raise SettingsError(
+            f"--stride is {stride}", where="--stride", mend=f"from 1 to the context length, {context_length}"
+        )
     tokens = loaded.tokenizer.encode(prompt)
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", mend="give it at least one word")
@@ -43,9 +50,11 @@ def generate(
         loaded.model,
         torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),
         max_new_tokens,
-        context_length=loaded.config.size.context_length,
+        context_length=context_length,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
+        stride=stride,
+        use_cache=use_cache,
     )
     return loaded.tokenizer.decode([*tokens.tolist(), *written.tolist()])

@@ -19,6 +19,13 @@ def test_a_prompt_is_continued(trained: Path) -> None:  # noqa: F811
     assert greedy == generate(loaded, "12", max_new_tokens=30, top_k=1, seed=5)
 
 
+def test_the_cache_changes_no_text(trained: Path) -> None:  # noqa: F811
+    loaded = load_run(str(trained))
+    for stride in (None, 1, 16):
+        texts = {generate(loaded, "12", max_new_tokens=40, stride=stride, use_cache=cache) for cache in (True, False)}
+        assert len(texts) == 1, "greedy or drawn, past the context of 16 too"
+
+
 def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
     loaded = load_run(str(trained))
     with pytest.raises(TokenizerError, match=r"never seen: 'Q' \(U\+0051\), '中' \(U\+4E2D\)"):
@@ -28,6 +35,8 @@ def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
         ("1", {"max_new_tokens": 0}, "--max-new-tokens is 0"),
         ("1", {"temperature": -1.0}, "--temperature is -1.0"),
         ("1", {"top_k": 0}, "--top-k is 0"),
+        ("1", {"stride": 0}, "--stride is 0"),
+        ("1", {"stride": 17}, "--stride is 17"),
     ):
         with pytest.raises(NanolmError, match=expected):
             generate(loaded, prompt, **keywords)  # type: ignore[arg-type]
