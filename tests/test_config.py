@@ -28,6 +28,8 @@ NEEDED = {
     "dataset=huggingface": "dataset.path=x",
     "tokenizer=pretrained": "tokenizer.path=x",
     "mask=pattern": "mask.pattern=SL",
+    "scheduler=product": "scheduler.parts=[step,cosine_restarts]",
+    "scheduler=chain": "scheduler={parts:[step,cosine],boundaries:[500]}",
 }
 
 
@@ -195,3 +197,65 @@ def test_a_mistyped_mask_of_a_pattern_has_a_neighbour() -> None:
     assert "did you mean banded?" in problem.mend
     (problem,) = check(config_of("mask.pattern=SSS"))
     assert problem.mend == "its length must divide the layers: 1, 2, 4"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("scheduler=product", "scheduler.parts=[step,{name:cosine,final_fraction:0.5}]"), []),
+        (("scheduler=product", "scheduler.parts=[]"), ["scheduler.parts is empty"]),
+        (
+            (
+                "scheduler=product",
+                "scheduler.parts=[stepp,{name:step,gama:2},{name:step,gamma:2},{gamma:1},[step],"
+                "{name:step,warmup_steps:3},{name:step,step_size:1.5,gamma:abc},product,{name:step,gamma:'0.5'}]",
+            ),
+            [
+                "no scheduler is called 'stepp'",
+                "there is no setting 'gama' in step",
+                "scheduler.parts[2].gamma is 2.0, and must be at most 1",
+                "scheduler.parts[3] is {'gamma': 1}",
+                "scheduler.parts[4] is ['step']",
+                "scheduler.parts[5].warmup_steps is set, and it belongs to the whole",
+                "scheduler.parts[6].step_size is 1.5, which is no int or None",
+                "scheduler.parts[6].gamma is 'abc', which is no float",
+                "product cannot be a part of another schedule",
+                "scheduler.parts[8].gamma is '0.5', which is no float",
+            ],
+        ),
+        (
+            ("scheduler=chain", "scheduler.parts=[step,cosine]", "scheduler.boundaries=[10,20]"),
+            [
+                "scheduler.boundaries has 2 steps for 2 parts",
+                "scheduler.boundaries [10, 20] leave a part without steps",
+            ],
+        ),
+        *(
+            (
+                ("scheduler=chain", "scheduler.parts=[step,cosine,linear]", f"scheduler.boundaries=[{boundaries}]"),
+                [f"scheduler.boundaries [{boundaries.replace(',', ', ')}] leave a part without steps"],
+            )
+            for boundaries in ("200,100", "200,200", "50,100", "200,1000")
+        ),
+        (
+            ("scheduler=chain", "scheduler.parts=[step,cosine]", "scheduler.boundaries=[51]"),
+            [],
+        ),
+        (
+            ("scheduler=product", "scheduler.parts=[nothing]", "trainer.device=gpu", "scheduler.warmup_steps=1000"),
+            [
+                "scheduler.warmup_steps 1000 leaves nothing of trainer.max_steps 1000",
+                "no scheduler is called 'nothing'",
+                "trainer.device is 'gpu'",
+            ],
+        ),
+    ],
+)
+def test_schedules_that_do_not_fit_are_refused(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert found(*overrides) == expected
+
+
+def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
+    stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
+    assert "did you mean step?" in stepp.mend
+    assert "did you mean gamma?" in gama.mend

@@ -25,6 +25,7 @@ from nanolm.config.fields import (
     bounded,
     in_context,
     leaves,
+    outside_bounds,
 )
 from nanolm.config.logger import (
     LoggerConfig,
@@ -55,6 +56,7 @@ from nanolm.config.model import (
     TransformerConfig,
 )
 from nanolm.config.optimizer import (
+    AdamConfig,
     AdamWConfig,
     OptimizerConfig,
     SGDConfig,
@@ -71,9 +73,21 @@ from nanolm.config.run import (
     may_change,
 )
 from nanolm.config.scheduler import (
+    ChainConfig,
     ConstantConfig,
     CosineConfig,
+    CosineRestartsConfig,
+    ExponentialConfig,
+    InverseSqrtConfig,
+    LinearConfig,
+    OneCycleConfig,
+    PartsConfig,
+    ProductConfig,
     SchedulerConfig,
+    StepConfig,
+    TrapezoidConfig,
+    schedule_parts,
+    warmup_of,
 )
 from nanolm.config.size import (
     SizeConfig,

@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from nanolm.config.check_scheduler import check_scheduler
 from nanolm.config.dataset import SplitBy
-from nanolm.config.fields import BOUNDS, leaves
+from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import PATTERN_LETTERS, PatternConfig, pattern_names
 from nanolm.config.model import Positions, TransformerConfig
 from nanolm.config.run import Config, layers_by_mask
@@ -19,17 +20,10 @@ from nanolm.registry import MASKS
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
-    problems: list[NanolmError] = []
-    for key, field, value in leaves(config):
-        if value is None or isinstance(value, str):
-            continue
-        for bound, limit in field.metadata.get("bounds", {}).items():
-            holds, words = BOUNDS[bound]
-            if not holds(value, limit):
-                problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
+    problems: list[NanolmError] = list(outside_bounds(config))
     if problems:
         return problems
-    for check_across in (_check_splits, _check_widths, _check_masks, _check_batch, _check_warmup, _check_device):
+    for check_across in (_check_splits, _check_widths, _check_masks, _check_batch, check_scheduler, _check_device):
         problems += check_across(config)
     return problems
 
@@ -140,16 +134,6 @@ def _check_batch(config: Config) -> Iterator[NanolmError]:
             f"{trainer.accumulate} equal parts",
             where="trainer.batch_size, trainer.accumulate",
             mend="batch_size counts all the sequences of an update; accumulate must divide it",
-        )
-
-
-def _check_warmup(config: Config) -> Iterator[NanolmError]:
-    warmup, steps = config.scheduler.warmup_steps, config.trainer.max_steps
-    if warmup is not None and warmup >= steps:
-        yield SettingsError(
-            f"scheduler.warmup_steps {warmup} leaves nothing of trainer.max_steps {steps}",
-            where="scheduler.warmup_steps, trainer.max_steps",
-            mend="a tenth of max_steps or less is usual; null takes a twentieth",
         )
 
 

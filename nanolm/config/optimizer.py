@@ -20,14 +20,22 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass
-class AdamWConfig(OptimizerConfig):
+class AdamConfig(OptimizerConfig):
+    """Adam (Kingma and Ba 2015). Weight decay, if any, is added to the gradient of matrices."""
+
+    name: str = "adam"
+    beta1: float = bounded(0.9, ge=0, lt=1)
+    beta2: float = bounded(0.999, ge=0, lt=1)
+    eps: float = bounded(1e-8, gt=0)
+
+
+@dataclasses.dataclass
+class AdamWConfig(AdamConfig):
     """AdamW (Loshchilov and Hutter 2019). Weight decay reaches matrices; embeddings, norms and biases have none."""
 
     name: str = "adamw"
     weight_decay: float = bounded(0.1, ge=0)
-    beta1: float = bounded(0.9, ge=0, lt=1)
     beta2: float = bounded(0.99, ge=0, lt=1)
-    eps: float = bounded(1e-8, gt=0)
 
 
 @dataclasses.dataclass
@@ -39,4 +47,4 @@ class SGDConfig(OptimizerConfig):
     momentum: float = bounded(0.9, ge=0, lt=1)
 
 
-declare(OPTIMIZERS, AdamWConfig, SGDConfig)
+declare(OPTIMIZERS, AdamConfig, AdamWConfig, SGDConfig)

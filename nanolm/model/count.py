@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 from nanolm.config import (
+    AdamConfig,
     AdamWConfig,
     BigramConfig,
     Config,
@@ -107,8 +108,8 @@ def training_flops(forward: int) -> int:
 def memory(config: Config, n_parameters: int) -> list[Part]:
     """Bytes that training holds from one update to the next, and its gradients, all in fp32 under autocast too.
 
-    AdamW has two moments a parameter, SGD one where it has momentum. Not counted: a few bytes a tensor for AdamW's
-    number of updates, buffers such as rotary angles, and autocast's copies of the matrices.
+    Adam and AdamW have two moments a parameter, SGD one where it has momentum. Not counted: a few bytes a tensor
+    for their number of updates, buffers such as rotary angles, and autocast's copies of the matrices.
 
     Returns:
         Weights, gradients and, where the optimizer is built in, its state.
@@ -163,7 +164,7 @@ def _known(config: Config) -> BigramConfig | TransformerConfig:
 def _optimizer_copies(config: Config) -> int | None:
     """Numbers that the optimizer keeps for each parameter; None where it is a plugin's."""
     optimizer = config.optimizer
-    if optimizer.name == AdamWConfig.name:
+    if optimizer.name in (AdamConfig.name, AdamWConfig.name):
         return 2
     if optimizer.name == SGDConfig.name:
         assert isinstance(optimizer, SGDConfig)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanolm.config import AdamWConfig, OptimizerConfig, SGDConfig
+from nanolm.config import AdamConfig, AdamWConfig, OptimizerConfig, SGDConfig
 from nanolm.registry import OPTIMIZERS
 
 
@@ -34,17 +34,26 @@ def _linear_weights(model: nn.Module) -> Iterator[torch.Tensor]:
     return (module.weight for module in model.modules() if isinstance(module, nn.Linear))
 
 
+@OPTIMIZERS.register("adam")
+def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+    """Adam in one fused kernel where the device has it."""
+    return torch.optim.Adam(parameter_groups(model, config.weight_decay), **_adam_settings(model, config))
+
+
 @OPTIMIZERS.register("adamw")
 def adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
     """AdamW in one fused kernel where the device has it."""
+    return torch.optim.AdamW(parameter_groups(model, config.weight_decay), **_adam_settings(model, config))
+
+
+def _adam_settings(model: nn.Module, config: AdamConfig) -> dict[str, Any]:
     device = next(model.parameters()).device.type
-    return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=device in ("cpu", "cuda", "mps"),
-    )
+    return {
+        "lr": config.lr,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.eps,
+        "fused": device in ("cpu", "cuda", "mps"),
+    }
 
 
 @OPTIMIZERS.register("sgd")

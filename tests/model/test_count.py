@@ -182,7 +182,7 @@ def test_a_table_is_looked_up() -> None:
     assert counter.get_total_flops() == 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "sgd optimizer.momentum=0"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "sgd optimizer.momentum=0"])
 @pytest.mark.parametrize("model", MODELS)
 def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
     config = config_of(f"model={model}", *f"optimizer={optimizer}".split(), "size.d_model=32")

@@ -20,7 +20,7 @@ def test_only_matrices_of_linear_layers_decay() -> None:
     assert {len(names), len(decayed["params"]) + len(spared["params"])} == {len(names)}
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_an_optimizer_goes_downhill(name: str) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
