@@ -56,9 +56,15 @@ from nanolm.config.model import (
     TransformerConfig,
 )
 from nanolm.config.optimizer import (
+    DECAYED_GROUPS,
+    PARAMETER_GROUPS,
+    AdafactorConfig,
     AdamConfig,
     AdamWConfig,
+    LionConfig,
+    MuonConfig,
     OptimizerConfig,
+    ScheduleFreeConfig,
     SGDConfig,
 )
 from nanolm.config.run import (
@@ -82,6 +88,7 @@ from nanolm.config.scheduler import (
     LinearConfig,
     OneCycleConfig,
     PartsConfig,
+    PlateauConfig,
     ProductConfig,
     SchedulerConfig,
     StepConfig,

@@ -12,6 +12,7 @@ from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import PATTERN_LETTERS, PatternConfig, pattern_names
 from nanolm.config.model import Positions, TransformerConfig
+from nanolm.config.optimizer import PARAMETER_GROUPS
 from nanolm.config.run import Config, layers_by_mask
 from nanolm.config.trainer import Batches, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
@@ -23,7 +24,16 @@ def check(config: Config) -> list[NanolmError]:
     problems: list[NanolmError] = list(outside_bounds(config))
     if problems:
         return problems
-    for check_across in (_check_splits, _check_widths, _check_masks, _check_batch, check_scheduler, _check_device):
+    for check_across in (
+        _check_splits,
+        _check_widths,
+        _check_masks,
+        _check_batch,
+        _check_clipping,
+        _check_groups,
+        check_scheduler,
+        _check_device,
+    ):
         problems += check_across(config)
     return problems
 
@@ -135,6 +145,26 @@ def _check_batch(config: Config) -> Iterator[NanolmError]:
             where="trainer.batch_size, trainer.accumulate",
             mend="batch_size counts all the sequences of an update; accumulate must divide it",
         )
+
+
+def _check_clipping(config: Config) -> Iterator[NanolmError]:
+    trainer = config.trainer
+    if trainer.clip_norm is not None and trainer.clip_value is not None:
+        yield SettingsError(
+            f"trainer.clip_norm {trainer.clip_norm} and trainer.clip_value {trainer.clip_value} are both set",
+            where="trainer.clip_norm, trainer.clip_value",
+            mend="clip by one of them: trainer.clip_norm=null clips by value",
+        )
+
+
+def _check_groups(config: Config) -> Iterator[NanolmError]:
+    for name in config.optimizer.lr_multipliers:
+        if name not in PARAMETER_GROUPS:
+            yield SettingsError(
+                f"no parameters are called {name!r}",
+                where="optimizer.lr_multipliers",
+                mend=nearest(str(name), PARAMETER_GROUPS),
+            )
 
 
 def _check_device(config: Config) -> Iterator[NanolmError]:

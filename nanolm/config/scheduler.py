@@ -107,6 +107,21 @@ class OneCycleConfig(SchedulerConfig):
 
 
 @dataclasses.dataclass
+class PlateauConfig(SchedulerConfig):
+    """lr is multiplied by `gamma` when the exact validation loss has not fallen for more than `patience` evaluations.
+
+    It alone is no function of the step: trainer.eval_every decides too.
+    """
+
+    name: str = "plateau"
+    gamma: float = bounded(0.5, gt=0, lt=1)
+    patience: int = bounded(2, ge=0)
+    # A loss has fallen when it is less than the lowest by this fraction of it.
+    threshold: float = bounded(1e-4, ge=0, lt=1)
+    final_fraction: float = bounded(0.01, ge=0, le=1)
+
+
+@dataclasses.dataclass
 class PartsConfig(SchedulerConfig):
     """What a schedule has that is made of others.
 
@@ -144,12 +159,13 @@ declare(
     InverseSqrtConfig,
     TrapezoidConfig,
     OneCycleConfig,
+    PlateauConfig,
     ProductConfig,
     ChainConfig,
 )
 
 # These see the run, and a part sees only its own stretch of it.
-NOT_A_PART = {ProductConfig.name, ChainConfig.name}
+NOT_A_PART = {PlateauConfig.name, ProductConfig.name, ChainConfig.name}
 
 
 def warmup_of(config: SchedulerConfig, max_steps: int) -> int:

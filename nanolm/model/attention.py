@@ -24,6 +24,8 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         bias = config.bias if config.attention_bias is None else config.attention_bias
         self.query_key_value = nn.Linear(size.d_model, 3 * size.d_model, bias=bias)
+        # For optimizers that take matrix by matrix.
+        self.row_counts = {"query_key_value": 3 * (size.d_model,)}
         self.projection = nn.Linear(size.d_model, size.d_model, bias=bias)
 
     def forward(

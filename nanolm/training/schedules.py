@@ -1,6 +1,7 @@
 """Learning rate as a plain function of the step: a factor on optimizer.lr.
 
-Each schedule takes its own step, counted from 0 behind the warmup, and how many steps it has.
+Each schedule takes its own step, counted from 0 behind the warmup, and how many steps it has. A plateau goes by
+validation losses as well, and what it remembers of them is part of the state of a run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nanolm.config import (
     InverseSqrtConfig,
     LinearConfig,
     OneCycleConfig,
+    PlateauConfig,
     ProductConfig,
     SchedulerConfig,
     StepConfig,
@@ -27,18 +29,41 @@ from nanolm.config import (
 )
 from nanolm.registry import SCHEDULERS
 
+Memory = dict[str, float]
 
-def factor(step: int, max_steps: int, config: SchedulerConfig) -> float:
+# Of a plateau: the lowest validation loss, evaluations since it last fell, and the factor on lr.
+PLATEAU_AT_FIRST: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
+
+
+def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | None = None) -> float:
     """The factor on lr for the update number `step`, counted from 0: warmup first, then the schedule that is named.
 
     The schedule sees the steps after warmup as 0 .. max_steps - warmup, of which config.every are the same to it, and
     its warmup_steps as a number.
+
+    Args:
+        memory: what `after_evaluation` gave last, of a run that was evaluated.
     """
     warmup = warmup_of(config, max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     own_step = (step - warmup) // config.every * config.every
-    return SCHEDULERS[config.name](own_step, max_steps - warmup, dataclasses.replace(config, warmup_steps=warmup))
+    own = SCHEDULERS[config.name](own_step, max_steps - warmup, dataclasses.replace(config, warmup_steps=warmup))
+    return own * (memory or {}).get("reduction", 1.0)
+
+
+def after_evaluation(memory: Memory, val_loss: float, config: SchedulerConfig) -> Memory:
+    """What is remembered after one more exact validation loss, in nats; only a plateau remembers anything."""
+    if not isinstance(config, PlateauConfig):
+        return memory
+    lowest, stalled, reduction = (memory.get(key, start) for key, start in PLATEAU_AT_FIRST.items())
+    if val_loss < lowest * (1 - config.threshold):
+        lowest, stalled = val_loss, 0
+    else:
+        stalled += 1
+    if stalled > config.patience:
+        reduction, stalled = max(reduction * config.gamma, config.final_fraction), 0
+    return {"lowest": lowest, "stalled": stalled, "reduction": reduction}
 
 
 @SCHEDULERS.register("constant")
@@ -112,6 +137,12 @@ def one_cycle(step: int, max_steps: int, config: OneCycleConfig) -> float:
     if step < peak:
         return _half_cosine(step / peak, config.initial_fraction, 1.0)
     return _half_cosine((step - peak) / max(last - peak, 1), 1.0, config.final_fraction)
+
+
+@SCHEDULERS.register("plateau")
+def plateau(step: int, max_steps: int, config: PlateauConfig) -> float:
+    """1: it is what it remembers of evaluations that brings lr down."""
+    return 1.0
 
 
 @SCHEDULERS.register("product")
