@@ -60,7 +60,10 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
     line = compose_line(["optimizer=fast"], str(folder))
     assert isinstance(line.config.optimizer, AdamWConfig)
     assert line.config.optimizer.lr == 0.5
-    with pytest.raises(SettingsError, match=r"did you mean fast\? \(one of: adam, adamw, fast, sgd\)"):
+    with pytest.raises(
+        SettingsError,
+        match=r"did you mean fast\? \(one of: adafactor, adam, adamw, fast, lion, muon, schedule_free, sgd\)",
+    ):
         compose_line(["optimizer=fats"], str(folder))
     with pytest.raises(SettingsError, match="there is no folder"):
         compose_line([], str(tmp_path / "elsewhere"))

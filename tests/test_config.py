@@ -255,6 +255,18 @@ def test_schedules_that_do_not_fit_are_refused(overrides: tuple[str, ...], expec
     assert found(*overrides) == expected
 
 
+def test_clipping_by_norm_and_by_value_at_once_is_refused() -> None:
+    assert found("trainer.clip_value=0.5") == ["trainer.clip_norm 1.0 and trainer.clip_value 0.5 are both set"]
+    assert found("trainer.clip_value=0.5", "trainer.clip_norm=null") == []
+    assert found("trainer.clip_norm=null") == []
+
+
+def test_a_plateau_goes_by_evaluations() -> None:
+    plateau = config_of("scheduler=plateau")
+    assert not may_change("trainer.eval_every", plateau)
+    assert identity(plateau) != identity(config_of("scheduler=plateau", "trainer.eval_every=3"))
+
+
 def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
     stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
     assert "did you mean step?" in stepp.mend

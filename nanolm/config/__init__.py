@@ -57,11 +57,11 @@ from nanolm.config.model import (
 )
 from nanolm.config.optimizer import (
     DECAYED_GROUPS,
-    PARAMETER_GROUPS,
     AdafactorConfig,
     AdamConfig,
     AdamWConfig,
     LionConfig,
+    LrMultipliers,
     MuonConfig,
     OptimizerConfig,
     ScheduleFreeConfig,

@@ -12,7 +12,6 @@ from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import PATTERN_LETTERS, PatternConfig, pattern_names
 from nanolm.config.model import Positions, TransformerConfig
-from nanolm.config.optimizer import PARAMETER_GROUPS
 from nanolm.config.run import Config, layers_by_mask
 from nanolm.config.trainer import Batches, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
@@ -30,7 +29,6 @@ def check(config: Config) -> list[NanolmError]:
         _check_masks,
         _check_batch,
         _check_clipping,
-        _check_groups,
         check_scheduler,
         _check_device,
     ):
@@ -155,16 +153,6 @@ def _check_clipping(config: Config) -> Iterator[NanolmError]:
             where="trainer.clip_norm, trainer.clip_value",
             mend="clip by one of them: trainer.clip_norm=null clips by value",
         )
-
-
-def _check_groups(config: Config) -> Iterator[NanolmError]:
-    for name in config.optimizer.lr_multipliers:
-        if name not in PARAMETER_GROUPS:
-            yield SettingsError(
-                f"no parameters are called {name!r}",
-                where="optimizer.lr_multipliers",
-                mend=nearest(str(name), PARAMETER_GROUPS),
-            )
 
 
 def _check_device(config: Config) -> Iterator[NanolmError]:

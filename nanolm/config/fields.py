@@ -43,14 +43,12 @@ def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every setting of a dataclass and of the dataclasses and mappings in it: its dotted key, its field, its value."""
+    """Every setting of a dataclass and the dataclasses in it: its dotted key, its field, its value."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from leaves(value, f"{key}.")
-        elif isinstance(value, dict):
-            yield from ((f"{key}.{name}", field, inner) for name, inner in value.items())
         else:
             yield key, field, value
 

@@ -9,12 +9,27 @@ from omegaconf import MISSING
 from nanolm.config.fields import bounded, declare
 from nanolm.registry import OPTIMIZERS
 
-# What parameters are told apart by: matrices of linear layers (the one called head apart), tables of embeddings, norms,
-# biases, and what is none of these.
-PARAMETER_GROUPS = ("hidden", "head", "embedding", "norm", "bias", "other")
-
 # Groups that weight decay reaches.
 DECAYED_GROUPS = ("hidden", "head")
+
+
+@dataclasses.dataclass
+class LrMultipliers:
+    """lr of each group of parameters, as so many times lr.
+
+    hidden: matrices of linear layers.
+    head: the matrix of the linear layer of that name, if it is not the embedding's.
+    embedding: tables of embeddings.
+    norm, bias: what norms have, and what is added.
+    other: parameters that are none of these.
+    """
+
+    hidden: float = bounded(1.0, ge=0)
+    head: float = bounded(1.0, ge=0)
+    embedding: float = bounded(1.0, ge=0)
+    norm: float = bounded(1.0, ge=0)
+    bias: float = bounded(1.0, ge=0)
+    other: float = bounded(1.0, ge=0)
 
 
 @dataclasses.dataclass
@@ -24,8 +39,7 @@ class OptimizerConfig:
     name: str = MISSING
     lr: float = bounded(2e-3, gt=0)
     weight_decay: float = bounded(0.0, ge=0)
-    # lr of a group of parameters is so many times lr, as in {embedding: 0.5}.
-    lr_multipliers: dict[str, float] = dataclasses.field(default_factory=dict, metadata={"bounds": {"ge": 0}})
+    lr_multipliers: LrMultipliers = dataclasses.field(default_factory=LrMultipliers)
 
 
 @dataclasses.dataclass
@@ -61,6 +75,7 @@ class MuonConfig(AdamWConfig):
     """Muon for hidden matrices (Jordan et al. 2024), AdamW with its own settings for all else; one lr serves both."""
 
     name: str = "muon"
+    lr: float = bounded(0.01, gt=0)
     momentum: float = bounded(0.95, ge=0, lt=1)
     # Momentum goes in a line from initial_momentum to momentum.
     initial_momentum: float = bounded(0.85, ge=0, lt=1)
@@ -73,18 +88,21 @@ class LionConfig(OptimizerConfig):
     """Lion (Chen et al. 2023): the sign of a momentum. It wants a smaller lr than AdamW and a larger weight decay."""
 
     name: str = "lion"
-    lr: float = bounded(3e-4, gt=0)
-    weight_decay: float = bounded(0.5, ge=0)
+    lr: float = bounded(1e-3, gt=0)
+    weight_decay: float = bounded(0.2, ge=0)
     beta1: float = bounded(0.9, ge=0, lt=1)
     beta2: float = bounded(0.99, ge=0, lt=1)
 
 
 @dataclasses.dataclass
 class AdafactorConfig(OptimizerConfig):
-    """Adafactor (Shazeer and Stern 2018): a second moment by rows and columns; lr is relative to a tensor's scale."""
+    """Adafactor (Shazeer and Stern 2018): a second moment by rows and columns, and no first.
+
+    lr is relative to the root mean square of a tensor, and is at most the inverse root of the step.
+    """
 
     name: str = "adafactor"
-    lr: float = bounded(0.05, gt=0)
+    lr: float = bounded(0.1, gt=0)
     # A second moment forgets with the power of the step.
     beta2_decay: float = bounded(-0.8, le=0)
     # The least scale of a tensor, and the largest root mean square of an update.

@@ -10,14 +10,18 @@ import dataclasses
 import math
 
 from nanolm.config import (
+    AdafactorConfig,
     AdamConfig,
     AdamWConfig,
     BigramConfig,
     Config,
     Initialization,
+    LionConfig,
+    MuonConfig,
     Norm,
     Positions,
     Precision,
+    ScheduleFreeConfig,
     SGDConfig,
     TransformerConfig,
 )
@@ -26,8 +30,14 @@ from nanolm.errors import SettingsError
 # How often each product of sizes counts: {"C^2": 4, "C": 4} is 4 C^2 + 4 C.
 Terms = dict[str, int]
 
+# Rows and columns of a matrix, each as so many times a size: ((3, "C"), (1, "C")) is 3 C x C.
+Matrix = tuple[tuple[int, str], tuple[int, str]]
+
 # Models built in, whose parts are known; one registered by a plugin has another name.
 COUNTED = {schema.name: schema for schema in (BigramConfig, TransformerConfig)}
+
+# Numbers that an optimizer keeps for each parameter.
+COPIES = {AdamConfig.name: 2, AdamWConfig.name: 2, LionConfig.name: 1, ScheduleFreeConfig.name: 2}
 
 FP32_BYTES = 4
 AUTOCAST_BYTES = 2
@@ -105,19 +115,22 @@ def training_flops(forward: int) -> int:
     return 3 * forward
 
 
-def memory(config: Config, n_parameters: int) -> list[Part]:
+def memory(config: Config, n_parameters: int, vocab_size: int) -> list[Part]:
     """Bytes that training holds from one update to the next, and its gradients, all in fp32 under autocast too.
 
-    Adam and AdamW have two moments a parameter, SGD one where it has momentum. Not counted: a few bytes a tensor
-    for their number of updates, buffers such as rotary angles, and autocast's copies of the matrices.
+    Not counted: a few bytes a tensor for the optimizer's number of updates, buffers such as rotary angles, autocast's
+    copies of the matrices, and the weights that schedule_free puts aside while it is evaluated.
 
     Returns:
-        Weights, gradients and, where the optimizer is built in, its state.
+        Weights, gradients and, where it is known, the optimizer's state.
     """
-    sizes = {"N": n_parameters}
+    sizes = {**_sizes(config, vocab_size), "N": n_parameters}
     parts = [_part(name, sizes, outside={"N": FP32_BYTES}) for name in ("weights", "gradients")]
-    copies = _optimizer_copies(config)
-    return parts if copies is None else [*parts, _part("optimizer", sizes, outside={"N": copies * FP32_BYTES})]
+    state = _optimizer_state(config)
+    if state is None:
+        return parts
+    in_bytes = {product: factor * FP32_BYTES for product, factor in state.items()}
+    return [*parts, _part("optimizer", sizes, outside=in_bytes)]
 
 
 def activation_memory(config: Config, vocab_size: int) -> Part:
@@ -161,15 +174,48 @@ def _known(config: Config) -> BigramConfig | TransformerConfig:
     return config.model
 
 
-def _optimizer_copies(config: Config) -> int | None:
-    """Numbers that the optimizer keeps for each parameter; None where it is a plugin's."""
+def _optimizer_state(config: Config) -> Terms | None:
+    """Numbers that the optimizer keeps; None where it or, if shapes matter to it, the model is a plugin's."""
     optimizer = config.optimizer
-    if optimizer.name in (AdamConfig.name, AdamWConfig.name):
-        return 2
+    if optimizer.name in COPIES:
+        return {"N": COPIES[optimizer.name]}
     if optimizer.name == SGDConfig.name:
         assert isinstance(optimizer, SGDConfig)
-        return int(optimizer.momentum > 0)
-    return None
+        return {"N": int(optimizer.momentum > 0)}
+    if optimizer.name not in (MuonConfig.name, AdafactorConfig.name) or not has_formula(config):
+        return None
+    layer, outside = _matrices(_known(config))
+    if optimizer.name == MuonConfig.name:
+        # Two moments, and of hidden matrices a momentum alone.
+        return _sum({"N": 2}, *({f"L {_area(rows, columns)}": -rows[0] * columns[0]} for rows, columns in layer))
+    # A number for each row and column of a matrix, and for each number of all else.
+    saved = [{_area(rows, columns): -rows[0] * columns[0]} for rows, columns in outside]
+    saved += [{f"L {_area(rows, columns)}": -rows[0] * columns[0]} for rows, columns in layer]
+    kept = [{symbol: factor} for matrix in outside for factor, symbol in matrix]
+    kept += [{f"L {symbol}": factor} for matrix in layer for factor, symbol in matrix]
+    return _sum({"N": 1}, *saved, *kept)
+
+
+def _matrices(settings: BigramConfig | TransformerConfig) -> tuple[list[Matrix], list[Matrix]]:
+    """The matrices of each layer, and those outside the layers."""
+    if not isinstance(settings, TransformerConfig):
+        return [], [((1, "V"), (1, "V"))]
+    # Query, key and value; attention's projection; the two of the feed-forward.
+    layer: list[Matrix] = [((rows, "C"), (columns, "C")) for rows, columns in ((3, 1), (1, 1), (4, 1), (1, 4))]
+    n_tables = 1 + (not settings.tied_head)
+    positions: list[Matrix] = [((1, "T"), (1, "C"))] if settings.positions is Positions.learned else []
+    return layer, [*n_tables * [((1, "V"), (1, "C"))], *positions]
+
+
+def _area(rows: tuple[int, str], columns: tuple[int, str]) -> str:
+    return f"{rows[1]}^2" if rows[1] == columns[1] else f"{rows[1]} {columns[1]}"
+
+
+def _sum(*terms: Terms) -> Terms:
+    added: Terms = {}
+    for product, factor in (pair for some in terms for pair in some.items()):
+        added[product] = added.get(product, 0) + factor
+    return added
 
 
 def _sizes(config: Config, vocab_size: int) -> dict[str, int]:
@@ -194,7 +240,10 @@ def _part(name: str, sizes: dict[str, int], *, layer: Terms | None = None, outsi
 
 
 def _in_words(terms: Terms) -> str:
-    return " + ".join(product if factor == 1 else f"{factor} {product}" for product, factor in terms.items())
+    words = ""
+    for product, factor in terms.items():
+        words += (" - " if factor < 0 else " + ") + (product if abs(factor) == 1 else f"{abs(factor)} {product}")
+    return words.removeprefix(" + ")
 
 
 def _value(terms: Terms, sizes: dict[str, int]) -> int:

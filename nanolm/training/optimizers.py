@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +12,11 @@ from torch import nn
 
 from nanolm.config import (
     DECAYED_GROUPS,
-    PARAMETER_GROUPS,
     AdafactorConfig,
     AdamConfig,
     AdamWConfig,
     LionConfig,
+    LrMultipliers,
     MuonConfig,
     OptimizerConfig,
     ScheduleFreeConfig,
@@ -35,14 +36,14 @@ def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """The parameters of the model by group, each with its lr and weight decay; groups without any are left out."""
     group_of = _group_of(model)
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in PARAMETER_GROUPS}
+    groups: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(LrMultipliers)}
     for parameter in model.parameters():
         groups[group_of.get(id(parameter), "other")].append(parameter)
     return [
         {
             "params": parameters,
             "name": name,
-            "lr": config.lr * config.lr_multipliers.get(name, 1.0),
+            "lr": config.lr * getattr(config.lr_multipliers, name),
             "weight_decay": config.weight_decay if name in DECAYED_GROUPS else 0.0,
         }
         for name, parameters in groups.items()
@@ -77,8 +78,9 @@ def in_words(config: OptimizerConfig, optimizer: torch.optim.Optimizer) -> str:
         if "name" not in group:
             return ""
         own = [group["rule"]] if "rule" in group else []
-        if group["name"] in config.lr_multipliers:
-            own.append(f"lr {config.lr * config.lr_multipliers[group['name']]:.3g}")
+        own_lr = config.lr * getattr(config.lr_multipliers, group["name"])
+        if own_lr != config.lr:
+            own.append(f"lr {own_lr:.3g}")
         if group["weight_decay"]:
             own.append(f"decay {group['weight_decay']:g}")
         count = sum(parameter.numel() for parameter in group["params"])

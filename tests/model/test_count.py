@@ -22,6 +22,7 @@ from tests.conftest import config_of
 
 MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml"))
 SIZES = sorted(path.stem for path in config_folder().glob("size/*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 TRANSFORMERS = [model for model in MODELS if model != "bigram"]
 
 
@@ -182,7 +183,7 @@ def test_a_table_is_looked_up() -> None:
     assert counter.get_total_flops() == 0
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "sgd optimizer.momentum=0"])
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "sgd optimizer.momentum=0"])
 @pytest.mark.parametrize("model", MODELS)
 def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
     config = config_of(f"model={model}", *f"optimizer={optimizer}".split(), "size.d_model=32")
@@ -198,11 +199,22 @@ def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
         if isinstance(value, torch.Tensor) and name != "step"
     ]
     gradients = [parameter.grad for parameter in built.parameters() if parameter.grad is not None]
-    found = {part.name: part.amount for part in count.memory(config, count.total(count.parameters(config, 65)))}
+    found = {part.name: part.amount for part in count.memory(config, count.total(count.parameters(config, 65)), 65)}
     assert found == {
         "weights": sum(parameter.nbytes for parameter in built.parameters()),
         "gradients": sum(gradient.nbytes for gradient in gradients),
         "optimizer": sum(buffer.nbytes for buffer in buffers),
+    }
+
+
+def test_the_state_of_optimizers_by_shape_is_written_as_it_is_computed() -> None:
+    formulas = {}
+    for optimizer in ("muon", "adafactor"):
+        config = config_of("model=gpt2", f"optimizer={optimizer}")
+        formulas[optimizer] = count.memory(config, 1000, 65)[-1].formula
+    assert formulas == {
+        "muon": "8 N - 48 L C^2",
+        "adafactor": "4 N - 4 V C - 4 T C - 48 L C^2 + 4 V + 8 C + 4 T + 64 L C",
     }
 
 
@@ -272,7 +284,7 @@ def test_a_model_of_ones_own_has_no_formula() -> None:
     with pytest.raises(SettingsError, match=r"no formula for the model 'mine'"):
         count.parameters(config, 65)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="mine"))
-    assert [part.name for part in count.memory(config, 10)] == ["weights", "gradients"]
+    assert [part.name for part in count.memory(config, 10, 65)] == ["weights", "gradients"]
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -16,13 +16,14 @@ from nanolm.config import (
     InverseSqrtConfig,
     LinearConfig,
     OneCycleConfig,
+    PlateauConfig,
     ProductConfig,
     SchedulerConfig,
     StepConfig,
     TrapezoidConfig,
 )
 from nanolm.registry import SCHEDULERS
-from nanolm.training.schedules import factor
+from nanolm.training.schedules import Memory, after_evaluation, factor
 
 Schedulers = Callable[[torch.optim.Optimizer], Any]
 
@@ -148,6 +149,21 @@ def test_every_step_count_is_served() -> None:
                 [factor(3 * steps, steps, SCHEDULERS.schemas[name]())],
             ):
                 assert all(0 <= value <= 1 for value in found), (name, steps)
+
+
+def test_a_plateau_is_the_one_of_torch() -> None:
+    config = PlateauConfig(warmup_steps=0, gamma=0.3, patience=1, threshold=0.01, final_fraction=0.05)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=1, threshold=0.01, min_lr=0.05)
+    memory: Memory = {}
+    found = []
+    for loss in (3.0, 2.0, 1.99, 1.985, 1.9, 1.9, 1.9, 1.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7):
+        memory = after_evaluation(memory, loss, config)
+        scheduler.step(loss)
+        found.append(factor(5, 100, config, memory))
+        assert found[-1] == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert {round(value, 3) for value in found} == {1.0, 0.3, 0.09, 0.05}
+    assert after_evaluation({}, 1.0, ConstantConfig()) == {}
 
 
 def test_every_holds_a_value() -> None:
