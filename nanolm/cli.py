@@ -51,6 +51,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                       nanolm data show dataset=tiny_shakespeare tokenizer=char
   nanolm mask       a picture of who sees whom, layer by layer (show)
                       nanolm mask show mask=banded_causal mask.pattern=SSSL
+  nanolm schedule   lr over the steps, as a curve (show)
+                      nanolm schedule show scheduler=trapezoid trainer.max_steps=5000
   nanolm count      parameters by part, FLOPs a token, memory to train, by formula
                       nanolm count model=gpt2 size=gpt2 --vocab-size 50257
 
@@ -415,6 +417,27 @@ def mask(arguments: list[str]) -> int:
     return 0
 
 
+def schedule(arguments: list[str]) -> int:
+    """`nanolm schedule show`, with the settings of a `nanolm train` line."""
+    verbs = {"show": "Draws the learning rate of a `nanolm train` line over its steps."}
+    verb, rest = _second_word("schedule", verbs, arguments)
+    if verb is None:
+        return 0
+    parser = _line_parser(
+        prog=f"nanolm schedule {verb}",
+        description=verbs[verb],
+        epilog="for example: nanolm schedule show scheduler=cosine_restarts scheduler.period=200",
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the curve as PNG too: nanolm[plot]")
+    parser.add_argument("--json", action="store_true", help="one JSON object, with the lr of every step")
+    options = parser.parse_intermixed_args(rest)
+
+    from nanolm import schedule_verb
+
+    schedule_verb.show(options.overrides, options.config_dir, options.png, options.json)
+    return 0
+
+
 def count(arguments: list[str]) -> int:
     """`nanolm count`, with the settings of a `nanolm train` line."""
     parser = _line_parser(
@@ -479,5 +502,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "data": data,
     "mask": mask,
+    "schedule": schedule,
     "count": count,
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
 from nanolm.config_file import in_words, missing_values, to_config
@@ -163,7 +163,7 @@ def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
         and before.get(key) != wanted.get(key)
         and key != "resume"
     )
-    refused = [key for key in differing if not may_change(key)]
+    refused = [key for key in differing if not may_change(key, saved)]
     raise_all(
         [
             SettingsError(
@@ -351,6 +351,10 @@ def _known_keys(config: DictConfig) -> set[str]:
             child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
             if isinstance(child, DictConfig) and not child._is_none():
                 walk(child, f"{key}.")
+            elif isinstance(child, ListConfig) and not child._is_none():
+                for number, item in enumerate(child):
+                    if isinstance(item, DictConfig):
+                        walk(item, f"{key}.{number}.")
 
     walk(config, "")
     return keys
@@ -364,5 +368,6 @@ def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
         key = override.key_or_group
         if key == "experiment":
             continue
-        given |= {name for name in known if name == key or name.startswith(f"{key}.")}
+        # A part of a list (scheduler.parts.0.gamma) is given where the list is.
+        given |= {name for name in known if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")}
     return {key for key in given if not isinstance(OmegaConf.select(task, key, throw_on_missing=False), DictConfig)}

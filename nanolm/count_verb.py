@@ -89,7 +89,7 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
     n_parameters = count.total(parts)
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
     forward = None if flops is None else count.total(flops)
-    memory = count.memory(config, n_parameters)
+    memory = count.memory(config, n_parameters, vocab_size)
     activations = count.activation_memory(config, vocab_size) if by_formula else None
     held = {part.name: part.amount for part in memory}
     return {

@@ -43,7 +43,11 @@ def test_every_verb_explains_itself(verb: str, nanolm: Nanolm) -> None:
     assert f"nanolm {verb}" in done.stdout
     assert done.stderr == ""
     if verb == "train":
-        for part in ("optimizer:  adamw, sgd", "dataset:    huggingface, jsonl, python_docs", "max_steps: 1000"):
+        for part in (
+            "optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd",
+            "dataset:    huggingface, jsonl, python_docs",
+            "max_steps: 1000",
+        ):
             assert part in done.stdout
         assert "schema" not in done.stdout
 

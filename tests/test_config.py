@@ -30,6 +30,8 @@ NEEDED = {
     "dataset=huggingface": "dataset.path=x",
     "tokenizer=pretrained": "tokenizer.path=x",
     "mask=pattern": "mask.pattern=SL",
+    "scheduler=product": "scheduler.parts=[step,cosine_restarts]",
+    "scheduler=chain": "scheduler={parts:[step,cosine],boundaries:[500]}",
 }
 
 
@@ -186,7 +188,7 @@ def test_identity_ignores_only_what_cannot_change_the_numbers() -> None:
 
 def test_every_setting_that_may_change_exists() -> None:
     keys = set(flat(config_of("dataset=text", "dataset.path=x")))
-    assert {key for key in keys if may_change(key)} > {"logger.name", "trainer.max_steps", "dataset.path"}
+    assert {key for key in keys if may_change(key, config_of())} > {"logger.name", "trainer.max_steps", "dataset.path"}
 
 
 def test_sizes_are_the_ones_that_are_taught() -> None:
@@ -328,3 +330,77 @@ def test_a_mistyped_mask_of_a_pattern_has_a_neighbour() -> None:
     assert "did you mean banded?" in problem.mend
     (problem,) = check(config_of("mask.pattern=SSS"))
     assert problem.mend == "its length must divide the layers: 1, 2, 4"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("scheduler=product", "scheduler.parts=[step,{name:cosine,final_fraction:0.5}]"), []),
+        (("scheduler=product", "scheduler.parts=[]"), ["scheduler.parts is empty"]),
+        (
+            (
+                "scheduler=product",
+                "scheduler.parts=[stepp,{name:step,gama:2},{name:step,gamma:2},{gamma:1},[step],"
+                "{name:step,warmup_steps:3},{name:step,step_size:1.5,gamma:abc},product,{name:step,gamma:'0.5'}]",
+            ),
+            [
+                "no scheduler is called 'stepp'",
+                "there is no setting 'gama' in step",
+                "scheduler.parts[2].gamma is 2.0, and must be at most 1",
+                "scheduler.parts[3] is {'gamma': 1}",
+                "scheduler.parts[4] is ['step']",
+                "scheduler.parts[5].warmup_steps is set, and it belongs to the whole",
+                "scheduler.parts[6].step_size is 1.5, which is no int or None",
+                "scheduler.parts[6].gamma is 'abc', which is no float",
+                "product cannot be a part of another schedule",
+                "scheduler.parts[8].gamma is '0.5', which is no float",
+            ],
+        ),
+        (
+            ("scheduler=chain", "scheduler.parts=[step,cosine]", "scheduler.boundaries=[10,20]"),
+            [
+                "scheduler.boundaries has 2 steps for 2 parts",
+                "scheduler.boundaries [10, 20] leave a part without steps",
+            ],
+        ),
+        *(
+            (
+                ("scheduler=chain", "scheduler.parts=[step,cosine,linear]", f"scheduler.boundaries=[{boundaries}]"),
+                [f"scheduler.boundaries [{boundaries.replace(',', ', ')}] leave a part without steps"],
+            )
+            for boundaries in ("200,100", "200,200", "50,100", "200,1000")
+        ),
+        (
+            ("scheduler=chain", "scheduler.parts=[step,cosine]", "scheduler.boundaries=[51]"),
+            [],
+        ),
+        (
+            ("scheduler=product", "scheduler.parts=[nothing]", "trainer.device=gpu", "scheduler.warmup_steps=1000"),
+            [
+                "scheduler.warmup_steps 1000 leaves nothing of trainer.max_steps 1000",
+                "no scheduler is called 'nothing'",
+                "trainer.device is 'gpu'",
+            ],
+        ),
+    ],
+)
+def test_schedules_that_do_not_fit_are_refused(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert found(*overrides) == expected
+
+
+def test_clipping_by_norm_and_by_value_at_once_is_refused() -> None:
+    assert found("trainer.clip_value=0.5") == ["trainer.clip_norm 1.0 and trainer.clip_value 0.5 are both set"]
+    assert found("trainer.clip_value=0.5", "trainer.clip_norm=null") == []
+    assert found("trainer.clip_norm=null") == []
+
+
+def test_a_plateau_goes_by_evaluations() -> None:
+    plateau = config_of("scheduler=plateau")
+    assert not may_change("trainer.eval_every", plateau)
+    assert identity(plateau) != identity(config_of("scheduler=plateau", "trainer.eval_every=3"))
+
+
+def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
+    stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
+    assert "did you mean step?" in stepp.mend
+    assert "did you mean gamma?" in gama.mend

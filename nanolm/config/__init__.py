@@ -25,6 +25,7 @@ from nanolm.config.fields import (
     bounded,
     in_context,
     leaves,
+    outside_bounds,
 )
 from nanolm.config.logger import (
     LoggerConfig,
@@ -61,8 +62,15 @@ from nanolm.config.model import (
     TransformerConfig,
 )
 from nanolm.config.optimizer import (
+    DECAYED_GROUPS,
+    AdafactorConfig,
+    AdamConfig,
     AdamWConfig,
+    LionConfig,
+    LrMultipliers,
+    MuonConfig,
     OptimizerConfig,
+    ScheduleFreeConfig,
     SGDConfig,
 )
 from nanolm.config.run import (
@@ -78,9 +86,22 @@ from nanolm.config.run import (
     reads_documents,
 )
 from nanolm.config.scheduler import (
+    ChainConfig,
     ConstantConfig,
     CosineConfig,
+    CosineRestartsConfig,
+    ExponentialConfig,
+    InverseSqrtConfig,
+    LinearConfig,
+    OneCycleConfig,
+    PartsConfig,
+    PlateauConfig,
+    ProductConfig,
     SchedulerConfig,
+    StepConfig,
+    TrapezoidConfig,
+    schedule_parts,
+    warmup_of,
 )
 from nanolm.config.size import (
     SizeConfig,

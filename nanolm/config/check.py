@@ -7,8 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from nanolm.config.check_scheduler import check_scheduler
 from nanolm.config.dataset import SplitBy
-from nanolm.config.fields import BOUNDS, leaves
+from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
 from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
@@ -19,14 +20,7 @@ from nanolm.registry import MASKS
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
-    problems: list[NanolmError] = []
-    for key, field, value in leaves(config):
-        if value is None or isinstance(value, str):
-            continue
-        for bound, limit in field.metadata.get("bounds", {}).items():
-            holds, words = BOUNDS[bound]
-            if not holds(value, limit):
-                problems.append(SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key))
+    problems: list[NanolmError] = list(outside_bounds(config))
     if problems:
         return problems
     for check_across in CHECKS:
@@ -244,13 +238,13 @@ def _check_batch(config: Config) -> Iterator[NanolmError]:
         )
 
 
-def _check_warmup(config: Config) -> Iterator[NanolmError]:
-    warmup, steps = config.scheduler.warmup_steps, config.trainer.max_steps
-    if warmup is not None and warmup >= steps:
+def _check_clipping(config: Config) -> Iterator[NanolmError]:
+    trainer = config.trainer
+    if trainer.clip_norm is not None and trainer.clip_value is not None:
         yield SettingsError(
-            f"scheduler.warmup_steps {warmup} leaves nothing of trainer.max_steps {steps}",
-            where="scheduler.warmup_steps, trainer.max_steps",
-            mend="a tenth of max_steps or less is usual; null takes a twentieth",
+            f"trainer.clip_norm {trainer.clip_norm} and trainer.clip_value {trainer.clip_value} are both set",
+            where="trainer.clip_norm, trainer.clip_value",
+            mend="clip by one of them: trainer.clip_norm=null clips by value",
         )
 
 
@@ -278,6 +272,7 @@ CHECKS = (
     _check_masks,
     _check_attention_path,
     _check_batch,
-    _check_warmup,
+    _check_clipping,
+    check_scheduler,
     _check_device,
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from nanolm.errors import NanolmError, SettingsError
 from nanolm.registry import Registry
 
 BOUNDS = {
@@ -28,6 +29,17 @@ def bounded(default: Any = MISSING, **bounds: float) -> Any:
 def in_context(default: int) -> Any:
     """A count of positions, of a mask: from 1 to size.context_length."""
     return dataclasses.field(default=default, metadata={"bounds": {"ge": 1}, "in_context": True})
+
+
+def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
+    """Every number that is not in its range."""
+    for key, field, value in leaves(config, prefix):
+        if value is None or isinstance(value, str):
+            continue
+        for bound, limit in field.metadata.get("bounds", {}).items():
+            holds, words = BOUNDS[bound]
+            if not holds(value, limit):
+                yield SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key)
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:

@@ -15,7 +15,7 @@ from nanolm.config.logger import LoggerConfig
 from nanolm.config.mask import MaskConfig, pattern_names, pattern_part
 from nanolm.config.model import ModelConfig, TransformerConfig
 from nanolm.config.optimizer import OptimizerConfig
-from nanolm.config.scheduler import SchedulerConfig
+from nanolm.config.scheduler import PlateauConfig, SchedulerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
@@ -74,8 +74,10 @@ MAY_CHANGE = {
 }
 
 
-def may_change(key: str) -> bool:
-    """Whether a resumed run may have another value for this setting than the run it continues."""
+def may_change(key: str, config: Config) -> bool:
+    """Whether a run with these settings may go on with another value for this one."""
+    if key == "trainer.eval_every" and isinstance(config.scheduler, PlateauConfig):
+        return False
     return key in MAY_CHANGE or key.split(".")[0] == "logger"
 
 
@@ -86,7 +88,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> str:
     """A hash of all that decides a run's numbers: two runs with the same one are the same experiment."""
-    decisive = {key: value for key, value in flat(config).items() if not may_change(key)}
+    decisive = {key: value for key, value in flat(config).items() if not may_change(key, config)}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -63,8 +63,9 @@ class TrainerConfig:
     batch_size: int = bounded(16, ge=1)
     accumulate: int = bounded(1, ge=1)
     batches: Batches = Batches.windows
-    # Gradients are scaled down to this norm; null: never.
+    # Gradients are scaled down to this norm, or each number of them is cut to this size; null: never.
     clip_norm: float | None = bounded(1.0, gt=0)
+    clip_value: float | None = bounded(None, gt=0)
     precision: Precision = Precision.auto
     # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N
     device: str = "auto"

@@ -30,8 +30,9 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
         self.dropout = config.dropout_of(config.attention_dropout)
         bias = config.has_attention_bias
-        # Rows of the one matrix that makes queries, keys and values.
         self.parts = [size.n_heads * width for width in (size.key_width, size.key_width, size.value_width)]
+        # Rows of the matrices that are one linear layer, for what takes matrix by matrix.
+        self.row_counts = {"query_key_value": tuple(self.parts)}
         self.query_key_value = nn.Linear(size.d_model, sum(self.parts), bias=bias)
         self.projection = nn.Linear(self.parts[-1], size.d_model, bias=bias) if config.output_projection else None
 

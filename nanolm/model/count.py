@@ -11,14 +11,19 @@ import dataclasses
 import math
 
 from nanolm.config import (
+    AdafactorConfig,
+    AdamConfig,
     AdamWConfig,
     AttentionKind,
     BigramConfig,
     Config,
     FeedForwardKind,
+    LionConfig,
+    MuonConfig,
     Norm,
     Positions,
     Precision,
+    ScheduleFreeConfig,
     SGDConfig,
     TransformerConfig,
 )
@@ -27,8 +32,14 @@ from nanolm.errors import SettingsError
 # How often each product of sizes counts: {"C^2": 4, "C": 4} is 4 C^2 + 4 C.
 Terms = dict[str, int]
 
+# Rows and columns of a matrix: ({"C": 3}, {"C": 1}) is 3 C x C.
+Matrix = tuple[Terms, Terms]
+
 # Models built in, whose parts are known; one registered by a plugin has another name.
 COUNTED = {schema.name: schema for schema in (BigramConfig, TransformerConfig)}
+
+# Numbers that an optimizer keeps for each parameter.
+COPIES = {AdamConfig.name: 2, AdamWConfig.name: 2, LionConfig.name: 1, ScheduleFreeConfig.name: 2}
 
 FP32_BYTES = 4
 AUTOCAST_BYTES = 2
@@ -107,19 +118,22 @@ def training_flops(forward: int) -> int:
     return 3 * forward
 
 
-def memory(config: Config, n_parameters: int) -> list[Part]:
+def memory(config: Config, n_parameters: int, vocab_size: int) -> list[Part]:
     """Bytes that training holds from one update to the next, and its gradients, all in fp32 under autocast too.
 
-    AdamW has two moments a parameter, SGD one where it has momentum. Not counted: a few bytes a tensor for AdamW's
-    number of updates, buffers such as rotary angles, and autocast's copies of the matrices.
+    Not counted: a few bytes a tensor for the optimizer's number of updates, buffers such as rotary angles, autocast's
+    copies of the matrices, and the weights that schedule_free puts aside while it is evaluated.
 
     Returns:
-        Weights, gradients and, where the optimizer is built in, its state.
+        Weights, gradients and, where it is known, the optimizer's state.
     """
-    sizes = {"N": n_parameters}
+    sizes = {**_sizes(config, vocab_size), "N": n_parameters}
     parts = [_part(name, sizes, outside={"N": FP32_BYTES}) for name in ("weights", "gradients")]
-    copies = _optimizer_copies(config)
-    return parts if copies is None else [*parts, _part("optimizer", sizes, outside={"N": copies * FP32_BYTES})]
+    state = _optimizer_state(config)
+    if state is None:
+        return parts
+    in_bytes = {product: factor * FP32_BYTES for product, factor in state.items()}
+    return [*parts, _part("optimizer", sizes, outside=in_bytes)]
 
 
 def activation_memory(config: Config, vocab_size: int) -> Part:
@@ -210,20 +224,75 @@ def _kept_a_token(settings: TransformerConfig) -> Terms:
     return kept
 
 
+def _times(terms: Terms, number: int) -> Terms:
+    return {product: number * factor for product, factor in terms.items()}
+
+
 def _twice(terms: Terms) -> Terms:
     """A multiplication and an addition for each weight."""
-    return {product: 2 * factor for product, factor in terms.items()}
+    return _times(terms, 2)
 
 
-def _optimizer_copies(config: Config) -> int | None:
-    """Numbers that the optimizer keeps for each parameter; None where it is a plugin's."""
+def _optimizer_state(config: Config) -> Terms | None:
+    """Numbers that the optimizer keeps; None where it or, if shapes matter to it, the model is a plugin's."""
     optimizer = config.optimizer
-    if optimizer.name == AdamWConfig.name:
-        return 2
+    if optimizer.name in COPIES:
+        return {"N": COPIES[optimizer.name]}
     if optimizer.name == SGDConfig.name:
         assert isinstance(optimizer, SGDConfig)
-        return int(optimizer.momentum > 0)
-    return None
+        return {"N": int(optimizer.momentum > 0)}
+    if optimizer.name not in (MuonConfig.name, AdafactorConfig.name) or not has_formula(config):
+        return None
+    settings = _known(config)
+    if optimizer.name == MuonConfig.name:
+        # Two moments, and of hidden matrices a momentum alone.
+        hidden = [_of_layers(_area(*matrix)) for matrix in _layer_matrices(settings)]
+        return _sum({"N": 2}, *(_times(area, -1) for area in hidden))
+    # A number for each row and column of a matrix, and for each number of all else.
+    matrices = _layer_matrices(settings)
+    areas = [_of_layers(_area(*matrix)) for matrix in matrices] + [_area(*matrix) for matrix in _tables(settings)]
+    sides = [_of_layers(side) for matrix in matrices for side in matrix]
+    sides += [side for matrix in _tables(settings) for side in matrix]
+    return _sum({"N": 1}, *(_times(area, -1) for area in areas), *sides)
+
+
+def _layer_matrices(settings: BigramConfig | TransformerConfig) -> list[Matrix]:
+    """The matrices of one layer, as they are stored."""
+    if not isinstance(settings, TransformerConfig):
+        return []
+    is_uniform, n_in = settings.attention is AttentionKind.uniform, 1 + settings.has_gate
+    matrices: list[Matrix] = [] if is_uniform else [({"n k": 2, "n v": 1}, {"C": 1})]
+    if settings.output_projection:
+        matrices.append(({"C": 1}, {"C": 1} if is_uniform else {"n v": 1}))
+    matrices += {
+        FeedForwardKind.none: [],
+        FeedForwardKind.one_layer: [({"C": n_in}, {"C": 1})],
+        FeedForwardKind.two_layers: [({"h": n_in}, {"C": 1}), ({"C": 1}, {"h": 1})],
+    }[settings.feed_forward]
+    return matrices
+
+
+def _tables(settings: BigramConfig | TransformerConfig) -> list[Matrix]:
+    """The matrices outside the layers."""
+    if not isinstance(settings, TransformerConfig):
+        return [({"V": 1}, {"V": 1})]
+    tables = (1 + (not settings.tied_head)) * [({"V": 1}, {"C": 1})]
+    return [*tables, ({"T": 1}, {"C": 1})] if settings.positions is Positions.learned else tables
+
+
+def _area(rows: Terms, columns: Terms) -> Terms:
+    return _sum(*({f"{row} {column}": a * b} for row, a in rows.items() for column, b in columns.items()))
+
+
+def _of_layers(terms: Terms) -> Terms:
+    return {f"L {product}": factor for product, factor in terms.items()}
+
+
+def _sum(*terms: Terms) -> Terms:
+    added: Terms = {}
+    for product, factor in (pair for some in terms for pair in some.items()):
+        added[product] = added.get(product, 0) + factor
+    return added
 
 
 def _sizes(config: Config, vocab_size: int) -> dict[str, int]:
@@ -274,7 +343,10 @@ def _part(name: str, sizes: dict[str, int], *, layer: Terms | None = None, outsi
 
 
 def _in_words(terms: Terms) -> str:
-    return " + ".join(product if factor == 1 else f"{factor} {product}" for product, factor in terms.items())
+    words = ""
+    for product, factor in terms.items():
+        words += (" - " if factor < 0 else " + ") + (product if abs(factor) == 1 else f"{abs(factor)} {product}")
+    return words.removeprefix(" + ")
 
 
 def _value(terms: Terms, sizes: dict[str, int]) -> int:

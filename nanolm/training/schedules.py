@@ -1,32 +1,177 @@
-"""Learning rate as a plain function of the step: a factor on optimizer.lr."""
+"""Learning rate as a plain function of the step: a factor on optimizer.lr.
+
+Each schedule takes its own step, counted from 0 behind the warmup, and how many steps it has. A plateau goes by
+validation losses as well, and what it remembers of them is part of the state of a run.
+"""
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import math
 
-from nanolm.config import ConstantConfig, CosineConfig, SchedulerConfig
+from nanolm.config import (
+    ChainConfig,
+    ConstantConfig,
+    CosineConfig,
+    CosineRestartsConfig,
+    ExponentialConfig,
+    InverseSqrtConfig,
+    LinearConfig,
+    OneCycleConfig,
+    PlateauConfig,
+    ProductConfig,
+    SchedulerConfig,
+    StepConfig,
+    TrapezoidConfig,
+    schedule_parts,
+    warmup_of,
+)
 from nanolm.registry import SCHEDULERS
 
+Memory = dict[str, float]
 
-def factor(step: int, max_steps: int, config: SchedulerConfig) -> float:
+# Of a plateau: the lowest validation loss, evaluations since it last fell, and the factor on lr.
+PLATEAU_AT_FIRST: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
+
+
+def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | None = None) -> float:
     """The factor on lr for the update number `step`, counted from 0: warmup first, then the schedule that is named.
 
-    The schedule sees the steps after warmup as 0 .. max_steps - warmup.
+    The schedule sees the steps after warmup as 0 .. max_steps - warmup, of which config.every are the same to it, and
+    its warmup_steps as a number.
+
+    Args:
+        memory: what `after_evaluation` gave last, of a run that was evaluated.
     """
-    warmup = max_steps // 20 if config.warmup_steps is None else config.warmup_steps
+    warmup = warmup_of(config, max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return SCHEDULERS[config.name](step - warmup, max_steps - warmup, config)
+    own_step = (step - warmup) // config.every * config.every
+    own = SCHEDULERS[config.name](own_step, max_steps - warmup, dataclasses.replace(config, warmup_steps=warmup))
+    return own * (memory or {}).get("reduction", 1.0)
+
+
+def after_evaluation(memory: Memory, val_loss: float, config: SchedulerConfig) -> Memory:
+    """What is remembered after one more exact validation loss, in nats; only a plateau remembers anything."""
+    if not isinstance(config, PlateauConfig):
+        return memory
+    lowest, stalled, reduction = (memory.get(key, start) for key, start in PLATEAU_AT_FIRST.items())
+    if val_loss < lowest * (1 - config.threshold):
+        lowest, stalled = val_loss, 0
+    else:
+        stalled += 1
+    if stalled > config.patience:
+        reduction, stalled = max(reduction * config.gamma, config.final_fraction), 0
+    return {"lowest": lowest, "stalled": stalled, "reduction": reduction}
 
 
 @SCHEDULERS.register("constant")
 def constant(step: int, max_steps: int, config: ConstantConfig) -> float:
-    """1."""
-    return 1.0
+    """The same at every step."""
+    return config.fraction
+
+
+@SCHEDULERS.register("linear")
+def linear(step: int, max_steps: int, config: LinearConfig) -> float:
+    """A line from 1 to final_fraction."""
+    return _line(step / max_steps, 1.0, config.final_fraction)
 
 
 @SCHEDULERS.register("cosine")
 def cosine(step: int, max_steps: int, config: CosineConfig) -> float:
     """Half a cosine from 1 to final_fraction (Loshchilov and Hutter 2017, SGDR, without restarts)."""
-    progress = min(step / max_steps, 1.0)
-    return config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+    return _half_cosine(step / max_steps, 1.0, config.final_fraction)
+
+
+@SCHEDULERS.register("cosine_restarts")
+def cosine_restarts(step: int, max_steps: int, config: CosineRestartsConfig) -> float:
+    """Half cosines from 1 to final_fraction (Loshchilov and Hutter 2017, SGDR, equation 5)."""
+    period = max(max_steps // 4, 1) if config.period is None else config.period
+    if config.period_multiplier == 1:
+        step %= period
+    while step >= period:
+        step -= period
+        period *= config.period_multiplier
+    return _half_cosine(step / period, 1.0, config.final_fraction)
+
+
+@SCHEDULERS.register("step")
+def step_by_step(step: int, max_steps: int, config: StepConfig) -> float:
+    """gamma once more every step_size steps."""
+    step_size = max(max_steps // 3, 1) if config.step_size is None else config.step_size
+    return config.gamma ** (step // step_size)
+
+
+@SCHEDULERS.register("exponential")
+def exponential(step: int, max_steps: int, config: ExponentialConfig) -> float:
+    """A line from 1 to final_fraction in the logarithm."""
+    return config.final_fraction ** min(step / max_steps, 1.0)
+
+
+@SCHEDULERS.register("inverse_sqrt")
+def inverse_sqrt(step: int, max_steps: int, config: InverseSqrtConfig) -> float:
+    """min(n / w, sqrt(w / n)) for the n-th update (Vaswani et al. 2017, section 5.3), scaled to 1 at its peak w.
+
+    The peak is the update after the warmup.
+    """
+    assert config.warmup_steps is not None
+    peak = config.warmup_steps + 1
+    return math.sqrt(peak / (step + peak))
+
+
+@SCHEDULERS.register("trapezoid")
+def trapezoid(step: int, max_steps: int, config: TrapezoidConfig) -> float:
+    """1, and over the last decay_fraction of the steps a line to final_fraction (Hu et al. 2024, MiniCPM, 4.2)."""
+    decay_steps = config.decay_fraction * max_steps
+    if step <= max_steps - decay_steps:
+        return 1.0
+    return _line((step - max_steps + decay_steps) / decay_steps, 1.0, config.final_fraction)
+
+
+@SCHEDULERS.register("one_cycle")
+def one_cycle(step: int, max_steps: int, config: OneCycleConfig) -> float:
+    """Half a cosine up and a longer one down (Smith and Topin 2018, in cosines; the last step has final_fraction)."""
+    last = max_steps - 1
+    peak = min(max(config.rise_fraction * max_steps - 1, 0.0), last)
+    if step < peak:
+        return _half_cosine(step / peak, config.initial_fraction, 1.0)
+    return _half_cosine((step - peak) / max(last - peak, 1), 1.0, config.final_fraction)
+
+
+@SCHEDULERS.register("plateau")
+def plateau(step: int, max_steps: int, config: PlateauConfig) -> float:
+    """1: it is what it remembers of evaluations that brings lr down."""
+    return 1.0
+
+
+@SCHEDULERS.register("product")
+def product(step: int, max_steps: int, config: ProductConfig) -> float:
+    """The product of the parts, each by its own formula.
+
+    torch's schedulers that share an optimizer do not all multiply: CosineAnnealingWarmRestarts sets lr by its formula
+    and forgets what StepLR made of it, so that the two chained give the restarts alone, or one gamma beside them. Here
+    it is the plain product.
+    """
+    return math.prod(SCHEDULERS[part.name](step, max_steps, part) for part in schedule_parts(config))
+
+
+@SCHEDULERS.register("chain")
+def chain(step: int, max_steps: int, config: ChainConfig) -> float:
+    """The part whose stretch the step lies in, at its own step and of its own length."""
+    assert config.warmup_steps is not None
+    starts = [0, *(boundary - config.warmup_steps for boundary in config.boundaries)]
+    number = bisect.bisect_right(starts, step) - 1
+    end = starts[number + 1] if number + 1 < len(starts) else max_steps
+    part = schedule_parts(config)[number]
+    return SCHEDULERS[part.name](step - starts[number], end - starts[number], part)
+
+
+def _line(progress: float, start: float, end: float) -> float:
+    """From start to end as progress goes from 0 to 1, and end from there on."""
+    return start + (end - start) * min(progress, 1.0)
+
+
+def _half_cosine(progress: float, start: float, end: float) -> float:
+    """From start to end as progress goes from 0 to 1, level at both, and end from there on."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -23,6 +23,7 @@ class TrainState:
         tokens: tokens trained on.
         seconds: wall time, evaluations and earlier sessions included.
         best_val_loss: the lowest exact validation loss so far, and `best_step` its step.
+        plateau: what scheduler=plateau remembers of the evaluations.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
         entries: of a counted model's table.
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
@@ -38,6 +39,7 @@ class TrainState:
     best_val_loss: float = math.inf
     best_step: int = 0
     val_loss: float = math.inf
+    plateau: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_sum: float = 0.0
     loss_steps: int = 0
     entries: int = 0

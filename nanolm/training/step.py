@@ -27,6 +27,7 @@ def update(
     parts: Iterable[tuple[torch.Tensor, ...]],
     number_format: NumberFormat,
     clip_norm: float | None,
+    clip_value: float | None = None,
 ) -> tuple[float, float]:
     """Gathers the gradient over the parts of a batch, clips it, and moves the weights.
 
@@ -37,6 +38,7 @@ def update(
         parts: (inputs_BxT, targets_BxT), or (inputs_BxT, targets_BxT, documents_BxT) for a model that reads which
             document each input is of; each counts by the targets that are scored in it.
         clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
+        clip_value: each number of the gradient is cut to between this and its negative; None leaves it.
 
     Returns:
         The mean loss in nats over all targets that are scored, and the norm of the gradient before clipping.
@@ -59,8 +61,8 @@ def update(
         scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients).item()
-    if math.isfinite(norm) and clip_norm is not None and norm > clip_norm:
-        torch._foreach_mul_(gradients, clip_norm / norm)
+    if math.isfinite(norm):
+        _clip(gradients, norm, clip_norm, clip_value)
     if scaler is not None:
         if math.isfinite(total):
             scaler.step(optimizer)
@@ -68,3 +70,11 @@ def update(
     elif math.isfinite(total) and math.isfinite(norm):
         optimizer.step()
     return total, norm
+
+
+def _clip(gradients: list[torch.Tensor], norm: float, clip_norm: float | None, clip_value: float | None) -> None:
+    if clip_norm is not None and norm > clip_norm:
+        torch._foreach_mul_(gradients, clip_norm / norm)
+    if clip_value is not None:
+        torch._foreach_clamp_max_(gradients, clip_value)
+        torch._foreach_clamp_min_(gradients, -clip_value)

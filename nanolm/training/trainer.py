@@ -35,6 +35,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
 from nanolm.runs.loggers import open_logger
 from nanolm.training import checkpoint, optimizers, rng, schedules
+from nanolm.training.optimizers import weights_that_count
 from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.state import TrainState
 from nanolm.training.step import Forward, update
@@ -203,10 +204,12 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
     log.start_bar(settings.max_steps, state.step)
     pace = Pace()
     while state.step < settings.max_steps and not is_stopping:
-        lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler)
+        lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
         _set_lr(optimizer, lr_factor)
         parts, n_scored = _parts(setup, state.step)
-        loss, grad_norm = update(setup.forward, optimizer, parts, state.number_format, settings.clip_norm)
+        loss, grad_norm = update(
+            setup.forward, optimizer, parts, state.number_format, settings.clip_norm, settings.clip_value
+        )
         if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
             raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
 
@@ -235,12 +238,12 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
             state.loss_sum, state.loss_steps = 0.0, 0
 
         if state.step % settings.eval_every == 0 or is_last:
-            with pace.paused():
+            with pace.paused(), weights_that_count(optimizer):
                 is_better, text = _evaluate(setup, began)
 
         is_stopping = stop.signal is not None
         if state.step % settings.save_every == 0 or is_last or is_better or is_stopping:
-            with pace.paused():
+            with pace.paused(), weights_that_count(optimizer):
                 state.seconds = time.perf_counter() - began
                 _save(setup)
             is_better = False
@@ -334,6 +337,7 @@ def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
     state.val_loss = _exact_loss(setup, "val")
     if not math.isfinite(state.val_loss):
         raise _diverged(setup, state.val_loss, math.nan, math.nan)
+    state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
     is_best = state.val_loss < state.best_val_loss
     if is_best:
         state.best_val_loss, state.best_step = state.val_loss, state.step
@@ -484,6 +488,8 @@ def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes
         say(attention)
     if not summary["lossless"]:
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
+    if setup.state.optimizer is not None and (groups := optimizers.in_words(config.optimizer, setup.state.optimizer)):
+        say(groups)
     for leak in masks.leaks(config):
         say(leak)
     if reads_documents(config) and setup.streams["train"].n_documents == 1:

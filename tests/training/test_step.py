@@ -51,6 +51,18 @@ def test_clipping_scales_the_gradient_to_the_norm() -> None:
     assert (model.weight.detach() - before).norm().item() == pytest.approx(norm, rel=1e-4)
 
 
+def test_clipping_cuts_the_gradient_to_the_value() -> None:
+    model, optimizer = table()
+    before = model.weight.detach().clone()
+    _, unclipped = update(model, optimizer, [batch()], FP32, None)
+    gradient = before - model.weight.detach()
+    model, optimizer = table()
+    _, norm = update(model, optimizer, [batch()], FP32, None, 0.01)
+    assert norm == unclipped
+    assert gradient.abs().max() > 0.01
+    torch.testing.assert_close(before - model.weight.detach(), gradient.clamp(-0.01, 0.01))
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_leaves_the_weights_alone(where: str, value: float) -> None:

@@ -1,0 +1,32 @@
+"""What optimizers written here share: lists of tensors that are updated together."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+
+
+def moving(group: dict[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The parameters of a group that have a gradient, and their gradients."""
+    parameters: list[torch.Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
+    return parameters, [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def buffers(
+    state: MutableMapping[torch.Tensor, dict[str, torch.Tensor]], parameters: list[torch.Tensor], name: str
+) -> list[torch.Tensor]:
+    """The tensor of that name which an optimizer keeps for each parameter; it begins at zero."""
+    for parameter in parameters:
+        if name not in state[parameter]:
+            state[parameter][name] = torch.zeros_like(parameter)
+    return [state[parameter][name] for parameter in parameters]
+
+
+def divisors(second_moments: list[torch.Tensor], beta2: float, updates: int, eps: float) -> list[torch.Tensor]:
+    """What Adam divides by: the roots of second moments, freed of their beginning at zero, and eps."""
+    roots = list(torch._foreach_sqrt(second_moments))
+    torch._foreach_div_(roots, (1 - beta2**updates) ** 0.5)
+    torch._foreach_add_(roots, eps)
+    return roots

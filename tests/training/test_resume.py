@@ -1,0 +1,109 @@
+"""Stopped, saved and loaded equals never stopped: every optimizer and every schedule, with all that they remember."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanolm.compose import config_folder
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint
+from nanolm.training.trainer import train
+from tests.training.test_trainer import final_state, rows, same, settings, stopped_at
+
+OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
+SCHEDULERS = sorted(path.stem for path in config_folder().glob("scheduler/*.yaml"))
+
+# What a schedule has no default for; and a plateau that sees one in 16 steps.
+NEEDED = {
+    "product": ["scheduler.parts=[{name:step,step_size:5},{name:cosine_restarts,period:6}]"],
+    "chain": ["scheduler.parts=[cosine,{name:constant,fraction:0.5}]", "scheduler.boundaries=[9]"],
+    "plateau": ["scheduler.patience=0", "scheduler.threshold=0.9"],
+}
+STEPS = 16
+COMMON = (
+    f"trainer.max_steps={STEPS}",
+    "trainer.eval_every=3",
+    "trainer.save_every=5",
+    "trainer.log_every=1",
+    "trainer.accumulate=2",
+    "model.dropout=0.3",
+    "size.n_layers=1",
+)
+
+
+def whole_and_parted(text: Path, folder: Path, *overrides: str) -> bool:
+    """Whether a run in one go and a run that was stopped in its middle end alike, to the bit, in all they hold."""
+    config = settings(text, *COMMON, *overrides)
+    whole, parted = RunDirectory(folder / "whole"), RunDirectory(folder / "parted")
+    for run in (whole, parted):
+        run.path.mkdir()
+    train(config, whole)
+    with stopped_at(STEPS // 2):
+        train(config, parted)
+    assert parted.read_summary()["step"] == STEPS // 2
+    train(config, parted)
+    assert final_state(whole)[1]["numbers"]["step"] == STEPS
+    return rows(parted) == rows(whole) and same(final_state(parted), final_state(whole))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_on_as_if_it_had_never_stopped(optimizer: str, small_text: Path, tmp_path: Path) -> None:
+    assert whole_and_parted(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small_text: Path, tmp_path: Path) -> None:
+    overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]
+    assert whole_and_parted(small_text, tmp_path, "optimizer=sgd", *overrides)
+    lrs = {row["lr"] for row in rows(RunDirectory(tmp_path / "whole")) if row["split"] == "train"}
+    assert len(lrs) > 1 or scheduler == "constant"
+
+
+@pytest.mark.parametrize(
+    ("part", "overrides"),
+    [
+        ("plateau", ["optimizer=sgd", "scheduler=plateau", *NEEDED["plateau"]]),
+        ("momentum", ["optimizer=muon"]),
+        ("updates", ["optimizer=muon"]),
+        ("z", ["optimizer=schedule_free"]),
+        ("y", ["optimizer=schedule_free"]),
+        ("weight_sum", ["optimizer=schedule_free"]),
+    ],
+)
+def test_the_equality_would_notice_a_missing_part(
+    part: str, overrides: list[str], small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = checkpoint.Checkpoint.load_state
+
+    def forgetful(self: checkpoint.Checkpoint) -> Any:
+        tree = load(self)
+        if self.step == STEPS:
+            return tree
+        if part == "plateau":
+            assert tree["numbers"]["plateau"]["reduction"] < 1
+            tree["numbers"]["plateau"] = {}
+        for group in tree["optimizer"]["param_groups"]:
+            if part in group:
+                group[part] = 0
+        for buffers in tree["optimizer"]["state"].values():
+            if part == "y":
+                del buffers["y"]
+            elif part in buffers:
+                buffers[part] = torch.zeros_like(buffers[part])
+        return tree
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
+    assert not whole_and_parted(small_text, tmp_path, *overrides)
+
+
+def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_text: Path, tmp_path: Path) -> None:
+    found = []
+    for every in (1, 7):
+        run = RunDirectory(tmp_path / f"every{every}")
+        run.path.mkdir()
+        config = settings(small_text, "optimizer=schedule_free", "trainer.max_steps=14", f"trainer.eval_every={every}")
+        train(config, run)
+        found.append((final_state(run)[0], [row for row in rows(run) if row["split"] == "train"]))
+    assert same(*found)
