@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
 from nanolm.config_file import in_words, missing_values, to_config
@@ -303,6 +303,8 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     for override in values:
         key = override.key_or_group
         in_hydra = key.split(".")[0] == "hydra"
+        if re.search(r"\.\d+(\.|$)", key):
+            continue  # a part of a list that another word gives: alone it means nothing
         if not in_hydra and key not in known:
             held = [name for name in (*known, *groups) if name]
             problems.append(
@@ -351,10 +353,6 @@ def _known_keys(config: DictConfig) -> set[str]:
             child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
             if isinstance(child, DictConfig) and not child._is_none():
                 walk(child, f"{key}.")
-            elif isinstance(child, ListConfig) and not child._is_none():
-                for number, item in enumerate(child):
-                    if isinstance(item, DictConfig):
-                        walk(item, f"{key}.{number}.")
 
     walk(config, "")
     return keys

@@ -155,6 +155,32 @@ def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
         assert part in str(caught.value)
 
 
+def test_going_on_with_other_parts_of_a_setting_is_refused() -> None:
+    saved = config_of("scheduler=plateau", "optimizer.lr_multipliers.head=0.5")
+    for override in (
+        "trainer.eval_every=3",
+        "optimizer.lr_multipliers.head=0.7",
+        "optimizer.lr_multipliers={head:0.7}",
+    ):
+        with pytest.raises(SettingsError, match="the run was made with"):
+            continue_run(saved, compose_line(["resume=x", override]))
+    parts = ["scheduler=product", "scheduler.parts=[{name:step,gamma:0.5}]"]
+    line = compose_line(["resume=x", *parts, "scheduler.parts.0.gamma=0.25"])
+    assert "scheduler.parts" in line.given
+    with pytest.raises(SettingsError, match=r"the run was made with scheduler\.parts"):
+        continue_run(config_of(*parts), line)
+
+
+def test_a_part_of_a_list_is_a_setting() -> None:
+    parts = ["scheduler=product", "scheduler.parts=[{name:step,gamma:0.5},cosine]"]
+    config = config_of(*parts, "scheduler.parts.0.gamma=0.25")
+    assert flat(config)["scheduler.parts"] == [{"name": "step", "gamma": 0.25}, "cosine"]
+    text = problems(*parts, "scheduler.parts.0.gamma=0.25", "trainer.max_step=3")
+    assert "trainer.max_step" in text
+    assert "gamma" not in text
+    assert "scheduler.parts" in problems(*parts, "scheduler.parts.9.gamma=0.25")
+
+
 @pytest.mark.parametrize(
     "value", ["plain", "with space", "it's", 'a "quote"', "back\\slash", "k=v,w", "${x}"[:1] + "x"]
 )

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
+from nanolm.evaluate import evaluate
+from nanolm.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint
 from nanolm.training.trainer import train
@@ -96,6 +98,16 @@ def test_the_equality_would_notice_a_missing_part(
 
     monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
     assert not whole_and_parted(small_text, tmp_path, *overrides)
+
+
+def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_text: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    train(settings(small_text, "optimizer=schedule_free", "trainer.max_steps=20"), run)
+    scored = run.read_summary()["best_val_loss"]
+    assert evaluate(load_run(str(tmp_path), "last", "cpu"))["loss"] == pytest.approx(scored, rel=1e-6)
+    weights, state = final_state(run)
+    y = state["optimizer"]["state"][0]["y"]
+    assert not any(tensor.shape == y.shape and torch.equal(tensor, y) for tensor in weights.values())
 
 
 def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_text: Path, tmp_path: Path) -> None:
