@@ -10,13 +10,16 @@ from nanolm.config import (
     CausalConfig,
     MaskConfig,
     NoMaskConfig,
+    PatternConfig,
     PrefixConfig,
     StridedConfig,
 )
+from nanolm.config.mask import LOCAL_MASKS
 from nanolm.errors import SettingsError
 from nanolm.model import masks
 from nanolm.model.attention_paths import PATHS, Scene, choose, in_words, local_reach, mean, require_device
 from nanolm.model.positions import alibi_slopes
+from nanolm.registry import MASKS as REGISTERED
 from tests.conftest import config_of
 
 MASKS = [
@@ -131,6 +134,12 @@ def test_the_mean_is_that_of_what_is_seen(mask: MaskConfig) -> None:
     visible = masks.dense(mask, 12)
     expected = torch.stack([x_TxC[row].mean(dim=0) for row in visible])
     torch.testing.assert_close(mean(scene(mask, 12))(x_TxC, x_TxC, x_TxC, 0.0), expected)
+
+
+def test_the_masks_with_blocks_are_those_that_the_settings_allow_them() -> None:
+    for name, schema in REGISTERED.schemas.items():
+        if name != PatternConfig.name:
+            assert (local_reach(schema()) is not None) == issubclass(schema, LOCAL_MASKS), name
 
 
 @pytest.mark.parametrize(

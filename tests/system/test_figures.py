@@ -36,3 +36,21 @@ def test_gpt2_tiny_reaches_what_nanogpt_states(shakespeare: Path, tmp_path: Path
 def test_the_first_run_is_a_fifth_under_the_counted_bigram(tmp_path: Path) -> None:
     summary = summary_of(tmp_path)
     assert summary["final_val_loss"] < 0.8 * summary["reference_losses"]["counted_bigram"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rung", "highest"), [("bigram", 2.50), ("single_head", 2.40)])
+def test_the_first_rungs_reach_what_is_published(rung: str, highest: float, shakespeare: Path, tmp_path: Path) -> None:
+    """2.4911 and 2.3698; the whole ladder is scripts/ladder.py, and docs/ladder.md what it ended with."""
+    summary = summary_of(tmp_path, f"experiment=ladder/{rung}", "seed=4", f"dataset.path={shakespeare}")
+    assert summary["final_val_loss"] <= highest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_the_gpt_of_words_learns(positions: str, shakespeare: Path, tmp_path: Path) -> None:
+    """Two epochs of tiny Shakespeare, of some hundred steps each."""
+    line = ("experiment=tutorial/words", "dataset=tiny_shakespeare", f"dataset.path={shakespeare}")
+    steps = ("trainer.max_steps=200", "trainer.eval_every=100", "scheduler.every=100", "trainer.sample_tokens=20")
+    summary = summary_of(tmp_path, *line, f"model.positions={positions}", *steps)
+    assert summary["best_val_loss"] < 0.92 * summary["reference_losses"]["counted_unigram"]
