@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "train"
 
+# A key in a list, such as scheduler.parts.0.gamma.
+LIST_PART = re.compile(r"\.\d+(\.|$)")
+
 
 def config_folder() -> Path:
     """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
@@ -129,7 +132,8 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         except Exception as error:
             problems = _diagnose(parsed, multirun)
             raise_all(problems)
-            raise SettingsError(in_words(error), where="the command line") from error
+            in_lists = ", ".join(word.input_line or "" for word in parsed if LIST_PART.search(word.key_or_group))
+            raise SettingsError(in_words(error), where=in_lists or "the command line") from error
         from hydra.core.hydra_config import HydraConfig
 
         HydraConfig.instance().set_config(composed)
@@ -303,7 +307,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     for override in values:
         key = override.key_or_group
         in_hydra = key.split(".")[0] == "hydra"
-        if re.search(r"\.\d+(\.|$)", key):
+        if LIST_PART.search(key):
             continue  # a part of a list that another word gives: alone it means nothing
         if not in_hydra and key not in known:
             held = [name for name in (*known, *groups) if name]

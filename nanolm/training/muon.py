@@ -115,7 +115,7 @@ def orthogonalize(matrices_NxRxC: torch.Tensor, steps: int) -> torch.Tensor:
         The same shape and dtype; singular values are between 0.7 and 1.2, save for those that are almost nothing.
     """
     a, b, c = QUINTIC
-    # The iteration forgives rounding, and GPUs are fastest in bf16.
+    # The iteration forgives rounding, and GPUs are fastest in bf16; CPUs are not.
     x_NxRxC = matrices_NxRxC.bfloat16() if matrices_NxRxC.is_cuda else matrices_NxRxC
     x_NxRxC = x_NxRxC / (x_NxRxC.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nanolm.errors import CheckpointError
 from nanolm.training import rng
 from nanolm.training.precision import NumberFormat
 
@@ -62,11 +63,22 @@ class TrainState:
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
-        """Takes over what `to_tree` gave; the generators last."""
+        """Takes over what `to_tree` gave; the generators last.
+
+        Raises:
+            CheckpointError: the optimizer goes over other groups of parameters than the one that was saved.
+        """
         for name, value in tree["numbers"].items():
             setattr(self, name, value)
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(tree["optimizer"])
+        try:
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(tree["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(
+                f"the optimizer's state does not fit: {error}",
+                where="the checkpoint that the run goes on from",
+                mend="the code has changed since; use the version that the run's summary.json names",
+            ) from error
         if self.number_format.scaler is not None and tree["scaler"] is not None:
             self.number_format.scaler.load_state_dict(tree["scaler"])
         rng.set_state(tree["rng"], self.device)

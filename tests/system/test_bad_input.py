@@ -10,7 +10,7 @@ from tests.conftest import SMALL, Nanolm
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["optimizer=adamx"], ["no optimizer is called 'adamx'", "did you mean adamw?"]),
+        (["optimizer=adamx"], ["no optimizer is called 'adamx'", "did you mean adam?"]),
         (["trainer.max_step=3"], ["there is no setting 'trainer.max_step'", "did you mean trainer.max_steps?"]),
         (["+trainer.max_stepps=3"], ["there is no setting 'trainer.max_stepps'", "did you mean trainer.max_steps?"]),
         (["optimizer.lr=fast"], ["Value 'fast' of type 'str' could not be converted to Float", "optimizer.lr=fast"]),

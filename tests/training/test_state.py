@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanolm.training.state import flatten, unflatten
+from nanolm.config import Precision
+from nanolm.errors import CheckpointError
+from nanolm.training.precision import NumberFormat
+from nanolm.training.state import TrainState, flatten, unflatten
 
 
 def test_a_tree_survives_json_and_tensors() -> None:
@@ -25,3 +28,13 @@ def test_a_tree_survives_json_and_tensors() -> None:
 def test_what_is_neither_is_refused() -> None:
     with pytest.raises(AssertionError, match="Path"):
         flatten({"path": Path("x")})
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    device = torch.device("cpu")
+    model = torch.nn.Linear(2, 2)
+    one = torch.optim.SGD(model.parameters())
+    two = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}])
+    saved, state = (TrainState(model, it, NumberFormat(Precision.fp32, device), device) for it in (one, two))
+    with pytest.raises(CheckpointError, match="the optimizer's state does not fit: loaded state dict has a different"):
+        state.load_tree(saved.to_tree())
