@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -110,8 +112,12 @@ class Transformer(nn.Module):
 
     def make_cache(self) -> Cache:
         """An empty cache for one batch of texts that grow."""
+        return Cache(len(self.blocks), self.context_length, self._settled)
+
+    @functools.cached_property
+    def _settled(self) -> torch.Tensor:
         tables = [self._table(index) for index in self.mask_of_layer]
-        return Cache(len(self.blocks), self.context_length, settled_positions(tables, self.context_length))
+        return settled_positions(tables, self.context_length)
 
     def _gather(self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None) -> Gather:
         """Who sees whom under one of the masks, as the chosen path computes it."""

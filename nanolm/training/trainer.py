@@ -35,6 +35,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
 from nanolm.runs.loggers import open_logger
 from nanolm.training import checkpoint, optimizers, rng, schedules
+from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.optimizers import weights_that_count
 from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.state import TrainState
@@ -93,6 +94,7 @@ def train(
         DivergedError: the loss or its gradient is not finite.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     device = choose_device(config.trainer.device)
     attention_paths.require_device(config.trainer.attention_path, device)
     corpus = corpora.load(config.dataset)
