@@ -149,7 +149,7 @@ def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp
     small.mkdir()
     # Room for a few checkpoints, and not for as many as there are while one is written.
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(small)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=320k", "none", str(small)], capture_output=True, text=True
     )
     if mounted.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
