@@ -41,20 +41,22 @@ The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 HELP = """\
 nanolm: train, study and compare small language models, from bigram to GPT.
 
-  nanolm train      train a model, or go on with a run
-                      nanolm train dataset=tiny_shakespeare model=gpt size=tiny trainer.max_steps=2000
-  nanolm generate   let a run write
-                      nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
-  nanolm evaluate   the exact loss of a run on a split
-                      nanolm evaluate outputs/RUN --split val --json
-  nanolm data       what a model would see (show), and its tokens ahead of time (prepare)
-                      nanolm data show dataset=tiny_shakespeare tokenizer=char
-  nanolm mask       a picture of who sees whom, layer by layer (show)
-                      nanolm mask show mask=banded_causal mask.pattern=SSSL
-  nanolm schedule   lr over the steps, as a curve (show)
-                      nanolm schedule show scheduler=trapezoid trainer.max_steps=5000
-  nanolm count      parameters by part, FLOPs a token, memory to train, by formula
-                      nanolm count model=gpt2 size=gpt2 --vocab-size 50257
+  nanolm train        train a model, or go on with a run
+                        nanolm train dataset=tiny_shakespeare model=gpt size=tiny trainer.max_steps=2000
+  nanolm generate     let a run write
+                        nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
+  nanolm evaluate     the exact loss of a run on a split
+                        nanolm evaluate outputs/RUN --split val --json
+  nanolm checkpoints  the checkpoints of a run, every byte of them verified
+                        nanolm checkpoints outputs/RUN
+  nanolm data         what a model would see (show), and its tokens ahead of time (prepare)
+                        nanolm data show dataset=tiny_shakespeare tokenizer=char
+  nanolm mask         a picture of who sees whom, layer by layer (show)
+                        nanolm mask show mask=banded_causal mask.pattern=SSSL
+  nanolm schedule     lr over the steps, as a curve (show)
+                        nanolm schedule show scheduler=trapezoid trainer.max_steps=5000
+  nanolm count        parameters by part, FLOPs a token, memory to train, by formula
+                        nanolm count model=gpt2 size=gpt2 --vocab-size 50257
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -366,6 +368,23 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def checkpoints(arguments: list[str]) -> int:
+    """`nanolm checkpoints RUN`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm checkpoints",
+        description="Lists the checkpoints of a run and reads every byte of them against its sha256. "
+        "Exit status 1: one is damaged.",
+        epilog="for example: nanolm checkpoints outputs/RUN",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+
+    from nanolm import checkpoint_verb
+
+    return checkpoint_verb.show(options.run, options.json)
+
+
 def data(arguments: list[str]) -> int:
     """`nanolm data prepare` and `nanolm data show`, with the settings of a `nanolm train` line."""
     verbs = {
@@ -500,6 +519,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "generate": generate,
     "evaluate": evaluate,
+    "checkpoints": checkpoints,
     "data": data,
     "mask": mask,
     "schedule": schedule,

@@ -23,6 +23,7 @@ from nanolm.config import (
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.model import count
 from nanolm.model.count import Part
+from nanolm.runs.console import in_units
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -164,13 +165,13 @@ def show(
     table = _table("memory to train", "formula", "bytes", "")
     for part in memory["parts"]:
         name = f"{part['part']}, {memory['optimizer_name']}" if part["part"] == "optimizer" else part["part"]
-        table.add_row(name, part["formula"], f"{part['amount']:,}", _in_units(part["amount"]))
+        table.add_row(name, part["formula"], f"{part['amount']:,}", in_units(part["amount"]))
     if memory["optimizer"] is None:
         table.add_row(f"optimizer, {memory['optimizer_name']}", "not known", "", "")
     estimate = memory["activations_estimate"]
     if estimate is not None:
         table.add_row(
-            "activations, about", estimate["formula"], f"{estimate['amount']:,}", _in_units(estimate["amount"])
+            "activations, about", estimate["formula"], f"{estimate['amount']:,}", in_units(estimate["amount"])
         )
     console.print(table)
     if estimate is not None:
@@ -237,13 +238,3 @@ def _table(*columns: str) -> Table:
 def _close(table: Table, *cells: str) -> None:
     table.add_section()
     table.add_row(*cells, style="bold")
-
-
-def _in_units(n_bytes: int) -> str:
-    """Bytes as people say them."""
-    amount, unit = float(n_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if amount < 1024:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:,.1f} {unit}"

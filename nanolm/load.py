@@ -72,7 +72,7 @@ def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
         if damaged:
             raise damaged[0]
         return last
-    best = int(last.load_state()["numbers"]["best_step"])
+    best = int(last.numbers()["best_step"])
     if damaged and best != last.step:
         # A newer checkpoint that cannot be read may have been the best: say so instead of guessing.
         raise damaged[0]

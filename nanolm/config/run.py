@@ -67,10 +67,14 @@ MAY_CHANGE = {
     "trainer.compile",
     "trainer.device",
     "trainer.eval_every",
+    "trainer.keep",
+    "trainer.keep_every",
     "trainer.log_every",
     "trainer.max_steps",
     "trainer.sample_tokens",
     "trainer.save_every",
+    "trainer.save_in_background",
+    "trainer.save_minutes",
 }
 
 

@@ -73,6 +73,15 @@ class TrainerConfig:
     attention_path: AttentionPath = AttentionPath.auto
     log_every: int = bounded(10, ge=1)
     eval_every: int = bounded(250, ge=1)
+    # Checkpoints: the best and the last always, and besides every so many steps, and when so many minutes have passed
+    # since the last save; null: never by time.
     save_every: int = bounded(250, ge=1)
+    save_minutes: float | None = bounded(None, gt=0)
+    # How many of the newest stay, the best besides; null: all.
+    keep: int | None = bounded(2, ge=1)
+    # Saved at every multiple of so many steps, and those stay for good; null: none.
+    keep_every: int | None = bounded(None, ge=1)
+    # Written by a thread of its own while training goes on; a copy of the state is held in memory until it is done.
+    save_in_background: bool = True
     # Tokens of the sample written at every evaluation; 0: none.
     sample_tokens: int = bounded(200, ge=0)

@@ -90,3 +90,13 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
     if not (is_completed and is_counted):
         hint = f" trainer.max_steps={summary['step'] * 2}" if is_completed else ""
         console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)
+
+
+def in_units(n_bytes: int) -> str:
+    """Bytes as people say them."""
+    amount, unit = float(n_bytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:,.1f} {unit}"

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import sys
+import threading
 from typing import IO, Any
 
 from tqdm import tqdm
@@ -37,6 +38,7 @@ class Log:
         self._bar: tqdm[Any] | None = None
         self._shown: dict[str, str] = {}
         self._text = run.log.open("a", encoding="utf-8")
+        self._turn = threading.Lock()
         self._growing: dict[str, IO[bytes]] = {}
         for path in (run.metrics, run.samples):
             file = path.open("ab")
@@ -81,13 +83,18 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line for people: in train.log with the time, and on the console above the bar."""
-        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        self._text.write(f"{now} {text}\n")
-        self._text.flush()
+        self.note(text)
         if self._bar is not None and self._show_bar:
             self._bar.write(text, file=self._bar_file)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line in train.log alone, with the time; any thread may write one."""
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        with self._turn:
+            self._text.write(f"{now} {text}\n")
+            self._text.flush()
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each growing file, all of them on disk."""

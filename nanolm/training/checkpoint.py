@@ -24,7 +24,7 @@ from torch import nn
 
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import sync_folder
-from nanolm.training.state import flatten, unflatten
+from nanolm.training.state import copied, flatten, unflatten
 
 WEIGHTS, TENSORS, SHAPE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"
 
@@ -40,6 +40,10 @@ class Checkpoint:
     def step(self) -> int:
         """Updates done when it was saved."""
         return int(self.manifest["step"])
+
+    def numbers(self) -> dict[str, Any]:
+        """The plain numbers of the state (TrainState.numbers), without reading its tensors."""
+        return unflatten(dict(self._shape()["dict"])["numbers"], {})
 
     def load_weights(self, model: nn.Module) -> None:
         """Fills a model of the same shape.
@@ -58,19 +62,60 @@ class Checkpoint:
 
     def load_state(self) -> Any:
         """The rest of the state, as it was given to `save`."""
-        shape = json.loads((self.path / SHAPE).read_text(encoding="utf-8"))
-        return unflatten(shape, safetensors.torch.load_file(self.path / TENSORS))
+        return unflatten(self._shape(), safetensors.torch.load_file(self.path / TENSORS))
+
+    def _shape(self) -> Any:
+        return json.loads((self.path / SHAPE).read_text(encoding="utf-8"))
 
 
-def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, Any]) -> Checkpoint:
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is written from: a run between two steps, in memory of its own that no later step changes.
+
+    Attributes:
+        step: updates done.
+        weights: the model's, on the CPU, shared ones once.
+        shared: the other names of shared weights, each with the name that is in `weights`.
+        shape: the rest of the state without its tensors (`flatten`).
+        tensors: those, on the CPU.
+        about: what else the manifest says (versions, fingerprints, val_loss).
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    shared: dict[str, str]
+    shape: Any
+    tensors: dict[str, torch.Tensor]
+    about: dict[str, Any]
+
+
+def take(step: int, model: nn.Module, tree: Any, about: dict[str, Any]) -> Snapshot:
+    """Copies a run's state, which takes as much memory again on the CPU.
+
+    Args:
+        step: updates done.
+        model: its weights are saved, shared ones once.
+        tree: the rest of the state: tensors and plain numbers in dicts and lists.
+        about: what else the manifest says.
+    """
+    names: dict[Any, str] = {}
+    weights, shared = {}, {}
+    for name, tensor in sorted(model.state_dict().items()):
+        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
+        first = names.setdefault(memory, name)
+        if first == name:
+            weights[name] = copied(tensor)
+        else:
+            shared[name] = first
+    return Snapshot(step, weights, shared, *flatten(tree), about)
+
+
+def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     """Writes folder/step-N and reads it back.
 
     Args:
         folder: the run's checkpoints.
-        step: updates done.
-        model: its weights are saved, shared ones once.
-        tree: the rest of the state: tensors and plain numbers in dicts and lists.
-        about: what else the manifest says (versions, fingerprints, val_loss).
+        snapshot: the bytes on the disk are a function of it.
 
     Raises:
         CheckpointError: what was written does not read back.
@@ -78,19 +123,20 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
     """
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
-    target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    target = _folder_of(folder, snapshot.step)
+    temporary = _temporary(target)
     _remove_leftovers(folder)
     try:
         temporary.mkdir()
-        safetensors.torch.save_model(model, str(temporary / WEIGHTS))
-        shape, tensors = flatten(tree)
-        safetensors.torch.save_file(tensors, temporary / TENSORS)
-        (temporary / SHAPE).write_text(json.dumps(shape), encoding="utf-8")
+        # One entry at most: the order of several would be another in every process.
+        shared = {"shared": json.dumps(snapshot.shared)} if snapshot.shared else None
+        safetensors.torch.save_file(snapshot.weights, temporary / WEIGHTS, shared)
+        safetensors.torch.save_file(snapshot.tensors, temporary / TENSORS)
+        (temporary / SHAPE).write_text(json.dumps(snapshot.shape), encoding="utf-8")
         files = {name: _describe(temporary / name) for name in (WEIGHTS, TENSORS, SHAPE)}
         for name in files:
             _sync_file(temporary / name)
-        manifest = {"step": step, **about, "files": files}
+        manifest = {"step": snapshot.step, **snapshot.about, "files": files}
         (temporary / MANIFEST).write_bytes(_sealed(manifest))
         _sync_file(temporary / MANIFEST)
         sync_folder(temporary)
@@ -101,7 +147,7 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DiskError(
-            f"the checkpoint of step {step} cannot be written: {getattr(error, 'strerror', None) or error}",
+            f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
             mend=f"make room, then go on from the last good checkpoint: nanolm train resume={folder.parent}",
         ) from error
@@ -111,17 +157,22 @@ def save(folder: Path, step: int, model: nn.Module, tree: Any, about: dict[str, 
     return verify(target)
 
 
-def prune(folder: Path, best_step: int, newest: int = 2) -> None:
-    """Removes all checkpoints but the best and the newest. Call it when the newest one has been verified.
+def prune(folder: Path, best_step: int, keep: int | None, keep_every: int | None) -> None:
+    """Removes the checkpoints that need not stay. Call it when the newest one has been verified.
 
-    The newest two stay, so that damage to one on the disk does not end a run.
+    Args:
+        folder: the run's checkpoints.
+        best_step: the step of one that stays.
+        keep: how many of the newest stay; None: all.
+        keep_every: multiples of so many steps stay; None: none for that.
     """
-    folders = _folders(folder)
-    for path in folders[: max(len(folders) - newest, 0)]:
-        if path.name != f"step-{best_step:08d}":
-            # The manifest goes first: a removal that is cut off leaves no checkpoint that looks whole.
-            (path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+    for path in folders(folder)[:-keep] if keep else []:
+        step = step_of(path)
+        if step != best_step and not (keep_every and step % keep_every == 0):
+            # Out of sight in one step: a removal that is cut off leaves nothing that looks like a checkpoint.
+            leaving = _temporary(path)
+            path.rename(leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -130,35 +181,23 @@ def verify(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, cut short or altered.
     """
-    mend = "take another checkpoint, or the file from a copy"
-    try:
-        content = (path / MANIFEST).read_bytes()
-        manifest = json.loads(content)
-        manifest.pop("seal")
-        assert content == _sealed(manifest), "altered"
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        assert {WEIGHTS, TENSORS, SHAPE} <= set(expected)
-        int(manifest["step"])
-    except Exception as error:
-        raise CheckpointError(f"{path.name}: the manifest is missing or damaged", where=str(path), mend=mend) from error
-    for name, (size, sha256) in expected.items():
-        try:
-            found = _describe(path / name)
-        except OSError as error:
-            raise CheckpointError(f"{path.name}: {name} is missing", where=str(path / name), mend=mend) from error
-        if found["bytes"] != size:
-            raise CheckpointError(
-                f"{path.name}: {name} has {found['bytes']:,} bytes, and was saved with {size:,}",
-                where=str(path / name),
-                mend=mend,
-            )
-        if found["sha256"] != sha256:
-            raise CheckpointError(
-                f"{path.name}: {name} has been altered (sha256 {found['sha256'][:16]}..., saved as {sha256[:16]}...)",
-                where=str(path / name),
-                mend=mend,
-            )
+    manifest = _manifest(path)
+    for fault in _faults(path, manifest):
+        raise fault
     return Checkpoint(path, manifest)
+
+
+def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
+    """Reads every byte of a checkpoint, as `verify` does, and goes on where it would end.
+
+    Returns:
+        The manifest, None where it cannot be trusted, and what is wrong with each file that is damaged.
+    """
+    try:
+        manifest = _manifest(path)
+    except CheckpointError as error:
+        return None, [error]
+    return manifest, list(_faults(path, manifest))
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
@@ -171,7 +210,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
         CheckpointError: there are some and none of them verifies.
     """
     damaged: list[CheckpointError] = []
-    for path in reversed(_folders(folder)):
+    for path in reversed(folders(folder)):
         try:
             return verify(path), damaged
         except CheckpointError as error:
@@ -191,16 +230,89 @@ def at_step(folder: Path, step: int) -> Checkpoint:
     Raises:
         CheckpointError: it is not there or is damaged.
     """
-    path = folder / f"step-{step:08d}"
+    path = _folder_of(folder, step)
     if not path.is_dir():
-        have = ", ".join(str(int(p.name.removeprefix("step-"))) for p in _folders(folder)) or "none"
+        have = ", ".join(str(step_of(path)) for path in folders(folder)) or "none"
         raise CheckpointError(f"there is no checkpoint of step {step}", where=str(folder), mend=f"there are: {have}")
     return verify(path)
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Checkpoint folders, the oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+def folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, damaged ones among them, the oldest first."""
+    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that the folder of a checkpoint is named after."""
+    return int(path.name.removeprefix("step-"))
+
+
+def set_aside(folder: Path, newest_step: int) -> list[Path]:
+    """Renames the checkpoints that are newer than the newest one that verifies, so that they count as none.
+
+    Were they left among the others, `prune` would take them for the newest and remove the good ones.
+
+    Returns:
+        The new names, the newest first.
+    """
+    passed_over = [path for path in reversed(folders(folder)) if step_of(path) > newest_step]
+    return [path.rename(_aside(path)) for path in passed_over]
+
+
+def those_aside(folder: Path) -> list[Path]:
+    """The damaged checkpoints that were kept under another name."""
+    return sorted(folder.glob("step-*.replaced-*"))
+
+
+def _folder_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _temporary(path: Path) -> Path:
+    """Where a checkpoint is while it is made or removed; `_remove_leftovers` knows these names."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, without its seal.
+
+    Raises:
+        CheckpointError: it is missing, or is not to the byte what was written.
+    """
+    try:
+        content = (path / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        manifest.pop("seal")
+        assert content == _sealed(manifest), "altered"
+        assert {WEIGHTS, TENSORS, SHAPE} <= set(manifest["files"])
+        assert int(manifest["step"]) == step_of(path), "of another step"
+        return manifest
+    except Exception as error:
+        how = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise _fault(path, MANIFEST, f"is {how}") from error
+
+
+def _faults(path: Path, manifest: dict[str, Any]) -> Iterator[CheckpointError]:
+    """What is wrong with each file that is not as the manifest says."""
+    for name, expected in manifest["files"].items():
+        try:
+            found = _describe(path / name)
+        except OSError as error:
+            how = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+            yield _fault(path, name, how)
+            continue
+        size, sha256 = expected["bytes"], expected["sha256"]
+        if found["bytes"] != size:
+            yield _fault(path, name, f"has {found['bytes']:,} bytes, and was saved with {size:,}")
+        elif found["sha256"] != sha256:
+            hashes = f"sha256 {found['sha256'][:16]}..., saved as {sha256[:16]}..."
+            yield _fault(path, name, f"has been altered ({hashes})")
+
+
+def _fault(path: Path, name: str, what: str) -> CheckpointError:
+    mend = "take another checkpoint, or the file from a copy"
+    return CheckpointError(f"{path.name}: {name} {what}", where=str(path / name), mend=mend)
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:

@@ -84,14 +84,19 @@ class TrainState:
         rng.set_state(tree["rng"], self.device)
 
 
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, contiguous, in memory of its own."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
 def flatten(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Parts a tree into JSON that says its shape and the tensors in it by number."""
+    """Parts a tree into JSON that says its shape and copies of the tensors in it by number."""
     tensors: dict[str, torch.Tensor] = {}
 
     def walk(node: Any) -> Any:
         if isinstance(node, torch.Tensor):
             name = f"{len(tensors):06d}"
-            tensors[name] = node.detach().cpu().contiguous().clone()
+            tensors[name] = copied(node)
             return {"tensor": name}
         if isinstance(node, dict):
             return {"dict": [[key, walk(value)] for key, value in node.items()]}

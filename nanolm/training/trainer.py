@@ -38,6 +38,7 @@ from nanolm.training import checkpoint, optimizers, rng, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.optimizers import weights_that_count
 from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.saver import Saver
 from nanolm.training.state import TrainState
 from nanolm.training.step import Forward, update
 from nanolm.training.stop import StopRequest
@@ -67,6 +68,7 @@ class Setup:
     state: TrainState
     forward: Forward
     log: Log
+    saver: Saver
     about: dict[str, Any]
 
 
@@ -144,15 +146,19 @@ def train(
     run.write_summary({**before, **summary})
     write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
 
+    passed_over: list[str] = []
     if resumed is None:
         rng.seed_everything(config.seed)
     else:
         resumed.load_weights(model)
         state.load_tree(resumed.load_state())
+        aside = checkpoint.set_aside(run.checkpoints, resumed.step)
+        passed_over = [f"{error.found}; kept as {path.name}" for error, path in zip(damaged, aside, strict=True)]
     with contextlib.closing(Log(run, state.lengths, show_bar, bar_file)) as log:
         forward = torch.compile(model) if config.trainer.compile and not is_counted else model
-        setup = Setup(config, run, tokenizer, streams, state, forward, log, about)
-        _announce(setup, summary, [error.found for error in damaged], changes or [])
+        saver = Saver(run.checkpoints, config.trainer, log.note)
+        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about)
+        _announce(setup, summary, passed_over, changes or [])
         logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
         log.logger = open_logger(config.logger, run, logger_about, log.say)
         summary |= log.logger.about()
@@ -167,7 +173,7 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     text = ""
     is_counted = isinstance(setup.state.model, Counted)
     try:
-        with stop:
+        with stop, setup.saver:
             text = count(setup, began) if is_counted else loop(setup, stop, began)
         is_done = is_counted or setup.state.step >= setup.config.trainer.max_steps
         status = "completed" if is_done else "interrupted"
@@ -244,7 +250,7 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
                 is_better, text = _evaluate(setup, began)
 
         is_stopping = stop.signal is not None
-        if state.step % settings.save_every == 0 or is_last or is_better or is_stopping:
+        if setup.saver.is_due(state.step) or is_last or is_better or is_stopping:
             with pace.paused(), weights_that_count(optimizer):
                 state.seconds = time.perf_counter() - began
                 _save(setup)
@@ -402,12 +408,11 @@ def _write_sample(setup: Setup) -> str:
 
 
 def _save(setup: Setup) -> None:
-    """Saves a checkpoint; when it reads back, all but the newest two and the best go."""
+    """Saves a checkpoint; when it reads back, those go that need not stay."""
     state = setup.state
     state.lengths = setup.log.lengths()
     about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
-    checkpoint.save(setup.run.checkpoints, state.step, state.model, state.to_tree(), about)
-    checkpoint.prune(setup.run.checkpoints, state.best_step)
+    setup.saver.save(state.step, state.model, state.to_tree(), about, state.best_step)
 
 
 def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
@@ -460,6 +465,7 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
 
 def _diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> DivergedError:
     state = setup.state
+    setup.saver.settle()
     try:
         last, _ = checkpoint.newest(setup.run.checkpoints)
     except CheckpointError:
@@ -472,11 +478,11 @@ def _diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> Diverge
     )
 
 
-def _announce(setup: Setup, summary: dict[str, Any], damaged: list[str], changes: list[str]) -> None:
+def _announce(setup: Setup, summary: dict[str, Any], passed_over: list[str], changes: list[str]) -> None:
     """The first lines that people read."""
     config, say = setup.config, setup.log.say
-    for problem in damaged:
-        say(f"passed over a damaged checkpoint, which stays where it is: {problem}")
+    for problem in passed_over:
+        say(f"passed over a damaged checkpoint: {problem}")
     chosen = summary["choices"]
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
     amount = "a table to count" if isinstance(setup.state.model, Counted) else f"{summary['parameters']:,} parameters"

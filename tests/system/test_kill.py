@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint
 from tests.conftest import SMALL, Nanolm
 from tests.training.test_trainer import final_state, rows, same
 
@@ -139,3 +141,33 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small
     assert run.read_summary()["status"] == "failed"
     assert nanolm("train", "resume=run", "trainer.max_steps=40").returncode == 0
     assert run.read_summary()["status"] == "completed"
+
+
+def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=40", "trainer.save_every=10")
+    small = tmp_path / "small"
+    small.mkdir()
+    # Room for a few checkpoints, and not for as many as there are while one is written.
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=320k", "none", str(small)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        done = nanolm("train", *line, f"hydra.run.dir={small}/run")
+        run = RunDirectory(small / "run")
+        assert done.returncode == 1, done.stderr
+        assert re.search(r"the checkpoint of step \d+ cannot be written: .*[Nn]o space left", done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+        found, damaged = checkpoint.newest(run.checkpoints)
+        assert found is not None
+        assert damaged == []
+        assert sorted(run.checkpoints.iterdir()) == checkpoint.folders(run.checkpoints)
+        assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
+        assert run.read_summary()["status"] == "failed"
+        subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+        done = nanolm("train", f"resume={small}/run")
+        assert done.returncode == 0, done.stderr
+        assert f"goes on from step {found.step}" in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -249,7 +249,7 @@ def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, mo
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer.checkpoint, "save", fail)
+    monkeypatch.setattr(trainer.checkpoint, "write", fail)
     with pytest.raises(DiskError, match="cannot be written: No space left on device"):
         run_of(settings(small_text, "trainer.max_steps=5"), folder)
     summary = RunDirectory(folder).read_summary()
