@@ -27,6 +27,11 @@ from nanolm.config.fields import (
     leaves,
     outside_bounds,
 )
+from nanolm.config.launch import (
+    local_rank,
+    n_ranks,
+    own_rank,
+)
 from nanolm.config.logger import (
     LoggerConfig,
     NoLoggerConfig,
@@ -124,6 +129,7 @@ from nanolm.config.tokenizer import (
 from nanolm.config.trainer import (
     AttentionPath,
     Batches,
+    Parallel,
     Precision,
     TrainerConfig,
 )

@@ -69,6 +69,8 @@ MAY_CHANGE = {
     "trainer.eval_every",
     "trainer.log_every",
     "trainer.max_steps",
+    "trainer.parallel",
+    "trainer.rank_timeout",
     "trainer.sample_tokens",
     "trainer.save_every",
 }
