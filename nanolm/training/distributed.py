@@ -29,8 +29,10 @@ def share(model: nn.Module, parallel: Parallel, ranks: Ranks, device: torch.devi
     if parallel is Parallel.ddp:
         # Buffers are tables, the same on every rank. torch 2.13 has another name for leaving them alone.
         names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return nn.parallel.DistributedDataParallel(model, **{name: False})
+        alone: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False
+        }
+        return nn.parallel.DistributedDataParallel(model, **alone)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

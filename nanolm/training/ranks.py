@@ -151,7 +151,11 @@ def started(trainer: TrainerConfig) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     with explained():
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=trainer.rank_timeout))
+        patience = datetime.timedelta(seconds=trainer.rank_timeout)
+        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
+        # torchrun may keep one store over its restarts, and with it the addresses of processes that are dead.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=own_rank(), world_size=n_ranks(), timeout=patience)
         ranks = Ranks(own_rank(), n_ranks(), dist.new_group(backend="gloo", timeout=PREPARATION))
         try:
             yield ranks

@@ -227,7 +227,7 @@ def test_only_the_first_rank_writes(runs: Path) -> None:
     assert RunDirectory(runs / "plain-2").read_summary()["ranks"] == N
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
