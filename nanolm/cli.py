@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nanolm.config.launch import n_ranks, own_rank
 from nanolm.errors import NanolmError, RankError, RunError, SettingsError, nearest
+from nanolm.launch import n_ranks, own_rank
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -27,11 +27,6 @@ from nanolm.config.fields import (
     leaves,
     outside_bounds,
 )
-from nanolm.config.launch import (
-    local_rank,
-    n_ranks,
-    own_rank,
-)
 from nanolm.config.logger import (
     LoggerConfig,
     NoLoggerConfig,

@@ -10,13 +10,13 @@ from omegaconf import MISSING
 from nanolm.config.check_scheduler import check_scheduler
 from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import leaves, outside_bounds
-from nanolm.config.launch import n_ranks
 from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
 from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
 from nanolm.config.optimizer import AdafactorConfig, MuonConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.launch import n_ranks
 from nanolm.registry import MASKS
 
 

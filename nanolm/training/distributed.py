@@ -81,16 +81,17 @@ def whole(tree: Any) -> Any:
 
 
 def frame_of(model: nn.Module) -> nn.Module:
-    """A model without numbers, for `whole_model` to fill; to be made before the model is shared."""
+    """A model without numbers, for `whole_model` to fill a copy of; to be made before the model is shared."""
     return copy.deepcopy(model).to("meta")
 
 
 def whole_model(model: nn.Module, frame: nn.Module) -> nn.Module:
-    """The frame with all weights of a sharded model, on the CPU, those under two names once; all ranks must ask."""
+    """All weights of a sharded model, on the CPU, in a copy of its frame; all ranks must ask."""
     tensors = model.state_dict(keep_vars=True)
     gathered = {id(tensor): whole(tensor) for tensor in tensors.values()}
-    frame.load_state_dict({name: gathered[id(tensor)] for name, tensor in tensors.items()}, assign=True)
-    return frame
+    filled = copy.deepcopy(frame)
+    filled.load_state_dict({name: gathered[id(tensor)] for name, tensor in tensors.items()}, assign=True)
+    return filled
 
 
 def shared_out(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from nanolm.config import Precision, local_rank
+from nanolm.config import Precision
 from nanolm.errors import SettingsError
+from nanolm.launch import local_rank
 from nanolm.training.ranks import ALONE, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}

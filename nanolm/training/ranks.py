@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from nanolm.config import TrainerConfig, local_rank, n_ranks, own_rank
+from nanolm.config import TrainerConfig
 from nanolm.errors import NanolmError, RankError
+from nanolm.launch import local_rank, n_ranks, own_rank
 
 T = TypeVar("T")
 
@@ -171,8 +172,8 @@ def _part(ranks: Ranks, error: BaseException | None = None) -> None:
     import torch.distributed as dist
 
     if error is not None:
+        # They hold the model.
         traceback.clear_frames(error.__traceback__)
-
     ranks.from_main(lambda: None)
     # Sharded tensors that outlive their group abort the process at its exit.
     gc.collect()

@@ -27,7 +27,7 @@ class TrainState:
         plateau: what scheduler=plateau remembers of the evaluations.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
         entries: of a counted model's table.
-        frame: of a sharded model, what its whole weights are gathered in.
+        frame: of a sharded model, a model without numbers for its whole weights (`distributed.frame_of`).
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
     """
 

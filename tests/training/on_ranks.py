@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from nanolm.config import Config, TrainerConfig, own_rank
+from nanolm.config import Config, TrainerConfig
 from nanolm.errors import NanolmError
+from nanolm.launch import own_rank
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.ranks import started
