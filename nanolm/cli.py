@@ -11,12 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nanolm.errors import NanolmError, RunError, SettingsError, nearest
+from nanolm.errors import NanolmError, RankError, RunError, SettingsError, nearest
+from nanolm.launch import n_ranks, own_rank
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanolm.compose import Line
+    from nanolm.config import Config
+    from nanolm.runs.directory import RunDirectory
+    from nanolm.training.ranks import Ranks
 
 TRAIN_HELP = """\
 nanolm train: train a model, or go on with a run.
@@ -26,6 +30,7 @@ nanolm train: train a model, or go on with a run.
   nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination, one after another
   nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
   nanolm train ... resume=auto                                go on if these settings were cut off, else start
+  torchrun --nproc-per-node=4 -m nanolm train ...             the same batches, shared by four processes
 
 What can be chosen, as group=option:
 
@@ -67,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
     except NanolmError as error:
-        print(f"nanolm: {error}", file=sys.stderr)
+        # What all ranks see is said by the first.
+        if own_rank() == 0 or isinstance(error, RankError):
+            print(f"nanolm: {error}", file=sys.stderr)
         status = error.exit_status
     except KeyboardInterrupt:
         status = 130
@@ -100,6 +107,7 @@ def run(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
     from nanolm.compose import compose_line, hidden_options, import_plugins, quoted, register_schemas
+    from nanolm.training.ranks import started
 
     flags, arguments = _train_flags(arguments)
     if flags.help:
@@ -111,12 +119,19 @@ def train(arguments: list[str]) -> int:
         register_schemas()
         return _hydra(arguments)
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
-    for name in hidden_options(flags.config_dir) if flags.config_dir else []:
+    for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
         print(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}", file=sys.stderr)
+    if flags.multirun and n_ranks() > 1:
+        raise SettingsError(
+            f"-m makes many runs, and torchrun started {n_ranks()} processes for one",
+            where="the command line",
+            mend="torchrun for each run by itself, or -m without torchrun",
+        )
     if flags.multirun:
         return _hydra(arguments)
-    directory = _run_directory(line)
-    return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line)
+    with started(line.config.trainer) as ranks:
+        directory = ranks.from_main(lambda: _run_directory(line))
+        return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line, ranks)
 
 
 def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -191,7 +206,7 @@ def _cut_off_run(line: Line) -> Path | None:
     return None
 
 
-def _hydra(arguments: list[str], line: Line | None = None) -> int:
+def _hydra(arguments: list[str], line: Line | None = None, ranks: Ranks | None = None) -> int:
     """Hands the line to Hydra; returns the exit status.
 
     Of a sweep, a job that fails is reported when it does, and the others run.
@@ -202,13 +217,14 @@ def _hydra(arguments: list[str], line: Line | None = None) -> int:
     import hydra
 
     from nanolm.compose import CONFIG_NAME, config_folder
+    from nanolm.training.ranks import ALONE
 
     failed: list[NanolmError] = []
 
     def job(composed: DictConfig) -> float | None:
         # Kept from Hydra, which has words of its own for a job that fails.
         try:
-            return _job(composed, line)
+            return _job(composed, line, ranks or ALONE)
         except NanolmError as error:
             if line is None:
                 print(f"nanolm: {_folder_of_job()} failed: {error}", file=sys.stderr)
@@ -235,14 +251,12 @@ def _folder_of_job() -> Path:
     return _shown(HydraConfig.get().runtime.output_dir)
 
 
-def _job(composed: DictConfig, line: Line | None) -> float | None:
+def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
     """One run, in the folder that Hydra made for it; returns what a sweeper minimises."""
     from hydra.core.hydra_config import HydraConfig
 
-    from nanolm.compose import continue_run, import_plugins, register_schemas
-    from nanolm.config import check
-    from nanolm.config_file import load_yaml, to_config
-    from nanolm.errors import raise_all
+    from nanolm.compose import import_plugins, register_schemas
+    from nanolm.config_file import to_config
     from nanolm.runs.directory import RunDirectory
 
     import_plugins(list(composed.get("plugins") or []))
@@ -250,22 +264,11 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
     hydra_config = HydraConfig.get()
     config = to_config(composed)
     run = RunDirectory(_folder_of_job())
-    changes: list[str] = []
-    with run.claim():
-        if run.exists():
-            if config.resume == "never":
-                raise RunError(
-                    "this folder holds a run already",
-                    where=str(run.path),
-                    mend="resume=auto goes on with it; another hydra.run.dir= starts anew",
-                )
-            if line is not None:
-                config, changes = continue_run(load_yaml(run.config), line)
-            summary = run.read_summary()
-            if _is_complete(summary, config.trainer.max_steps):
-                print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
-                return _value(summary)
-        raise_all(check(config))
+    with contextlib.ExitStack() as stack:
+        ranks.from_main(lambda: stack.enter_context(run.claim()))
+        config, changes, is_complete = ranks.from_main(lambda: _what_to_do(config, run, line))
+        if is_complete:
+            return _value(run.read_summary())
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model
 
@@ -275,12 +278,42 @@ def _job(composed: DictConfig, line: Line | None) -> float | None:
             if not group.startswith("hydra/") and option is not None
         }
         choices = run.read_summary().get("choices") or choices
-        outcome = train_model(config, run, choices=choices, changes=changes)
-        closing_table(outcome.summary, run, outcome.sample)
+        outcome = train_model(config, run, choices=choices, changes=changes, ranks=ranks)
+        if ranks.is_main:
+            closing_table(outcome.summary, run, outcome.sample)
         if outcome.exit_status:
             # Past Hydra, which would start the next job of a sweep.
             sys.exit(outcome.exit_status)
         return _value(outcome.summary)
+
+
+def _what_to_do(config: Config, run: RunDirectory, line: Line | None) -> tuple[Config, list[str], bool]:
+    """The settings of the job, those of the run that it goes on with; what changed in them; whether all is done.
+
+    Raises:
+        NanolmError: the folder holds a run that is not to go on, or the settings cannot be right.
+    """
+    from nanolm.compose import continue_run
+    from nanolm.config import check
+    from nanolm.config_file import load_yaml
+    from nanolm.errors import raise_all
+
+    changes: list[str] = []
+    if run.exists():
+        if config.resume == "never":
+            raise RunError(
+                "this folder holds a run already",
+                where=str(run.path),
+                mend="resume=auto goes on with it; another hydra.run.dir= starts anew",
+            )
+        if line is not None:
+            config, changes = continue_run(load_yaml(run.config), line)
+        summary = run.read_summary()
+        if _is_complete(summary, config.trainer.max_steps):
+            print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
+            return config, changes, True
+    raise_all(check(config))
+    return config, changes, False
 
 
 def _is_complete(summary: dict[str, Any], max_steps: int) -> bool:

@@ -66,6 +66,12 @@ class DivergedError(NanolmError):
     exit_status = 1
 
 
+class RankError(NanolmError):
+    """Of the processes that train together one has ended or does not answer."""
+
+    exit_status = 1
+
+
 class Problems(SettingsError):
     """Several mistakes, reported at once."""
 

@@ -124,6 +124,7 @@ from nanolm.config.tokenizer import (
 from nanolm.config.trainer import (
     AttentionPath,
     Batches,
+    Parallel,
     Precision,
     TrainerConfig,
 )

@@ -12,9 +12,11 @@ from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
 from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
+from nanolm.config.optimizer import AdafactorConfig, MuonConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
-from nanolm.config.trainer import AttentionPath, Batches, Precision
+from nanolm.config.trainer import AttentionPath, Batches, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.launch import n_ranks
 from nanolm.registry import MASKS
 
 
@@ -228,13 +230,48 @@ def _wrong_in_pattern(pattern: Any) -> Iterator[NanolmError]:
 
 
 def _check_batch(config: Config) -> Iterator[NanolmError]:
-    trainer = config.trainer
-    if trainer.batch_size % trainer.accumulate:
+    trainer, n = config.trainer, n_ranks()
+    if trainer.batch_size % n:
         yield SettingsError(
-            f"trainer.batch_size {trainer.batch_size} cannot be cut into trainer.accumulate "
-            f"{trainer.accumulate} equal parts",
+            f"trainer.batch_size {trainer.batch_size} cannot be shared evenly by {n} processes",
+            where="trainer.batch_size",
+            mend="batch_size counts the sequences of all processes together; "
+            f"a multiple of {n}, such as {-(-trainer.batch_size // n) * n}",
+        )
+    elif trainer.batch_size // n % trainer.accumulate:
+        yield SettingsError(
+            f"trainer.batch_size {trainer.batch_size}{f', {trainer.batch_size // n} a process,' if n > 1 else ''} "
+            f"cannot be cut into trainer.accumulate {trainer.accumulate} equal parts",
             where="trainer.batch_size, trainer.accumulate",
-            mend="batch_size counts all the sequences of an update; accumulate must divide it",
+            mend="batch_size counts all the sequences of an update; accumulate must divide "
+            + ("it" if n == 1 else "the share of each process"),
+        )
+
+
+def _check_ranks(config: Config) -> Iterator[NanolmError]:
+    """What cannot be right in several processes."""
+    trainer = config.trainer
+    if n_ranks() == 1:
+        return
+    if trainer.parallel is Parallel.fsdp and isinstance(config.optimizer, MuonConfig | AdafactorConfig):
+        yield SettingsError(
+            f"optimizer={config.optimizer.name} needs whole matrices, and trainer.parallel fsdp leaves each process "
+            "some rows of them",
+            where="optimizer, trainer.parallel",
+            mend="trainer.parallel=ddp, or an optimizer that goes number by number: adamw, adam, sgd, lion, "
+            "schedule_free",
+        )
+    if trainer.device == "mps" or ":" in trainer.device:
+        yield SettingsError(
+            f"trainer.device {trainer.device} is one device, and {n_ranks()} processes need one each",
+            where="trainer.device",
+            mend="trainer.device=cuda gives every process on a machine a GPU of its own; cpu shares the cores",
+        )
+    if isinstance(config.model, NgramConfig):
+        yield SettingsError(
+            f"model={config.model.name} is counted in one pass, which several processes cannot share",
+            where="model",
+            mend="leave torchrun out: nanolm train ...",
         )
 
 
@@ -272,6 +309,7 @@ CHECKS = (
     _check_masks,
     _check_attention_path,
     _check_batch,
+    _check_ranks,
     _check_clipping,
     check_scheduler,
     _check_device,

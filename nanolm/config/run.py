@@ -71,6 +71,8 @@ MAY_CHANGE = {
     "trainer.keep_every",
     "trainer.log_every",
     "trainer.max_steps",
+    "trainer.parallel",
+    "trainer.rank_timeout",
     "trainer.sample_tokens",
     "trainer.save_every",
     "trainer.save_in_background",

@@ -54,12 +54,24 @@ class AttentionPath(enum.Enum):
     flex = "flex"
 
 
+class Parallel(enum.Enum):
+    """How the processes that torchrun starts share the work. Each has its share of every batch; one alone needs none.
+
+    ddp: every process keeps the whole model (DistributedDataParallel).
+    fsdp: every process keeps a part of the weights, the gradients and the optimizer's state (FSDP2, fully_shard).
+    """
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 @dataclasses.dataclass
 class TrainerConfig:
     """The loop. Steps are optimizer updates."""
 
     max_steps: int = bounded(1000, ge=1)
-    # Sequences an update. `accumulate` cuts them into that many parts to save memory; the update is the same.
+    # Sequences an update, those of all processes together. `accumulate` cuts each one's share into that many parts to
+    # save memory; the update is the same.
     batch_size: int = bounded(16, ge=1)
     accumulate: int = bounded(1, ge=1)
     batches: Batches = Batches.windows
@@ -67,10 +79,13 @@ class TrainerConfig:
     clip_norm: float | None = bounded(1.0, gt=0)
     clip_value: float | None = bounded(None, gt=0)
     precision: Precision = Precision.auto
-    # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N
+    # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; cuda of several processes is a GPU for each
     device: str = "auto"
     compile: bool = False
     attention_path: AttentionPath = AttentionPath.auto
+    parallel: Parallel = Parallel.ddp
+    # Seconds that a process waits for the others before it takes one of them for dead.
+    rank_timeout: int = bounded(600, ge=1)
     log_every: int = bounded(10, ge=1)
     eval_every: int = bounded(250, ge=1)
     # Checkpoints: the best and the last always, and besides every so many steps, and when so many minutes have passed

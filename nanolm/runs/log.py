@@ -15,6 +15,38 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
 
 
+class NoLog:
+    """What a process has in place of the log when another one writes it."""
+
+    def __init__(self) -> None:
+        self.logger: Logger = NoLogger()
+
+    def start_bar(self, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sample(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def lengths(self) -> dict[str, int]:
+        """No files."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Log:
     """The growing files of a run, its bar and its console.
 

@@ -9,17 +9,21 @@ import torch
 
 from nanolm.config import Precision
 from nanolm.errors import SettingsError
+from nanolm.launch import local_rank
+from nanolm.training.ranks import ALONE, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is cuda, else mps, else cpu.
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device of that name; `auto` is cuda, else mps, else cpu. Of several ranks each has the GPU of its number.
 
     Raises:
         SettingsError: this machine has no such device.
     """
     has_mps = torch.backends.mps.is_available()
+    if ranks.n > 1 and name in ("auto", "cuda"):
+        name = f"cuda:{local_rank()}" if name == "cuda" or torch.cuda.is_available() else "cpu"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     device = torch.device(name)
@@ -54,6 +58,19 @@ class NumberFormat:
         self._device_type = device.type
         # Scales the loss so that small gradients survive fp16, and skips updates whose gradients overflowed.
         self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
+
+    def require_no_scale(self) -> None:
+        """For gradients that are in parts on several ranks, none of which sees whether one of the others overflowed.
+
+        Raises:
+            SettingsError: the format is fp16.
+        """
+        if self.scaler is not None:
+            raise SettingsError(
+                "fp16 looks for overflows in all gradients, and trainer.parallel fsdp leaves each process some of them",
+                where="trainer.precision, trainer.parallel",
+                mend="trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
+            )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""

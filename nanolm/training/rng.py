@@ -16,6 +16,15 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+def seed_rank(seed: int, step: int, rank: int) -> None:
+    """Puts every global generator where a rank begins that has no state of its own to go on with.
+
+    Rank 0 begins at the seed, any other at a number that follows from the seed, the step it joins at and its rank.
+    """
+    derived = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    seed_everything(int(derived[0]) if rank else seed)
+
+
 def get_state(device: torch.device) -> dict[str, Any]:
     """The state of every global generator, as tensors and plain numbers."""
     version, words, gauss = random.getstate()

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from nanolm.errors import CheckpointError
-from nanolm.training import rng
+from nanolm.training import distributed, rng
 from nanolm.training.precision import NumberFormat
+from nanolm.training.ranks import ALONE, Ranks
 
 
 @dataclasses.dataclass
@@ -27,6 +28,7 @@ class TrainState:
         plateau: what scheduler=plateau remembers of the evaluations.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
         entries: of a counted model's table.
+        frame: of a sharded model, a model without numbers for its whole weights (`distributed.frame_of`).
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
     """
 
@@ -34,6 +36,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer | None
     number_format: NumberFormat
     device: torch.device
+    ranks: Ranks = ALONE
+    frame: nn.Module | None = None
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -48,22 +52,28 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """The fields that are plain numbers."""
-        parts = {"model", "optimizer", "number_format", "device"}
+        parts = {"model", "optimizer", "number_format", "device", "ranks", "frame"}
         names = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name not in parts}
 
+    def whole_model(self) -> nn.Module:
+        """The model with all its weights. All ranks must ask."""
+        return self.model if self.frame is None else distributed.whole_model(self.model, self.frame)
+
     def to_tree(self) -> dict[str, Any]:
-        """All but the weights, which have a file of their own."""
+        """All but the weights, which have a file of their own. All ranks must ask, and get the same."""
         scaler = self.number_format.scaler
+        own, *others = self.ranks.gathered(rng.get_state(self.device))
         return {
             "numbers": self.numbers(),
-            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "optimizer": None if self.optimizer is None else distributed.whole(self.optimizer.state_dict()),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "rng": rng.get_state(self.device),
+            "rng": own,
+            **({"rng_of_other_ranks": others} if others else {}),
         }
 
-    def load_tree(self, tree: dict[str, Any]) -> None:
-        """Takes over what `to_tree` gave; the generators last.
+    def load_tree(self, tree: dict[str, Any], seed: int) -> None:
+        """Takes over what `to_tree` gave, the generators last; those of a rank that was not there begin anew.
 
         Raises:
             CheckpointError: the optimizer goes over other groups of parameters than the one that was saved.
@@ -72,7 +82,7 @@ class TrainState:
             setattr(self, name, value)
         try:
             if self.optimizer is not None:
-                self.optimizer.load_state_dict(tree["optimizer"])
+                self.optimizer.load_state_dict(distributed.shared_out(self.optimizer, tree["optimizer"]))
         except ValueError as error:
             raise CheckpointError(
                 f"the optimizer's state does not fit: {error}",
@@ -81,7 +91,11 @@ class TrainState:
             ) from error
         if self.number_format.scaler is not None and tree["scaler"] is not None:
             self.number_format.scaler.load_state_dict(tree["scaler"])
-        rng.set_state(tree["rng"], self.device)
+        generators = [tree["rng"], *tree.get("rng_of_other_ranks", [])]
+        if self.ranks.rank < len(generators):
+            rng.set_state(generators[self.ranks.rank], self.device)
+        else:
+            rng.seed_rank(seed, self.step, self.ranks.rank)
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from nanolm.data.batches import IGNORED
+from nanolm.training.distributed import meeting, own_parts, total_norm
 from nanolm.training.precision import NumberFormat
+from nanolm.training.ranks import ALONE, Ranks
 
 # inputs_BxT, and documents_BxT where the model reads them, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]
@@ -28,6 +30,7 @@ def update(
     number_format: NumberFormat,
     clip_norm: float | None,
     clip_value: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float]:
     """Gathers the gradient over the parts of a batch, clips it, and moves the weights.
 
@@ -39,30 +42,35 @@ def update(
             document each input is of; each counts by the targets that are scored in it.
         clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
         clip_value: each number of the gradient is cut to between this and its negative; None leaves it.
+        ranks: those that make this update together, each with its own parts of the batch.
 
     Returns:
-        The mean loss in nats over all targets that are scored, and the norm of the gradient before clipping.
+        The mean loss in nats over all targets that are scored, and the norm of the gradient before clipping; of all
+        ranks, and the same on each.
     """
     parts = list(parts)
     scaler = number_format.scaler
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    # A single part is its own mean; counting would wait for the device.
-    scored = [int((targets != IGNORED).sum()) for _, targets, *_ in parts] if len(parts) > 1 else [1]
-    for (inputs_BxT, targets_BxT, *documents), n_scored in zip(parts, scored, strict=True):
-        if n_scored == 0:
-            continue
-        with number_format.autocast():
-            loss = next_token_loss(forward(inputs_BxT, *documents), targets_BxT)
-        share = loss / (sum(scored) / n_scored) if len(parts) > 1 else loss
-        (share if scaler is None else scaler.scale(share)).backward()
-        total += share.item()
+    # A batch in one part is its own mean; counting would wait for the device.
+    is_one_part = len(parts) == ranks.n == 1
+    n_scored = 1 if is_one_part else ranks.sum(sum(int((targets != IGNORED).sum()) for _, targets, *_ in parts))
+    for number, (inputs_BxT, targets_BxT, *documents) in enumerate(parts, start=1):
+        with meeting(forward, is_last=number == len(parts)):
+            with number_format.autocast():
+                logits_BxTxV = forward(inputs_BxT, *documents)
+                loss = next_token_loss(logits_BxTxV, targets_BxT, "mean" if is_one_part else "sum")
+            # Gradients become their mean over the ranks, and the loss is to be their sum.
+            share = loss if is_one_part else loss * (ranks.n / max(n_scored, 1))
+            (share if scaler is None else scaler.scale(share)).backward()
+        total += share.item() / ranks.n
+    total = ranks.sum(total)
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients).item()
+    norm = total_norm(gradients, ranks)
     if math.isfinite(norm):
-        _clip(gradients, norm, clip_norm, clip_value)
+        _clip(own_parts(gradients), norm, clip_norm, clip_value)
     if scaler is not None:
         if math.isfinite(total):
             scaler.step(optimizer)

@@ -8,18 +8,21 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from nanolm.training.ranks import Ranks
+
 
 class StopRequest:
     """Listens while it is entered.
 
     Attributes:
-        signal: the number of the signal that came, or None.
+        signal: the number of the signal that came, to this process or to one that trains with it, or None.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._is_asked = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -39,7 +42,17 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def is_asked(self, ranks: Ranks) -> bool:
+        """Whether a signal has come to any of the ranks: all hear of it at the same step.
+
+        A rank that hears of it before its own signal comes is not ended by that one: a launcher sends it to each.
+        """
+        heard_of = int(ranks.largest(self.signal or 0))
+        self.signal = self.signal or heard_of or None
+        return heard_of > 0
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._is_asked:
             os._exit(128 + number)
-        self.signal = number
+        self._is_asked = True
+        self.signal = self.signal or number

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from nanolm.config import Config, flat, identity, reads_documents
+from nanolm.config import Config, Parallel, flat, identity, reads_documents
 from nanolm.config_file import save_yaml
 from nanolm.data import corpus as corpora
 from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw
+from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
@@ -32,12 +34,13 @@ from nanolm.model.sampling import sample
 from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.log import Log
+from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import open_logger
-from nanolm.training import checkpoint, optimizers, rng, schedules
+from nanolm.training import checkpoint, distributed, optimizers, rng, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.optimizers import weights_that_count
 from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.ranks import ALONE, Ranks, explained
 from nanolm.training.saver import Saver
 from nanolm.training.state import TrainState
 from nanolm.training.step import Forward, update
@@ -67,9 +70,10 @@ class Setup:
     streams: dict[str, Stream]
     state: TrainState
     forward: Forward
-    log: Log
+    log: Log | NoLog
     saver: Saver
     about: dict[str, Any]
+    ranks: Ranks
 
 
 def train(
@@ -80,8 +84,11 @@ def train(
     changes: list[str] | None = None,
     show_bar: bool | None = None,
     bar_file: IO[str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
+
+    Of several ranks each calls it with the same arguments, and rank 0 has claimed the directory for all.
 
     Args:
         config: checked settings.
@@ -90,22 +97,23 @@ def train(
         changes: what differs from the run's own settings, when it goes on.
         show_bar: None shows the bar on a terminal alone.
         bar_file: where the bar is drawn; None is stderr.
+        ranks: the processes that train together.
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
         DivergedError: the loss or its gradient is not finite.
+        RankError: another rank has ended or does not answer.
     """
     began = time.perf_counter()
     keep_freed_memory()
-    device = choose_device(config.trainer.device)
+    device = ranks.together(lambda: choose_device(config.trainer.device, ranks))
     attention_paths.require_device(config.trainer.attention_path, device)
-    corpus = corpora.load(config.dataset)
-    resumed, damaged = checkpoint.newest(run.checkpoints)
-    if run.exists() and resumed is not None:
-        tokenizer = tokenizers.from_file(run.tokenizer)
-    else:
-        tokenizer = token_cache.fit(corpus, config)
-    streams = token_cache.tokenize(corpus, tokenizer, config)
+    is_sharded = ranks.n > 1 and config.trainer.parallel is Parallel.fsdp
+    number_format = NumberFormat(config.trainer.precision, device)
+    if is_sharded:
+        number_format.require_no_scale()
+    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
+    corpus, tokenizer, streams = ranks.main_first(lambda: _prepare_text(config, run, resumed is not None))
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
@@ -117,17 +125,18 @@ def train(
 
     model = build(config, tokenizer.vocab_size).to(device)
     is_counted = isinstance(model, Counted)
-    state = TrainState(
-        model,
-        None if is_counted else optimizers.build(config.optimizer, model),
-        NumberFormat(config.trainer.precision, device),
-        device,
-    )
+    if resumed is not None:
+        resumed.load_weights(model)
+    frame = distributed.frame_of(model) if is_sharded else None
+    forward = model if is_counted else distributed.share(model, config.trainer.parallel, ranks, device)
+    optimizer = None if is_counted else optimizers.build(config.optimizer, model)
+    state = TrainState(model, optimizer, number_format, device, ranks, frame)
     summary = {
         "status": "running",
         "choices": choices or {},
         "device": str(device),
         "precision": state.number_format.name,
+        "ranks": ranks.n,
         "seed": config.seed,
         "parameters": count_parameters(model),
         "vocab_size": tokenizer.vocab_size,
@@ -135,35 +144,51 @@ def train(
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
-        "reference_losses": _reference_losses(streams, tokenizer.vocab_size),
+        "reference_losses": ranks.from_main(lambda: _reference_losses(streams, tokenizer.vocab_size)),
         **about,
         "git": provenance.git(Path.cwd()),
     }
     before = run.read_summary()
     for name in ("wandb_id", "wandb_mode"):
         summary[name] = before.get(name)
-    write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, tokenizer).encode())
-    run.write_summary({**before, **summary})
-    write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
+    changes = [*(changes or []), *_change_of_ranks(before, ranks)]
+    if ranks.is_main:
+        write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, tokenizer).encode())
+        run.write_summary({**before, **summary})
+        write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
 
     passed_over: list[str] = []
     if resumed is None:
-        rng.seed_everything(config.seed)
+        rng.seed_rank(config.seed, 0, ranks.rank)
     else:
-        resumed.load_weights(model)
-        state.load_tree(resumed.load_state())
-        aside = checkpoint.set_aside(run.checkpoints, resumed.step)
+        state.load_tree(resumed.load_state(), config.seed)
+        aside = ranks.from_main(lambda: checkpoint.set_aside(run.checkpoints, resumed.step))
         passed_over = [f"{error.found}; kept as {path.name}" for error, path in zip(damaged, aside, strict=True)]
-    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file)) as log:
-        forward = torch.compile(model) if config.trainer.compile and not is_counted else model
+    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file) if ranks.is_main else NoLog()) as log:
+        if config.trainer.compile and not is_counted:
+            forward = torch.compile(forward)
         saver = Saver(run.checkpoints, config.trainer, log.note)
-        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about)
-        _announce(setup, summary, passed_over, changes or [])
-        logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
-        log.logger = open_logger(config.logger, run, logger_about, log.say)
-        summary |= log.logger.about()
-        run.write_summary({**before, **summary})
+        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks)
+        _announce(setup, summary, passed_over, changes)
+        if ranks.is_main:
+            logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
+            log.logger = open_logger(config.logger, run, logger_about, log.say)
+            summary |= log.logger.about()
+            run.write_summary({**before, **summary})
         return _train(setup, summary, began)
+
+
+def _prepare_text(config: Config, run: RunDirectory, goes_on: bool) -> tuple[Corpus, Tokenizer, dict[str, Stream]]:
+    """The text, its tokenizer (of a run that goes on its own) and its tokens by split."""
+    corpus = corpora.load(config.dataset)
+    tokenizer = tokenizers.from_file(run.tokenizer) if goes_on and run.exists() else token_cache.fit(corpus, config)
+    return corpus, tokenizer, token_cache.tokenize(corpus, tokenizer, config)
+
+
+def _change_of_ranks(before: dict[str, Any], ranks: Ranks) -> list[str]:
+    """What the number of ranks was, if the run had another one."""
+    had = before.get("ranks", ranks.n)
+    return [] if had == ranks.n else [f"ranks: {had} -> {ranks.n}"]
 
 
 def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
@@ -173,7 +198,7 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     text = ""
     is_counted = isinstance(setup.state.model, Counted)
     try:
-        with stop, setup.saver:
+        with stop, explained(setup.run.path), setup.saver:
             text = count(setup, began) if is_counted else loop(setup, stop, began)
         is_done = is_counted or setup.state.step >= setup.config.trainer.max_steps
         status = "completed" if is_done else "interrupted"
@@ -192,8 +217,9 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
         raise
     finally:
         summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
-        with contextlib.suppress(OSError):
-            setup.run.write_summary(summary)
+        if setup.ranks.is_main:
+            with contextlib.suppress(OSError):
+                setup.run.write_summary(summary)
         setup.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 
@@ -216,7 +242,7 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
         _set_lr(optimizer, lr_factor)
         parts, n_scored = _parts(setup, state.step)
         loss, grad_norm = update(
-            setup.forward, optimizer, parts, state.number_format, settings.clip_norm, settings.clip_value
+            setup.forward, optimizer, parts, state.number_format, settings.clip_norm, settings.clip_value, setup.ranks
         )
         if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
             raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
@@ -249,8 +275,8 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
             with pace.paused(), weights_that_count(optimizer):
                 is_better, text = _evaluate(setup, began)
 
-        is_stopping = stop.signal is not None
-        if setup.saver.is_due(state.step) or is_last or is_better or is_stopping:
+        is_stopping = stop.is_asked(setup.ranks)
+        if _is_save_due(setup) or is_last or is_better or is_stopping:
             with pace.paused(), weights_that_count(optimizer):
                 state.seconds = time.perf_counter() - began
                 _save(setup)
@@ -317,8 +343,8 @@ class Pace:
 
 
 def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
-    """The batch of a step in `accumulate` parts, on the device, and how many targets of it are scored."""
-    settings, device = setup.config.trainer, setup.state.device
+    """This rank's share of a step's batch in `accumulate` parts, on the device, and the batch's scored targets."""
+    settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
     batch = draw(
         settings.batches,
         setup.streams["train"],
@@ -326,10 +352,15 @@ def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]],
         step=step,
         batch_size=settings.batch_size,
         context_length=setup.config.size.context_length,
+        rank=ranks.rank,
+        n_ranks=ranks.n,
         with_documents=reads_documents(setup.config),
     )
     targets_BxT = batch.targets_BxT
-    n_scored = int(np.count_nonzero(targets_BxT != IGNORED)) if settings.batches.in_rows else targets_BxT.size
+    if settings.batches.in_rows:
+        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORED))))
+    else:
+        n_scored = targets_BxT.size * ranks.n
     sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
     return zip(*(side.chunk(settings.accumulate) for side in sides), strict=True), n_scored
 
@@ -385,6 +416,7 @@ def _exact_loss(setup: Setup, split: str) -> float:
         device=setup.state.device,
         number_format=setup.state.number_format,
         reads_documents=reads_documents(setup.config),
+        ranks=setup.ranks,
     )
 
 
@@ -407,12 +439,19 @@ def _write_sample(setup: Setup) -> str:
     return tokenizer.decode(tokens.tolist())
 
 
+def _is_save_due(setup: Setup) -> bool:
+    """Whether a checkpoint falls on this step; by rank 0's clock, where the time decides."""
+    due = functools.partial(setup.saver.is_due, setup.state.step)
+    return due() if setup.config.trainer.save_minutes is None else setup.ranks.from_main(due)
+
+
 def _save(setup: Setup) -> None:
     """Saves a checkpoint; when it reads back, those go that need not stay."""
     state = setup.state
     state.lengths = setup.log.lengths()
     about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
-    setup.saver.save(state.step, state.model, state.to_tree(), about, state.best_step)
+    model, tree = state.whole_model(), state.to_tree()
+    setup.ranks.from_main(lambda: setup.saver.save(state.step, model, tree, about, state.best_step))
 
 
 def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
@@ -490,6 +529,7 @@ def _announce(setup: Setup, summary: dict[str, Any], passed_over: list[str], cha
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
+        + (f", {setup.ranks.n} ranks by {config.trainer.parallel.name}" if setup.ranks.n > 1 else "")
     )
     attention = attention_paths.in_words(config)
     if attention is not None:

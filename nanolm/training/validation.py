@@ -13,6 +13,7 @@ from torch import nn
 from nanolm.data.batches import IGNORED, documents_at, rows_at
 from nanolm.data.stream import Rows, Stream, Tokens, gather
 from nanolm.training.precision import NumberFormat
+from nanolm.training.ranks import ALONE, Ranks
 from nanolm.training.step import Forward, next_token_loss
 
 # Logits of one forward pass, in numbers: 2^25 of them are 128 MiB in fp32.
@@ -39,10 +40,15 @@ def split_loss(
     device: torch.device,
     number_format: NumberFormat,
     reads_documents: bool = False,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Mean nats a token over a split as it is trained on: as one text (`exact_loss`), or row by row (`rows_loss`)."""
+    """Mean nats a token over a split as it is trained on: as one text (`exact_loss`), or row by row (`rows_loss`).
+
+    Args:
+        ranks: each scores its share of the rows, and all get the same loss.
+    """
     if stream.rows is not None:
-        return rows_loss(model, forward, stream.tokens, stream.rows, vocab_size, device, number_format)
+        return rows_loss(model, forward, stream.tokens, stream.rows, vocab_size, device, number_format, ranks)
     return exact_loss(
         model,
         forward,
@@ -53,6 +59,7 @@ def split_loss(
         device=device,
         number_format=number_format,
         documents=stream.documents if reads_documents else None,
+        ranks=ranks,
     )
 
 
@@ -65,18 +72,28 @@ def rows_loss(
     vocab_size: int,
     device: torch.device,
     number_format: NumberFormat,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Mean nats a token over rows, each behind nothing but its own beginning; padding is not scored."""
     was_training = model.training
     model.eval()
     total = 0.0
-    at_once = _rows_at_once(vocab_size, rows.context_length)
+    at_once = _rows_at_once(vocab_size, rows.context_length) * ranks.n
     for start in range(0, len(rows), at_once):
-        batch = rows_at(tokens, rows, np.arange(start, min(start + at_once, len(rows))))
-        inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in batch)
-        total += _summed_loss(model, forward, [inputs_BxT], targets_BxT, number_format)
+        rows_B, counts = _own_share(np.arange(start, min(start + at_once, len(rows))), ranks)
+        inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in rows_at(tokens, rows, rows_B))
+        total += counts * _summed_loss(model, forward, [inputs_BxT], targets_BxT, number_format)
     model.train(was_training)
-    return total / rows.n_targets
+    return ranks.sum(total) / rows.n_targets
+
+
+def _own_share(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
+    """This rank's share of the rows, and whether it counts.
+
+    A rank that has none left takes one that does not count: a sharded model runs on all ranks or on none.
+    """
+    own_B = rows_B[ranks.rank :: ranks.n]
+    return (own_B, True) if len(own_B) else (rows_B[:1], False)
 
 
 def _rows_at_once(vocab_size: int, context_length: int) -> int:
@@ -95,6 +112,7 @@ def exact_loss(
     device: torch.device,
     number_format: NumberFormat,
     documents: np.ndarray | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Mean nats a token over a split, without dropout.
 
@@ -108,6 +126,7 @@ def exact_loss(
     Args:
         documents: where each document begins in the tokens, for a model that reads which one each input is of; None:
             the model reads tokens alone.
+        ranks: each scores its share.
 
     Returns:
         The sum over all tokens but the first, which nothing precedes, divided by their number.
@@ -115,14 +134,15 @@ def exact_loss(
     was_training = model.training
     model.eval()
     total = 0.0
-    rows_at_once = _rows_at_once(vocab_size, context_length)
-    for starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
+    rows_at_once = _rows_at_once(vocab_size, context_length) * ranks.n
+    for all_starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
+        starts_B, counts = _own_share(all_starts_B, ranks)
         rows = torch.from_numpy(gather(tokens, starts_B, length + 1).astype(np.int64)).to(device)
         read = [] if documents is None else [torch.from_numpy(documents_at(documents, starts_B, length)).to(device)]
         targets_BxS = rows[:, 1:][:, -scored:]
-        total += _summed_loss(model, forward, [rows[:, :-1], *read], targets_BxS, number_format)
+        total += counts * _summed_loss(model, forward, [rows[:, :-1], *read], targets_BxS, number_format)
     model.train(was_training)
-    return total / (len(tokens) - 1)
+    return ranks.sum(total) / (len(tokens) - 1)
 
 
 def _summed_loss(

@@ -1,0 +1,338 @@
+"""Several ranks against one: the same batches, the same losses, one checkpoint for all; and what ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanolm.cli import run as nanolm_run
+from nanolm.config import check
+from nanolm.errors import SettingsError
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint, rng
+from nanolm.training.ranks import ALONE, started
+from nanolm.training.trainer import train
+from tests.conftest import REPOSITORY, SMALL, Nanolm, config_of
+from tests.system.test_kill import LINE, wait_for
+from tests.training.test_trainer import final_state, rows, same
+
+N = 2
+STEPS = 50
+COMMON = (
+    *SMALL,
+    "dataset=text",
+    "trainer.log_every=1",
+    "trainer.eval_every=20",
+    "trainer.save_every=20",
+    "trainer.sample_tokens=8",
+    "scheduler=constant",
+    "scheduler.warmup_steps=3",
+)
+# Each is trained by one rank and by two.
+CASES = {
+    "plain": (),
+    "fsdp": ("trainer.parallel=fsdp",),
+    "accumulated": ("trainer.accumulate=2", "trainer.clip_norm=0.1"),
+    "accumulated_fsdp": ("trainer.parallel=fsdp", "trainer.accumulate=2", "trainer.clip_norm=0.1"),
+    "padded": ("trainer.batches=lines", "trainer.accumulate=2", "size.context_length=64"),
+    "padded_fsdp": ("trainer.batches=lines", "trainer.parallel=fsdp", "size.context_length=64"),
+    "clipped_by_value": ("trainer.clip_norm=null", "trainer.clip_value=0.001", "trainer.parallel=fsdp"),
+    "muon": ("optimizer=muon", "model=gpt2"),
+    "schedule_free": ("optimizer=schedule_free", "trainer.parallel=fsdp", "model=gpt2"),
+}
+SHORT = 12
+
+
+def max_steps(case: str) -> int:
+    return STEPS if case in ("plain", "fsdp") else SHORT
+
+
+def environment(rank: int, n: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(word) for name, word in words.items()} | on_this_machine()
+
+
+def on_this_machine() -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_ranks(arguments: Sequence[str], folder: Path, **more: str) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment(rank, N, port), **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(N)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]], timeout: float = 100) -> list[tuple[int, str, str]]:
+    """Exit status, output and errors of each; none is left behind."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+def train_on_ranks(jobs: list[tuple[Path, tuple[str, ...]]], folder: Path) -> list[str]:
+    """Trains the runs one after another on N ranks; returns how each ended on every rank."""
+    for run, _ in jobs:
+        run.mkdir(exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps([(str(run), overrides) for run, overrides in jobs]))
+    results = ended(start_ranks(["tests.training.on_ranks", str(folder / "jobs.json")], folder))
+    for status, _, errors in results:
+        assert status == 0, errors
+    said = [output.split() for _, output, _ in results]
+    assert said[0] == said[1]
+    return said[0]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    lines = (
+        f"{n} and {n + 1} make {2 * n + 1}" + ", so that {n % 7} is left over.\n" * (n % 3 != 0) for n in range(99)
+    )
+    path.write_text("".join(lines), encoding="utf-8")
+    return f"dataset.path={path}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
+    """A folder of runs: NAME-1 is trained by one rank, NAME-2 by two.
+
+    Beside CASES there is `moved`, which goes from two ranks to one and back, and `dropped`, a run with dropout on two
+    ranks, whole and in two parts.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+
+    def on_one(name: str, overrides: tuple[str, ...], steps: int) -> None:
+        (folder / name).mkdir(exist_ok=True)
+        train(config_of(*COMMON, text, *overrides, f"trainer.max_steps={steps}"), RunDirectory(folder / name))
+
+    def job(name: str, overrides: tuple[str, ...], steps: int) -> tuple[Path, tuple[str, ...]]:
+        return folder / name, (*COMMON, text, *overrides, f"trainer.max_steps={steps}")
+
+    dropout = ("model.dropout=0.3",)
+    jobs = [job(f"{case}-2", overrides, max_steps(case)) for case, overrides in CASES.items()]
+    jobs += [job(f"moved_{name}-2", CASES[name], 17) for name in ("plain", "fsdp")]
+    jobs += [job("dropped-2", dropout, 20), job("dropped_in_parts-2", dropout, 11)]
+    jobs += [job("dropped_in_parts-2", dropout, 20), job("fails-2", ("model=fails_on_one_rank",), 20)]
+    said = train_on_ranks(jobs, folder)
+    assert said == ["completed"] * (len(jobs) - 1) + ["DivergedError"]
+    for case, overrides in CASES.items():
+        on_one(f"{case}-1", overrides, max_steps(case))
+    for name in ("plain", "fsdp"):
+        on_one(f"moved_{name}-2", CASES[name], 34)
+    train_on_ranks([job(f"moved_{name}-2", CASES[name], STEPS) for name in ("plain", "fsdp")], folder)
+    return folder
+
+
+def losses(run: Path, split: str) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in rows(RunDirectory(run)) if row["split"] == split}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
+    one, two = runs / f"{case}-1", runs / f"{case}-2"
+    assert len(losses(one, "train")) == max_steps(case)
+    for split in ("train", "val"):
+        assert losses(two, split) == pytest.approx(losses(one, split), abs=1e-5)
+    of_one, of_two = (rows(RunDirectory(run)) for run in (one, two))
+    for key in ("grad_norm", "lr"):
+        found, expected = ([row[key] for row in some if key in row] for some in (of_two, of_one))
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert [row["tokens"] for row in of_two] == [row["tokens"] for row in of_one]
+    assert (two / "samples.txt").read_text() == (one / "samples.txt").read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_does_not_show_how_many_ranks_made_it(case: str, runs: Path) -> None:
+    (one, state_of_one), (two, state_of_two) = (final_state(RunDirectory(runs / f"{case}-{n}")) for n in (1, 2))
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        state_of_two["optimizer"]["state"], state_of_one["optimizer"]["state"], atol=1e-4, rtol=1e-2
+    )
+    assert state_of_two["optimizer"]["param_groups"] == state_of_one["optimizer"]["param_groups"]
+    assert len(state_of_two.pop("rng_of_other_ranks")) == N - 1
+    assert state_of_two.keys() == state_of_one.keys()
+
+
+@pytest.mark.parametrize("case", ["plain", "fsdp"])
+def test_a_run_goes_from_two_ranks_to_one_and_back(case: str, runs: Path) -> None:
+    run = runs / f"moved_{case}-2"
+    assert losses(run, "train") == pytest.approx(losses(runs / "plain-1", "train"), abs=1e-5)
+    said = (run / "train.log").read_text()
+    assert "goes on from step 17 with ranks: 2 -> 1" in said
+    assert "goes on from step 34 with ranks: 1 -> 2" in said
+
+
+def test_each_rank_has_dropout_of_its_own_and_takes_it_up_again(runs: Path) -> None:
+    whole, parted = RunDirectory(runs / "dropped-2"), RunDirectory(runs / "dropped_in_parts-2")
+    train_rows = [[row for row in rows(run) if row["split"] == "train"] for run in (whole, parted)]
+    assert train_rows[0] == train_rows[1]
+    (weights, state), (weights_in_parts, state_in_parts) = final_state(whole), final_state(parted)
+    assert same(weights, weights_in_parts)
+    assert same(state["optimizer"], state_in_parts["optimizer"])
+    assert same(state["rng_of_other_ranks"], state_in_parts["rng_of_other_ranks"])
+    assert not torch.equal(state["rng"]["torch"], state["rng_of_other_ranks"][0]["torch"])
+
+
+def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_say() -> None:
+    found = set()
+    for place in ((1, 0, 0), (1, 0, 1), (1, 5, 1), (1, 5, 2), (2, 5, 1)):
+        rng.seed_rank(*place)
+        first = torch.rand(1).item()
+        rng.seed_rank(*place)
+        assert torch.rand(1).item() == first
+        found.add(first)
+    assert len(found) == 5
+    rng.seed_everything(1)
+    assert torch.rand(1).item() in found
+
+
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(runs: Path) -> None:
+    summary = RunDirectory(runs / "fails-2").read_summary()
+    assert (summary["status"], summary["step"]) == ("diverged", 4)
+    assert list((runs / "fails-2").glob("checkpoints/*")) == []
+
+
+def test_only_the_first_rank_writes(runs: Path) -> None:
+    assert (runs / "plain-2" / "train.log").read_text().count("run directory") == 1
+    assert RunDirectory(runs / "plain-2").read_summary()["ranks"] == N
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
+    processes = start_ranks(line, tmp_path)
+    wait_for(run, 20, processes[0])
+    processes[1].send_signal(number)
+    (status, output, errors), (other_status, other_output, other_errors) = ended(processes)
+    assert (status, other_status) == (128 + number,) * 2, errors
+    assert "interrupted at step" in output
+    assert (other_output, other_errors) == ("", "")
+    summary = run.read_summary()
+    assert summary["status"] == "interrupted"
+    assert checkpoint.at_step(run.checkpoints, summary["step"]).step == summary["step"]
+
+
+def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    processes = start_ranks(["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path)
+    wait_for(run, 60, processes[0])
+    processes[1].kill()
+    began = time.monotonic()
+    (status, _, errors), (other_status, _, _) = ended(processes, timeout=30)
+    assert time.monotonic() - began < 30
+    assert (status, other_status) == (1, -signal.SIGKILL)
+    assert "rank 0 of 2 lost another one" in errors
+    assert "resume=run" in errors
+    assert "Traceback" not in errors
+    assert run.read_summary()["status"] == "failed"
+    assert checkpoint.newest(run.checkpoints)[0] is not None
+
+
+def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, text: str) -> None:
+    run = RunDirectory(nanolm.folder / "run")
+    torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
+    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.parallel=fsdp"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *torchrun, "-m", *line, "trainer.max_steps=400"],
+        cwd=nanolm.folder,
+        env={**nanolm.environment, "PYTHONPATH": str(REPOSITORY), **on_this_machine()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(run, 60, process)
+    # The lock says which process writes.
+    os.kill(int(run.lock.read_text().split()[1]), signal.SIGKILL)
+    ((status, output, errors),) = ended([process])
+    assert status == 0, errors
+    assert "goes on from step" in (run.path / "train.log").read_text()
+    assert "completed at step 400" in output
+    assert list(losses(run.path, "train")) == list(range(10, 401, 10))
+
+
+def test_mistakes_are_told_once_and_end_every_rank(text: str, tmp_path: Path) -> None:
+    wrong = ["trainer.batch_size=5", "optimizer=muon", "trainer.parallel=fsdp"]
+    processes = start_ranks(["nanolm", "train", *LINE, text, *wrong, "hydra.run.dir=run"], tmp_path)
+    (status, _, errors), (other_status, *other_words) = ended(processes)
+    assert (status, other_status) == (2, 2)
+    assert "trainer.batch_size 5 cannot be shared evenly by 2 processes" in errors
+    assert "optimizer=muon needs whole matrices" in errors
+    assert other_words == ["", ""]
+    assert not (tmp_path / "run").exists()
+
+
+def found_on(n: int, patch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
+    for name, word in environment(0, n, 1).items():
+        patch.setenv(name, word)
+    return [problem.found for problem in check(config_of(*overrides))]
+
+
+def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found_on(4, monkeypatch) == []
+    assert found_on(1, monkeypatch, "optimizer=muon", "trainer.parallel=fsdp", "trainer.batch_size=5") == []
+    assert found_on(4, monkeypatch, "optimizer=muon") == []
+    (shares,) = found_on(4, monkeypatch, "trainer.batch_size=8", "trainer.accumulate=4")
+    assert shares == "trainer.batch_size 8, 2 a process, cannot be cut into trainer.accumulate 4 equal parts"
+    problems = found_on(
+        4,
+        monkeypatch,
+        "trainer.batch_size=6",
+        "optimizer=adafactor",
+        "trainer.parallel=fsdp",
+        "trainer.device=cuda:0",
+        "model=ngram",
+    )
+    for number, words in enumerate(["shared evenly by 4", "adafactor needs whole", "is one device", "counted in one"]):
+        assert words in problems[number]
+    with pytest.raises(SettingsError, match="-m makes many runs"):
+        nanolm_run(["train", "-m", "seed=1,2"])
+
+
+def test_a_process_without_a_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with started(config_of().trainer) as ranks:
+        assert ranks is ALONE
+        assert not torch.distributed.is_initialized()
+    assert ranks.is_main
+    assert ranks.gathered(3) == [3]
+    assert (ranks.sum(2.5), ranks.largest(1)) == (2.5, 1)
+    assert ranks.main_first(lambda: "done") == "done"
+
+
+def test_parts_of_words_are_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, Any] = environment(1, 8, 1)
+    del values["LOCAL_RANK"]
+    for name, word in values.items():
+        monkeypatch.setenv(name, word)
+    assert check(config_of("trainer.batch_size=5")) == []
