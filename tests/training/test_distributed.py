@@ -259,6 +259,22 @@ def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> 
     assert checkpoint.newest(run.checkpoints)[0] is not None
 
 
+@pytest.mark.slow
+def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000", "trainer.rank_timeout=8"]
+    processes = start_ranks([*line, "trainer.parallel=fsdp"], tmp_path)
+    wait_for(run, 20, processes[0])
+    processes[1].send_signal(signal.SIGSTOP)
+    try:
+        assert processes[0].wait(timeout=60) == 1
+    finally:
+        processes[1].kill()
+    (_, _, errors), _ = ended(processes)
+    assert "rank 0 of 2 lost another one" in errors
+    assert "trainer.rank_timeout" in errors
+
+
 def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, text: str) -> None:
     run = RunDirectory(nanolm.folder / "run")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
