@@ -10,10 +10,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from nanolm.compose import compose_line
 from nanolm.config import Config
+
+# A machine that is slow for a moment fails no test.
+hypothesis.settings.register_profile("nanolm", deadline=None)
+hypothesis.settings.load_profile("nanolm")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -115,7 +115,6 @@ def test_any_text_comes_back(kind: str, text: str) -> None:
 
 
 @given(text=TEXTS)
-@settings(deadline=None)
 def test_any_text_comes_back_from_gpt2(gpt2: tokenizers.Tokenizer, text: str) -> None:
     ids = gpt2.encode(text)
     assert gpt2.decode(ids.tolist()) == text
@@ -198,7 +197,6 @@ def test_gpt2_has_the_ids_of_hugging_face(gpt2: tokenizers.Tokenizer, hugging_fa
 
 
 @given(text=TEXTS)
-@settings(deadline=None)
 def test_parts_have_the_ids_of_the_whole(gpt2: tokenizers.Tokenizer, hugging_face_gpt2, text: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "_CHUNK", 2)

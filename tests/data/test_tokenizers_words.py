@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.config import SpacyConfig, TorchtextConfig, WordConfig, WordsConfig
@@ -65,7 +65,6 @@ def test_a_word_left_out_counts_as_long_as_they_are_on_average() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_bytes_are_those_of_the_decoded_text(text: str) -> None:
     tokenizer = tokenizers.fit(WordConfig(), [text, "some more"])
     ids = tokenizer.encode(text)

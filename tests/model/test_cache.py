@@ -98,7 +98,7 @@ def test_past_the_context_the_window_moves_by_its_stride() -> None:
     length=st.integers(1, 12),
     n_layers=st.integers(1, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_settled_is_changed_by_no_later_token(seed: int, length: int, n_layers: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tables: list[torch.Tensor | None] = [

@@ -105,7 +105,7 @@ def drawn(kind: type[enum.Enum]) -> st.SearchStrategy[enum.Enum]:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_the_formula_is_the_built_model_whatever_the_settings(plain_config: Config, data: st.DataObject) -> None:
     """Every setting that decides a shape, drawn at random; what a check refuses is passed over."""
     n_heads, half_a_head = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.data.stream import Shards
@@ -23,7 +23,6 @@ def counted_slowly(text: list[int], order: int) -> Counter[tuple[int, ...]]:
     return Counter(tuple(text[at : at + n]) for n in lengths for at in range(len(text) - n + 1))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 3), max_size=40),
     st.integers(1, 5),
@@ -44,7 +43,6 @@ def test_chunks_of_any_length_count_what_the_whole_text_has(
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=40), st.integers(1, 5))
 def test_continuations_are_the_tokens_before(text: list[int], order: int) -> None:
     keys, _ = count_grams(np.array(text, dtype=np.int64), 3, order)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -63,7 +63,6 @@ texts = st.integers(1, 4).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(texts, st.integers(1, 5), st.sampled_from(Smoothing), st.floats(0.01, 10))
 def test_every_distribution_is_the_formula_and_sums_to_one(
     drawn: tuple[int, list[int], list[int]], order: int, smoothing: Smoothing, k: float
