@@ -103,7 +103,7 @@ def stdlib_source() -> str:
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_text_comes_back(kind: str, text: str) -> None:
     tokenizer = fitted(kind)
     assert tokenizer.lossless
