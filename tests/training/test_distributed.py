@@ -115,7 +115,7 @@ def train_on_ranks(jobs: list[tuple[Path, tuple[str, ...]]], folder: Path) -> li
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("text") / "small.txt"
-    lines = (f"{n} and {n + 1} make {2 * n + 1}{', and more' * (n % 3)}, so that {n % 7} is left over.\n" for n in range(99))
+    lines = (f"{n} and {n + 1}{', and more' * (n % 3)} make {2 * n + 1}, {n % 7} is left over.\n" for n in range(99))
     path.write_text("".join(lines), encoding="utf-8")
     return f"dataset.path={path}"
 
