@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A file of tests to a core, each with one thread: most are small, and threads wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install train test test-all check format bench clean
@@ -23,10 +25,10 @@ train: install  ## train a small GPT on the Python manual: a minute or two on tw
 	@$(BIN)/nanolm train $(ARGS)
 
 test: install  ## the tests, without the slow proofs
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install  ## every test: real training budgets, a clean installation from the wheel
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: install  ## lint, formatting, types, and which way imports point
 	@$(BIN)/ruff check .
