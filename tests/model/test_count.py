@@ -253,7 +253,7 @@ def test_the_state_of_optimizers_by_shape_is_written_as_it_is_computed() -> None
         formulas[optimizer] = count.memory(config, 1000, 65)[-1].formula
     assert formulas == {
         "muon": "8 N - 48 L C^2",
-        "adafactor": "4 N - 4 V C - 4 T C - 48 L C^2 + 4 V + 8 C + 4 T + 64 L C",
+        "adafactor": "4 N - 48 L C^2 - 4 V C - 4 T C + 64 L C + 4 V + 8 C + 4 T",
     }
 
 

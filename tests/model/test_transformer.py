@@ -69,7 +69,7 @@ def test_no_part_shows_the_future(variant: str) -> None:
     causal_case(*variant.split())
 
 
-@pytest.mark.parametrize("mask", CAUSAL_MASKS)
+@pytest.mark.parametrize("mask", [CAUSAL_MASKS[0], CAUSAL_MASKS[-1]])
 @pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung != "ladder/bigram"])
 def test_no_rung_shows_the_future(rung: str, mask: str) -> None:
     small = ("size.d_model=24",) if rung == "ladder/scaled_up" else ()

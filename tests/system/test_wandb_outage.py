@@ -92,15 +92,11 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in json.loads(line).items() if key not in TIME_FIELDS} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "steps"),
-    [
-        ("dead", 20),
-        pytest.param("broken", 20, marks=pytest.mark.slow),
-        pytest.param("silent", 20, marks=pytest.mark.slow),
-        # Long enough for the first rows to be sent.
-        pytest.param("dies midway", 5000, marks=pytest.mark.slow),
-    ],
+    # The last is long enough for the first rows to be sent.
+    [("dead", 20), ("broken", 20), ("silent", 20), ("dies midway", 5000)],
 )
 def test_an_outage_changes_no_row(how: str, steps: int, nanolm: Nanolm, small_text: Path) -> None:
     line = ("train", "dataset=text", f"dataset.path={small_text}", *SMALL, f"trainer.max_steps={steps}")

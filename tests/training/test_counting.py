@@ -74,7 +74,7 @@ def test_a_run_that_ended_before_its_checkpoint_counts_again(
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save", killed)
+    monkeypatch.setattr(checkpoint, "take", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, run)
     monkeypatch.undo()

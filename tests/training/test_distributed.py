@@ -273,6 +273,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
     assert "trainer.rank_timeout" in errors
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, text: str) -> None:
     run = RunDirectory(nanolm.folder / "run")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
