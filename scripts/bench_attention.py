@@ -28,6 +28,7 @@ from nanolm.config import (
 )
 from nanolm.model import masks
 from nanolm.model.attention_paths import PATHS, Scene, choose, local_reach
+from nanolm.training.allocator import keep_freed_memory
 
 HEADS, WIDTH = 4, 32
 WINDOW = 64
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
+    keep_freed_memory()  # as training does
     console = Console(width=max(Console().width, 100))
     console.print(the_window([1024, 2048, 4096, 8192], options.rounds, device))
     console.print(the_choice([64, 128, 256, 512, 1024, 2048], options.rounds, device))

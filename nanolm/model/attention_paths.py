@@ -36,8 +36,8 @@ Gather = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tenso
 # A block of queries is at least so many, whatever the window: smaller products waste the processor.
 SMALLEST_BLOCK = 32
 
-# Measured on CPU (`make bench`): from so many keys on for one of its own a query is better served in blocks.
-WORTH_BLOCKING = 4
+# Measured on a CPU (`make bench`): blocks serve a query better when all keys are so many times those that it meets there.
+WORTH_BLOCKING = 2
 
 
 @dataclasses.dataclass(frozen=True)
