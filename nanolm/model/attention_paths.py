@@ -36,7 +36,7 @@ Gather = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tenso
 # A block of queries is at least so many, whatever the window: smaller products waste the processor.
 SMALLEST_BLOCK = 32
 
-# Measured on a CPU (`make bench`): blocks serve a query better when all keys are so many times those that it meets there.
+# Measured on a CPU (`make bench`): blocks serve a query better when all keys are so many times those it meets there.
 WORTH_BLOCKING = 2
 
 
