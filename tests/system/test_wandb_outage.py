@@ -31,6 +31,9 @@ class Server(http.server.ThreadingHTTPServer):
     how = "dead"
     was_called = False
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has given up is no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
