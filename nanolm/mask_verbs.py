@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from nanolm.compose import compose_line
 from nanolm.config import MaskConfig, check, layers_by_mask
 from nanolm.errors import SettingsError, raise_all
-from nanolm.files import write_durably
 from nanolm.model import masks
+from nanolm.png import encode, importing_matplotlib, write
 
 # A square a position up to here, half a character a position up to there, and beyond it a character stands for many.
 SQUARES = 24
@@ -57,14 +56,8 @@ def show(
         SettingsError: the line, the length or the place of the PNG is not as it must be, or matplotlib is missing.
     """
     drawn = look(overrides, config_dir, length)
-    written = None if png is None else to_png(drawn)
-    if png is not None and written is not None:
-        try:
-            write_durably(png, written)
-        except OSError as error:
-            raise SettingsError(
-                f"the picture cannot be written: {error.strerror}", where=f"--png {png}", mend="name a file in a folder"
-            ) from error
+    if png is not None:
+        write(png, to_png(drawn))
     print("\n\n".join("\n".join([mask.title, mask.in_words(), *picture(mask.visible_TxT)]) for mask in drawn))
     if png is not None:
         print(f"\nwritten to {png}")
@@ -155,15 +148,11 @@ def to_png(drawn: Sequence[LayerMask]) -> bytes:
     Raises:
         SettingsError: matplotlib is not installed.
     """
-    try:
+    with importing_matplotlib():
         from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
         from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise SettingsError(
-            "the PNG is drawn by matplotlib, which is not installed", where="--png", mend="pip install 'nanolm[plot]'"
-        ) from error
     columns = min(len(drawn), 4)
     rows = math.ceil(len(drawn) / columns)
     figure = Figure(figsize=(4.2 * columns, 4.6 * rows), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
@@ -177,6 +166,4 @@ def to_png(drawn: Sequence[LayerMask]) -> bytes:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(8, integer=True))
         axes.spines[:].set_visible(False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return encode(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from nanolm.compose import compose_line
 from nanolm.config import PlateauConfig, check, flat, warmup_of
-from nanolm.errors import SettingsError, raise_all
-from nanolm.files import write_durably
+from nanolm.errors import raise_all
+from nanolm.png import encode, importing_matplotlib, write
 from nanolm.training import schedules
 
 WIDEST, HEIGHT = 100, 16
@@ -77,14 +76,8 @@ def show(
         SettingsError: the line or the place of the PNG is not as it must be, or matplotlib is missing.
     """
     found = look(overrides, config_dir)
-    written = None if png is None else to_png(found)
-    if png is not None and written is not None:
-        try:
-            write_durably(png, written)
-        except OSError as error:
-            raise SettingsError(
-                f"the picture cannot be written: {error.strerror}", where=f"--png {png}", mend="name a file in a folder"
-            ) from error
+    if png is not None:
+        write(png, to_png(found))
     if as_json:
         print(
             json.dumps(
@@ -130,12 +123,8 @@ def to_png(found: Schedule) -> bytes:
     Raises:
         SettingsError: matplotlib is not installed.
     """
-    try:
+    with importing_matplotlib():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingsError(
-            "the PNG is drawn by matplotlib, which is not installed", where="--png", mend="pip install 'nanolm[plot]'"
-        ) from error
     figure = Figure(figsize=(7, 3.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(range(len(found.lrs)), found.lrs, color="#1f4e79")
@@ -144,6 +133,4 @@ def to_png(found: Schedule) -> bytes:
     axes.set_ylabel("lr")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return encode(figure)

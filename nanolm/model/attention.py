@@ -26,15 +26,15 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
-        self.n_heads, self.key_width, self.value_width = size.n_heads, size.key_width, size.value_width
+        self.n_heads = size.n_heads
         self.qk_norm = config.qk_norm
         self.dropout = config.dropout_of(config.attention_dropout)
         bias = config.has_attention_bias
-        self.parts = [size.n_heads * width for width in (size.key_width, size.key_width, size.value_width)]
+        rows = tuple(size.n_heads * width for width in (size.key_width, size.key_width, size.value_width))
         # Rows of the matrices that are one linear layer, for what takes matrix by matrix.
-        self.row_counts = {"query_key_value": tuple(self.parts)}
-        self.query_key_value = nn.Linear(size.d_model, sum(self.parts), bias=bias)
-        self.projection = nn.Linear(self.parts[-1], size.d_model, bias=bias) if config.output_projection else None
+        self.row_counts = {"query_key_value": rows}
+        self.query_key_value = nn.Linear(size.d_model, sum(rows), bias=bias)
+        self.projection = nn.Linear(rows[-1], size.d_model, bias=bias) if config.output_projection else None
 
     def forward(
         self,
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         """
         q_BxHxTxD, k_BxHxTxD, v_BxHxTxD = (
             part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-            for part in self.query_key_value(x_BxTxC).split(self.parts, dim=-1)
+            for part in self.query_key_value(x_BxTxC).split(self.row_counts["query_key_value"], dim=-1)
         )
         if self.qk_norm:
             q_BxHxTxD, k_BxHxTxD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BxHxTxD, k_BxHxTxD))

@@ -27,13 +27,15 @@ def gpt2(model: nn.Module) -> None:
 
 @torch.no_grad()
 def xavier(model: nn.Module) -> None:
-    """Uniform in +-sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010), a part of attention at a time."""
+    """Uniform in +-sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010), matrix by matrix."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
     for module in model.modules():
-        if isinstance(module, Attention):
-            for part in module.query_key_value.weight.split(module.parts):
+        for name, rows in getattr(module, "row_counts", {}).items():
+            layer = module.get_submodule(name)
+            assert isinstance(layer, nn.Linear), f"{name} has rows of several matrices, and is {type(layer)}"
+            for part in layer.weight.split(rows):
                 nn.init.xavier_uniform_(part)
     positions = getattr(model, "position_embedding", None)
     if positions is not None:

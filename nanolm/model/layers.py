@@ -63,7 +63,10 @@ class FeedForward(nn.Module):
         super().__init__()
         has_two = config.feed_forward is FeedForwardKind.two_layers
         width = size.hidden_width(config.has_gate) if has_two else size.d_model
-        self.expansion = nn.Linear(size.d_model, (1 + config.has_gate) * width, bias=config.bias)
+        rows = (1 + config.has_gate) * (width,)
+        # A gate is a matrix of its own.
+        self.row_counts = {"expansion": rows}
+        self.expansion = nn.Linear(size.d_model, sum(rows), bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
         self.projection = nn.Linear(width, size.d_model, bias=config.bias) if has_two else None
 

@@ -25,8 +25,9 @@ def in_words(
 ) -> torch.Tensor:
     """Attention position by position, as the formula reads."""
     T = len(x_TxC)
-    K, V = layer.key_width, layer.value_width
-    q, k, v = layer.query_key_value(x_TxC).split(layer.parts, dim=-1)
+    rows = layer.row_counts["query_key_value"]
+    K, V = rows[0] // layer.n_heads, rows[-1] // layer.n_heads
+    q, k, v = layer.query_key_value(x_TxC).split(rows, dim=-1)
     gathered = torch.zeros(T, layer.n_heads * V)
     for head in range(layer.n_heads):
         q_h, k_h = q[:, head * K : (head + 1) * K], k[:, head * K : (head + 1) * K]

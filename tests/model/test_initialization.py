@@ -41,12 +41,20 @@ def test_gpt2_narrows_what_goes_into_the_stream() -> None:
 def test_xavier_draws_each_part_of_attention_for_itself() -> None:
     model = built("xavier", "size.d_key=24", "size.d_value=40")
     attention = model.blocks[0].attention
-    for part, rows in zip(attention.query_key_value.weight.split(attention.parts), (96, 96, 160), strict=True):
+    split = attention.query_key_value.weight.split(attention.row_counts["query_key_value"])
+    for part, rows in zip(split, (96, 96, 160), strict=True):
         bound = math.sqrt(6 / (128 + rows))
         assert part.shape == (rows, 128)
         assert 0.98 * bound < part.abs().max().item() <= bound
     positions = model.position_embedding.weight  # type: ignore[union-attr]
     assert 0.98 * math.sqrt(6 / (64 + 128)) < positions.abs().max().item() <= math.sqrt(6 / (64 + 128))
+
+
+def test_xavier_draws_a_gate_for_itself() -> None:
+    weight = built("xavier", "model.activation=swiglu", "size.d_hidden=96").blocks[0].feed_forward.expansion.weight
+    bound = math.sqrt(6 / (128 + 96))
+    for matrix in weight.chunk(2):
+        assert 0.98 * bound < matrix.abs().max().item() <= bound
 
 
 def test_pytorch_leaves_the_modules_as_they_were_drawn() -> None:

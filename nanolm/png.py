@@ -1,0 +1,51 @@
+"""Pictures as PNG files, drawn by matplotlib, which is an extra."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanolm.errors import SettingsError
+from nanolm.files import write_durably
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextlib.contextmanager
+def importing_matplotlib() -> Iterator[None]:
+    """Around its imports.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            "the PNG is drawn by matplotlib, which is not installed", where="--png", mend="pip install 'nanolm[plot]'"
+        ) from error
+
+
+def encode(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes the file that --png names.
+
+    Raises:
+        SettingsError: it cannot be written there.
+    """
+    try:
+        write_durably(path, content)
+    except OSError as error:
+        raise SettingsError(
+            f"the picture cannot be written: {error.strerror}", where=f"--png {path}", mend="name a file in a folder"
+        ) from error
