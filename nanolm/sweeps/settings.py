@@ -1,0 +1,158 @@
+"""The settings of the optuna sweeper, hydra.sweeper.KEY, and all that can be wrong with them. Optuna is not imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from nanolm.config import bounded, outside_bounds
+from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.sweeps.space import Choice, Dimension, Interval, in_word, size_of
+
+SAMPLER_NAMES = ("tpe", "random", "grid", "cmaes")
+PRUNER_NAMES = ("none", "asha", "hyperband", "median")
+
+# How many trials where neither the line nor a grid says it.
+DEFAULT_TRIALS = 20
+
+# Their losses are per token of another text or another tokenizer: none of them is less than another one.
+NOT_COMPARABLE = ("dataset", "tokenizer")
+# A pruner compares losses at the same step of the same schedule.
+SAME_FOR_A_PRUNER = ("trainer.max_steps", "trainer.eval_every")
+
+
+@dataclasses.dataclass
+class OptunaConfig:
+    """hydra/sweeper=optuna: a study of Optuna's over what a line lets vary."""
+
+    _target_: str = "hydra_plugins.nanolm_sweepers.optuna_sweeper.OptunaSweeper"
+    # tpe, random, grid (choices and ranges, every point once) or cmaes (numbers alone)
+    sampler: str = "tpe"
+    # none, asha, hyperband or median
+    pruner: str = "none"
+    # null: every point of a grid, else 20. A greater one goes on with the study.
+    n_trials: int | None = bounded(None, ge=1)
+    # Trials at a time; null: as many as the launcher has n_jobs, or one.
+    n_jobs: int | None = bounded(None, ge=1)
+    # Of the sampler: the same one draws the same trials when they run one after another.
+    seed: int = bounded(0, ge=0)
+    # asha and hyperband: one in so many goes on from a rung, and rungs are so many times further apart each.
+    reduction_factor: int = bounded(3, ge=2)
+    # No trial is given up before so many steps, where asha's first rung is; null: max_steps / reduction_factor ** 2.
+    min_steps: int | None = bounded(None, ge=1)
+    # median: nothing is given up before so many trials are complete.
+    median_after: int = bounded(5, ge=1)
+    # tpe: so many trials at random come first.
+    tpe_after: int = bounded(10, ge=1)
+    # More that varies, for files: {optimizer.lr: "tag(log,interval(1e-4,1e-2))"}
+    params: dict[str, Any] | None = None
+    # Set by the sweeper for each job.
+    study: str | None = None
+    trial: int | None = None
+
+
+def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
+    """How many trials the study has in all."""
+    if settings.sampler != "grid":
+        return settings.n_trials or DEFAULT_TRIALS
+    points = int(size_of(space))
+    return min(settings.n_trials or points, points)
+
+
+def check_settings(settings: OptunaConfig, space: Sequence[Dimension], max_steps: int) -> list[NanolmError]:
+    """Everything that is wrong with a study, as far as its settings tell.
+
+    Args:
+        settings: those of hydra.sweeper.
+        space: what the line lets vary.
+        max_steps: of each trial.
+    """
+    problems: list[NanolmError] = list(outside_bounds(settings, "hydra.sweeper."))
+    for what, names in (("sampler", SAMPLER_NAMES), ("pruner", PRUNER_NAMES)):
+        name = getattr(settings, what)
+        if name not in names:
+            problems.append(
+                SettingsError(f"there is no {what} {name!r}", where=f"hydra.sweeper.{what}", mend=nearest(name, names))
+            )
+    if not space:
+        problems.append(
+            SettingsError(
+                "nothing is left to choose",
+                where="the command line",
+                mend="give a setting several values: model=gpt,gpt2 or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'",
+            )
+        )
+    for dimension in space:
+        problems += _misfits(settings, dimension)
+    needed = settings.min_steps or 0
+    if settings.pruner != "none" and needed >= max_steps:
+        problems.append(
+            SettingsError(
+                f"it is {needed}, and a trial has {max_steps} steps: none would be given up",
+                where="hydra.sweeper.min_steps",
+                mend="fewer, or hydra.sweeper.pruner=none",
+            )
+        )
+    return problems
+
+
+def require_optuna() -> None:
+    """Raises a SettingsError that says what to install where Optuna is not."""
+    missing = [name for name in ("optuna", "cmaes") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            where="hydra/sweeper=optuna",
+            mend="pip install 'nanolm[optuna]'",
+        )
+
+
+def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
+    """What a dimension has that the sampler or the pruner cannot do."""
+    problems: list[NanolmError] = []
+    key = dimension.key.lstrip("+")
+    if settings.sampler == "cmaes" and isinstance(dimension, Choice):
+        problems.append(
+            SettingsError(
+                f"CMA-ES varies numbers, and {', '.join(dimension.words)} are words to it",
+                where=key,
+                mend=f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}",
+            )
+        )
+    if settings.sampler == "grid" and isinstance(dimension, Interval):
+        ends = f"{in_word(dimension.low)},{in_word(dimension.high)}"
+        problems.append(
+            SettingsError(
+                f"a grid has no points in interval({ends})",
+                where=key,
+                mend=f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe",
+            )
+        )
+    if key.split(".")[0] in NOT_COMPARABLE:
+        problems.append(
+            SettingsError(
+                "losses on other tokens do not compare, and a study looks for the least",
+                where=key,
+                mend="-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte",
+            )
+        )
+    if settings.pruner != "none" and key in SAME_FOR_A_PRUNER:
+        problems.append(
+            SettingsError(
+                "a pruner compares trials at the same steps of the same length",
+                where=key,
+                mend="one value for all, or hydra.sweeper.pruner=none",
+            )
+        )
+    return problems
+
+
+def _as_interval(choice: Choice) -> str:
+    """An interval in place of words, where they are numbers."""
+    try:
+        values = [float(word) for word in choice.words]
+    except ValueError:
+        return "leave it out"
+    return f"{choice.key}=interval({in_word(min(values))},{in_word(max(values))})"

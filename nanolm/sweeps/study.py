@@ -1,0 +1,269 @@
+"""A study of Optuna's in the folder of its sweep: who has which trial, what it reports, and how it ends.
+
+The journal is a file of JSON lines, brought to disk at each. Optuna's own locks are files that stay when their holder is
+killed; these are the kernel's, and go with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nanolm.errors import RunError
+from nanolm.runs.directory import RunDirectory
+from nanolm.sweeps.pruners import PRUNERS
+from nanolm.sweeps.samplers import FAILED, SAMPLERS
+from nanolm.sweeps.settings import OptunaConfig, n_trials_of
+from nanolm.sweeps.space import Choice, Dimension, Interval, Value
+
+JOURNAL = "study.journal"
+
+# What a trial's user_attrs say besides: which sweeper has it, and what its pruner has decided and need not again.
+OWNER = "owner"
+KEPT = "kept_at_step"
+PRUNED = "pruned_at_step"
+
+
+class KernelLock:
+    """A lock that ends with the process that holds it; whoever gets it takes off a line that a kill cut short."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        drop_torn_line(self._path)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what stands behind the last line end of a file."""
+    with path.open("rb+") as file:
+        length = file.seek(0, os.SEEK_END)
+        if length == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenStudy:
+    """A study and what it is about.
+
+    Attributes:
+        folder: of the sweep.
+        space: what its trials let vary.
+        settings: those of hydra.sweeper.
+        max_steps: of a trial that comes to its end.
+    """
+
+    folder: Path
+    space: Sequence[Dimension]
+    settings: OptunaConfig
+    max_steps: int
+    storage: JournalStorage
+    study: optuna.Study
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def id_of(self, number: int) -> int:
+        """What the storage calls a trial."""
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def mark(self, number: int, key: str, value: Any) -> None:
+        """Keeps something about a trial."""
+        self.storage.set_trial_user_attr(self.id_of(number), key, value)
+
+
+def name_of(settings: OptunaConfig, space: Sequence[Dimension], fixed: Mapping[str, Any]) -> str:
+    """The name of the study that a line goes on with: another one for whatever would make its trials others.
+
+    Args:
+        fixed: what all trials share and what decides their losses, by key.
+    """
+    free = {"_target_", "n_trials", "n_jobs", "params", "study", "trial"}
+    decisive = {key: value for key, value in dataclasses.asdict(settings).items() if key not in free}
+    dimensions = [(type(dimension).__name__, dataclasses.asdict(dimension)) for dimension in space]
+    text = json.dumps([decisive, sorted(dimensions, key=str), dict(fixed)], sort_keys=True, default=str)
+    return f"{settings.sampler}_{settings.pruner}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def open_study(
+    folder: Path, name: str, settings: OptunaConfig, space: Sequence[Dimension], max_steps: int
+) -> OpenStudy:
+    """The study of that name in a sweep's folder, which is begun if it is not there.
+
+    Raises:
+        RunError: the journal is damaged.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = folder / JOURNAL
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=KernelLock(path)))
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            direction="minimize",
+            load_if_exists=True,
+            sampler=SAMPLERS[settings.sampler](settings, space),
+            pruner=PRUNERS[settings.pruner](settings, max_steps),
+        )
+    except (ValueError, KeyError) as error:
+        raise RunError(
+            f"the study's journal is damaged: {error}",
+            where=str(path),
+            mend="move it away: a new study reads what runs are in the folder and trains none of them again",
+        ) from error
+    return OpenStudy(folder, space, settings, max_steps, storage, study)
+
+
+@contextlib.contextmanager
+def owner(folder: Path) -> Iterator[str]:
+    """A name for this sweeper by which others can tell whether it still lives."""
+    name = uuid.uuid4().hex[:12]
+    lock = FileLock(_owner_file(folder, name))
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock:
+        try:
+            yield name
+        finally:
+            _owner_file(folder, name).unlink(missing_ok=True)
+
+
+def take(opened: OpenStudy, me: str, at_most: int) -> list[int]:
+    """Numbers of the trials to run next: those that a sweeper left behind when it ended, or else new ones.
+
+    What was left behind goes first and alone, so that new trials are drawn from what they would have been drawn from.
+    """
+    with FileLock(opened.folder / ".study.lock"):
+        trials = opened.trials()
+        left = [trial.number for trial in trials if _is_left(opened, trial, me)][:at_most]
+        new = 0 if left else min(at_most, n_trials_of(opened.settings, opened.space) - len(trials))
+        taken = []
+        for number in [*left, *[None] * new]:
+            trial = opened.study.ask() if number is None else Trial(opened.study, opened.id_of(number))
+            trial.set_user_attr(OWNER, me)
+            trial.set_user_attr(FAILED, "")
+            for dimension in opened.space:
+                _draw(trial, dimension)
+            taken.append(trial.number)
+        return taken
+
+
+def others_at_work(opened: OpenStudy, me: str) -> bool:
+    """Whether another sweeper, still alive, has trials of this study."""
+    return any(
+        trial.state == TrialState.RUNNING and trial.user_attrs.get(OWNER) != me and not _is_left(opened, trial, me)
+        for trial in opened.trials()
+    )
+
+
+def point_of(opened: OpenStudy, number: int) -> dict[str, Value]:
+    """What a trial chose, in the order of the space."""
+    params = opened.trials()[number].params
+    return {dimension.key: params[dimension.key] for dimension in opened.space}
+
+
+def watch(opened: OpenStudy, number: int, run: RunDirectory) -> Callable[[int, float], bool]:
+    """What the run of a trial asks after each evaluation, with the step and the loss: whether it is given up.
+
+    A loss is reported once and decided upon once, whoever trains the trial and how often it is cut off.
+    """
+    earlier = val_losses(run) if run.exists() else {}
+
+    def is_hopeless(step: int, loss: float) -> bool:
+        report(opened, number, {**{before: value for before, value in earlier.items() if before < step}, step: loss})
+        trial = opened.trials()[number]
+        if trial.user_attrs.get(PRUNED) is not None:
+            return step >= trial.user_attrs[PRUNED]
+        if step <= trial.user_attrs.get(KEPT, 0) or step >= opened.max_steps:
+            return False
+        hopeless = opened.study.pruner.prune(opened.study, trial)
+        opened.mark(number, PRUNED if hopeless else KEPT, step)
+        return hopeless
+
+    return is_hopeless
+
+
+def report(opened: OpenStudy, number: int, losses: Mapping[int, float]) -> None:
+    """Tells the study the validation losses of a trial, by step; those that it has already are left as they are."""
+    known = opened.trials()[number].intermediate_values
+    for step, loss in sorted(losses.items()):
+        if step not in known:
+            opened.storage.set_trial_intermediate_value(opened.id_of(number), step, loss)
+
+
+def settle(opened: OpenStudy, number: int, run: RunDirectory) -> bool:
+    """Ends a trial by what its run has come to; returns False, and leaves it open, where the run has no result yet."""
+    summary = run.read_summary() if run.exists() else {}
+    status = summary.get("status")
+    if status == "completed" and ("entries" in summary or summary["step"] >= opened.max_steps):
+        report(opened, number, val_losses(run))
+        opened.study.tell(number, summary["best_val_loss"])
+        return True
+    if status == "pruned" and opened.settings.pruner != "none":
+        report(opened, number, val_losses(run))
+        opened.study.tell(number, state=TrialState.PRUNED)
+        return True
+    return False
+
+
+def val_losses(run: RunDirectory) -> dict[int, float]:
+    """The validation losses of a run by step."""
+    return {row["step"]: row["loss"] for row in run.read_metrics() if row["split"] == "val"}
+
+
+def _owner_file(folder: Path, name: str) -> Path:
+    return folder / f".sweeper-{name}.lock"
+
+
+def _is_left(opened: OpenStudy, trial: FrozenTrial, me: str) -> bool:
+    """Whether a trial is open and the sweeper that had it has ended."""
+    holder = trial.user_attrs.get(OWNER)
+    if trial.state != TrialState.RUNNING or holder == me:
+        return False
+    path = _owner_file(opened.folder, holder or "")
+    if holder is None or not path.exists():
+        return True
+    try:
+        with FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
+
+
+def _draw(trial: Trial, dimension: Dimension) -> None:
+    """Has a trial choose in a dimension; what it has chosen before, which a kill may have cut short, stays."""
+    if isinstance(dimension, Choice):
+        trial.suggest_categorical(dimension.key, dimension.words)
+    elif isinstance(dimension, Interval):
+        trial.suggest_float(dimension.key, dimension.low, dimension.high, log=dimension.is_log)
+    elif dimension.is_whole:
+        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step)
+        trial.suggest_int(dimension.key, low, high, step=step, log=dimension.is_log)
+    else:
+        trial.suggest_float(dimension.key, dimension.low, dimension.high, step=dimension.step)
