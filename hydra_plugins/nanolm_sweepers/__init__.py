@@ -11,6 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from nanolm.sweeps.settings import OptunaConfig, require_optuna
+
 
 @dataclasses.dataclass
 class GridSettings:
@@ -31,6 +33,7 @@ class GridSettings:
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSettings, provider="nanolm")
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConfig, provider="nanolm")
 
 
 class GridSweeper(Sweeper):
@@ -53,5 +56,23 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is missing of the sweep; exits with 1 when a job failed, and as a signal asks."""
         from nanolm.sweeps.grid import sweep
+
+        return sweep(self, arguments)
+
+
+class OptunaSweeper(Sweeper):
+    """A study of Optuna's: trials one after another, or as many at a time as the launcher runs."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = OptunaConfig(**settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keeps what Hydra gives; the launcher is made when the first trials are known."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs what is missing of the study; exits with 1 when a trial failed, and as a signal asks."""
+        require_optuna()
+        from nanolm.sweeps.search import sweep
 
         return sweep(self, arguments)

@@ -27,15 +27,15 @@ SAME_FOR_A_PRUNER = ("trainer.max_steps", "trainer.eval_every")
 class OptunaConfig:
     """hydra/sweeper=optuna: a study of Optuna's over what a line lets vary."""
 
-    _target_: str = "hydra_plugins.nanolm_sweepers.optuna_sweeper.OptunaSweeper"
+    _target_: str = "hydra_plugins.nanolm_sweepers.OptunaSweeper"
     # tpe, random, grid (choices and ranges, every point once) or cmaes (numbers alone)
     sampler: str = "tpe"
     # none, asha, hyperband or median
     pruner: str = "none"
     # null: every point of a grid, else 20. A greater one goes on with the study.
     n_trials: int | None = bounded(None, ge=1)
-    # Trials at a time; null: as many as the launcher has n_jobs, or one.
-    n_jobs: int | None = bounded(None, ge=1)
+    # Trials that are drawn and run at a time; null: as many as the launcher runs, or one where it does not say.
+    max_batch_size: int | None = bounded(None, ge=1)
     # Of the sampler: the same one draws the same trials when they run one after another.
     seed: int = bounded(0, ge=0)
     # asha and hyperband: one in so many goes on from a rung, and rungs are so many times further apart each.
@@ -48,9 +48,13 @@ class OptunaConfig:
     tpe_after: int = bounded(10, ge=1)
     # More that varies, for files: {optimizer.lr: "tag(log,interval(1e-4,1e-2))"}
     params: dict[str, Any] | None = None
-    # Set by the sweeper for each job.
-    study: str | None = None
-    trial: int | None = None
+    # Whether no trial starts after one that failed; on the line it is called sweep.fail_fast.
+    fail_fast: bool = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether trials may be given up."""
+        return self.pruner != "none"
 
 
 def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
@@ -87,7 +91,7 @@ def check_settings(settings: OptunaConfig, space: Sequence[Dimension], max_steps
     for dimension in space:
         problems += _misfits(settings, dimension)
     needed = settings.min_steps or 0
-    if settings.pruner != "none" and needed >= max_steps:
+    if settings.prunes and needed >= max_steps:
         problems.append(
             SettingsError(
                 f"it is {needed}, and a trial has {max_steps} steps: none would be given up",
@@ -138,7 +142,7 @@ def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
                 mend="-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte",
             )
         )
-    if settings.pruner != "none" and key in SAME_FOR_A_PRUNER:
+    if settings.prunes and key in SAME_FOR_A_PRUNER:
         problems.append(
             SettingsError(
                 "a pruner compares trials at the same steps of the same length",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +29,13 @@ from nanolm.sweeps.pruners import PRUNERS
 from nanolm.sweeps.samplers import FAILED, SAMPLERS
 from nanolm.sweeps.settings import OptunaConfig, n_trials_of
 from nanolm.sweeps.space import Choice, Dimension, Interval, Value
+from nanolm.sweeps.states import Report, State
 
 JOURNAL = "study.journal"
 
-# What a trial's user_attrs say besides: which sweeper has it, and what its pruner has decided and need not again.
+# What a trial's user_attrs say besides: which sweeper has it, in which folder it runs, and what its pruner has decided and need not again.
 OWNER = "owner"
+FOLDER = "folder"
 KEPT = "kept_at_step"
 PRUNED = "pruned_at_step"
 
@@ -103,7 +106,7 @@ def name_of(settings: OptunaConfig, space: Sequence[Dimension], fixed: Mapping[s
     Args:
         fixed: what all trials share and what decides their losses, by key.
     """
-    free = {"_target_", "n_trials", "n_jobs", "params", "study", "trial"}
+    free = {"_target_", "n_trials", "max_batch_size", "params", "fail_fast"}
     decisive = {key: value for key, value in dataclasses.asdict(settings).items() if key not in free}
     dimensions = [(type(dimension).__name__, dataclasses.asdict(dimension)) for dimension in space]
     text = json.dumps([decisive, sorted(dimensions, key=str), dict(fixed)], sort_keys=True, default=str)
@@ -187,6 +190,24 @@ def point_of(opened: OpenStudy, number: int) -> dict[str, Value]:
     return {dimension.key: params[dimension.key] for dimension in opened.space}
 
 
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What a job of a study takes along, into whatever process: by the folder of its run it finds its trial."""
+
+    folder: str
+    name: str
+    settings: OptunaConfig
+    space: tuple[Dimension, ...]
+    max_steps: int
+
+    def __call__(self, run: RunDirectory) -> Callable[[int, float], bool] | None:
+        """What the run asks after each evaluation; None where no open trial has it."""
+        opened = open_study(Path(self.folder), self.name, self.settings, self.space, self.max_steps)
+        mine = [trial.number for trial in opened.trials() if trial.user_attrs.get(FOLDER) == run.path.name]
+        mine = [number for number in mine if opened.trials()[number].state == TrialState.RUNNING]
+        return watch(opened, mine[0], run) if mine else None
+
+
 def watch(opened: OpenStudy, number: int, run: RunDirectory) -> Callable[[int, float], bool]:
     """What the run of a trial asks after each evaluation, with the step and the loss: whether it is given up.
 
@@ -216,19 +237,24 @@ def report(opened: OpenStudy, number: int, losses: Mapping[int, float]) -> None:
             opened.storage.set_trial_intermediate_value(opened.id_of(number), step, loss)
 
 
-def settle(opened: OpenStudy, number: int, run: RunDirectory) -> bool:
-    """Ends a trial by what its run has come to; returns False, and leaves it open, where the run has no result yet."""
-    summary = run.read_summary() if run.exists() else {}
-    status = summary.get("status")
-    if status == "completed" and ("entries" in summary or summary["step"] >= opened.max_steps):
+def settle(opened: OpenStudy, number: int, run: RunDirectory, outcome: Report) -> bool:
+    """Ends a trial by what its run has come to; returns False, and leaves it open, where that is no result.
+
+    A run that diverged is as bad as can be. To a study without a pruner a run that another one gave up is no result.
+    """
+    if outcome.state is State.completed:
         report(opened, number, val_losses(run))
-        opened.study.tell(number, summary["best_val_loss"])
-        return True
-    if status == "pruned" and opened.settings.pruner != "none":
+        opened.study.tell(number, outcome.value)
+    elif outcome.state is State.diverged:
+        opened.study.tell(number, math.inf)
+    elif outcome.state is State.pruned and opened.settings.prunes:
         report(opened, number, val_losses(run))
         opened.study.tell(number, state=TrialState.PRUNED)
-        return True
-    return False
+    else:
+        if outcome.state is State.failed:
+            opened.mark(number, FAILED, outcome.error)
+        return False
+    return True
 
 
 def val_losses(run: RunDirectory) -> dict[int, float]:
