@@ -337,7 +337,9 @@ def _expand(override: Override, multirun: bool) -> list[str]:
     try:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     except Exception:
-        return []  # a range that only a sweeper of its own understands
+        # Of an interval its sweeper tries more; here its lower end shows whether there is such a setting.
+        low = getattr(override.value(), "start", None)
+        return [] if low is None else [f"{override.get_key_element()}={low:.12g}"]
 
 
 def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
@@ -346,6 +348,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
 
     loader = GlobalHydra.instance().config_loader()
     search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
+    plugins = {override.key_or_group: override for override in parsed if override.key_or_group.startswith("hydra/")}
     groups = [group for group in loader.list_groups("") if group not in ("schema", "hydra")]
     problems: list[NanolmError] = []
     sound: list[str] = []
@@ -360,7 +363,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
                     mend="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
                 )
             )
-        elif key in groups:
+        elif key in groups or key in plugins:
             options = _options(loader, key, search)
             for text in _expand(override, multirun):
                 choice = text.split("=", 1)[-1]
@@ -382,6 +385,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         if text not in base:
             problems += _try([*(t for t in base if t.split("=", 1)[0] != text.split("=", 1)[0]), text], text)
     known = _known_keys(_without_hydra(composed))
+    hydras = {f"hydra.{name}" for name in _known_keys(composed.hydra)}
     for override in values:
         key = override.key_or_group
         in_hydra = key.split(".")[0] == "hydra"
@@ -395,6 +399,8 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
             continue
         for text in _expand(override, multirun):
             wrong = _try([*base, text], text)
+            if wrong and in_hydra and key not in hydras:
+                wrong = [SettingsError(f"there is no setting {key!r}", where=text, mend=nearest(key, hydras))]
             problems += wrong
             if not wrong:
                 sound.append(text)

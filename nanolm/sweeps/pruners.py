@@ -1,5 +1,8 @@
-"""When a trial is given up. Each pruner is a function of the losses that trials have reported, and of nothing else:
-what was decided before a kill can be decided again."""
+"""When a trial is given up.
+
+Each pruner is a function of the losses that trials have reported, and of nothing else: what a kill cut short can be
+decided again.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,7 @@ def rungs_of(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]
 
 
 def bracket_cycle(n_brackets: int, reduction_factor: int) -> list[int]:
-    """The bracket of each trial number, to be repeated: bracket s has its share of Hyperband's trials, spread evenly."""
+    """The bracket of each trial number, to be repeated; each bracket has its share of Hyperband's trials, spread out."""
     shares = [
         math.ceil(n_brackets * reduction_factor ** (n_brackets - 1 - skipped) / (n_brackets - skipped))
         for skipped in range(n_brackets)
@@ -110,7 +113,7 @@ def _median(settings: OptunaConfig, max_steps: int) -> BasePruner:
 
 # none: every trial trains to its end.
 # asha: Li et al. 2020, arXiv:1810.05934, by stopping.
-# hyperband: Li et al. 2018, arXiv:1603.06560, as ASHA in brackets of which each skips one rung more than the one before.
+# hyperband: Li et al. 2018, arXiv:1603.06560, as ASHA in brackets; each skips one rung more than the one before.
 # median: worse at its best than the median of the completed trials at the same step.
 PRUNERS: dict[str, Callable[[OptunaConfig, int], BasePruner]] = {
     "none": lambda settings, max_steps: NopPruner(),

@@ -1,5 +1,8 @@
-"""What a trial tries next. Every draw is seeded by the sampler's seed and the trial's number, and depends besides only on
-what the trials before have come to: a study that was killed goes on with the trials that it would have had."""
+"""What a trial tries next.
+
+Every draw is seeded by the sampler's seed and the trial's number, and depends besides only on what the trials before
+have come to: a study that was killed goes on with the trials that it would have had.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from nanolm.sweeps.grid import searched
 from nanolm.sweeps.job import Stopped, SweepJob
 from nanolm.sweeps.planning import Combination, Job, in_words, key_of, plan
 from nanolm.sweeps.samplers import FAILED
-from nanolm.sweeps.settings import SAME_FOR_A_PRUNER, OptunaConfig, check_settings, n_trials_of
+from nanolm.sweeps.settings import SAME_FOR_A_PRUNER, OptunaConfig, check_length, check_settings, n_trials_of
 from nanolm.sweeps.space import Dimension, Interval, Range, Value, as_overrides, grid, size_of, space_of
 from nanolm.sweeps.states import DONE, Report, State, read
 from nanolm.sweeps.study import (
@@ -55,8 +55,8 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
     settings = sweeper.settings
     space, fixed = read_line(settings, words)
     looks_in = {"config_dir": sweeper.task_function.config_dir, "searched": searched(sweeper.config)}
-    first, *_ = compose_jobs([[*fixed, *as_overrides(point)] for point in probes(space)], **looks_in)
-    raise_all(check_settings(settings, space, first.trainer.max_steps))
+    raise_all(check_settings(settings, space))
+    first = check_points(settings, space, fixed, looks_in)
     directory = shown(Path(str(sweeper.config.hydra.sweep.dir)))
     max_steps = first.trainer.max_steps
     name = name_of(settings, space, decisive(first))
@@ -75,17 +75,20 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
         done=DONE | {State.pruned} if settings.prunes else DONE,
     )
     at_once = settings.max_batch_size or launchers.jobs_at_once(sweeper.config) or 1
-    with owner(directory) as me, Driver(sweeper.config, sweeper.hydra_context, task, directory, n_trials) as driver:
-        # A signal may come between two trials: what the journal has by then is what the next line goes on with.
-        with contextlib.suppress(Stopped):
-            driver.run([outcome.job for outcome in before if outcome.report.state in task.done])
-            while not driver.is_stopping:
-                if numbers := take(opened, me, at_once):
-                    search.run(driver, numbers)
-                elif others_at_work(opened, me):
-                    time.sleep(PATIENCE)
-                else:
-                    break
+    # A signal may come between two trials: what the journal has by then is what the next line goes on with.
+    with (
+        owner(directory) as me,
+        Driver(sweeper.config, sweeper.hydra_context, task, directory, n_trials) as driver,
+        contextlib.suppress(Stopped),
+    ):
+        driver.run([outcome.job for outcome in before if outcome.report.state in task.done])
+        while not driver.is_stopping:
+            if numbers := take(opened, me, at_once):
+                search.run(driver, numbers)
+            elif others_at_work(opened, me):
+                time.sleep(PATIENCE)
+            else:
+                break
     print_outcome(search.outcomes(), opened, len(before))
     if driver.signal:
         sys.exit(128 + driver.signal)
@@ -108,6 +111,32 @@ def read_line(settings: OptunaConfig, words: Sequence[str]) -> tuple[list[Dimens
         override.config_loader = override.config_loader or GlobalHydra.instance().config_loader()
     space, fixed = space_of(parsed)
     return space, [override.input_line for override in fixed]
+
+
+def check_points(
+    settings: OptunaConfig, space: Sequence[Dimension], fixed: Sequence[str], looks_in: dict[str, Any]
+) -> Config:
+    """Composes and checks points of a space before any is trained; returns the settings of the first.
+
+    Raises:
+        SettingsError: with every mistake in them.
+    """
+    points = [[*fixed, *as_overrides(point)] for point in probes(space)]
+    (first,) = compose_jobs(points[:1], **looks_in)
+    known = flat(first)
+    raise_all(
+        [
+            SettingsError(
+                f"{dimension.key} takes whole numbers, and an interval has others",
+                where=dimension.key,
+                mend=f"{dimension.key}=int(interval({dimension.low:g},{dimension.high:g}))",
+            )
+            for dimension in space
+            if isinstance(dimension, Interval) and type(known.get(dimension.key.lstrip("+"))) is int
+        ]
+        + check_length(settings, first.trainer.max_steps)
+    )
+    return compose_jobs(points, **looks_in)[0]
 
 
 def probes(space: Sequence[Dimension]) -> list[dict[str, Value]]:
@@ -227,7 +256,7 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
 
 
 def tokens_of(outcomes: Sequence[Outcome]) -> tuple[int, int]:
-    """Tokens that runs were trained on, and those of all of them to their last step; diverged ones end where they did."""
+    """Tokens that runs were trained on, and those of all of them to their ends; diverged ones end where they did."""
     spent, whole = 0, 0.0
     for outcome in outcomes:
         tokens, step = outcome.report.summary.get("tokens", 0), outcome.report.summary.get("step", 0)

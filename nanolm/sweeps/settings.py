@@ -1,4 +1,4 @@
-"""The settings of the optuna sweeper, hydra.sweeper.KEY, and all that can be wrong with them. Optuna is not imported."""
+"""The settings of the optuna sweeper, hydra.sweeper.KEY, and what can be wrong with them; Optuna is not imported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OptunaConfig:
     # Trials that are drawn and run at a time; null: as many as the launcher runs, or one where it does not say.
     max_batch_size: int | None = bounded(None, ge=1)
     # Of the sampler: the same one draws the same trials when they run one after another.
-    seed: int = bounded(0, ge=0)
+    seed: int = bounded(1337, ge=0)
     # asha and hyperband: one in so many goes on from a rung, and rungs are so many times further apart each.
     reduction_factor: int = bounded(3, ge=2)
     # No trial is given up before so many steps, where asha's first rung is; null: max_steps / reduction_factor ** 2.
@@ -65,14 +65,8 @@ def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
     return min(settings.n_trials or points, points)
 
 
-def check_settings(settings: OptunaConfig, space: Sequence[Dimension], max_steps: int) -> list[NanolmError]:
-    """Everything that is wrong with a study, as far as its settings tell.
-
-    Args:
-        settings: those of hydra.sweeper.
-        space: what the line lets vary.
-        max_steps: of each trial.
-    """
+def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[NanolmError]:
+    """Everything that is wrong with a study, as far as its own settings and what it lets vary tell."""
     problems: list[NanolmError] = list(outside_bounds(settings, "hydra.sweeper."))
     for what, names in (("sampler", SAMPLER_NAMES), ("pruner", PRUNER_NAMES)):
         name = getattr(settings, what)
@@ -90,16 +84,20 @@ def check_settings(settings: OptunaConfig, space: Sequence[Dimension], max_steps
         )
     for dimension in space:
         problems += _misfits(settings, dimension)
-    needed = settings.min_steps or 0
-    if settings.prunes and needed >= max_steps:
-        problems.append(
-            SettingsError(
-                f"it is {needed}, and a trial has {max_steps} steps: none would be given up",
-                where="hydra.sweeper.min_steps",
-                mend="fewer, or hydra.sweeper.pruner=none",
-            )
-        )
     return problems
+
+
+def check_length(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
+    """What is wrong with a study of trials that have so many steps."""
+    if not settings.prunes or (settings.min_steps or 0) < max_steps:
+        return []
+    return [
+        SettingsError(
+            f"it is {settings.min_steps}, and a trial has {max_steps} steps: none would be given up",
+            where="hydra.sweeper.min_steps",
+            mend="fewer, or hydra.sweeper.pruner=none",
+        )
+    ]
 
 
 def require_optuna() -> None:
