@@ -15,6 +15,7 @@ from nanolm.sweeps.summary import print_summary
 
 if TYPE_CHECKING:
     from hydra_plugins.nanolm_sweepers import GridSweeper
+    from omegaconf import DictConfig
 
 
 def sweep(sweeper: GridSweeper, words: list[str]) -> None:
@@ -45,6 +46,6 @@ def sweep(sweeper: GridSweeper, words: list[str]) -> None:
         sys.exit(1)
 
 
-def searched(config) -> list[str]:  # type: ignore[no-untyped-def]
+def searched(config: DictConfig) -> list[str]:
     """The words of a line that say where Hydra looks for options."""
     return [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
