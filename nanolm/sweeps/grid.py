@@ -14,8 +14,9 @@ from nanolm.sweeps.states import State, read
 from nanolm.sweeps.summary import print_summary
 
 if TYPE_CHECKING:
-    from hydra_plugins.nanolm_sweepers import GridSweeper
     from omegaconf import DictConfig
+
+    from hydra_plugins.nanolm_sweepers import GridSweeper
 
 
 def sweep(sweeper: GridSweeper, words: list[str]) -> None:
