@@ -3,9 +3,9 @@
     python scripts/asha.py dataset.path=tinyshakespeare.txt --folder outputs/asha
 
 Trains all 27 points of a grid on tiny Shakespeare (3 learning rates, 3 widths, 3 depths), then searches the same grid
-with hydra.sweeper.pruner=asha, once for each of several orders of its points; one search is killed half-way and goes on.
-The same runs are given up and kept in a search as the losses of the grid say, so that any number of further orders is
-worked out from the grid alone; that this is right is checked against the real searches.
+with hydra.sweeper.pruner=asha, once for each of several orders of its points; one search is killed half-way and goes
+on. Which runs a search gives up follows from the losses of the grid, so that any number of further orders is worked out
+from the grid alone; that this is right is checked against the real searches.
 
 Exit status 1: a search missed the best loss by more than 0.01 nats, or a search and its forecast differ.
 """
@@ -104,7 +104,8 @@ def main() -> int:
     within = sum(search.gap <= GAP and search.share <= SHARE for search in searches) / len(searches)
     print(
         f"{len(searches)} orders worked out: {statistics.mean(shares):.1%} of the tokens on average, "
-        f"{shares[len(shares) // 20]:.1%} to {shares[-len(shares) // 20]:.1%} in nine of ten, {shares[-1]:.1%} at most; "
+        f"{shares[len(shares) // 20]:.1%} to {shares[-len(shares) // 20]:.1%} in nine of ten, "
+        f"{shares[-1]:.1%} at most; "
         f"{hits:.1%} come within {GAP} nats, {within:.1%} for at most {SHARE:.0%} of the tokens"
     )
     return 0 if is_right else 1

@@ -82,7 +82,7 @@ def rungs_of(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]
 
 
 def bracket_cycle(n_brackets: int, reduction_factor: int) -> list[int]:
-    """The bracket of each trial number, to be repeated; each bracket has its share of Hyperband's trials, spread out."""
+    """The bracket of each trial number, to be repeated; each has its share of Hyperband's trials, spread out."""
     shares = [
         math.ceil(n_brackets * reduction_factor ** (n_brackets - 1 - skipped) / (n_brackets - skipped))
         for skipped in range(n_brackets)

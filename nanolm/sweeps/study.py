@@ -1,7 +1,7 @@
 """A study of Optuna's in the folder of its sweep: who has which trial, what it reports, and how it ends.
 
-The journal is a file of JSON lines, brought to disk at each. Optuna's own locks are files that stay when their holder is
-killed; these are the kernel's, and go with it.
+The journal is a file of JSON lines, brought to disk at each. Optuna's own locks are files that stay for half a minute
+when their holder is killed; these are the kernel's, and go with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nanolm.sweeps.states import Report, State
 
 JOURNAL = "study.journal"
 
-# What a trial's user_attrs say besides: which sweeper has it, in which folder it runs, and what its pruner has decided and need not again.
+# What a trial's user_attrs say besides: which sweeper has it, where it runs, and what its pruner has decided so far.
 OWNER = "owner"
 FOLDER = "folder"
 KEPT = "kept_at_step"

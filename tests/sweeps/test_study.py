@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.samplers import FAILED
 from nanolm.sweeps.settings import OptunaConfig
 from nanolm.sweeps.space import Choice, Interval
+from nanolm.sweeps.states import read_run
 from nanolm.sweeps.study import (
+    FOLDER,
     JOURNAL,
     OpenStudy,
+    Watch,
     drop_torn_line,
     name_of,
     open_study,
@@ -153,33 +157,59 @@ def test_a_run_that_another_study_began_brings_its_losses(tmp_path: Path) -> Non
     assert study.trials()[0].intermediate_values == {10: 3.0, 20: 2.5, 30: 2.4, 40: 2.3}
 
 
+def settled(study: OpenStudy, number: int, run: RunDirectory) -> bool:
+    return settle(study, number, run, read_run(run, study.max_steps))
+
+
 def test_a_result_in_the_folder_ends_the_trial(tmp_path: Path) -> None:
     study = opened(tmp_path)
     with owner(tmp_path) as me:
-        take(study, me, 4)
-    assert settle(study, 0, run_with(tmp_path / "a", "completed", {30: 2.0, 60: 1.5, 90: 1.7}))
-    assert settle(study, 1, run_with(tmp_path / "b", "pruned", {10: 4.0}))
-    assert not settle(study, 2, run_with(tmp_path / "c", "interrupted", {10: 3.0}))
-    assert not settle(study, 3, RunDirectory(tmp_path / "d"))
+        take(study, me, 6)
+    assert settled(study, 0, run_with(tmp_path / "a", "completed", {30: 2.0, 60: 1.5, 90: 1.7}))
+    assert settled(study, 1, run_with(tmp_path / "b", "pruned", {10: 4.0}))
+    assert settled(study, 2, run_with(tmp_path / "c", "diverged", {10: 4.0}))
+    assert not settled(study, 3, run_with(tmp_path / "d", "interrupted", {10: 3.0}))
+    assert not settled(study, 4, RunDirectory(tmp_path / "e"))
+    assert not settled(study, 5, run_with(tmp_path / "f", "completed", {30: 2.0})), "30 steps of 90"
     trials = study.trials()
-    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.RUNNING]
-    assert [trial.state for trial in trials] == states
-    assert [trial.value for trial in trials[:2]] == [1.5, 4.0]
+    ended = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    assert [trial.state for trial in trials] == [*ended, *[TrialState.RUNNING] * 3]
+    assert [trial.value for trial in trials[:3]] == [1.5, 4.0, float("inf")]
     assert trials[0].intermediate_values == {30: 2.0, 60: 1.5, 90: 1.7}
-
-
-def test_a_shorter_run_is_no_result(tmp_path: Path) -> None:
-    study = opened(tmp_path)
-    with owner(tmp_path) as me:
-        take(study, me, 1)
-    assert not settle(study, 0, run_with(tmp_path / "a", "completed", {30: 2.0}))
+    assert opened(tmp_path).study.best_trial.number == 0
 
 
 def test_without_a_pruner_a_pruned_run_is_no_result(tmp_path: Path) -> None:
     study = opened(tmp_path, pruner="none")
     with owner(tmp_path) as me:
         take(study, me, 1)
-    assert not settle(study, 0, run_with(tmp_path / "a", "pruned", {10: 2.0}))
+    assert not settled(study, 0, run_with(tmp_path / "a", "pruned", {10: 2.0}))
+
+
+def test_a_failure_is_kept_with_the_trial(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    with owner(tmp_path) as me:
+        take(study, me, 1)
+    run = run_with(tmp_path / "a", "running", {10: 2.0})
+    run.error.write_text("no memory is left\n")
+    assert not settled(study, 0, run)
+    assert study.trials()[0].user_attrs[FAILED] == "no memory is left"
+
+
+def test_a_job_finds_its_trial_by_the_folder_of_its_run(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    with owner(tmp_path) as me:
+        take(study, me, 2)
+    study.mark(1, FOLDER, "mine")
+    # As it goes to another process.
+    watcher = pickle.loads(pickle.dumps(Watch(str(tmp_path), "study", study.settings, SPACE, 90)))  # noqa: S301
+    is_hopeless = watcher(RunDirectory(tmp_path / "mine"))
+    assert is_hopeless is not None
+    is_hopeless(10, 3.0)
+    assert study.trials()[1].intermediate_values == {10: 3.0}
+    assert watcher(RunDirectory(tmp_path / "other")) is None
+    study.study.tell(1, 3.0)
+    assert watcher(RunDirectory(tmp_path / "mine")) is None
 
 
 def test_a_failed_trial_is_tried_again_by_the_next_sweeper_alone(tmp_path: Path) -> None:
@@ -199,7 +229,7 @@ def test_the_name_is_of_all_that_decides_the_trials() -> None:
     settings = OptunaConfig(pruner="asha")
     name = name_of(settings, SPACE, {"seed": 1})
     assert name.startswith("tpe_asha_")
-    assert name_of(OptunaConfig(pruner="asha", n_trials=99, n_jobs=4, trial=3), SPACE, {"seed": 1}) == name
+    assert name_of(OptunaConfig(pruner="asha", n_trials=99, max_batch_size=4), SPACE, {"seed": 1}) == name
     assert name_of(settings, SPACE[::-1], {"seed": 1}) == name
     others = [
         name_of(settings, SPACE, {"seed": 2}),
