@@ -226,12 +226,11 @@ def choices_of(chosen: Any) -> dict[str, str]:
 
 
 def _config_of(composed: DictConfig, run: RunDirectory) -> Config:
-    from nanolm.compose import import_plugins, register_schemas
+    from nanolm.compose import import_plugins
     from nanolm.config import WandbConfig
     from nanolm.config_file import to_config
 
     import_plugins(list(composed.get("plugins") or []))
-    register_schemas()
     config = to_config(composed)
     if isinstance(config.logger, WandbConfig) and config.logger.group is None:
         config.logger.group = run.path.absolute().parent.name
