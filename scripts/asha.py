@@ -29,7 +29,7 @@ from nanolm.sweeps.settings import OptunaConfig
 from nanolm.sweeps.space import Choice
 
 MAX_STEPS = 270
-MIN_STEPS = 10
+MIN_STEPS = 30
 SPACE = (
     Choice("optimizer.lr", ("0.001", "0.003", "0.01")),
     Choice("size.d_model", ("16", "32", "64")),

@@ -246,7 +246,7 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
         best = min(results, key=lambda outcome: outcome.report.value or 0.0)
         console.print(f"best       trial {best.number}: {escape(best.job.name)}", soft_wrap=True)
     spent, whole = tokens_of(list(unique.values()))
-    if spent:
+    if spent and opened.settings.prunes:
         console.print(f"tokens     {spent:,}, {spent / whole:.0%} of the {whole:,} that these runs to their end take")
     if pruned := next((outcome for outcome in unique.values() if outcome.report.state is State.pruned), None):
         console.print(

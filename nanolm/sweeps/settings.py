@@ -39,7 +39,7 @@ class OptunaConfig:
     # Of the sampler: the same one draws the same trials when they run one after another.
     seed: int = bounded(1337, ge=0)
     # asha and hyperband: one in so many goes on from a rung, and rungs are so many times further apart each.
-    reduction_factor: int = bounded(3, ge=2)
+    reduction_factor: int = bounded(4, ge=2)
     # No trial is given up before so many steps, where asha's first rung is; null: max_steps / reduction_factor ** 2.
     min_steps: int | None = bounded(None, ge=1)
     # median: nothing is given up before so many trials are complete.

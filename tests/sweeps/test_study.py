@@ -235,7 +235,7 @@ def test_the_name_is_of_all_that_decides_the_trials() -> None:
         name_of(settings, SPACE, {"seed": 2}),
         name_of(settings, SPACE[:1], {"seed": 1}),
         name_of(OptunaConfig(pruner="asha", seed=1), SPACE, {"seed": 1}),
-        name_of(OptunaConfig(pruner="asha", reduction_factor=4), SPACE, {"seed": 1}),
+        name_of(OptunaConfig(pruner="asha", reduction_factor=5), SPACE, {"seed": 1}),
         name_of(OptunaConfig(sampler="random", pruner="asha"), SPACE, {"seed": 1}),
     ]
     assert len({name, *others}) == 6
