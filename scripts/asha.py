@@ -7,7 +7,8 @@ with hydra.sweeper.pruner=asha, once for each of several orders of its points; o
 on. Which runs a search gives up follows from the losses of the grid, so that any number of further orders is worked out
 from the grid alone; that this is right is checked against the real searches.
 
-Exit status 1: a search missed the best loss by more than 0.01 nats, or a search and its forecast differ.
+Exit status 1: a search missed the best loss by more than 0.01 nats, took more than 40% of the grid's tokens, or is not
+what its forecast says. What it ended with is kept in docs/sweeps.md.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def main() -> int:
         real, expected = measure(curves_of(folder), curves), forecast(curves, seed)
         how = "killed half-way and continued" if place == 0 else "at a stretch"
         print(f"order {seed}, {how}: {real.share:.1%} of the tokens, {real.gap:.4f} nats above the best")
-        is_right &= real.gap <= GAP and real == expected
+        is_right &= real.gap <= GAP and real.share <= SHARE and real == expected
         if real != expected:
             print(f"  and not {expected.share:.1%} and {expected.gap:.4f}, as the grid says", file=sys.stderr)
 

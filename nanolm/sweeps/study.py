@@ -177,9 +177,12 @@ def take(opened: OpenStudy, me: str, at_most: int) -> list[int]:
 
 
 def others_at_work(opened: OpenStudy, me: str) -> bool:
-    """Whether another sweeper, still alive, has trials of this study."""
+    """Whether another sweeper, still alive, runs trials of this study. One that failed waits for the next sweeper."""
     return any(
-        trial.state == TrialState.RUNNING and trial.user_attrs.get(OWNER) != me and not _is_left(opened, trial, me)
+        trial.state == TrialState.RUNNING
+        and trial.user_attrs.get(OWNER) != me
+        and not trial.user_attrs.get(FAILED)
+        and not _is_left(opened, trial, me)
         for trial in opened.trials()
     )
 
@@ -252,7 +255,7 @@ def settle(opened: OpenStudy, number: int, run: RunDirectory, outcome: Report) -
         opened.study.tell(number, state=TrialState.PRUNED)
     else:
         if outcome.state is State.failed:
-            opened.mark(number, FAILED, outcome.error)
+            opened.mark(number, FAILED, outcome.error or "failed")
         return False
     return True
 

@@ -61,6 +61,9 @@ def test_trials_are_shared_between_living_sweepers_and_inherited_from_dead_ones(
             assert take(first, one, 2) == [0, 1]
             assert take(second, other, 2) == [2, 3]
             assert others_at_work(first, one)
+            second.mark(2, FAILED, "no room on the disk")
+            second.mark(3, FAILED, "no room on the disk")
+            assert not others_at_work(first, one), "two sweepers with a failure each would wait for each other"
             point = point_of(second, 2)
         # The other sweeper has ended, and its trials are still open.
         assert not others_at_work(first, one)

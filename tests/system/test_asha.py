@@ -1,0 +1,26 @@
+"""The best of a grid for a part of its tokens, on real text, killed half-way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_asha_finds_the_best_of_a_grid_for_two_fifths_of_its_tokens(tmp_path: Path, shakespeare: Path) -> None:
+    command = [sys.executable, "scripts/asha.py", f"dataset.path={shakespeare}", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--seeds", "0", "1"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "order 0, killed half-way and continued" in done.stdout
+    assert "order 1, at a stretch" in done.stdout
