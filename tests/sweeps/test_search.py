@@ -94,7 +94,7 @@ def kill_at(process: subprocess.Popen[str], folder: Path, wanted: int) -> None:
 @pytest.mark.slow
 def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, small_text: Path) -> None:
     line = (*STUDY, f"dataset.path={small_text}", "hydra.sweeper.n_trials=9")
-    done = nanolm(*line, "hydra.sweep.dir=whole")
+    done = nanolm(*line, "hydra.sweep.dir=whole", timeout=300)
     assert done.returncode == 0, done.stderr
     whole, parted = nanolm.folder / "whole", nanolm.folder / "parted"
     wanted = n_rows(whole)
@@ -110,7 +110,7 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
             if run.read_summary()["status"] in ("completed", "pruned")
         }
     assert finished
-    done = nanolm(*line, "hydra.sweep.dir=parted")
+    done = nanolm(*line, "hydra.sweep.dir=parted", timeout=300)
     assert done.returncode == 0, done.stderr
     for name, content in finished.items():
         assert (parted / name / "summary.json").read_bytes() == content
@@ -123,7 +123,7 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
         assert rows(run) == rows(RunDirectory(parted / name))
         assert same(final_state(run), final_state(RunDirectory(parted / name)))
     # Nothing is left to do, and nothing is done.
-    again = nanolm(*line, "hydra.sweep.dir=parted")
+    again = nanolm(*line, "hydra.sweep.dir=parted", timeout=300)
     assert again.returncode == 0, again.stderr
     assert "9 of them done" in again.stderr
     assert list(map(told, trials_of(parted))) == list(map(told, first))
@@ -138,7 +138,7 @@ def test_a_pruned_run_says_so_and_goes_on_when_asked(nanolm: Nanolm, small_text:
     seed = next(seed for seed in range(99) if shuffled_grid([rates], seed)[0][rates.key] == "0.03")
     line = ["train", "-m", *fixed, "optimizer.lr=1e-5,3e-2", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
     line += ["hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=asha", f"hydra.sweeper.seed={seed}"]
-    done = nanolm(*line)
+    done = nanolm(*line, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 completed, 1 pruned" in done.stdout or "1 pruned, 1 completed" in done.stdout
     assert "tokens     6,400, 56% of the 11,520" in done.stdout
@@ -195,7 +195,7 @@ def test_what_a_grid_has_trained_is_read_from_its_folders(nanolm: Nanolm, small_
 def test_trials_run_at_a_time_where_the_launcher_does(nanolm: Nanolm, small_text: Path) -> None:
     line = (*STUDY, f"dataset.path={small_text}", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=4")
     line = (*line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    done = nanolm(*line)
+    done = nanolm(*line, timeout=300)
     assert done.returncode == 0, done.stderr
     trials = trials_of(nanolm.folder / "study")
     assert len(trials) == 4
