@@ -161,6 +161,12 @@ def folder_of(directory: Path, key: str, name: str) -> Path:
     return next(iter(sorted(directory.glob(f"*-{key}"))), directory / name)
 
 
+def measure(jobs: Sequence[Job]) -> str:
+    """The figure by which jobs compare: nats a token, or bits a byte where they do not read the same tokens."""
+    kinds = {str(job.config.tokenizer) + str(job.config.dataset) for job in jobs}
+    return "best_val_loss" if len(kinds) == 1 else "bits_per_byte"
+
+
 def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
     """The folder of each job by its key. New ones are made, so that two lines at once do not name one job twice."""
     directory.mkdir(parents=True, exist_ok=True)
