@@ -151,7 +151,7 @@ def test_a_study_brings_its_own_jobs_and_folder(
         sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *words)
     with pytest.raises(ValueError, match="sweep=widths is about many runs"):
         cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *words])
-    with pytest.raises(ValueError, match="sweep.fail_fast=true is about many runs"):
+    with pytest.raises(ValueError, match=r"sweep\.fail_fast=true is about many runs"):
         cli.run(["train", "sweep.fail_fast=true"])
 
 
