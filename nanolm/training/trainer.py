@@ -19,8 +19,8 @@ import torch
 
 from nanolm.config import Config, Parallel, flat, identity, reads_documents
 from nanolm.config_file import save_yaml
+from nanolm.data import compressors, token_cache, tokenizers
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
@@ -149,6 +149,7 @@ def train(
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
         "reference_losses": ranks.from_main(lambda: _reference_losses(streams, tokenizer.vocab_size)),
+        "reference_bits_per_byte": ranks.from_main(lambda: compressors.validation_bits_per_byte(corpus)),
         **about,
         "git": provenance.git(Path.cwd()),
     }
