@@ -145,6 +145,7 @@ def train(
         "parameters": count_parameters(model),
         "vocab_size": tokenizer.vocab_size,
         "lossless": tokenizer.lossless,
+        "sees_future": bool(masks.leaks(config)),
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
