@@ -18,7 +18,7 @@ from nanolm.runs.collection import find, short_keys
 # What is left out first where a table is too wide; what is not listed stays.
 LEFT_OUT = (
     "run", "perplexity", "tokens_per_second", "flops", "final_val_loss", "seconds", "parameters", "seconds_to_target",
-    "tokens",
+    "tokens", "bits_per_byte", "best_of",
 )  # fmt: skip
 # Settings in one column, where they would take a larger part of the width in columns of their own.
 SETTINGS_SHARE = 0.45
@@ -36,6 +36,7 @@ class Column:
         narrow: the same in fewer words, for a narrow terminal; none: there are no fewer.
         is_setting: one of those that tell rows apart.
         is_figure: set to the right.
+        is_judged: what the rows are judged by, which is never left out.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     cells: list[str]
     is_setting: bool = False
     is_figure: bool = True
+    is_judged: bool = False
     narrow: list[str] | None = None
 
     @property
@@ -100,7 +102,7 @@ def cells_of(found: Comparison) -> list[Column]:
         if any(cell != MISSING for cell in cells):
             lines = [_reference(name, line) for line in references]
             narrow = [_narrow(cell, is_judged=at == 0) for cell in cells] + lines
-            columns.append(Column(name, heading, cells + lines, narrow=narrow))
+            columns.append(Column(name, heading, cells + lines, is_judged=at == 0, narrow=narrow))
         if at == 0 and any(row.p_value is not None for row in rows):
             columns.append(Column("verdict", "told apart\nfrom best", [_verdict(row) for row in rows], is_figure=False))
     padded = [
@@ -113,18 +115,29 @@ def cells_of(found: Comparison) -> list[Column]:
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """The columns that there is room for, and the names of those that there is none for."""
-    columns, left_out = list(columns), []
+    columns, left_out = list(columns), list[str]()
     settings = [column for column in columns if column.is_setting]
     if len(settings) > 1 and sum(column.width + 2 for column in settings) > SETTINGS_SHARE * width:
         columns = [_folded(settings, round(SETTINGS_SHARE * width)), *(c for c in columns if not c.is_setting)]
-    for name in ("", *LEFT_OUT):
-        if sum(column.width + 2 for column in columns) <= width:
+    if _width(columns) > width:
+        columns = [dataclasses.replace(column, cells=column.narrow or column.cells) for column in columns]
+    for name in LEFT_OUT:
+        if name == "bits_per_byte" and _width(columns) > width:
+            # A second line for the interval takes less than a figure.
+            columns = [
+                dataclasses.replace(column, cells=[cell.replace(" ±", "\n±") for cell in column.cells])
+                for column in columns
+            ]
+        if _width(columns) <= width:
             break
-        if not name:
-            columns = [dataclasses.replace(column, cells=column.narrow or column.cells) for column in columns]
-        left_out += [column.title for column in columns[1:] if column.name == name]
-        columns = [column for number, column in enumerate(columns) if number == 0 or column.name != name]
+        left_out += [column.title for column in columns[1:] if column.name == name and not column.is_judged]
+        columns = [one for number, one in enumerate(columns) if not number or one.name != name or one.is_judged]
     return columns, left_out
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """Characters of a line of the table, two of them behind each column."""
+    return sum(column.width + 2 for column in columns)
 
 
 def _narrow(cell: str, is_judged: bool) -> str:

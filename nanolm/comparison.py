@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nanolm.errors import NanolmError, SettingsError, nearest
@@ -181,16 +181,15 @@ def compare(
     by_values = dict(values_of(name, runs) for name in by)
     by_run = {id(run): tuple(values[at] for values in by_values.values()) for at, run in enumerate(runs)}
     rows = [_row(group) for group in _grouped(measured)]
-    if by:
-        rows = _best_of_each(rows, judged, lambda row: repr(by_run[id(row.runs[0])]))
     rows = _told_apart(rows, list(by_values), by_run)
+    if by:
+        rows = _best_of_each(rows, judged, list(by_values))
     rows = _judged(rows, judged, texts_differ=len(texts_of(runs)) > 1)
     rows = _sorted(rows, sort or judged)
     n_repeats = sum(len(row.runs) - len({_seed(run) for run in row.runs}) for row in rows)
     if n_repeats:
-        notes.append(
-            f"{n_repeats} run{_s(n_repeats)} repeat the settings and the seed of another: averaged, and one seed"
-        )
+        which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
+        notes.append(f"{which} the settings and the seed of another: averaged, and one seed")
     if any(row.sees_future for row in rows):
         notes.append(f"† {SEES_FUTURE}")
     if any(not row.is_lossless for row in rows):
@@ -232,7 +231,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
 def _require_metrics(names: Sequence[str], target: float | None) -> None:
     for name in names:
         if name not in METRICS:
-            raise SettingsError(f"there is no metric {name!r}", where="--metric", mend=nearest(name, METRICS))
+            raise SettingsError(f"there is no metric {name!r}", where="--metric", mend=_nearest(name, METRICS))
         if name in TO_TARGET and target is None:
             raise SettingsError(f"{name} is to a target", where="--metric", mend="name one, as in --target 1.88")
 
@@ -347,10 +346,11 @@ def _estimate(by_seed: Sequence[float | None]) -> Estimate:
     return Estimate(statistics.fmean(values) if values else None, interval(values), values)
 
 
-def _best_of_each(rows: Sequence[Row], judged: str, group_of: Callable[[Row], str]) -> list[Row]:
+def _best_of_each(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[Row]:
+    """Of each group its best row, with the settings that it was chosen by: they are part of what is shown."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(group_of(row), []).append(row)
+        groups.setdefault(repr([row.settings[key] for key in by]), []).append(row)
     return [
         dataclasses.replace(min(group, key=lambda row: _rank(row, judged)), best_of=len(group))
         for group in groups.values()
@@ -406,7 +406,7 @@ def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
     keys |= {key: key for row in rows for key in row.settings}
     if column not in keys:
         raise SettingsError(
-            f"there is no column {column!r} to sort by", where="--sort", mend=nearest(column, [*METRICS, *keys])
+            f"there is no column {column!r} to sort by", where="--sort", mend=_nearest(column, [*METRICS, *keys])
         )
     return sorted(rows, key=lambda row: _order(row.settings[keys[column]]))
 
@@ -441,7 +441,8 @@ def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Refere
         # Bits per byte that a nat per token is on this text; a run that was never scored cannot say.
         ratio = bits / loss if loss and bits else None
         for name, nats in (run.summary.get("reference_losses") or {}).items():
-            line = Reference(_named(name, of_tokens), nats, None if ratio is None else nats * ratio)
+            mark = "" if run.summary.get("lossless", True) else "*"
+            line = Reference(_named(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)
             _keep_fuller(found, (text, kind, name), line)
         for name, its_bits in (run.summary.get("reference_bits_per_byte") or {}).items():
             line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
@@ -464,9 +465,10 @@ def _chosen(run: Run, group: str) -> str:
     return str(values_of(group, [run])[1][0]) if run.settings else "?"
 
 
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """As `nearest`, and for `loss` all that have it in their name."""
+    return nearest(name, [one for one in known if name in one] or known)
+
+
 def _seed(run: Run) -> Any:
     return run.settings.get("seed", run.summary.get("seed"))
-
-
-def _s(number: int) -> str:
-    return "s" if number != 1 else ""
