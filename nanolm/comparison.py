@@ -231,7 +231,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
 def _require_metrics(names: Sequence[str], target: float | None) -> None:
     for name in names:
         if name not in METRICS:
-            raise SettingsError(f"there is no metric {name!r}", where="--metric", mend=_nearest(name, METRICS))
+            raise SettingsError(f"there is no metric {name!r}", where="--metric", mend=near(name, METRICS))
         if name in TO_TARGET and target is None:
             raise SettingsError(f"{name} is to a target", where="--metric", mend="name one, as in --target 1.88")
 
@@ -406,7 +406,7 @@ def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
     keys |= {key: key for row in rows for key in row.settings}
     if column not in keys:
         raise SettingsError(
-            f"there is no column {column!r} to sort by", where="--sort", mend=_nearest(column, [*METRICS, *keys])
+            f"there is no column {column!r} to sort by", where="--sort", mend=near(column, [*METRICS, *keys])
         )
     return sorted(rows, key=lambda row: _order(row.settings[keys[column]]))
 
@@ -465,8 +465,8 @@ def _chosen(run: Run, group: str) -> str:
     return str(values_of(group, [run])[1][0]) if run.settings else "?"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """As `nearest`, and for `loss` all that have it in their name."""
+def near(name: str, known: Iterable[str]) -> str:
+    """As `errors.nearest`, and for `loss` all columns that have it in their name."""
     return nearest(name, [one for one in known if name in one] or known)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm.compare_verb import in_words
+from nanolm.comparison import near
 from nanolm.errors import SettingsError, nearest, raise_all
 from nanolm.runs import figures
 from nanolm.runs.collection import Run, find, values_of
@@ -76,7 +77,7 @@ def look(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), s
     ]
     if sort not in COLUMNS and sort not in SHOWN:
         problems.append(
-            SettingsError(f"there is no column {sort!r}", where="--sort", mend=nearest(sort, [*COLUMNS, *SHOWN]))
+            SettingsError(f"there is no column {sort!r}", where="--sort", mend=near(sort, [*COLUMNS, *SHOWN]))
         )
     kept = set(range(len(runs)))
     for condition in where:
