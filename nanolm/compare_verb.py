@@ -221,8 +221,8 @@ def _to_target(name: str, row: Row, found: Comparison) -> str:
     if not best.values:
         return MISSING
     if not row.n_reached:
-        # Rounded up: a best of 1.8801 is no 1.88.
-        shown = f"{math.ceil(min(best.values) * 1e4) / 1e4:.4f}".rstrip("0")
+        # Rounded up: a best of 1.88001 is no 1.88.
+        shown = f"{math.ceil(round(min(best.values) * 1e4, 6)) / 1e4:.4f}".rstrip("0").rstrip(".")
         return f"never (best {shown})" if name == TO_TARGET[0] else "never"
     mean = row.estimates[name].mean
     assert mean is not None

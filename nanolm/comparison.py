@@ -262,8 +262,8 @@ def texts_of(runs: Sequence[Run]) -> set[str]:
 
 
 def text_of(run: Run) -> str | None:
-    """Stands for the validation text of a run; None where its summary does not say."""
-    if not run.summary.get("corpus"):
+    """Stands for the validation text of a run; None where its files do not say."""
+    if not run.summary.get("corpus") or not run.settings:
         return None
     split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
     if split["split_by"] != "fraction":

@@ -122,29 +122,30 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
     if not entries:
         console.print("no run fits these conditions")
         return
-    # Of names that are all long, the common choices say less than the name does.
     shown = [group for group in SHOWN if any(entry.choices.get(group) for entry in entries)]
-    while len(shown) > 1 and max(len(entry.name) for entry in entries) + 12 * len(shown) + 46 > console.width:
-        shown.pop()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("val loss", justify="right", no_wrap=True)
-    table.add_column("bits/byte", justify="right", no_wrap=True)
-    for group in shown:
-        table.add_column(group, overflow="fold")
-    table.add_column("age", justify="right", no_wrap=True)
-    for entry in entries:
-        table.add_row(
-            Text(entry.name),
-            Text(entry.status, STYLES.get(entry.status, "yellow")),
+    lines = [
+        [
+            entry.name,
+            entry.status,
             steps_in_words(entry),
             "–" if entry.best_val_loss is None else f"{entry.best_val_loss:.4f}",
             "–" if entry.bits_per_byte is None else f"{entry.bits_per_byte:.4f}",
-            *(Text(entry.choices.get(group, "–")) for group in shown),
             ago(entry.age),
-        )
+            *(entry.choices.get(group, "–") for group in shown),
+        ]
+        for entry in entries
+    ]
+    headings = ["run", "state", "step", "val loss", "bits/byte", "age", *shown]
+    widths = [max(map(len, column)) + 2 for column in zip(headings, *lines, strict=True)]
+    # A choice goes before a name is broken.
+    while len(widths) > 6 and sum(widths) + 1 > console.width:
+        widths.pop()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for at, heading in enumerate(headings[: len(widths)]):
+        table.add_column(heading, justify="right" if 2 <= at <= 5 else "left", no_wrap=at > 0, overflow="fold")
+    for name, status, *rest in lines:
+        state = Text(status, STYLES.get(status, "yellow"))
+        table.add_row(Text(name), state, *(Text(cell) for cell in rest[: len(widths) - 2]))
     console.print(table)
     for entry in entries:
         for fault in entry.faults:

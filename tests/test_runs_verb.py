@@ -9,7 +9,8 @@ from nanolm import runs_verb
 from nanolm.errors import NanolmError, Problems
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs_verb import ago, is_same, look
-from tests.conftest import SMALL, Nanolm
+from nanolm.training.trainer import train
+from tests.conftest import SMALL, Nanolm, config_of
 from tests.runs.made import make_run
 
 GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"}
@@ -40,13 +41,16 @@ def test_what_is_there_the_newest_first(
     runs_verb.show(str(outputs), [], [], "age", False)
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
-    assert rows[3] == ["done", "completed", "100", "2.0000", "3.0000", "bigram", "small", "tiny_shakespeare", "5", "s"]
+    assert rows[3] == ["done", "completed", "100", "2.0000", "3.0000", "5", "s", "bigram", "small"]
     assert rows[4][:6] == ["gone", "cut", "off", "20/100", "2.5000", "3.7500"]
     assert rows[5][:4] == ["late", "pruned", "10/100", "2.2000"]
-    assert rows[5][-2:] == ["2", "h"]
+    assert rows[5][5:8] == ["2", "h", "gpt"]
     assert "bad: OSError: no space" in out
     assert "torn: config.yaml is damaged" in out
     assert all(len(line) <= 80 for line in out.splitlines())
+    monkeypatch.setenv("COLUMNS", "100")
+    runs_verb.show(str(outputs), [], [], "age", False)
+    assert "tiny_shakespeare" in capsys.readouterr().out
 
 
 def test_runs_are_filtered_by_state_and_settings(outputs: Path) -> None:
@@ -80,13 +84,16 @@ def test_all_mistakes_at_once(outputs: Path) -> None:
 
 
 def test_a_real_run_as_json(nanolm: Nanolm, small_text: Path) -> None:
-    line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=bigram", *SMALL)
-    assert nanolm("train", *line, "trainer.max_steps=4").returncode == 0
+    config = config_of("dataset=text", f"dataset.path={small_text}", "model=bigram", *SMALL, "trainer.max_steps=4")
+    run = RunDirectory(nanolm.folder / "outputs" / "run")
+    with run.claim():
+        train(config, run, choices={"model": "bigram"})
     done = nanolm("runs", "--json")
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)["runs"]
-    assert (entry["status"], entry["step"], entry["max_steps"]) == ("completed", 4, 4)
-    assert entry["choices"]["model"] == "bigram"
+    assert (entry["name"], entry["status"], entry["step"], entry["max_steps"]) == ("run", "completed", 4, 4)
+    assert entry["best_val_loss"] == run.read_summary()["best_val_loss"]
+    assert entry["choices"] == {"model": "bigram"}
     assert 0 <= entry["age"] < 100
     assert nanolm("runs", "--where", "model=gpt").stdout == "no run fits these conditions\n"
 
