@@ -73,7 +73,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             lowest = summary["best_ema_val_loss"]
             note = "of the last weights, averaged" + (f"; lowest {lowest:.4f}" if lowest != averaged else "")
             table.add_row("val loss, ema", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
-        for name, loss in summary["reference_losses"].items():
+        compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
+        for name, loss in (summary["reference_losses"] | compressed).items():
             difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
         console.print(table)

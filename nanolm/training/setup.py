@@ -48,6 +48,7 @@ class Setup:
     config: Config
     run: RunDirectory
     ranks: Ranks
+    corpus: Corpus
     tokenizer: Tokenizer
     streams: dict[str, Stream]
     state: TrainState
@@ -121,6 +122,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         config,
         run,
         ranks,
+        corpus,
         tokenizer,
         streams,
         state,

@@ -16,10 +16,11 @@ from typing import IO, Any
 
 from nanolm.config import Config, flat
 from nanolm.config_file import save_yaml
-from nanolm.data import tokenizers
+from nanolm.data import compressors, tokenizers
 from nanolm.data.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
+from nanolm.model import masks
 from nanolm.model.build import Counted, count_parameters
 from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.runs import provenance
@@ -125,10 +126,12 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
         "flops_per_token": setup.flops_per_token,
         "vocab_size": vocab_size,
         "lossless": setup.tokenizer.lossless,
+        "sees_future": bool(masks.leaks(config)),
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
         "reference_losses": setup.ranks.from_main(lambda: _reference_losses(streams, vocab_size)),
+        "reference_bits_per_byte": setup.ranks.from_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
         **setup.about,
         "git": provenance.git(Path.cwd()),
         **({} if setup.parent is None else {"parent": setup.parent.pointer()}),
