@@ -125,7 +125,17 @@ def plan(
                 where=text,
                 mend="a line for each value, each with a hydra.sweep.dir of its own",
             )
-        if config.resume not in ("never", "auto"):
+        if config.trainer.dry_run:
+            problems["dry_run"] = SettingsError(
+                "trainer.dry_run=true says what one run would come to, and -m makes many",
+                where="trainer.dry_run",
+                mend="the line of one of them, without -m",
+            )
+        if config.fork:
+            problems["fork"] = SettingsError(
+                "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
+            )
+        elif config.resume not in ("never", "auto"):
             problems["resume"] = SettingsError(
                 f"resume={config.resume} goes on with one run, and -m makes many",
                 where="resume",

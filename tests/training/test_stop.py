@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from nanolm.training.ranks import ALONE
 from nanolm.training.stop import StopRequest
 
 
