@@ -31,6 +31,7 @@ class RunDirectory:
         self.samples = self.path / "samples.txt"
         self.log = self.path / "train.log"
         self.error = self.path / "error.txt"
+        self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
 
@@ -87,13 +88,26 @@ class RunDirectory:
         write_durably(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
 
     def is_claimed(self) -> bool:
-        """Whether a process writes here. It is found out by trying, which is in the way of `claim` for a moment."""
-        if not self.lock.exists():
+        """Whether a process writes to this run now. To ask takes no part in the lock for longer than the answer."""
+        try:
+            import fcntl
+
+            with self.lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
             return False
+        except BlockingIOError:
+            return True
+        except (ImportError, OSError):
+            # Without flock the lock is the file itself, or one that only filelock knows how to ask.
+            return self._is_claimed_by_attempt()
+        return False
+
+    def _is_claimed_by_attempt(self) -> bool:
         try:
             with FileLock(self.lock, timeout=0):
                 return False
-        except Timeout:
+        except (Timeout, OSError):
             return True
 
     @contextlib.contextmanager
