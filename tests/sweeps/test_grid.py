@@ -106,7 +106,7 @@ def test_no_job_starts_after_one_that_failed_when_that_is_asked(
     words = (*line, f"dataset.path=missing.txt,{small_text}", "seed=1")
     assert sweep(*words, "sweep.fail_fast=true") == 1
     assert times() == {}
-    assert "2 jobs: 1 failed, 1 new" in capsys.readouterr().out
+    assert "2 jobs: 1 failed, 1 not begun" in capsys.readouterr().out
     assert [path.name[:20] for path in Path("outputs/sweep").glob("*-*")] == ["dataset.path=missing"]
     assert sweep(*words) == 1
     (done,) = times()
