@@ -1,0 +1,149 @@
+"""Who looks at whom: the attention weights of a run's checkpoint over a short text, beside the mask of each layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nanolm.config import AttentionPath, layer_masks
+from nanolm.errors import SettingsError
+from nanolm.load import Loaded
+from nanolm.model import masks
+from nanolm.model.attention_paths import Gather
+from nanolm.model.transformer import Transformer
+
+# More tokens than this are too many to tell apart on a page.
+LONGEST = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMap:
+    """What one layer does with a text.
+
+    Attributes:
+        layer: counted from 0.
+        mask: its name and settings, in words.
+        visible_TxT: bool; row q, column k is whether query q sees key k.
+        weights_HxTxT: what head h of query q gives to key k; each row sums to 1. Uniform attention has one head.
+    """
+
+    layer: int
+    mask: str
+    visible_TxT: np.ndarray  # noqa: N815  its shape is in its name
+    weights_HxTxT: np.ndarray  # noqa: N815
+
+
+@dataclasses.dataclass(frozen=True)
+class TextMap:
+    """A text as one run's checkpoint reads it.
+
+    Attributes:
+        text: as it was given.
+        tokens: the text of each token that was looked at.
+        n_left_out: tokens behind those, for which there was no room.
+        step: of the checkpoint.
+        layers: those that were asked for.
+    """
+
+    text: str
+    tokens: list[str]
+    n_left_out: int
+    step: int
+    layers: list[LayerMap]
+
+
+def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> TextMap:
+    """The attention of a checkpoint over the first tokens of a text.
+
+    Args:
+        loaded: the run; its model is a transformer with layers, see `why_none`.
+        text: what it reads.
+        layers: counted from 0; None: all.
+
+    Raises:
+        SettingsError: there is nothing to read, or no such layer.
+        TokenizerError: the text has characters that the tokenizer has never seen.
+    """
+    model = loaded.model
+    assert isinstance(model, Transformer), f"{type(model).__name__} has no attention"
+    n_layers = len(model.blocks)
+    chosen = range(n_layers) if layers is None else layers
+    for layer in chosen:
+        if not 0 <= layer < n_layers:
+            raise SettingsError(
+                f"{loaded.run.path} has no layer {layer}", where="--layer", mend=f"from 0 to {n_layers - 1}"
+            )
+    ids = loaded.tokenizer.encode(text)
+    if not len(ids):
+        raise SettingsError(f"{text!r} has no tokens", where="--text", mend="give it at least one word")
+    length = min(len(ids), LONGEST, loaded.config.size.context_length)
+    tokens_1xT = torch.from_numpy(ids[None, :length].astype(np.int64)).to(loaded.device)
+    with _recording(model) as weights:
+        model(tokens_1xT)
+    in_layers = layer_masks(loaded.config)
+    return TextMap(
+        text=text,
+        tokens=[loaded.tokenizer.decode([token]) for token in ids[:length].tolist()],
+        n_left_out=len(ids) - length,
+        step=loaded.step,
+        layers=[
+            LayerMap(
+                layer,
+                masks.by_name(in_layers[layer]),
+                masks.dense(in_layers[layer], length).numpy(),
+                weights[layer][0].float().cpu().numpy(),
+            )
+            for layer in chosen
+        ],
+    )
+
+
+def why_none(settings: dict[str, Any]) -> str | None:
+    """Why a run with these settings has no attention to look at, in words; None where it has."""
+    name = settings.get("model.name")
+    if name != "transformer":
+        return f"a model of the kind {name} has no attention that is known here"
+    if not settings.get("size.n_layers"):
+        return "the model has no layers"
+    return None
+
+
+@contextmanager
+def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
+    """Within it, the weights BxHxTxT of each layer of a forward pass are added to the list."""
+    found: list[torch.Tensor] = []
+
+    def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        x_BxTxC, gather, *rest = arguments
+
+        def gather_and_keep(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+            found.append(_weights(gather, q, k, v))
+            return gather(q, k, v, dropout)
+
+        return x_BxTxC, gather_and_keep, *rest
+
+    path, was_training = model.attention_path, model.training
+    model.attention_path = AttentionPath.dense
+    model.eval()
+    hooks = [block.attention.register_forward_pre_hook(record) for block in model.blocks]
+    try:
+        with torch.no_grad():
+            yield found
+    finally:
+        model.attention_path = path
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _weights(gather: Gather, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """What was gathered is linear in the values: of values that are the rows of a unit matrix, it is the weights."""
+    length = k.size(2)
+    unit = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
+    return gather(q, k, unit, 0.0)
