@@ -52,6 +52,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                         nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
   nanolm evaluate     the exact loss of a run on a split
                         nanolm evaluate outputs/RUN --split val --json
+  nanolm report       runs as one HTML file that opens offline: curves, settings, samples, attention
+                        nanolm report outputs -o report.html
   nanolm checkpoints  the checkpoints of a run, every byte of them verified
                         nanolm checkpoints outputs/RUN
   nanolm data         what a model would see (show), and its tokens ahead of time (prepare)
@@ -401,6 +403,42 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def report(arguments: list[str]) -> int:
+    """`nanolm report RUN_OR_FOLDER ... -o FILE`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm report",
+        description="Writes one HTML file about runs, which opens offline: results, curves, settings, samples, attention "
+        "and masks, and what it takes to repeat each. Needs nanolm[report].",
+        epilog='for example: nanolm report outputs -o report.html --text "To be, or not" --layer 0 1 --png pictures',
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="write the pictures as PNG too, for a paper")
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="TEXT", help="what attention is shown over (what the run wrote last)"
+    )
+    parser.add_argument("--layer", nargs="+", type=int, metavar="N", help="layers whose attention is shown (all)")
+    parser.add_argument(
+        "--maps", type=int, default=4, metavar="N", help="how many runs have attention maps, the best first (4; 0: none)"
+    )
+    parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
+    options = parser.parse_args(arguments)
+
+    from nanolm.report import verb
+
+    said = verb.make(
+        options.runs,
+        options.output,
+        png=options.png,
+        texts=options.text,
+        layers=options.layer,
+        n_maps=options.maps,
+        plugins=options.plugins,
+    )
+    print("\n".join(said))
+    return 0
+
+
 def checkpoints(arguments: list[str]) -> int:
     """`nanolm checkpoints RUN`."""
     parser = argparse.ArgumentParser(
@@ -552,6 +590,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "generate": generate,
     "evaluate": evaluate,
+    "report": report,
     "checkpoints": checkpoints,
     "data": data,
     "mask": mask,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,18 @@ from torch import nn
 
 from nanolm.config import AttentionPath, layer_masks
 from nanolm.errors import SettingsError
-from nanolm.load import Loaded
+from nanolm.load import Loaded, load_run
 from nanolm.model import masks
 from nanolm.model.attention_paths import Gather
 from nanolm.model.transformer import Transformer
+from nanolm.report.samples import read as read_samples
+from nanolm.runs.collection import Run
 
 # More tokens than this are too many to tell apart on a page.
 LONGEST = 32
+
+# What is read where no text is given and the run has written nothing.
+TEXT = "To be"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +62,37 @@ class TextMap:
     n_left_out: int
     step: int
     layers: list[LayerMap]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMaps:
+    """The texts that a run was given to read; its name is that of the collection."""
+
+    run: str
+    texts: list[TextMap]
+
+
+def of_run(run: Run, texts: Sequence[str], layers: Sequence[int] | None, plugins: Sequence[str]) -> RunMaps:
+    """Opens the best checkpoint of a run, on the CPU, and looks at its attention.
+
+    Args:
+        run: one that `why_none` has nothing against.
+        texts: what it reads; none: the beginning of what it wrote last, in which every character is known to it.
+        layers: counted from 0; None: all.
+        plugins: the user's modules that the run was made with.
+
+    Raises:
+        RunError: it has no checkpoint yet.
+        CheckpointError: the checkpoint is damaged.
+        SettingsError, TokenizerError: as `look`.
+    """
+    loaded = load_run(str(run.path), device="cpu", plugins=list(plugins))
+    return RunMaps(run.name, [look(loaded, text, layers) for text in texts or [_own_text(loaded.run.samples)]])
+
+
+def _own_text(samples: Path) -> str:
+    written = [sample.text.strip() for sample in read_samples(samples)]
+    return next((text[: 8 * LONGEST] for text in reversed(written) if text), TEXT)
 
 
 def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> TextMap:
@@ -104,12 +141,14 @@ def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> Text
     )
 
 
-def why_none(settings: dict[str, Any]) -> str | None:
-    """Why a run with these settings has no attention to look at, in words; None where it has."""
-    name = settings.get("model.name")
+def why_none(run: Run) -> str | None:
+    """Why a run has no attention to look at, in words; None where it has."""
+    name = run.settings.get("model.name")
+    if name is None:
+        return "its settings cannot be read"
     if name != "transformer":
-        return f"a model of the kind {name} has no attention that is known here"
-    if not settings.get("size.n_layers"):
+        return f"the model {name} has no attention"
+    if not run.settings.get("size.n_layers"):
         return "the model has no layers"
     return None
 
