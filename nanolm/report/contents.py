@@ -8,8 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nanolm.config import Config
 from nanolm.config_file import load_yaml
 from nanolm.errors import NanolmError, RunError
+from nanolm.model import count
 from nanolm.report.curves import Curve, curve
 from nanolm.report.repeat import command
 from nanolm.report.samples import read as read_samples
@@ -142,7 +144,8 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
         faults.append(error.found)
     train = [row for row in measured if row.get("split") == "train"]
     val = [row for row in measured if row.get("split") == "val"]
-    per_token = _flops_per_token(run)
+    config = _config(directory)
+    per_token = _flops_per_token(summary, config)
     tokens = _number(summary.get("tokens"))
     best = min((row for row in val if _number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
     names = ("parameters", "tokens", "seconds", "tokens_per_second", "best_val_loss", "best_step", "final_val_loss")
@@ -168,24 +171,28 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
             "grad_norm": curve(train, "grad_norm"),
         },
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
-        command=command(run),
+        command=command(config, run.choices) if config else None,
         config=_text(directory),
         provenance=_provenance(summary),
         faults=tuple(faults),
     )
 
 
-def _flops_per_token(run: Run) -> float | None:
-    """Of training; by formula where the summary does not say, and None where there is none."""
-    from nanolm.model import count
-
-    if "flops_per_token" in run.summary:
-        return _number(run.summary["flops_per_token"])
+def _config(directory: RunDirectory) -> Config | None:
+    """None where the settings are damaged, or of a plugin that is not imported."""
     try:
-        config = load_yaml(RunDirectory(run.path).config)
-        return count.training_flops(count.total(count.flops_per_token(config, run.summary["vocab_size"])))
-    except (NanolmError, KeyError):
+        return load_yaml(directory.config)
+    except NanolmError:
         return None
+
+
+def _flops_per_token(summary: dict[str, Any], config: Config | None) -> float | None:
+    """Of training; by formula where the summary does not say, and None where there is none."""
+    if "flops_per_token" in summary:
+        return _number(summary["flops_per_token"])
+    if config is None or not count.has_formula(config) or "vocab_size" not in summary:
+        return None
+    return count.training_flops(count.total(count.flops_per_token(config, summary["vocab_size"])))
 
 
 def _comparable(runs: Sequence[Run]) -> tuple[bool, bool, str]:

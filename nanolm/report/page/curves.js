@@ -6,7 +6,7 @@ const PLACES = {
   flops: "FLOPs of training, by formula",
   seconds: "seconds of training",
 };
-const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0 };
+const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: report.by_bits || runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0 };
 
 function along(run, curve, place) {
   return place === "flops" ? curve.tokens.map((tokens) => tokens * run.flops_per_token) : curve[place];
@@ -19,15 +19,21 @@ function startCurves() {
   const change = (name) => (value) => { view[name] = value; redrawCurves(); };
   const loss = report.loss_compares || !report.bits_compare ? null : "nats per token of these runs do not compare";
   const bits = report.bits_compare ? null : "bits per byte of these runs do not compare";
+  const text = choice("text", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split"));
+  const measure = (value) => {
+    // Only validation has bits per byte.
+    for (const button of text.querySelectorAll("button")) button.disabled = value !== "loss" && button.value !== "val";
+    change("y")(value);
+  };
   byId("curve-controls").append(
     choice("over", places.map((place) => [place, place === "flops" ? "FLOPs" : place === "step" ? "steps" : place]), view.x, change("x")),
     choice("horizontal", [["linear", "linear"], ["log", "log"]], view.xScale, change("xScale")),
     choice("vertical", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
-    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte", bits]], view.y, change("y")),
-    choice("text", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split")),
-    slider("smoothing", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
+    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte", bits]], view.y, measure),
+    text,
+    slider("smoothing of training", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
   redraws.push(redrawCurves);
-  redrawCurves();
+  measure(view.y);
 }
 
 // An exponential mean that begins at the first value without leaning on it (the correction of Kingma and Ba 2015).

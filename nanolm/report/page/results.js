@@ -5,14 +5,16 @@ const sorting = { column: null, falling: false };
 function columns() {
   const known = (name) => runs.some((run) => isNumber(run.figures[name]));
   const figure = (name, title, words, why) => known(name) ? [{ title, why, of: (run) => run.figures[name], words }] : [];
+  const loss = figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once");
+  const bits = figure("bits_per_byte", "bits/byte", exact, "at the best val loss");
   return [
     { title: "run", of: (run) => run.name, isWords: true },
+    ...(report.by_bits ? bits : loss),
     ...keys.map((key) => ({
       title: report.keys[key], why: key, of: (run) => run.settings[key], words: (value) => shortened(worded(value), 28),
       full: worded, isWords: runs.some((run) => !isNumber(run.settings[key]) && run.settings[key] !== null),
     })),
-    ...figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once"),
-    ...figure("bits_per_byte", "bits/byte", exact, "at the best val loss"),
+    ...(report.by_bits ? loss : bits),
     ...figure("final_val_loss", "final val loss", exact, "nats per token"),
     ...figure("best_step", "best at step", whole),
     ...figure("parameters", "parameters", whole),

@@ -27,8 +27,7 @@ function startSettings() {
   if (!keys.length || measured().length < 2) return;
   byId("settings").hidden = false;
   byId("settings-note").textContent = "A line is a run, in its colour: from one setting to the next, and to what came of it. Lower is better.";
-  const ranked = [...keys].sort((one, other) => (one === "seed") - (other === "seed"));
-  [plane.across, plane.up] = [ranked[0], ranked[1] ?? null];
+  [plane.across, plane.up] = fullestPlane();
   if (plane.up !== null) {
     const options = keys.map((key) => [key, key]);
     byId("map-controls").append(
@@ -40,6 +39,21 @@ function startSettings() {
   redraws.push(redrawParallel, redrawMap);
   redrawParallel();
   redrawMap();
+}
+
+// The two settings that were tried together most, or the one there is. Seeds tell nothing of each other.
+function fullestPlane() {
+  const worth = keys.length > 2 ? keys.filter((key) => key !== "seed") : keys;
+  let [best, most] = [[worth[0], worth[1] ?? null], 0];
+  for (const [place, across] of worth.entries()) {
+    for (const up of worth.slice(place + 1)) {
+      const pairs = new Set(measured().map((run) => JSON.stringify([run.settings[across], run.settings[up]])));
+      const [width, height] = [scaleOf(across).values.length, scaleOf(up).values.length];
+      const filled = pairs.size * pairs.size / (width * height);
+      if (filled > most) [best, most] = [width >= height ? [across, up] : [up, across], filled];
+    }
+  }
+  return best;
 }
 
 function redrawParallel() {
@@ -56,7 +70,7 @@ function redrawParallel() {
     type: "scatter", mode: "lines+markers", name: plain(run.short),
     x: uprights.map((_, place) => place),
     y: [...axes.map((each, place) => each.place(run.settings[keys[place]])), height(resultOf(run))],
-    line: { color: runColour(run), dash: DASHES[run.dash], width: 2, shape: "spline", smoothing: 0.6 },
+    line: { color: runColour(run), dash: DASHES[run.dash], width: 2 },
     marker: { size: 6, color: runColour(run) },
     hovertemplate: `<b>${plain(run.name)}</b><br>` + keys.map((key) => `${plain(report.keys[key])} ${plain(worded(run.settings[key]))}`).join("<br>") + `<br>${resultName} ${exact(resultOf(run))}<extra></extra>`,
   }));
@@ -69,7 +83,7 @@ function redrawParallel() {
     text: plain(shortened(each.title, 18)), hovertext: plain(keys[place] ?? each.title), font: { size: 12.5 },
   }));
   const holder = byId("parallel");
-  holder.style.minWidth = `${120 * uprights.length + 60}px`;
+  holder.style.minWidth = `${100 * uprights.length + 60}px`;
   draw("parallel", traces, {
     margin: { l: 12, r: 12, t: 40, b: 12 }, dragmode: false,
     xaxis: { visible: false, range: [-0.55, last + 0.45], fixedrange: true }, yaxis: { visible: false, range: [-0.07, 1.07], fixedrange: true },
@@ -88,6 +102,7 @@ function redrawMap() {
   const z = cells.map((row) => row.map(mean));
   const isDense = across.length * up.length <= (isNarrow() ? 24 : 80) && across.length <= (isNarrow() ? 5 : 12);
   const names = (found) => found.slice(0, 6).map((run) => plain(run.short)).join("<br>") + (found.length > 6 ? `<br>and ${found.length - 6} more` : "");
+  byId("map").style.height = `${Math.min(440, 110 + 80 * up.length)}px`;
   draw("map", [{
     type: "heatmap", z, x: across.map((_, place) => place), y: up.map((_, place) => place), xgap: 2, ygap: 2,
     colorscale: "Cividis", reversescale: true, hoverongaps: false,

@@ -2,6 +2,7 @@
 
 const isNarrow = () => window.innerWidth <= 760;
 const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
+const canHover = window.matchMedia("(hover: hover)");
 const redraws = [];
 
 function setTheme(name) {
@@ -46,6 +47,7 @@ function layout(more) {
     hovermode: "closest",
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 12.5 }, align: "left", namelength: -1 },
     showlegend: false,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") },
     // A finger on a picture scrolls the page.
     dragmode: isNarrow() ? false : "zoom",
     ...more,
@@ -54,8 +56,8 @@ function layout(more) {
 
 function draw(id, traces, look) {
   return Plotly.react(id, traces, layout(look), {
-    responsive: true, displaylogo: false, displayModeBar: isNarrow() ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    responsive: true, displaylogo: false, displayModeBar: canHover.matches && look.dragmode !== false ? "hover" : false,
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg", filename: id },
   });
 }
