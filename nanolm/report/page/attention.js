@@ -42,7 +42,7 @@ function redrawAttention() {
   }, thumbnail(weights, layer.visible), `head ${head}`)));
   const text = textMap();
   byId("attention-text").textContent = `Read at step ${whole(text.step)}: the first ${text.tokens.length} tokens of the text` +
-    `${text.n_left_out ? ` (${whole(text.n_left_out)} more are left out)` : ""}. A row is a token that looks, a column one that is looked at; each row sums to 1. ` +
+    `${text.n_left_out ? ` (${whole(text.n_left_out)} more are left out)` : ""}. A row is a token that looks, a column one that is looked at; each row sums to 1, and the stronger a square the more of it. ` +
     "␣ is a space, ⏎ a line end.";
   byId("weights-title").textContent = `Layer ${layer.layer}, head ${looking.head}: attention weights`;
   byId("mask-title").textContent = `Layer ${layer.layer}: mask ${layer.mask}`;
@@ -67,12 +67,12 @@ function grid(id, z, highest, colorscale, words, hasBar) {
   const customdata = z.map((row, query) => row.map((value, key) => (value ? "is seen" : "is not seen")));
   const numbers = places.map((place) => `${plain(tokens[place])} (${place})`);
   draw(id, [{
-    type: "heatmap", z, x: places, y: places, zmin: 0, zmax: highest, colorscale, showscale: hasBar, hoverongaps: false, customdata,
+    type: "heatmap", z, x: places, y: places, zmin: 0, zmax: highest, colorscale, showscale: hasBar && !isNarrow(), hoverongaps: false, customdata,
     text: places.map((query) => places.map((key) => `${numbers[query]} → ${numbers[key]}`)), hovertemplate: `%{text}<br>${words}<extra></extra>`,
     xgap: tokens.length > 24 ? 0.5 : 1, ygap: tokens.length > 24 ? 0.5 : 1,
     colorbar: { thickness: 10, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1], tickfont: { size: 11, color: colour("soft") }, len: 1, x: 1.01 },
   }], {
-    dragmode: false, plot_bgcolor: colour("empty"), margin: { l: 40, r: hasBar ? 44 : 12, t: 8, b: 40 },
+    dragmode: false, plot_bgcolor: colour("empty"), margin: { l: 40, r: hasBar && !isNarrow() ? 44 : 12, t: 8, b: 40 },
     xaxis: axis("key", { ...ticks, tickangle: isLong ? -90 : 0, constrain: "domain" }),
     yaxis: axis("query", { ...ticks, autorange: "reversed", scaleanchor: "x", constrain: "domain" }),
   });
