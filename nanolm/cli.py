@@ -419,7 +419,11 @@ def report(arguments: list[str]) -> int:
     )
     parser.add_argument("--layer", nargs="+", type=int, metavar="N", help="layers whose attention is shown (all)")
     parser.add_argument(
-        "--maps", type=int, default=4, metavar="N", help="how many runs have attention maps, the best first (4; 0: none)"
+        "--maps",
+        type=int,
+        default=4,
+        metavar="N",
+        help="how many runs have attention maps, the best first (4; 0: none)",
     )
     parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
     options = parser.parse_args(arguments)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.config import Config
 from nanolm.config_file import load_yaml
 from nanolm.errors import NanolmError, RunError
 from nanolm.model import count
@@ -144,8 +143,7 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
         faults.append(error.found)
     train = [row for row in measured if row.get("split") == "train"]
     val = [row for row in measured if row.get("split") == "val"]
-    config = _config(directory)
-    per_token = _flops_per_token(summary, config)
+    per_token = _flops_per_token(summary, directory)
     tokens = _number(summary.get("tokens"))
     best = min((row for row in val if _number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
     names = ("parameters", "tokens", "seconds", "tokens_per_second", "best_val_loss", "best_step", "final_val_loss")
@@ -171,26 +169,23 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
             "grad_norm": curve(train, "grad_norm"),
         },
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
-        command=command(config, run.choices) if config else None,
+        command=command(run.settings, run.choices),
         config=_text(directory),
         provenance=_provenance(summary),
         faults=tuple(faults),
     )
 
 
-def _config(directory: RunDirectory) -> Config | None:
-    """None where the settings are damaged, or of a plugin that is not imported."""
-    try:
-        return load_yaml(directory.config)
-    except NanolmError:
-        return None
-
-
-def _flops_per_token(summary: dict[str, Any], config: Config | None) -> float | None:
+def _flops_per_token(summary: dict[str, Any], directory: RunDirectory) -> float | None:
     """Of training; by formula where the summary does not say, and None where there is none."""
     if "flops_per_token" in summary:
         return _number(summary["flops_per_token"])
-    if config is None or not count.has_formula(config) or "vocab_size" not in summary:
+    try:
+        config = load_yaml(directory.config)
+    except NanolmError:
+        # Damaged, or of a plugin that is not imported.
+        return None
+    if not count.has_formula(config) or "vocab_size" not in summary:
         return None
     return count.training_flops(count.total(count.flops_per_token(config, summary["vocab_size"])))
 
@@ -201,14 +196,22 @@ def _comparable(runs: Sequence[Run]) -> tuple[bool, bool, str]:
     texts = {(summary.get("corpus"), *_split(run)) for run, summary in ((r, r.summary) for r in runs if r.summary)}
     tokenizers = {summary.get("tokenizer") for summary in summaries}
     if not all(summary.get("lossless", True) for summary in summaries) and len(tokenizers) > 1:
-        return False, False, (
-            "The runs have several tokenizers, and one of them hides text behind <unk>: "
-            "neither nats per token nor bits per byte of one run can be held against another's."
+        return (
+            False,
+            False,
+            (
+                "The runs have several tokenizers, and one of them hides text behind <unk>: "
+                "neither nats per token nor bits per byte of one run can be held against another's."
+            ),
         )
     if len(texts) > 1:
-        return False, True, (
-            "The runs were validated on different texts: their losses do not compare. Bits per byte are shown, "
-            "and say how hard each text is as well."
+        return (
+            False,
+            True,
+            (
+                "The runs were validated on different texts: their losses do not compare. Bits per byte are shown, "
+                "and say how hard each text is as well."
+            ),
         )
     if len(tokenizers) > 1:
         return False, True, "The runs have several tokenizers: nats per token do not compare, and bits per byte do."
@@ -228,7 +231,9 @@ def _references(runs: Sequence[Run], loss_compares: bool) -> list[Reference]:
         factor = _bits_per_nat(run.summary)
         tokenizer = f" ({run.settings.get('tokenizer.name')})" if len(tokenizers) > 1 else ""
         lines = [
-            Reference(name.replace("_", " ") + tokenizer, loss if loss_compares else None, loss * factor if factor else None)
+            Reference(
+                name.replace("_", " ") + tokenizer, loss if loss_compares else None, loss * factor if factor else None
+            )
             for name, loss in (run.summary.get("reference_losses") or {}).items()
             if _number(loss) is not None
         ] + [
@@ -254,7 +259,9 @@ def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
     commit = git.get("commit")
     return {
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
-        "git commit": f"{commit}{', with changes that were not committed' if git.get('dirty') else ''}" if commit else None,
+        "git commit": f"{commit}{', with changes that were not committed' if git.get('dirty') else ''}"
+        if commit
+        else None,
         **{name: summary.get(name) for name in PROVENANCE},
     }
 

@@ -189,7 +189,9 @@ def _attention(maps: RunMaps) -> Figure:
     layers = text.layers[:8]
     heads = min(8, max(len(layer.weights_HxTxT) for layer in layers))
     figure = Figure(figsize=(1.9 * (heads + 1) + 0.5, 2.1 * len(layers) + 0.6), dpi=200, layout="constrained")
-    figure.suptitle(f"{_short(maps.run, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8)
+    figure.suptitle(
+        f"{_short(maps.run, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
+    )
     shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH])
     shades.set_bad(UNSEEN)
     grid = figure.subplots(len(layers), heads + 1, squeeze=False)
@@ -210,7 +212,9 @@ def _values(measured: Sequence[Entry], key: str) -> list[str]:
     """The values of a setting, numbers by size and before words."""
     found = {_word(run.settings[key]): run.settings[key] for run in measured}
     is_number: Callable[[Any], bool] = lambda value: isinstance(value, (int, float))  # noqa: E731
-    return sorted(found, key=lambda word: (not is_number(found[word]), found[word] if is_number(found[word]) else 0, word))
+    return sorted(
+        found, key=lambda word: (not is_number(found[word]), found[word] if is_number(found[word]) else 0, word)
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -99,7 +99,9 @@ def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
     """What can be known to fail before anything is read."""
     problems: list[NanolmError] = []
     if output.is_dir():
-        problems.append(SettingsError(f"{output} is a folder", where=f"-o {output}", mend=f"-o {output / 'report.html'}"))
+        problems.append(
+            SettingsError(f"{output} is a folder", where=f"-o {output}", mend=f"-o {output / 'report.html'}")
+        )
     elif not output.parent.is_dir():
         problems.append(
             SettingsError(f"there is no folder {output.parent}", where=f"-o {output}", mend=f"mkdir -p {output.parent}")

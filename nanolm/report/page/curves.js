@@ -126,6 +126,7 @@ function labelReferences(lines) {
     annotations.push({
       xref: "paper", x: 1, xanchor: "right", y: place(line.y), yanchor: "bottom", yshift: -1, showarrow: false,
       text: plain(line.name), font: { size: 11.5, color: colour("reference") },
+      bgcolor: colour("card"), borderpad: 0, opacity: 0.85,
     });
   }
   return Plotly.relayout("loss", { annotations });

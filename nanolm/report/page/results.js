@@ -15,7 +15,7 @@ function columns() {
       full: worded, isWords: runs.some((run) => !isNumber(run.settings[key]) && run.settings[key] !== null),
     })),
     ...(report.by_bits ? loss : bits),
-    ...figure("final_val_loss", "final val loss", exact, "nats per token"),
+    ...(runs.some((run) => run.figures.final_val_loss !== run.figures.best_val_loss) ? figure("final_val_loss", "final val loss", exact, "nats per token") : []),
     ...figure("best_step", "best at step", whole),
     ...figure("parameters", "parameters", whole),
     ...figure("tokens", "tokens", brief, "trained on, repeated ones counted again"),
