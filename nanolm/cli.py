@@ -423,7 +423,7 @@ def report(arguments: list[str]) -> int:
         type=int,
         default=4,
         metavar="N",
-        help="how many runs have attention maps, the best first (4; 0: none)",
+        help="how many runs have attention maps, best first (4; 0: none)",
     )
     parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -170,7 +170,8 @@ def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
     path, was_training = model.attention_path, model.training
     model.attention_path = AttentionPath.dense
     model.eval()
-    hooks = [block.attention.register_forward_pre_hook(record) for block in model.blocks]
+    attentions = [cast(nn.Module, block.attention) for block in model.blocks]
+    hooks = [attention.register_forward_pre_hook(record) for attention in attentions]
     try:
         with torch.no_grad():
             yield found

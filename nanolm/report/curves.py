@@ -29,7 +29,7 @@ def curve(rows: Iterable[dict[str, Any]], quantity: str, most: int = MOST_POINTS
 
 
 def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
-    """Which of the values are drawn: the first, the last, and the lowest and highest of every few that follow each other.
+    """Which of the values are drawn: the first, the last, and the lowest and the highest of every few in a row.
 
     A spike stays a spike, and the height of noise what it was. All are kept where there are at most `most`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from nanolm.report.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from nanolm.report.attention_maps import RunMaps
@@ -68,7 +69,7 @@ def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str,
     measured = [run for run in contents.runs if contents.result(run) is not None]
     keys = _widest(contents, measured)
     if len(measured) > 1 and keys:
-        yield "settings", _by_settings(contents, measured, keys)
+        yield "settings", _over_two(contents, *keys) if len(keys) > 1 else _over_one(contents, *keys)
     if maps:
         yield "attention", _attention(maps[0])
 
@@ -137,47 +138,66 @@ def _at(run: Entry, curve: Curve, place: str) -> list[float]:
 
 
 def _widest(contents: Contents, measured: Sequence[Entry]) -> list[str]:
-    """The two settings with the most values, in their order; the seed only where nothing else differs."""
+    """The two settings with the most values, the wider first; the seed only where nothing else differs."""
     keys = [key for key in contents.keys if key != "seed"] or list(contents.keys)
-    widest = sorted(keys, key=lambda key: -len({_word(run.settings[key]) for run in measured}))[:2]
-    return [key for key in keys if key in widest]
+    return sorted(keys, key=lambda key: -len({_word(run.settings[key]) for run in measured}))[:2]
 
 
-def _by_settings(contents: Contents, measured: Sequence[Entry], keys: Sequence[str]) -> Figure:
-    """The result over two settings as a heat map, each cell the mean of its runs; over one as points."""
+def _over_one(contents: Contents, key: str) -> Figure:
+    """The result of each run over a setting, as points in the runs' colours."""
+    figure, axes = _of_settings()
+    measured = [run for run in contents.runs if contents.result(run) is not None]
+    values = _values(measured, key)
+    for number, run in enumerate(contents.runs):
+        result = contents.result(run)
+        if result is not None:
+            place = values.index(_word(run.settings[key]))
+            axes.plot([place], [result], marker="o", color=_look(number)["color"])
+    _name_values(axes.xaxis, key, values)
+    axes.set_ylabel(_result_name(contents))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _over_two(contents: Contents, across: str, up: str) -> Figure:
+    """The result over two settings as a heat map, each cell the mean of its runs whatever their other settings."""
+    figure, axes = _of_settings()
+    found: dict[tuple[str, str], list[float]] = {}
+    measured = [run for run in contents.runs if contents.result(run) is not None]
+    for run in measured:
+        cell = (_word(run.settings[up]), _word(run.settings[across]))
+        found.setdefault(cell, []).append(contents.result(run) or 0.0)
+    means = {cell: sum(results) / len(results) for cell, results in found.items()}
+    columns, rows = _values(measured, across), _values(measured, up)
+    table = [[means.get((row, column), math.nan) for column in columns] for row in rows]
+    image = axes.imshow(table, cmap="cividis_r", aspect="auto", origin="lower")
+    figure.colorbar(image, label=_result_name(contents))
+    middle = (min(means.values()) + max(means.values())) / 2
+    for (row, column), mean in means.items() if len(columns) <= 10 else ():
+        colour = "black" if mean <= middle else "white"
+        place = (columns.index(column), rows.index(row))
+        axes.annotate(f"{mean:.3f}", place, ha="center", va="center", fontsize=7, color=colour)
+    _name_values(axes.xaxis, across, columns)
+    _name_values(axes.yaxis, up, rows)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _of_settings() -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    result = "bits per byte" if contents.by_bits else "best val loss, nats per token"
     figure = Figure(figsize=(6.5, 4), dpi=200, layout="constrained")
-    axes = figure.add_subplot()
-    across = _values(measured, keys[0])
-    axes.set_xticks(range(len(across)), [_short(word, 16) for word in across], rotation=30 if len(across) > 8 else 0)
-    axes.set_xlabel(keys[0])
-    if len(keys) == 1:
-        for number, run in enumerate(contents.runs):
-            if run in measured:
-                x = across.index(_word(run.settings[keys[0]]))
-                axes.plot([x], [contents.result(run)], marker="o", color=_look(number)["color"])
-        axes.set_ylabel(result)
-        axes.spines[["top", "right"]].set_visible(False)
-        return figure
-    up = _values(measured, keys[1])
-    cells: list[list[float]] = []
-    for row in up:
-        places = [[run for run in measured if (_word(run.settings[keys[1]]), _word(run.settings[keys[0]])) == (row, word)] for word in across]  # fmt: skip
-        cells.append([_mean([contents.result(run) for run in found]) for found in places])
-    image = axes.imshow(cells, cmap="cividis_r", aspect="auto", origin="lower")
-    figure.colorbar(image, label=result)
-    axes.set_yticks(range(len(up)), [_short(word, 16) for word in up])
-    axes.set_ylabel(keys[1])
-    axes.spines[:].set_visible(False)
-    known = [value for row in cells for value in row if not math.isnan(value)]
-    middle = (min(known) + max(known)) / 2
-    for y, row in enumerate(cells):
-        for x, value in enumerate(row):
-            if not math.isnan(value) and len(across) <= 10:
-                axes.text(x, y, f"{value:.3f}", ha="center", va="center", fontsize=7, color="black" if value <= middle else "white")  # fmt: skip
-    return figure
+    return figure, figure.add_subplot()
+
+
+def _name_values(axis: Axis, key: str, values: Sequence[str]) -> None:
+    every = math.ceil(len(values) / 12)
+    axis.set_ticks(range(0, len(values), every), [_short(value, 16) for value in values[::every]])
+    axis.set_label_text(key)
+
+
+def _result_name(contents: Contents) -> str:
+    return "bits per byte" if contents.by_bits else "best val loss, nats per token"
 
 
 def _attention(maps: RunMaps) -> Figure:
@@ -211,15 +231,8 @@ def _attention(maps: RunMaps) -> Figure:
 def _values(measured: Sequence[Entry], key: str) -> list[str]:
     """The values of a setting, numbers by size and before words."""
     found = {_word(run.settings[key]): run.settings[key] for run in measured}
-    is_number: Callable[[Any], bool] = lambda value: isinstance(value, (int, float))  # noqa: E731
-    return sorted(
-        found, key=lambda word: (not is_number(found[word]), found[word] if is_number(found[word]) else 0, word)
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
+    numbers = {word: value for word, value in found.items() if isinstance(value, (int, float))}
+    return sorted(found, key=lambda word: (word not in numbers, numbers.get(word, 0), word))
 
 
 def _word(value: object) -> str:
