@@ -407,15 +407,15 @@ def report(arguments: list[str]) -> int:
     """`nanolm report RUN_OR_FOLDER ... -o FILE`."""
     parser = argparse.ArgumentParser(
         prog="nanolm report",
-        description="Writes one HTML file about runs, which opens offline: results, curves, settings, samples, attention "
-        "and masks, and what it takes to repeat each. Needs nanolm[report].",
+        description="Writes one HTML file about runs, which opens offline: results, curves, settings, samples, "
+        "attention and masks, and what it takes to repeat each. Needs nanolm[report].",
         epilog='for example: nanolm report outputs -o report.html --text "To be, or not" --layer 0 1 --png pictures',
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders of them")
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="write the pictures as PNG too, for a paper")
     parser.add_argument(
-        "--text", nargs="+", default=[], metavar="TEXT", help="what attention is shown over (what the run wrote last)"
+        "--text", nargs="+", default=[], metavar="TEXT", help="what attention is shown over (the run's last sample)"
     )
     parser.add_argument("--layer", nargs="+", type=int, metavar="N", help="layers whose attention is shown (all)")
     parser.add_argument(
@@ -423,7 +423,7 @@ def report(arguments: list[str]) -> int:
         type=int,
         default=4,
         metavar="N",
-        help="how many runs have attention maps, best first (4; 0: none)",
+        help="runs that have attention maps, best first (4; 0: none)",
     )
     parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
     options = parser.parse_args(arguments)

@@ -212,8 +212,7 @@ def _attention(maps: RunMaps) -> Figure:
     figure.suptitle(
         f"{_short(maps.run, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
     )
-    shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH])
-    shades.set_bad(UNSEEN)
+    shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH]).with_extremes(bad=UNSEEN)
     grid = figure.subplots(len(layers), heads + 1, squeeze=False)
     for row, layer in zip(grid, layers, strict=True):
         for axes in row:
