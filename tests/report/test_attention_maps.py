@@ -16,7 +16,7 @@ from tests.report.conftest import make_run
 def test_weights_are_shares_of_what_the_mask_shows(pair: Path) -> None:
     found = look(load_run(str(pair / "gpt"), device="cpu"), "12 and 13 make 25; 3 is left.")
     assert "".join(found.tokens) == "12 and 13 make 2"
-    assert found.n_left_out == 14
+    assert found.n_left_out == 13
     assert [layer.mask for layer in found.layers] == ["banded_causal, window 2", "causal"]
     for layer in found.layers:
         assert layer.weights_HxTxT.shape == (2, 16, 16)

@@ -46,7 +46,8 @@ class Browser:
         self.driver.get_log("performance")
         self.driver.get(page.as_uri())
         self.wait(
-            "return document.querySelectorAll('#contents a').length && document.querySelectorAll('#loss .xtitle').length"
+            "return document.querySelector('#contents a') && document.querySelector('#loss .xtitle') && "
+            "[...document.querySelectorAll('.plot')].every((each) => !each.offsetParent || each.querySelector('.main-svg'))"
         )
 
     def js(self, script: str, *arguments: Any) -> Any:
@@ -132,11 +133,12 @@ def test_it_opens_without_a_word_and_without_a_request(
     assert background > 0.9 if theme == "light" else background < 0.15
     for name in ("loss", "lr", "grad-norm", "parallel", "map", "weights", "mask"):
         box = browser.js(
-            "const b = document.getElementById(arguments[0]).getBoundingClientRect(); return [b.x, b.y + scrollY, b.width, b.height]",
+            "const box = document.getElementById(arguments[0]).getBoundingClientRect();"
+            "return [box.x, box.y + scrollY, box.width, box.height]",
             name,
         )
         x, y, w, h = map(int, box)
-        part = pixels[y : y + h, x : min(x + w, width)].reshape(-1, 3)
+        part = pixels[y : y + h, x : min(x + w, width)][::3, ::3].reshape(-1, 3)
         shades = np.unique((part * 255).astype(int) // 16, axis=0)
         assert len(shades) > 8, f"{name} is blank"
 
@@ -192,7 +194,9 @@ def test_a_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None
     looks = browser.js("""
         const found = {};
         for (const id of ["loss", "lr", "grad-norm", "parallel"]) {
-          for (const each of document.getElementById(id).data) (found[each.name] ??= new Set()).add(each.line.color + each.line.dash);
+          for (const { name, line } of document.getElementById(id).data) {
+            (found[name] ??= new Set()).add(line.color + line.dash);
+          }
         }
         return Object.values(found).map((each) => [...each]);""")
     assert len(looks) == 20
@@ -301,7 +305,7 @@ def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, te
     make([str(pair / "bigram")], tmp_path / "one.html")
     browser.open(tmp_path / "one.html")
     assert browser.js("return document.getElementById('settings').hidden")
-    assert browser.texts("#attention-note") == ["Without a map: bigram: the model bigram has no attention."]
+    assert browser.texts("#attention-note") == ["Without a map: bigram (the model bigram has no attention)."]
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
     make([str(pair), str(tmp_path / "bytes")], tmp_path / "several.html", n_maps=0)
     browser.open(tmp_path / "several.html", "phone")

@@ -3,7 +3,9 @@
 const looking = { run: 0, text: 0, layer: 0, head: 0 };
 
 function startAttention() {
-  const reasons = report.without_maps.map((each) => `${each.run}: ${each.reason}`);
+  const byReason = new Map();
+  for (const each of report.without_maps) byReason.set(each.reason, [...(byReason.get(each.reason) ?? []), shortened(each.run, LONGEST_NAME)]);
+  const reasons = [...byReason].map(([reason, names]) => `${names.join(", ")} (${reason})`);
   if (!report.maps.length && !reasons.length) return;
   byId("attention").hidden = false;
   byId("attention-note").textContent = reasons.length ? `Without a map: ${reasons.join("; ")}.` : "";

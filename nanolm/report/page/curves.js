@@ -82,7 +82,7 @@ function lossTraces() {
 }
 
 function scaled(kind, more = {}) {
-  return kind === "log" ? { type: "log", ...more } : { type: "linear", ...more };
+  return kind === "log" ? { type: "log", ...more } : { type: "linear", rangemode: "nonnegative", ...more };
 }
 
 function xAxis() {
