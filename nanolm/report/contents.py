@@ -11,7 +11,7 @@ from typing import Any
 from nanolm.config_file import load_yaml
 from nanolm.errors import NanolmError, RunError
 from nanolm.model import count
-from nanolm.report.curves import Curve, curve
+from nanolm.report.curves import MOST_POINTS, Curve, curve
 from nanolm.report.repeat import command
 from nanolm.report.samples import read as read_samples
 from nanolm.runs import provenance
@@ -51,6 +51,7 @@ class Entry:
         flops_per_token: of training; None where there is no formula.
         lossless: whether its tokenizer hides no text.
         curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
+        is_thinned: whether they have fewer points than there are rows.
         samples: [step, text] in order.
         command: a line that makes it again, or None.
         config: config.yaml as it stands.
@@ -66,6 +67,7 @@ class Entry:
     flops_per_token: float | None
     lossless: bool
     curves: dict[str, Curve]
+    is_thinned: bool
     samples: list[tuple[int, str]]
     command: str | None
     config: str
@@ -168,6 +170,7 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
             "lr": curve(train, "lr"),
             "grad_norm": curve(train, "grad_norm"),
         },
+        is_thinned=max(len(train), len(val)) > MOST_POINTS,
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
         command=command(run.settings, run.choices),
         config=_text(directory),

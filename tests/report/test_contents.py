@@ -8,6 +8,7 @@ import pytest
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather
+from nanolm.report.curves import MOST_POINTS
 from nanolm.runs.collection import find, rows
 from tests.conftest import SMALL, config_of
 from tests.report.conftest import LONG_NAME, make_run
@@ -132,3 +133,13 @@ def test_a_damaged_run_is_shown_beside_the_others(pair: Path, tmp_path: Path) ->
     with pytest.raises(RunError, match="nothing can be read of this run") as error:
         of(run)
     assert "line 2 of metrics.jsonl" in error.value.mend
+
+
+def test_a_long_run_is_thinned_and_it_is_said(pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
+    rows = ({"step": n, "split": "train", "loss": 4 / n, "lr": 1e-3, "tokens": n, "seconds": n} for n in range(1, 5001))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long, short = of(run).runs[0], of(pair / "gpt").runs[0]
+    assert (long.is_thinned, short.is_thinned) == (True, False)
+    assert 1000 < len(long.curves["train"]["y"]) <= MOST_POINTS
+    assert (long.curves["train"]["step"][0], long.curves["train"]["step"][-1]) == (1, 5000)

@@ -47,7 +47,7 @@ class Browser:
         self.driver.get(page.as_uri())
         self.wait(
             "return document.querySelector('#contents a') && document.querySelector('#loss .xtitle') && "
-            "[...document.querySelectorAll('.plot')].every((each) => !each.offsetParent || each.querySelector('.main-svg'))"
+            "[...document.querySelectorAll('.plot')].every((e) => !e.offsetParent || e.querySelector('.main-svg'))"
         )
 
     def js(self, script: str, *arguments: Any) -> Any:

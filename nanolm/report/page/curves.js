@@ -140,7 +140,7 @@ function curveNotes(lines, unit) {
     const without = shown().filter((run) => !drawable(run));
     if (without.length) notes.push(`No formula for the FLOPs of ${without.map((run) => run.short).join(", ")}.`);
   }
-  if (runs.some((run) => Object.values(run.curves).some((curve) => curve.y.length > report.most_points - 4))) {
+  if (runs.some((run) => run.is_thinned)) {
     notes.push(`Of a longer curve at most ${whole(report.most_points)} rows are drawn: the lowest and the highest of every few.`);
   }
   if (runs.length > COLOURS) notes.push(`${COLOURS} colours are told apart by everyone; after them dashes differ.`);
