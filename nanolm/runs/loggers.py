@@ -144,7 +144,7 @@ class WandbLogger:
             try:
                 for key, value in summary.items():
                     self._run.summary[key] = value
-                self._run.finish(exit_code=0 if summary.get("status") in ("completed", "interrupted") else 1)
+                self._run.finish(exit_code=0 if summary.get("status") in ("completed", "interrupted", "pruned") else 1)
             except Exception as error:
                 self._fail(error)
 

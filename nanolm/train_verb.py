@@ -1,0 +1,343 @@
+"""`nanolm train`: from a line to its run, or with -m to its runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nanolm.errors import NanolmError, RunError, SettingsError
+from nanolm.launch import n_ranks, own_rank
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from nanolm.compose import Line
+    from nanolm.config import Config
+    from nanolm.runs.directory import RunDirectory
+    from nanolm.training.fork import Parent
+    from nanolm.training.ranks import Ranks
+
+HELP = """\
+nanolm train: train a model, or go on with a run.
+
+  nanolm train dataset=tiny_shakespeare tokenizer=char model=gpt size=tiny mask=causal trainer.max_steps=2000
+  nanolm train dataset=text dataset.path=my_book.txt          anyone's text: a file, a folder or a glob
+  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination, one after another
+  nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
+  nanolm train ... resume=auto                                go on if these settings were cut off, else start
+  nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4       a new run that begins where RUN stands
+  nanolm train ... trainer.dry_run=true                       what it would come to, and how long it would take
+  torchrun --nproc-per-node=4 -m nanolm train ...             the same batches, shared by four processes
+
+What can be chosen, as group=option:
+
+{groups}
+
+The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
+
+{defaults}
+  --config-dir FOLDER   your own options beside these     --cfg job   print a line's settings without running it
+  hydra.run.dir=FOLDER  where the run goes                --hydra-help   the rest of Hydra's flags
+"""
+
+
+def train(arguments: list[str]) -> int:
+    """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
+    from nanolm.compose import compose_line, hidden_options, import_plugins, quoted, register_schemas
+    from nanolm.training.ranks import started
+
+    flags, arguments = _train_flags(arguments)
+    if flags.help:
+        print(_train_help(flags.config_dir), end="")
+        return 0
+    asks_only = flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
+    if asks_only:
+        import_plugins([])
+        register_schemas()
+        return _hydra(arguments)
+    line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
+    for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
+        print(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}", file=sys.stderr)
+    if flags.multirun and n_ranks() > 1:
+        raise SettingsError(
+            f"-m makes many runs, and torchrun started {n_ranks()} processes for one",
+            where="the command line",
+            mend="torchrun for each run by itself, or -m without torchrun",
+        )
+    if flags.multirun:
+        return _hydra(arguments)
+    with started(line.config.trainer) as ranks:
+        directory = ranks.from_main(lambda: _run_directory(line))
+        return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line, ranks)
+
+
+def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags, wherever they stand in the line, and the line with its flags first, as Hydra wants it.
+
+    Raises:
+        SettingsError: a flag that does not exist.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise SettingsError(
+            message, where="the command line", mend="settings are key=value, for example optimizer.lr=1e-3"
+        )
+
+    parser.error = refuse
+    flags = parser.parse_intermixed_args(arguments)
+    words = list(arguments)
+    for override in flags.overrides:
+        words.remove(override)
+    return flags, [*words, *flags.overrides]
+
+
+def _train_help(config_dir: str | None) -> str:
+    """The options in every group, those of the user's folder included, and all settings with their defaults."""
+    import textwrap
+
+    from nanolm.compose import compose_line, config_folder
+    from nanolm.config_file import save_yaml
+
+    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    options: dict[str, set[str]] = {}
+    for path in (path.relative_to(folder) for folder in folders for path in folder.glob("*/**/*.yaml")):
+        options.setdefault(path.parts[0], set()).add(Path(*path.parts[1:]).with_suffix("").as_posix())
+    groups = "\n".join(
+        textwrap.fill(", ".join(sorted(names)), 100, initial_indent=f"  {group + ':':<12}", subsequent_indent=" " * 14)
+        for group, names in sorted(options.items())
+    )
+    defaults = textwrap.indent(save_yaml(compose_line([]).config), "  ")
+    return HELP.format(groups=groups, defaults=defaults)
+
+
+def _run_directory(line: Line) -> Path:
+    """Where the run of this line goes: the run that it resumes, the folder that it names, or a fresh one."""
+    from nanolm.config import check
+    from nanolm.errors import raise_all
+    from nanolm.runs.directory import RunDirectory, fresh
+
+    resume = line.config.resume
+    if resume not in ("never", "auto") and not line.config.fork:
+        return RunDirectory(resume).require().path
+    raise_all(check(line.config))
+    if line.run_directory_is_given or line.config.trainer.dry_run:
+        return line.run_directory
+    cut_off = _cut_off_run(line) if resume == "auto" else None
+    return cut_off or fresh(line.run_directory)
+
+
+def _cut_off_run(line: Line) -> Path | None:
+    """The newest run beside the new one's place that has these very settings and did not come to its end."""
+    from nanolm.config import identity
+    from nanolm.runs.directory import RunDirectory
+
+    wanted, steps = identity(line.config), line.config.trainer.max_steps
+    for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
+        with contextlib.suppress(NanolmError):
+            summary = RunDirectory(path.parent).read_summary()
+            if summary.get("identity") == wanted and not _is_complete(summary, steps):
+                return path.parent
+    return None
+
+
+def _hydra(arguments: list[str], line: Line | None = None, ranks: Ranks | None = None) -> int:
+    """Hands the line to Hydra; returns the exit status.
+
+    Of a sweep, a job that fails is reported when it does, and the others run.
+
+    Raises:
+        NanolmError: what is wrong with a single run.
+    """
+    import hydra
+
+    from nanolm.compose import CONFIG_NAME, config_folder
+    from nanolm.training.ranks import ALONE
+
+    failed: list[NanolmError] = []
+
+    def job(composed: DictConfig) -> float | None:
+        # Kept from Hydra, which has words of its own for a job that fails.
+        try:
+            return _job(composed, line, ranks or ALONE)
+        except NanolmError as error:
+            if line is None:
+                print(f"nanolm: {_folder_of_job()} failed: {error}", file=sys.stderr)
+            failed.append(error)
+            return None
+
+    before = sys.argv
+    sys.argv = ["nanolm train", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(job)()
+    finally:
+        sys.argv = before
+    if failed and line is not None:
+        raise failed[0]
+    if failed:
+        print(f"nanolm: {len(failed)} run{'s' if len(failed) > 1 else ''} failed, named above", file=sys.stderr)
+    return max((error.exit_status for error in failed), default=0)
+
+
+def _folder_of_job() -> Path:
+    from hydra.core.hydra_config import HydraConfig
+
+    return _shown(HydraConfig.get().runtime.output_dir)
+
+
+def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
+    """One run, in the folder that Hydra made for it; returns what a sweeper minimises."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from nanolm.compose import import_plugins, register_schemas
+    from nanolm.config_file import to_config
+    from nanolm.runs.directory import RunDirectory
+
+    import_plugins(list(composed.get("plugins") or []))
+    register_schemas()
+    hydra_config = HydraConfig.get()
+    config = to_config(composed)
+    run = RunDirectory(_folder_of_job())
+    with contextlib.ExitStack() as stack:
+        ranks.from_main(lambda: stack.enter_context(run.claim()))
+        task = ranks.from_main(lambda: _task(config, run, line))
+        if task is None:
+            return _value(run.read_summary())
+        if task.config.trainer.dry_run:
+            from nanolm.training.dry_run import dry_run, show
+
+            estimate = dry_run(task.config, run, ranks=ranks, parent=task.parent)
+            if ranks.is_main:
+                show(estimate)
+            return None
+        from nanolm.runs.console import closing_table
+        from nanolm.training.trainer import train as train_model
+
+        choices = {
+            group: str(option)
+            for group, option in sorted(hydra_config.runtime.choices.items())
+            if not group.startswith("hydra/") and option is not None
+        }
+        origin = run if task.parent is None else task.parent.run
+        choices = {**(origin.read_summary().get("choices") or choices), **task.choices}
+        outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
+        if ranks.is_main:
+            closing_table(outcome.summary, run, outcome.sample)
+        if outcome.exit_status:
+            # Past Hydra, which would start the next job of a sweep.
+            sys.exit(outcome.exit_status)
+        return _value(outcome.summary)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What there is to do in a run directory.
+
+    Attributes:
+        config: the settings, those of the run that it goes on with or begins from.
+        changes: what is not as that run had it, as 'key: old -> new'.
+        parent: where a fork begins.
+        choices: the option chosen in each group that a fork does not have from its parent.
+    """
+
+    config: Config
+    changes: list[str]
+    parent: Parent | None = None
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
+    """What a job has to do in its folder; None where all is done.
+
+    Raises:
+        NanolmError: the folder holds a run that is not to go on, or the settings cannot be right.
+    """
+    from nanolm.compose import continue_run
+    from nanolm.config import check
+    from nanolm.config_file import load_yaml
+    from nanolm.errors import raise_all
+
+    task = Task(config, [])
+    if run.exists():
+        if config.resume == "never" or config.fork:
+            mend = f"resume={run.path} goes on with it" if config.fork else "resume=auto goes on with it"
+            raise RunError(
+                "this folder holds a run already",
+                where=str(run.path),
+                mend=f"{mend}; another hydra.run.dir= starts anew",
+            )
+        if line is not None:
+            task = Task(*continue_run(load_yaml(run.config), line))
+        summary = run.read_summary()
+        if _is_complete(summary, task.config.trainer.max_steps):
+            print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
+            return None
+    elif config.fork:
+        task = _fork(config, line)
+    raise_all(check(task.config))
+    return task
+
+
+def _fork(config: Config, line: Line | None) -> Task:
+    """A task that begins at the newest checkpoint of the run that `resume` names, or at the checkpoint that it names.
+
+    Raises:
+        NanolmError: there is no such run or checkpoint, or it has no step to go on with.
+    """
+    from nanolm.compose import continue_run
+    from nanolm.config import flat
+    from nanolm.config_file import load_yaml
+    from nanolm.runs.directory import RunDirectory
+    from nanolm.training import checkpoint
+    from nanolm.training.fork import Parent
+
+    if line is None:
+        raise SettingsError(
+            "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
+        )
+    path = Path(config.resume)
+    is_checkpoint = path.parent.name == "checkpoints"
+    run = RunDirectory(path.parent.parent if is_checkpoint else path).require()
+    found = checkpoint.verify(path) if is_checkpoint else checkpoint.newest(run.checkpoints)[0]
+    if found is None:
+        raise RunError(
+            "the run has no checkpoint to begin from", where=str(run.checkpoints), mend="wait for its first save"
+        )
+    saved = load_yaml(run.config)
+    forked, changes = continue_run(saved, line, is_fork=True)
+    if found.step >= forked.trainer.max_steps:
+        raise SettingsError(
+            f"the fork would begin at step {found.step}, and trainer.max_steps is {forked.trainer.max_steps}",
+            where="trainer.max_steps",
+            mend=f"trainer.max_steps={found.step * 2}, or an earlier checkpoint: resume={run.checkpoints}/step-N",
+        )
+    chosen = {
+        group: option
+        for group, option in line.choices.items()
+        if {key for key in flat(line.config) if key.startswith(f"{group}.")} <= line.given
+    }
+    return Task(forked, changes, Parent(run, saved, found), chosen)
+
+
+def _is_complete(summary: dict[str, Any], max_steps: int) -> bool:
+    """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
+    has_all_steps = "entries" in summary or summary.get("step", 0) >= max_steps
+    return summary.get("status") == "completed" and has_all_steps
+
+
+def _value(summary: dict[str, Any]) -> float | None:
+    return summary.get("best_val_loss")
+
+
+def _shown(path: str) -> Path:
+    """A path as people type it: from the current folder where it lies below it."""
+    absolute = Path(path)
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
