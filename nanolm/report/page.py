@@ -47,7 +47,6 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
     """
     data = {
         **dataclasses.asdict(contents),
-        "by_bits": contents.by_bits,
         "maps": [_plain_maps(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],
         "most_points": MOST_POINTS,

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from nanolm.comparison import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather
 from nanolm.report.curves import MOST_POINTS
 from nanolm.runs.collection import find, rows
+from nanolm.runs.console import LOSSY
 from tests.conftest import SMALL, config_of
 from tests.report.conftest import LONG_NAME, make_run
 
@@ -31,7 +33,7 @@ def test_the_best_is_first_and_what_differs_is_told(sweep: Path) -> None:
     assert found.keys == {"model": "model", "optimizer.lr": "lr", "seed": "seed"}
     (long,) = [run for run in found.runs if run.name == LONG_NAME]
     assert long.settings == {"model": "gpt", "optimizer.lr": 0.1, "seed": 1}
-    assert (found.loss_compares, found.bits_compare, found.by_bits, found.why) == (True, True, False, "")
+    assert (found.by_bits, found.notes) == (False, [])
 
 
 def test_figures_are_those_of_the_run(pair: Path) -> None:
@@ -63,6 +65,7 @@ def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None
     summary = json.loads((sweep / "gpt_0.001_1" / "summary.json").read_text())
     counted = {line.name: line for line in found.references if line.name.startswith("counted")}
     assert list(counted) == ["counted unigram", "counted bigram"]
+    assert {"gzip", "bz2", "xz"} <= {line.name for line in found.references}
     bits_per_nat = summary["bits_per_byte"] / summary["best_val_loss"]
     for name, loss in summary["reference_losses"].items():
         line = counted[name.replace("_", " ")]
@@ -70,21 +73,12 @@ def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None
         assert line.bits_per_byte == pytest.approx(loss * bits_per_nat)
 
 
-def test_compressors_are_lines_too(pair: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
-    change_summary(run, reference_bits_per_byte={"gzip": 3.25})
-    summary = json.loads((run / "summary.json").read_text())
-    (line,) = [line for line in of(run).references if line.name == "gzip"]
-    assert line.bits_per_byte == 3.25
-    assert line.loss == pytest.approx(3.25 * summary["best_val_loss"] / summary["bits_per_byte"])
-
-
 def test_other_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
     found = of(pair, tmp_path / "bytes")
-    assert (found.loss_compares, found.bits_compare, found.by_bits) == (False, True, True)
-    assert "several tokenizers" in found.why
-    assert [line.name for line in found.references][:2] == ["counted unigram (char)", "counted bigram (char)"]
+    assert found.by_bits
+    assert "2 different tokenizers" in found.notes[0]
+    assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.references}
     assert all(line.loss is None and line.bits_per_byte is not None for line in found.references)
     bits = [run.figures["bits_per_byte"] for run in found.runs]
     assert bits == sorted(bits, key=lambda each: each or 0)
@@ -96,14 +90,18 @@ def test_other_texts_are_said_to_be_others(pair: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "run", other, "model=bigram", "trainer.max_steps=2")
     found = of(pair, tmp_path / "run")
     assert found.by_bits
-    assert "different texts" in found.why
+    assert "2 different validation texts" in found.notes[0]
 
 
 def test_hidden_text_compares_with_nothing(pair: Path, text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "words", text, "model=bigram", "tokenizer=word", "trainer.max_steps=2")
     found = of(pair, tmp_path / "words")
-    assert (found.loss_compares, found.bits_compare, found.by_bits) == (False, False, False)
-    assert "<unk>" in found.why
+    assert found.notes[1] == f"words: {LOSSY}"
+
+
+def test_a_mask_that_sees_the_future_is_named(text: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "leaky", text, "model=gpt", "mask=none", "trainer.max_steps=2")
+    assert of(tmp_path / "leaky").notes == [f"leaky: {SEES_FUTURE}"]
 
 
 def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: 
     assert entry.status == "cut off"
     assert entry.figures["best_step"] == 3
     assert (entry.figures["best_val_loss"] or 0) > summary["best_val_loss"]
-    assert entry.figures["flops"] is None
+    assert entry.figures["tokens"] == 6 * 4 * 16
     assert entry.faults == ()
 
 

@@ -309,7 +309,7 @@ def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, te
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
     make([str(pair), str(tmp_path / "bytes")], tmp_path / "several.html", n_maps=0)
     browser.open(tmp_path / "several.html", "phone")
-    assert "several tokenizers" in browser.texts("#why")[0]
+    assert "2 different tokenizers" in browser.texts("#notes")[0]
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")
     assert browser.complaints() == []

@@ -17,8 +17,7 @@ const has = (run, place) => place === "flops" ? run.flops_per_token !== null : O
 function startCurves() {
   const places = Object.keys(PLACES).filter((place) => runs.some((run) => has(run, place)));
   const change = (name) => (value) => { view[name] = value; redrawCurves(); };
-  const loss = report.loss_compares || !report.bits_compare ? null : "nats per token of these runs do not compare";
-  const bits = report.bits_compare ? null : "bits per byte of these runs do not compare";
+  const loss = report.by_bits ? "nats per token of these runs do not compare" : null;
   const text = choice("text", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split"));
   const measure = (value) => {
     // Only validation has bits per byte.
@@ -29,7 +28,7 @@ function startCurves() {
     choice("over", places.map((place) => [place, place === "flops" ? "FLOPs" : place === "step" ? "steps" : place]), view.x, change("x")),
     choice("horizontal", [["linear", "linear"], ["log", "log"]], view.xScale, change("xScale")),
     choice("vertical", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
-    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte", bits]], view.y, measure),
+    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte"]], view.y, measure),
     text,
     slider("smoothing of training", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
   redraws.push(redrawCurves);

@@ -56,8 +56,8 @@ function startResults() {
   byId("summary").textContent = isNumber(resultOf(runs[0]))
     ? `${counted}. ${runs.length > 1 ? `The best is ${runs[0].name}, at` : "Its best is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on validation text.`
     : `${counted}. None has a validation loss yet.`;
-  byId("why").hidden = !report.why;
-  byId("why").textContent = report.why;
+  byId("notes").hidden = !report.notes.length;
+  byId("notes").append(...report.notes.map((note) => element("p", {}, note)));
   document.title = runs.length === 1 ? `nanolm report: ${runs[0].name}` : `nanolm report: ${runs.length} runs`;
   byId("made").textContent = `Made by ${report.made}, from the run directories alone. This file asks for nothing from any network.`;
 }
