@@ -110,24 +110,25 @@ function redrawCurves() {
 
 const drawable = (run) => view.x !== "flops" || run.flops_per_token !== null;
 
-// A name on each line that has room for it; all of them stand below the picture.
+// Names on the lines; those that lie close together are named above the highest of them, from top to bottom.
 function labelReferences(lines) {
   const full = byId("loss")._fullLayout;
   const [low, high] = full.yaxis.range;
   const height = full._size.h;
   const place = (y) => (view.yScale === "log" ? Math.log10(y) : y);
-  const taken = [];
-  const annotations = [];
+  const inPixels = (line) => (place(line.y) - low) / (high - low) * height;
+  const groups = [];
   for (const line of [...lines].sort((one, other) => one.y - other.y)) {
-    const at = (place(line.y) - low) / (high - low) * height;
-    if (at < 0 || at > height - 12 || taken.some((other) => Math.abs(other - at) < 15)) continue;
-    taken.push(at);
-    annotations.push({
-      xref: "paper", x: 1, xanchor: "right", y: place(line.y), yanchor: "bottom", yshift: -1, showarrow: false,
-      text: plain(line.name), font: { size: 11.5, color: colour("reference") },
-      bgcolor: colour("card"), borderpad: 0, opacity: 0.85,
-    });
+    const at = inPixels(line);
+    if (at < -1 || at > height - 12) continue;
+    const last = groups.at(-1);
+    if (last && at - last.at < 15) Object.assign(last, { at, y: line.y, names: [line.name, ...last.names] });
+    else groups.push({ at, y: line.y, names: [line.name] });
   }
+  const annotations = groups.map((group) => ({
+    xref: "paper", x: 1, xanchor: "right", y: place(group.y), yanchor: "bottom", yshift: -1, showarrow: false,
+    text: plain(group.names.join(", ")), font: { size: 11.5, color: colour("reference") },
+  }));
   return Plotly.relayout("loss", { annotations });
 }
 
