@@ -278,13 +278,22 @@ def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
             if not group.startswith("hydra/") and option is not None
         }
         choices = run.read_summary().get("choices") or choices
-        outcome = train_model(config, run, choices=choices, changes=changes, ranks=ranks)
+        outcome = train_model(config, run, choices=choices, changes=changes, ranks=ranks, group=_sweep())
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample)
         if outcome.exit_status:
             # Past Hydra, which would start the next job of a sweep.
             sys.exit(outcome.exit_status)
         return _value(outcome.summary)
+
+
+def _sweep() -> str | None:
+    """The name of the sweep that this job is one of: its folder's."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).resolve().name if hydra.mode == RunMode.MULTIRUN else None
 
 
 def _what_to_do(config: Config, run: RunDirectory, line: Line | None) -> tuple[Config, list[str], bool]:

@@ -35,7 +35,7 @@ from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
-from nanolm.runs.loggers import open_logger
+from nanolm.runs.loggers import About, open_logger
 from nanolm.training import checkpoint, distributed, optimizers, rng, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.optimizers import weights_that_count
@@ -85,6 +85,7 @@ def train(
     show_bar: bool | None = None,
     bar_file: IO[str] | None = None,
     ranks: Ranks = ALONE,
+    group: str | None = None,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
 
@@ -98,6 +99,7 @@ def train(
         show_bar: None shows the bar on a terminal alone.
         bar_file: where the bar is drawn; None is stderr.
         ranks: the processes that train together.
+        group: the sweep that the run is a job of; None: none, or that of the run that goes on.
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
@@ -151,6 +153,7 @@ def train(
     before = run.read_summary()
     for name in ("wandb_id", "wandb_mode"):
         summary[name] = before.get(name)
+    summary["group"] = group or before.get("group")
     changes = [*(changes or []), *_change_of_ranks(before, ranks)]
     if ranks.is_main:
         write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, tokenizer).encode())
@@ -171,8 +174,8 @@ def train(
         setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks)
         _announce(setup, summary, passed_over, changes)
         if ranks.is_main:
-            logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
-            log.logger = open_logger(config.logger, run, logger_about, log.say)
+            told = About(flat(config), summary["wandb_id"], summary["group"], summary["reference_losses"])
+            log.logger = open_logger(config.logger, run, told, log.say)
             summary |= log.logger.about()
             run.write_summary({**before, **summary})
         return _train(setup, summary, began)
