@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm import cli
+from nanolm import cli, train_verb
 from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from tests.conftest import SMALL, Nanolm
@@ -132,11 +132,11 @@ def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -
 
 
 def test_flags_may_stand_anywhere() -> None:
-    flags, line = cli._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
+    flags, line = train_verb._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
     assert (flags.config_dir, flags.multirun, flags.overrides) == ("mine", True, ["model=gpt", "seed=1"])
     assert line == ["--config-dir", "mine", "-m", "model=gpt", "seed=1"]
     with pytest.raises(SettingsError, match=r"unrecognized arguments: --lr[\s\S]*settings are key=value"):
-        cli._train_flags(["--lr", "model=gpt"])
+        train_verb._train_flags(["--lr", "model=gpt"])
 
 
 def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:

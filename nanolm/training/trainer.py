@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +74,7 @@ class Setup:
     saver: Saver
     about: dict[str, Any]
     ranks: Ranks
+    is_hopeless: Callable[[int, float], bool] | None
 
 
 def train(
@@ -85,6 +86,7 @@ def train(
     show_bar: bool | None = None,
     bar_file: IO[str] | None = None,
     ranks: Ranks = ALONE,
+    is_hopeless: Callable[[int, float], bool] | None = None,
     group: str | None = None,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
@@ -99,6 +101,8 @@ def train(
         show_bar: None shows the bar on a terminal alone.
         bar_file: where the bar is drawn; None is stderr.
         ranks: the processes that train together.
+        is_hopeless: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
+            behind a checkpoint.
         group: the sweep that the run is a job of; None: none, or that of the run that goes on.
 
     Raises:
@@ -171,7 +175,7 @@ def train(
         if config.trainer.compile and not is_counted:
             forward = torch.compile(forward)
         saver = Saver(run.checkpoints, config.trainer, log.note)
-        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks)
+        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks, is_hopeless)
         _announce(setup, summary, passed_over, changes)
         if ranks.is_main:
             told = About(flat(config), summary["wandb_id"], summary["group"], summary["reference_losses"])
@@ -204,7 +208,7 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
         with stop, explained(setup.run.path), setup.saver:
             text = count(setup, began) if is_counted else loop(setup, stop, began)
         is_done = is_counted or setup.state.step >= setup.config.trainer.max_steps
-        status = "completed" if is_done else "interrupted"
+        status = "completed" if is_done else "interrupted" if stop.signal else "pruned"
     except DivergedError:
         status = "diverged"
         raise
@@ -277,8 +281,9 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
         if state.step % settings.eval_every == 0 or is_last:
             with pace.paused(), weights_that_count(optimizer):
                 is_better, text = _evaluate(setup, began)
+            is_stopping = _is_pruned(setup)
 
-        is_stopping = stop.is_asked(setup.ranks)
+        is_stopping = stop.is_asked(setup.ranks) or is_stopping
         if _is_save_due(setup) or is_last or is_better or is_stopping:
             with pace.paused(), weights_that_count(optimizer):
                 state.seconds = time.perf_counter() - began
@@ -404,6 +409,14 @@ def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
         + ("  (best so far)" if is_best else "")
     )
     return is_best, text
+
+
+def _is_pruned(setup: Setup) -> bool:
+    """Whether the one who asked for this run gives it up for the loss that was just measured."""
+    if setup.is_hopeless is None:
+        return False
+    is_hopeless, state = setup.is_hopeless, setup.state
+    return setup.ranks.from_main(lambda: is_hopeless(state.step, state.val_loss))
 
 
 def _exact_loss(setup: Setup, split: str) -> float:

@@ -360,3 +360,23 @@ def test_a_run_with_a_pattern_goes_on_as_if_it_had_never_stopped(small_text: Pat
     assert rows(parted) == rows(whole)
     assert parted.samples.read_bytes() == whole.samples.read_bytes()
     assert same(final_state(parted), final_state(whole))
+
+
+def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path, folder: Path, tmp_path: Path) -> None:
+    config = settings(small_text, "trainer.max_steps=40", "trainer.eval_every=10", "trainer.save_every=100")
+    asked = []
+
+    def is_hopeless(step: int, loss: float) -> bool:
+        asked.append((step, loss))
+        return step == 20
+
+    outcome = run_of(config, folder, is_hopeless=is_hopeless)
+    run = RunDirectory(folder)
+    assert (outcome.exit_status, outcome.summary["status"], outcome.summary["step"]) == (0, "pruned", 20)
+    assert asked == [(row["step"], row["loss"]) for row in rows(run) if row["split"] == "val"]
+    outcome = run_of(config, folder)
+    assert outcome.summary["status"] == "completed"
+    (tmp_path / "straight").mkdir()
+    run_of(config, tmp_path / "straight")
+    assert rows(run) == rows(RunDirectory(tmp_path / "straight"))
+    assert same(final_state(run), final_state(RunDirectory(tmp_path / "straight")))
