@@ -85,6 +85,29 @@ class RunDirectory:
         """Replaces summary.json in one step."""
         write_durably(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
 
+    def is_claimed(self) -> bool:
+        """Whether a process writes to this run now. To ask takes no part in the lock for longer than the answer."""
+        try:
+            import fcntl
+
+            with self.lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except (ImportError, OSError):
+            # Without flock the lock is the file itself, or one that only filelock knows how to ask.
+            return self._is_claimed_by_attempt()
+        return False
+
+    def _is_claimed_by_attempt(self) -> bool:
+        try:
+            with FileLock(self.lock, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
         """Makes this process the only writer. A folder that ends with no run in it is taken away again.

@@ -1,0 +1,277 @@
+"""Many runs, read as plain files: which there are, what they say of themselves, and what tells them apart.
+
+No torch, no OmegaConf and no plugin is needed for it, and nothing that is read is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nanolm.errors import NanolmError, RunError, raise_all
+from nanolm.runs.directory import RunDirectory
+
+# libyaml is some ten times as fast, where PyYAML was built with it.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# Settings that change none of a run's numbers. Files may lie elsewhere: a text's fingerprint tells texts apart.
+QUIET = {
+    "dataset.path",
+    "dataset.test_path",
+    "dataset.val_path",
+    "plugins",
+    "resume",
+    "trainer.keep",
+    "trainer.keep_every",
+    "trainer.log_every",
+    "trainer.rank_timeout",
+    "trainer.sample_tokens",
+    "trainer.save_every",
+    "trainer.save_in_background",
+    "trainer.save_minutes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run as its files have it.
+
+    Attributes:
+        path: its directory.
+        name: the end of its path that no other run of the collection has.
+        settings: config.yaml as {dotted key: plain value}; empty where it is damaged.
+        summary: summary.json; empty where there is none or it is damaged.
+        status: completed, running, interrupted, diverged, pruned or failed, as the summary says; `cut off` where it
+            says running and no process writes there; `damaged` or `no summary` where it cannot say.
+        faults: what is damaged, in words.
+    """
+
+    path: Path
+    name: str
+    settings: dict[str, Any]
+    summary: dict[str, Any]
+    status: str
+    faults: tuple[str, ...] = ()
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The option chosen in each group."""
+        return self.summary.get("choices") or {}
+
+
+def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """The runs at and below each path: in the order of the paths, and below each by name, numbers by their value.
+
+    Nothing inside a run is looked at for further runs, nor are folders whose name begins with a dot.
+
+    Raises:
+        RunError: a path is not there, or has no run at or below it; all such paths at once.
+    """
+    problems: list[NanolmError] = []
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        folders = list(_run_folders(path))
+        if not folders:
+            what = f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}"
+            mend = "name a folder that `nanolm train` made, or one that holds such folders"
+            problems.append(RunError(what, where=str(path), mend=mend))
+        for folder in folders:
+            found.setdefault(os.path.realpath(folder), folder)
+    raise_all(problems)
+    folders = list(found.values())
+    return [_read(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+
+
+def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, or those of one split. A last line that a kill cut short is left out.
+
+    Raises:
+        RunError: another line is not a JSON object.
+    """
+    path = RunDirectory(run.path).metrics
+    content = path.read_bytes() if path.exists() else b""
+    content = content[: content.rfind(b"\n") + 1]
+    found = []
+    for line in content.splitlines() if split is None else _lines_with(content, f'"{split}"'.encode()):
+        try:
+            row = json.loads(line)
+            if split is None or row["split"] == split:
+                found.append(row)
+        except (ValueError, TypeError, KeyError) as error:
+            number = content[: content.find(line)].count(b"\n") + 1
+            raise RunError(f"line {number} of metrics.jsonl is damaged: {error}", where=str(path)) from error
+    return found
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all runs, in their order in config.yaml, with each run's value.
+
+    None stands for null and for a setting that a run does not have. What changes no number (`QUIET`, logger.*) is left
+    out, unless nothing else differs or, of a text's path, unless the texts differ. A run without settings has no say.
+    """
+    readable = [run for run in runs if run.settings]
+    keys = list(dict.fromkeys(key for run in readable for key in run.settings))
+    apart = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
+    texts = {run.summary.get("corpus") for run in readable}
+    loud = [key for key in apart if not _is_quiet(key) or (key == "dataset.path" and len(texts) > 1)]
+    return {key: [run.settings.get(key) for run in runs] for key in loud or apart}
+
+
+def told_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """As `differing`, in fewer words: a choice such as model=gpt stands for all the settings that it decides.
+
+    A group's settings that have one value wherever the same option was chosen are said by the option, under the
+    group's name. An experiment stands for settings of every group in the same way. The seed is always there by itself.
+    """
+    apart = differing(runs)
+    groups = list(dict.fromkeys(["experiment", *(key.split(".")[0] for key in apart if "." in key)]))
+    for group in groups:
+        chosen = [_choice(run, group) for run in runs]
+        if not _differs(chosen):
+            continue
+        is_said = functools.partial(_is_said_by, chosen)
+        inside = [key for key in apart if key != "seed" and group in ("experiment", key.split(".")[0])]
+        said = [key for key in inside if is_said(apart[key])]
+        if said:
+            at = list(apart).index(said[0])
+            items = [(key, values) for key, values in apart.items() if key not in said]
+            apart = dict([*items[:at], (group, chosen), *items[at:]])
+    return apart
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted key, or as much of its end as makes it unlike the others."""
+    keys = list(keys)
+    return dict(zip(keys, _endings([key.split(".") for key in keys], "."), strict=True))
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The name of each folder, with as many of those above it as make it unlike the others."""
+    return _endings([list(path.resolve().parts) for path in paths], "/")
+
+
+def plain_settings(path: Path) -> dict[str, Any]:
+    """A config.yaml as {dotted key: plain value}; lists stay as they are.
+
+    Raises:
+        RunError: it cannot be read, or is not a table of settings.
+    """
+    try:
+        raw = yaml.load(path.read_bytes(), Loader=LOADER)
+    except OSError as error:
+        raise RunError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RunError(f"{path.name} is damaged: {reason}", where=str(path)) from error
+    if not isinstance(raw, dict):
+        raise RunError(f"{path.name} holds no settings", where=str(path))
+    return dict(_flat(raw))
+
+
+def _read(path: Path, name: str) -> Run:
+    run = RunDirectory(path)
+    settings: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    faults = []
+    try:
+        settings = plain_settings(run.config)
+    except RunError as error:
+        faults.append(error.found)
+    try:
+        summary = run.read_summary()
+        if not isinstance(summary, dict):
+            summary = {}
+            faults.append("summary.json is damaged: it is no table")
+    except (RunError, UnicodeDecodeError) as error:
+        faults.append(getattr(error, "found", "summary.json is damaged: it is not text"))
+    return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults))
+
+
+def _status(run: RunDirectory, summary: dict[str, Any], faults: Sequence[str]) -> str:
+    if faults:
+        return "damaged"
+    status = str(summary.get("status") or "no summary")
+    return "cut off" if status == "running" and not run.is_claimed() else status
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    if _is_run(path):
+        yield path
+        return
+    try:
+        below = [Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return
+    for folder in sorted(below, key=lambda folder: _by_number(folder.name)):
+        yield from _run_folders(folder)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a config.yaml here is one of a run, and not of something else that has such a file."""
+    run = RunDirectory(path)
+    return run.exists() and any(file.exists() for file in (run.summary, run.metrics, run.tokenizer, run.lock))
+
+
+def _by_number(name: str) -> list[tuple[int, int, str]]:
+    """Sorts lr=2 before lr=10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _flat(settings: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _lines_with(content: bytes, word: bytes) -> Iterator[bytes]:
+    """The lines that have a word in them, without a look at the others: a log is long, and a split's rows are few."""
+    at = content.find(word)
+    while at >= 0:
+        end = content.index(b"\n", at)
+        yield content[content.rfind(b"\n", 0, at) + 1 : end]
+        at = content.find(word, end)
+
+
+def _is_quiet(key: str) -> bool:
+    return key in QUIET or key.split(".")[0] == "logger"
+
+
+def _choice(run: Run, group: str) -> Any:
+    """The option chosen in a group, or the name in its settings where a run was not made from a command line."""
+    return run.choices.get(group, run.settings.get(f"{group}.name"))
+
+
+def _is_said_by(chosen: Sequence[Any], values: Sequence[Any]) -> bool:
+    """Whether each choice goes with one value alone."""
+    values_by_choice: dict[str, set[str]] = {}
+    for choice, value in zip(chosen, values, strict=True):
+        values_by_choice.setdefault(repr(choice), set()).add(repr(value))
+    return all(len(values) == 1 for values in values_by_choice.values())
+
+
+def _differs(values: Iterable[Any]) -> bool:
+    values = iter(values)
+    first = next(values, None)
+    return any(value != first for value in values)
+
+
+def _endings(parts: Sequence[Sequence[str]], joined_by: str) -> list[str]:
+    """The shortest ending of each sequence that no other one has."""
+    longest = max(map(len, parts), default=0)
+    seen = Counter(tuple(some[-n:]) for some in parts for n in range(1, longest + 1) if n <= len(some))
+    endings = []
+    for some in parts:
+        n = next((n for n in range(1, len(some)) if seen[tuple(some[-n:])] == 1), len(some))
+        endings.append(joined_by.join(some[-n:]).replace("//", "/"))
+    return endings
