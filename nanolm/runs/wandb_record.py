@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import secrets
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def begin(
         tags=settings.tags or None,
         name=run.path.resolve().name,
         # WANDB_RUN_ID stands for one run: the jobs of a sweep have ids of their own whatever it says.
-        id=run_id or (wandb.util.generate_id() if group else None),
+        id=run_id or (secrets.token_hex(4) if group else None),
         resume=resume,  # type: ignore[arg-type]
         dir=_folder(run.wandb),
         config=config,

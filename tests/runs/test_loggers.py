@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from nanolm.config import NoLoggerConfig, WandbConfig, WandbMode
-from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import About, NoLogger, WandbLogger, open_logger
 from tests import wandb_files
@@ -13,12 +12,7 @@ from tests import wandb_files
 ABOUT = About({"optimizer.lr": 0.5})
 
 
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
 def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp_path: Path) -> None:
@@ -79,17 +73,6 @@ def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path
     assert said[0].startswith("wandb is off from here on")
 
 
-def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not wandb_record.has_account()
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
-    (tmp_path / "netrc").chmod(0o600)
-    assert wandb_record.has_account()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert not wandb_record.has_account()
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert wandb_record.has_account()
-
-
 def test_no_logger_takes_everything(tmp_path: Path) -> None:
     logger = open_logger(NoLoggerConfig(), RunDirectory(tmp_path), ABOUT, print)
     logger.log({})
@@ -101,12 +84,14 @@ def test_training_rows_are_sent_at_a_walking_pace(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     logger = open_logger(WandbConfig(mode=WandbMode.offline), run, ABOUT, print)
+    began = time.monotonic()
     for step in range(1, 2001):
         logger.log({"step": step, "split": "train", "loss": 1.0})
+    seconds = time.monotonic() - began
     logger.log({"step": 2000, "split": "val", "loss": 2.0})
     logger.close({"status": "completed"})
     (folder,) = run.wandb.glob("offline-run-*")
     kept = wandb_files.history(folder)
     assert kept[0]["_step"] == 1
-    assert len(kept) < 50
+    assert len(kept) <= 3 + seconds / WandbLogger.PACE < 1000
     assert kept[-1]["val/loss"] == 2.0

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nanolm.config import WandbConfig
+from nanolm.runs import wandb_record
+from nanolm.runs.directory import RunDirectory
+from tests import wandb_files
+from tests.conftest import SMALL, Nanolm
+
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
+
+
+def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not wandb_record.has_account()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
+    (tmp_path / "netrc").chmod(0o600)
+    assert wandb_record.has_account()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not wandb_record.has_account()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_record.has_account()
+
+
+def test_reference_lines_come_with_every_row_of_val_and_no_other() -> None:
+    references = {"counted_bigram": 2.5}
+    train = {"step": 3, "split": "train", "loss": 2.0, "lr": 0.1}
+    val = {"step": 3, "split": "val", "loss": 2.1}
+    assert wandb_record.values(train, references) == {"train/loss": 2.0, "train/lr": 0.1}
+    assert wandb_record.values(val, references) == {"val/loss": 2.1, "reference/counted_bigram": 2.5}
+
+
+def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
+    runs = [RunDirectory(tmp_path / name) for name in ("left_open", "next")]
+    settings = WandbConfig(tags=["small"])
+    records = [
+        wandb_record.begin(settings, run, {}, mode="offline", run_id=None, resume="allow", group="sweep")
+        for run in runs
+    ]
+    assert len({record.id for record in records} | {"theirs"}) == 3
+    for record, loss in zip(records, (1.0, 2.0), strict=True):
+        record.log({"val/loss": loss}, step=1)
+        wandb_record.end(record, {"status": "completed"})
+    for run, loss in zip(runs, (1.0, 2.0), strict=True):
+        (folder,) = run.wandb.glob("offline-run-*")
+        assert [row["val/loss"] for row in wandb_files.history(folder)] == [loss]
+        header = wandb_files.header(folder)
+        assert (header.display_name, header.run_group, list(header.tags)) == (run.path.name, "sweep", ["small"])
+
+
+def test_each_job_of_a_sweep_is_a_run_of_its_group(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=6", "trainer.eval_every=3")
+    line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.sweep.dir=outputs/rates")
+    done = nanolm("train", "-m", *line, "optimizer.lr=1e-3,1e38,2e-3")
+    assert done.returncode == 1, done.stderr
+    runs = {}
+    for path in (nanolm.folder / "outputs" / "rates").glob("*/config.yaml"):
+        summary = json.loads(path.with_name("summary.json").read_text())
+        (folder,) = (path.parent / "wandb").glob(f"offline-run-*-{summary['wandb_id']}")
+        header, config = wandb_files.header(folder), wandb_files.config(folder)
+        assert (header.run_group, header.display_name) == ("rates", path.parent.name)
+        runs[config["optimizer.lr"]] = (summary, folder)
+    assert sorted(runs) == [1e-3, 2e-3, 1e38]
+    assert {lr: summary["status"] for lr, (summary, _) in runs.items()} == {
+        1e-3: "completed",
+        1e38: "diverged",
+        2e-3: "completed",
+    }
+    for lr, (summary, folder) in runs.items():
+        assert wandb_files.exit_codes(folder) == [0 if lr < 1 else 1], "closed"
+        told = wandb_files.summary(folder)
+        assert {key: told[key] for key in ("status", "parameters", "best_val_loss", "seed")} == {
+            key: summary[key] for key in ("status", "parameters", "best_val_loss", "seed")
+        }
+        if lr < 1:
+            assert told["val/loss"] == summary["final_val_loss"]
+            val = [row for row in wandb_files.history(folder) if "val/loss" in row]
+            assert [row["_step"] for row in val] == [3, 6]
+            for name, loss in summary["reference_losses"].items():
+                assert [row[f"reference/{name}"] for row in val] == [loss, loss]
