@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -99,6 +98,7 @@ class WandbLogger:
     CLOSING_PATIENCE = 30.0
 
     def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
+        self._run = run
         self._warn = warn
         self._references = about.references
         mode = config.mode
@@ -116,7 +116,7 @@ class WandbLogger:
                     about.config,
                     mode=attempt,
                     run_id=about.run_id,
-                    resume="allow",
+                    is_live=True,
                     group=about.group,
                 )
                 break
@@ -144,18 +144,12 @@ class WandbLogger:
         """Fills the summary and ends the record; a server that does not answer is given up after a while."""
         if self._failed:
             return
-
-        def finish() -> None:
-            try:
-                wandb_record.end(self._record, summary)
-            except Exception as error:
-                self._fail(error)
-
-        thread = threading.Thread(target=finish, daemon=True)
-        thread.start()
-        thread.join(self.CLOSING_PATIENCE)
-        if thread.is_alive():
+        try:
+            wandb_record.end(self._record, self._run, summary, self.CLOSING_PATIENCE)
+        except TimeoutError:
             self._warn("wandb does not answer; what it has not sent is in metrics.jsonl")
+        except Exception as error:
+            self._fail(error)
 
     def about(self) -> dict[str, Any]:
         """The id that the next session goes on with."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import shutil
+import threading
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ def begin(
     *,
     mode: str,
     run_id: str | None,
-    resume: str | None,
+    is_live: bool,
     group: str | None,
 ) -> wandb.Run:
     """Opens the record of a run directory, apart from any other that this process has open.
@@ -36,7 +38,8 @@ def begin(
         config: the run's settings by dotted key.
         mode: what wandb calls online, offline or disabled.
         run_id: of a record that is there already; None for a new one.
-        resume: as wandb has it: "allow" adds to the record of that id, None begins it anew.
+        is_live: whether the run is being trained here: its record is then added to, and says of the machine what it
+            finds; one that is written later begins anew.
         group: what the run is one of, where the settings name nothing.
 
     Raises:
@@ -52,7 +55,7 @@ def begin(
         name=run.path.resolve().name,
         # WANDB_RUN_ID stands for one run: the jobs of a sweep have ids of their own whatever it says.
         id=run_id or (secrets.token_hex(4) if group else None),
-        resume=resume,  # type: ignore[arg-type]
+        resume="allow" if is_live else None,
         dir=_folder(run.wandb),
         config=config,
         mode=mode,  # type: ignore[arg-type]
@@ -64,6 +67,7 @@ def begin(
             silent=True,
             quiet=True,
             x_disable_stats=True,
+            x_disable_machine_info=not is_live,
         ),
     )
 
@@ -79,11 +83,35 @@ def values(row: dict[str, Any], references: dict[str, float]) -> dict[str, Any]:
     return named
 
 
-def end(record: wandb.Run, summary: dict[str, Any]) -> None:
-    """Fills the record's summary and closes it; online, returns when the server has everything."""
-    for key, value in summary.items():
-        record.summary[key] = value
-    record.finish(exit_code=0 if summary.get("status") in ENDED_WELL else 1)
+def end(record: wandb.Run, run: RunDirectory, summary: dict[str, Any], patience: float) -> None:
+    """Adds the run's samples and its summary, and closes the record; online, when the server has everything.
+
+    Raises:
+        TimeoutError: the server has not taken everything in `patience` seconds.
+        wandb.Error: the record is closed already, or the server refuses.
+    """
+    errors: list[Exception] = []
+
+    def finish() -> None:
+        try:
+            if run.samples.exists():
+                # Not there yet, it may be: the service makes it in its own time.
+                Path(record.dir).mkdir(parents=True, exist_ok=True)
+                copy = shutil.copy(run.samples, record.dir)
+                record.save(copy, base_path=record.dir, policy="now")
+            for key, value in summary.items():
+                record.summary[key] = value
+            record.finish(exit_code=0 if summary.get("status") in ENDED_WELL else 1)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(patience)
+    if errors:
+        raise errors[0]
+    if thread.is_alive():
+        raise TimeoutError(f"the server has not taken everything in {patience:.0f} s")
 
 
 def has_account() -> bool:

@@ -36,8 +36,7 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
     runs = [RunDirectory(tmp_path / name) for name in ("left_open", "next")]
     settings = WandbConfig(tags=["small"])
     records = [
-        wandb_record.begin(settings, run, {}, mode="offline", run_id=None, resume="allow", group="sweep")
-        for run in runs
+        wandb_record.begin(settings, run, {}, mode="offline", run_id=None, is_live=True, group="sweep") for run in runs
     ]
     assert len({record.id for record in records} | {"theirs"}) == 3
     for record, loss in zip(records, (1.0, 2.0), strict=True):
