@@ -139,6 +139,12 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         HydraConfig.instance().set_config(composed)
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
         chosen = dict(composed.hydra.runtime.choices)
+        if chosen.get("sweep") is not None and not multirun:
+            raise SettingsError(
+                f"sweep={chosen['sweep']} makes many runs",
+                where="sweep",
+                mend=f"nanolm train -m sweep={chosen['sweep']} ... runs them all; leave it out for one",
+            )
         choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
         task = _without_hydra(composed)
         return Line(
@@ -368,7 +374,7 @@ def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
     given: set[str] = set()
     for override in parsed:
         key = override.key_or_group
-        if key == "experiment":
+        if key in ("experiment", "sweep"):
             continue
         # A part of a list (scheduler.parts.0.gamma) is given where the list is.
         given |= {name for name in known if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")}
