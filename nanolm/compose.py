@@ -5,11 +5,12 @@ Hydra composes; what it reports one at a time is gathered here, with the nearest
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
 from nanolm.config_file import in_words, missing_values, to_config
-from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
+from nanolm.errors import NanolmError, Problems, SettingsError, nearest, raise_all
 from nanolm.registry import GROUPS
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Line:
         config: its settings; of a sweep, those that all jobs share.
         run_directory: where hydra.run.dir points.
         run_directory_is_given: whether the user chose it.
+        sweep_directory: where hydra.sweep.dir points.
         choices: the option chosen in each group.
         given: the settings that the line names itself, group choices spread into their keys.
     """
@@ -97,6 +99,7 @@ class Line:
     config: Config
     run_directory: Path
     run_directory_is_given: bool
+    sweep_directory: Path
     choices: dict[str, str]
     given: set[str]
 
@@ -112,16 +115,13 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
     Raises:
         SettingsError: with every mistake in the line.
     """
-    from hydra import initialize_config_dir
-
     if config_dir is not None and not Path(config_dir).is_dir():
         raise SettingsError(f"there is no folder {config_dir}", where="--config-dir", mend="name an existing folder")
-    if config_dir is not None:
-        overrides = [*overrides, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).resolve()))}]"]
-    parsed = _parse(overrides)
+    overrides = [*overrides, *_search_path(config_dir)]
+    parsed = parse(overrides)
     import_plugins(_plugins_named(parsed, config_dir))
     register_schemas()
-    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+    with _hydra():
         plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
         first = [text for override in parsed for text in _expand(override, multirun)[:1]]
         try:
@@ -151,9 +151,62 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
             config=to_config(task),
             run_directory=directory,
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
+            sweep_directory=Path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
             choices=choices,
             given=_given(parsed, task),
         )
+
+
+def compose_jobs(
+    jobs: Sequence[Sequence[str]], config_dir: str | None = None, searched: Sequence[str] = ()
+) -> list[Config]:
+    """Composes the jobs of a sweep, each a line without several values, and checks their settings.
+
+    Hydra composes each choice of options once; plain values are set in copies of it, which is what Hydra does with
+    them, in a tenth of the time.
+
+    Args:
+        config_dir: the user's own folder of YAML files.
+        searched: `hydra.searchpath=` words, which hold for all jobs.
+
+    Raises:
+        SettingsError: with every mistake in every job, each once.
+    """
+    lines = [parse([*words, *searched]) for words in jobs]
+    import_plugins(dict.fromkeys(name for line in lines for name in _plugins_named(line, config_dir)))
+    register_schemas()
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    configs: list[Config | None] = []
+    with _hydra():
+        for line in lines:
+            values = [override for override in line if _is_plain_value(override)]
+            rest = tuple(override.input_line for override in line if override not in values)
+            try:
+                if rest not in bases:
+                    bases[rest] = _without_hydra(_compose([*rest, *_search_path(config_dir)]))
+                    OmegaConf.set_struct(bases[rest], True)
+                task = bases[rest].copy()
+                for override in values:
+                    OmegaConf.update(task, override.key_or_group, override.value(), merge=True)
+                configs.append(to_config(task))
+            except Exception:
+                configs.append(None)
+    problems: dict[str, NanolmError] = {}
+    for words, config in zip(jobs, configs, strict=True):
+        try:
+            # What does not compose is composed once more, by the one who says why.
+            raise_all(check(config or compose_line([*words, *searched], config_dir).config))
+        except NanolmError as error:
+            found = error.problems if isinstance(error, Problems) else [error]
+            problems |= {str(problem): problem for problem in found if str(problem) not in problems}
+    raise_all(list(problems.values()))
+    return [config for config in configs if config is not None]
+
+
+def _is_plain_value(override: Override) -> bool:
+    """Whether a word sets one setting that has a default, which no choice of an option hangs on."""
+    is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
+    return is_change and "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
 
 
 def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
@@ -207,7 +260,12 @@ def hidden_options(config_dir: str) -> list[str]:
     return [str(path) for path in files if (config_folder() / path).exists()]
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The words as Hydra understands them.
+
+    Raises:
+        SettingsError: with every word that is none.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -229,19 +287,39 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _plugins_named(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
-    """The modules in plugins=[...], on the line or in the experiment file that the line chooses."""
+    """The modules in plugins=[...], on the line or in the experiment or sweep file that the line chooses."""
     named: list[str] = []
     for override in parsed:
         if override.key_or_group == "plugins":
             value = override.value()
             named += [str(name) for name in value] if isinstance(value, list) else [str(value)]
-        elif override.key_or_group == "experiment" and not override.is_sweep_override():
+        elif override.key_or_group in ("experiment", "sweep"):
             folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
-            for path in (folder / "experiment" / f"{override.value()}.yaml" for folder in folders):
-                if path.exists():
-                    named += OmegaConf.select(OmegaConf.load(path), "plugins") or []
-                    break
+            for choice in (text.split("=", 1)[-1] for text in _expand(override, True)):
+                paths = [folder / override.key_or_group / f"{choice}.yaml" for folder in folders]
+                found = next((path for path in paths if path.exists()), None)
+                named += (OmegaConf.select(OmegaConf.load(found), "plugins") or []) if found else []
     return named
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra over our folder of YAML files, inside a sweep that Hydra itself leads as well as without one."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    leading = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = leading
+
+
+def _search_path(config_dir: str | None) -> list[str]:
+    """The word that makes Hydra look into the user's folder as well."""
+    return [f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).resolve()))}]"] if config_dir else []
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -50,6 +50,10 @@ class RunError(NanolmError):
     """A run directory that is in use, is not one, or holds something else than was asked for."""
 
 
+class BusyError(RunError):
+    """A run directory that another process writes to."""
+
+
 class CheckpointError(NanolmError):
     """A checkpoint that is damaged, or of another model than the one at hand."""
 

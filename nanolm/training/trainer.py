@@ -85,6 +85,7 @@ def train(
     changes: list[str] | None = None,
     show_bar: bool | None = None,
     bar_file: IO[str] | None = None,
+    quiet: bool = False,
     ranks: Ranks = ALONE,
     is_hopeless: Callable[[int, float], bool] | None = None,
     group: str | None = None,
@@ -100,6 +101,7 @@ def train(
         changes: what differs from the run's own settings, when it goes on.
         show_bar: None shows the bar on a terminal alone.
         bar_file: where the bar is drawn; None is stderr.
+        quiet: what is said goes to train.log alone.
         ranks: the processes that train together.
         is_hopeless: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
             behind a checkpoint.
@@ -171,7 +173,7 @@ def train(
         state.load_tree(resumed.load_state(), config.seed)
         aside = ranks.from_main(lambda: checkpoint.set_aside(run.checkpoints, resumed.step))
         passed_over = [f"{error.found}; kept as {path.name}" for error, path in zip(damaged, aside, strict=True)]
-    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file) if ranks.is_main else NoLog()) as log:
+    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
         if config.trainer.compile and not is_counted:
             forward = torch.compile(forward)
         saver = Saver(run.checkpoints, config.trainer, log.note)
