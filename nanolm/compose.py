@@ -139,16 +139,17 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         HydraConfig.instance().set_config(composed)
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
         chosen = dict(composed.hydra.runtime.choices)
+        choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
+        task = _without_hydra(composed)
+        config = to_config(task)
         if chosen.get("sweep") is not None and not multirun:
             raise SettingsError(
                 f"sweep={chosen['sweep']} makes many runs",
                 where="sweep",
                 mend=f"nanolm train -m sweep={chosen['sweep']} ... runs them all; leave it out for one",
             )
-        choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
-        task = _without_hydra(composed)
         return Line(
-            config=to_config(task),
+            config=config,
             run_directory=directory,
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=Path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
