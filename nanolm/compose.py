@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "train"
 
+# What brings a plugin of Hydra that is not there by itself.
+EXTRAS = {
+    ("hydra/launcher", "joblib"): "joblib",
+    ("hydra/launcher", "ray"): "ray",
+    ("hydra/launcher", "submitit_local"): "submitit",
+    ("hydra/launcher", "submitit_slurm"): "submitit",
+}
+
 # A key in a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")
 
@@ -141,15 +149,8 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         chosen = dict(composed.hydra.runtime.choices)
         choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
         task = _without_hydra(composed)
-        config = to_config(task)
-        if chosen.get("sweep") is not None and not multirun:
-            raise SettingsError(
-                f"sweep={chosen['sweep']} makes many runs",
-                where="sweep",
-                mend=f"nanolm train -m sweep={chosen['sweep']} ... runs them all; leave it out for one",
-            )
         return Line(
-            config=config,
+            config=to_config(task),
             run_directory=directory,
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=Path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
@@ -199,7 +200,7 @@ def compose_jobs(
             raise_all(check(config or compose_line([*words, *searched], config_dir).config))
         except NanolmError as error:
             found = error.problems if isinstance(error, Problems) else [error]
-            problems |= {str(problem): problem for problem in found if str(problem) not in problems}
+            problems |= {problem.found: problem for problem in found if problem.found not in problems}
     raise_all(list(problems.values()))
     return [config for config in configs if config is not None]
 
@@ -353,7 +354,8 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
 
     loader = GlobalHydra.instance().config_loader()
     search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
-    groups = [group for group in loader.list_groups("") if group not in ("schema", "hydra")]
+    # An experiment or a study may lie in the user's folder alone, which Hydra does not list.
+    groups = sorted({*loader.list_groups(""), "experiment", "sweep"} - {"schema", "hydra"})
     problems: list[NanolmError] = []
     sound: list[str] = []
     values: list[Override] = []
@@ -367,6 +369,8 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
                     mend="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
                 )
             )
+        elif key in ("hydra/launcher", "hydra/sweeper") and (problem := _no_such_plugin(override, loader)):
+            problems.append(problem)
         elif key in groups:
             options = _options(loader, key, search)
             for text in _expand(override, multirun):
@@ -391,11 +395,11 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     known = _known_keys(_without_hydra(composed))
     for override in values:
         key = override.key_or_group
-        in_hydra = key.split(".")[0] == "hydra"
+        in_hydra = re.split(r"[./]", key)[0] == "hydra"
         if LIST_PART.search(key):
             continue  # a part of a list that another word gives: alone it means nothing
         if not in_hydra and key not in known:
-            held = [name for name in (*known, *groups) if name]
+            held = [name for name in (*known, *groups, "sweep.fail_fast") if name]
             problems.append(
                 SettingsError(f"there is no setting {key!r}", where=override.input_line or key, mend=nearest(key, held))
             )
@@ -411,6 +415,20 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         task = _without_hydra(_compose(list(fitting.values())))
         problems += missing_values(task) or check(to_config(task))
     return problems
+
+
+def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
+    """What is wrong with a launcher or a sweeper that is not there, and what brings it."""
+    key, name = override.key_or_group, str(override.value())
+    options = _options(loader, key, [])
+    if name in options:
+        return None
+    extra = EXTRAS.get((key, name))
+    return SettingsError(
+        f"no {key} is called {name!r}" if extra is None else f"the launcher {name} is not installed",
+        where=f"{key}={name}",
+        mend=nearest(name, options) if extra is None else f"pip install 'nanolm[{extra}]'",
+    )
 
 
 def _options(loader: Any, group: str, search: list[str]) -> list[str]:

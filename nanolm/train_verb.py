@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from nanolm.runs.directory import RunDirectory
     from nanolm.training.ranks import Ranks
 
-# What it is called on the line.
+# What it is called on the line, and by Hydra.
 FAIL_FAST = "sweep.fail_fast"
+HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
 
 HELP = """\
 nanolm train: train a model, or go on with a run.
@@ -110,23 +111,32 @@ def _as_hydra_has_it(word: str) -> str:
 
     key, sign, value = word.partition("=")
     if key == FAIL_FAST:
-        return f"hydra.sweeper.fail_fast{sign}{value}"
+        return f"{HYDRA_FAIL_FAST}{sign}{value}"
     return f"resume={quoted(value)}" if key == "resume" and Path(value).is_dir() else word
 
 
 def _refuse_without_multirun(flags: argparse.Namespace) -> None:
-    """Refuses what is said of a sweep where there is one run.
+    """Refuses what is said of a sweep where there is one run, unless the line is only to be printed.
 
     Raises:
         SettingsError: with each such word.
     """
     from nanolm.errors import raise_all
 
-    words = [] if flags.multirun else [word for word in flags.overrides if word.startswith(("sweep=", "hydra.sweeper"))]
+    if flags.multirun and flags.cfg:
+        raise SettingsError(
+            "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
+        )
+    words = [word for word in flags.overrides if word.startswith(("sweep=", "hydra.sweeper"))]
     raise_all(
         [
-            SettingsError(f"{word} is about many runs", where="the command line", mend="add -m to run them")
+            SettingsError(
+                f"{word.replace(HYDRA_FAIL_FAST, FAIL_FAST)} is about many runs",
+                where="the command line",
+                mend="add -m to run them",
+            )
             for word in words
+            if not (flags.multirun or flags.cfg)
         ]
     )
 

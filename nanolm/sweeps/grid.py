@@ -14,6 +14,8 @@ from nanolm.sweeps.states import State, read
 from nanolm.sweeps.summary import print_summary
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from hydra_plugins.nanolm_sweepers import GridSweeper
 
 
@@ -45,6 +47,6 @@ def sweep(sweeper: GridSweeper, words: list[str]) -> None:
         sys.exit(1)
 
 
-def searched(config) -> list[str]:  # type: ignore[no-untyped-def]
+def searched(config: DictConfig) -> list[str]:
     """The words of a line that say where Hydra looks for options."""
     return [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]

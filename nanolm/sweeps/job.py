@@ -59,7 +59,7 @@ class JobResult:
 
 @dataclasses.dataclass(frozen=True)
 class StopFile:
-    """A file beside the jobs by which the process that leads a sweep reaches those that run its jobs, wherever they are.
+    """A file by which the process that leads a sweep reaches those that run its jobs, wherever they are.
 
     It says "begin nothing more" or "stop".
     """

@@ -8,15 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# The extra that brings each launcher, by the name that is typed.
-EXTRAS = {
-    "joblib": "joblib",
-    "ray": "ray",
-    "ray_aws": "ray",
-    "submitit_local": "submitit",
-    "submitit_slurm": "submitit",
-}
-
 
 def is_in_process(config: DictConfig) -> bool:
     """Whether jobs run in the process that leads the sweep, one after another."""

@@ -1,7 +1,7 @@
 """What a sweep consists of: its jobs, and the folder of each, which its settings name.
 
-A folder ends with a hash of all that decides what the job's run comes to. The words before it are for people: they are
-those that differ in the line that first asked for the job, and a later line finds the folder by the hash, whatever they say.
+A folder ends with a hash of all that decides what the job's run comes to. The words before it are for people: those
+that differ in the line that first asked for the job. A later line finds the folder by the hash, whatever they say.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def folder_of(directory: Path, key: str, name: str) -> Path:
 
 
 def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
-    """The folder of each job by its key. Those that are new are made, so that two lines at once do not name one twice."""
+    """The folder of each job by its key. New ones are made, so that two lines at once do not name one job twice."""
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
         folders = {key: folder_of(directory, key, name) for key, name in names.items()}

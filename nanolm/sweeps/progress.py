@@ -1,6 +1,7 @@
 """How a sweep goes, while it goes: a line at the foot of a terminal, and one for each job that ends.
 
-It is read from the run directories, by a thread, so that jobs in this process, in others and on other machines look the same.
+It is read from the run directories, by a thread, so that jobs of this process, of others and of other machines look
+the same.
 """
 
 from __future__ import annotations

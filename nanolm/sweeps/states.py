@@ -63,11 +63,11 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
         return Report(State.completed, summary)
     if looks_at_lock and run.is_claimed():
         return Report(State.running, summary)
-    error = read_error(run)
+    text = read_error(run)
     if status in ("diverged", "pruned", "interrupted"):
-        return Report(State(status), summary, error)
-    if error or status == "failed":
-        return Report(State.failed, summary, error or str(summary.get("error", "")))
+        return Report(State(status), summary, text)
+    if text or status == "failed":
+        return Report(State.failed, summary, text or str(summary.get("error", "")))
     return Report(State.cut_off if run.exists() else State.new, summary)
 
 

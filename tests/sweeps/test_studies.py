@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from nanolm import train_verb
 from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_schemas
 from nanolm.config import Config, flat
 from nanolm.errors import SettingsError
@@ -113,8 +114,8 @@ def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
 
 
 def test_a_study_needs_a_multirun() -> None:
-    with pytest.raises(SettingsError, match=r"sweep=lr makes many runs[\s\S]*nanolm train -m sweep=lr"):
-        compose_line(["sweep=lr"])
+    with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*add -m"):
+        train_verb.train(["sweep=lr"])
     assert compose_line(["sweep=lr"], multirun=True).config == config_of()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
         compose_line(["sweep=lrs"], multirun=True)
