@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """What became of a run: how many rows of which steps are in its record, and where that is."""
+    """What became of a run: how many rows of which steps are in its record, and where that is.
+
+    Attributes:
+        place: its page, or its folder in the run directory.
+    """
 
     n_rows: int
     steps: tuple[int, int] | None
@@ -74,7 +79,7 @@ def push(paths: Sequence[str], target: Target) -> int:
         print(f"{run.name:<{width}}  {sent.n_rows:>6,} rows{steps}  {sent.place}", flush=True)
     n_sent = len(runs) - len(problems)
     if n_sent and target.mode == "offline":
-        print("written offline: `wandb sync FOLDER` sends such a folder")
+        print("written offline: `wandb sync RUN/wandb/offline-run-...` sends one")
     if problems and n_sent:
         print(f"{n_sent} of {len(runs)} runs sent")
     raise_all(problems)
@@ -97,19 +102,30 @@ def send(run: Run, target: Target) -> Sent:
     had = run.summary.get("wandb_id") if target.keeps_id else None
     try:
         with directory.claim():
-            record = _begin(settings, directory, run, target.mode, had)
-            for row in rows:
-                record.log(wandb_record.values(row, run.summary.get("reference_losses") or {}), step=row["step"])
-            place = str(record.url) if target.mode == "online" else os.path.relpath(Path(record.dir).parent)
-            _end(record, directory, _summary(run, rows), target.patience + len(rows) / ROWS_A_SECOND)
+            with _refusals(run):
+                record = wandb_record.begin(
+                    settings,
+                    directory,
+                    run.settings,
+                    mode=target.mode,
+                    run_id=had,
+                    is_live=False,
+                    group=run.summary.get("group"),
+                )
+                for row in rows:
+                    record.log(wandb_record.values(row, run.summary.get("reference_losses") or {}), step=row["step"])
+                wandb_record.end(
+                    record, directory, _summary(run, rows), target.patience + len(rows) / ROWS_A_SECOND
+                )
             about = {"wandb_id": record.id, "wandb_mode": target.mode}
-            directory.write_summary({**run.summary, **about})
+            directory.write_summary({**directory.read_summary(), **about})
     except OSError as error:
         raise DiskError(
             f"the run directory cannot be written to: {error.strerror or error}",
             where=str(run.path),
             mend="the record and its id are kept there",
         ) from error
+    place = str(record.url) if target.mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
     return Sent(len(rows), (rows[0]["step"], rows[-1]["step"]) if rows else None, place)
 
 
@@ -157,31 +173,14 @@ def _summary(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**found, **known, "status": run.status}
 
 
-def _begin(settings: WandbConfig, directory: RunDirectory, run: Run, mode: str, run_id: str | None) -> Any:
+@contextlib.contextmanager
+def _refusals(run: Run) -> Iterator[None]:
+    """Says in our words what wandb raises, and it raises many kinds."""
     try:
-        return wandb_record.begin(
-            settings,
-            directory,
-            run.settings,
-            mode=mode,
-            run_id=run_id,
-            is_live=False,
-            group=run.summary.get("group"),
-        )
+        yield
     except Exception as error:
-        raise _refused(run, error) from error
-
-
-def _end(record: Any, directory: RunDirectory, summary: dict[str, Any], patience: float) -> None:
-    try:
-        wandb_record.end(record, directory, summary, patience)
-    except Exception as error:
-        raise _refused(directory, error) from error
-
-
-def _refused(run: Run | RunDirectory, error: Exception) -> ServerError:
-    return ServerError(
-        f"wandb did not take the run: {first_line(error)}",
-        where=str(run.path),
-        mend="try again when it answers, or --offline to write the record now and send it another time",
-    )
+        raise ServerError(
+            f"wandb did not take the run: {first_line(error)}",
+            where=str(run.path),
+            mend="try again when it answers, or --offline to write the record now and send it another time",
+        ) from error

@@ -65,7 +65,7 @@ def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
     done = nanolm("wandb", "push", "outputs", "--offline", "--project", "mine", "--group", "few")
     assert done.returncode == 0, done.stderr
     folder = only(run)
-    assert f"run      15 rows, steps 1 to 12  outputs/run/wandb/{folder.name}" in done.stdout
+    assert f"run      15 rows, steps 1 to 12  wandb/{folder.name}" in done.stdout
     assert by_step(wandb_files.history(folder)) == expected(run)
     header, summary = wandb_files.header(folder), wandb_files.summary(folder)
     assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
