@@ -40,8 +40,8 @@ format: install  ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-bench: install  ## what the loop, attention, the tokenizers and the data cost, as ratios of runs made in turn (some minutes)
-	@for part in loop attention tokenizers data; do $(BIN)/python scripts/bench_$$part.py || exit 1; done
+bench: install  ## what the loop, attention, the tokenizers, the data and comparing cost, most as ratios of runs made in turn (some minutes)
+	@for part in loop attention tokenizers data compare; do $(BIN)/python scripts/bench_$$part.py || exit 1; done
 
 clean:  ## remove .venv and every cache (runs in outputs/ stay)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -32,6 +32,12 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                         nanolm schedule show scheduler=trapezoid trainer.max_steps=5000
   nanolm count        parameters by part, FLOPs a token, memory to train, by formula
                         nanolm count model=gpt2 size=gpt2 --vocab-size 50257
+  nanolm compare      runs side by side: what differs, what each came to, and which differ beyond chance
+                        nanolm compare outputs/SWEEP --by model --target 1.88
+  nanolm runs         the runs in outputs/, their state and best value
+                        nanolm runs --status completed --where model=gpt --sort best_val_loss
+  nanolm diff         the settings that two runs differ in
+                        nanolm diff outputs/RUN outputs/OTHER_RUN
   nanolm wandb        the whole record of runs, to Weights & Biases (push)
                         nanolm wandb push outputs/RUN --offline
 
@@ -317,6 +323,101 @@ def _line_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentP
     return parser
 
 
+def compare(arguments: list[str]) -> int:
+    """`nanolm compare RUN_OR_FOLDER ...`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm compare",
+        description="Lays runs side by side, from their directories alone. Runs that differ only by their seed are one "
+        "row: mean and 95% interval.",
+        epilog="for example: nanolm compare outputs/SWEEP --by model --target 1.88",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders that hold some")
+    parser.add_argument(
+        "--metric", type=_words, default=[], metavar="NAMES", help="the figures to show, the first being what is judged"
+    )
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help="a metric, from the best, or a setting, upward (what is judged)"
+    )
+    parser.add_argument(
+        "--by", type=_words, default=[], metavar="KEYS", help="for each value of these settings the best of the others"
+    )
+    parser.add_argument("--target", type=float, metavar="LOSS", help="tokens and seconds to this validation loss")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the loss as a power law of parameters and tokens, in place of the table"
+    )
+    form = parser.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("json", "one JSON object"),
+        ("csv", "exact figures, a row a line"),
+        ("markdown", "the whole table, for a page"),
+    ):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="table", help=help_text)
+    options = parser.parse_args(arguments)
+
+    if options.fit:
+        from nanolm import scaling_verb
+
+        scaling_verb.show(options.runs, as_json=options.form == "json")
+        return 0
+    from nanolm import compare_verb
+
+    compare_verb.compare(
+        options.runs,
+        metrics=options.metric,
+        sort=options.sort,
+        by=options.by,
+        target=options.target,
+        form=options.form,
+    )
+    return 0
+
+
+def runs(arguments: list[str]) -> int:
+    """`nanolm runs [FOLDER]`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm runs",
+        description="Lists the runs at and below a folder, the newest first.",
+        epilog="for example: nanolm runs --status completed --where model=gpt --where lr=1e-3 --sort best_val_loss",
+    )
+    parser.add_argument("folder", nargs="?", default="outputs", metavar="FOLDER", help="where to look (outputs)")
+    parser.add_argument("--status", type=_words, default=[], metavar="NAMES", help="only runs in these states")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this setting or choice"
+    )
+    parser.add_argument("--sort", default="age", metavar="COLUMN", help="age, name, or any other column (age)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+
+    from nanolm import runs_verb
+
+    runs_verb.show(options.folder, options.status, options.where, options.sort, options.json)
+    return 0
+
+
+def diff(arguments: list[str]) -> int:
+    """`nanolm diff A B`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm diff",
+        description="The settings that two runs, or two config.yaml files, differ in; of runs also what they were made "
+        "with and on.",
+        epilog="for example: nanolm diff outputs/RUN outputs/OTHER_RUN",
+    )
+    parser.add_argument("first", metavar="A", help="a run directory or a config.yaml")
+    parser.add_argument("second", metavar="B", help="another")
+    parser.add_argument("--all", action="store_true", help="every setting, equal or not")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+
+    from nanolm import diff_verb
+
+    diff_verb.show(options.first, options.second, options.all, options.json)
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParser:
     """The flags that every verb on a run has."""
     parser = argparse.ArgumentParser(prog=f"nanolm {verb}", description=description, epilog=f"for example: {example}")
@@ -342,5 +443,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "mask": mask,
     "schedule": schedule,
     "count": count,
+    "compare": compare,
+    "runs": runs,
+    "diff": diff,
     "wandb": wandb,
 }

@@ -112,11 +112,10 @@ def send(run: Run, target: Target) -> Sent:
                     is_live=False,
                     group=run.summary.get("group"),
                 )
+                references = wandb_record.reference_lines(run.summary)
                 for row in rows:
-                    record.log(wandb_record.values(row, run.summary.get("reference_losses") or {}), step=row["step"])
-                wandb_record.end(
-                    record, directory, _summary(run, rows), target.patience + len(rows) / ROWS_A_SECOND
-                )
+                    record.log(wandb_record.values(row, references), step=row["step"])
+                wandb_record.end(record, directory, _summary(run, rows), target.patience + len(rows) / ROWS_A_SECOND)
             about = {"wandb_id": record.id, "wandb_mode": target.mode}
             directory.write_summary({**directory.read_summary(), **about})
     except OSError as error:

@@ -39,12 +39,15 @@ def run(trained: Path, nanolm: Nanolm) -> RunDirectory:
 def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
     """What a record must have at each step, from metrics.jsonl and summary.json alone."""
     found: dict[int, dict[str, Any]] = {}
-    lines = run.read_summary()["reference_losses"].items()
+    summary = run.read_summary()
+    lines = {f"reference/{name}": loss for name, loss in summary["reference_losses"].items()}
+    lines |= {f"reference/{name}_bits_per_byte": bits for name, bits in summary["reference_bits_per_byte"].items()}
+    assert set(lines) >= {"reference/counted_bigram", "reference/xz_bits_per_byte"}
     for row in run.read_metrics():
         values = found.setdefault(row["step"], {})
         values |= {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}
         if row["split"] == "val":
-            values |= {f"reference/{name}": loss for name, loss in lines}
+            values |= lines
     return found
 
 

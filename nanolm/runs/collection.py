@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nanolm.errors import NanolmError, RunError, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.runs.directory import RunDirectory
 
 # libyaml is some ten times as fast, where PyYAML was built with it.
@@ -112,6 +112,11 @@ def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def is_quiet(key: str) -> bool:
+    """Whether a setting changes none of a run's numbers."""
+    return key in QUIET or key.split(".")[0] == "logger"
+
+
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings that are not the same in all runs, in their order in config.yaml, with each run's value.
 
@@ -122,7 +127,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     keys = list(dict.fromkeys(key for run in readable for key in run.settings))
     apart = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
     texts = {run.summary.get("corpus") for run in readable}
-    loud = [key for key in apart if not _is_quiet(key) or (key == "dataset.path" and len(texts) > 1)]
+    loud = [key for key in apart if not is_quiet(key) or (key == "dataset.path" and len(texts) > 1)]
     return {key: [run.settings.get(key) for run in runs] for key in loud or apart}
 
 
@@ -146,6 +151,34 @@ def told_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
             items = [(key, values) for key, values in apart.items() if key not in said]
             apart = dict([*items[:at], (group, chosen), *items[at:]])
     return apart
+
+
+def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
+    """A setting by its key, by the end of its key (lr), or a group by its name (model), and its value in each run.
+
+    Returns:
+        The key or the group, and None for each run that does not have it.
+
+    Raises:
+        SettingsError: no run has such a setting, or several have that end.
+    """
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    groups = dict.fromkeys(["experiment"] * any("experiment" in run.choices for run in runs))
+    groups |= dict.fromkeys(key.split(".")[0] for key in keys if key.endswith(".name"))
+    groups |= dict.fromkeys(group for run in runs for group in run.choices)
+    if name in keys:
+        return name, [run.settings.get(name) for run in runs]
+    if name in groups:
+        return name, [_choice(run, name) for run in runs]
+    ends = [key for key in keys if key.endswith(f".{name}")]
+    # Of several, the one that tells the runs apart is meant.
+    apart = [key for key in ends if _differs(run.settings.get(key) for run in runs)]
+    for found in (ends, apart):
+        if len(found) == 1:
+            return found[0], [run.settings.get(found[0]) for run in runs]
+    if ends:
+        raise SettingsError(f"{name!r} may be any of {', '.join(ends)}", where=name, mend="write the whole key")
+    raise SettingsError(f"no run has a setting {name!r}", where=name, mend=nearest(name, [*keys, *groups]))
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -241,10 +274,6 @@ def _lines_with(content: bytes, word: bytes) -> Iterator[bytes]:
         end = content.index(b"\n", at)
         yield content[content.rfind(b"\n", 0, at) + 1 : end]
         at = content.find(word, end)
-
-
-def _is_quiet(key: str) -> bool:
-    return key in QUIET or key.split(".")[0] == "logger"
 
 
 def _choice(run: Run, group: str) -> Any:

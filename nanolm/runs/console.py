@@ -68,7 +68,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
         final = summary["final_val_loss"]
         if final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
-        for name, loss in summary["reference_losses"].items():
+        compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
+        for name, loss in (summary["reference_losses"] | compressed).items():
             difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
         console.print(table)

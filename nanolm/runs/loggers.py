@@ -24,15 +24,12 @@ class About:
 
     Attributes:
         config: the settings by dotted key.
-        run_id: of the record that an earlier session of the run began; None for a new one.
-        group: the sweep that the run is a job of.
-        references: the losses that counting reaches on the same validation tokens, by name.
+        summary: summary.json as it stands when the run begins or goes on: the sweep that it is a job of (group), what
+            an earlier session had from `Logger.about`, and the reference lines.
     """
 
     config: dict[str, Any]
-    run_id: str | None = None
-    group: str | None = None
-    references: dict[str, float] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Logger(Protocol):
@@ -100,7 +97,7 @@ class WandbLogger:
     def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
         self._run = run
         self._warn = warn
-        self._references = about.references
+        self._references = wandb_record.reference_lines(about.summary)
         mode = config.mode
         if mode is WandbMode.auto:
             mode = WandbMode.online if has_account() else WandbMode.offline
@@ -115,9 +112,9 @@ class WandbLogger:
                     run,
                     about.config,
                     mode=attempt,
-                    run_id=about.run_id,
+                    run_id=about.summary.get("wandb_id"),
                     is_live=True,
-                    group=about.group,
+                    group=about.summary.get("group"),
                 )
                 break
             except Exception as error:

@@ -72,15 +72,21 @@ def begin(
     )
 
 
+def reference_lines(summary: dict[str, Any]) -> dict[str, float]:
+    """The reference lines of a summary under wandb's names: nats a token like val/loss, or bits per byte by name."""
+    losses, bits = summary.get("reference_losses") or {}, summary.get("reference_bits_per_byte") or {}
+    return {f"reference/{name}": loss for name, loss in losses.items()} | {
+        f"reference/{name}_bits_per_byte": value for name, value in bits.items()
+    }
+
+
 def values(row: dict[str, Any], references: dict[str, float]) -> dict[str, Any]:
     """A row of metrics.jsonl under its split's name: train/loss, val/bits_per_byte, ...
 
-    Each reference line comes with every row of val, so that a chart has it as a line of its own beside val/loss.
+    The reference lines come with every row of val, so that a chart has them as lines of their own beside val/loss.
     """
     named = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("split", "step")}
-    if row["split"] == "val":
-        named |= {f"reference/{name}": loss for name, loss in references.items()}
-    return named
+    return named | references if row["split"] == "val" else named
 
 
 def end(record: wandb.Run, run: RunDirectory, summary: dict[str, Any], patience: float) -> None:

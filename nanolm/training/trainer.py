@@ -19,8 +19,8 @@ import torch
 
 from nanolm.config import Config, Parallel, flat, identity, reads_documents
 from nanolm.config_file import save_yaml
+from nanolm.data import compressors, token_cache, tokenizers
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache, tokenizers
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
@@ -149,10 +149,12 @@ def train(
         "parameters": count_parameters(model),
         "vocab_size": tokenizer.vocab_size,
         "lossless": tokenizer.lossless,
+        "sees_future": bool(masks.leaks(config)),
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
         "reference_losses": ranks.from_main(lambda: _reference_losses(streams, tokenizer.vocab_size)),
+        "reference_bits_per_byte": ranks.from_main(lambda: compressors.validation_bits_per_byte(corpus)),
         **about,
         "git": provenance.git(Path.cwd()),
     }
@@ -180,8 +182,7 @@ def train(
         setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks, is_hopeless)
         _announce(setup, summary, passed_over, changes)
         if ranks.is_main:
-            told = About(flat(config), summary["wandb_id"], summary["group"], summary["reference_losses"])
-            log.logger = open_logger(config.logger, run, told, log.say)
+            log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
             summary |= log.logger.about()
             run.write_summary({**before, **summary})
         return _train(setup, summary, began)

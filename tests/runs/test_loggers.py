@@ -25,7 +25,7 @@ def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp
     first.log({"step": 10, "split": "val", "loss": 3.5, "bits_per_byte": 1.0})
     first.close({"status": "interrupted", "parameters": 7})
     time.sleep(1.1)  # wandb names the folder of a session by its second
-    again = open_logger(WandbConfig(), run, dataclasses.replace(ABOUT, run_id=first.run_id), said.append)
+    again = open_logger(WandbConfig(), run, dataclasses.replace(ABOUT, summary=first.about()), said.append)
     assert isinstance(again, WandbLogger)
     assert again.about() == first.about() == {"wandb_id": first.run_id, "wandb_mode": "offline"}
     again.log({"step": 20, "split": "train", "loss": 1.5})

@@ -24,11 +24,14 @@ def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_reference_lines_come_with_every_row_of_val_and_no_other() -> None:
-    references = {"counted_bigram": 2.5}
+    summary = {"reference_losses": {"counted_bigram": 2.5}, "reference_bits_per_byte": {"gzip": 3.0}, "seed": 1}
+    references = wandb_record.reference_lines(summary)
+    assert references == {"reference/counted_bigram": 2.5, "reference/gzip_bits_per_byte": 3.0}
+    assert wandb_record.reference_lines({"reference_losses": None}) == {}
     train = {"step": 3, "split": "train", "loss": 2.0, "lr": 0.1}
     val = {"step": 3, "split": "val", "loss": 2.1}
     assert wandb_record.values(train, references) == {"train/loss": 2.0, "train/lr": 0.1}
-    assert wandb_record.values(val, references) == {"val/loss": 2.1, "reference/counted_bigram": 2.5}
+    assert wandb_record.values(val, references) == {"val/loss": 2.1, **references}
 
 
 def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +82,4 @@ def test_each_job_of_a_sweep_is_a_run_of_its_group(nanolm: Nanolm, small_text: P
             assert [row["_step"] for row in val] == [3, 6]
             for name, loss in summary["reference_losses"].items():
                 assert [row[f"reference/{name}"] for row in val] == [loss, loss]
+            assert {row["reference/gzip_bits_per_byte"] for row in val} == {summary["reference_bits_per_byte"]["gzip"]}

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None
         keys = {key for key in {*before, *after} if before.get(key) != after.get(key)}
         return {key for key in keys if not key.startswith("optimizer.")} | (keys & {"optimizer.name"})
 
-    steps = [changed(found[one], found[next_one]) for one, next_one in zip(rising, rising[1:], strict=False)]
+    steps = [changed(found[one], found[next_one]) for one, next_one in itertools.pairwise(rising)]
     assert all(len(step) == 1 for step in steps)
     parts = set().union(*steps)
     assert len(parts) == len(steps), "each part is added once"

@@ -1,0 +1,147 @@
+"""What a run came to, in figures, from its summary and, where that is not written yet, from its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from nanolm.errors import NanolmError
+from nanolm.runs.collection import Run, rows
+from nanolm.runs.directory import RunDirectory
+
+# Of these the summary's figures are those of the last start, or none yet.
+IN_MOTION = ("running", "cut off", "no summary")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """None stands for what was not measured, or not written down.
+
+    Attributes:
+        step: updates done.
+        parameters: trained numbers; of a model that is counted, its entries.
+        tokens: scored in training, those of every pass.
+        flops: of all of them, forward and backward.
+        seconds: of training, evaluations and saves in it.
+        tokens_per_second: tokens by seconds.
+        best_val_loss: nats per token.
+        final_val_loss: nats per token.
+        bits_per_byte: of the best validation loss.
+        perplexity: per token, of the best validation loss.
+        fault: what could not be read, in words.
+    """
+
+    step: int | None = None
+    parameters: int | None = None
+    tokens: int | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    best_val_loss: float | None = None
+    final_val_loss: float | None = None
+    bits_per_byte: float | None = None
+    perplexity: float | None = None
+    fault: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """When a validation loss was first at a target or under it, by the evaluations that there were."""
+
+    step: int
+    tokens: int
+    seconds: float
+
+
+def of(run: Run) -> Figures:
+    """The figures of a run. Rows are read of those alone that have not ended."""
+    known = {
+        name: run.summary.get(name)
+        for name in (
+            "step",
+            "tokens",
+            "seconds",
+            "tokens_per_second",
+            "best_val_loss",
+            "final_val_loss",
+            "bits_per_byte",
+        )
+    }
+    fault = None
+    if run.status in IN_MOTION or "best_val_loss" not in run.summary:
+        try:
+            known |= _from_rows(run)
+        except NanolmError as error:
+            fault = error.found
+    best, tokens = known["best_val_loss"], known["tokens"]
+    flops_per_token = run.summary.get("flops_per_token") or _flops_by_formula(run)
+    return Figures(
+        **known,
+        parameters=run.summary.get("entries", run.summary.get("parameters")),
+        flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
+        perplexity=None if best is None else math.exp(min(best, 700.0)),
+        fault=fault,
+    )
+
+
+def reached(run: Run, target: float, figure: str = "loss") -> Reached | None:
+    """When the validation `figure` (loss or bits_per_byte) first was `target` or less; None: never.
+
+    Raises:
+        RunError: metrics.jsonl is damaged.
+    """
+    for row in rows(run, "val"):
+        if row.get(figure, math.inf) <= target:
+            return Reached(row["step"], row["tokens"], row["seconds"])
+    return None
+
+
+def max_steps(run: Run) -> int | None:
+    """How many updates the run is to make; a model that is counted has one."""
+    return 1 if "entries" in run.summary else run.settings.get("trainer.max_steps")
+
+
+def _from_rows(run: Run) -> dict[str, Any]:
+    everything = rows(run)
+    if not everything:
+        return {}
+    last = everything[-1]
+    found = {name: last.get(name) for name in ("step", "tokens", "seconds")}
+    if last.get("tokens") and last.get("seconds"):
+        found["tokens_per_second"] = round(last["tokens"] / last["seconds"], 1)
+    scored = [row for row in everything if row.get("split") == "val"]
+    if scored:
+        best = min(scored, key=lambda row: row["loss"])
+        found |= {"best_val_loss": best["loss"], "bits_per_byte": best.get("bits_per_byte")}
+        found["final_val_loss"] = scored[-1]["loss"]
+    return found
+
+
+def _flops_by_formula(run: Run) -> int | None:
+    """FLOPs to train on a token, by model/count.py; None where there is no formula or the settings cannot be read."""
+    vocab_size = run.summary.get("vocab_size")
+    if vocab_size is None or "entries" in run.summary:
+        return None
+    decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in ("model", "size")}
+    return _flops_of(json.dumps([decisive, vocab_size], default=str), RunDirectory(run.path).config, vocab_size)
+
+
+# Runs of a sweep have few models: the first config.yaml of each is read as a whole, the others are known by their key.
+_FLOPS: dict[str, int | None] = {}
+
+
+def _flops_of(key: str, path: Path, vocab_size: int) -> int | None:
+    if key not in _FLOPS:
+        from nanolm.config_file import load_yaml
+        from nanolm.model import count
+
+        try:
+            config = load_yaml(path)
+            forward = count.total(count.flops_per_token(config, vocab_size))
+            _FLOPS[key] = count.training_flops(forward)
+        except NanolmError:
+            _FLOPS[key] = None
+    return _FLOPS[key]

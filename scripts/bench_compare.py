@@ -1,0 +1,106 @@
+"""What `nanolm compare` costs on many runs, from the start of the command to its end.
+
+    python scripts/bench_compare.py [--runs 200] [--rows 2000]
+
+Runs are laid down with the files that training writes: settings, a summary, and rows of which one in forty is an
+evaluation. Two settings and five seeds make up the sweep. The time is of the whole command, with the start of Python;
+what is printed beside it is that start alone (`nanolm --version`), so that a slow machine can be told from a slow verb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from nanolm.compose import compose_line
+from nanolm.config_file import save_yaml
+
+ROWS_TO_EVALUATION = 40
+
+
+def make_runs(folder: Path, n_runs: int, n_rows: int) -> None:
+    """A sweep over lr, width and seed."""
+    config = compose_line(["model=gpt", "size=tiny"]).config
+    draw = random.Random(0)
+    for number in range(n_runs):
+        config.seed = number % 5
+        config.optimizer.lr = 10 ** -(1 + number // 5 % 8 / 4)
+        config.size.d_model = 64 * (1 + number // 40)
+        path = folder / f"run{number}"
+        path.mkdir()
+        (path / "config.yaml").write_text(save_yaml(config), encoding="utf-8")
+        rows, loss = [], 4.0
+        for step in range(1, n_rows + 1):
+            loss = 1.5 + (loss - 1.5) * 0.999 + draw.gauss(0, 1e-3)
+            at = {"tokens": 640 * step, "seconds": step / 100}
+            row = {
+                "step": step,
+                "split": "train",
+                "loss": loss,
+                "lr": 1e-3,
+                "grad_norm": 0.5,
+                **at,
+                "tokens_per_second": 64e3,
+            }
+            if step % ROWS_TO_EVALUATION == 0:
+                row = {"step": step, "split": "val", "loss": loss, "bits_per_byte": loss * 1.44, **at}
+            rows.append(json.dumps(row) + "\n")
+        (path / "metrics.jsonl").write_text("".join(rows), encoding="utf-8")
+        summary = {
+            "status": "completed",
+            "choices": {"model": "gpt", "size": "tiny"},
+            "seed": config.seed,
+            "parameters": 812_800,
+            "vocab_size": 65,
+            "lossless": True,
+            "val_scored_tokens": 1000,
+            "reference_losses": {"counted_bigram": 2.5},
+            "corpus": "c" * 64,
+            "tokenizer": "t" * 64,
+            "step": n_rows,
+            "tokens": 640 * n_rows,
+            "seconds": n_rows / 100,
+            "tokens_per_second": 64_000.0,
+            "best_val_loss": loss,
+            "final_val_loss": loss,
+            "bits_per_byte": loss * 1.44,
+            "flops_per_token": 5_000_000,
+        }
+        (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def seconds(*arguments: str, times: int = 5) -> tuple[float, float]:
+    """The fastest and the median of several calls of the command."""
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "nanolm", *arguments], check=True, stdout=subprocess.DEVNULL)
+        found.append(time.perf_counter() - began)
+    return min(found), statistics.median(found)
+
+
+def main() -> None:
+    """Prints each command's time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=2000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_runs(Path(folder), options.runs, options.rows)
+        n_bytes = sum(path.stat().st_size for path in Path(folder).glob("*/*"))
+        print(f"{options.runs} runs with {options.rows} rows each, {n_bytes / 1e6:.0f} MB (under 2 s is wanted)")
+        for words in (["compare", "--target", "1.6"], ["compare", "--json"], ["runs"], ["--version"]):
+            arguments = words if words == ["--version"] else [words[0], folder, *words[1:]]
+            fastest, median = seconds(*arguments)
+            print(f"  nanolm {' '.join(words):<22} {median:.2f} s, the fastest {fastest:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from nanolm.data import compressors, corpus
+from tests.conftest import config_of
+
+
+def test_tiny_shakespeare_comes_to_the_known_figures(shakespeare: Path) -> None:
+    text = corpus.load(config_of("dataset=tiny_shakespeare", f"dataset.path={shakespeare}").dataset)
+    found = compressors.validation_bits_per_byte(text)
+    in_nats = {name: round(bits * math.log(2), 3) for name, bits in found.items()}
+    assert in_nats == {"gzip": 2.146, "bz2": 1.662, "xz": 1.746}
+
+
+def test_what_was_seen_in_training_costs_next_to_nothing() -> None:
+    text = " ".join(str(n * n) for n in range(3000)).encode()
+    apart, again = compressors.bits_per_byte(b"x", text), compressors.bits_per_byte(text, text)
+    assert again["xz"] < 0.1 < 2 < apart["xz"]
+    # A text shorter than its window is as well remembered by gzip, and not by bz2, which sorts one block.
+    assert again["gzip"] < 0.2 * apart["gzip"]
+    assert all(bits > 0 for bits in again.values())
+
+
+def test_a_text_is_compressed_once_for_each_split(small_text: Path, own_cache: Path) -> None:
+    def found(*overrides: str) -> dict[str, float]:
+        config = config_of("dataset=text", f"dataset.path={small_text}", *overrides)
+        return compressors.validation_bits_per_byte(corpus.load(config.dataset))
+
+    before = set(own_cache.glob("compressors/*"))
+    first = found()
+    (kept,) = set(own_cache.glob("compressors/*")) - before
+    assert first == json.loads(kept.read_bytes())
+    kept.write_text(json.dumps({"gzip": 1, "bz2": 2, "xz": 3}))
+    assert found() == {"gzip": 1.0, "bz2": 2.0, "xz": 3.0}  # read, and not worked out again
+    assert found("dataset.val_fraction=0.2")["xz"] not in (3.0, first["xz"])
+    kept.write_text('{"gzip": ')
+    assert found() == first
+    assert json.loads(kept.read_bytes()) == first
+
+
+def test_a_long_text_is_left_alone(small_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = corpus.load(config_of("dataset=text", f"dataset.path={small_text}").dataset)
+    monkeypatch.setattr(compressors, "COMPRESSIBLE_CHARACTERS", 1000)
+    assert compressors.validation_bits_per_byte(text) == {}

@@ -1,0 +1,98 @@
+"""Run directories with the files that training writes, and figures that a test chose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIG = """\
+dataset: {name: download, val_fraction: 0.1, test_fraction: 0.0, split_by: fraction, split_seed: 1337, path: a.txt}
+tokenizer: {name: char}
+model: {name: bigram}
+size: {n_layers: 2, n_heads: 2, d_model: 16, context_length: 16, d_key: null, d_value: null, d_hidden: null}
+mask: {name: causal, pattern: null}
+optimizer: {name: adamw, lr: 0.002}
+trainer: {max_steps: 100, batch_size: 4, save_every: 250}
+logger: {name: none}
+seed: 1
+resume: never
+plugins: []
+"""
+
+
+def make_run(
+    path: Path,
+    *,
+    losses: Sequence[float] = (2.0,),
+    bits_per_nat: float = 1.5,
+    settings: dict[str, Any] | None = None,
+    rows: bool = True,
+    config: str | None = None,
+    **summary: Any,
+) -> Path:
+    """A run that was evaluated once in ten steps of 64 tokens and a tenth of a second each.
+
+    Args:
+        path: its folder.
+        losses: of its evaluations.
+        bits_per_nat: bits per byte that a nat per token is.
+        settings: by dotted key, in place of those of CONFIG.
+        rows: whether there is a metrics.jsonl, with a row of training in each step.
+        config: the whole config.yaml.
+        summary: in place of what a completed run has; None takes a figure away.
+    """
+    import yaml
+
+    written = yaml.safe_load(CONFIG)
+    for key, value in (settings or {}).items():
+        group, _, name = key.rpartition(".")
+        (written[group] if group else written)[name] = value
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False) if config is None else config)
+    steps = 10 * len(losses)
+    best = min(losses, default=None)
+    full = {
+        "status": "completed",
+        "choices": {"model": "bigram", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"},
+        "seed": written["seed"],
+        "parameters": 4225,
+        "vocab_size": 65,
+        "lossless": True,
+        "sees_future": False,
+        "train_tokens": 1000,
+        "val_tokens": 101,
+        "val_scored_tokens": 100,
+        "reference_losses": {"counted_unigram": 3.5, "counted_bigram": 2.5},
+        "reference_bits_per_byte": {"gzip": 3.1, "xz": 2.6},
+        "corpus": "c" * 64,
+        "tokenizer": "t" * 64,
+        "step": steps,
+        "tokens": 64 * steps,
+        "seconds": steps / 10,
+        "tokens_per_second": 640.0,
+        "best_val_loss": best,
+        "final_val_loss": losses[-1] if losses else None,
+        "bits_per_byte": None if best is None else best * bits_per_nat,
+        "flops_per_token": 1000,
+        **summary,
+    }
+    gone = [name for name, value in summary.items() if value is None and name != "best_val_loss"]
+    full = {name: value for name, value in full.items() if name not in gone}
+    (path / "summary.json").write_text(json.dumps(full))
+    if rows:
+        (path / "metrics.jsonl").write_text("".join(metrics(losses, bits_per_nat)))
+    return path
+
+
+def metrics(losses: Sequence[float], bits_per_nat: float) -> list[str]:
+    """The lines of metrics.jsonl."""
+    lines = []
+    for step in range(1, 10 * len(losses) + 1):
+        at = {"tokens": 64 * step, "seconds": step / 10}
+        lines.append({"step": step, "split": "train", "loss": 3.0, "lr": 0.002, **at, "tokens_per_second": 640.0})
+        if step % 10 == 0:
+            loss = losses[step // 10 - 1]
+            lines.append({"step": step, "split": "val", "loss": loss, "bits_per_byte": loss * bits_per_nat, **at})
+    return [json.dumps(line) + "\n" for line in lines]
