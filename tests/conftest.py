@@ -41,7 +41,7 @@ class Nanolm:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"},
             "NANOLM_CACHE": str(cache),
             "WANDB_MODE": "offline",
             "OMP_NUM_THREADS": "1",

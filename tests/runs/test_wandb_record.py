@@ -42,9 +42,9 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         wandb_record.begin(settings, run, {}, mode="offline", run_id=None, is_live=True, group="sweep") for run in runs
     ]
     assert len({record.id for record in records} | {"theirs"}) == 3
-    for record, loss in zip(records, (1.0, 2.0), strict=True):
+    for record, run, loss in zip(records, runs, (1.0, 2.0), strict=True):
         record.log({"val/loss": loss}, step=1)
-        wandb_record.end(record, {"status": "completed"})
+        wandb_record.end(record, run, {"status": "completed"}, patience=30)
     for run, loss in zip(runs, (1.0, 2.0), strict=True):
         (folder,) = run.wandb.glob("offline-run-*")
         assert [row["val/loss"] for row in wandb_files.history(folder)] == [loss]
