@@ -177,7 +177,9 @@ def test_what_a_killed_run_lost_of_its_record_is_there_after_a_push(nanolm: Nano
         process.wait()
     rows = expected(run)
     live = only(run)
-    assert max((row["_step"] for row in wandb_files.history(live)), default=0) < max(rows), "nothing was lost"
+    assert max((row["_step"] for row in wandb_files.history(live, patience=0)), default=0) < max(rows), (
+        "nothing was lost"
+    )
     done = nanolm("wandb", "push", "run", "--offline", "--keep-id")
     assert done.returncode == 0, done.stderr
     (pushed,) = {*run.wandb.glob("offline-run-*")} - {live}

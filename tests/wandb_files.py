@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,24 @@ def records(path: Path) -> list[Any]:
     return found
 
 
-def of(folder: Path) -> list[Any]:
-    """The records of one offline folder."""
+def of(folder: Path, patience: float = 20.0) -> list[Any]:
+    """The records of one offline folder, once it is closed: wandb's service writes the end in its own time.
+
+    Args:
+        patience: seconds to wait for the end; 0 takes what is there.
+    """
     (path,) = folder.glob("*.wandb")
-    return records(path)
+    deadline = time.monotonic() + patience
+    while True:
+        found = records(path)
+        if any(record.HasField("exit") for record in found) or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.05)
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(folder: Path, patience: float = 20.0) -> list[dict[str, Any]]:
     """The rows of one offline folder, wandb's own keys (_step, _timestamp, ...) among them."""
-    return [_values(record.history.item) for record in of(folder) if record.HasField("history")]
+    return [_values(record.history.item) for record in of(folder, patience) if record.HasField("history")]
 
 
 def header(folder: Path) -> Any:

@@ -52,34 +52,37 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         assert (header.display_name, header.run_group, list(header.tags)) == (run.path.name, "sweep", ["small"])
 
 
-def test_each_job_of_a_sweep_is_a_run_of_its_group(nanolm: Nanolm, small_text: Path) -> None:
+def test_each_job_of_a_sweep_is_a_run_of_its_group_and_is_closed(nanolm: Nanolm, small_text: Path) -> None:
+    (nanolm.folder / "breaking.py").write_text(
+        "from nanolm.registry import SCHEDULERS\n"
+        "@SCHEDULERS.register('breaks')\n"
+        "def breaks(step, max_steps, config):\n    return 1 if step < 4 else 1 / 0\n"
+    )
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=6", "trainer.eval_every=3")
-    line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.sweep.dir=outputs/rates")
-    done = nanolm("train", "-m", *line, "optimizer.lr=1e-3,1e38,2e-3")
+    line = (*line, "trainer.log_every=1", "logger=wandb", "plugins=[breaking]", "hydra.sweep.dir=outputs/rates")
+    done = nanolm("train", "-m", *line, "scheduler=constant,breaks,linear")
     assert done.returncode == 1, done.stderr
-    runs = {}
+    found = {}
     for path in (nanolm.folder / "outputs" / "rates").glob("*/config.yaml"):
         summary = json.loads(path.with_name("summary.json").read_text())
         (folder,) = (path.parent / "wandb").glob(f"offline-run-*-{summary['wandb_id']}")
-        header, config = wandb_files.header(folder), wandb_files.config(folder)
+        header = wandb_files.header(folder)
         assert (header.run_group, header.display_name) == ("rates", path.parent.name)
-        runs[config["optimizer.lr"]] = (summary, folder)
-    assert sorted(runs) == [1e-3, 2e-3, 1e38]
-    assert {lr: summary["status"] for lr, (summary, _) in runs.items()} == {
-        1e-3: "completed",
-        1e38: "diverged",
-        2e-3: "completed",
+        found[wandb_files.config(folder)["scheduler.name"]] = (summary, folder)
+    assert {name: summary["status"] for name, (summary, _) in found.items()} == {
+        "constant": "completed",
+        "breaks": "failed",
+        "linear": "completed",
     }
-    for lr, (summary, folder) in runs.items():
-        assert wandb_files.exit_codes(folder) == [0 if lr < 1 else 1], "closed"
+    assert len({summary["wandb_id"] for summary, _ in found.values()}) == 3
+    for name, (summary, folder) in found.items():
+        assert wandb_files.exit_codes(folder) == [1 if name == "breaks" else 0]
         told = wandb_files.summary(folder)
-        assert {key: told[key] for key in ("status", "parameters", "best_val_loss", "seed")} == {
-            key: summary[key] for key in ("status", "parameters", "best_val_loss", "seed")
-        }
-        if lr < 1:
-            assert told["val/loss"] == summary["final_val_loss"]
-            val = [row for row in wandb_files.history(folder) if "val/loss" in row]
-            assert [row["_step"] for row in val] == [3, 6]
-            for name, loss in summary["reference_losses"].items():
-                assert [row[f"reference/{name}"] for row in val] == [loss, loss]
-            assert {row["reference/gzip_bits_per_byte"] for row in val} == {summary["reference_bits_per_byte"]["gzip"]}
+        for key in ("status", "step", "parameters", "best_val_loss", "seed"):
+            assert told[key] == summary[key]
+        val = [row for row in wandb_files.history(folder) if "val/loss" in row]
+        assert [row["_step"] for row in val] == ([3] if name == "breaks" else [3, 6])
+        assert val[-1]["val/loss"] == summary["final_val_loss"]
+        lines = wandb_record.reference_lines(summary)
+        assert {"reference/counted_bigram", "reference/gzip_bits_per_byte"} <= set(lines)
+        assert all({key: row[key] for key in lines} == lines for row in val)
