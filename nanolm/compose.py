@@ -134,9 +134,13 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         first = [text for override in parsed for text in _expand(override, multirun)[:1]]
         try:
             composed = _compose(first)
+            task = _without_hydra(composed)
             for override in parsed:
                 for text in _expand(override, multirun)[1:]:
-                    _compose([*plain, text])
+                    if _is_plain_value(override):
+                        _with_values(task, parse([text]))
+                    else:
+                        _compose([*plain, text])
         except Exception as error:
             problems = _diagnose(parsed, multirun)
             raise_all(problems)
@@ -148,7 +152,6 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
         chosen = dict(composed.hydra.runtime.choices)
         choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
-        task = _without_hydra(composed)
         return Line(
             config=to_config(task),
             run_directory=directory,
@@ -186,17 +189,17 @@ def compose_jobs(
             try:
                 if rest not in bases:
                     bases[rest] = _without_hydra(_compose([*rest, *_search_path(config_dir)]))
-                    OmegaConf.set_struct(bases[rest], True)
-                task = bases[rest].copy()
-                for override in values:
-                    OmegaConf.update(task, override.key_or_group, override.value(), merge=True)
-                configs.append(to_config(task))
+                configs.append(to_config(_with_values(bases[rest], values)))
             except Exception:
                 configs.append(None)
     problems: dict[str, NanolmError] = {}
+    asked_about: set[str] = set()
     for words, config in zip(jobs, configs, strict=True):
+        if config is None and asked_about.issuperset(words):
+            continue
         try:
-            # What does not compose is composed once more, by the one who says why.
+            # What does not compose is composed once more, by the one who says which words are to blame.
+            asked_about |= set(words) if config is None else set()
             raise_all(check(config or compose_line([*words, *searched], config_dir).config))
         except NanolmError as error:
             found = error.problems if isinstance(error, Problems) else [error]
@@ -208,7 +211,21 @@ def compose_jobs(
 def _is_plain_value(override: Override) -> bool:
     """Whether a word sets one setting that has a default, which no choice of an option hangs on."""
     is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
-    return is_change and "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
+    key = override.key_or_group
+    return is_change and not key.startswith("hydra.") and ("." in key or key == "seed")
+
+
+def _with_values(task: DictConfig, overrides: Sequence[Override]) -> DictConfig:
+    """A copy with plain values set.
+
+    Raises:
+        OmegaConfBaseException: there is no such setting, or the value is of another type.
+    """
+    copied = task.copy()
+    OmegaConf.set_struct(copied, True)
+    for override in overrides:
+        OmegaConf.update(copied, override.key_or_group, override.value(), merge=True)
+    return copied
 
 
 def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:

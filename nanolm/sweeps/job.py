@@ -227,11 +227,10 @@ def choices_of(chosen: Any) -> dict[str, str]:
 
 
 def _config_of(composed: DictConfig) -> Config:
-    from nanolm.compose import import_plugins, register_schemas
+    from nanolm.compose import import_plugins
     from nanolm.config_file import to_config
 
     import_plugins(list(composed.get("plugins") or []))
-    register_schemas()
     return to_config(composed)
 
 

@@ -211,5 +211,5 @@ def _differing(first: Config, second: Config) -> list[str]:
 
 
 def _safe(value: Any) -> str:
-    """Only characters that need no quotes in a shell or a path."""
-    return re.sub(r"[^\w.+-]+", "_", str(value), flags=re.ASCII)[:VALUE_LENGTH]
+    """Only characters that need no quotes in a shell or a path; of a long value the end, which tells paths apart."""
+    return re.sub(r"[^\w.+-]+", "_", str(value), flags=re.ASCII)[-VALUE_LENGTH:]
