@@ -31,6 +31,7 @@ class RunDirectory:
         self.samples = self.path / "samples.txt"
         self.log = self.path / "train.log"
         self.error = self.path / "error.txt"
+        self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
 
