@@ -53,8 +53,7 @@ def begin(
         group=settings.group or group,
         tags=settings.tags or None,
         name=run.path.resolve().name,
-        # WANDB_RUN_ID stands for one run: the jobs of a sweep have ids of their own whatever it says.
-        id=run_id or (secrets.token_hex(4) if group else None),
+        id=run_id or _new_id(group),
         resume="allow" if is_live else None,
         dir=_folder(run.wandb),
         config=config,
@@ -132,6 +131,14 @@ def has_account() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+def _new_id(group: str | None) -> str:
+    """WANDB_RUN_ID stands for one run: the jobs of a sweep have ids of their own, whatever it says.
+
+    Never left to wandb, which goes on with what the environment said when this process first asked.
+    """
+    return (os.environ.get("WANDB_RUN_ID") if group is None else None) or secrets.token_hex(4)
 
 
 def _folder(path: Path) -> str:

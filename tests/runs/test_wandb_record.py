@@ -42,6 +42,11 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         wandb_record.begin(settings, run, {}, mode="offline", run_id=None, is_live=True, group="sweep") for run in runs
     ]
     assert len({record.id for record in records} | {"theirs"}) == 3
+    alone = wandb_record.begin(
+        settings, RunDirectory(tmp_path / "alone"), {}, mode="offline", run_id=None, is_live=True, group=None
+    )
+    assert alone.id == "theirs", "a run by itself may be given its id"
+    alone.finish()
     for record, run, loss in zip(records, runs, (1.0, 2.0), strict=True):
         record.log({"val/loss": loss}, step=1)
         wandb_record.end(record, run, {"status": "completed"}, patience=30)
