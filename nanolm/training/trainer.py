@@ -187,8 +187,7 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     finally:
         summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
         if setup.ranks.is_main:
-            with contextlib.suppress(OSError):
-                setup.run.write_summary(summary)
+            setup.run.write_last_summary(summary)
         setup.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 
