@@ -15,10 +15,10 @@ from nanolm import comparison
 from nanolm.comparison import METRICS, TO_TARGET, Comparison, Estimate, Reference, Row
 from nanolm.runs.collection import find, short_keys
 
-# What is left out first where a table is too wide; what is not listed stays.
-LEFT_OUT = (
-    "run", "perplexity", "tokens_per_second", "flops", "final_val_loss", "seconds", "parameters", "seconds_to_target",
-    "tokens", "bits_per_byte", "best_of",
+# What is shown where there is room for it, in this order; what is not listed always is.
+OPTIONAL = (
+    "best_of", "bits_per_byte", "tokens", "seconds_to_target", "parameters", "seconds", "final_val_loss", "flops",
+    "tokens_per_second", "perplexity", "run",
 )  # fmt: skip
 # Settings in one column, where they would take a larger part of the width in columns of their own.
 SETTINGS_SHARE = 0.45
@@ -115,24 +115,22 @@ def cells_of(found: Comparison) -> list[Column]:
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """The columns that there is room for, and the names of those that there is none for."""
-    columns, left_out = list(columns), list[str]()
+    columns = list(columns)
     settings = [column for column in columns if column.is_setting]
     if len(settings) > 1 and sum(column.width + 2 for column in settings) > SETTINGS_SHARE * width:
         columns = [_folded(settings, round(SETTINGS_SHARE * width)), *(c for c in columns if not c.is_setting)]
     if _width(columns) > width:
         columns = [dataclasses.replace(column, cells=column.narrow or column.cells) for column in columns]
-    for name in LEFT_OUT:
-        if name == "bits_per_byte" and _width(columns) > width:
-            # A second line for the interval takes less than a figure.
-            columns = [
-                dataclasses.replace(column, cells=[cell.replace(" ±", "\n±") for cell in column.cells])
-                for column in columns
-            ]
-        if _width(columns) <= width:
-            break
-        left_out += [column.title for column in columns[1:] if column.name == name and not column.is_judged]
-        columns = [one for number, one in enumerate(columns) if not number or one.name != name or one.is_judged]
-    return columns, left_out
+    kept = {column.name for column in columns if column.name not in OPTIONAL or column.is_judged} | {columns[0].name}
+    if _width([column for column in columns if column.name in kept | set(OPTIONAL[:2])]) > width:
+        # A second line for the interval takes less than a figure.
+        broken = [[cell.replace(" ±", "\n±") for cell in column.cells] for column in columns]
+        columns = [dataclasses.replace(column, cells=cells) for column, cells in zip(columns, broken, strict=True)]
+    for name in OPTIONAL:
+        if _width([column for column in columns if column.name in kept | {name}]) <= width:
+            kept.add(name)
+    left_out = [column.title for column in columns if column.name not in kept]
+    return [column for column in columns if column.name in kept], left_out
 
 
 def _width(columns: Sequence[Column]) -> int:
