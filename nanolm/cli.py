@@ -104,7 +104,7 @@ def generate(arguments: list[str]) -> int:
     from nanolm.generate import generate as write
     from nanolm.load import load_run
 
-    loaded = load_run(options.run, options.checkpoint, options.device, options.plugins)
+    loaded = load_run(options.run, options.checkpoint, options.device, options.plugins, options.weights)
     text = write(
         loaded,
         options.prompt,
@@ -141,7 +141,7 @@ def evaluate(arguments: list[str]) -> int:
     from nanolm.runs.console import LOSSY
 
     figures = score(
-        load_run(options.run, options.checkpoint, options.device, options.plugins),
+        load_run(options.run, options.checkpoint, options.device, options.plugins, options.weights),
         options.split,
         options.stride,
     )
@@ -387,6 +387,12 @@ def _parser(verb: str, description: str, example: str) -> argparse.ArgumentParse
     parser = argparse.ArgumentParser(prog=f"nanolm {verb}", description=description, epilog=f"for example: {example}")
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument(
+        "--weights",
+        default="trained",
+        choices=["trained", "ema"],
+        help="as they were trained, or their moving average (trained)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (auto)")
     parser.add_argument(
         "--plugins",

@@ -150,8 +150,13 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         )
 
 
-def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
+def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Config, list[str]]:
     """The settings to go on with: the run's own, with what the line gives anew and may be changed.
+
+    Args:
+        saved: the run's.
+        line: the line that goes on with it.
+        is_fork: whether another run begins there, which may change anything.
 
     Returns:
         The config, and what changed as 'key: old -> new'.
@@ -160,30 +165,42 @@ def continue_run(saved: Config, line: Line) -> tuple[Config, list[str]]:
         SettingsError: the line gives something that would make it another experiment.
     """
     before, wanted = flat(saved), flat(line.config)
-    differing = sorted(
-        key
-        for key in line.given | set(before) ^ set(wanted)
-        if (key in line.given or key.split(".")[0] in {g.split(".")[0] for g in line.given})
-        and before.get(key) != wanted.get(key)
-        and key != "resume"
+    # Another option has other keys, and brings them all.
+    chosen = {key.split(".")[0] for key in line.given if key.endswith(".name")}
+    asked = line.given | {key for key in set(before) ^ set(wanted) if key.split(".")[0] in chosen}
+    differing = sorted(key for key in asked - {"resume", "fork"} if before.get(key) != wanted.get(key))
+    unknown = [key for key in differing if key not in before and key.split(".")[0] not in chosen | {"logger"}]
+    raise_all(
+        [
+            SettingsError(
+                f"the run has no setting {key}: its {(group := key.split('.')[0])} is {before[f'{group}.name']}",
+                where=key,
+                mend=f"choose another {group} on the line as well, as in {group}={wanted[f'{group}.name']}",
+            )
+            for key in unknown
+        ]
     )
-    refused = [key for key in differing if not may_change(key, saved)]
+    refused = [key for key in differing if not (is_fork or may_change(key, saved))]
     raise_all(
         [
             SettingsError(
                 f"the run was made with {key}={before.get(key)}, and the line says {wanted.get(key)}",
                 where=key,
-                mend="leave it out to go on with the run, or start a new one without resume",
+                mend="leave it out to go on with the run, add fork=true to begin another one where it stands, or start "
+                "a new one without resume",
             )
             for key in refused
         ]
     )
     merged = OmegaConf.structured(saved)
     for key in differing:
-        if key.startswith("logger."):
-            merged.logger = OmegaConf.structured(line.config.logger)
+        group = key.split(".")[0]
+        if group == "logger" or f"{group}.name" in differing:
+            merged[group] = OmegaConf.structured(getattr(line.config, group))
         else:
             OmegaConf.update(merged, key, wanted[key])
+    if is_fork:
+        merged.resume, merged.fork = line.config.resume, True
     return to_config(merged), [f"{key}: {before.get(key)} -> {wanted.get(key)}" for key in differing]
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
@@ -58,7 +58,10 @@ def load_yaml(path: Path) -> Config:
         )
     try:
         typed = OmegaConf.structured(Config)
-        for group in (field.name for field in dataclasses.fields(Config)):
+        for field in dataclasses.fields(Config):
+            group = field.name
+            if group not in raw and field.default is not MISSING:
+                continue  # a setting that is younger than the run
             value = raw.pop(group)
             if isinstance(value, dict):
                 typed[group] = OmegaConf.merge(OmegaConf.structured(_schema(group, value)), value)

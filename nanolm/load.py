@@ -15,7 +15,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import RunError, SettingsError
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint
+from nanolm.training import checkpoint, ema
 from nanolm.training.precision import choose_device
 
 
@@ -31,7 +31,17 @@ class Loaded:
     device: torch.device
 
 
-def load_run(path: str, which: str = "best", device: str = "auto", plugins: list[str] | None = None) -> Loaded:
+# Which of a checkpoint's weights: as they were trained, or their moving average (trainer.ema_decay).
+WEIGHTS = ("trained", "ema")
+
+
+def load_run(
+    path: str,
+    which: str = "best",
+    device: str = "auto",
+    plugins: list[str] | None = None,
+    weights: str = "trained",
+) -> Loaded:
     """Opens a run directory. Nothing in it is executed: modules of the user's own must be named here again.
 
     Args:
@@ -39,9 +49,10 @@ def load_run(path: str, which: str = "best", device: str = "auto", plugins: list
         which: "best" (lowest validation loss), "last", or a step.
         device: as trainer.device.
         plugins: modules that register what the run was made with.
+        weights: one of WEIGHTS.
 
     Raises:
-        RunError: this is no run, or it has no checkpoint yet.
+        RunError: this is no run, it has no checkpoint yet, or it averages no weights.
         CheckpointError: the checkpoint is damaged.
     """
     run = RunDirectory(path).require()
@@ -53,7 +64,21 @@ def load_run(path: str, which: str = "best", device: str = "auto", plugins: list
     found = _find(run, which)
     model = build(config, tokenizer.vocab_size)
     chosen = choose_device(device)
-    return Loaded(run, config, tokenizer, checkpoint.weights_only(found, model, chosen), found.step, chosen)
+    loaded = checkpoint.weights_only(found, model, chosen)
+    if weights == "ema":
+        ema.put(_averages(found), loaded)
+    return Loaded(run, config, tokenizer, loaded, found.step, chosen)
+
+
+def _averages(found: checkpoint.Checkpoint) -> ema.Averages:
+    averages = found.load_averages()
+    if averages is None:
+        raise RunError(
+            "the run keeps no average of its weights",
+            where=f"--weights ema, {found.path}",
+            mend="leave --weights out; a run keeps one with trainer.ema_decay=0.999",
+        )
+    return averages
 
 
 def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:

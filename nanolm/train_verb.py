@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nanolm.compose import Line
     from nanolm.config import Config
     from nanolm.runs.directory import RunDirectory
+    from nanolm.training.fork import Parent
     from nanolm.training.ranks import Ranks
 
 HELP = """\
@@ -28,6 +30,8 @@ nanolm train: train a model, or go on with a run.
   nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination, one after another
   nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
   nanolm train ... resume=auto                                go on if these settings were cut off, else start
+  nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4       a new run that begins where RUN stands
+  nanolm train ... trainer.dry_run=true                       what it would come to, and how long it would take
   torchrun --nproc-per-node=4 -m nanolm train ...             the same batches, shared by four processes
 
 What can be chosen, as group=option:
@@ -121,10 +125,10 @@ def _run_directory(line: Line) -> Path:
     from nanolm.runs.directory import RunDirectory, fresh
 
     resume = line.config.resume
-    if resume not in ("never", "auto"):
+    if resume not in ("never", "auto") and not line.config.fork:
         return RunDirectory(resume).require().path
     raise_all(check(line.config))
-    if line.run_directory_is_given:
+    if line.run_directory_is_given or line.config.trainer.dry_run:
         return line.run_directory
     cut_off = _cut_off_run(line) if resume == "auto" else None
     return cut_off or fresh(line.run_directory)
@@ -204,9 +208,16 @@ def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
     run = RunDirectory(_folder_of_job())
     with contextlib.ExitStack() as stack:
         ranks.from_main(lambda: stack.enter_context(run.claim()))
-        config, changes, is_complete = ranks.from_main(lambda: _what_to_do(config, run, line))
-        if is_complete:
+        task = ranks.from_main(lambda: _task(config, run, line))
+        if task is None:
             return _value(run.read_summary())
+        if task.config.trainer.dry_run:
+            from nanolm.training.dry_run import dry_run, show
+
+            estimate = dry_run(task.config, run, ranks=ranks, parent=task.parent)
+            if ranks.is_main:
+                show(estimate)
+            return None
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model
 
@@ -215,8 +226,9 @@ def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
             for group, option in sorted(hydra_config.runtime.choices.items())
             if not group.startswith("hydra/") and option is not None
         }
-        choices = run.read_summary().get("choices") or choices
-        outcome = train_model(config, run, choices=choices, changes=changes, ranks=ranks)
+        origin = run if task.parent is None else task.parent.run
+        choices = {**(origin.read_summary().get("choices") or choices), **task.choices}
+        outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample)
         if outcome.exit_status:
@@ -225,8 +237,25 @@ def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
         return _value(outcome.summary)
 
 
-def _what_to_do(config: Config, run: RunDirectory, line: Line | None) -> tuple[Config, list[str], bool]:
-    """The settings of the job, those of the run that it goes on with; what changed in them; whether all is done.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What there is to do in a run directory.
+
+    Attributes:
+        config: the settings, those of the run that it goes on with or begins from.
+        changes: what is not as that run had it, as 'key: old -> new'.
+        parent: where a fork begins.
+        choices: the option chosen in each group that a fork does not have from its parent.
+    """
+
+    config: Config
+    changes: list[str]
+    parent: Parent | None = None
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
+    """What a job has to do in its folder; None where all is done.
 
     Raises:
         NanolmError: the folder holds a run that is not to go on, or the settings cannot be right.
@@ -236,22 +265,66 @@ def _what_to_do(config: Config, run: RunDirectory, line: Line | None) -> tuple[C
     from nanolm.config_file import load_yaml
     from nanolm.errors import raise_all
 
-    changes: list[str] = []
+    task = Task(config, [])
     if run.exists():
-        if config.resume == "never":
+        if config.resume == "never" or config.fork:
+            mend = f"resume={run.path} goes on with it" if config.fork else "resume=auto goes on with it"
             raise RunError(
                 "this folder holds a run already",
                 where=str(run.path),
-                mend="resume=auto goes on with it; another hydra.run.dir= starts anew",
+                mend=f"{mend}; another hydra.run.dir= starts anew",
             )
         if line is not None:
-            config, changes = continue_run(load_yaml(run.config), line)
+            task = Task(*continue_run(load_yaml(run.config), line))
         summary = run.read_summary()
-        if _is_complete(summary, config.trainer.max_steps):
+        if _is_complete(summary, task.config.trainer.max_steps):
             print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
-            return config, changes, True
-    raise_all(check(config))
-    return config, changes, False
+            return None
+    elif config.fork:
+        task = _fork(config, line)
+    raise_all(check(task.config))
+    return task
+
+
+def _fork(config: Config, line: Line | None) -> Task:
+    """A task that begins at the newest checkpoint of the run that `resume` names, or at the checkpoint that it names.
+
+    Raises:
+        NanolmError: there is no such run or checkpoint, or it has no step to go on with.
+    """
+    from nanolm.compose import continue_run
+    from nanolm.config import flat
+    from nanolm.config_file import load_yaml
+    from nanolm.runs.directory import RunDirectory
+    from nanolm.training import checkpoint
+    from nanolm.training.fork import Parent
+
+    if line is None:
+        raise SettingsError(
+            "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
+        )
+    path = Path(config.resume)
+    is_checkpoint = path.parent.name == "checkpoints"
+    run = RunDirectory(path.parent.parent if is_checkpoint else path).require()
+    found = checkpoint.verify(path) if is_checkpoint else checkpoint.newest(run.checkpoints)[0]
+    if found is None:
+        raise RunError(
+            "the run has no checkpoint to begin from", where=str(run.checkpoints), mend="wait for its first save"
+        )
+    saved = load_yaml(run.config)
+    forked, changes = continue_run(saved, line, is_fork=True)
+    if found.step >= forked.trainer.max_steps:
+        raise SettingsError(
+            f"the fork would begin at step {found.step}, and trainer.max_steps is {forked.trainer.max_steps}",
+            where="trainer.max_steps",
+            mend=f"trainer.max_steps={found.step * 2}, or an earlier checkpoint: resume={run.checkpoints}/step-N",
+        )
+    chosen = {
+        group: option
+        for group, option in line.choices.items()
+        if {key for key in flat(line.config) if key.startswith(f"{group}.")} <= line.given
+    }
+    return Task(forked, changes, Parent(run, saved, found), chosen)
 
 
 def _is_complete(summary: dict[str, Any], max_steps: int) -> bool:

@@ -24,7 +24,7 @@ def problems(*overrides: str, multirun: bool = False) -> str:
         ("optimizr=adamw", "did you mean optimizer?"),
         ("lr=3", "did you mean optimizer.lr?"),
         ("optimizer.lr=abc", "Value 'abc' of type 'str' could not be converted to Float\n  where: optimizer.lr=abc"),
-        ("trainer.precision=fp8", "Invalid value 'fp8', expected one of [auto, fp32, bf16, fp16]"),
+        ("trainer.precision=fp8", "Invalid value 'fp8', expected one of [auto, fp32, tf32, bf16, fp16]"),
         ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
         ("+model._target_=os.system", "there is no setting 'model._target_'"),
         ("trainer", "cannot read 'trainer'"),

@@ -12,7 +12,7 @@ from nanolm.config.dataset import SplitBy
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.mask import LOCAL_MASKS, PATTERN_LETTERS, DocumentConfig, PatternConfig, pattern_names
 from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
-from nanolm.config.optimizer import AdafactorConfig, MuonConfig
+from nanolm.config.optimizer import AdafactorConfig, MuonConfig, ScheduleFreeConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
@@ -285,6 +285,24 @@ def _check_clipping(config: Config) -> Iterator[NanolmError]:
         )
 
 
+def _check_averages(config: Config) -> Iterator[NanolmError]:
+    if config.trainer.ema_decay is not None and isinstance(config.optimizer, ScheduleFreeConfig):
+        yield SettingsError(
+            "optimizer=schedule_free averages the weights itself, and trainer.ema_decay would average them again",
+            where="trainer.ema_decay, optimizer",
+            mend="trainer.ema_decay=null, or another optimizer",
+        )
+
+
+def _check_fork(config: Config) -> Iterator[NanolmError]:
+    if config.fork and config.resume in ("never", "auto"):
+        yield SettingsError(
+            f"fork=true begins where another run stands, and resume is {config.resume}",
+            where="fork, resume",
+            mend="resume=RUN_DIR fork=true, or resume=RUN_DIR/checkpoints/step-N fork=true",
+        )
+
+
 def _check_device(config: Config) -> Iterator[NanolmError]:
     kind, _, index = config.trainer.device.partition(":")
     if kind not in ("auto", "cpu", "mps", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
@@ -311,6 +329,8 @@ CHECKS = (
     _check_batch,
     _check_ranks,
     _check_clipping,
+    _check_averages,
+    _check_fork,
     check_scheduler,
     _check_device,
 )

@@ -37,6 +37,8 @@ class Config:
     seed: int = bounded(1337, ge=0, lt=2**63)
     # never, auto (go on where a run with these settings was cut off) or a run directory
     resume: str = "never"
+    # A new run that begins where the one of `resume` stands, or one of its checkpoints, whatever settings differ
+    fork: bool = False
     # Modules of one's own that register models, optimizers, masks, ...
     plugins: list[str] = dataclasses.field(default_factory=list)
 
@@ -66,12 +68,16 @@ MAY_CHANGE = {
     "trainer.attention_path",
     "trainer.compile",
     "trainer.device",
+    "trainer.dry_run",
     "trainer.eval_every",
     "trainer.keep",
     "trainer.keep_every",
     "trainer.log_every",
+    "trainer.log_norms",
     "trainer.max_steps",
     "trainer.parallel",
+    "trainer.peak_flops",
+    "trainer.profile",
     "trainer.rank_timeout",
     "trainer.sample_tokens",
     "trainer.save_every",

@@ -29,10 +29,14 @@ class Batches(enum.Enum):
 
 
 class Precision(enum.Enum):
-    """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps."""
+    """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps.
+
+    tf32: fp32 whose matrix products are made with 10 bits behind the point, by GPUs from Ampere on.
+    """
 
     auto = "auto"
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
     fp16 = "fp16"
 
@@ -78,6 +82,8 @@ class TrainerConfig:
     # Gradients are scaled down to this norm, or each number of them is cut to this size; null: never.
     clip_norm: float | None = bounded(1.0, gt=0)
     clip_value: float | None = bounded(None, gt=0)
+    # A moving average of the weights with this decay is evaluated and saved beside them; null: none.
+    ema_decay: float | None = bounded(None, gt=0, lt=1)
     precision: Precision = Precision.auto
     # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; cuda of several processes is a GPU for each
     device: str = "auto"
@@ -100,3 +106,11 @@ class TrainerConfig:
     save_in_background: bool = True
     # Tokens of the sample written at every evaluation; 0: none.
     sample_tokens: int = bounded(200, ge=0)
+    # Rows have the norms of weights and gradients of each part of the model besides.
+    log_norms: bool = False
+    # FLOPs that one device can do in a second, for rows to say how much of it is used; null: those of known GPUs.
+    peak_flops: float | None = bounded(None, gt=0)
+    # A few steps are traced by PyTorch's profiler, into profile.json.
+    profile: bool = False
+    # What the run would come to, and how long it would take, is measured and printed; nothing is written.
+    dry_run: bool = False

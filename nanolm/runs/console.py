@@ -68,6 +68,11 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
         final = summary["final_val_loss"]
         if final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
+        averaged = summary.get("final_ema_val_loss")
+        if averaged is not None:
+            lowest = summary["best_ema_val_loss"]
+            note = "of the last weights, averaged" + (f"; lowest {lowest:.4f}" if lowest != averaged else "")
+            table.add_row("val loss, ema", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
         compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
         for name, loss in (summary["reference_losses"] | compressed).items():
             difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
@@ -81,7 +86,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
     speed = f", {summary['tokens_per_second']:,.0f} tokens/s" if summary["tokens_per_second"] else ""
     is_counted = "entries" in summary
     amount = f"{summary['entries']:,} entries" if is_counted else f"{summary['parameters']:,} parameters"
-    console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}")
+    memory = f", {in_units(summary['peak_memory_bytes'])} at most" if "peak_memory_bytes" in summary else ""
+    console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}{memory}")
     console.print(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)", soft_wrap=True)
     if summary.get("wandb_id"):
         how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
@@ -101,3 +107,12 @@ def in_units(n_bytes: int) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{amount:,.1f} {unit}"
+
+
+def in_time(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

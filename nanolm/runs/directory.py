@@ -30,6 +30,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples.txt"
         self.log = self.path / "train.log"
+        self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
 

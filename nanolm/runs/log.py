@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import IO, Any
 
 from tqdm import tqdm
@@ -21,7 +22,7 @@ class NoLog:
     def __init__(self) -> None:
         self.logger: Logger = NoLogger()
 
-    def start_bar(self, total: int, done: int) -> None:
+    def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
         """Nothing."""
 
     def advance(self) -> None:
@@ -47,6 +48,27 @@ class NoLog:
         """Nothing."""
 
 
+class Bar(tqdm):
+    """A progress bar whose time left is asked for.
+
+    Args:
+        seconds_left: called whenever the bar is drawn; None of what is not known yet.
+    """
+
+    def __init__(self, *, seconds_left: Callable[[], float | None] | None = None, **settings: Any) -> None:
+        self._seconds_left = seconds_left
+        if seconds_left is not None:
+            settings["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
+        super().__init__(**settings)
+
+    @property
+    def format_dict(self) -> Any:
+        """What the format of the bar is filled with."""
+        seconds = self._seconds_left() if self._seconds_left is not None else None
+        left = "?" if seconds is None else tqdm.format_interval(seconds)
+        return {**super().format_dict, "left": left}
+
+
 class Log:
     """The growing files of a run, its bar and its console.
 
@@ -67,7 +89,7 @@ class Log:
         self.logger: Logger = NoLogger()
         self._bar_file = bar_file or sys.stderr
         self._show_bar = self._bar_file.isatty() if show_bar is None else show_bar
-        self._bar: tqdm[Any] | None = None
+        self._bar: Bar | None = None
         self._shown: dict[str, str] = {}
         self._text = run.log.open("a", encoding="utf-8")
         self._turn = threading.Lock()
@@ -79,9 +101,14 @@ class Log:
         self._metrics = self._growing[run.metrics.name]
         self._samples = self._growing[run.samples.name]
 
-    def start_bar(self, total: int, done: int) -> None:
-        """Shows the bar, with `done` steps behind it."""
-        self._bar = tqdm(
+    def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
+        """Shows the bar, with `done` steps behind it.
+
+        Args:
+            seconds_left: an estimate that knows more than the bar; None leaves it to the bar.
+        """
+        self._bar = Bar(
+            seconds_left=seconds_left,
             total=total,
             initial=done,
             unit="step",

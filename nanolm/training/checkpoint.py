@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is a folder: model.safetensors, state.safetensors and state.json (the rest of the state), and
-manifest.json, which is written last and holds the sha256 of the others. The folder gets its name when all of it is on
-disk.
+manifest.json, which is written last and holds the sha256 of the others. Of a run that averages its weights there is
+ema.safetensors besides. The folder gets its name when all of it is on disk.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from nanolm.files import sync_folder
 from nanolm.training.state import copied, flatten, unflatten
 
 WEIGHTS, TENSORS, SHAPE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"
+AVERAGES = "ema.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Checkpoint:
             safetensors.torch.load_model(model, self.path / WEIGHTS)
         except RuntimeError as error:
             raise CheckpointError(
-                f"the weights do not fit the model: {' '.join(str(error).split())}",
+                f"the weights do not fit the model: {_first_of(error)}",
                 where=str(self.path / WEIGHTS),
                 mend="the code of the model has changed since; use the version that the manifest names",
             ) from error
@@ -63,6 +64,10 @@ class Checkpoint:
     def load_state(self) -> Any:
         """The rest of the state, as it was given to `save`."""
         return unflatten(self._shape(), safetensors.torch.load_file(self.path / TENSORS))
+
+    def load_averages(self) -> dict[str, torch.Tensor] | None:
+        """The averaged weights by their names; None of a run that averages none."""
+        return safetensors.torch.load_file(self.path / AVERAGES) if AVERAGES in self.manifest["files"] else None
 
     def _shape(self) -> Any:
         return json.loads((self.path / SHAPE).read_text(encoding="utf-8"))
@@ -78,6 +83,7 @@ class Snapshot:
         shared: the other names of shared weights, each with the name that is in `weights`.
         shape: the rest of the state without its tensors (`flatten`).
         tensors: those, on the CPU.
+        averages: of the weights, on the CPU, by name; None where there are none.
         about: what else the manifest says (versions, fingerprints, val_loss).
     """
 
@@ -86,10 +92,13 @@ class Snapshot:
     shared: dict[str, str]
     shape: Any
     tensors: dict[str, torch.Tensor]
+    averages: dict[str, torch.Tensor] | None
     about: dict[str, Any]
 
 
-def take(step: int, model: nn.Module, tree: Any, about: dict[str, Any]) -> Snapshot:
+def take(
+    step: int, model: nn.Module, tree: Any, about: dict[str, Any], averages: dict[str, torch.Tensor] | None = None
+) -> Snapshot:
     """Copies a run's state, which takes as much memory again on the CPU.
 
     Args:
@@ -97,6 +106,7 @@ def take(step: int, model: nn.Module, tree: Any, about: dict[str, Any]) -> Snaps
         model: its weights are saved, shared ones once.
         tree: the rest of the state: tensors and plain numbers in dicts and lists.
         about: what else the manifest says.
+        averages: of the weights, by name, if there are any.
     """
     names: dict[Any, str] = {}
     weights, shared = {}, {}
@@ -107,7 +117,8 @@ def take(step: int, model: nn.Module, tree: Any, about: dict[str, Any]) -> Snaps
             weights[name] = copied(tensor)
         else:
             shared[name] = first
-    return Snapshot(step, weights, shared, *flatten(tree), about)
+    kept = None if averages is None else {name: copied(average) for name, average in averages.items()}
+    return Snapshot(step, weights, shared, *flatten(tree), kept, about)
 
 
 def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
@@ -133,7 +144,11 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         safetensors.torch.save_file(snapshot.weights, temporary / WEIGHTS, shared)
         safetensors.torch.save_file(snapshot.tensors, temporary / TENSORS)
         (temporary / SHAPE).write_text(json.dumps(snapshot.shape), encoding="utf-8")
-        files = {name: _describe(temporary / name) for name in (WEIGHTS, TENSORS, SHAPE)}
+        names = [WEIGHTS, TENSORS, SHAPE]
+        if snapshot.averages is not None:
+            safetensors.torch.save_file(snapshot.averages, temporary / AVERAGES)
+            names.append(AVERAGES)
+        files = {name: _describe(temporary / name) for name in names}
         for name in files:
             _sync_file(temporary / name)
         manifest = {"step": snapshot.step, **snapshot.about, "files": files}
@@ -263,6 +278,13 @@ def set_aside(folder: Path, newest_step: int) -> list[Path]:
 def those_aside(folder: Path) -> list[Path]:
     """The damaged checkpoints that were kept under another name."""
     return sorted(folder.glob("step-*.replaced-*"))
+
+
+def _first_of(error: RuntimeError) -> str:
+    """The first of the misfits that torch lists, and how many there are."""
+    _, *misfits = (line.strip() for line in str(error).splitlines() if line.strip())
+    more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+    return misfits[0].rstrip(".") + more if misfits else str(error)
 
 
 def _folder_of(folder: Path, step: int) -> Path:

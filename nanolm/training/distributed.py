@@ -98,13 +98,13 @@ def shared_out(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[
     """What an optimizer saved, whole, in the parts that its parameters here are in."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
-        number: {name: _part_like(parameters[number], value) for name, value in buffers.items()}
+        number: {name: part_like(parameters[number], value) for name, value in buffers.items()}
         for number, buffers in saved["state"].items()
     }
     return {**saved, "state": parts}
 
 
-def _part_like(parameter: torch.Tensor, value: Any) -> Any:
+def part_like(parameter: torch.Tensor, value: Any) -> Any:
     """The part of a tensor that this rank has of a parameter of its shape; anything else as it is."""
     if not (is_sharded(parameter) and isinstance(value, torch.Tensor) and value.shape == parameter.shape):
         return value

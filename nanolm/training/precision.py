@@ -39,12 +39,20 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     return device
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device multiplies matrices in tf32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class NumberFormat:
     """Autocast for the forward pass, and the loss scale that fp16 needs.
 
     Args:
         precision: auto is bf16 on a GPU that computes in it, fp16 on an older one, fp32 elsewhere.
         device: where the model is.
+
+    Raises:
+        SettingsError: the device has no such format.
     """
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
@@ -53,6 +61,14 @@ class NumberFormat:
             precision = Precision.fp32
             if on_gpu:
                 precision = Precision.bf16 if torch.cuda.is_bf16_supported() else Precision.fp16
+        if precision is Precision.tf32 and not has_tf32(device):
+            raise SettingsError(
+                f"{device} has no tf32",
+                where="trainer.precision",
+                mend="GPUs by NVIDIA have it from Ampere on (A100, RTX 30); here trainer.precision=fp32 or bf16",
+            )
+        # For the whole process: another run in it may have had another format.
+        torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
         self.name = precision.name
         self.dtype = DTYPES.get(precision)
         self._device_type = device.type

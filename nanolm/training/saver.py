@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from nanolm.config import TrainerConfig
@@ -40,7 +41,15 @@ class Saver:
             or (settings.save_minutes is not None and minutes >= settings.save_minutes)
         )
 
-    def save(self, step: int, model: nn.Module, tree: Any, about: dict[str, Any], best_step: int) -> None:
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        tree: Any,
+        about: dict[str, Any],
+        best_step: int,
+        averages: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         """Copies the state; the copy is written in the background, or before this returns.
 
         Args:
@@ -49,13 +58,14 @@ class Saver:
             tree: the rest of the state.
             about: what else the manifest says.
             best_step: the step of the checkpoint that stays as the best.
+            averages: of the weights, by name, if there are any.
 
         Raises:
             CheckpointError: what was written, now or by the save before, does not read back.
             DiskError: the disk is full or fails, now or in the save before. Older checkpoints stand.
         """
         self.wait()
-        snapshot = checkpoint.take(step, model, tree, about)
+        snapshot = checkpoint.take(step, model, tree, about, averages)
         self._saved_at = time.monotonic()
         self._in_flight = self._thread.submit(self._write, snapshot, best_step)
         if not self._settings.save_in_background:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nanolm.errors import CheckpointError
 from nanolm.training import distributed, rng
+from nanolm.training.ema import Averages
 from nanolm.training.precision import NumberFormat
 from nanolm.training.ranks import ALONE, Ranks
 
@@ -28,6 +29,9 @@ class TrainState:
         plateau: what scheduler=plateau remembers of the evaluations.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
         entries: of a counted model's table.
+        averages: of the weights (`ema`), where trainer.ema_decay asks for them.
+        ema_val_loss: the exact validation loss of the averaged weights, and the lowest so far.
+        timed_tokens, timed_seconds: of the steps whose speed counts (`Pace`), earlier sessions included.
         frame: of a sharded model, a model without numbers for its whole weights (`distributed.frame_of`).
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
     """
@@ -38,12 +42,17 @@ class TrainState:
     device: torch.device
     ranks: Ranks = ALONE
     frame: nn.Module | None = None
+    averages: Averages | None = None
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     best_val_loss: float = math.inf
     best_step: int = 0
     val_loss: float = math.inf
+    ema_val_loss: float = math.inf
+    best_ema_val_loss: float = math.inf
+    timed_tokens: int = 0
+    timed_seconds: float = 0.0
     plateau: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -52,7 +61,7 @@ class TrainState:
 
     def numbers(self) -> dict[str, Any]:
         """The fields that are plain numbers."""
-        parts = {"model", "optimizer", "number_format", "device", "ranks", "frame"}
+        parts = {"model", "optimizer", "number_format", "device", "ranks", "frame", "averages"}
         names = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name not in parts}
 
@@ -70,6 +79,17 @@ class TrainState:
             "scaler": None if scaler is None else scaler.state_dict(),
             "rng": own,
             **({"rng_of_other_ranks": others} if others else {}),
+        }
+
+    def whole_averages(self) -> Averages | None:
+        """The averages, whole. All ranks must ask."""
+        return None if self.averages is None else distributed.whole(self.averages)
+
+    def load_averages(self, saved: Averages) -> None:
+        """Takes over what `whole_averages` gave."""
+        weights = dict(self.model.named_parameters())
+        self.averages = {
+            name: distributed.part_like(weights[name], average.to(self.device)) for name, average in saved.items()
         }
 
     def load_tree(self, tree: dict[str, Any], seed: int) -> None:
@@ -91,7 +111,7 @@ class TrainState:
             ) from error
         if self.number_format.scaler is not None and tree["scaler"] is not None:
             self.number_format.scaler.load_state_dict(tree["scaler"])
-        generators = [tree["rng"], *tree.get("rng_of_other_ranks", [])]
+        generators = [tree["rng"], *tree.get("rng_of_other_ranks", [])] if "rng" in tree else []
         if self.ranks.rank < len(generators):
             rng.set_state(generators[self.ranks.rank], self.device)
         else:

@@ -10,42 +10,36 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import torch
-
-from nanolm.config import Config, Parallel, flat, identity, reads_documents
+from nanolm.config import Config, flat
 from nanolm.config_file import save_yaml
-from nanolm.data import compressors, token_cache, tokenizers
-from nanolm.data import corpus as corpora
-from nanolm.data.batches import IGNORED, draw
-from nanolm.data.corpus import Corpus
+from nanolm.data import compressors, tokenizers
 from nanolm.data.stream import Stream
-from nanolm.data.tokenizers import Tokenizer
-from nanolm.errors import CheckpointError, DiskError, DivergedError, NanolmError, RunError
+from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
-from nanolm.model import attention_paths, masks
-from nanolm.model.build import Counted, build, count_parameters
+from nanolm.model import masks
+from nanolm.model.build import Counted, count_parameters
 from nanolm.model.references import bigram_loss, unigram_loss
-from nanolm.model.sampling import sample
 from nanolm.runs import provenance
-from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import open_logger
-from nanolm.training import checkpoint, distributed, optimizers, rng, schedules
+from nanolm.training import checkpoint, ema, instruments, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
+from nanolm.training.announcement import announce
+from nanolm.training.evaluation import evaluate, exact_loss
+from nanolm.training.fork import Parent
 from nanolm.training.optimizers import weights_that_count
-from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.pace import Pace
 from nanolm.training.ranks import ALONE, Ranks, explained
 from nanolm.training.saver import Saver
+from nanolm.training.setup import Setup, batch_parts, diverged, prepare, set_lr
 from nanolm.training.state import TrainState
-from nanolm.training.step import Forward, update
+from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
-from nanolm.training.validation import split_loss
 
 # The reference lines are counted anew at every start, at some ten million tokens a second.
 COUNTABLE_TOKENS = 2**27
@@ -60,23 +54,6 @@ class Outcome:
     sample: str
 
 
-@dataclasses.dataclass
-class Setup:
-    """What the loop works with."""
-
-    config: Config
-    run: RunDirectory
-    tokenizer: Tokenizer
-    streams: dict[str, Stream]
-    state: TrainState
-    forward: Forward
-    log: Log | NoLog
-    saver: Saver
-    about: dict[str, Any]
-    ranks: Ranks
-    is_hopeless: Callable[[int, float], bool] | None
-
-
 def train(
     config: Config,
     run: RunDirectory,
@@ -87,6 +64,7 @@ def train(
     bar_file: IO[str] | None = None,
     ranks: Ranks = ALONE,
     is_hopeless: Callable[[int, float], bool] | None = None,
+    parent: Parent | None = None,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
 
@@ -102,6 +80,7 @@ def train(
         ranks: the processes that train together.
         is_hopeless: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
             behind a checkpoint.
+        parent: where the run begins as a fork, if it has no checkpoint of its own yet.
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
@@ -110,72 +89,21 @@ def train(
     """
     began = time.perf_counter()
     keep_freed_memory()
-    device = ranks.together(lambda: choose_device(config.trainer.device, ranks))
-    attention_paths.require_device(config.trainer.attention_path, device)
-    is_sharded = ranks.n > 1 and config.trainer.parallel is Parallel.fsdp
-    number_format = NumberFormat(config.trainer.precision, device)
-    if is_sharded:
-        number_format.require_no_scale()
-    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
-    corpus, tokenizer, streams = ranks.main_first(lambda: _prepare_text(config, run, resumed is not None))
-    about: dict[str, Any] = {
-        "identity": identity(config),
-        "corpus": corpus.fingerprint,
-        "tokenizer": tokenizers.fingerprint(config.tokenizer.name, tokenizer),
-        "versions": provenance.versions(),
-    }
-    if resumed is not None:
-        _require_same(resumed, about)
-
-    model = build(config, tokenizer.vocab_size).to(device)
-    is_counted = isinstance(model, Counted)
-    if resumed is not None:
-        resumed.load_weights(model)
-    frame = distributed.frame_of(model) if is_sharded else None
-    forward = model if is_counted else distributed.share(model, config.trainer.parallel, ranks, device)
-    optimizer = None if is_counted else optimizers.build(config.optimizer, model)
-    state = TrainState(model, optimizer, number_format, device, ranks, frame)
-    summary = {
-        "status": "running",
-        "choices": choices or {},
-        "device": str(device),
-        "precision": state.number_format.name,
-        "ranks": ranks.n,
-        "seed": config.seed,
-        "parameters": count_parameters(model),
-        "vocab_size": tokenizer.vocab_size,
-        "lossless": tokenizer.lossless,
-        "sees_future": bool(masks.leaks(config)),
-        "train_tokens": len(streams["train"].tokens),
-        "val_tokens": len(streams["val"].tokens),
-        "val_scored_tokens": streams["val"].scored_tokens,
-        "reference_losses": ranks.from_main(lambda: _reference_losses(streams, tokenizer.vocab_size)),
-        "reference_bits_per_byte": ranks.from_main(lambda: compressors.validation_bits_per_byte(corpus)),
-        **about,
-        "git": provenance.git(Path.cwd()),
-    }
+    setup = prepare(config, run, ranks, parent)
+    instruments.start_of_peak_memory(setup.state.device)
     before = run.read_summary()
-    for name in ("wandb_id", "wandb_mode"):
-        summary[name] = before.get(name)
+    summary = {**_kept(before), **_about(setup, choices or {})}
     changes = [*(changes or []), *_change_of_ranks(before, ranks)]
     if ranks.is_main:
-        write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, tokenizer).encode())
+        text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
+        write_durably(run.tokenizer, text.encode())
         run.write_summary({**before, **summary})
         write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
-
-    passed_over: list[str] = []
-    if resumed is None:
-        rng.seed_rank(config.seed, 0, ranks.rank)
-    else:
-        state.load_tree(resumed.load_state(), config.seed)
-        aside = ranks.from_main(lambda: checkpoint.set_aside(run.checkpoints, resumed.step))
-        passed_over = [f"{error.found}; kept as {path.name}" for error, path in zip(damaged, aside, strict=True)]
-    with contextlib.closing(Log(run, state.lengths, show_bar, bar_file) if ranks.is_main else NoLog()) as log:
-        if config.trainer.compile and not is_counted:
-            forward = torch.compile(forward)
-        saver = Saver(run.checkpoints, config.trainer, log.note)
-        setup = Setup(config, run, tokenizer, streams, state, forward, log, saver, about, ranks, is_hopeless)
-        _announce(setup, summary, passed_over, changes)
+    passed_over = ranks.from_main(lambda: _set_aside(setup))
+    lengths = setup.state.lengths
+    with contextlib.closing(Log(run, lengths, show_bar, bar_file) if ranks.is_main else NoLog()) as log:
+        setup.log, setup.saver, setup.is_hopeless = log, Saver(run.checkpoints, config.trainer, log.note), is_hopeless
+        announce(setup, summary, passed_over, changes)
         if ranks.is_main:
             logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
             log.logger = open_logger(config.logger, run, logger_about, log.say)
@@ -184,11 +112,43 @@ def train(
         return _train(setup, summary, began)
 
 
-def _prepare_text(config: Config, run: RunDirectory, goes_on: bool) -> tuple[Corpus, Tokenizer, dict[str, Stream]]:
-    """The text, its tokenizer (of a run that goes on its own) and its tokens by split."""
-    corpus = corpora.load(config.dataset)
-    tokenizer = tokenizers.from_file(run.tokenizer) if goes_on and run.exists() else token_cache.fit(corpus, config)
-    return corpus, tokenizer, token_cache.tokenize(corpus, tokenizer, config)
+def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
+    """What the summary of a run says from its beginning on."""
+    config, state, streams, vocab_size = setup.config, setup.state, setup.streams, setup.tokenizer.vocab_size
+    return {
+        "status": "running",
+        "choices": choices,
+        "device": str(state.device),
+        "precision": state.number_format.name,
+        "ranks": setup.ranks.n,
+        "seed": config.seed,
+        "parameters": count_parameters(state.model),
+        "flops_per_token": setup.flops_per_token,
+        "vocab_size": vocab_size,
+        "lossless": setup.tokenizer.lossless,
+        "sees_future": bool(masks.leaks(config)),
+        "train_tokens": len(streams["train"].tokens),
+        "val_tokens": len(streams["val"].tokens),
+        "val_scored_tokens": streams["val"].scored_tokens,
+        "reference_losses": setup.ranks.from_main(lambda: _reference_losses(streams, vocab_size)),
+        "reference_bits_per_byte": setup.ranks.from_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
+        **setup.about,
+        "git": provenance.git(Path.cwd()),
+        **({} if setup.parent is None else {"parent": setup.parent.pointer()}),
+    }
+
+
+def _kept(before: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on keeps of its summary; None for what was never there."""
+    return {name: before.get(name) for name in ("wandb_id", "wandb_mode", "parent")}
+
+
+def _set_aside(setup: Setup) -> list[str]:
+    """Puts damaged checkpoints out of the way; says of each what is wrong and where it is."""
+    if not setup.damaged:
+        return []
+    aside = checkpoint.set_aside(setup.run.checkpoints, setup.state.step)
+    return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, aside, strict=True)]
 
 
 def _change_of_ranks(before: dict[str, Any], ranks: Ranks) -> list[str]:
@@ -241,54 +201,96 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
     began -= state.seconds
     text = ""
     is_better = is_stopping = False
-    log.start_bar(settings.max_steps, state.step)
-    pace = Pace()
-    while state.step < settings.max_steps and not is_stopping:
-        lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
-        _set_lr(optimizer, lr_factor)
-        parts, n_scored = _parts(setup, state.step)
-        loss, grad_norm = update(
-            setup.forward, optimizer, parts, state.number_format, settings.clip_norm, settings.clip_value, setup.ranks
-        )
-        if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
-            raise _diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
-
-        state.step += 1
-        state.tokens += n_scored
-        state.loss_sum += loss
-        state.loss_steps += 1
-        pace.tokens += n_scored
-        log.advance()
-        is_last = state.step == settings.max_steps
-
-        if state.step % settings.log_every == 0 or is_last:
-            state.seconds = time.perf_counter() - began
-            log.row(
-                {
-                    "step": state.step,
-                    "split": "train",
-                    "loss": state.loss_sum / state.loss_steps,
-                    "lr": config.optimizer.lr * lr_factor,
-                    "grad_norm": grad_norm,
-                    "tokens": state.tokens,
-                    "seconds": round(state.seconds, 3),
-                    "tokens_per_second": round(pace.tokens_per_second(), 1),
-                }
+    pace = Pace(state.timed_tokens, state.timed_seconds)
+    log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(setup, pace))
+    with _profiler(setup) as profile_step:
+        is_first = settings.compile
+        while state.step < settings.max_steps and not is_stopping:
+            lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
+            set_lr(optimizer, lr_factor)
+            parts, n_scored = batch_parts(setup, state.step)
+            loss, grad_norm = update(
+                setup.forward,
+                optimizer,
+                parts,
+                state.number_format,
+                settings.clip_norm,
+                settings.clip_value,
+                setup.ranks,
             )
-            state.loss_sum, state.loss_steps = 0.0, 0
+            if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
+                raise diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
 
-        if state.step % settings.eval_every == 0 or is_last:
-            with pace.paused(), weights_that_count(optimizer):
-                is_better, text = _evaluate(setup, began)
-            is_stopping = _is_pruned(setup)
+            state.step += 1
+            state.tokens += n_scored
+            state.loss_sum += loss
+            state.loss_steps += 1
+            if state.averages is not None and settings.ema_decay is not None:
+                ema.follow(state.averages, state.model, settings.ema_decay, state.step)
+            pace.step(n_scored, counts=not is_first)
+            is_first = False
+            profile_step()
+            log.advance()
+            is_last = state.step == settings.max_steps
 
-        is_stopping = stop.is_asked(setup.ranks) or is_stopping
-        if _is_save_due(setup) or is_last or is_better or is_stopping:
-            with pace.paused(), weights_that_count(optimizer):
+            if state.step % settings.log_every == 0 or is_last:
                 state.seconds = time.perf_counter() - began
-                _save(setup)
-            is_better = False
+                log.row(_train_row(setup, pace, config.optimizer.lr * lr_factor, grad_norm))
+                state.loss_sum, state.loss_steps = 0.0, 0
+
+            if state.step % settings.eval_every == 0 or is_last:
+                with pace.paused("evaluation"), weights_that_count(optimizer):
+                    is_better, text = evaluate(setup, began)
+                is_stopping = _is_pruned(setup)
+
+            is_stopping = stop.is_asked(setup.ranks) or is_stopping
+            if _is_save_due(setup) or is_last or is_better or is_stopping:
+                with pace.paused("save"), weights_that_count(optimizer):
+                    state.seconds = time.perf_counter() - began
+                    state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
+                    _save(setup)
+                is_better = False
     return text
+
+
+def _train_row(setup: Setup, pace: Pace, lr: float, grad_norm: float) -> dict[str, Any]:
+    """A row of metrics.jsonl; what is not known or not asked for is left out."""
+    state = setup.state
+    speed = pace.tokens_per_second()
+    used = instruments.utilisation(speed, setup.flops_per_token, setup.peak_flops, setup.ranks.n)
+    return {
+        "step": state.step,
+        "split": "train",
+        "loss": state.loss_sum / state.loss_steps,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds, 3),
+        **({} if speed is None else {"tokens_per_second": round(speed, 1)}),
+        **({} if used is None else {"mfu": round(used, 4)}),
+        **(instruments.norms(state.model, setup.ranks) if setup.config.trainer.log_norms else {}),
+    }
+
+
+def _seconds_left(setup: Setup, pace: Pace) -> float | None:
+    """To the end of the run, with the evaluations and saves that are to come."""
+    settings, step = setup.config.trainer, setup.state.step
+    last = settings.max_steps
+
+    def to_come(every: int) -> int:
+        return last // every - step // every + (last % every > 0)
+
+    return pace.seconds_left(
+        last - step, {"evaluation": to_come(settings.eval_every), "save": to_come(settings.save_every)}
+    )
+
+
+def _profiler(setup: Setup) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """What is called behind every step; it traces some of them where trainer.profile asks for it."""
+    steps = setup.config.trainer.max_steps - setup.state.step
+    if not (setup.config.trainer.profile and setup.ranks.is_main and steps):
+        return contextlib.nullcontext(lambda: None)
+    return profiling.traced(setup.run.profile, steps, setup.log.say)
 
 
 def count(setup: Setup, began: float) -> str:
@@ -305,11 +307,12 @@ def count(setup: Setup, began: float) -> str:
     pace = Pace()
     tokens = setup.streams["train"].tokens
     state.entries = state.model.fit(tokens)
-    pace.tokens = state.tokens = len(tokens)
-    tokens_per_second = pace.tokens_per_second()
+    state.tokens = len(tokens)
+    pace.step(state.tokens)
+    state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
     state.step = 1
     log.advance()
-    loss = _exact_loss(setup, "train")
+    loss = exact_loss(setup, "train")
     state.seconds = time.perf_counter() - began
     log.row(
         {
@@ -318,96 +321,13 @@ def count(setup: Setup, began: float) -> str:
             "loss": loss,
             "tokens": state.tokens,
             "seconds": round(state.seconds, 3),
-            "tokens_per_second": round(tokens_per_second, 1),
+            "tokens_per_second": round(pace.tokens / pace.seconds, 1),
         }
     )
-    _, text = _evaluate(setup, began)
+    _, text = evaluate(setup, began)
     state.seconds = time.perf_counter() - began
     _save(setup)
     return text
-
-
-class Pace:
-    """Training speed, without the time that evaluating and saving take."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._since = time.perf_counter()
-
-    def tokens_per_second(self) -> float:
-        """Since it was last asked."""
-        now = time.perf_counter()
-        speed = self.tokens / max(now - self._since, 1e-9)
-        self.tokens, self._since = 0, now
-        return speed
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
-        began = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - began
-
-
-def _parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
-    """This rank's share of a step's batch in `accumulate` parts, on the device, and the batch's scored targets."""
-    settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
-    batch = draw(
-        settings.batches,
-        setup.streams["train"],
-        seed=setup.config.seed,
-        step=step,
-        batch_size=settings.batch_size,
-        context_length=setup.config.size.context_length,
-        rank=ranks.rank,
-        n_ranks=ranks.n,
-        with_documents=reads_documents(setup.config),
-    )
-    targets_BxT = batch.targets_BxT
-    if settings.batches.in_rows:
-        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORED))))
-    else:
-        n_scored = targets_BxT.size * ranks.n
-    sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
-    return zip(*(side.chunk(settings.accumulate) for side in sides), strict=True), n_scored
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
-
-
-def _evaluate(setup: Setup, began: float) -> tuple[bool, str]:
-    """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample."""
-    config, state, log = setup.config, setup.state, setup.log
-    state.val_loss = _exact_loss(setup, "val")
-    if not math.isfinite(state.val_loss):
-        raise _diverged(setup, state.val_loss, math.nan, math.nan)
-    state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
-    is_best = state.val_loss < state.best_val_loss
-    if is_best:
-        state.best_val_loss, state.best_step = state.val_loss, state.step
-    text = ""
-    if config.trainer.sample_tokens:
-        text = _write_sample(setup)
-        log.sample(state.step, text)
-    state.seconds = time.perf_counter() - began
-    bits_per_byte = setup.streams["val"].bits_per_byte(state.val_loss)
-    log.row(
-        {
-            "step": state.step,
-            "split": "val",
-            "loss": state.val_loss,
-            "bits_per_byte": bits_per_byte,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-        }
-    )
-    log.say(
-        f"step {state.step:>6}  val loss {state.val_loss:.4f}  {bits_per_byte:.4f} bits per byte"
-        + ("  (best so far)" if is_best else "")
-    )
-    return is_best, text
 
 
 def _is_pruned(setup: Setup) -> bool:
@@ -416,42 +336,6 @@ def _is_pruned(setup: Setup) -> bool:
         return False
     is_hopeless, state = setup.is_hopeless, setup.state
     return setup.ranks.from_main(lambda: is_hopeless(state.step, state.val_loss))
-
-
-def _exact_loss(setup: Setup, split: str) -> float:
-    """Mean nats a token of a split, each token behind what training shows it."""
-    context_length = setup.config.size.context_length
-    return split_loss(
-        setup.state.model,
-        setup.state.model,
-        setup.streams[split],
-        context_length=context_length,
-        stride=context_length,
-        vocab_size=setup.tokenizer.vocab_size,
-        device=setup.state.device,
-        number_format=setup.state.number_format,
-        reads_documents=reads_documents(setup.config),
-        ranks=setup.ranks,
-    )
-
-
-def _write_sample(setup: Setup) -> str:
-    """The model's continuation of a line end, or of the validation text's first token where there is none."""
-    config, state, tokenizer = setup.config, setup.state, setup.tokenizer
-    try:
-        prompt = tokenizer.encode("\n")
-    except NanolmError:
-        prompt = setup.streams["val"].tokens[:1]
-    if not len(prompt):  # a tokenizer that drops line ends
-        prompt = setup.streams["val"].tokens[:1]
-    tokens = sample(
-        state.model,
-        torch.from_numpy(prompt.astype(np.int64)).to(state.device),
-        config.trainer.sample_tokens,
-        context_length=config.size.context_length,
-        seed=config.seed,
-    )
-    return tokenizer.decode(tokens.tolist())
 
 
 def _is_save_due(setup: Setup) -> bool:
@@ -465,25 +349,8 @@ def _save(setup: Setup) -> None:
     state = setup.state
     state.lengths = setup.log.lengths()
     about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
-    model, tree = state.whole_model(), state.to_tree()
-    setup.ranks.from_main(lambda: setup.saver.save(state.step, model, tree, about, state.best_step))
-
-
-def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
-    """Refuses a text or a tokenizer that is not the one the checkpoint was trained with.
-
-    Raises:
-        RunError: with both fingerprints.
-    """
-    for what in ("corpus", "tokenizer"):
-        saved, here = resumed.manifest.get(what), about[what]
-        if saved != here:
-            raise RunError(
-                f"the {what} is not the one that the run was trained with: "
-                f"sha256 {here[:16]}..., was {str(saved)[:16]}...",
-                where=str(resumed.path),
-                mend="bring back the same text (dataset.path= may say where), or start a new run without resume",
-            )
+    model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
+    setup.ranks.from_main(lambda: setup.saver.save(state.step, model, tree, about, state.best_step, averages))
 
 
 def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
@@ -508,55 +375,16 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
         "step": state.step,
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
-        "tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds else None,
+        "tokens_per_second": round(state.timed_tokens / state.timed_seconds, 1) if state.timed_seconds else None,
+        "peak_memory_bytes": instruments.peak_memory(state.device),
         "best_val_loss": best,
         "best_step": state.best_step,
         "final_val_loss": known(state.val_loss),
         "bits_per_byte": None if best is None else val.bits_per_byte(best),
+        **(
+            {}
+            if state.averages is None
+            else {"final_ema_val_loss": known(state.ema_val_loss), "best_ema_val_loss": known(state.best_ema_val_loss)}
+        ),
         **({"entries": state.entries} if isinstance(state.model, Counted) else {}),
     }
-
-
-def _diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> DivergedError:
-    state = setup.state
-    setup.saver.settle()
-    try:
-        last, _ = checkpoint.newest(setup.run.checkpoints)
-    except CheckpointError:
-        last = None
-    return DivergedError(
-        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
-        where=f"{setup.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
-        mend="a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0; "
-        "the weights were left as they were",
-    )
-
-
-def _announce(setup: Setup, summary: dict[str, Any], passed_over: list[str], changes: list[str]) -> None:
-    """The first lines that people read."""
-    config, say = setup.config, setup.log.say
-    for problem in passed_over:
-        say(f"passed over a damaged checkpoint: {problem}")
-    chosen = summary["choices"]
-    parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
-    amount = "a table to count" if isinstance(setup.state.model, Counted) else f"{summary['parameters']:,} parameters"
-    say(
-        f"{' '.join(part for part in parts if part)}: {amount}, "
-        f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
-        f"on {summary['device']} in {summary['precision']}"
-        + (f", {setup.ranks.n} ranks by {config.trainer.parallel.name}" if setup.ranks.n > 1 else "")
-    )
-    attention = attention_paths.in_words(config)
-    if attention is not None:
-        say(attention)
-    if not summary["lossless"]:
-        say(f"{LOSSY}: bits per byte are counted on the text as it was")
-    if setup.state.optimizer is not None and (groups := optimizers.in_words(config.optimizer, setup.state.optimizer)):
-        say(groups)
-    for leak in masks.leaks(config):
-        say(leak)
-    if reads_documents(config) and setup.streams["train"].n_documents == 1:
-        say("the train split is one document: mask.within_documents hides nothing of it")
-    if setup.state.step:
-        say(f"goes on from step {setup.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
-    say(f"run directory {setup.run.path}")

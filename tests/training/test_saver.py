@@ -10,7 +10,7 @@ import torch
 from nanolm.config import TrainerConfig
 from nanolm.errors import CheckpointError, DiskError, DivergedError
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, trainer
+from nanolm.training import checkpoint, evaluation, pace, trainer
 from nanolm.training.saver import Saver
 from nanolm.training.trainer import train
 from tests.training.test_trainer import settings
@@ -124,7 +124,8 @@ def test_saved_in_the_background_or_not_every_byte_is_the_same(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a clock says is part of the state, and is made the same.
-    monkeypatch.setattr(trainer, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))
+    for module in (trainer, evaluation, pace):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))
     found = []
     for in_background in ("true", "false"):
         run = RunDirectory(tmp_path / in_background)

@@ -42,7 +42,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in ("seconds", "lengths"))
+        timed = ("seconds", "timed_seconds", "lengths")
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in timed)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return bool(a == b)

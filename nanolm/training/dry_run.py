@@ -1,0 +1,237 @@
+"""What a run would come to: some of its steps made, its evaluation and its save timed, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nanolm.config import Config
+from nanolm.errors import SettingsError
+from nanolm.model import count
+from nanolm.model.build import Counted, count_parameters
+from nanolm.runs.console import in_time, in_units
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint, instruments, schedules
+from nanolm.training.allocator import keep_freed_memory
+from nanolm.training.ema import Averages
+from nanolm.training.evaluation import exact_loss, write_sample
+from nanolm.training.fork import Parent
+from nanolm.training.optimizers import weights_that_count
+from nanolm.training.ranks import ALONE, Ranks
+from nanolm.training.setup import Setup, batch_parts, prepare, set_lr
+from nanolm.training.step import update
+
+# Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
+WARMUP_STEPS, MOST_STEPS, MOST_SECONDS = 2, 50, 5.0
+
+# The schedule is shown at so many steps.
+SHOWN_STEPS = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a run would come to.
+
+    Attributes:
+        parameters, tokens: of the model; that the steps to come train on, padding of rows left out of neither.
+        epochs: tokens over those of the train split.
+        flops: of all steps to come; None where there is no formula.
+        memory: bytes by what holds them, by formula.
+        peak_memory: bytes that were in use at most while it was measured.
+        checkpoint_bytes: on disk, each.
+        step_seconds, evaluation_seconds, save_seconds: of one each, measured.
+        steps, evaluations, saves: to come; a new best that falls between saves is one more.
+        mfu: the share of what the device can do that training uses; None where either is not known.
+        peak_flops: of the device, and whether it was measured just now.
+        lrs: (step, lr) at some steps.
+    """
+
+    parameters: int
+    tokens: int
+    epochs: float
+    flops: int | None
+    memory: dict[str, int]
+    peak_memory: int
+    checkpoint_bytes: int
+    step_seconds: float
+    evaluation_seconds: float
+    save_seconds: float
+    steps: int
+    evaluations: int
+    saves: int
+    tokens_per_second: float
+    mfu: float | None
+    peak_flops: float | None
+    is_peak_measured: bool
+    lrs: list[tuple[int, float]]
+
+    @property
+    def seconds(self) -> float:
+        """From the first step to come to the end."""
+        return (
+            self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds + self.saves * self.save_seconds
+        )
+
+
+def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: Parent | None = None) -> Estimate:
+    """Prepares a run as `train` does, makes some steps, one evaluation and one save, and leaves nothing of it.
+
+    Args:
+        config: checked settings.
+        run: empty, or the run to go on with, which stays as it is.
+        ranks: the processes that would train together.
+        parent: where the run would begin as a fork.
+
+    Raises:
+        NanolmError: the data, the device or the checkpoint is not as it must be, or the model is counted.
+    """
+    keep_freed_memory()
+    setup = prepare(config, run, ranks, parent)
+    if isinstance(setup.state.model, Counted):
+        raise SettingsError(
+            f"model={config.model.name} is counted in one pass: there are no steps to try",
+            where="trainer.dry_run",
+            mend="leave trainer.dry_run out; counting takes seconds",
+        )
+    instruments.start_of_peak_memory(setup.state.device)
+    settings, state = config.trainer, setup.state
+    first, last = state.step, settings.max_steps
+    step_seconds, tokens_a_step = _time_steps(setup)
+    evaluation_seconds = _time_evaluation(setup)
+    peak_memory = instruments.peak_memory(state.device)
+    model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
+    save_seconds, checkpoint_bytes = ranks.from_main(lambda: _time_save(setup, model, tree, averages))
+    peak = setup.peak_flops or instruments.measured_peak(state.device, state.number_format.dtype)
+    speed = tokens_a_step / step_seconds
+    n_parameters = count_parameters(state.model)
+    memory = {part.name: part.amount for part in count.memory(config, n_parameters, setup.tokenizer.vocab_size)}
+    if count.has_formula(config):
+        memory["activations"] = count.activation_memory(config, setup.tokenizer.vocab_size).amount
+    if state.averages is not None:
+        memory["averages"] = memory["weights"]
+    tokens = round((last - first) * tokens_a_step)
+    shown = sorted({first + round((last - 1 - first) * n / (SHOWN_STEPS - 1)) for n in range(SHOWN_STEPS)})
+    return Estimate(
+        parameters=n_parameters,
+        tokens=tokens,
+        epochs=tokens / len(setup.streams["train"].tokens),
+        flops=None if setup.flops_per_token is None else tokens * setup.flops_per_token,
+        memory=memory,
+        peak_memory=peak_memory,
+        checkpoint_bytes=checkpoint_bytes,
+        step_seconds=step_seconds,
+        evaluation_seconds=evaluation_seconds,
+        save_seconds=save_seconds,
+        steps=last - first,
+        evaluations=_multiples(first, last, settings.eval_every),
+        saves=_multiples(first, last, settings.save_every),
+        tokens_per_second=speed,
+        mfu=instruments.utilisation(speed, setup.flops_per_token, peak, ranks.n),
+        peak_flops=peak,
+        is_peak_measured=setup.peak_flops is None,
+        lrs=[
+            (step, config.optimizer.lr * schedules.factor(step, last, config.scheduler, state.plateau))
+            for step in shown
+        ],
+    )
+
+
+def _multiples(first: int, last: int, every: int) -> int:
+    """How many steps behind the first are a multiple, or the last."""
+    return last // every - first // every + (last % every > 0)
+
+
+def _time_steps(setup: Setup) -> tuple[float, float]:
+    """Seconds and scored tokens of a step, the mean of some."""
+    settings, state = setup.config.trainer, setup.state
+    assert state.optimizer is not None, "a model that is counted has no steps"
+    steps = tokens = 0
+    began = time.perf_counter()
+    for number in range(WARMUP_STEPS + MOST_STEPS):
+        if number == WARMUP_STEPS:
+            began = time.perf_counter()
+        step = min(state.step + number, settings.max_steps - 1)
+        set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
+        parts, n_scored = batch_parts(setup, step)
+        update(
+            setup.forward,
+            state.optimizer,
+            parts,
+            state.number_format,
+            settings.clip_norm,
+            settings.clip_value,
+            setup.ranks,
+        )
+        if number >= WARMUP_STEPS:
+            steps, tokens = steps + 1, tokens + n_scored
+            if setup.ranks.largest(time.perf_counter() - began) > MOST_SECONDS:
+                break
+    return (time.perf_counter() - began) / steps, tokens / steps
+
+
+def _time_evaluation(setup: Setup) -> float:
+    began = time.perf_counter()
+    assert setup.state.optimizer is not None, "a model that is counted has no steps"
+    with weights_that_count(setup.state.optimizer):
+        exact_loss(setup, "val")
+        if setup.config.trainer.sample_tokens:
+            write_sample(setup)
+    took = time.perf_counter() - began
+    return took * (2 if setup.state.averages is not None else 1)
+
+
+def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | None) -> tuple[float, int]:
+    """Seconds and bytes of a checkpoint, written where the run's would be and taken away again."""
+    setup.run.path.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=setup.run.path))
+    try:
+        began = time.perf_counter()
+        snapshot = checkpoint.take(setup.state.step, model, tree, setup.about, averages)
+        copied = time.perf_counter() - began
+        saved = checkpoint.write(folder, snapshot)
+        took = time.perf_counter() - began
+        size = sum(path.stat().st_size for path in saved.path.iterdir())
+        return copied if setup.config.trainer.save_in_background else took, size
+    finally:
+        shutil.rmtree(folder)
+
+
+def show(found: Estimate) -> None:
+    """Prints an estimate."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=SIMPLE_HEAD, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("parameters", f"{found.parameters:,}")
+    table.add_row("tokens", f"{found.tokens:,}, {found.epochs:.2f} times the train split")
+    table.add_row("tokens a parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")
+    if found.flops is not None:
+        table.add_row("FLOPs", f"{found.flops:.3g}")
+    held = ", ".join(f"{name} {in_units(amount)}" for name, amount in found.memory.items())
+    table.add_row("memory, by formula", f"{in_units(sum(found.memory.values()))}: {held}")
+    table.add_row("memory, measured", f"{in_units(found.peak_memory)} at most")
+    table.add_row("a checkpoint", in_units(found.checkpoint_bytes))
+    table.add_row("lr", ", ".join(f"{lr:.3g} at {step:,}" for step, lr in found.lrs))
+    table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms a step")
+    if found.mfu is not None and found.peak_flops is not None:
+        kind = "measured in matrix products now" if found.is_peak_measured else "that the device is known for"
+        table.add_row("MFU", f"{found.mfu:.1%} of {found.peak_flops / 1e9:,.0f} GFLOP/s, {kind}")
+    parts = {
+        "steps": (found.steps, found.step_seconds),
+        "evaluations": (found.evaluations, found.evaluation_seconds),
+        "saves": (found.saves, found.save_seconds),
+    }
+    shares = ", ".join(f"{times:,} {name} {in_time(times * seconds)}" for name, (times, seconds) in parts.items())
+    table.add_row("time, about", f"{in_time(found.seconds)}: {shares}")
+    console.print(table)
+    console.print("a dry run: nothing was written; leave trainer.dry_run=true out to train")

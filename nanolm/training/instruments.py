@@ -1,0 +1,125 @@
+"""What a run measures of itself besides its loss: norms by part, memory at its most, and how busy the device is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanolm.config import Config
+from nanolm.model import count
+from nanolm.training.distributed import is_sharded, own_parts
+from nanolm.training.ranks import Ranks
+
+# Dense products a second, in FLOPs, by a part of the device's name and the number format: NVIDIA's data sheets, without
+# sparsity. The first that fits counts.
+PEAKS: dict[str, dict[str, float]] = {
+    "H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
+    "H100": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    "H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    "A100": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
+    "L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
+    "L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
+    "A10": {"bf16": 125e12, "fp16": 125e12, "tf32": 62.5e12, "fp32": 31.2e12},
+    "V100": {"fp16": 125e12, "fp32": 15.7e12},
+    "T4": {"fp16": 65e12, "fp32": 8.1e12},
+}
+
+
+def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
+    """FLOPs of a training step for each token, by formula (model/count.py); None of a model that has none."""
+    if not count.has_formula(config):
+        return None
+    return count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+
+
+def peak_flops(device: torch.device, number_format: str, given: float | None) -> float | None:
+    """What one device can do in a second: the user's own figure, else that of its data sheet, else None.
+
+    Args:
+        number_format: the name of a precision.
+        given: trainer.peak_flops.
+    """
+    if given is not None or device.type != "cuda":
+        return given
+    name = torch.cuda.get_device_name(device)
+    return next((peaks.get(number_format) for part, peaks in PEAKS.items() if part in name), None)
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype | None, size: int = 1024, seconds: float = 0.3) -> float:
+    """FLOPs a second of the best of some products of square matrices, measured now."""
+    import time
+
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, began = math.inf, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        _wait(device)
+        before = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
+
+
+def start_of_peak_memory(device: torch.device) -> None:
+    """Forgets how much memory was in use at most before now, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        # Linux: 5 puts the highest resident set back to what it is now.
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes in use at most: of tensors on a GPU; of the whole process elsewhere, in which other runs may have been."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # Bytes on macOS, kilobytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def norms(model: nn.Module, ranks: Ranks) -> dict[str, dict[str, float]]:
+    """The 2-norm of the weights and of the gradients of each part of the model (`part_of`); all ranks must ask.
+
+    Gradients are as they were applied, behind clipping.
+    """
+    squares: dict[str, dict[str, float]] = {"weight_norms": {}, "grad_norms": {}}
+    any_sharded = False
+    for name, parameter in model.named_parameters():
+        any_sharded |= is_sharded(parameter)
+        for kind, tensor in (("weight_norms", parameter.detach()), ("grad_norms", parameter.grad)):
+            if tensor is not None:
+                (own,) = own_parts([tensor])
+                found, part = squares[kind], part_of(name)
+                found[part] = found.get(part, 0.0) + float(torch.linalg.vector_norm(own.float()).item() ** 2)
+    total = ranks.sum if any_sharded else float
+    return {kind: {part: math.sqrt(total(square)) for part, square in of.items()} for kind, of in squares.items()}
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a parameter belongs to: layers.0.attention, token_embedding, head, ..."""
+    modules = name.split(".")[:-1] or [name]
+    is_in_a_stack = len(modules) > 1 and modules[1].isdigit()
+    return ".".join(modules[: 3 if is_in_a_stack else 1])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def utilisation(tokens_per_second: float | None, flops: int | None, peak: float | None, n_devices: int) -> Any:
+    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B), a fraction; None where a part of it is not known."""
+    if tokens_per_second is None or flops is None or peak is None:
+        return None
+    return tokens_per_second * flops / (peak * n_devices)

@@ -1,0 +1,214 @@
+"""What the loop works with: the data and the model of a run, new or as its newest checkpoint has them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanolm.config import Config, Parallel, identity, reads_documents
+from nanolm.data import corpus as corpora
+from nanolm.data import token_cache, tokenizers
+from nanolm.data.batches import IGNORED, draw
+from nanolm.data.corpus import Corpus
+from nanolm.data.stream import Stream
+from nanolm.data.tokenizers import Tokenizer
+from nanolm.errors import CheckpointError, DivergedError, RunError
+from nanolm.model import attention_paths
+from nanolm.model.build import Counted, build
+from nanolm.runs import provenance
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.log import Log, NoLog
+from nanolm.training import checkpoint, distributed, ema, instruments, optimizers, rng
+from nanolm.training.fork import Parent, adapted
+from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.ranks import Ranks
+from nanolm.training.saver import Saver
+from nanolm.training.state import TrainState
+from nanolm.training.step import Forward
+
+
+@dataclasses.dataclass
+class Setup:
+    """What the loop works with.
+
+    Attributes:
+        about: what the manifest of a checkpoint says of the run.
+        damaged: what is wrong with each checkpoint of the run that is newer than the one it goes on from.
+        parent: where a fork begins; None of a run that has a checkpoint of its own.
+        flops_per_token: of a training step; None where there is no formula.
+        peak_flops: of one device in a second; None where it is not known.
+        log, saver: of a run that is written.
+        is_hopeless: asked after each evaluation with the step and the validation loss whether to give the run up.
+    """
+
+    config: Config
+    run: RunDirectory
+    ranks: Ranks
+    corpus: Corpus
+    tokenizer: Tokenizer
+    streams: dict[str, Stream]
+    state: TrainState
+    forward: Forward
+    about: dict[str, Any]
+    damaged: list[CheckpointError]
+    parent: Parent | None
+    flops_per_token: int | None
+    peak_flops: float | None
+    log: Log | NoLog
+    saver: Saver
+    is_hopeless: Callable[[int, float], bool] | None = None
+
+
+def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:
+    """The data and the model of a run, as it begins or as its newest checkpoint has it; nothing is written in the run.
+
+    Args:
+        config: checked settings.
+        run: empty, or the run to go on with.
+        ranks: the processes that train together.
+        parent: where the run begins as a fork, if it has no checkpoint of its own yet.
+
+    Raises:
+        NanolmError: the data, the device or the checkpoint is not as it must be.
+    """
+    settings = config.trainer
+    device = ranks.together(lambda: choose_device(settings.device, ranks))
+    attention_paths.require_device(settings.attention_path, device)
+    is_sharded = ranks.n > 1 and settings.parallel is Parallel.fsdp
+    number_format = NumberFormat(settings.precision, device)
+    if is_sharded:
+        number_format.require_no_scale()
+    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
+    parent = None if resumed else parent
+    start = parent.checkpoint if parent else resumed
+    corpus, tokenizer, streams = ranks.main_first(lambda: _prepare_text(config, run, resumed is not None, parent))
+    about: dict[str, Any] = {
+        "identity": identity(config),
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizers.fingerprint(config.tokenizer.name, tokenizer),
+        "versions": provenance.versions(),
+    }
+    if resumed is not None:
+        _require_same(resumed, about)
+
+    model = build(config, tokenizer.vocab_size).to(device)
+    is_counted = isinstance(model, Counted)
+    if parent is not None:
+        parent.load_weights(model)
+    elif resumed is not None:
+        resumed.load_weights(model)
+    frame = distributed.frame_of(model) if is_sharded else None
+    forward = model if is_counted else distributed.share(model, settings.parallel, ranks, device)
+    if settings.compile and not is_counted:
+        forward = torch.compile(forward)
+    optimizer = None if is_counted else optimizers.build(config.optimizer, model)
+    averages = None if is_counted or settings.ema_decay is None else ema.begin(model)
+    state = TrainState(model, optimizer, number_format, device, ranks, frame, averages)
+    if start is None:
+        rng.seed_rank(config.seed, 0, ranks.rank)
+    else:
+        tree = start.load_state()
+        if averages is not None and (saved := start.load_averages()) is not None:
+            state.load_averages(saved)
+        if parent is not None and optimizer is not None:
+            tree = adapted(tree, parent.config, config, optimizer)
+        state.load_tree(tree, config.seed)
+    log = NoLog()
+    return Setup(
+        config,
+        run,
+        ranks,
+        corpus,
+        tokenizer,
+        streams,
+        state,
+        forward,
+        about,
+        damaged,
+        parent,
+        instruments.training_flops_per_token(config, tokenizer.vocab_size),
+        instruments.peak_flops(device, number_format.name, settings.peak_flops),
+        log,
+        Saver(run.checkpoints, settings, log.note),
+    )
+
+
+def _prepare_text(
+    config: Config, run: RunDirectory, goes_on: bool, parent: Parent | None
+) -> tuple[Corpus, Tokenizer, dict[str, Stream]]:
+    """The text, its tokenizer (that of the run it goes on with, or of the parent's same settings) and its tokens."""
+    corpus = corpora.load(config.dataset)
+    if goes_on and run.exists():
+        tokenizer = tokenizers.from_file(run.tokenizer)
+    elif parent is not None and parent.config.tokenizer == config.tokenizer:
+        tokenizer = tokenizers.from_file(parent.run.tokenizer)
+    else:
+        tokenizer = token_cache.fit(corpus, config)
+    return corpus, tokenizer, token_cache.tokenize(corpus, tokenizer, config)
+
+
+def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
+    """Refuses a text or a tokenizer that is not the one the checkpoint was trained with.
+
+    Raises:
+        RunError: with both fingerprints.
+    """
+    for what in ("corpus", "tokenizer"):
+        saved, here = resumed.manifest.get(what), about[what]
+        if saved != here:
+            raise RunError(
+                f"the {what} is not the one that the run was trained with: "
+                f"sha256 {here[:16]}..., was {str(saved)[:16]}...",
+                where=str(resumed.path),
+                mend="bring back the same text (dataset.path= may say where), or start a new run: with fork=true from "
+                "these weights, without resume from none",
+            )
+
+
+def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
+    """This rank's share of a step's batch in `accumulate` parts, on the device, and the batch's scored targets."""
+    settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
+    batch = draw(
+        settings.batches,
+        setup.streams["train"],
+        seed=setup.config.seed,
+        step=step,
+        batch_size=settings.batch_size,
+        context_length=setup.config.size.context_length,
+        rank=ranks.rank,
+        n_ranks=ranks.n,
+        with_documents=reads_documents(setup.config),
+    )
+    targets_BxT = batch.targets_BxT
+    if settings.batches.in_rows:
+        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORED))))
+    else:
+        n_scored = targets_BxT.size * ranks.n
+    sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
+    return zip(*(side.chunk(settings.accumulate) for side in sides), strict=True), n_scored
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
+    """Gives every group of parameters its lr times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
+
+
+def diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> DivergedError:
+    """What to say when a loss or a gradient is not finite; the last save is waited for."""
+    state = setup.state
+    setup.saver.settle()
+    try:
+        last, _ = checkpoint.newest(setup.run.checkpoints)
+    except CheckpointError:
+        last = None
+    return DivergedError(
+        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
+        where=f"{setup.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
+        mend="a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0; "
+        "the weights were left as they were",
+    )

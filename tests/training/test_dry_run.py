@@ -1,0 +1,56 @@
+"""A dry run: what a run would come to, and nothing left of it."""
+
+from pathlib import Path
+
+import pytest
+
+from nanolm.errors import SettingsError
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.dry_run import dry_run
+from nanolm.training.trainer import train
+from tests.conftest import Nanolm
+from tests.training.test_trainer import settings
+
+
+def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path) -> None:
+    config = settings(small_text, "trainer.max_steps=70", "trainer.eval_every=20", "trainer.save_every=30")
+    run = RunDirectory(tmp_path / "run")
+    found = dry_run(config, run)
+    assert not any(run.path.iterdir())
+    summary = train(config, run).summary
+    assert found.parameters == summary["parameters"]
+    assert found.tokens == summary["tokens"]
+    assert found.flops == summary["tokens"] * summary["flops_per_token"]
+    assert found.epochs == pytest.approx(summary["tokens"] / summary["train_tokens"])
+    assert (found.steps, found.evaluations, found.saves) == (70, 4, 3)
+    sizes = {sum(path.stat().st_size for path in folder.iterdir()) for folder in run.checkpoints.iterdir()}
+    assert all(abs(size - found.checkpoint_bytes) < 2000 for size in sizes)
+    assert found.memory["weights"] == 4 * found.parameters
+    assert found.lrs[0][0] == 0
+    assert found.lrs[-1][0] == 69
+    assert found.seconds > 0
+
+
+def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    train(settings(small_text, "trainer.max_steps=30"), run)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    found = dry_run(settings(small_text, "trainer.max_steps=50"), run)
+    assert (found.steps, found.tokens) == (20, 20 * 4 * 16)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_counted_model_has_no_steps_to_try(small_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="counted in one pass"):
+        dry_run(settings(small_text, "model=ngram"), RunDirectory(tmp_path))
+
+
+def test_the_command_prints_it_and_leaves_no_folder(nanolm: Nanolm, small_text: Path) -> None:
+    done = nanolm(
+        "train", "dataset=text", f"dataset.path={small_text}", "logger=none", "size=ladder", "trainer.dry_run=true"
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("parameters", "tokens a parameter", "memory, by formula", "lr", "speed", "MFU", "time, about"):
+        assert word in done.stdout
+    assert list((nanolm.folder / "outputs").iterdir()) == []

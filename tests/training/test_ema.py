@@ -1,0 +1,79 @@
+"""The moving average of the weights: by its formula, through a run, and back from a checkpoint."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nanolm.evaluate import evaluate
+from nanolm.load import load_run
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import checkpoint, ema
+from nanolm.training.trainer import train
+from tests.training.test_resume import whole_and_parted
+from tests.training.test_trainer import final_state, rows, same, settings
+
+
+def test_the_average_is_that_of_the_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    averages = ema.begin(model)
+    expected = model.weight.item()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        ema.follow(averages, model, 0.7, step)
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert averages["weight"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_that_were_swapped_come_back_to_the_bit() -> None:
+    model = nn.Linear(5, 5)
+    averages = ema.begin(model)
+    with torch.no_grad():
+        model.weight.normal_()
+    own, kept = model.weight.clone(), averages["weight"].clone()
+    with ema.swapped(averages, model):
+        assert torch.equal(model.weight, kept)
+    assert torch.equal(model.weight, own)
+    assert torch.equal(averages["weight"], kept)
+
+
+def test_averaging_changes_nothing_that_is_trained(small_text: Path, tmp_path: Path) -> None:
+    found = []
+    for decay in ("null", "0.9"):
+        run = RunDirectory(tmp_path / decay)
+        run.path.mkdir()
+        line = ("model.dropout=0.3", "trainer.max_steps=12", "trainer.eval_every=5", f"trainer.ema_decay={decay}")
+        train(settings(small_text, *line), run)
+        found.append((final_state(run)[0], [{**row, "ema_loss": 0} for row in rows(run)]))
+    assert same(*found)
+
+
+def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
+    assert whole_and_parted(small_text, tmp_path, "trainer.ema_decay=0.9")
+    last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parted")]
+    averages = [found.load_averages() for found in last if found is not None]
+    assert averages[0]
+    assert same(*averages)
+    assert not same(averages[0], final_state(RunDirectory(tmp_path / "whole"))[0])
+
+
+def test_the_equality_would_notice_missing_averages(
+    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_averages", lambda self: None)
+    assert not whole_and_parted(small_text, tmp_path, "trainer.ema_decay=0.9")
+
+
+def test_the_averaged_weights_are_scored_and_saved_beside_the_others(small_text: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    outcome = train(settings(small_text, "trainer.ema_decay=0.95", "trainer.max_steps=40"), run)
+    row = [row for row in rows(run) if row["split"] == "val"][-1]
+    assert row["ema_loss"] != row["loss"]
+    assert outcome.summary["final_ema_val_loss"] == row["ema_loss"]
+    scored = [
+        evaluate(load_run(str(tmp_path), "last", "cpu", weights=weights))["loss"] for weights in ("trained", "ema")
+    ]
+    assert scored == pytest.approx([row["loss"], row["ema_loss"]], rel=1e-6)

@@ -1,0 +1,27 @@
+"""The trace that trainer.profile leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+from tests.training.test_trainer import final_state, same, settings
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_a_trace_of_some_steps_is_written_and_changes_nothing(steps: int, small_text: Path, tmp_path: Path) -> None:
+    found = []
+    for asked in ("true", "false"):
+        run = RunDirectory(tmp_path / asked)
+        run.path.mkdir()
+        train(settings(small_text, f"trainer.max_steps={steps}", f"trainer.profile={asked}"), run)
+        found.append(run)
+    traced, plain = found
+    assert same(*(final_state(run)[0] for run in found))
+    assert not plain.profile.exists()
+    events = json.loads(traced.profile.read_text())["traceEvents"]
+    assert len({event["name"] for event in events if event["name"].startswith("ProfilerStep#")}) == min(5, steps)
+    assert any(event["name"] == "aten::addmm" or event["name"] == "aten::mm" for event in events)
+    assert "spent their time in" in traced.log.read_text()
