@@ -17,9 +17,19 @@ from nanolm.runs.collection import find, short_keys
 
 # What is shown where there is room for it, in this order; what is not listed always is.
 OPTIONAL = (
-    "best_of", "bits_per_byte", "tokens", "seconds_to_target", "parameters", "seconds", "final_val_loss", "flops",
-    "tokens_per_second", "perplexity", "run",
-)  # fmt: skip
+    "best_of",
+    "bits_per_byte",
+    "tokens",
+    "seconds_to_target",
+    "parameters",
+    "seconds",
+    "best_ema_val_loss",
+    "final_val_loss",
+    "flops",
+    "tokens_per_second",
+    "perplexity",
+    "run",
+)
 # Settings in one column, where they would take a larger part of the width in columns of their own.
 SETTINGS_SHARE = 0.45
 MISSING = "–"

@@ -41,6 +41,7 @@ class Metric:
 METRICS = {
     "best_val_loss": Metric("val loss\nbest", is_of_loss=True, per_token=True),
     "final_val_loss": Metric("val loss\nfinal", is_of_loss=True, per_token=True),
+    "best_ema_val_loss": Metric("val loss\nof EMA", is_of_loss=True, per_token=True),
     "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
     "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
     "parameters": Metric("param-\neters"),
@@ -180,7 +181,7 @@ def compare(
     measured, faults = _measure(runs, target, "bits_per_byte" if judged == "bits_per_byte" else "loss")
     by_values = dict(values_of(name, runs) for name in by)
     by_run = {id(run): tuple(values[at] for values in by_values.values()) for at, run in enumerate(runs)}
-    rows = [_row(group) for group in _grouped(measured)]
+    rows = [_row(group) for group in _grouped(measured, by_run)]
     rows = _told_apart(rows, list(by_values), by_run)
     if by:
         rows = _best_of_each(rows, judged, list(by_values))
@@ -300,14 +301,18 @@ def _measure(runs: Sequence[Run], target: float | None, figure: str) -> tuple[li
     return measured, faults
 
 
-def _grouped(measured: Sequence[_Measured]) -> list[list[_Measured]]:
-    """Runs that differ only by their seed, together; one whose settings cannot be read stands alone."""
+def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) -> list[list[_Measured]]:
+    """Runs that differ only by their seed, together, unless by what rows are grouped by, which may be the seed.
+
+    One whose settings cannot be read stands alone.
+    """
     apart = differing([one.run for one in measured])
     keys = [key for key in apart if key != "seed" and not is_quiet(key)]
     groups: dict[str, list[_Measured]] = {}
     for one in measured:
         run = one.run
-        own = run.settings and [[run.settings.get(key) for key in keys], text_of(run), run.summary.get("tokenizer")]
+        values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
+        own = run.settings and [values, text_of(run), run.summary.get("tokenizer")]
         groups.setdefault(json.dumps(own or str(run.path), default=str), []).append(one)
     return list(groups.values())
 

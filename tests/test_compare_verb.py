@@ -42,10 +42,11 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 def test_real_runs_are_compared_from_their_folders_alone(nanolm: Nanolm, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
     for model in ("bigram", "gpt"):
-        for seed in (1, 2):
-            run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{seed}")
+        config = config_of(*line, f"model={model}")
+        for config.seed in (1, 2):
+            run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{config.seed}")
             with run.claim():
-                train(config_of(*line, f"model={model}", f"seed={seed}"), run, choices={"model": model})
+                train(config, run, choices={"model": model})
     small_text.unlink()
     done = nanolm("compare", "sweep", "--json")
     assert done.returncode == 0, done.stderr
