@@ -33,6 +33,8 @@ OPTIONAL = (
 # Settings in one column, where they would take a larger part of the width in columns of their own.
 SETTINGS_SHARE = 0.45
 MISSING = "–"
+# Of the name of a run that stands where others have their settings.
+NAME_CHARACTERS = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +96,13 @@ def cells_of(found: Comparison) -> list[Column]:
     else:
         for at, row in enumerate(rows):
             if not row.runs[0].settings:
-                columns[0].cells[at] = row.runs[0].name
+                columns[0].cells[at] = _shortened(row.runs[0].name)
         if all(len(row.runs) == 1 for row in rows):
             columns.append(Column("run", "run", names, is_figure=False))
     if any(row.status != "completed" for row in rows):
         statuses = ["" if row.status == "completed" else row.status for row in rows]
-        columns.append(Column("status", "status", statuses, is_figure=False))
+        narrow = [status.replace(", ", "\n") for status in statuses] + [""] * len(references)
+        columns.append(Column("status", "status", statuses, is_figure=False, narrow=narrow))
     if any(row.n_seeds > 1 for row in rows):
         columns.append(Column("seeds", "seeds", [str(row.n_seeds) for row in rows]))
     if found.by:
@@ -146,6 +149,11 @@ def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[st
 def _width(columns: Sequence[Column]) -> int:
     """Characters of a line of the table, two of them behind each column."""
     return sum(column.width + 2 for column in columns)
+
+
+def _shortened(name: str) -> str:
+    """The end of a name, which is where runs differ."""
+    return name if len(name) <= NAME_CHARACTERS else f"…{name[1 - NAME_CHARACTERS :]}"
 
 
 def _narrow(cell: str, is_judged: bool) -> str:

@@ -384,7 +384,7 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
 
     def compares(row: Row) -> bool:
         is_odd = (row.sees_future and n_future < len(rows)) or (not row.is_lossless and n_tokenizers > 1)
-        return not (METRICS[judged].is_of_loss and (is_odd or texts_differ))
+        return bool(row.runs[0].settings) and not (METRICS[judged].is_of_loss and (is_odd or texts_differ))
 
     candidates = [row for row in rows if compares(row) and row.estimates[judged].values]
     best = min(candidates, key=lambda row: _rank(row, judged), default=None)
@@ -406,7 +406,8 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
 
 def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
     if column in METRICS:
-        return sorted(rows, key=lambda row: _rank(row, column))
+        # A run whose settings cannot be read stands below all others, whatever its figures.
+        return sorted(rows, key=lambda row: (not row.runs[0].settings, _rank(row, column)))
     keys = {key.rsplit(".", 1)[-1]: key for row in rows for key in row.settings}
     keys |= {key: key for row in rows for key in row.settings}
     if column not in keys:
@@ -434,6 +435,8 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Reference]:
     """The reference lines of each validation text, those by counting of each tokenizer, the weakest first."""
+    # Of which text a run without settings is cannot be said.
+    measured = [one for one in measured if one.run.settings]
     runs = [one.run for one in measured]
     n_texts = len(texts_of(runs))
     n_kinds = len({run.summary.get("tokenizer") for run in runs if run.summary.get("tokenizer")})

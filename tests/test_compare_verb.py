@@ -147,11 +147,14 @@ def test_markdown_is_a_table(sweep: Path, capsys: pytest.CaptureFixture[str], mo
 def test_a_damaged_run_is_shown_beside_the_others(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(sweep / "broken", config="seed: [1\n")
+    make_run(sweep / "2026-11-21_08-55-48_broken", losses=[1.0], config="seed: [1\n")
     out = printed(capsys, monkeypatch, 120, str(sweep))
-    assert "damaged" in out
-    assert "broken: config.yaml is damaged" in out
-    assert "2.0050" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["…1_08-55-48_broken", "damaged", "1", "1.0000", "–"] in [row[:5] for row in rows]
+    assert "2026-11-21_08-55-48_broken: config.yaml is damaged" in out
+    assert ["2.0050", "±0.0635", "best"] in [row[2:5] for row in rows]
+    assert sum(row[:1] == ["gzip"] for row in rows) == 1
+    assert out.index("2.0050") < out.index("…1_08-55-48_broken")
 
 
 def test_runs_without_a_figure_can_be_shown(
