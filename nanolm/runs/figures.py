@@ -120,6 +120,8 @@ def _from_rows(run: Run) -> dict[str, Any]:
         best = min(scored, key=lambda row: row["loss"])
         found |= {"best_val_loss": best["loss"], "bits_per_byte": best.get("bits_per_byte")}
         found["final_val_loss"] = scored[-1]["loss"]
+        averaged = [row["ema_loss"] for row in scored if row.get("ema_loss") is not None]
+        found["best_ema_val_loss"] = min(averaged, default=None)
     return found
 
 

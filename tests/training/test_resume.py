@@ -63,6 +63,26 @@ def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small
     assert len(lrs) > 1 or scheduler == "constant"
 
 
+@pytest.mark.parametrize("stops", [[1], [4, 1, 1], [5], [6], [15]], ids=str)
+def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
+    stops: list[int], small_text: Path, tmp_path: Path
+) -> None:
+    # The text has 8,034 tokens, 502 rows of 16: an epoch is 5 steps, and ends at a save.
+    line = ("trainer.batches=epochs", "trainer.batch_size=100", "trainer.save_every=5")
+    config = settings(small_text, *COMMON, *line, "optimizer=muon", "size.context_length=16")
+    whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
+    for run in (whole, parted):
+        run.path.mkdir()
+    train(config, whole)
+    for stop in stops:
+        with stopped_at(stop):
+            train(config, parted)
+    assert parted.read_summary()["step"] == sum(stops)
+    train(config, parted)
+    assert rows(parted) == rows(whole)
+    assert same(final_state(parted), final_state(whole))
+
+
 @pytest.mark.parametrize(
     ("part", "overrides"),
     [

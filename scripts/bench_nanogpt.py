@@ -1,0 +1,145 @@
+"""Tokens a second beside a nanoGPT checkout, as ratios of runs of the same shapes made in turn in one process.
+
+    python scripts/bench_nanogpt.py PATH_OF_THE_CHECKOUT
+
+The checkout's model.py is imported and trained by a loop as its train.py has it: batches stacked of slices of a memory
+map, AdamW, clipping, the loss read every ten steps. nanolm trains by `train`, with its bar and its rows of metrics.
+Both have 4 layers, 4 heads, width 128, context 64, batches of 12, no biases, no dropout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from bench_loop import in_turn, ratios
+from rich.console import Console
+from rich.table import Table
+
+from nanolm.compose import compose_line
+from nanolm.data import corpus as corpora
+from nanolm.data import token_cache
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+
+LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
+
+# Steps that are not timed: the first ones, among them those that compile.
+WARMUP = 10
+
+
+def checkout_model(folder: Path) -> ModuleType:
+    """The module model.py of a nanoGPT checkout."""
+    path = folder / "model.py"
+    if not path.is_file():
+        sys.exit(f"there is no {path}: name the folder of a nanoGPT checkout")
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def theirs(module: ModuleType, data: np.ndarray, vocab_size: int, steps: int, is_fast: bool) -> float:
+    """Seconds of the steps behind the first ones."""
+    torch.manual_seed(1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        settings = module.GPTConfig(
+            block_size=CONTEXT,
+            vocab_size=vocab_size,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_embd=WIDTH,
+            dropout=0.0,
+            bias=False,
+        )
+        model = module.GPT(settings)
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    forward = torch.compile(model) if is_fast else model
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16) if is_fast else contextlib.nullcontext()
+    began = time.perf_counter()
+    for step in range(WARMUP + steps):
+        if step == WARMUP:
+            began = time.perf_counter()
+        starts = torch.randint(len(data) - CONTEXT, (BATCH,))
+        inputs = torch.stack([torch.from_numpy(data[i : i + CONTEXT].astype(np.int64)) for i in starts])
+        targets = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + CONTEXT].astype(np.int64)) for i in starts])
+        with autocast:
+            _, loss = forward(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 10 == 0:
+            loss.item()
+    return time.perf_counter() - began
+
+
+def ours(line: list[str], steps: int) -> float:
+    """The same of nanolm, up to the last row of metrics."""
+    total = WARMUP + steps
+    words = [f"trainer.max_steps={total}", f"trainer.eval_every={total}", f"trainer.save_every={total}"]
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(folder)
+        train(compose_line([*line, *words]).config, run, show_bar=True, bar_file=io.StringIO())
+        seconds = {row["step"]: row["seconds"] for row in run.read_metrics() if row["split"] == "train"}
+    return seconds[total] - seconds[WARMUP]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=7)
+    options = parser.parse_args()
+    module = checkout_model(options.checkout)
+    line = [
+        "model=gpt2", "size=tiny", "optimizer=adamw", "model.dropout=0", f"size.context_length={CONTEXT}",
+        f"size.n_layers={LAYERS}", f"size.n_heads={HEADS}", f"size.d_model={WIDTH}", f"trainer.batch_size={BATCH}",
+        "model.bias=false", "trainer.sample_tokens=0", "trainer.device=cpu", "logger=none",
+    ]  # fmt: skip
+    config = compose_line(line).config
+    corpus = corpora.load(config.dataset)
+    tokenizer = token_cache.fit(corpus, config)
+    data = token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype(np.uint16)
+    fast = ["trainer.precision=bf16", "trainer.compile=true"]
+    table = Table(title="tokens a second, as a multiple of the checkout's", title_justify="left")
+    for name, justify in (
+        ("nanolm", "left"),
+        ("nanoGPT", "left"),
+        *((n, "right") for n in ("median", "lowest", "highest")),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for own, other, words, is_fast in (
+        ("fp32", "fp32", [], False),
+        ("bf16, compiled", "fp32", fast, False),
+        ("bf16, compiled", "bf16, compiled", fast, True),
+    ):
+        seconds = in_turn(
+            lambda is_fast=is_fast: theirs(module, data, tokenizer.vocab_size, options.steps, is_fast),  # type: ignore[misc]
+            lambda words=words: ours([*line, *words], options.steps),  # type: ignore[misc]
+            options.pairs,
+        )
+        found = ratios(seconds)
+        table.add_row(own, other, *(f"{f:.2f}" for f in (statistics.median(found), min(found), max(found))))
+    Console(width=max(Console().width, 100)).print(table)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.pairs} pairs of {options.steps} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
