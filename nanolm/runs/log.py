@@ -120,6 +120,7 @@ class Log:
             dynamic_ncols=True,
             mininterval=0.2,
             smoothing=0.1,
+            leave=not self._quiet,
         )
 
     def advance(self) -> None:

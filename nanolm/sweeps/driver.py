@@ -135,7 +135,6 @@ class Driver:
     def _launch(self, batch: Sequence[Job]) -> None:
         """Has the launcher run some jobs, and takes note of those that are not to be tried again."""
         words = [[*job.words, f"hydra.sweep.subdir={quoted(job.run.path.name)}"] for job in batch]
-        self._progress.expect(batch)
         results: list[JobResult | None] = [None] * len(batch)
         problem = ""
         try:

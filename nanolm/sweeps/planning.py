@@ -125,7 +125,17 @@ def plan(
                 where=text,
                 mend="a line for each value, each with a hydra.sweep.dir of its own",
             )
-        if config.resume not in ("never", "auto"):
+        if config.trainer.dry_run:
+            problems["dry_run"] = SettingsError(
+                "trainer.dry_run=true says what one run would come to, and -m makes many",
+                where="trainer.dry_run",
+                mend="the line of one of them, without -m",
+            )
+        if config.fork:
+            problems["fork"] = SettingsError(
+                "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
+            )
+        elif config.resume not in ("never", "auto"):
             problems["resume"] = SettingsError(
                 f"resume={config.resume} goes on with one run, and -m makes many",
                 where="resume",
@@ -159,6 +169,12 @@ def name_of(swept: Mapping[str, str], key: str) -> str:
 def folder_of(directory: Path, key: str, name: str) -> Path:
     """Where a job is: the folder that ends with its key, however it begins, else the one of that name."""
     return next(iter(sorted(directory.glob(f"*-{key}"))), directory / name)
+
+
+def measure(jobs: Sequence[Job]) -> str:
+    """The figure by which jobs compare: nats a token, or bits a byte where they do not read the same tokens."""
+    kinds = {str(job.config.tokenizer) + str(job.config.dataset) for job in jobs}
+    return "best_val_loss" if len(kinds) == 1 else "bits_per_byte"
 
 
 def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:

@@ -13,11 +13,14 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from nanolm.sweeps.planning import Job
+from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read
 
 # Seconds between two looks.
 PACE = 0.5
+
+# Jobs, or parts of one, that must be done before the time of the rest is guessed.
+ENOUGH = 0.1
 
 # States that a job does not leave by itself.
 ENDED = frozenset({*DONE, State.pruned, State.failed, State.interrupted})
@@ -39,9 +42,9 @@ class Progress:
         self._jobs: dict[str, Job] = {}
         self._reports: dict[str, Report] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
-        self._expected: set[str] = set()
         self._fractions: dict[str, float] = {}
         self._at_start: dict[str, float] = {}
+        self._figure = "best_val_loss"
         self._began = time.monotonic()
         self._turn = threading.Lock()
         self._over = threading.Event()
@@ -56,7 +59,7 @@ class Progress:
             self._bar = tqdm(
                 total=self.n_jobs,
                 file=self._file,
-                bar_format="sweep |{bar:12}| {desc}",
+                bar_format="sweep |{bar:6}| {desc}",
                 leave=False,
                 dynamic_ncols=True,
             )
@@ -78,11 +81,7 @@ class Progress:
                 self._reports[job.key] = reports[job.key]
                 self._at_start[job.key] = self._fraction(job, reports[job.key])
                 self._marks[job.key] = _mark(job)
-
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """Takes note of jobs that are given to the launcher."""
-        with self._turn:
-            self._expected |= {job.key for job in jobs}
+            self._figure = measure(list(self._jobs.values()))
 
     def look(self) -> None:
         """Reads how the jobs stand, and says what has ended since the last look."""
@@ -105,16 +104,18 @@ class Progress:
         """Everything that counts, in a line."""
         done, failed = self._count(*DONE, State.pruned), self._count(State.failed)
         running = self._count(State.running)
-        parts = [f"{done} of {self.n_jobs} done", f"{running} running"]
+        parts = [f"{done}/{self.n_jobs} done", f"{running} running"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{self.n_jobs - done - failed - running} left"]
-        parts += [f"about {_in_words(left)} to go"] if (left := self.seconds_left()) is not None else []
-        parts += [f"best {best:.4f}"] if (best := self.best()) is not None else []
+        parts += [f"{_in_words(left)} to go"] if (left := self.seconds_left()) is not None else []
+        unit = " bits/byte" if self._figure == "bits_per_byte" else ""
+        parts += [f"best {best:.4f}{unit}"] if (best := self.best()) is not None else []
         return ", ".join(parts)
 
     def best(self) -> float | None:
-        """The lowest validation loss so far, in nats a token."""
-        return min((r.value for r in self._reports.values() if r.state in DONE and r.value is not None), default=None)
+        """The lowest figure so far: nats a token, or bits a byte where jobs do not read the same tokens."""
+        ended = [report.summary.get(self._figure) for report in self._reports.values() if report.state in DONE]
+        return min((value for value in ended if value is not None), default=None)
 
     def seconds_left(self) -> float | None:
         """From how much of all the jobs was done since the start, steps of those that run included."""
@@ -122,7 +123,7 @@ class Progress:
             return None
         fractions = {key: self._fraction(job, self._reports[key]) for key, job in self._jobs.items()}
         gone = sum(fractions[key] - self._at_start[key] for key in fractions)
-        if gone <= 0:
+        if gone < ENOUGH:
             return None
         return (time.monotonic() - self._began) / gone * (self.n_jobs - sum(fractions.values()))
 

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanolm.runs.directory import shown
-from nanolm.sweeps.planning import Job
+from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import Report, State
 
 # Rows of a table that is still read; of a longer one the best are shown, and all that went wrong.
 ROWS = 40
-
-
-def measure(jobs: Sequence[Job]) -> str:
-    """The figure by which jobs compare: nats a token, or bits a byte where they do not read the same tokens."""
-    kinds = {str(job.config.tokenizer) + str(job.config.dataset) for job in jobs}
-    return "best_val_loss" if len(kinds) == 1 else "bits_per_byte"
 
 
 def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Report]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.errors import RunError
-from nanolm.runs.directory import RunDirectory, fresh, write_durably
+from nanolm.errors import BusyError, RunError
+from nanolm.runs.directory import RunDirectory, fresh, is_complete, shown, write_durably
 
 
 def test_a_claim_that_ends_without_a_run_leaves_no_folder(tmp_path: Path) -> None:
@@ -109,3 +109,32 @@ def test_how_a_run_ended_is_written_where_not_one_more_file_fits(tmp_path: Path)
         assert run.read_summary() == {"status": "failed", "error": "No space left on device"}
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "a")
+    assert not run.is_claimed()
+    with run.claim():
+        assert run.is_claimed()
+        with pytest.raises(BusyError), RunDirectory(run.path).claim():
+            pass
+        began = time.monotonic()
+        with pytest.raises(BusyError), RunDirectory(run.path).claim(patience=0.2):
+            pass
+        assert time.monotonic() - began >= 0.2
+    assert not run.is_claimed()
+
+
+def test_a_run_is_complete_with_all_steps_that_are_asked_of_it() -> None:
+    assert is_complete({"status": "completed", "step": 5}, 5)
+    assert not is_complete({"status": "completed", "step": 5}, 6)
+    assert not is_complete({"status": "interrupted", "step": 5}, 5)
+    assert is_complete({"status": "completed", "step": 1, "entries": 9}, 6)
+    assert not is_complete({}, 1)
+
+
+def test_a_path_is_shown_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "a" / "b") == Path("a/b")
+    assert shown("a") == Path("a")
+    assert shown("/elsewhere") == Path("/elsewhere")

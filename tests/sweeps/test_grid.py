@@ -55,6 +55,13 @@ def test_the_same_line_runs_nothing_and_a_longer_one_what_is_missing(
     assert "6 jobs: 6 completed; 2 were done before" in capsys.readouterr().out
 
 
+def test_a_run_of_a_sweep_is_named_as_it_is_called(line: tuple[str, ...]) -> None:
+    assert sweep(*line, "seed=1,2", "optimizer.lr=1e-3,1e-2") == 0
+    (folder,) = Path("outputs/sweep").glob("optimizer.lr=0.01,seed=2-*")
+    assert cli.run(["train", f"resume={folder}", "trainer.max_steps=5"]) == 0
+    assert RunDirectory(folder).read_summary()["step"] == 5
+
+
 def test_what_was_cut_off_goes_on(line: tuple[str, ...]) -> None:
     assert sweep(*line, "seed=1,2") == 0
     before = times()
@@ -144,7 +151,7 @@ def test_a_study_brings_its_own_jobs_and_folder(
         sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *words)
     with pytest.raises(ValueError, match="sweep=widths is about many runs"):
         cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *words])
-    with pytest.raises(ValueError, match="sweep.fail_fast=true is about many runs"):
+    with pytest.raises(ValueError, match=r"sweep\.fail_fast=true is about many runs"):
         cli.run(["train", "sweep.fail_fast=true"])
 
 

@@ -91,7 +91,7 @@ def test_a_longer_line_in_another_order_finds_the_jobs_of_a_shorter_one(tmp_path
 def test_jobs_that_are_one_experiment_are_one_job(tmp_path: Path) -> None:
     (job,) = plan(combinations([*SMALL, "optimizer.lr=1e-3,0.001"], variants={"a": [], "b": ["seed=1337"]}), tmp_path)
     assert job.swept["variant"] == "a"
-    with pytest.raises(SettingsError, match="jobs differ only in trainer.compile"):
+    with pytest.raises(SettingsError, match=r"jobs differ only in trainer\.compile"):
         plan(combinations([*SMALL, "seed=1,2", "trainer.compile=true,false"]), tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_every_mistake_in_every_job_is_said_once_and_no_folder_is_made(tmp_path:
     text = str(caught.value)
     for part in ("no model is called 'gtp2'", "Value 'fast'", "16 cannot be divided among size.n_heads 3 heads"):
         assert text.count(part) == 1
-    with pytest.raises(SettingsError, match="there is no setting 'optimizer.lrr'"):
+    with pytest.raises(SettingsError, match=r"there is no setting 'optimizer\.lrr'"):
         plan(combinations([], {"optimizer.lrr": "1,2"}, {"plain": []}), tmp_path)
     with pytest.raises(SettingsError, match="resume=somewhere goes on with one run"):
         plan(combinations(["seed=1,2", "resume=somewhere"]), tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL, Nanolm
+from tests.conftest import SMALL, Nanolm, config_of
 from tests.training.test_trainer import final_state, rows, same
 
 LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
@@ -102,7 +102,10 @@ def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
 
 def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
-    shells = [start(nanolm, *line, "seed=1,2,3,4"), start(nanolm, "seed=4,3,2,1,5", *line, "optimizer.lr=1e-3")]
+    shells = [
+        start(nanolm, *line, "seed=1,2,3,4"),
+        start(nanolm, "seed=4,3,2,1,5", *line, f"optimizer.lr={config_of().optimizer.lr}"),
+    ]
     said = [shell.communicate(timeout=300) for shell in shells]
     assert [shell.returncode for shell in shells] == [0, 0], said
     assert "4 jobs: 4 completed" in said[0][0]
@@ -173,6 +176,7 @@ def fragile(config, vocab_size):
 """
 
 
+@pytest.mark.slow
 def test_of_twelve_jobs_the_one_that_breaks_the_program_is_run_alone_the_next_time(
     nanolm: Nanolm, small_text: Path
 ) -> None:
