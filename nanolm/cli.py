@@ -40,6 +40,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                         nanolm runs --status completed --where model=gpt --sort best_val_loss
   nanolm diff         the settings that two runs differ in
                         nanolm diff outputs/RUN outputs/OTHER_RUN
+  nanolm wandb        the whole record of runs, to Weights & Biases (push)
+                        nanolm wandb push outputs/RUN --offline
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -306,6 +308,40 @@ def count(arguments: list[str]) -> int:
     return 0
 
 
+def wandb(arguments: list[str]) -> int:
+    """`nanolm wandb push RUN_OR_FOLDER ...`."""
+    verbs = {"push": "Writes runs whole, from their metrics.jsonl, as records of Weights & Biases."}
+    verb, rest = _second_word("wandb", verbs, arguments)
+    if verb is None:
+        return 0
+    parser = argparse.ArgumentParser(
+        prog=f"nanolm wandb {verb}",
+        description=verbs[verb]
+        + " A run that was killed has all its rows there, which a record written live may lose.",
+        epilog="for example: nanolm wandb push outputs/sweep_lr --project rates",
+    )
+    parser.add_argument("paths", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders that hold them")
+    parser.add_argument("--offline", action="store_true", help="write into RUN/wandb, for `wandb sync` to send")
+    parser.add_argument("--project", metavar="P", help="the project (the run's logger.project, else nanolm)")
+    parser.add_argument("--entity", metavar="E", help="whose project (the run's logger.entity, else the account's own)")
+    parser.add_argument("--group", metavar="G", help="the group (the run's logger.group, else the name of its sweep)")
+    parser.add_argument(
+        "--keep-id",
+        action="store_true",
+        help="under the id of the record that the run has, in its place (a new id, and a record beside it)",
+    )
+    parser.add_argument("--patience", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (30)")
+    options = parser.parse_args(rest)
+    if not options.patience > 0:
+        raise SettingsError(f"--patience is {options.patience}", where="--patience", mend="more than 0")
+
+    from nanolm import wandb_verb
+
+    mode = "offline" if options.offline or os.environ.get("WANDB_MODE") == "offline" else "online"
+    target = wandb_verb.Target(mode, options.project, options.entity, options.group, options.keep_id, options.patience)
+    return wandb_verb.push(options.paths, target)
+
+
 def _second_word(first: str, verbs: dict[str, str], arguments: list[str]) -> tuple[str | None, list[str]]:
     """The verb after the verb and the words after it; where help is asked for, prints it and returns None.
 
@@ -459,4 +495,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare,
     "runs": runs,
     "diff": diff,
+    "wandb": wandb,
 }

@@ -50,6 +50,10 @@ class RunError(NanolmError):
     """A run directory that is in use, is not one, or holds something else than was asked for."""
 
 
+class BusyError(RunError):
+    """A run directory that another process writes to."""
+
+
 class CheckpointError(NanolmError):
     """A checkpoint that is damaged, or of another model than the one at hand."""
 
@@ -68,6 +72,12 @@ class DivergedError(NanolmError):
 
 class RankError(NanolmError):
     """Of the processes that train together one has ended or does not answer."""
+
+    exit_status = 1
+
+
+class ServerError(NanolmError):
+    """A server that cannot be reached, does not answer or refuses."""
 
     exit_status = 1
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from nanolm.training.fork import Parent
     from nanolm.training.ranks import Ranks
 
+# What it is called on the line, and by Hydra.
+FAIL_FAST = "sweep.fail_fast"
+HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
+
 HELP = """\
 nanolm train: train a model, or go on with a run.
 
   nanolm train dataset=tiny_shakespeare tokenizer=char model=gpt size=tiny mask=causal trainer.max_steps=2000
   nanolm train dataset=text dataset.path=my_book.txt          anyone's text: a file, a folder or a glob
-  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination, one after another
+  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination; what is finished is not run again
   nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
   nanolm train ... resume=auto                                go on if these settings were cut off, else start
   nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4       a new run that begins where RUN stands
@@ -41,6 +46,8 @@ What can be chosen, as group=option:
 The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 
 {defaults}
+  sweep.fail_fast=true  of a sweep: no job starts after one that failed
+  hydra.sweep.dir=FOLDER  where the runs of a sweep go; the same line again goes on there
   --config-dir FOLDER   your own options beside these     --cfg job   print a line's settings without running it
   hydra.run.dir=FOLDER  where the run goes                --hydra-help   the rest of Hydra's flags
 """
@@ -48,18 +55,20 @@ The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 
 def train(arguments: list[str]) -> int:
     """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
-    from nanolm.compose import compose_line, hidden_options, import_plugins, quoted, register_schemas
+    from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
     from nanolm.training.ranks import started
 
     flags, arguments = _train_flags(arguments)
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
+    _refuse_without_multirun(flags)
     asks_only = flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
     if asks_only:
         import_plugins([])
         register_schemas()
-        return _hydra(arguments)
+        _call_hydra(arguments, lambda composed: None)
+        return 0
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
     for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
         print(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}", file=sys.stderr)
@@ -70,10 +79,10 @@ def train(arguments: list[str]) -> int:
             mend="torchrun for each run by itself, or -m without torchrun",
         )
     if flags.multirun:
-        return _hydra(arguments)
+        return _sweep(arguments, line, flags.config_dir)
     with started(line.config.trainer) as ranks:
         directory = ranks.from_main(lambda: _run_directory(line))
-        return _hydra([*arguments, f"hydra.run.dir={quoted(str(directory))}"], line, ranks)
+        return _run(arguments, line, ranks, directory)
 
 
 def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -96,7 +105,44 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     words = list(arguments)
     for override in flags.overrides:
         words.remove(override)
+    flags.overrides = [_as_hydra_has_it(word) for word in flags.overrides]
     return flags, [*words, *flags.overrides]
+
+
+def _as_hydra_has_it(word: str) -> str:
+    """A word as Hydra knows it: what is set of a sweep lies with its sweeper, and a run's folder may have any name."""
+    from nanolm.compose import quoted
+
+    key, sign, value = word.partition("=")
+    if key == FAIL_FAST:
+        return f"{HYDRA_FAIL_FAST}{sign}{value}"
+    return f"resume={quoted(value)}" if key == "resume" and Path(value).is_dir() else word
+
+
+def _refuse_without_multirun(flags: argparse.Namespace) -> None:
+    """Refuses what is said of a sweep where there is one run, unless the line is only to be printed.
+
+    Raises:
+        SettingsError: with each such word.
+    """
+    from nanolm.errors import raise_all
+
+    if flags.multirun and flags.cfg:
+        raise SettingsError(
+            "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
+        )
+    words = [word for word in flags.overrides if word.startswith(("sweep=", "hydra.sweeper"))]
+    raise_all(
+        [
+            SettingsError(
+                f"{word.replace(HYDRA_FAIL_FAST, FAIL_FAST)} is about many runs",
+                where="the command line",
+                mend="add -m to run them",
+            )
+            for word in words
+            if not (flags.multirun or flags.cfg)
+        ]
+    )
 
 
 def _train_help(config_dir: str | None) -> str:
@@ -137,41 +183,55 @@ def _run_directory(line: Line) -> Path:
 def _cut_off_run(line: Line) -> Path | None:
     """The newest run beside the new one's place that has these very settings and did not come to its end."""
     from nanolm.config import identity
-    from nanolm.runs.directory import RunDirectory
+    from nanolm.runs.directory import RunDirectory, is_complete
 
     wanted, steps = identity(line.config), line.config.trainer.max_steps
     for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
-            if summary.get("identity") == wanted and not _is_complete(summary, steps):
+            if summary.get("identity") == wanted and not is_complete(summary, steps):
                 return path.parent
     return None
 
 
-def _hydra(arguments: list[str], line: Line | None = None, ranks: Ranks | None = None) -> int:
-    """Hands the line to Hydra; returns the exit status.
-
-    Of a sweep, a job that fails is reported when it does, and the others run.
+def _sweep(arguments: list[str], line: Line, config_dir: str | None) -> int:
+    """Hands the line to Hydra as a sweep; returns the exit status.
 
     Raises:
-        NanolmError: what is wrong with a single run.
+        NanolmError: what is wrong with the line.
     """
-    import hydra
+    from nanolm.sweeps.job import SweepJob
 
-    from nanolm.compose import CONFIG_NAME, config_folder
-    from nanolm.training.ranks import ALONE
+    _call_hydra([*arguments, f"hydra.sweep.dir={_quoted(line.sweep_directory)}"], SweepJob(config_dir=config_dir))
+    return 0
 
+
+def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int:
+    """Hands the line to Hydra as one run; returns the exit status.
+
+    Raises:
+        NanolmError: what is wrong with the run.
+    """
     failed: list[NanolmError] = []
 
     def job(composed: DictConfig) -> float | None:
         # Kept from Hydra, which has words of its own for a job that fails.
         try:
-            return _job(composed, line, ranks or ALONE)
+            return _job(composed, line, ranks)
         except NanolmError as error:
-            if line is None:
-                print(f"nanolm: {_folder_of_job()} failed: {error}", file=sys.stderr)
             failed.append(error)
             return None
+
+    _call_hydra([*arguments, f"hydra.run.dir={_quoted(directory)}"], job)
+    if failed:
+        raise failed[0]
+    return 0
+
+
+def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
+    import hydra
+
+    from nanolm.compose import CONFIG_NAME, config_folder
 
     before = sys.argv
     sys.argv = ["nanolm train", *arguments]
@@ -180,37 +240,27 @@ def _hydra(arguments: list[str], line: Line | None = None, ranks: Ranks | None =
         hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(job)()
     finally:
         sys.argv = before
-    if failed and line is not None:
-        raise failed[0]
-    if failed:
-        print(f"nanolm: {len(failed)} run{'s' if len(failed) > 1 else ''} failed, named above", file=sys.stderr)
-    return max((error.exit_status for error in failed), default=0)
 
 
-def _folder_of_job() -> Path:
-    from hydra.core.hydra_config import HydraConfig
-
-    return _shown(HydraConfig.get().runtime.output_dir)
-
-
-def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
-    """One run, in the folder that Hydra made for it; returns what a sweeper minimises."""
+def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
+    """The run, in the folder that Hydra made for it; returns its best validation loss."""
     from hydra.core.hydra_config import HydraConfig
 
     from nanolm.compose import import_plugins, register_schemas
     from nanolm.config_file import to_config
-    from nanolm.runs.directory import RunDirectory
+    from nanolm.runs.directory import RunDirectory, shown
+    from nanolm.sweeps.job import choices_of
 
     import_plugins(list(composed.get("plugins") or []))
     register_schemas()
     hydra_config = HydraConfig.get()
     config = to_config(composed)
-    run = RunDirectory(_folder_of_job())
+    run = RunDirectory(shown(hydra_config.runtime.output_dir))
     with contextlib.ExitStack() as stack:
         ranks.from_main(lambda: stack.enter_context(run.claim()))
         task = ranks.from_main(lambda: _task(config, run, line))
         if task is None:
-            return _value(run.read_summary())
+            return run.read_summary().get("best_val_loss")
         if task.config.trainer.dry_run:
             from nanolm.training.dry_run import dry_run, show
 
@@ -221,20 +271,15 @@ def _job(composed: DictConfig, line: Line | None, ranks: Ranks) -> float | None:
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model
 
-        choices = {
-            group: str(option)
-            for group, option in sorted(hydra_config.runtime.choices.items())
-            if not group.startswith("hydra/") and option is not None
-        }
         origin = run if task.parent is None else task.parent.run
-        choices = {**(origin.read_summary().get("choices") or choices), **task.choices}
+        choices = origin.read_summary().get("choices") or choices_of(hydra_config.runtime.choices)
+        choices = {**choices, **task.choices}
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample)
         if outcome.exit_status:
-            # Past Hydra, which would start the next job of a sweep.
             sys.exit(outcome.exit_status)
-        return _value(outcome.summary)
+        return outcome.summary.get("best_val_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +299,7 @@ class Task:
     choices: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
+def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     """What a job has to do in its folder; None where all is done.
 
     Raises:
@@ -264,6 +309,7 @@ def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
     from nanolm.config import check
     from nanolm.config_file import load_yaml
     from nanolm.errors import raise_all
+    from nanolm.runs.directory import is_complete
 
     task = Task(config, [])
     if run.exists():
@@ -274,10 +320,9 @@ def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
                 where=str(run.path),
                 mend=f"{mend}; another hydra.run.dir= starts anew",
             )
-        if line is not None:
-            task = Task(*continue_run(load_yaml(run.config), line))
+        task = Task(*continue_run(load_yaml(run.config), line))
         summary = run.read_summary()
-        if _is_complete(summary, task.config.trainer.max_steps):
+        if is_complete(summary, task.config.trainer.max_steps):
             print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
             return None
     elif config.fork:
@@ -286,7 +331,7 @@ def _task(config: Config, run: RunDirectory, line: Line | None) -> Task | None:
     return task
 
 
-def _fork(config: Config, line: Line | None) -> Task:
+def _fork(config: Config, line: Line) -> Task:
     """A task that begins at the newest checkpoint of the run that `resume` names, or at the checkpoint that it names.
 
     Raises:
@@ -299,10 +344,6 @@ def _fork(config: Config, line: Line | None) -> Task:
     from nanolm.training import checkpoint
     from nanolm.training.fork import Parent
 
-    if line is None:
-        raise SettingsError(
-            "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
-        )
     path = Path(config.resume)
     is_checkpoint = path.parent.name == "checkpoints"
     run = RunDirectory(path.parent.parent if is_checkpoint else path).require()
@@ -327,17 +368,7 @@ def _fork(config: Config, line: Line | None) -> Task:
     return Task(forked, changes, Parent(run, saved, found), chosen)
 
 
-def _is_complete(summary: dict[str, Any], max_steps: int) -> bool:
-    """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
-    has_all_steps = "entries" in summary or summary.get("step", 0) >= max_steps
-    return summary.get("status") == "completed" and has_all_steps
+def _quoted(path: Path) -> str:
+    from nanolm.compose import quoted
 
-
-def _value(summary: dict[str, Any]) -> float | None:
-    return summary.get("best_val_loss")
-
-
-def _shown(path: str) -> Path:
-    """A path as people type it: from the current folder where it lies below it."""
-    absolute = Path(path)
-    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+    return quoted(str(path.absolute()))

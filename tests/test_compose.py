@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line, continue_run, hidden_options, quoted
+from nanolm.compose import compose_jobs, compose_line, continue_run, hidden_options, quoted
 from nanolm.config import AdamWConfig, flat
 from nanolm.errors import SettingsError
 from tests.conftest import config_of
@@ -186,3 +186,14 @@ def test_a_part_of_a_list_is_a_setting() -> None:
 )
 def test_quoting_carries_any_path(value: str) -> None:
     assert str(compose_line([f"hydra.run.dir={quoted(value)}"]).run_directory) == value
+
+
+def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
+    jobs = [
+        ["model=bigram", "optimizer.lr=1e-3", "seed=3", "trainer.clip_norm=null"],
+        ["model=gpt2", "optimizer.betas=[0.9,0.99]", "trainer.precision=fp32", "resume=auto", "size.n_layers=3"],
+        ["experiment=ladder/blocks", "trainer.max_steps=7", "++seed=4"],
+        ["scheduler=product", "scheduler.parts=[cosine,step]", "logger.project='a, b'", "logger.group=null"],
+        ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],
+    ]
+    assert compose_jobs(jobs) == [compose_line(words).config for words in jobs]

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nanolm.errors import RunError
+from nanolm.errors import BusyError, RunError
 from nanolm.files import write_durably
 
 
@@ -30,6 +30,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples.txt"
         self.log = self.path / "train.log"
+        self.error = self.path / "error.txt"
         self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
@@ -109,21 +110,36 @@ class RunDirectory:
         except (Timeout, OSError):
             return True
 
+    def write_last_summary(self, summary: dict[str, Any]) -> None:
+        """The same for the last time; where the disk has no room for a second file, over the one that is there."""
+        try:
+            self.write_summary(summary)
+        except OSError:
+            # How a run ended matters more than that a crash just now would damage the file.
+            with contextlib.suppress(OSError), self.summary.open("r+b") as file:
+                file.write((json.dumps(summary, indent=2) + "\n").encode())
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+
     @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
+    def claim(self, patience: float = 0.0) -> Iterator[None]:
         """Makes this process the only writer. A folder that ends with no run in it is taken away again.
 
+        Args:
+            patience: seconds to wait for another process to let go.
+
         Raises:
-            RunError: another process writes here; it is named.
+            BusyError: another process writes here; it is named.
         """
         made = _make_folders(self.path)
         # Read before the attempt: it names the writer in case this process is the second.
         holder = _read_text(self.lock)
-        lock = FileLock(self.lock, timeout=0)
+        lock = FileLock(self.lock, timeout=patience)
         try:
             lock.acquire()
         except Timeout as error:
-            raise RunError(
+            raise BusyError(
                 f"another process writes to this run: {holder or 'unknown'}",
                 where=str(self.path),
                 mend="wait for it, stop it, or choose another folder with hydra.run.dir=",
@@ -143,6 +159,18 @@ class RunDirectory:
                 for folder in reversed(made):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
+
+
+def is_complete(summary: dict[str, Any], max_steps: int) -> bool:
+    """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
+    has_all_steps = "entries" in summary or summary.get("step", 0) >= max_steps
+    return summary.get("status") == "completed" and has_all_steps
+
+
+def shown(path: str | os.PathLike[str]) -> Path:
+    """A path as people type it: from the current folder where it lies below it."""
+    absolute = Path(path).absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
 def fresh(path: Path) -> Path:

@@ -77,6 +77,7 @@ class Log:
         lengths: bytes that each file had at the checkpoint that the run goes on from; what came after is cut off.
         show_bar: True or False; None shows it on a terminal alone.
         bar_file: where the bar is drawn.
+        quiet: whether lines for people go to train.log alone.
     """
 
     def __init__(
@@ -85,10 +86,12 @@ class Log:
         lengths: dict[str, int],
         show_bar: bool | None = None,
         bar_file: IO[str] | None = None,
+        quiet: bool = False,
     ) -> None:
         self.logger: Logger = NoLogger()
         self._bar_file = bar_file or sys.stderr
         self._show_bar = self._bar_file.isatty() if show_bar is None else show_bar
+        self._quiet = quiet
         self._bar: Bar | None = None
         self._shown: dict[str, str] = {}
         self._text = run.log.open("a", encoding="utf-8")
@@ -117,6 +120,7 @@ class Log:
             dynamic_ncols=True,
             mininterval=0.2,
             smoothing=0.1,
+            leave=not self._quiet,
         )
 
     def advance(self) -> None:
@@ -143,6 +147,8 @@ class Log:
     def say(self, text: str) -> None:
         """A line for people: in train.log with the time, and on the console above the bar."""
         self.note(text)
+        if self._quiet:
+            return
         if self._bar is not None and self._show_bar:
             self._bar.write(text, file=self._bar_file)
         else:

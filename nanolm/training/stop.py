@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from nanolm.training.ranks import Ranks
 
@@ -19,6 +19,8 @@ class StopRequest:
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    # The one that is entered, for whoever would ask from another thread.
+    current: ClassVar[StopRequest | None] = None
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -34,6 +36,7 @@ class StopRequest:
         # Python delivers signals to the main thread alone; a launcher may run jobs in others.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+            StopRequest.current = self
         return self
 
     def __exit__(
@@ -41,6 +44,12 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if StopRequest.current is self:
+            StopRequest.current = None
+
+    def ask(self) -> None:
+        """Asks as SIGTERM would, except that it never counts as the second signal."""
+        self.signal = self.signal or signal.SIGTERM
 
     def is_asked(self, ranks: Ranks) -> bool:
         """Whether a signal has come to any of the ranks: all hear of it at the same step.

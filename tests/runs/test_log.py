@@ -86,3 +86,12 @@ def test_every_row_reaches_the_logger(tmp_path: Path) -> None:
     log.row(ROW)
     log.close()
     assert rows == [ROW]
+
+
+def test_a_quiet_log_says_nothing_but_in_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDirectory(tmp_path)
+    log = Log(run, {}, quiet=True)
+    log.say("step 5")
+    log.close()
+    assert capsys.readouterr() == ("", "")
+    assert "step 5" in run.log.read_text()

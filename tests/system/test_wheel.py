@@ -18,7 +18,9 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "nanolm/configs/train.yaml" in names
     assert not [
-        name for name in names if name.split("/")[0] not in ("nanolm", f"nanolm-{wheel.name.split('-')[1]}.dist-info")
+        name
+        for name in names
+        if name.split("/")[0] not in ("nanolm", "hydra_plugins", f"nanolm-{wheel.name.split('-')[1]}.dist-info")
     ]
     environment = tmp_path / "clean"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -39,4 +41,6 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "completed at step 10" in done.stdout
     assert "lr: 0.01" in (folder / "run" / "config.yaml").read_text()
+    done = nanolm("train", "-m", "trainer.max_steps=3", *SMALL, "model=bigram", "seed=1,2")
+    assert "2 jobs: 2 completed" in done.stdout, done.stderr
     assert nanolm("generate", "run", "--prompt", "The ").stdout.startswith("The ")

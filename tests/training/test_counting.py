@@ -167,9 +167,12 @@ def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, sma
         assert "nothing to do: run is completed at step 1" in done.stderr
     done = nanolm("train", "-m", *line, "model.order=1,2", "model.smoothing=add_k,kneser_ney", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
-    losses = [RunDirectory(nanolm.folder / "sweep" / str(n)).read_summary()["best_val_loss"] for n in range(4)]
-    assert all(map(math.isfinite, losses))
-    assert max(losses[2:]) < min(losses[:2])
+    runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("model.order=*"))]
+    losses = {run.path.name.rpartition("-")[0]: run.read_summary()["best_val_loss"] for run in runs}
+    assert all(map(math.isfinite, losses.values()))
+    ones, twos = ([loss for name, loss in losses.items() if f"order={order}" in name] for order in (1, 2))
+    assert (len(ones), len(twos)) == (2, 2)
+    assert max(twos) < min(ones)
 
 
 def test_the_loop_is_not_for_counted_models(

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from nanolm.training.ranks import ALONE
 from nanolm.training.stop import StopRequest
 
 
@@ -26,3 +27,15 @@ def test_a_second_signal_ends_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (143, "asked\n")
+
+
+def test_another_thread_may_ask_and_its_word_is_no_second_signal() -> None:
+    assert StopRequest.current is None
+    with StopRequest() as stop:
+        assert StopRequest.current is stop
+        stop.ask()
+        assert stop.is_asked(ALONE)
+        assert stop.exit_status == 143
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.exit_status == 143
+    assert StopRequest.current is None

@@ -1,0 +1,67 @@
+"""What a sweep must know of the launcher that runs its jobs, and how the cores are shared out among them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def is_in_process(config: DictConfig) -> bool:
+    """Whether jobs run in the process that leads the sweep, one after another."""
+    return _chosen(config) == "basic"
+
+
+def jobs_at_once(config: DictConfig, n_cores: int | None = None) -> int | None:
+    """How many jobs run on this machine at a time; None where a scheduler decides.
+
+    Args:
+        n_cores: of this machine; counted unless given.
+    """
+    n_cores = n_cores or own_cores()
+    launcher, name = config.hydra.launcher, _chosen(config)
+    if name == "joblib":
+        # joblib counts back from all cores: -1 is all of them, -2 all but one.
+        return launcher.n_jobs if launcher.n_jobs > 0 else max(1, n_cores + 1 + launcher.n_jobs)
+    if name == "submitit_local":
+        return max(1, n_cores // (launcher.cpus_per_task or 1))
+    return 1 if name == "basic" else None
+
+
+def batch_size(config: DictConfig) -> int | None:
+    """How many jobs the launcher is given at once; None: all of them."""
+    if is_in_process(config):
+        return 1
+    given = config.hydra.sweeper.get("max_batch_size")
+    # submitit's local executor starts whatever it is given.
+    return given or (jobs_at_once(config) if _chosen(config) == "submitit_local" else None)
+
+
+def threads(config: DictConfig, n_jobs: int, n_cores: int | None = None) -> int | None:
+    """The threads of torch in each job, so that jobs at a time share the cores; None leaves them as they are.
+
+    OMP_NUM_THREADS goes before it, as everywhere.
+
+    Args:
+        n_jobs: how many there are to run.
+        n_cores: of this machine; counted unless given.
+    """
+    name = _chosen(config)
+    if name == "submitit_slurm":
+        return config.hydra.launcher.cpus_per_task
+    at_once = jobs_at_once(config, n_cores)
+    if name == "basic" or at_once is None or "OMP_NUM_THREADS" in os.environ:
+        return None
+    at_once = min(at_once, config.hydra.sweeper.get("max_batch_size") or at_once, max(n_jobs, 1))
+    return max(1, (n_cores or own_cores()) // at_once)
+
+
+def own_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _chosen(config: DictConfig) -> str:
+    return str(config.hydra.runtime.choices["hydra/launcher"])

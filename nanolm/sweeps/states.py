@@ -1,0 +1,79 @@
+"""How far a job is, read from its run directory: nothing else is remembered of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from nanolm.errors import RunError
+from nanolm.runs.directory import RunDirectory, is_complete
+from nanolm.sweeps.planning import Job
+
+
+class State(enum.Enum):
+    """new: nothing is there. cut_off: a run that a kill ended. running: a process writes to it at this moment."""
+
+    new = "new"
+    running = "running"
+    completed = "completed"
+    diverged = "diverged"
+    pruned = "pruned"
+    interrupted = "interrupted"
+    cut_off = "cut off"
+    failed = "failed"
+
+
+# What is not run again. With the same settings a run that diverged would diverge at the same step: that is its result.
+DONE = frozenset({State.completed, State.diverged})
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A job as its directory has it.
+
+    Attributes:
+        summary: summary.json, or an empty dict.
+        error: what ended it, of a failed or diverged one.
+    """
+
+    state: State
+    summary: dict[str, Any]
+    error: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The best validation loss, in nats a token; what a sweeper minimises."""
+        return self.summary.get("best_val_loss")
+
+
+def read(job: Job, *, looks_at_lock: bool = True) -> Report:
+    """How far a job is. Without a look at the lock, one that runs may read as cut off."""
+    return read_run(job.run, job.config.trainer.max_steps, looks_at_lock=looks_at_lock)
+
+
+def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -> Report:
+    """As `read`, of a run directory and the steps that are asked of it."""
+    try:
+        summary = run.read_summary()
+    except RunError as error:
+        return Report(State.failed, {}, str(error))
+    status = summary.get("status")
+    if is_complete(summary, max_steps):
+        return Report(State.completed, summary)
+    if looks_at_lock and run.is_claimed():
+        return Report(State.running, summary)
+    text = read_error(run)
+    if status in ("diverged", "pruned", "interrupted"):
+        return Report(State(status), summary, text)
+    if text or status == "failed":
+        return Report(State.failed, summary, text or str(summary.get("error", "")))
+    return Report(State.cut_off if run.exists() else State.new, summary)
+
+
+def read_error(run: RunDirectory) -> str:
+    """What ended the last attempt, or an empty string."""
+    try:
+        return run.error.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""

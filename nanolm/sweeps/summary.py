@@ -1,0 +1,71 @@
+"""How a sweep ended: a table of its jobs, and where to look next."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanolm.runs.directory import shown
+from nanolm.sweeps.planning import Job, measure
+from nanolm.sweeps.states import Report, State
+
+# Rows of a table that is still read; of a longer one the best are shown, and all that went wrong.
+ROWS = 40
+
+
+def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Report]]:
+    """The best first, those without a figure last."""
+    figure = measure(jobs)
+
+    def place(pair: tuple[Job, Report]) -> tuple[bool, float]:
+        value = pair[1].summary.get(figure)
+        return value is None, value or 0.0
+
+    return sorted(zip(jobs, reports, strict=True), key=place)
+
+
+def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, before: int) -> None:
+    """Prints the jobs, how many ended in which way, and what to type next.
+
+    Args:
+        before: how many were done before this sweep began.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("run in " + escape(str(shown(directory))), overflow="fold")
+    table.add_column("state")
+    table.add_column("steps", justify="right")
+    table.add_column("val loss", justify="right")
+    table.add_column("bits/byte", justify="right")
+    order = ranked(jobs, reports)
+    rows = [pair for place, pair in enumerate(order) if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(pair[1])]
+    for place, (job, report) in enumerate(rows):
+        loss, bits = report.summary.get("best_val_loss"), report.summary.get("bits_per_byte")
+        table.add_row(
+            escape(job.run.path.name),
+            f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
+            f"{report.summary.get('step', 0):,}",
+            "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
+            "" if bits is None else f"{bits:.4f}",
+        )
+    console.print(table)
+    if len(rows) < len(order):
+        console.print(f"  and {len(order) - len(rows)} more, none of which went wrong\n")
+    counts = collections.Counter(report.state.value for report in reports)
+    total = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+    console.print(
+        f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}" + (f"; {before} were done before" if before else "")
+    )
+    if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
+        console.print("go on      the same line again runs what is missing")
+    console.print(f"compare    nanolm compare {escape(str(shown(directory)))}", soft_wrap=True)
+
+
+def _went_wrong(report: Report) -> bool:
+    return report.state in (State.failed, State.diverged)

@@ -1,0 +1,105 @@
+"""How cores are shared out, and sweeps through launchers that run jobs in other processes."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from nanolm.runs.directory import RunDirectory
+from nanolm.sweeps import launchers
+from tests.conftest import SMALL, Nanolm
+
+
+def config_with(name: str, batch: int | None = None, **launcher: object) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "hydra": {
+                "launcher": launcher,
+                "sweeper": {"max_batch_size": batch},
+                "runtime": {"choices": {"hydra/launcher": name}},
+            }
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "at_once", "batch", "threads"),
+    [
+        (config_with("basic"), 1, 1, None),
+        (config_with("joblib", n_jobs=2), 2, None, 4),
+        (config_with("joblib", n_jobs=-1), 8, None, 1),
+        (config_with("joblib", n_jobs=-7), 2, None, 4),
+        (config_with("joblib", n_jobs=16), 16, None, 1),
+        (config_with("submitit_local", cpus_per_task=None), 8, 8, 1),
+        (config_with("submitit_local", cpus_per_task=4), 2, 2, 4),
+        (config_with("submitit_local", batch=3, cpus_per_task=1), 8, 3, 2),
+        (config_with("submitit_slurm", cpus_per_task=6), None, None, 6),
+        (config_with("ray"), None, None, None),
+    ],
+)
+def test_jobs_at_a_time_share_the_cores(
+    config: DictConfig, at_once: int | None, batch: int | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launchers, "own_cores", lambda: 8)
+    assert launchers.jobs_at_once(config) == at_once
+    assert launchers.batch_size(config) == batch
+    assert launchers.threads(config, n_jobs=100) == threads
+    assert launchers.is_in_process(config) == (batch == 1)
+
+
+def test_few_jobs_have_more_threads_and_the_users_word_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert launchers.threads(config_with("joblib", n_jobs=8), n_jobs=2, n_cores=8) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert launchers.threads(config_with("joblib", n_jobs=8), n_jobs=2, n_cores=8) is None
+
+
+def require(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+
+
+# Says in its log how many threads a job has to itself.
+THREADS = """
+import torch
+from nanolm.registry import MASKS
+
+@MASKS.register("told")
+def told(query, key, config):
+    print("threads", torch.get_num_threads(), flush=True)
+    return key <= query
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"]),
+        ("hydra_plugins.hydra_ray_launcher", ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"]),
+    ],
+)
+def test_a_launcher_runs_the_jobs_elsewhere(module: str, words: list[str], nanolm: Nanolm, small_text: Path) -> None:
+    require(module)
+    (nanolm.folder / "told.py").write_text(THREADS)
+    nanolm.environment.pop("OMP_NUM_THREADS")
+    line = (*SMALL, "dataset=text", "trainer.max_steps=3", "seed=1", "plugins=[told]", "mask=told", *words)
+    missing = f"dataset.path={small_text},missing.txt,{small_text.parent}/./small.txt"
+    done = nanolm("train", "-m", *line, missing, "hydra.sweep.dir=sweep", timeout=280)
+    assert done.returncode == 1, done.stderr
+    assert "3 jobs: 2 completed, 1 failed" in done.stdout
+    assert "missing.txt-" in done.stderr
+    assert "failed: there is no file, folder or match of 'missing.txt'" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    runs = [RunDirectory(path.parent) for path in (nanolm.folder / "sweep").glob("*/config.yaml")]
+    assert [run.read_summary()["status"] for run in runs] == ["completed"] * 2
+    share = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
+    logs = [path.read_text() for path in (nanolm.folder / "sweep").glob(".submitit/*/*.out")]
+    assert f"threads {share}" in done.stdout + "".join(logs)
+    again = nanolm("train", "-m", *line, f"dataset.path={small_text}", "hydra.sweep.dir=sweep", timeout=280)
+    assert again.returncode == 0, again.stderr
+    assert "1 job in sweep, 1 of them done" in again.stderr

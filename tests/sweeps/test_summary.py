@@ -1,0 +1,50 @@
+"""What a sweep says of itself at its end."""
+
+from pathlib import Path
+
+import pytest
+
+from nanolm.sweeps.planning import Job, combinations, measure, plan
+from nanolm.sweeps.states import Report, State
+from nanolm.sweeps.summary import ROWS, print_summary, ranked
+from tests.conftest import SMALL
+
+
+def jobs_of(folder: Path, *words: str) -> list[Job]:
+    return plan(combinations([*SMALL, *words]), folder)
+
+
+def completed(loss: float, bits: float = 1.0) -> Report:
+    return Report(State.completed, {"step": 9, "best_val_loss": loss, "bits_per_byte": bits})
+
+
+def test_the_best_comes_first_and_what_failed_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(tmp_path, "seed=1,2,3")
+    reports = [Report(State.failed, {}, "no memory"), completed(2.5), completed(2.25)]
+    assert [report.value for _, report in ranked(jobs, reports)] == [2.25, 2.5, None]
+    print_summary(jobs, reports, tmp_path, before=1)
+    out = capsys.readouterr().out
+    assert out.index("2.2500") < out.index("2.5000") < out.index("failed")
+    assert "3 jobs: 2 completed, 1 failed; 1 were done before" in out
+    assert "the same line again runs what is missing" in out
+    assert f"nanolm compare {tmp_path}" in out
+
+
+def test_of_many_jobs_the_best_are_shown_and_all_that_went_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_of(tmp_path, "seed=range(0,60)")
+    reports = [completed(3 - n / 100) for n in range(59)] + [Report(State.failed, {}, "no memory")]
+    print_summary(jobs, reports, tmp_path, before=0)
+    out = capsys.readouterr().out
+    assert out.count(" completed ") == ROWS // 2
+    assert out.count("failed") == 2
+    assert "and 39 more, none of which went wrong" in out
+
+
+def test_losses_over_other_tokens_are_compared_by_bits(tmp_path: Path) -> None:
+    assert measure(jobs_of(tmp_path, "seed=1,2")) == "best_val_loss"
+    jobs = jobs_of(tmp_path, "tokenizer=char,byte")
+    assert measure(jobs) == "bits_per_byte"
+    order = ranked(jobs, [completed(2.0, bits=3.0), completed(2.5, bits=2.0)])
+    assert [job.swept["tokenizer"] for job, _ in order] == ["byte", "char"]

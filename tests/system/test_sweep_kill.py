@@ -1,0 +1,203 @@
+"""A sweep, its whole tree of processes killed, told to end, and started twice: what it comes to is the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from tests.conftest import SMALL, Nanolm, config_of
+from tests.training.test_trainer import final_state, rows, same
+
+LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
+# Twelve jobs.
+JOBS = ("model=bigram,gpt2", "optimizer.lr=1e-3,3e-3", "seed=1,2,3")
+
+
+def start(nanolm: Nanolm, *words: str) -> subprocess.Popen[str]:
+    """A sweep in a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanolm", "train", "-m", *words],
+        cwd=nanolm.folder,
+        env=nanolm.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def runs_in(folder: Path) -> dict[str, RunDirectory]:
+    return {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
+
+
+def wait_until(is_so: Any, process: subprocess.Popen[str], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def begun(folder: Path) -> int:
+    """How many runs have a row."""
+    return sum(run.metrics.exists() and run.metrics.stat().st_size > 0 for run in runs_in(folder).values())
+
+
+def is_completed(run: RunDirectory) -> bool:
+    return run.read_summary().get("status") == "completed"
+
+
+def record(run: RunDirectory) -> tuple[Any, ...]:
+    """What would show that a finished run was touched: its rows with their times, and the times of its files."""
+    files = (run.metrics, run.summary, run.config, run.log)
+    return (run.metrics.read_bytes(), *(path.stat().st_mtime_ns for path in files))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
+    launcher: tuple[str, ...], nanolm: Nanolm, small_text: Path
+) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=160", *JOBS)
+    undisturbed = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=900)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    folder = nanolm.folder / "parted"
+    words = (*line, "hydra.sweep.dir=parted", *launcher)
+    moments = random.Random(7)
+    finished: dict[str, tuple[Any, ...]] = {}
+    for kill in range(3):
+        process = start(nanolm, *words)
+        wanted = begun(folder) + moments.randint(1, 3)
+        wait_until(lambda wanted=wanted: begun(folder) >= wanted, process)
+        time.sleep(moments.random())
+        # The session is the tree: workers of joblib are in it.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        now = {name: record(run) for name, run in runs_in(folder).items() if is_completed(run)}
+        assert {name: now[name] for name in finished} == finished, f"a finished job was touched before kill {kill}"
+        finished = now
+    done = nanolm("train", "-m", *words, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert "12 jobs: 12 completed" in done.stdout
+    assert 0 < len(finished) < 12
+    whole, parted = runs_in(nanolm.folder / "whole"), runs_in(folder)
+    assert whole.keys() == parted.keys()
+    assert len(parted) == 12
+    assert {name: record(parted[name]) for name in finished} == finished
+    for name in whole:
+        assert is_completed(parted[name])
+        assert rows(parted[name]) == rows(whole[name])
+        assert same(final_state(parted[name]), final_state(whole[name]))
+
+
+def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
+    shells = [
+        start(nanolm, *line, "seed=1,2,3,4"),
+        start(nanolm, "seed=4,3,2,1,5", *line, f"optimizer.lr={config_of().optimizer.lr}"),
+    ]
+    said = [shell.communicate(timeout=300) for shell in shells]
+    assert [shell.returncode for shell in shells] == [0, 0], said
+    assert "4 jobs: 4 completed" in said[0][0]
+    assert "5 jobs: 5 completed" in said[1][0]
+    runs = runs_in(nanolm.folder / "outputs" / "sweep")
+    assert sorted(run.read_summary()["seed"] for run in runs.values()) == [1, 2, 3, 4, 5]
+    for run in runs.values():
+        # Each begins once: a run says where it is when it begins, and every step has one row.
+        assert run.log.read_text().count("run directory") == 1
+        assert [row["step"] for row in run.read_metrics() if row["split"] == "train"] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_sweep_behind_a_checkpoint(
+    number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path
+) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2")
+    process = start(nanolm, *line, "trainer.max_steps=100000")
+    folder = nanolm.folder / "outputs" / "sweep"
+    wait_until(lambda: begun(folder) == 1, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert "1 interrupted" in out
+    (run,) = runs_in(folder).values()
+    summary = run.read_summary()
+    assert summary["status"] == "interrupted"
+    assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [run.path.name]
+    assert not list(folder.glob(".stop*"))
+
+
+def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
+    process = start(nanolm, *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    folder = nanolm.folder / "outputs" / "sweep"
+    wait_until(lambda: begun(folder) == 2, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 143, err
+    assert "2 interrupted" in out
+    for run in runs_in(folder).values():
+        summary = run.read_summary()
+        assert summary["status"] == "interrupted"
+        assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] <= summary["step"]
+        assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+
+
+FRAGILE = """
+from pathlib import Path
+import torch
+from nanolm.registry import MODELS
+
+class Unigram(torch.nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, tokens):
+        return self.logits.expand(*tokens.shape, len(self.logits))
+
+@MODELS.register("fragile")
+def fragile(config, vocab_size):
+    if config.seed == 2 and config.optimizer.lr == 0.01 and not Path("mended").exists():
+        raise MemoryError("no memory left")
+    return Unigram(vocab_size)
+"""
+
+
+@pytest.mark.slow
+def test_of_twelve_jobs_the_one_that_breaks_the_program_is_run_alone_the_next_time(
+    nanolm: Nanolm, small_text: Path
+) -> None:
+    (nanolm.folder / "fragile.py").write_text(FRAGILE)
+    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=5", "plugins=[fragile]", "model=fragile")
+    words = (*line, "optimizer.lr=1e-3,1e-2,1", "seed=1,2,3,4")
+    done = nanolm("train", "-m", *words, timeout=400)
+    assert done.returncode == 1, done.stderr
+    assert "12 jobs: 11 completed, 1 failed" in done.stdout
+    folder = nanolm.folder / "outputs" / "sweep"
+    (broken,) = folder.glob("optimizer.lr=0.01,seed=2-*")
+    assert f"nanolm: {broken.relative_to(nanolm.folder)} failed: MemoryError: no memory left" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "Traceback" in (broken / "train.log").read_text()
+    before = {name: record(run) for name, run in runs_in(folder).items()}
+    assert len(before) == 11
+
+    (nanolm.folder / "mended").touch()
+    done = nanolm("train", "-m", *words, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "12 jobs in outputs/sweep, 11 of them done" in done.stderr
+    after = {name: record(run) for name, run in runs_in(folder).items()}
+    assert after.keys() - before.keys() == {broken.name}
+    assert before.items() <= after.items()
