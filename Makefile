@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all check format bench clean
+.PHONY: help install train test test-all browser check format bench clean
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ test: install  ## the tests, without the slow proofs
 
 test-all: install  ## every test: real training budgets, a clean installation from the wheel
 	@$(PYTEST) $(ARGS)
+
+browser:  ## install chromium and its driver, where they are missing: the report is tested in them (Debian, as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && exit 0; \
+	test "$$(id -u)" = 0 || { echo "as root: apt-get install chromium chromium-driver" >&2; exit 1; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver
 
 check: install  ## lint, formatting, types, and which way imports point
 	@$(BIN)/ruff check .

@@ -22,6 +22,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                         nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200
   nanolm evaluate     the exact loss of a run on a split
                         nanolm evaluate outputs/RUN --split val --json
+  nanolm report       runs as one HTML file that opens offline: curves, settings, samples, attention
+                        nanolm report outputs -o report.html
   nanolm checkpoints  the checkpoints of a run, every byte of them verified
                         nanolm checkpoints outputs/RUN
   nanolm data         what a model would see (show), and its tokens ahead of time (prepare)
@@ -38,6 +40,8 @@ nanolm: train, study and compare small language models, from bigram to GPT.
                         nanolm runs --status completed --where model=gpt --sort best_val_loss
   nanolm diff         the settings that two runs differ in
                         nanolm diff outputs/RUN outputs/OTHER_RUN
+  nanolm wandb        the whole record of runs, to Weights & Biases (push)
+                        nanolm wandb push outputs/RUN --offline
 
 `nanolm VERB --help` says more. RUN is a directory that `nanolm train` made.
 """
@@ -156,6 +160,46 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def report(arguments: list[str]) -> int:
+    """`nanolm report RUN_OR_FOLDER ... -o FILE`."""
+    parser = argparse.ArgumentParser(
+        prog="nanolm report",
+        description="Writes one HTML file about runs, which opens offline: results, curves, settings, samples, "
+        "attention and masks, and what it takes to repeat each. Needs nanolm[report].",
+        epilog='for example: nanolm report outputs -o report.html --text "To be, or not" --layer 0 1 --png pictures',
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="write the pictures as PNG too, for a paper")
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="TEXT", help="what attention is shown over (the run's last sample)"
+    )
+    parser.add_argument("--layer", nargs="+", type=int, metavar="N", help="layers whose attention is shown (all)")
+    parser.add_argument(
+        "--maps",
+        type=int,
+        default=4,
+        metavar="N",
+        help="runs that have attention maps, best first (4; 0: none)",
+    )
+    parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
+    options = parser.parse_args(arguments)
+
+    from nanolm.report import verb
+
+    said = verb.make(
+        options.runs,
+        options.output,
+        png=options.png,
+        texts=options.text,
+        layers=options.layer,
+        n_maps=options.maps,
+        plugins=options.plugins,
+    )
+    print("\n".join(said))
+    return 0
+
+
 def checkpoints(arguments: list[str]) -> int:
     """`nanolm checkpoints RUN`."""
     parser = argparse.ArgumentParser(
@@ -262,6 +306,40 @@ def count(arguments: list[str]) -> int:
 
     count_verb.show(options.overrides, options.config_dir, options.vocab_size, options.json)
     return 0
+
+
+def wandb(arguments: list[str]) -> int:
+    """`nanolm wandb push RUN_OR_FOLDER ...`."""
+    verbs = {"push": "Writes runs whole, from their metrics.jsonl, as records of Weights & Biases."}
+    verb, rest = _second_word("wandb", verbs, arguments)
+    if verb is None:
+        return 0
+    parser = argparse.ArgumentParser(
+        prog=f"nanolm wandb {verb}",
+        description=verbs[verb]
+        + " A run that was killed has all its rows there, which a record written live may lose.",
+        epilog="for example: nanolm wandb push outputs/sweep_lr --project rates",
+    )
+    parser.add_argument("paths", nargs="+", metavar="RUN_OR_FOLDER", help="run directories, or folders that hold them")
+    parser.add_argument("--offline", action="store_true", help="write into RUN/wandb, for `wandb sync` to send")
+    parser.add_argument("--project", metavar="P", help="the project (the run's logger.project, else nanolm)")
+    parser.add_argument("--entity", metavar="E", help="whose project (the run's logger.entity, else the account's own)")
+    parser.add_argument("--group", metavar="G", help="the group (the run's logger.group, else the name of its sweep)")
+    parser.add_argument(
+        "--keep-id",
+        action="store_true",
+        help="under the id of the record that the run has, in its place (a new id, and a record beside it)",
+    )
+    parser.add_argument("--patience", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (30)")
+    options = parser.parse_args(rest)
+    if not options.patience > 0:
+        raise SettingsError(f"--patience is {options.patience}", where="--patience", mend="more than 0")
+
+    from nanolm import wandb_verb
+
+    mode = "offline" if options.offline or os.environ.get("WANDB_MODE") == "offline" else "online"
+    target = wandb_verb.Target(mode, options.project, options.entity, options.group, options.keep_id, options.patience)
+    return wandb_verb.push(options.paths, target)
 
 
 def _second_word(first: str, verbs: dict[str, str], arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -408,6 +486,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "generate": generate,
     "evaluate": evaluate,
+    "report": report,
     "checkpoints": checkpoints,
     "data": data,
     "mask": mask,
@@ -416,4 +495,5 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare,
     "runs": runs,
     "diff": diff,
+    "wandb": wandb,
 }

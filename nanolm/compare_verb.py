@@ -15,14 +15,26 @@ from nanolm import comparison
 from nanolm.comparison import METRICS, TO_TARGET, Comparison, Estimate, Reference, Row
 from nanolm.runs.collection import find, short_keys
 
-# What is left out first where a table is too wide; what is not listed stays.
-LEFT_OUT = (
-    "run", "perplexity", "tokens_per_second", "flops", "final_val_loss", "seconds", "parameters", "seconds_to_target",
-    "tokens", "bits_per_byte", "best_of",
-)  # fmt: skip
+# What is shown where there is room for it, in this order; what is not listed always is.
+OPTIONAL = (
+    "best_of",
+    "bits_per_byte",
+    "tokens",
+    "seconds_to_target",
+    "parameters",
+    "seconds",
+    "best_ema_val_loss",
+    "final_val_loss",
+    "flops",
+    "tokens_per_second",
+    "perplexity",
+    "run",
+)
 # Settings in one column, where they would take a larger part of the width in columns of their own.
 SETTINGS_SHARE = 0.45
 MISSING = "–"
+# Of the name of a run that stands where others have their settings.
+NAME_CHARACTERS = 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +96,13 @@ def cells_of(found: Comparison) -> list[Column]:
     else:
         for at, row in enumerate(rows):
             if not row.runs[0].settings:
-                columns[0].cells[at] = row.runs[0].name
+                columns[0].cells[at] = _shortened(row.runs[0].name)
         if all(len(row.runs) == 1 for row in rows):
             columns.append(Column("run", "run", names, is_figure=False))
     if any(row.status != "completed" for row in rows):
         statuses = ["" if row.status == "completed" else row.status for row in rows]
-        columns.append(Column("status", "status", statuses, is_figure=False))
+        narrow = [status.replace(", ", "\n") for status in statuses] + [""] * len(references)
+        columns.append(Column("status", "status", statuses, is_figure=False, narrow=narrow))
     if any(row.n_seeds > 1 for row in rows):
         columns.append(Column("seeds", "seeds", [str(row.n_seeds) for row in rows]))
     if found.by:
@@ -115,29 +128,32 @@ def cells_of(found: Comparison) -> list[Column]:
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
     """The columns that there is room for, and the names of those that there is none for."""
-    columns, left_out = list(columns), list[str]()
+    columns = list(columns)
     settings = [column for column in columns if column.is_setting]
     if len(settings) > 1 and sum(column.width + 2 for column in settings) > SETTINGS_SHARE * width:
         columns = [_folded(settings, round(SETTINGS_SHARE * width)), *(c for c in columns if not c.is_setting)]
     if _width(columns) > width:
         columns = [dataclasses.replace(column, cells=column.narrow or column.cells) for column in columns]
-    for name in LEFT_OUT:
-        if name == "bits_per_byte" and _width(columns) > width:
-            # A second line for the interval takes less than a figure.
-            columns = [
-                dataclasses.replace(column, cells=[cell.replace(" ±", "\n±") for cell in column.cells])
-                for column in columns
-            ]
-        if _width(columns) <= width:
-            break
-        left_out += [column.title for column in columns[1:] if column.name == name and not column.is_judged]
-        columns = [one for number, one in enumerate(columns) if not number or one.name != name or one.is_judged]
-    return columns, left_out
+    kept = {column.name for column in columns if column.name not in OPTIONAL or column.is_judged} | {columns[0].name}
+    if _width([column for column in columns if column.name in kept | set(OPTIONAL[:2])]) > width:
+        # A second line for the interval takes less than a figure.
+        broken = [[cell.replace(" ±", "\n±") for cell in column.cells] for column in columns]
+        columns = [dataclasses.replace(column, cells=cells) for column, cells in zip(columns, broken, strict=True)]
+    for name in OPTIONAL:
+        if _width([column for column in columns if column.name in kept | {name}]) <= width:
+            kept.add(name)
+    left_out = [column.title for column in columns if column.name not in kept]
+    return [column for column in columns if column.name in kept], left_out
 
 
 def _width(columns: Sequence[Column]) -> int:
     """Characters of a line of the table, two of them behind each column."""
     return sum(column.width + 2 for column in columns)
+
+
+def _shortened(name: str) -> str:
+    """The end of a name, which is where runs differ."""
+    return name if len(name) <= NAME_CHARACTERS else f"…{name[1 - NAME_CHARACTERS :]}"
 
 
 def _narrow(cell: str, is_judged: bool) -> str:

@@ -41,6 +41,7 @@ class Metric:
 METRICS = {
     "best_val_loss": Metric("val loss\nbest", is_of_loss=True, per_token=True),
     "final_val_loss": Metric("val loss\nfinal", is_of_loss=True, per_token=True),
+    "best_ema_val_loss": Metric("val loss\nof EMA", is_of_loss=True, per_token=True),
     "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
     "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
     "parameters": Metric("param-\neters"),
@@ -180,7 +181,7 @@ def compare(
     measured, faults = _measure(runs, target, "bits_per_byte" if judged == "bits_per_byte" else "loss")
     by_values = dict(values_of(name, runs) for name in by)
     by_run = {id(run): tuple(values[at] for values in by_values.values()) for at, run in enumerate(runs)}
-    rows = [_row(group) for group in _grouped(measured)]
+    rows = [_row(group) for group in _grouped(measured, by_run)]
     rows = _told_apart(rows, list(by_values), by_run)
     if by:
         rows = _best_of_each(rows, judged, list(by_values))
@@ -300,14 +301,18 @@ def _measure(runs: Sequence[Run], target: float | None, figure: str) -> tuple[li
     return measured, faults
 
 
-def _grouped(measured: Sequence[_Measured]) -> list[list[_Measured]]:
-    """Runs that differ only by their seed, together; one whose settings cannot be read stands alone."""
+def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) -> list[list[_Measured]]:
+    """Runs that differ only by their seed, together, unless by what rows are grouped by, which may be the seed.
+
+    One whose settings cannot be read stands alone.
+    """
     apart = differing([one.run for one in measured])
     keys = [key for key in apart if key != "seed" and not is_quiet(key)]
     groups: dict[str, list[_Measured]] = {}
     for one in measured:
         run = one.run
-        own = run.settings and [[run.settings.get(key) for key in keys], text_of(run), run.summary.get("tokenizer")]
+        values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
+        own = run.settings and [values, text_of(run), run.summary.get("tokenizer")]
         groups.setdefault(json.dumps(own or str(run.path), default=str), []).append(one)
     return list(groups.values())
 
@@ -379,7 +384,7 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
 
     def compares(row: Row) -> bool:
         is_odd = (row.sees_future and n_future < len(rows)) or (not row.is_lossless and n_tokenizers > 1)
-        return not (METRICS[judged].is_of_loss and (is_odd or texts_differ))
+        return bool(row.runs[0].settings) and not (METRICS[judged].is_of_loss and (is_odd or texts_differ))
 
     candidates = [row for row in rows if compares(row) and row.estimates[judged].values]
     best = min(candidates, key=lambda row: _rank(row, judged), default=None)
@@ -401,7 +406,8 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
 
 def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
     if column in METRICS:
-        return sorted(rows, key=lambda row: _rank(row, column))
+        # A run whose settings cannot be read stands below all others, whatever its figures.
+        return sorted(rows, key=lambda row: (not row.runs[0].settings, _rank(row, column)))
     keys = {key.rsplit(".", 1)[-1]: key for row in rows for key in row.settings}
     keys |= {key: key for row in rows for key in row.settings}
     if column not in keys:
@@ -429,6 +435,8 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Reference]:
     """The reference lines of each validation text, those by counting of each tokenizer, the weakest first."""
+    # Of which text a run without settings is cannot be said.
+    measured = [one for one in measured if one.run.settings]
     runs = [one.run for one in measured]
     n_texts = len(texts_of(runs))
     n_kinds = len({run.summary.get("tokenizer") for run in runs if run.summary.get("tokenizer")})

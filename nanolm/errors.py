@@ -76,6 +76,12 @@ class RankError(NanolmError):
     exit_status = 1
 
 
+class ServerError(NanolmError):
+    """A server that cannot be reached, does not answer or refuses."""
+
+    exit_status = 1
+
+
 class Problems(SettingsError):
     """Several mistakes, reported at once."""
 

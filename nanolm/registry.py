@@ -88,7 +88,9 @@ MODELS = Registry("model", "a function of (config, vocab_size) that returns a to
 MASKS = Registry("mask", "a function of (query position, key position, config) that returns who may see whom")
 OPTIMIZERS = Registry("optimizer", "a function of (model, config) that returns a torch optimizer")
 SCHEDULERS = Registry("scheduler", "a function of (step, max_steps, config) that returns the factor on lr")
-LOGGERS = Registry("logger", "a function of (config, run) that returns an object with log and close")
+LOGGERS = Registry(
+    "logger", "a function of (config, run, about, warn) that returns an object with log, close and about"
+)
 
 GROUPS = {
     registry.group: registry for registry in (DATASETS, TOKENIZERS, MODELS, MASKS, OPTIMIZERS, SCHEDULERS, LOGGERS)

@@ -272,7 +272,8 @@ def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
         from nanolm.training.trainer import train as train_model
 
         origin = run if task.parent is None else task.parent.run
-        choices = {**(origin.read_summary().get("choices") or choices_of(hydra_config.runtime.choices)), **task.choices}
+        choices = origin.read_summary().get("choices") or choices_of(hydra_config.runtime.choices)
+        choices = {**choices, **task.choices}
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample)

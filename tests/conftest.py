@@ -41,7 +41,7 @@ class Nanolm:
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"},
             "NANOLM_CACHE": str(cache),
             "WANDB_MODE": "offline",
             "OMP_NUM_THREADS": "1",
@@ -110,3 +110,12 @@ def nanolm(tmp_path: Path) -> Nanolm:
     folder = tmp_path / "here"
     folder.mkdir()
     return Nanolm(folder, tmp_path / "cache")
+
+
+@pytest.fixture
+def no_wandb_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No account of wandb is at hand, and the environment has no word for it."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))

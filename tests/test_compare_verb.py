@@ -42,10 +42,11 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 def test_real_runs_are_compared_from_their_folders_alone(nanolm: Nanolm, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
     for model in ("bigram", "gpt"):
-        for seed in (1, 2):
-            run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{seed}")
+        config = config_of(*line, f"model={model}")
+        for config.seed in (1, 2):
+            run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{config.seed}")
             with run.claim():
-                train(config_of(*line, f"model={model}", f"seed={seed}"), run, choices={"model": model})
+                train(config, run, choices={"model": model})
     small_text.unlink()
     done = nanolm("compare", "sweep", "--json")
     assert done.returncode == 0, done.stderr
@@ -76,8 +77,8 @@ def test_the_table_at_80_columns(
     assert ["counted", "bigram", "2.5000", "3.7500"] in rows
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "Welch's t test" in out
-    assert "no room for perplexity" in out
-    assert "perplexity" not in out.split("±")[0]
+    assert "no room for val loss final, perplexity" in out
+    assert "perplexity" not in out.split("no room")[0]
 
 
 def test_a_wide_table_has_everything(
@@ -146,11 +147,14 @@ def test_markdown_is_a_table(sweep: Path, capsys: pytest.CaptureFixture[str], mo
 def test_a_damaged_run_is_shown_beside_the_others(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(sweep / "broken", config="seed: [1\n")
+    make_run(sweep / "2026-11-21_08-55-48_broken", losses=[1.0], config="seed: [1\n")
     out = printed(capsys, monkeypatch, 120, str(sweep))
-    assert "damaged" in out
-    assert "broken: config.yaml is damaged" in out
-    assert "2.0050" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["…1_08-55-48_broken", "damaged", "1", "1.0000", "–"] in [row[:5] for row in rows]
+    assert "2026-11-21_08-55-48_broken: config.yaml is damaged" in out
+    assert ["2.0050", "±0.0635", "best"] in [row[2:5] for row in rows]
+    assert sum(row[:1] == ["gzip"] for row in rows) == 1
+    assert out.index("2.0050") < out.index("…1_08-55-48_broken")
 
 
 def test_runs_without_a_figure_can_be_shown(

@@ -142,6 +142,16 @@ def test_grouped_rows_are_the_best_of_what_was_tuned(tmp_path: Path) -> None:
     assert [row.settings["optimizer.lr"] for row in compared(tmp_path, by=["lr"]).rows] == [0.01, 0.99, 0.1, 0.9]
 
 
+def test_rows_by_seed_keep_the_seeds_apart(tmp_path: Path) -> None:
+    for lr, losses in ((0.01, [2.0, 3.0]), (0.1, [2.5, 2.4])):
+        seeds(tmp_path, f"lr_{lr}", losses, settings={"optimizer.lr": lr})
+    found = compared(tmp_path, by=["seed"])
+    assert [(row.settings, row.n_seeds, row.best_of) for row in found.rows] == [
+        ({"seed": 1, "optimizer.lr": 0.01}, 1, 2),
+        ({"seed": 2, "optimizer.lr": 0.1}, 1, 2),
+    ]
+
+
 def test_other_tokens_leave_bits_per_byte_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "char", losses=[2.0], bits_per_nat=1.5)
     bpe = {"model": "bigram", "tokenizer": "bpe", "dataset": "tiny_shakespeare"}
@@ -224,7 +234,7 @@ def test_rows_are_sorted_by_any_column(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"metrics": ["perplexty"]}, "did you mean perplexity"),
-        ({"metrics": ["loss"]}, "one of: best_val_loss, final_val_loss"),
+        ({"metrics": ["loss"]}, "one of: best_ema_val_loss, best_val_loss, final_val_loss"),
         ({"sort": "best_val_los"}, "did you mean best_val_loss"),
         ({"by": ["optimizer.lrr"]}, "did you mean optimizer.lr"),
         ({"by": ["name"]}, "may be any of dataset.name, tokenizer.name"),

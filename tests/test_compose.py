@@ -191,7 +191,7 @@ def test_quoting_carries_any_path(value: str) -> None:
 def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
     jobs = [
         ["model=bigram", "optimizer.lr=1e-3", "seed=3", "trainer.clip_norm=null"],
-        ["model=gpt2", "optimizer.betas=[0.9,0.99]", "trainer.precision=fp32", "resume=auto", "size.n_layers=3"],
+        ["model=gpt2", "optimizer.beta2=0.99", "trainer.precision=fp32", "resume=auto", "size.n_layers=3"],
         ["experiment=ladder/blocks", "trainer.max_steps=7", "++seed=4"],
         ["scheduler=product", "scheduler.parts=[cosine,step]", "logger.project='a, b'", "logger.group=null"],
         ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],

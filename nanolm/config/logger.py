@@ -40,7 +40,9 @@ class WandbConfig(LoggerConfig):
     name: str = "wandb"
     project: str = "nanolm"
     entity: str | None = None
+    # null: the folder of the sweep that the run is a job of, if it is one of a sweep
     group: str | None = None
+    tags: list[str] = dataclasses.field(default_factory=list)
     mode: WandbMode = WandbMode.auto
     # Seconds to wait for the server before the run goes on offline.
     patience: float = bounded(5.0, gt=0)

@@ -110,6 +110,18 @@ class RunDirectory:
         except (Timeout, OSError):
             return True
 
+    def write_last_summary(self, summary: dict[str, Any]) -> None:
+        """The same for the last time; where the disk has no room for a second file, over the one that is there."""
+        try:
+            self.write_summary(summary)
+        except OSError:
+            # How a run ended matters more than that a crash just now would damage the file.
+            with contextlib.suppress(OSError), self.summary.open("r+b") as file:
+                file.write((json.dumps(summary, indent=2) + "\n").encode())
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+
     @contextlib.contextmanager
     def claim(self, patience: float = 0.0) -> Iterator[None]:
         """Makes this process the only writer. A folder that ends with no run in it is taken away again.

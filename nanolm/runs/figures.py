@@ -29,6 +29,7 @@ class Figures:
         tokens_per_second: tokens by seconds.
         best_val_loss: nats per token.
         final_val_loss: nats per token.
+        best_ema_val_loss: of the averaged weights, where there are some (trainer.ema_decay); nats per token.
         bits_per_byte: of the best validation loss.
         perplexity: per token, of the best validation loss.
         fault: what could not be read, in words.
@@ -42,6 +43,7 @@ class Figures:
     tokens_per_second: float | None = None
     best_val_loss: float | None = None
     final_val_loss: float | None = None
+    best_ema_val_loss: float | None = None
     bits_per_byte: float | None = None
     perplexity: float | None = None
     fault: str | None = None
@@ -67,6 +69,7 @@ def of(run: Run) -> Figures:
             "tokens_per_second",
             "best_val_loss",
             "final_val_loss",
+            "best_ema_val_loss",
             "bits_per_byte",
         )
     }
@@ -117,6 +120,8 @@ def _from_rows(run: Run) -> dict[str, Any]:
         best = min(scored, key=lambda row: row["loss"])
         found |= {"best_val_loss": best["loss"], "bits_per_byte": best.get("bits_per_byte")}
         found["final_val_loss"] = scored[-1]["loss"]
+        averaged = [row["ema_loss"] for row in scored if row.get("ema_loss") is not None]
+        found["best_ema_val_loss"] = min(averaged, default=None)
     return found
 
 

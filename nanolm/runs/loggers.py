@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import netrc
 import os
-import threading
 import time
-import urllib.parse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 from nanolm.config import LoggerConfig, NoLoggerConfig, WandbConfig, WandbMode
 from nanolm.registry import LOGGERS
+from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.wandb_record import has_account
 
 Warn = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a logger is told of its run.
+
+    Attributes:
+        config: the settings by dotted key.
+        summary: summary.json as it stands when the run begins or goes on: the sweep that it is a job of (group), what
+            an earlier session had from `Logger.about`, and the reference lines.
+    """
+
+    config: dict[str, Any]
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Logger(Protocol):
@@ -32,17 +45,17 @@ class Logger(Protocol):
         """What summary.json keeps of it, so that a resumed run goes on with the same record."""
 
 
-def open_logger(config: LoggerConfig, run: RunDirectory, about: dict[str, Any], warn: Warn) -> Logger:
+def open_logger(config: LoggerConfig, run: RunDirectory, about: About, warn: Warn) -> Logger:
     """The logger that the settings name; a failing one is replaced by none, with one warning.
 
     Args:
-        about: "config" (flat settings) and "run_id" (None for a new record).
+        about: what it is told of the run.
         warn: says a line to the user.
     """
     try:
         return LOGGERS[config.name](config, run, about, warn)
     except Exception as error:
-        warn(f"{config.name} is off, the run goes on without it: {type(error).__name__}: {_first_line(error)}")
+        warn(f"{config.name} is off, the run goes on without it: {type(error).__name__}: {first_line(error)}")
         return NoLogger()
 
 
@@ -61,13 +74,13 @@ class NoLogger:
 
 
 @LOGGERS.register("none")
-def no_logger(config: NoLoggerConfig, run: RunDirectory, about: dict[str, Any], warn: Warn) -> NoLogger:
+def no_logger(config: NoLoggerConfig, run: RunDirectory, about: About, warn: Warn) -> NoLogger:
     """metrics.jsonl is enough."""
     return NoLogger()
 
 
 @LOGGERS.register("wandb")
-def wandb_logger(config: WandbConfig, run: RunDirectory, about: dict[str, Any], warn: Warn) -> WandbLogger:
+def wandb_logger(config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> WandbLogger:
     """A run of Weights & Biases, offline when there is no account or no answer."""
     return WandbLogger(config, run, about, warn)
 
@@ -81,11 +94,10 @@ class WandbLogger:
     # Seconds that the end of a run waits for the last rows to be sent.
     CLOSING_PATIENCE = 30.0
 
-    def __init__(self, config: WandbConfig, run: RunDirectory, about: dict[str, Any], warn: Warn) -> None:
-        import wandb
-
+    def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
+        self._run = run
         self._warn = warn
-        self._wandb = wandb
+        self._references = wandb_record.reference_lines(about.summary)
         mode = config.mode
         if mode is WandbMode.auto:
             mode = WandbMode.online if has_account() else WandbMode.offline
@@ -95,43 +107,33 @@ class WandbLogger:
             modes.append("offline")
         for attempt in modes:
             try:
-                self._run = wandb.init(
-                    project=config.project,
-                    entity=config.entity,
-                    group=config.group,
-                    name=run.path.resolve().name,
-                    id=about["run_id"],
-                    resume="allow",
-                    dir=_folder(run.wandb),
-                    config=about["config"],
-                    mode=attempt,  # type: ignore[arg-type]
-                    settings=wandb.Settings(
-                        init_timeout=config.patience,
-                        console="off",
-                        silent=True,
-                        quiet=True,
-                        x_disable_stats=True,
-                    ),
+                self._record = wandb_record.begin(
+                    config,
+                    run,
+                    about.config,
+                    mode=attempt,
+                    run_id=about.summary.get("wandb_id"),
+                    is_live=True,
+                    group=about.summary.get("group"),
                 )
                 break
             except Exception as error:
                 if attempt == modes[-1]:
                     raise
-                warn(f"wandb does not answer ({_first_line(error)}); the run is recorded offline in {run.wandb}")
-        self.run_id = str(self._run.id)
+                warn(f"wandb does not answer ({first_line(error)}); the run is recorded offline in {run.wandb}")
+        self.run_id = str(self._record.id)
         self.mode = attempt
         self._failed = False
         self._last_row = -math.inf
 
     def log(self, row: dict[str, Any]) -> None:
-        """The row under its split's name (train/loss, val/bits_per_byte, ...); training rows at most ten a second."""
+        """The row under wandb_record's names; training rows at most ten a second."""
         now = time.monotonic()
         if self._failed or (row["split"] == "train" and now - self._last_row < self.PACE):
             return
         self._last_row = now if row["split"] == "train" else self._last_row
-        values = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("split", "step")}
         try:
-            self._run.log(values, step=row["step"])
+            self._record.log(wandb_record.values(row, self._references), step=row["step"])
         except Exception as error:
             self._fail(error)
 
@@ -139,20 +141,12 @@ class WandbLogger:
         """Fills the summary and ends the record; a server that does not answer is given up after a while."""
         if self._failed:
             return
-
-        def finish() -> None:
-            try:
-                for key, value in summary.items():
-                    self._run.summary[key] = value
-                self._run.finish(exit_code=0 if summary.get("status") in ("completed", "interrupted", "pruned") else 1)
-            except Exception as error:
-                self._fail(error)
-
-        thread = threading.Thread(target=finish, daemon=True)
-        thread.start()
-        thread.join(self.CLOSING_PATIENCE)
-        if thread.is_alive():
+        try:
+            wandb_record.end(self._record, self._run, summary, self.CLOSING_PATIENCE)
+        except TimeoutError:
             self._warn("wandb does not answer; what it has not sent is in metrics.jsonl")
+        except Exception as error:
+            self._fail(error)
 
     def about(self) -> dict[str, Any]:
         """The id that the next session goes on with."""
@@ -160,28 +154,9 @@ class WandbLogger:
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        self._warn(f"wandb is off from here on: {type(error).__name__}: {_first_line(error)}")
+        self._warn(f"wandb is off from here on: {type(error).__name__}: {first_line(error)}")
 
 
-def has_account() -> bool:
-    """Whether an API key is at hand, in the environment or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        try:
-            if name and netrc.netrc(Path(name).expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
-
-
-def _folder(path: Path) -> str:
-    """wandb makes its own folder `wandb` in the one it is given, which must exist."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return str(path.parent.resolve())
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without what it says below that."""
     return (str(error).strip().splitlines() or [""])[0]

@@ -144,7 +144,7 @@ class SweepJob:
     def _claimed(self, composed: DictConfig, run: RunDirectory) -> JobResult:
         """The job, in a folder that no other process writes to. Its errors stay in error.txt."""
         try:
-            config = _config_of(composed, run)
+            config = _config_of(composed)
             steps = config.trainer.max_steps
             report = read_run(run, steps, looks_at_lock=False)
             if report.state in self.done or _failed_since(self.began, run, report):
@@ -189,6 +189,7 @@ class SweepJob:
             show_bar=False if self._is_elsewhere else None,
             quiet=True,
             is_hopeless=self.watch(run) if self.watch else None,
+            group=run.path.absolute().parent.name,
         )
         return outcome.exit_status
 
@@ -225,16 +226,12 @@ def choices_of(chosen: Any) -> dict[str, str]:
     }
 
 
-def _config_of(composed: DictConfig, run: RunDirectory) -> Config:
+def _config_of(composed: DictConfig) -> Config:
     from nanolm.compose import import_plugins
-    from nanolm.config import WandbConfig
     from nanolm.config_file import to_config
 
     import_plugins(list(composed.get("plugins") or []))
-    config = to_config(composed)
-    if isinstance(config.logger, WandbConfig) and config.logger.group is None:
-        config.logger.group = run.path.absolute().parent.name
-    return config
+    return to_config(composed)
 
 
 def _failed_since(began: float, run: RunDirectory, report: Report) -> bool:

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from nanolm.compose import compose_jobs, parse
 from nanolm.config import Config, flat, identity
-from nanolm.errors import SettingsError, raise_all
+from nanolm.errors import RunError, SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def plan(
 
     Raises:
         SettingsError: with every mistake in every job.
+        RunError: the folders cannot be made.
     """
     configs = compose_jobs([combination.words for combination in wanted], config_dir, searched)
     unique: dict[str, tuple[Combination, Config]] = {}
@@ -179,11 +180,18 @@ def measure(jobs: Sequence[Job]) -> str:
 
 def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
     """The folder of each job by its key. New ones are made, so that two lines at once do not name one job twice."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
-        folders = {key: folder_of(directory, key, name) for key, name in names.items()}
-        for folder in folders.values():
-            folder.mkdir(exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):
+            folders = {key: folder_of(directory, key, name) for key, name in names.items()}
+            for folder in folders.values():
+                folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the folder of the sweep cannot be written to: {error.strerror or error}",
+            where=str(error.filename or directory),
+            mend="choose another with hydra.sweep.dir=",
+        ) from error
     return folders
 
 

@@ -14,14 +14,14 @@ from nanolm.sweeps.planning import Job
 class State(enum.Enum):
     """new: nothing is there. cut_off: a run that a kill ended. running: a process writes to it at this moment."""
 
-    new = "new"
-    running = "running"
     completed = "completed"
     diverged = "diverged"
     pruned = "pruned"
+    failed = "failed"
     interrupted = "interrupted"
     cut_off = "cut off"
-    failed = "failed"
+    running = "running"
+    new = "not begun"
 
 
 # What is not run again. With the same settings a run that diverged would diverge at the same step: that is its result.

@@ -57,8 +57,8 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     console.print(table)
     if len(rows) < len(order):
         console.print(f"  and {len(order) - len(rows)} more, none of which went wrong\n")
-    counts = collections.Counter(report.state.value for report in reports)
-    total = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+    counts = collections.Counter(report.state for report in reports)
+    total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     console.print(
         f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}" + (f"; {before} were done before" if before else "")
     )

@@ -26,7 +26,7 @@ from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
-from nanolm.runs.loggers import open_logger
+from nanolm.runs.loggers import About, open_logger
 from nanolm.training import checkpoint, ema, instruments, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
@@ -66,6 +66,7 @@ def train(
     ranks: Ranks = ALONE,
     is_hopeless: Callable[[int, float], bool] | None = None,
     parent: Parent | None = None,
+    group: str | None = None,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
 
@@ -83,6 +84,7 @@ def train(
         is_hopeless: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
             behind a checkpoint.
         parent: where the run begins as a fork, if it has no checkpoint of its own yet.
+        group: the sweep that the run is a job of; None: none, or that of the run that goes on.
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
@@ -94,7 +96,7 @@ def train(
     setup = prepare(config, run, ranks, parent)
     instruments.start_of_peak_memory(setup.state.device)
     before = run.read_summary()
-    summary = {**_kept(before), **_about(setup, choices or {})}
+    summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
     changes = [*(changes or []), *_change_of_ranks(before, ranks)]
     if ranks.is_main:
         text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
@@ -107,8 +109,7 @@ def train(
         setup.log, setup.saver, setup.is_hopeless = log, Saver(run.checkpoints, config.trainer, log.note), is_hopeless
         announce(setup, summary, passed_over, changes)
         if ranks.is_main:
-            logger_about = {"config": flat(config), "run_id": summary["wandb_id"]}
-            log.logger = open_logger(config.logger, run, logger_about, log.say)
+            log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
             summary |= log.logger.about()
             run.write_summary({**before, **summary})
         return _train(setup, summary, began)
@@ -186,8 +187,7 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
     finally:
         summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
         if setup.ranks.is_main:
-            with contextlib.suppress(OSError):
-                setup.run.write_summary(summary)
+            setup.run.write_last_summary(summary)
         setup.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from nanolm.config import flat
 from nanolm.errors import Problems, RunError
 from nanolm.runs import collection
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL, Nanolm
+from nanolm.training.trainer import train
+from tests.conftest import SMALL, config_of
 
 
 def make_run(path: Path, settings: str = "seed: 1\n", **summary: Any) -> Path:
@@ -52,12 +54,14 @@ def test_folders_without_runs_are_named_all_at_once(tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'nowhere'}" in str(caught.value)
 
 
-def test_a_real_run_is_read_as_it_was_written(nanolm: Nanolm, small_text: Path) -> None:
+def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=gpt", *SMALL)
-    done = nanolm("train", *line, "trainer.max_steps=4", "trainer.eval_every=2", "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    directory = RunDirectory(nanolm.folder / "run")
-    (run,) = collection.find([nanolm.folder])
+    directory = RunDirectory(tmp_path / "here" / "run")
+    with directory.claim():
+        config = config_of(*line, "trainer.max_steps=4", "trainer.eval_every=2")
+        train(config, directory, choices={"model": "gpt"})
+    (run,) = collection.find([tmp_path / "here"])
+    assert run.settings == flat(config)
     assert run.settings["size.d_model"] == 16
     assert run.settings["optimizer.eps"] == pytest.approx(1e-8)
     assert run.summary == directory.read_summary()

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -87,6 +88,27 @@ def test_metrics_are_read_up_to_a_line_that_was_cut(tmp_path: Path) -> None:
     run.metrics.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
     with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):
         run.read_metrics()
+
+
+def test_how_a_run_ended_is_written_where_not_one_more_file_fits(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        run = RunDirectory(small)
+        run.write_summary({"status": "running", "step": 1})
+        with contextlib.suppress(OSError), (small / "rest").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        with pytest.raises(OSError, match="No space left"):
+            run.write_summary({"status": "failed"})
+        run.write_last_summary({"status": "failed", "error": "No space left on device"})
+        assert run.read_summary() == {"status": "failed", "error": "No space left on device"}
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> None:

@@ -1,93 +1,16 @@
 """Whatever becomes of the wandb server, a run trains as it would without one."""
 
-import http.server
 import json
-import re
 import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SMALL, Nanolm
+from tests.wandb_server import a_server
 
 TIME_FIELDS = ("seconds", "tokens_per_second")
-# What the server says to wandb when a run begins.
-BUCKET = {"id": "b", "name": "run", "displayName": "run", "project": {"name": "nanolm", "entity": {"name": "me"}}}
-ANSWERS = {
-    "RunResumeStatus": {"model": {"id": "p", "name": "nanolm", "entity": {"id": "e", "name": "me"}, "bucket": None}},
-    "UpsertBucket": {"upsertBucket": {"bucket": BUCKET, "inserted": True}},
-}
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Stands where wandb's server would."""
-
-    daemon_threads = True
-    how = "dead"
-    was_called = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has given up is no news."""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    """Breaks down in the way that its server is told to."""
-
-    server: Server
-
-    def do_POST(self) -> None:
-        self.server.was_called = True
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.how == "silent":
-            time.sleep(600)
-        if self.server.how == "broken":
-            self.send_error(500)
-            return
-        operation = (
-            re.search(r"(?:query|mutation)\s+(\w+)", json.loads(content)["query"]) if b"query" in content else None
-        )
-        answer = json.dumps({"data": ANSWERS.get(operation[1], {})} if operation else {}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-        if "file_stream" in self.path:
-            # The first rows are in, and nothing more.
-            threading.Thread(target=stop, args=(self.server,)).start()
-
-    do_GET = do_POST  # noqa: N815  as the library calls it
-
-    def log_message(self, *arguments: object) -> None:
-        """Quiet."""
-
-
-def stop(server: Server) -> None:
-    server.shutdown()
-    server.server_close()
-
-
-@contextmanager
-def a_server(how: str) -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Answer)
-    server.how = how
-    if how == "dead":
-        server.server_close()
-        yield server
-        return
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        stop(server)
 
 
 def rows(folder: Path) -> list[dict[str, object]]:

@@ -1,0 +1,1 @@
+"""`nanolm report`: runs as one HTML file that needs nothing else to be read."""

@@ -1,0 +1,184 @@
+"""What a report says of runs, as plain values: what the page draws, and nothing that has to be looked up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nanolm.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
+from nanolm.errors import RunError
+from nanolm.report.curves import MOST_POINTS, Curve, curve
+from nanolm.report.repeat import command
+from nanolm.report.samples import read as read_samples
+from nanolm.runs import figures, provenance
+from nanolm.runs.collection import Run, rows, short_keys, told_apart
+from nanolm.runs.console import LOSSY
+from nanolm.runs.directory import RunDirectory
+
+# Under each run: what it takes to know where its numbers came from, as summary.json has it.
+PROVENANCE = ("seed", "device", "precision", "ranks", "corpus", "tokenizer", "identity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One run.
+
+    Attributes:
+        name: short, and unlike every other.
+        path: where it lies.
+        status: how it ended, as `Run` has it.
+        settings: of those that tell the runs apart, its value for each.
+        figures: parameters, tokens, flops, seconds, tokens_per_second, best_val_loss, best_step, final_val_loss and
+            bits_per_byte (at the best loss); None for what is not known.
+        flops_per_token: of training; None where there is no formula.
+        curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
+        is_thinned: whether they have fewer points than there are rows.
+        samples: [step, text] in order.
+        command: a line that makes it again, or None.
+        config: config.yaml as it stands.
+        provenance: versions, git and fingerprints.
+        faults: what is damaged in it.
+    """
+
+    name: str
+    path: str
+    status: str
+    settings: dict[str, Any]
+    figures: dict[str, float | None]
+    flops_per_token: float | None
+    curves: dict[str, Curve]
+    is_thinned: bool
+    samples: list[tuple[int, str]]
+    command: str | None
+    config: str
+    provenance: dict[str, Any]
+    faults: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A whole report, the best run first.
+
+    Attributes:
+        made: when, and by which version.
+        runs: at least one.
+        keys: the settings that tell the runs apart, with a short name for each.
+        by_bits: whether the runs are held against each other by bits per byte: where nats a token do not compare.
+        notes: what a reader must know beside the figures.
+        references: the reference lines.
+    """
+
+    made: str
+    runs: list[Entry]
+    keys: dict[str, str]
+    by_bits: bool
+    notes: list[str]
+    references: list[Reference]
+
+    def result(self, entry: Entry) -> float | None:
+        """What the runs are ordered by."""
+        return entry.figures["bits_per_byte" if self.by_bits else "best_val_loss"]
+
+
+def gather(runs: Sequence[Run]) -> Contents:
+    """Reads all that is to be told of the runs.
+
+    Raises:
+        RunError: the metrics of no run can be read.
+    """
+    apart = told_apart(runs)
+    entries = [_entry(run, {key: values[n] for key, values in apart.items()}) for n, run in enumerate(runs)]
+    unreadable = [fault for entry in entries for fault in entry.faults]
+    if all(entry.faults for entry in entries):
+        raise RunError(
+            "nothing can be read of " + ("this run" if len(runs) == 1 else "these runs"),
+            where=", ".join(entry.path for entry in entries),
+            mend="; ".join(dict.fromkeys(unreadable)),
+        )
+    compared = compare(runs)
+    found = Contents(
+        made=f"nanolm {provenance.versions()['nanolm']}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
+        runs=entries,
+        keys=short_keys(apart),
+        by_bits=comparability(runs)[1] is not None,
+        notes=_notes(runs, compared),
+        references=compared.references,
+    )
+    best_first = sorted(entries, key=lambda entry: (found.result(entry) is None, found.result(entry) or 0.0))
+    return dataclasses.replace(found, runs=best_first)
+
+
+def _entry(run: Run, settings: dict[str, Any]) -> Entry:
+    summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
+    try:
+        measured = rows(run)
+    except RunError as error:
+        measured = []
+        faults.append(error.found)
+    train = [row for row in measured if row.get("split") == "train"]
+    val = [row for row in measured if row.get("split") == "val"]
+    come_to = figures.of(run)
+    best = min((row for row in val if _number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
+    names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
+    known = {name: _number(getattr(come_to, name)) for name in (*names, "bits_per_byte")}
+    known["best_step"] = _number(best.get("step")) if best else _number(summary.get("best_step"))
+    return Entry(
+        name=run.name,
+        path=str(run.path),
+        status=run.status,
+        settings=settings,
+        figures=known,
+        flops_per_token=come_to.flops / come_to.tokens if come_to.flops is not None and come_to.tokens else None,
+        curves={
+            "train": curve(train, "loss"),
+            "val": curve(val, "loss"),
+            "bits_per_byte": curve(val, "bits_per_byte"),
+            "lr": curve(train, "lr"),
+            "grad_norm": curve(train, "grad_norm"),
+        },
+        is_thinned=max(len(train), len(val)) > MOST_POINTS,
+        samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
+        command=command(run.settings, run.choices),
+        config=_text(directory),
+        provenance=_provenance(summary),
+        faults=tuple(faults),
+    )
+
+
+def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
+    """What a reader must know beside the figures."""
+    notes, _ = comparability(runs)
+    leaky = [run.name for row in compared.rows if row.sees_future for run in row.runs]
+    hiding = [run.name for run in runs if not run.summary.get("lossless", True)]
+    return [
+        *notes,
+        *([f"{', '.join(leaky)}: {SEES_FUTURE}"] if leaky else []),
+        *([f"{', '.join(hiding)}: {LOSSY}"] if hiding else []),
+    ]
+
+
+def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
+    versions = summary.get("versions") or {}
+    git = summary.get("git") or {}
+    uncommitted = ", with changes that were not committed" if git.get("dirty") else ""
+    return {
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
+        "git commit": f"{git['commit']}{uncommitted}" if git.get("commit") else None,
+        **{name: summary.get(name) for name in PROVENANCE},
+    }
+
+
+def _text(directory: RunDirectory) -> str:
+    try:
+        return directory.config.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None  # type: ignore[return-value]

@@ -1,0 +1,99 @@
+// What a layer's heads look at, and what its mask lets them see.
+
+const looking = { run: 0, text: 0, layer: 0, head: 0 };
+
+function startAttention() {
+  const byReason = new Map();
+  for (const each of report.without_maps) byReason.set(each.reason, [...(byReason.get(each.reason) ?? []), shortened(each.run, LONGEST_NAME)]);
+  const reasons = [...byReason].map(([reason, names]) => `${names.join(", ")} (${reason})`);
+  if (!report.maps.length && !reasons.length) return;
+  byId("attention").hidden = false;
+  byId("attention-note").textContent = reasons.length ? `Without a map: ${reasons.join("; ")}.` : "";
+  if (!report.maps.length) {
+    for (const id of ["attention-controls", "attention-text", "heads"]) byId(id).hidden = true;
+    byId("weights").closest(".columns").hidden = true;
+    return;
+  }
+  redraws.push(redrawAttention);
+  chooseMap();
+}
+
+function chooseMap() {
+  const maps = report.maps[looking.run];
+  looking.text = Math.min(looking.text, maps.texts.length - 1);
+  looking.layer = Math.min(looking.layer, maps.texts[looking.text].layers.length - 1);
+  looking.head = Math.min(looking.head, layerMap().heads.length - 1);
+  const change = (name) => (value) => { looking[name] = Number(value); chooseMap(); };
+  const numbered = (found, words) => found.map((each, place) => [place, words(each, place)]);
+  const layers = maps.texts[looking.text].layers;
+  byId("attention-controls").replaceChildren(
+    list("run", numbered(report.maps, (each) => shortened(each.run, LONGEST_NAME)), looking.run, change("run")),
+    list("text", numbered(maps.texts, (each) => shortened(each.text.replace(/\s+/g, " "), 30)), looking.text, change("text")),
+    list("layer", numbered(layers, (each) => `${each.layer} (${each.mask})`), looking.layer, change("layer")));
+  redrawAttention();
+}
+
+const textMap = () => report.maps[looking.run].texts[looking.text];
+const layerMap = () => textMap().layers[looking.layer];
+
+function redrawAttention() {
+  const layer = layerMap();
+  byId("heads").replaceChildren(...layer.heads.map((weights, head) => element("button", {
+    type: "button", "aria-pressed": String(head === looking.head),
+    onclick: () => { looking.head = head; redrawAttention(); },
+  }, thumbnail(weights, layer.visible), `head ${head}`)));
+  const text = textMap();
+  byId("attention-text").textContent = `Read at step ${whole(text.step)}: the first ${text.tokens.length} tokens of the text` +
+    `${text.n_left_out ? ` (${whole(text.n_left_out)} more are left out)` : ""}. A row is a token that looks, a column one that is looked at; each row sums to 1, and the stronger a square the more of it. ` +
+    "␣ is a space, ⏎ a line end.";
+  byId("weights-title").textContent = `Layer ${layer.layer}, head ${looking.head}: attention weights`;
+  byId("mask-title").textContent = `Layer ${layer.layer}: mask ${layer.mask}`;
+  const seen = (query, key) => layer.visible[query][key];
+  const z = layer.heads[looking.head].map((row, query) => row.map((value, key) => seen(query, key) ? value / 1000 : null));
+  grid("weights", z, 1, [[0, colour("low")], [1, colour("high")]], "%{z:.3f}", true);
+  grid("mask", layer.visible, 1, [[0, colour("empty")], [0.5, colour("empty")], [0.5, colour("accent")], [1, colour("accent")]], "%{customdata}", false);
+}
+
+const SPACES = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "↵" };
+const spelled = (token) => token.replace(/[ \n\t\r]/g, (letter) => SPACES[letter]) || "∅";
+
+function grid(id, z, highest, colorscale, words, hasBar) {
+  const tokens = textMap().tokens.map(spelled);
+  const places = tokens.map((_, place) => place);
+  const fits = isNarrow() ? 20 : 32;
+  const every = Math.ceil(tokens.length / fits);
+  const at = places.filter((place) => place % every === 0);
+  const isLong = tokens.some((token) => [...token].length > 2);
+  const ticks = { tickvals: at, ticktext: at.map((place) => plain(shortened(tokens[place], 10))), showgrid: false, ticks: "", fixedrange: true,
+    tickfont: { family: "ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace", size: tokens.length > 24 ? 10.5 : 12, color: colour("soft") } };
+  const customdata = z.map((row, query) => row.map((value, key) => (value ? "is seen" : "is not seen")));
+  const numbers = places.map((place) => `${plain(tokens[place])} (${place})`);
+  draw(id, [{
+    type: "heatmap", z, x: places, y: places, zmin: 0, zmax: highest, colorscale, showscale: hasBar && !isNarrow(), hoverongaps: false, customdata,
+    text: places.map((query) => places.map((key) => `${numbers[query]} → ${numbers[key]}`)), hovertemplate: `%{text}<br>${words}<extra></extra>`,
+    xgap: tokens.length > 24 ? 0.5 : 1, ygap: tokens.length > 24 ? 0.5 : 1,
+    colorbar: { thickness: 10, outlinewidth: 0, tickvals: [0, 0.25, 0.5, 0.75, 1], tickfont: { size: 11, color: colour("soft") }, len: 1, x: 1.01 },
+  }], {
+    dragmode: false, plot_bgcolor: colour("empty"), margin: { l: 40, r: hasBar && !isNarrow() ? 44 : 12, t: 8, b: 40 },
+    xaxis: axis("key", { ...ticks, tickangle: isLong ? -90 : 0, constrain: "domain" }),
+    yaxis: axis("query", { ...ticks, autorange: "reversed", scaleanchor: "x", constrain: "domain" }),
+  });
+}
+
+// A head at a glance, a pixel a pair of tokens.
+function thumbnail(weights, visible) {
+  const size = weights.length;
+  const canvas = element("canvas", { width: size, height: size, "aria-hidden": "true" });
+  const picture = canvas.getContext("2d");
+  const [low, high, empty] = [channels(colour("low")), channels(colour("high")), channels(colour("empty"))];
+  const pixels = picture.createImageData(size, size);
+  weights.flat().forEach((value, place) => {
+    const isSeen = visible[Math.floor(place / size)][place % size];
+    const shade = isSeen ? low.map((from, channel) => from + (high[channel] - from) * value / 1000) : empty;
+    pixels.data.set([...shade, 255], 4 * place);
+  });
+  picture.putImageData(pixels, 0, 0);
+  return canvas;
+}
+
+const channels = (hex) => [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16));

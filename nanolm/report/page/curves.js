@@ -1,0 +1,148 @@
+// Loss, learning rate and gradient norm, over whatever the reader holds the runs equal in.
+
+const PLACES = {
+  step: "step (updates of the weights)",
+  tokens: "tokens trained on",
+  flops: "FLOPs of training, by formula",
+  seconds: "seconds of training",
+};
+const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: report.by_bits || runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0 };
+
+function along(run, curve, place) {
+  return place === "flops" ? curve.tokens.map((tokens) => tokens * run.flops_per_token) : curve[place];
+}
+
+const has = (run, place) => place === "flops" ? run.flops_per_token !== null : Object.values(run.curves).some((curve) => curve[place]?.length);
+
+function startCurves() {
+  const places = Object.keys(PLACES).filter((place) => runs.some((run) => has(run, place)));
+  const change = (name) => (value) => { view[name] = value; redrawCurves(); };
+  const loss = report.by_bits ? "nats per token of these runs do not compare" : null;
+  const text = choice("text", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split"));
+  const measure = (value) => {
+    // Only validation has bits per byte.
+    for (const button of text.querySelectorAll("button")) button.disabled = value !== "loss" && button.value !== "val";
+    change("y")(value);
+  };
+  byId("curve-controls").append(
+    choice("over", places.map((place) => [place, place === "flops" ? "FLOPs" : place === "step" ? "steps" : place]), view.x, change("x")),
+    choice("horizontal", [["linear", "linear"], ["log", "log"]], view.xScale, change("xScale")),
+    choice("vertical", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
+    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte"]], view.y, measure),
+    text,
+    slider("smoothing of training", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
+  redraws.push(redrawCurves);
+  measure(view.y);
+}
+
+// An exponential mean that begins at the first value without leaning on it (the correction of Kingma and Ba 2015).
+function smoothed(values, weight) {
+  let mean = 0, share = 0;
+  return values.map((value) => {
+    mean = weight * mean + (1 - weight) * value;
+    share = weight * share + (1 - weight);
+    return mean / share;
+  });
+}
+
+function trace(run, curve, words, look = {}) {
+  const x = along(run, curve, view.x) ?? [];
+  const isShort = curve.y.length < 2;
+  return {
+    type: "scatter", mode: isShort ? "markers" : "lines", name: plain(run.short), x, y: look.y ?? curve.y,
+    line: { color: runColour(run), dash: DASHES[run.dash], width: 2, ...look.line }, opacity: look.opacity ?? 1,
+    marker: { color: runColour(run), size: 8 },
+    hovertemplate: `<b>${plain(run.name)}</b><br>${words} %{y:.4~f}<br>${plain(PLACES[view.x].split(" ")[0])} %{x:,.4~r}<extra></extra>`,
+    hoverinfo: look.silent ? "skip" : undefined,
+  };
+}
+
+function lossTraces() {
+  const traces = [];
+  for (const run of shown().toReversed()) {
+    if (view.x === "flops" && run.flops_per_token === null) continue;
+    const validation = run.curves[view.y === "loss" ? "val" : "bits_per_byte"];
+    const training = run.curves.train;
+    const withTraining = view.y === "loss" && view.split !== "val" && training.y.length;
+    if (withTraining) {
+      const faint = view.split === "both";
+      if (view.smoothing) {
+        if (shown().length <= 6) traces.push({ ...trace(run, training, "", { line: { width: 1 }, opacity: 0.22 }), hoverinfo: "skip", hovertemplate: null });
+        traces.push(trace(run, training, "train loss, smoothed,", { y: smoothed(training.y, view.smoothing), line: { width: faint ? 1.3 : 2 }, opacity: faint ? 0.65 : 1 }));
+      } else {
+        traces.push(trace(run, training, "train loss", { line: { width: faint ? 1 : 1.5 }, opacity: faint ? 0.45 : 0.9 }));
+      }
+    }
+    if ((view.split !== "train" || view.y !== "loss") && validation.y.length) {
+      traces.push(trace(run, validation, view.y === "loss" ? "val loss" : "bits per byte"));
+    }
+  }
+  return traces;
+}
+
+function scaled(kind, more = {}) {
+  return kind === "log" ? { type: "log", ...more } : { type: "linear", rangemode: "nonnegative", ...more };
+}
+
+function xAxis() {
+  const digits = view.x === "flops" ? { exponentformat: "power" } : { exponentformat: "SI", separatethousands: true };
+  return axis(PLACES[view.x], scaled(view.xScale, { ...digits, nticks: isNarrow() ? 5 : 10 }));
+}
+
+function redrawCurves() {
+  const isLoss = view.y === "loss";
+  const unit = isLoss ? "nats per token" : "bits per byte";
+  const traces = lossTraces();
+  const lines = report.references.map((line) => ({ name: line.name, y: isLoss ? line.loss : line.bits_per_byte })).filter((line) => isNumber(line.y));
+  const splits = isLoss ? { val: "Validation loss", train: "Training loss", both: "Validation loss, and training loss faintly" }[view.split] : "Validation text, in bits per byte";
+  byId("loss-title").textContent = splits;
+  draw("loss", traces, {
+    xaxis: xAxis(), yaxis: axis(unit, scaled(view.yScale, { nticks: 8 })),
+    shapes: lines.map((line) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: line.y, y1: line.y, layer: "below", line: { color: colour("reference"), width: 1.2, dash: "4px,4px" } })),
+  }).then(() => labelReferences(lines));
+  draw("lr", shown().toReversed().filter(drawable).map((run) => trace(run, run.curves.lr, "lr")),
+    { xaxis: xAxis(), yaxis: axis("lr", scaled(view.yScale, { nticks: 6, exponentformat: "power" })) });
+  draw("grad-norm", shown().toReversed().filter(drawable).map((run) => trace(run, run.curves.grad_norm, "gradient norm",
+    { y: view.smoothing ? smoothed(run.curves.grad_norm.y, view.smoothing) : undefined, line: { width: 1.3 } })),
+    { xaxis: xAxis(), yaxis: axis("norm, before clipping", scaled(view.yScale, { nticks: 6 })) });
+  byId("loss-note").textContent = curveNotes(lines, unit).join(" ");
+}
+
+const drawable = (run) => view.x !== "flops" || run.flops_per_token !== null;
+
+// Names on the lines; those that lie close together are named above the highest of them, from top to bottom.
+function labelReferences(lines) {
+  const full = byId("loss")._fullLayout;
+  const [low, high] = full.yaxis.range;
+  const height = full._size.h;
+  const place = (y) => (view.yScale === "log" ? Math.log10(y) : y);
+  const inPixels = (line) => (place(line.y) - low) / (high - low) * height;
+  const groups = [];
+  for (const line of [...lines].sort((one, other) => one.y - other.y)) {
+    const at = inPixels(line);
+    if (at < -1 || at > height - 12) continue;
+    const last = groups.at(-1);
+    if (last && at - last.at < 15) Object.assign(last, { at, y: line.y, names: [line.name, ...last.names] });
+    else groups.push({ at, y: line.y, names: [line.name] });
+  }
+  const annotations = groups.map((group) => ({
+    xref: "paper", x: 1, xanchor: "right", y: place(group.y), yanchor: "bottom", yshift: -1, showarrow: false,
+    text: plain(group.names.join(", ")), font: { size: 11.5, color: colour("reference") },
+  }));
+  return Plotly.relayout("loss", { annotations });
+}
+
+function curveNotes(lines, unit) {
+  const notes = [];
+  if (lines.length) notes.push(`Dashed: what counting and compressing reach on the same validation text, in ${unit}: ${lines.map((line) => `${line.name} ${exact(line.y)}`).join(", ")}.`);
+  if (view.y !== "loss") notes.push("Training loss has no exact figure in bits per byte, and is left out.");
+  if (view.x === "flops") {
+    const without = shown().filter((run) => !drawable(run));
+    if (without.length) notes.push(`No formula for the FLOPs of ${without.map((run) => run.short).join(", ")}.`);
+  }
+  if (runs.some((run) => run.is_thinned)) {
+    notes.push(`Of a longer curve at most ${whole(report.most_points)} rows are drawn: the lowest and the highest of every few.`);
+  }
+  if (runs.length > COLOURS) notes.push(`${COLOURS} colours are told apart by everyone; after them dashes differ.`);
+  return notes;
+}

@@ -1,0 +1,112 @@
+// What was written into the page, and how it is put into words.
+
+const report = JSON.parse(document.getElementById("data").textContent);
+const runs = report.runs;
+const keys = Object.keys(report.keys);
+const byId = (id) => document.getElementById(id);
+
+const COLOURS = 8;
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const LONGEST_NAME = 34;
+
+// One colour and dash a run, the same wherever it is drawn.
+runs.forEach((run, place) => {
+  run.place = place;
+  run.colour = place % COLOURS;
+  run.dash = Math.floor(place / COLOURS) % DASHES.length;
+  run.short = shortened(run.name, LONGEST_NAME);
+});
+
+const resultName = report.by_bits ? "bits per byte" : "best val loss";
+const resultOf = (run) => run.figures[report.by_bits ? "bits_per_byte" : "best_val_loss"];
+
+function shortened(text, longest) {
+  if (text.length <= longest) return text;
+  const end = Math.floor((longest - 1) * 0.6);
+  return text.slice(0, longest - 1 - end) + "…" + text.slice(-end);
+}
+
+function element(kind, attributes = {}, ...children) {
+  const made = document.createElement(kind);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+// A stretch of the run's own line.
+function swatch(run) {
+  const space = "http://www.w3.org/2000/svg";
+  const drawing = document.createElementNS(space, "svg");
+  drawing.setAttribute("class", "swatch");
+  drawing.setAttribute("viewBox", "0 0 26 10");
+  drawing.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS(space, "line");
+  const dashes = ["none", "7 3", "2.5 3", "7 3 2 3"];
+  const looks = { x1: 0, y1: 5, x2: 26, y2: 5, "stroke-dasharray": dashes[run.dash] };
+  for (const [name, value] of Object.entries(looks)) line.setAttribute(name, value);
+  line.style.stroke = `var(--run-${run.colour})`;
+  drawing.append(line);
+  return drawing;
+}
+
+// A choice between few things, as buttons side by side.
+function choice(label, options, chosen, change) {
+  const buttons = options.map(([value, text, why]) =>
+    element("button", {
+      type: "button", value, disabled: Boolean(why), title: why, "aria-pressed": String(value === chosen),
+      onclick: (event) => {
+        for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
+        change(value);
+      },
+    }, text));
+  return element("div", { class: "field" }, label, element("div", { class: "switch", role: "group", "aria-label": label }, ...buttons));
+}
+
+// A choice among many, as a list.
+function list(label, options, chosen, change) {
+  const made = element("select", { "aria-label": label, onchange: (event) => change(event.target.value) },
+    ...options.map(([value, text]) => element("option", { value, selected: String(value) === String(chosen) }, text)));
+  return element("label", { class: "field" }, label, made);
+}
+
+function slider(label, from, to, step, value, words, change) {
+  const text = element("span", {}, `${label}: ${words(value)}`);
+  const made = element("input", {
+    type: "range", min: from, max: to, step, value, "aria-label": label,
+    oninput: (event) => {
+      text.textContent = `${label}: ${words(Number(event.target.value))}`;
+      change(Number(event.target.value));
+    },
+  });
+  return element("label", { class: "field" }, text, made);
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const whole = (value) => isNumber(value) ? Math.round(value).toLocaleString("en-US") : "–";
+const exact = (value, digits = 4) => isNumber(value) ? value.toFixed(digits) : "–";
+
+// 1.2 M, 3.4 T: counts too long to read.
+function brief(value) {
+  if (!isNumber(value)) return "–";
+  for (const [size, letter] of [[1e24, "Y"], [1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
+    if (value >= size) return `${(value / (size === 1e4 ? 1e3 : size)).toPrecision(3)} ${letter}`;
+  }
+  return value.toLocaleString("en-US", { maximumFractionDigits: 1 });
+}
+
+function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  if (seconds < 7200) return `${(seconds / 60).toFixed(0)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// A setting's value, as a line gives it.
+function worded(value) {
+  if (value === null || value === undefined) return "–";
+  return Array.isArray(value) || typeof value === "object" ? JSON.stringify(value) : String(value);
+}

@@ -1,0 +1,26 @@
+// Which runs are shown, in all curves at once.
+
+const hidden = new Set();
+const shown = () => runs.filter((run) => !hidden.has(run));
+
+function startLegend() {
+  const chips = runs.map((run) => element("button", {
+    type: "button", title: `${run.name}\n${run.path}`, "aria-pressed": "true",
+    onclick: () => { hidden.has(run) ? hidden.delete(run) : hidden.add(run); update(); },
+  }, swatch(run), element("span", { class: "label" }, run.short)));
+  const update = () => {
+    chips.forEach((chip, place) => chip.setAttribute("aria-pressed", String(!hidden.has(runs[place]))));
+    redrawCurves();
+    redrawParallel();
+  };
+  const only = (wanted) => { hidden.clear(); runs.filter((run) => !wanted(run)).forEach((run) => hidden.add(run)); update(); };
+  byId("legend").append(...chips);
+  if (runs.length > 2) {
+    byId("legend").append(
+      element("button", { type: "button", class: "plain", onclick: () => only(() => true) }, "all"),
+      element("button", { type: "button", class: "plain", onclick: () => only(() => false) }, "none"));
+  }
+  if (runs.length > 6) {
+    byId("legend").append(element("button", { type: "button", class: "plain", onclick: () => only((run) => run.place < 5) }, "best 5"));
+  }
+}

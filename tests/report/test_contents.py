@@ -1,0 +1,143 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.comparison import SEES_FUTURE
+from nanolm.errors import RunError
+from nanolm.model import count
+from nanolm.report.contents import Contents, gather
+from nanolm.report.curves import MOST_POINTS
+from nanolm.runs.collection import find, rows
+from nanolm.runs.console import LOSSY
+from tests.conftest import SMALL, config_of
+from tests.report.conftest import LONG_NAME, make_run
+
+
+def of(*paths: Path) -> Contents:
+    return gather(find(paths))
+
+
+def change_summary(run: Path, **values: Any) -> None:
+    path = run / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_the_best_is_first_and_what_differs_is_told(sweep: Path) -> None:
+    found = of(sweep)
+    assert len(found.runs) == 20
+    losses = [run.figures["best_val_loss"] for run in found.runs]
+    assert losses == sorted(losses, key=lambda loss: loss or 0)
+    assert found.keys == {"model": "model", "optimizer.lr": "lr", "seed": "seed"}
+    (long,) = [run for run in found.runs if run.name == LONG_NAME]
+    assert long.settings == {"model": "gpt", "optimizer.lr": 0.1, "seed": 1}
+    assert (found.by_bits, found.notes) == (False, [])
+
+
+def test_figures_are_those_of_the_run(pair: Path) -> None:
+    (run,) = find([pair / "gpt"])
+    (entry,) = gather([run]).runs
+    val = rows(run, "val")
+    assert entry.figures["best_val_loss"] == min(row["loss"] for row in val)
+    assert entry.figures["tokens"] == 6 * 4 * 16
+    assert entry.curves["val"]["step"] == [3, 6]
+    assert entry.curves["train"]["step"] == [1, 2, 3, 4, 5, 6]
+    assert entry.curves["bits_per_byte"]["y"] == [float(f"{row['bits_per_byte']:.6g}") for row in val]
+    assert [step for step, _ in entry.samples] == [3, 6]
+    assert entry.config == (run.path / "config.yaml").read_text()
+    assert entry.provenance["corpus"] == run.summary["corpus"]
+    assert "torch" in entry.provenance["versions"]
+
+
+def test_flops_are_those_of_the_formula(pair: Path) -> None:
+    (entry,) = of(pair / "gpt").runs
+    config = config_of(*SMALL, "dataset=text", "dataset.path=x", "model=gpt")
+    vocab_size = json.loads((pair / "gpt" / "summary.json").read_text())["vocab_size"]
+    per_token = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+    assert entry.flops_per_token == per_token
+    assert entry.figures["flops"] == per_token * 6 * 4 * 16
+
+
+def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None:
+    found = of(sweep)
+    summary = json.loads((sweep / "gpt_0.001_1" / "summary.json").read_text())
+    counted = {line.name: line for line in found.references if line.name.startswith("counted")}
+    assert list(counted) == ["counted unigram", "counted bigram"]
+    assert {"gzip", "bz2", "xz"} <= {line.name for line in found.references}
+    bits_per_nat = summary["bits_per_byte"] / summary["best_val_loss"]
+    for name, loss in summary["reference_losses"].items():
+        line = counted[name.replace("_", " ")]
+        assert line.loss == loss
+        assert line.bits_per_byte == pytest.approx(loss * bits_per_nat)
+
+
+def test_other_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
+    found = of(pair, tmp_path / "bytes")
+    assert found.by_bits
+    assert "2 different tokenizers" in found.notes[0]
+    assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.references}
+    assert all(line.loss is None and line.bits_per_byte is not None for line in found.references)
+    bits = [run.figures["bits_per_byte"] for run in found.runs]
+    assert bits == sorted(bits, key=lambda each: each or 0)
+
+
+def test_other_texts_are_said_to_be_others(pair: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("1 and 2 make 3; 4 is left.\n" * 40)
+    make_run(tmp_path / "run", other, "model=bigram", "trainer.max_steps=2")
+    found = of(pair, tmp_path / "run")
+    assert found.by_bits
+    assert "2 different validation texts" in found.notes[0]
+
+
+def test_hidden_text_compares_with_nothing(pair: Path, text: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "words", text, "model=bigram", "tokenizer=word", "trainer.max_steps=2")
+    found = of(pair, tmp_path / "words")
+    assert found.notes[1] == f"words: {LOSSY}"
+
+
+def test_a_mask_that_sees_the_future_is_named(text: Path, tmp_path: Path) -> None:
+    make_run(tmp_path / "leaky", text, "model=gpt", "mask=none", "trainer.max_steps=2")
+    assert of(tmp_path / "leaky").notes == [f"leaky: {SEES_FUTURE}"]
+
+
+def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
+    summary = json.loads((run / "summary.json").read_text())
+    unknown = ("best_val_loss", "best_step", "final_val_loss", "bits_per_byte", "tokens", "seconds")
+    change_summary(run, status="running", **dict.fromkeys(unknown))
+    metrics = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(metrics[:-9])
+    (entry,) = of(run).runs
+    assert entry.status == "cut off"
+    assert entry.figures["best_step"] == 3
+    assert (entry.figures["best_val_loss"] or 0) > summary["best_val_loss"]
+    assert entry.figures["tokens"] == 6 * 4 * 16
+    assert entry.faults == ()
+
+
+def test_a_damaged_run_is_shown_beside_the_others(pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
+    lines = (run / "metrics.jsonl").read_bytes().split(b"\n")
+    lines[1] = lines[1][:20]
+    (run / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    found = of(pair, run)
+    (entry,) = [entry for entry in found.runs if entry.path == str(run)]
+    assert entry.faults[0].startswith("line 2 of metrics.jsonl is damaged")
+    assert entry.curves["train"]["y"] == []
+    with pytest.raises(RunError, match="nothing can be read of this run") as error:
+        of(run)
+    assert "line 2 of metrics.jsonl" in error.value.mend
+
+
+def test_a_long_run_is_thinned_and_it_is_said(pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
+    rows = ({"step": n, "split": "train", "loss": 4 / n, "lr": 1e-3, "tokens": n, "seconds": n} for n in range(1, 5001))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long, short = of(run).runs[0], of(pair / "gpt").runs[0]
+    assert (long.is_thinned, short.is_thinned) == (True, False)
+    assert 1000 < len(long.curves["train"]["y"]) <= MOST_POINTS
+    assert (long.curves["train"]["step"][0], long.curves["train"]["step"][-1]) == (1, 5000)

@@ -1,0 +1,68 @@
+import re
+import sys
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanolm.errors import SettingsError
+from nanolm.load import load_run
+from nanolm.report.attention_maps import RunMaps, look
+from nanolm.report.contents import gather
+from nanolm.report.pictures import COLOURS, write_all
+from nanolm.runs.collection import find
+
+pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
+
+
+def colours_in(path: Path) -> set[str]:
+    """The colours that a good many points of a picture have."""
+    from matplotlib.image import imread
+
+    pixels = (imread(BytesIO(path.read_bytes()))[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel, count in zip(found, counts, strict=True) if count > 60}
+
+
+def test_a_sweep_in_pictures(sweep: Path, tmp_path: Path) -> None:
+    written = write_all(gather(find([sweep])), [], tmp_path / "new" / "pictures")
+    names = [path.stem for path in written]
+    losses = [f"loss_by_{place}" for place in ("step", "tokens", "flops", "seconds")]
+    assert names == [*losses, "lr", "grad_norm", "settings"]
+    assert set(COLOURS) <= colours_in(written[0])
+    assert not set(COLOURS) & colours_in(written[-1])
+
+
+def test_two_runs_and_their_attention(pair: Path, tmp_path: Path) -> None:
+    maps = RunMaps("gpt", [look(load_run(str(pair / "gpt"), device="cpu"), "12 and 13")])
+    written = write_all(gather(find([pair])), [maps], tmp_path)
+    assert written[-1].stem == "attention"
+    assert {"#0b5cad", "#eef0f2", "#08306b"} <= colours_in(written[-1])
+    first, second = COLOURS[:2]
+    assert colours_in(written[0]) & set(COLOURS) == {first, second}
+
+
+def test_one_run_has_no_picture_of_settings(pair: Path, tmp_path: Path) -> None:
+    names = [path.stem for path in write_all(gather(find([pair / "gpt"])), [], tmp_path)]
+    assert "settings" not in names
+
+
+def test_the_colours_are_those_of_the_page() -> None:
+    style = (files("nanolm.report") / "page" / "page.css").read_text()
+    light = style.split('[data-theme="dark"]')[0]
+    assert re.findall(r"--run-\d: (#\w+)", light) == list(COLOURS)
+
+
+def test_a_folder_that_cannot_be_made(pair: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="the folder cannot be made"):
+        write_all(gather(find([pair / "gpt"])), [], tmp_path / "file" / "below")
+
+
+def test_without_matplotlib(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SettingsError, match=r"pip install 'nanolm\[plot\]'"):
+        write_all(gather(find([pair / "gpt"])), [], tmp_path)

@@ -1,0 +1,50 @@
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.compose import compose_line
+from nanolm.config import flat, identity
+from nanolm.config_file import load_yaml, save_yaml
+from nanolm.report.repeat import command
+from nanolm.runs.collection import find, plain_settings
+
+LINES = (
+    [],
+    ["model=gpt2", "size=ladder", "optimizer=muon", "seed=7"],
+    ["dataset=text", "dataset.path='my books/a, b {1}.txt'", "dataset.val_fraction=0.2", "logger=none"],
+    ["mask=pattern", "mask.pattern=[strided,prefix]", "mask.stride=3", "optimizer.eps=1e-9", "model.bias=true"],
+    ["tokenizer=bpe", "tokenizer.vocab_size=300", "scheduler=trapezoid", "trainer.save_minutes=2.5"],
+    ["scheduler=chain", "scheduler.boundaries=[20]", "scheduler.parts=[{name:linear},{name:step,step_size:5}]"],
+)
+
+
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_the_line_composes_to_the_very_settings(line: list[str], tmp_path: Path) -> None:
+    composed = compose_line(line)
+    (tmp_path / "config.yaml").write_text(save_yaml(composed.config))
+    found = command(plain_settings(tmp_path / "config.yaml"), composed.choices)
+    assert found is not None
+    program, verb, *words = shlex.split(found)
+    assert (program, verb) == ("nanolm", "train")
+    again = compose_line(words).config
+    assert flat(again) == flat(load_yaml(tmp_path / "config.yaml"))
+    assert identity(again) == identity(composed.config)
+    if not line:
+        assert words == []
+
+
+def test_a_real_run_has_a_line(pair: Path) -> None:
+    for run in find([pair]):
+        found = command(run.settings, run.choices)
+        assert found is not None
+        assert identity(compose_line(shlex.split(found)[2:]).config) == run.summary["identity"]
+
+
+def test_where_there_is_no_line() -> None:
+    settings: dict[str, Any] = flat(compose_line([]).config)
+    assert command({}, {}) is None
+    assert command({**settings, "plugins": ["mine"]}, {}) is None
+    assert command(settings, {"model": "gone"}) is None
+    assert command({**settings, "model.gone": 1}, {}) is None
