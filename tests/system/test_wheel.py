@@ -16,7 +16,11 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "build", "--wheel", "-o", str(tmp_path), str(REPOSITORY)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "nanolm/configs/train.yaml" in names
+    assert {
+        "nanolm/configs/train.yaml",
+        "nanolm/report/page/page.html",
+        "hydra_plugins/nanolm_sweepers/__init__.py",
+    } <= {*names}
     assert not [
         name
         for name in names
