@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from nanolm.compose import compose_line
 from nanolm.config import Config
+from tests.forks import FORKS, run_command
 
 # A machine that is slow for a moment fails no test.
 hypothesis.settings.register_profile("nanolm", deadline=None)
@@ -48,14 +50,25 @@ class Nanolm:
         }
 
     def __call__(self, *arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nanolm", *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        words = [str(word) for word in arguments]
+        # What Python and OpenMP read when they start, and launchers that start processes of their own.
+        starts_others = any("hydra/launcher" in word for word in words)
+        has_threads = self.environment.get("OMP_NUM_THREADS") != "1"
+        if starts_others or has_threads or self.environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+            command = [sys.executable, "-m", "nanolm", *words]
+            where = {"cwd": self.folder, "env": self.environment, "timeout": timeout}
+            return subprocess.run(command, capture_output=True, text=True, **where)
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder) / "output", Path(folder) / "errors"
+            process = FORKS.Process(target=run_command, args=(words, self.folder, self.environment, files))
+            process.start()
+            process.join(timeout)
+            if process.is_alive():
+                process.kill()
+                process.join()
+                raise subprocess.TimeoutExpired(words, timeout, files[0].read_text(), files[1].read_text())
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in files))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nanolm.runs.directory import RunDirectory
@@ -58,7 +59,8 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
     table.add_column("")
     best = summary["best_val_loss"]
     if best is not None:
-        bits = summary["bits_per_byte"] / best
+        # What a nat a token is in bits a byte; a loss of nothing does not say.
+        bits = summary["bits_per_byte"] / best if best else math.nan
         table.add_row(
             "val loss, best",
             f"[bold]{best:.4f}[/]",
@@ -75,7 +77,9 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             table.add_row("val loss, ema", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
         compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
         for name, loss in (summary["reference_losses"] | compressed).items():
-            difference = f"best is {abs(1 - best / loss):.1%} {'under' if best < loss else 'over'} it"
+            # A text that repeats itself to the letter compresses to nothing.
+            share = f"{abs(1 - best / loss):.1%} " if loss else ""
+            difference = f"best is {share}{'under' if best < loss else 'over'} it"
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
         console.print(table)
         if not summary["lossless"]:

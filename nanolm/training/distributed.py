@@ -40,7 +40,8 @@ def share(model: nn.Module, parallel: Parallel, ranks: Ranks, device: torch.devi
     # Each layer is gathered when it is its turn, and those inside another one are told apart from it first.
     layers = [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
     for part in (*reversed(layers), model):
-        fully_shard(part, mesh=mesh)
+        # The outermost too: what stayed gathered after an evaluation would hide a change of its parts.
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
     return model
 
 

@@ -17,7 +17,7 @@ import torch
 from nanolm.config import TrainerConfig
 from nanolm.training import checkpoint
 from nanolm.training.saver import Saver
-from tests.system.forks import FORKS
+from tests.forks import FORKS
 
 # The calls by which a save reaches the disk.
 REACHES_DISK = {

@@ -12,15 +12,15 @@ import pytest
 
 from nanolm.config import Config
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, trainer
+from nanolm.training import checkpoint, evaluation, trainer
 from nanolm.training.trainer import train
-from tests.system.forks import FORKS, train_in_child
+from tests.forks import FORKS, train_in_child
 from tests.training.test_trainer import final_state, rows, same, settings
 
 # Where a signal comes, and at which call of it: in the middle of an update, an evaluation, a save.
 MOMENTS = {
     "forward": (trainer, "update", 15),
-    "evaluation": (trainer, "split_loss", 2),
+    "evaluation": (evaluation, "split_loss", 2),
     "save": (checkpoint, "_sync_file", 6),
 }
 SHORT = (

@@ -39,17 +39,18 @@ COMMON = (
     "scheduler=constant",
     "scheduler.warmup_steps=3",
 )
+AVERAGED = ("trainer.ema_decay=0.9", "trainer.log_norms=true")
 # Each is trained by one rank and by two.
 CASES = {
-    "plain": (),
-    "fsdp": ("trainer.parallel=fsdp",),
+    "plain": AVERAGED,
+    "fsdp": (*AVERAGED, "trainer.parallel=fsdp"),
     "accumulated": ("trainer.accumulate=2", "trainer.clip_norm=0.1"),
     "accumulated_fsdp": ("trainer.parallel=fsdp", "trainer.accumulate=2", "trainer.clip_norm=0.1"),
     "padded": ("trainer.batches=lines", "trainer.accumulate=2", "size.context_length=64"),
     "padded_fsdp": ("trainer.batches=lines", "trainer.parallel=fsdp", "size.context_length=64"),
     "clipped_by_value": ("trainer.clip_norm=null", "trainer.clip_value=0.001", "trainer.parallel=fsdp"),
     "muon": ("optimizer=muon", "model=gpt2"),
-    "schedule_free": ("optimizer=schedule_free", "trainer.parallel=fsdp", "model=gpt2"),
+    "schedule_free": ("optimizer=schedule_free", "trainer.parallel=fsdp", "model=gpt2", "trainer.eval_every=4"),
 }
 SHORT = 12
 
@@ -179,6 +180,25 @@ def test_a_checkpoint_does_not_show_how_many_ranks_made_it(case: str, runs: Path
     assert state_of_two["optimizer"]["param_groups"] == state_of_one["optimizer"]["param_groups"]
     assert len(state_of_two.pop("rng_of_other_ranks")) == N - 1
     assert state_of_two.keys() == state_of_one.keys()
+
+
+@pytest.mark.parametrize("case", ["plain-2", "fsdp-2", "moved_plain-2", "moved_fsdp-2"])
+def test_averaged_weights_and_norms_are_those_of_one(case: str, runs: Path) -> None:
+    averages = []
+    for name in ("plain-1", case):
+        found, _ = checkpoint.newest(runs / name / "checkpoints")
+        assert found is not None
+        averages.append(found.load_averages())
+    torch.testing.assert_close(averages[1], averages[0], atol=1e-4, rtol=1e-3)
+    # A run that moves is evaluated where it stops as well.
+    of_one, of_more = (
+        {(row["step"], row["split"]): row for row in rows(RunDirectory(runs / name))} for name in ("plain-1", case)
+    )
+    for place, expected in of_one.items():
+        for kind in ("weight_norms", "grad_norms"):
+            assert of_more[place].get(kind, {}) == pytest.approx(expected.get(kind, {}), rel=1e-3, abs=1e-5)
+        if place[1] == "val":
+            assert of_more[place]["ema_loss"] == pytest.approx(expected["ema_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("case", ["plain", "fsdp"])
