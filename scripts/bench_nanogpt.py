@@ -38,6 +38,14 @@ LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
 WARMUP = 10
 
 
+# nanolm, the checkout, and whether that is compiled and in bf16 too.
+ROWS = {
+    "plain": ("fp32", "fp32", False),
+    "best": ("bf16, compiled", "fp32", False),
+    "alike": ("bf16, compiled", "bf16, compiled", True),
+}
+
+
 def checkout_model(folder: Path) -> ModuleType:
     """The module model.py of a nanoGPT checkout."""
     path = folder / "model.py"
@@ -104,6 +112,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--only", nargs="*", choices=ROWS, help="some of the rows (all)")
     options = parser.parse_args()
     module = checkout_model(options.checkout)
     line = [
@@ -123,11 +132,9 @@ def main() -> None:
         *((n, "right") for n in ("median", "lowest", "highest")),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for own, other, words, is_fast in (
-        ("fp32", "fp32", [], False),
-        ("bf16, compiled", "fp32", fast, False),
-        ("bf16, compiled", "bf16, compiled", fast, True),
-    ):
+    for name in options.only or ROWS:
+        own, other, is_fast = ROWS[name]
+        words = [] if own == "fp32" else fast
         seconds = in_turn(
             lambda is_fast=is_fast: theirs(module, data, tokenizer.vocab_size, options.steps, is_fast),  # type: ignore[misc]
             lambda words=words: ours([*line, *words], options.steps),  # type: ignore[misc]

@@ -62,7 +62,8 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
     assert line.config.optimizer.lr == 0.5
     with pytest.raises(
         SettingsError,
-        match=r"did you mean fast\? \(one of: adafactor, adam, adamw, fast, lion, muon, schedule_free, sgd\)",
+        # Another test of the process may have registered one of its own.
+        match=r"did you mean fast\? \(one of: adafactor, (\w+, )?adam, adamw, fast, lion, muon, schedule_free, sgd\)",
     ):
         compose_line(["optimizer=fats"], str(folder))
     with pytest.raises(SettingsError, match="there is no folder"):

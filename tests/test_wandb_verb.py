@@ -79,6 +79,7 @@ def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
     assert run.read_summary()["status"] == "completed", "the run's own summary stays"
 
 
+@pytest.mark.slow
 def test_a_second_record_stands_beside_the_first_unless_its_id_is_kept(run: RunDirectory, nanolm: Nanolm) -> None:
     ids = []
     for flags in ((), (), ("--keep-id",)):

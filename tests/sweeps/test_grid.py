@@ -124,6 +124,7 @@ def test_a_run_that_diverged_is_a_result(line: tuple[str, ...], capsys: pytest.C
     assert times() == before
 
 
+@pytest.mark.slow
 def test_a_study_brings_its_own_jobs_and_folder(
     line: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ def summary_of(folder: Path, *overrides: str) -> dict:  # type: ignore[type-arg]
     return train(config_of("logger=none", *overrides), run).summary
 
 
+@pytest.mark.slow
 def test_the_trained_bigram_comes_to_its_counted_limit(shakespeare: Path, tmp_path: Path) -> None:
     summary = summary_of(tmp_path, "experiment=bigram", f"dataset.path={shakespeare}")
     assert summary["reference_losses"]["counted_bigram"] == pytest.approx(COUNTED_BIGRAM, abs=5e-5)

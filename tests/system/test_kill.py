@@ -80,7 +80,9 @@ def test_killed_three_times_and_resumed(
     assert run.read_summary()["status"] == "completed"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_run_goes_on(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:

@@ -99,7 +99,7 @@ def wait_for_the_loop(run: RunDirectory, starts: int, is_alive: Any) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kills: int, small_text: Path, tmp_path: Path) -> None:
     generator = random.Random(kills)
     line = ("model.dropout=0.3", f"trainer.max_steps={60 * kills}", "trainer.eval_every=50", "trainer.save_every=5")

@@ -118,7 +118,9 @@ def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) 
         assert [row["step"] for row in run.read_metrics() if row["split"] == "train"] == [10, 20, 30, 40]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_sweep_behind_a_checkpoint(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_signal_ends_the_sweep_behind_a_checkpoint(
     assert not list(folder.glob(".stop*"))
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
     process = start(nanolm, *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
