@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.quiet import is_quiet
 from nanolm.runs import figures
-from nanolm.runs.collection import Run, differing, is_quiet, told_apart, values_of
+from nanolm.runs.collection import Run, differing, told_apart, values_of
 from nanolm.runs.console import LOSSY
 
 # Two-sided, for intervals and for the test.

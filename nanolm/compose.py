@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, check, flat, may_change
+from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config, changes_in_words, check, differing, flat, may_change
 from nanolm.config_file import in_words, missing_values, to_config
 from nanolm.errors import NanolmError, Problems, SettingsError, nearest, raise_all
 from nanolm.registry import GROUPS
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 CONFIG_NAME = "train"
+
+# What it is called on the line, and by Hydra.
+FAIL_FAST = "sweep.fail_fast"
+HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
 
 # What brings a plugin of Hydra that is not there by itself.
 EXTRAS = {
@@ -100,7 +104,7 @@ class Line:
         run_directory: where hydra.run.dir points.
         run_directory_is_given: whether the user chose it.
         sweep_directory: where hydra.sweep.dir points.
-        choices: the option chosen in each group.
+        choices: the option chosen in each group, for people to read.
         given: the settings that the line names itself, group choices spread into their keys.
     """
 
@@ -130,6 +134,9 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
     import_plugins(_plugins_named(parsed, config_dir))
     register_schemas()
     with _hydra():
+        if not multirun and (of_sweeps := [override for override in parsed if _is_about_many_runs(override)]):
+            rest = [override for override in parsed if override not in of_sweeps]
+            raise_all([*map(_without_multirun, of_sweeps), *_diagnose(rest, multirun)])
         plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
         first = [text for override in parsed for text in _expand(override, multirun)[:1]]
         try:
@@ -150,16 +157,23 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
 
         HydraConfig.instance().set_config(composed)
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
-        chosen = dict(composed.hydra.runtime.choices)
-        choices = {group: str(chosen[group]) for group in (*GROUPS, *SINGLE_SCHEMAS)}
         return Line(
             config=to_config(task),
             run_directory=directory,
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=Path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
-            choices=choices,
+            choices=choices_of(composed.hydra.runtime.choices),
             given=_given(parsed, task),
         )
+
+
+def choices_of(chosen: Any) -> dict[str, str]:
+    """The option of each group that has one, of Hydra's `runtime.choices`."""
+    return {
+        group: str(option)
+        for group, option in sorted(chosen.items())
+        if not group.startswith("hydra/") and option is not None
+    }
 
 
 def compose_jobs(
@@ -200,12 +214,26 @@ def compose_jobs(
         try:
             # What does not compose is composed once more, by the one who says which words are to blame.
             asked_about |= set(words) if config is None else set()
-            raise_all(check(config or compose_line([*words, *searched], config_dir).config))
+            raise_all(check(config or compose_line([*words, *searched], config_dir, multirun=True).config))
         except NanolmError as error:
             found = error.problems if isinstance(error, Problems) else [error]
             problems |= {problem.found: problem for problem in found if problem.found not in problems}
     raise_all(list(problems.values()))
     return [config for config in configs if config is not None]
+
+
+def _is_about_many_runs(override: Override) -> bool:
+    key = override.key_or_group
+    return key in ("sweep", FAIL_FAST, "hydra/sweeper") or key.startswith("hydra.sweeper")
+
+
+def _without_multirun(override: Override) -> SettingsError:
+    """What is said of a sweep in the line of one run."""
+    return SettingsError(
+        f"{(override.input_line or '').replace(HYDRA_FAIL_FAST, FAIL_FAST)} is about many runs",
+        where="the command line",
+        mend="nanolm train -m ... runs them",
+    )
 
 
 def _is_plain_value(override: Override) -> bool:
@@ -246,8 +274,8 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
     # Another option has other keys, and brings them all.
     chosen = {key.split(".")[0] for key in line.given if key.endswith(".name")}
     asked = line.given | {key for key in set(before) ^ set(wanted) if key.split(".")[0] in chosen}
-    differing = sorted(key for key in asked - {"resume", "fork"} if before.get(key) != wanted.get(key))
-    unknown = [key for key in differing if key not in before and key.split(".")[0] not in chosen | {"logger"}]
+    changed = {key: values for key, values in differing(saved, line.config).items() if key in asked}
+    unknown = [key for key in changed if key not in before and key.split(".")[0] not in chosen | {"logger"}]
     raise_all(
         [
             SettingsError(
@@ -258,7 +286,7 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
             for key in unknown
         ]
     )
-    refused = [key for key in differing if not (is_fork or may_change(key, saved))]
+    refused = [key for key in changed if not (is_fork or may_change(key, saved))]
     raise_all(
         [
             SettingsError(
@@ -271,15 +299,15 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
         ]
     )
     merged = OmegaConf.structured(saved)
-    for key in differing:
+    for key in changed:
         group = key.split(".")[0]
-        if group == "logger" or f"{group}.name" in differing:
+        if group == "logger" or f"{group}.name" in changed:
             merged[group] = OmegaConf.structured(getattr(line.config, group))
         else:
             OmegaConf.update(merged, key, wanted[key])
     if is_fork:
         merged.resume, merged.fork = line.config.resume, True
-    return to_config(merged), [f"{key}: {before.get(key)} -> {wanted.get(key)}" for key in differing]
+    return to_config(merged), changes_in_words(changed)
 
 
 def quoted(value: str) -> str:
@@ -436,7 +464,7 @@ def _diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         if LIST_PART.search(key):
             continue  # a part of a list that another word gives: alone it means nothing
         if not in_hydra and key not in known:
-            held = [name for name in (*known, *groups, "sweep.fail_fast") if name]
+            held = [name for name in (*known, *groups, FAIL_FAST) if name]
             problems.append(
                 SettingsError(f"there is no setting {key!r}", where=override.input_line or key, mend=nearest(key, held))
             )

@@ -9,7 +9,8 @@ from typing import Any
 
 from nanolm.compare_verb import in_words
 from nanolm.errors import NanolmError, raise_all
-from nanolm.runs.collection import is_quiet, plain_settings
+from nanolm.quiet import is_quiet
+from nanolm.runs.collection import plain_settings
 from nanolm.runs.directory import RunDirectory
 
 # Of a summary: what a run was made with and on.

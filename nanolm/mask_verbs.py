@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from nanolm.compose import compose_line
 from nanolm.config import MaskConfig, check, layers_by_mask
 from nanolm.errors import SettingsError, raise_all
+from nanolm.files import write_asked_for
 from nanolm.model import masks
-from nanolm.png import encode, importing_matplotlib, write
+from nanolm.png import encode, importing_matplotlib
 
 # A square a position up to here, half a character a position up to there, and beyond it a character stands for many.
 SQUARES = 24
@@ -57,7 +58,7 @@ def show(
     """
     drawn = look(overrides, config_dir, length)
     if png is not None:
-        write(png, to_png(drawn))
+        write_asked_for("--png", png, to_png(drawn))
     print("\n\n".join("\n".join([mask.title, mask.in_words(), *picture(mask.visible_TxT)]) for mask in drawn))
     if png is not None:
         print(f"\nwritten to {png}")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanolm.errors import SettingsError
-from nanolm.files import write_durably
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,17 +33,3 @@ def encode(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes the file that --png names.
-
-    Raises:
-        SettingsError: it cannot be written there.
-    """
-    try:
-        write_durably(path, content)
-    except OSError as error:
-        raise SettingsError(
-            f"the picture cannot be written: {error.strerror}", where=f"--png {path}", mend="name a file in a folder"
-        ) from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from nanolm.compose import compose_line
 from nanolm.config import PlateauConfig, check, flat, warmup_of
 from nanolm.errors import raise_all
-from nanolm.png import encode, importing_matplotlib, write
+from nanolm.files import write_asked_for
+from nanolm.png import encode, importing_matplotlib
 from nanolm.training import schedules
 
 WIDEST, HEIGHT = 100, 16
@@ -77,7 +78,7 @@ def show(
     """
     found = look(overrides, config_dir)
     if png is not None:
-        write(png, to_png(found))
+        write_asked_for("--png", png, to_png(found))
     if as_json:
         print(
             json.dumps(

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from nanolm.training.fork import Parent
     from nanolm.training.ranks import Ranks
 
-# What it is called on the line, and by Hydra.
-FAIL_FAST = "sweep.fail_fast"
-HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
-
 HELP = """\
 nanolm train: train a model, or go on with a run.
 
@@ -62,7 +58,10 @@ def train(arguments: list[str]) -> int:
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
-    _refuse_without_multirun(flags)
+    if flags.multirun and flags.cfg:
+        raise SettingsError(
+            "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
+        )
     asks_only = flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
     if asks_only:
         import_plugins([])
@@ -111,38 +110,12 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _as_hydra_has_it(word: str) -> str:
     """A word as Hydra knows it: what is set of a sweep lies with its sweeper, and a run's folder may have any name."""
-    from nanolm.compose import quoted
+    from nanolm.compose import FAIL_FAST, HYDRA_FAIL_FAST, quoted
 
     key, sign, value = word.partition("=")
     if key == FAIL_FAST:
         return f"{HYDRA_FAIL_FAST}{sign}{value}"
     return f"resume={quoted(value)}" if key == "resume" and Path(value).is_dir() else word
-
-
-def _refuse_without_multirun(flags: argparse.Namespace) -> None:
-    """Refuses what is said of a sweep where there is one run, unless the line is only to be printed.
-
-    Raises:
-        SettingsError: with each such word.
-    """
-    from nanolm.errors import raise_all
-
-    if flags.multirun and flags.cfg:
-        raise SettingsError(
-            "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
-        )
-    words = [word for word in flags.overrides if word.startswith(("sweep=", "hydra.sweeper"))]
-    raise_all(
-        [
-            SettingsError(
-                f"{word.replace(HYDRA_FAIL_FAST, FAIL_FAST)} is about many runs",
-                where="the command line",
-                mend="add -m to run them",
-            )
-            for word in words
-            if not (flags.multirun or flags.cfg)
-        ]
-    )
 
 
 def _train_help(config_dir: str | None) -> str:
@@ -249,13 +222,11 @@ def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
     from nanolm.compose import import_plugins, register_schemas
     from nanolm.config_file import to_config
     from nanolm.runs.directory import RunDirectory, shown
-    from nanolm.sweeps.job import choices_of
 
     import_plugins(list(composed.get("plugins") or []))
     register_schemas()
-    hydra_config = HydraConfig.get()
     config = to_config(composed)
-    run = RunDirectory(shown(hydra_config.runtime.output_dir))
+    run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
     with contextlib.ExitStack() as stack:
         ranks.from_main(lambda: stack.enter_context(run.claim()))
         task = ranks.from_main(lambda: _task(config, run, line))
@@ -272,8 +243,7 @@ def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
         from nanolm.training.trainer import train as train_model
 
         origin = run if task.parent is None else task.parent.run
-        choices = origin.read_summary().get("choices") or choices_of(hydra_config.runtime.choices)
-        choices = {**choices, **task.choices}
+        choices = {**(origin.read_summary().get("choices") or line.choices), **task.choices}
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample)
@@ -363,7 +333,7 @@ def _fork(config: Config, line: Line) -> Task:
     chosen = {
         group: option
         for group, option in line.choices.items()
-        if {key for key in flat(line.config) if key.startswith(f"{group}.")} <= line.given
+        if (keys := {key for key in flat(line.config) if key.startswith(f"{group}.")}) and keys <= line.given
     }
     return Task(forked, changes, Parent(run, saved, found), chosen)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +19,7 @@ import pytest
 
 from nanolm.compose import compose_line
 from nanolm.config import Config
+from nanolm.runs.directory import RunDirectory
 from tests.forks import FORKS, run_command
 
 # A machine that is slow for a moment fails no test.
@@ -69,6 +73,40 @@ class Nanolm:
                 raise subprocess.TimeoutExpired(words, timeout, files[0].read_text(), files[1].read_text())
             assert process.exitcode is not None
             return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in files))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begins the command in a group of processes of its own, so that its whole tree can be killed at once."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "nanolm", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 200) -> None:
+    """Returns when it is so; the process must not end before."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.005)
+
+
+def has_row(run: RunDirectory, step: int) -> bool:
+    """Whether metrics.jsonl has come to that step."""
+    lines = run.metrics.read_text().splitlines()[:-1] if run.metrics.exists() else []
+    return bool(lines) and json.loads(lines[-1])["step"] >= step
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to what `Nanolm.start` began and all that it began."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 # Files that take longest, in the order in which they are begun: the last ones are short, and no core waits for long.

@@ -42,6 +42,16 @@ def test_all_mistakes_are_reported_together() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    "word", ["sweep=lr", "sweep.fail_fast=true", "hydra/sweeper=optuna", "hydra.sweeper.params={}"]
+)
+def test_what_is_said_of_a_sweep_is_refused_where_there_is_one_run(word: str) -> None:
+    text = problems(word, "optimizer=adamm")
+    assert f"{word} is about many runs" in text
+    assert "'adamm'" in text
+    assert f"{word} is about many runs" in problems(word)
+
+
 def test_a_key_that_slips_past_hydra_is_found() -> None:
     assert "there is no setting 'seeed'" in problems("+seeed=1")
 

@@ -1,9 +1,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests import wandb_files
-from tests.conftest import SMALL, Nanolm
+from tests.conftest import SMALL, Nanolm, kill_tree, wait_until
 from tests.wandb_server import a_server
 
 OWN_KEYS = ("_step", "_timestamp", "_runtime")
@@ -161,21 +158,9 @@ def test_what_a_killed_run_lost_of_its_record_is_there_after_a_push(nanolm: Nano
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=1000000", "trainer.eval_every=50")
     line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.run.dir=run")
     run = RunDirectory(nanolm.folder / "run")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nanolm", "train", *line],
-        cwd=nanolm.folder,
-        env=nanolm.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (run.metrics.exists() and len(run.read_metrics()) > 200):
-            time.sleep(0.05)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process = nanolm.start("train", *line)
+    wait_until(lambda: run.metrics.exists() and len(run.read_metrics()) > 200, process)
+    kill_tree(process)
     rows = expected(run)
     live = only(run)
     assert max((row["_step"] for row in wandb_files.history(live, patience=0)), default=0) < max(rows), (

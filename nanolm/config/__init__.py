@@ -78,6 +78,8 @@ from nanolm.config.run import (
     MAY_CHANGE,
     SINGLE_SCHEMAS,
     Config,
+    changes_in_words,
+    differing,
     flat,
     identity,
     layer_masks,

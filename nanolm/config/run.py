@@ -19,6 +19,7 @@ from nanolm.config.scheduler import PlateauConfig, SchedulerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
+from nanolm.quiet import is_quiet
 
 
 @dataclasses.dataclass
@@ -57,32 +58,16 @@ BASE_SCHEMAS: dict[str, type[Any]] = {
     "logger": LoggerConfig,
 }
 
-# What may differ between a run and its continuation. The files may move; the text must be the same bytes.
+# What may differ between a run and its continuation besides what changes no number: how it is computed, how long, and
+# when it is looked at. The text must be the same bytes.
 MAY_CHANGE = {
-    "dataset.path",
-    "dataset.test_path",
-    "dataset.val_path",
-    "plugins",
-    "resume",
     "trainer.accumulate",
     "trainer.attention_path",
     "trainer.compile",
     "trainer.device",
-    "trainer.dry_run",
     "trainer.eval_every",
-    "trainer.keep",
-    "trainer.keep_every",
-    "trainer.log_every",
-    "trainer.log_norms",
     "trainer.max_steps",
     "trainer.parallel",
-    "trainer.peak_flops",
-    "trainer.profile",
-    "trainer.rank_timeout",
-    "trainer.sample_tokens",
-    "trainer.save_every",
-    "trainer.save_in_background",
-    "trainer.save_minutes",
 }
 
 
@@ -90,12 +75,27 @@ def may_change(key: str, config: Config) -> bool:
     """Whether a run with these settings may go on with another value for this one."""
     if key == "trainer.eval_every" and isinstance(config.scheduler, PlateauConfig):
         return False
-    return key in MAY_CHANGE or key.split(".")[0] == "logger"
+    return key in MAY_CHANGE or is_quiet(key)
 
 
 def flat(config: Config) -> dict[str, Any]:
     """The settings as {dotted key: plain value}, enums by their name."""
     return {key: plain(value) for key, _, value in leaves(config)}
+
+
+def differing(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that are not the same, in order, with both values; None where one does not have it.
+
+    How a run begins (resume, fork) is none of them.
+    """
+    before, after = flat(first), flat(second)
+    keys = sorted({*before, *after} - {"resume", "fork"})
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def changes_in_words(found: dict[str, tuple[Any, Any]]) -> list[str]:
+    """What `differing` found, as 'key: old -> new'."""
+    return [f"{key}: {before} -> {after}" for key, (before, after) in found.items()]
 
 
 def identity(config: Config) -> str:

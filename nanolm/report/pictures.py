@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import SettingsError
-from nanolm.png import encode, importing_matplotlib, write
+from nanolm.files import write_asked_for
+from nanolm.png import encode, importing_matplotlib
 from nanolm.report.contents import Contents, Entry
 from nanolm.report.curves import Curve
 
@@ -53,7 +54,7 @@ def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list
     written = []
     for name, figure in _figures(contents, maps):
         path = folder / f"{name}.png"
-        write(path, encode(figure))
+        write_asked_for("--png", path, encode(figure))
         written.append(path)
     return written
 

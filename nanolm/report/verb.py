@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanolm.errors import NanolmError, SettingsError, raise_all
-from nanolm.files import write_durably
+from nanolm.files import write_asked_for
 from nanolm.report.contents import gather
 from nanolm.report.page import Without, to_html
 from nanolm.runs.collection import Run, find
@@ -54,12 +54,7 @@ def make(
     best_first = sorted(runs, key=lambda run: places[str(run.path)])
     maps, without = _maps(best_first, texts, layers, n_maps, plugins) if n_maps else ([], [])
     page = to_html(contents, maps, without).encode()
-    try:
-        write_durably(output, page)
-    except OSError as error:
-        raise SettingsError(
-            f"the report cannot be written: {error.strerror}", where=f"-o {output}", mend="name a file in a folder"
-        ) from error
+    write_asked_for("-o", output, page)
     said = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {output}, {len(page) / 1e6:.1f} MB"]
     said += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
     said += [f"{run.path}: {fault}" for run in contents.runs for fault in run.faults]

@@ -18,31 +18,11 @@ from typing import Any
 import yaml
 
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory
 
 # libyaml is some ten times as fast, where PyYAML was built with it.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-# Settings that change none of a run's numbers. Files may lie elsewhere: a text's fingerprint tells texts apart.
-QUIET = {
-    "dataset.path",
-    "dataset.test_path",
-    "dataset.val_path",
-    "plugins",
-    "resume",
-    "trainer.dry_run",
-    "trainer.keep",
-    "trainer.keep_every",
-    "trainer.log_every",
-    "trainer.log_norms",
-    "trainer.peak_flops",
-    "trainer.profile",
-    "trainer.rank_timeout",
-    "trainer.sample_tokens",
-    "trainer.save_every",
-    "trainer.save_in_background",
-    "trainer.save_minutes",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,26 +85,21 @@ def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
     content = path.read_bytes() if path.exists() else b""
     content = content[: content.rfind(b"\n") + 1]
     found = []
-    for line in content.splitlines() if split is None else _lines_with(content, f'"{split}"'.encode()):
+    for line in content.split(b"\n")[:-1] if split is None else _lines_with(content, f'"{split}"'.encode()):
         try:
             row = json.loads(line)
             if split is None or row["split"] == split:
                 found.append(row)
         except (ValueError, TypeError, KeyError) as error:
-            number = content[: content.find(line)].count(b"\n") + 1
+            number = content.split(b"\n").index(line) + 1
             raise RunError(f"line {number} of metrics.jsonl is damaged: {error}", where=str(path)) from error
     return found
-
-
-def is_quiet(key: str) -> bool:
-    """Whether a setting changes none of a run's numbers."""
-    return key in QUIET or key.split(".")[0] == "logger"
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings that are not the same in all runs, in their order in config.yaml, with each run's value.
 
-    None stands for null and for a setting that a run does not have. What changes no number (`QUIET`, logger.*) is left
+    None stands for null and for a setting that a run does not have. What changes no number (quiet.py) is left
     out, unless nothing else differs or, of a text's path, unless the texts differ. A run without settings has no say.
     """
     readable = [run for run in runs if run.settings]

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nanolm.errors import BusyError, DivergedError, NanolmError, raise_all
 from nanolm.runs.directory import RunDirectory, shown
@@ -169,16 +169,15 @@ class SweepJob:
         import torch
         from hydra.core.hydra_config import HydraConfig
 
-        from nanolm.config import check, flat
+        from nanolm.compose import choices_of
+        from nanolm.config import changes_in_words, check, differing
         from nanolm.config_file import load_yaml
         from nanolm.training.trainer import train
 
         raise_all(check(config))
         changes = []
         if run.exists():
-            before, now = flat(load_yaml(run.config)), flat(config)
-            keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key) and key != "resume")
-            changes = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
+            changes = changes_in_words(differing(load_yaml(run.config), config))
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         outcome = train(
@@ -215,15 +214,6 @@ class SweepJob:
             signal.signal(signal.SIGTERM, before[signal.SIGTERM])
             # Ctrl-C reaches every process of a terminal; one that waits for its next job has nothing to save.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def choices_of(chosen: Any) -> dict[str, str]:
-    """The option of each group that has one, of Hydra's `runtime.choices`."""
-    return {
-        group: str(option)
-        for group, option in sorted(chosen.items())
-        if not group.startswith("hydra/") and option is not None
-    }
 
 
 def _config_of(composed: DictConfig) -> Config:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from nanolm.compose import compose_jobs, parse
-from nanolm.config import Config, flat, identity
+from nanolm.config import Config, differing, flat, identity
 from nanolm.errors import RunError, SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory
 
@@ -119,8 +119,8 @@ def plan(
         key = key_of(config)
         if key not in unique:
             unique[key] = combination, config
-        elif differing := _differing(unique[key][1], config):
-            text = ", ".join(differing)
+        elif apart := differing(unique[key][1], config):
+            text = ", ".join(apart)
             problems[text] = SettingsError(
                 f"jobs differ only in {text}, which does not decide what a run comes to: they would share a folder",
                 where=text,
@@ -227,11 +227,6 @@ def _by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:
             )
     raise_all(problems)
     return found
-
-
-def _differing(first: Config, second: Config) -> list[str]:
-    before, after = flat(first), flat(second)
-    return sorted(key for key in {*before, *after} if before.get(key) != after.get(key) and key != "resume")
 
 
 def _safe(value: Any) -> str:

@@ -23,6 +23,7 @@ from nanolm.training.ema import Averages
 from nanolm.training.evaluation import exact_loss, write_sample
 from nanolm.training.fork import Parent
 from nanolm.training.optimizers import weights_that_count
+from nanolm.training.pace import times_due
 from nanolm.training.ranks import ALONE, Ranks
 from nanolm.training.setup import Setup, batch_parts, prepare, set_lr
 from nanolm.training.step import update
@@ -129,8 +130,8 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
         evaluation_seconds=evaluation_seconds,
         save_seconds=save_seconds,
         steps=last - first,
-        evaluations=_multiples(first, last, settings.eval_every),
-        saves=_multiples(first, last, settings.save_every),
+        evaluations=times_due(first, last, settings.eval_every),
+        saves=times_due(first, last, settings.save_every),
         tokens_per_second=speed,
         mfu=instruments.utilisation(speed, setup.flops_per_token, peak, ranks.n),
         peak_flops=peak,
@@ -140,11 +141,6 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
             for step in shown
         ],
     )
-
-
-def _multiples(first: int, last: int, every: int) -> int:
-    """How many steps behind the first are a multiple, or the last."""
-    return last // every - first // every + (last % every > 0)
 
 
 def _time_steps(setup: Setup) -> tuple[float, float]:

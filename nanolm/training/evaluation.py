@@ -12,31 +12,31 @@ from nanolm.config import reads_documents
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.training import ema, schedules
-from nanolm.training.setup import Setup, diverged
+from nanolm.training.setup import Session, Setup, diverged
 from nanolm.training.validation import split_loss
 
 
-def evaluate(setup: Setup, began: float) -> tuple[bool, str]:
+def evaluate(session: Session, began: float) -> tuple[bool, str]:
     """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample.
 
     Args:
         began: when the run did, by time.perf_counter, earlier sessions counted in.
     """
-    config, state, log = setup.config, setup.state, setup.log
-    state.val_loss = exact_loss(setup, "val")
+    config, state, log = session.config, session.state, session.log
+    state.val_loss = exact_loss(session, "val")
     if not math.isfinite(state.val_loss):
-        raise diverged(setup, state.val_loss, math.nan, math.nan)
+        raise diverged(session, state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
     is_best = state.val_loss < state.best_val_loss
     if is_best:
         state.best_val_loss, state.best_step = state.val_loss, state.step
     text = ""
     if config.trainer.sample_tokens:
-        text = write_sample(setup)
+        text = write_sample(session)
         log.sample(state.step, text)
-    of_averages = _of_averages(setup)
+    of_averages = _of_averages(session)
     state.seconds = time.perf_counter() - began
-    bits_per_byte = setup.streams["val"].bits_per_byte(state.val_loss)
+    bits_per_byte = session.streams["val"].bits_per_byte(state.val_loss)
     log.row(
         {
             "step": state.step,

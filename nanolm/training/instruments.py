@@ -6,8 +6,8 @@ import contextlib
 import math
 import resource
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -54,8 +54,6 @@ def peak_flops(device: torch.device, number_format: str, given: float | None) ->
 
 def measured_peak(device: torch.device, dtype: torch.dtype | None, size: int = 1024, seconds: float = 0.3) -> float:
     """FLOPs a second of the best of some products of square matrices, measured now."""
-    import time
-
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, began = math.inf, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -65,6 +63,15 @@ def measured_peak(device: torch.device, dtype: torch.dtype | None, size: int = 1
         _wait(device)
         best = min(best, time.perf_counter() - before)
     return 2 * size**3 / best
+
+
+def utilisation(
+    tokens_per_second: float | None, flops_per_token: int | None, peak: float | None, n_devices: int
+) -> float | None:
+    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B), a fraction; None where a part of it is not known."""
+    if tokens_per_second is None or flops_per_token is None or peak is None:
+        return None
+    return tokens_per_second * flops_per_token / (peak * n_devices)
 
 
 def start_of_peak_memory(device: torch.device) -> None:
@@ -93,21 +100,23 @@ def norms(model: nn.Module, ranks: Ranks) -> dict[str, dict[str, float]]:
 
     Gradients are as they were applied, behind clipping.
     """
-    squares: dict[str, dict[str, float]] = {"weight_norms": {}, "grad_norms": {}}
-    any_sharded = False
-    for name, parameter in model.named_parameters():
-        any_sharded |= is_sharded(parameter)
-        for kind, tensor in (("weight_norms", parameter.detach()), ("grad_norms", parameter.grad)):
-            if tensor is not None:
-                (own,) = own_parts([tensor])
-                found, part = squares[kind], part_of(name)
-                found[part] = found.get(part, 0.0) + float(torch.linalg.vector_norm(own.float()).item() ** 2)
-    total = ranks.sum if any_sharded else float
-    return {kind: {part: math.sqrt(total(square)) for part, square in of.items()} for kind, of in squares.items()}
+    parameters = dict(model.named_parameters())
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    any_sharded = any(map(is_sharded, parameters.values()))
+    found: dict[str, dict[str, float]] = {}
+    for kind, tensors in (("weight_norms", parameters), ("grad_norms", gradients)):
+        own = own_parts([tensor.detach() for tensor in tensors.values()])
+        # Fetched together, so that a GPU is waited for once.
+        norms = torch.stack([torch.linalg.vector_norm(part.float()) for part in own]).tolist() if own else []
+        squares: dict[str, float] = {}
+        for name, norm in zip(tensors, norms, strict=True):
+            squares[part_of(name)] = squares.get(part_of(name), 0.0) + norm**2
+        found[kind] = {part: math.sqrt(ranks.sum(of) if any_sharded else of) for part, of in squares.items()}
+    return found
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a parameter belongs to: layers.0.attention, token_embedding, head, ..."""
+    """The part of a model that a parameter belongs to: blocks.0.attention, token_embedding, head, ..."""
     modules = name.split(".")[:-1] or [name]
     is_in_a_stack = len(modules) > 1 and modules[1].isdigit()
     return ".".join(modules[: 3 if is_in_a_stack else 1])
@@ -116,10 +125,3 @@ def part_of(name: str) -> str:
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
-
-
-def utilisation(tokens_per_second: float | None, flops: int | None, peak: float | None, n_devices: int) -> Any:
-    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B), a fraction; None where a part of it is not known."""
-    if tokens_per_second is None or flops is None or peak is None:
-        return None
-    return tokens_per_second * flops / (peak * n_devices)

@@ -19,6 +19,11 @@ class Interruptions:
     seconds: float = 0.0
 
 
+def times_due(step: int, max_steps: int, every: int) -> int:
+    """How many of the steps behind this one are a multiple of `every`, or the last."""
+    return max_steps // every - step // every + (max_steps % every > 0)
+
+
 class Pace:
     """The clock of a loop: training apart from all that it stops for.
 
@@ -72,7 +77,7 @@ class Pace:
         self._shown_tokens, self._shown_seconds = self.tokens, self.seconds
         return tokens / seconds if seconds else None
 
-    def seconds_left(self, steps: int, interruptions: dict[str, float]) -> float | None:
+    def seconds_left(self, steps: int, interruptions: dict[str, int]) -> float | None:
         """An estimate.
 
         Args:

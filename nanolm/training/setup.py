@@ -1,4 +1,4 @@
-"""What the loop works with: the data and the model of a run, new or as its newest checkpoint has them."""
+"""What the loop works with: the data and the model of a run, new or as its newest checkpoint has them, and its log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nanolm.training.step import Forward
 
 @dataclasses.dataclass
 class Setup:
-    """What the loop works with.
+    """The data and the model, ready to train.
 
     Attributes:
         about: what the manifest of a checkpoint says of the run.
@@ -41,8 +41,6 @@ class Setup:
         parent: where a fork begins; None of a run that has a checkpoint of its own.
         flops_per_token: of a training step; None where there is no formula.
         peak_flops: of one device in a second; None where it is not known.
-        log, saver: of a run that is written.
-        is_hopeless: asked after each evaluation with the step and the validation loss whether to give the run up.
     """
 
     config: Config
@@ -58,9 +56,20 @@ class Setup:
     parent: Parent | None
     flops_per_token: int | None
     peak_flops: float | None
+
+
+@dataclasses.dataclass
+class Session(Setup):
+    """A setup whose training is written down.
+
+    Attributes:
+        log, saver: of the run.
+        is_hopeless: asked after each evaluation with the step and the validation loss whether to give the run up.
+    """
+
     log: Log | NoLog
     saver: Saver
-    is_hopeless: Callable[[int, float], bool] | None = None
+    is_hopeless: Callable[[int, float], bool] | None
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:
@@ -117,23 +126,20 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         if parent is not None and optimizer is not None:
             tree = adapted(tree, parent.config, config, optimizer)
         state.load_tree(tree, config.seed)
-    log = NoLog()
     return Setup(
-        config,
-        run,
-        ranks,
-        corpus,
-        tokenizer,
-        streams,
-        state,
-        forward,
-        about,
-        damaged,
-        parent,
-        instruments.training_flops_per_token(config, tokenizer.vocab_size),
-        instruments.peak_flops(device, number_format.name, settings.peak_flops),
-        log,
-        Saver(run.checkpoints, settings, log.note),
+        config=config,
+        run=run,
+        ranks=ranks,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        streams=streams,
+        state=state,
+        forward=forward,
+        about=about,
+        damaged=damaged,
+        parent=parent,
+        flops_per_token=instruments.training_flops_per_token(config, tokenizer.vocab_size),
+        peak_flops=instruments.peak_flops(device, number_format.name, settings.peak_flops),
     )
 
 
@@ -198,17 +204,17 @@ def set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
 
 
-def diverged(setup: Setup, loss: float, grad_norm: float, lr: float) -> DivergedError:
+def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> DivergedError:
     """What to say when a loss or a gradient is not finite; the last save is waited for."""
-    state = setup.state
-    setup.saver.settle()
+    state = session.state
+    session.saver.settle()
     try:
-        last, _ = checkpoint.newest(setup.run.checkpoints)
+        last, _ = checkpoint.newest(session.run.checkpoints)
     except CheckpointError:
         last = None
     return DivergedError(
         f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
-        where=f"{setup.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
+        where=f"{session.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
         mend="a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0; "
         "the weights were left as they were",
     )

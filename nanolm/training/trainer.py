@@ -33,10 +33,10 @@ from nanolm.training.announcement import announce
 from nanolm.training.evaluation import evaluate, exact_loss
 from nanolm.training.fork import Parent
 from nanolm.training.optimizers import weights_that_count
-from nanolm.training.pace import Pace
+from nanolm.training.pace import Pace, times_due
 from nanolm.training.ranks import ALONE, Ranks, explained
 from nanolm.training.saver import Saver
-from nanolm.training.setup import Setup, batch_parts, diverged, prepare, set_lr
+from nanolm.training.setup import Session, Setup, batch_parts, diverged, prepare, set_lr
 from nanolm.training.state import TrainState
 from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
@@ -106,13 +106,14 @@ def train(
     passed_over = ranks.from_main(lambda: _set_aside(setup))
     lengths = setup.state.lengths
     with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
-        setup.log, setup.saver, setup.is_hopeless = log, Saver(run.checkpoints, config.trainer, log.note), is_hopeless
-        announce(setup, summary, passed_over, changes)
+        saver = Saver(run.checkpoints, config.trainer, log.note)
+        session = Session(**vars(setup), log=log, saver=saver, is_hopeless=is_hopeless)
+        announce(session, summary, passed_over, changes)
         if ranks.is_main:
             log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
             summary |= log.logger.about()
             run.write_summary({**before, **summary})
-        return _train(setup, summary, began)
+        return _train(session, summary, began)
 
 
 def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
@@ -160,16 +161,16 @@ def _change_of_ranks(before: dict[str, Any], ranks: Ranks) -> list[str]:
     return [] if had == ranks.n else [f"ranks: {had} -> {ranks.n}"]
 
 
-def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
+def _train(session: Session, summary: dict[str, Any], began: float) -> Outcome:
     """Runs the loop, or counts, and writes how it ended whatever happens in it."""
     stop = StopRequest()
     status = "failed"
     text = ""
-    is_counted = isinstance(setup.state.model, Counted)
+    is_counted = isinstance(session.state.model, Counted)
     try:
-        with stop, explained(setup.run.path), setup.saver:
-            text = count(setup, began) if is_counted else loop(setup, stop, began)
-        is_done = is_counted or setup.state.step >= setup.config.trainer.max_steps
+        with stop, explained(session.run.path), session.saver:
+            text = count(session, began) if is_counted else loop(session, stop, began)
+        is_done = is_counted or session.state.step >= session.config.trainer.max_steps
         status = "completed" if is_done else "interrupted" if stop.signal else "pruned"
     except DivergedError:
         status = "diverged"
@@ -178,50 +179,50 @@ def _train(setup: Setup, summary: dict[str, Any], began: float) -> Outcome:
         summary["error"] = str(error)
         raise DiskError(
             f"the run cannot be written: {error.strerror or error}",
-            where=str(error.filename or setup.run.path),
-            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={setup.run.path}",
+            where=str(error.filename or session.run.path),
+            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={session.run.path}",
         ) from error
     except Exception as error:
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        summary |= {"status": status, **_results(setup.state, setup.streams["val"])}
-        if setup.ranks.is_main:
-            setup.run.write_last_summary(summary)
-        setup.log.logger.close(summary)
+        summary |= {"status": status, **_results(session.state, session.streams["val"])}
+        if session.ranks.is_main:
+            session.run.write_last_summary(summary)
+        session.log.logger.close(summary)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text)
 
 
-def loop(setup: Setup, stop: StopRequest, began: float) -> str:
+def loop(session: Session, stop: StopRequest, began: float) -> str:
     """Steps until trainer.max_steps or until it is told to stop; returns the last sample.
 
     Batches and the learning rate are functions of the step, so that going on from a checkpoint is no special case.
     """
-    config, state, log = setup.config, setup.state, setup.log
-    settings, optimizer = config.trainer, setup.state.optimizer
+    config, state, log = session.config, session.state, session.log
+    settings, optimizer = config.trainer, session.state.optimizer
     assert optimizer is not None, "a model that is counted has no steps"
     began -= state.seconds
     text = ""
     is_better = is_stopping = False
     pace = Pace(state.timed_tokens, state.timed_seconds)
-    log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(setup, pace))
-    with _profiler(setup) as profile_step:
+    log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
+    with _profiler(session) as profile_step:
         is_first = settings.compile
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             set_lr(optimizer, lr_factor)
-            parts, n_scored = batch_parts(setup, state.step)
+            parts, n_scored = batch_parts(session, state.step)
             loss, grad_norm = update(
-                setup.forward,
+                session.forward,
                 optimizer,
                 parts,
                 state.number_format,
                 settings.clip_norm,
                 settings.clip_value,
-                setup.ranks,
+                session.ranks,
             )
             if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
-                raise diverged(setup, loss, grad_norm, config.optimizer.lr * lr_factor)
+                raise diverged(session, loss, grad_norm, config.optimizer.lr * lr_factor)
 
             state.step += 1
             state.tokens += n_scored
@@ -237,29 +238,29 @@ def loop(setup: Setup, stop: StopRequest, began: float) -> str:
 
             if state.step % settings.log_every == 0 or is_last:
                 state.seconds = time.perf_counter() - began
-                log.row(_train_row(setup, pace, config.optimizer.lr * lr_factor, grad_norm))
+                log.row(_train_row(session, pace, config.optimizer.lr * lr_factor, grad_norm))
                 state.loss_sum, state.loss_steps = 0.0, 0
 
             if state.step % settings.eval_every == 0 or is_last:
                 with pace.paused("evaluation"), weights_that_count(optimizer):
-                    is_better, text = evaluate(setup, began)
-                is_stopping = _is_pruned(setup)
+                    is_better, text = evaluate(session, began)
+                is_stopping = _is_pruned(session)
 
-            is_stopping = stop.is_asked(setup.ranks) or is_stopping
-            if _is_save_due(setup) or is_last or is_better or is_stopping:
+            is_stopping = stop.is_asked(session.ranks) or is_stopping
+            if _is_save_due(session) or is_last or is_better or is_stopping:
                 with pace.paused("save"), weights_that_count(optimizer):
                     state.seconds = time.perf_counter() - began
                     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
-                    _save(setup)
+                    _save(session)
                 is_better = False
     return text
 
 
-def _train_row(setup: Setup, pace: Pace, lr: float, grad_norm: float) -> dict[str, Any]:
+def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dict[str, Any]:
     """A row of metrics.jsonl; what is not known or not asked for is left out."""
-    state = setup.state
+    state = session.state
     speed = pace.tokens_per_second()
-    used = instruments.utilisation(speed, setup.flops_per_token, setup.peak_flops, setup.ranks.n)
+    used = instruments.utilisation(speed, session.flops_per_token, session.peak_flops, session.ranks.n)
     return {
         "step": state.step,
         "split": "train",
@@ -270,51 +271,46 @@ def _train_row(setup: Setup, pace: Pace, lr: float, grad_norm: float) -> dict[st
         "seconds": round(state.seconds, 3),
         **({} if speed is None else {"tokens_per_second": round(speed, 1)}),
         **({} if used is None else {"mfu": round(used, 4)}),
-        **(instruments.norms(state.model, setup.ranks) if setup.config.trainer.log_norms else {}),
+        **(instruments.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}),
     }
 
 
-def _seconds_left(setup: Setup, pace: Pace) -> float | None:
+def _seconds_left(session: Session, pace: Pace) -> float | None:
     """To the end of the run, with the evaluations and saves that are to come."""
-    settings, step = setup.config.trainer, setup.state.step
-    last = settings.max_steps
-
-    def to_come(every: int) -> int:
-        return last // every - step // every + (last % every > 0)
-
-    return pace.seconds_left(
-        last - step, {"evaluation": to_come(settings.eval_every), "save": to_come(settings.save_every)}
-    )
+    settings, step = session.config.trainer, session.state.step
+    intervals = {"evaluation": settings.eval_every, "save": settings.save_every}
+    to_come = {reason: times_due(step, settings.max_steps, every) for reason, every in intervals.items()}
+    return pace.seconds_left(settings.max_steps - step, to_come)
 
 
-def _profiler(setup: Setup) -> contextlib.AbstractContextManager[Callable[[], None]]:
+def _profiler(session: Session) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """What is called behind every step; it traces some of them where trainer.profile asks for it."""
-    steps = setup.config.trainer.max_steps - setup.state.step
-    if not (setup.config.trainer.profile and setup.ranks.is_main and steps):
+    steps = session.config.trainer.max_steps - session.state.step
+    if not (session.config.trainer.profile and session.ranks.is_main and steps):
         return contextlib.nullcontext(lambda: None)
-    return profiling.traced(setup.run.profile, steps, setup.log.say)
+    return profiling.traced(session.run.profile, steps, session.log.say)
 
 
-def count(setup: Setup, began: float) -> str:
+def count(session: Session, began: float) -> str:
     """Fits a counted model in one pass, which is its one step; returns the sample.
 
     Both losses are exact. The optimizer, the scheduler, and what the trainer says of steps and batches mean nothing
     here. Nothing is saved before the end: a run that is killed counts again.
     """
-    state, log = setup.state, setup.log
+    state, log = session.state, session.log
     if state.step:
         return ""
     assert isinstance(state.model, Counted), "a model that is trained has steps"
     log.start_bar(1, 0)
     pace = Pace()
-    tokens = setup.streams["train"].tokens
+    tokens = session.streams["train"].tokens
     state.entries = state.model.fit(tokens)
     state.tokens = len(tokens)
     pace.step(state.tokens)
     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
     state.step = 1
     log.advance()
-    loss = exact_loss(setup, "train")
+    loss = exact_loss(session, "train")
     state.seconds = time.perf_counter() - began
     log.row(
         {
@@ -326,33 +322,33 @@ def count(setup: Setup, began: float) -> str:
             "tokens_per_second": round(pace.tokens / pace.seconds, 1),
         }
     )
-    _, text = evaluate(setup, began)
+    _, text = evaluate(session, began)
     state.seconds = time.perf_counter() - began
-    _save(setup)
+    _save(session)
     return text
 
 
-def _is_pruned(setup: Setup) -> bool:
+def _is_pruned(session: Session) -> bool:
     """Whether the one who asked for this run gives it up for the loss that was just measured."""
-    if setup.is_hopeless is None:
+    if session.is_hopeless is None:
         return False
-    is_hopeless, state = setup.is_hopeless, setup.state
-    return setup.ranks.from_main(lambda: is_hopeless(state.step, state.val_loss))
+    is_hopeless, state = session.is_hopeless, session.state
+    return session.ranks.from_main(lambda: is_hopeless(state.step, state.val_loss))
 
 
-def _is_save_due(setup: Setup) -> bool:
+def _is_save_due(session: Session) -> bool:
     """Whether a checkpoint falls on this step; by rank 0's clock, where the time decides."""
-    due = functools.partial(setup.saver.is_due, setup.state.step)
-    return due() if setup.config.trainer.save_minutes is None else setup.ranks.from_main(due)
+    due = functools.partial(session.saver.is_due, session.state.step)
+    return due() if session.config.trainer.save_minutes is None else session.ranks.from_main(due)
 
 
-def _save(setup: Setup) -> None:
+def _save(session: Session) -> None:
     """Saves a checkpoint; when it reads back, those go that need not stay."""
-    state = setup.state
-    state.lengths = setup.log.lengths()
-    about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **setup.about}
+    state = session.state
+    state.lengths = session.log.lengths()
+    about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **session.about}
     model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
-    setup.ranks.from_main(lambda: setup.saver.save(state.step, model, tree, about, state.best_step, averages))
+    session.ranks.from_main(lambda: session.saver.save(state.step, model, tree, about, state.best_step, averages))
 
 
 def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:

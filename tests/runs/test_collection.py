@@ -82,7 +82,7 @@ def test_the_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
-    (path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"split": "val", "lo\n{"split": "val"}\n')
+    (path / "metrics.jsonl").write_text('{"split": "val", "loss": 1}\n{"split": "val", "lo\n{"split": "val"}\n')
     (run,) = collection.find([path])
     for split in (None, "val"):
         with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):

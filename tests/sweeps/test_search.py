@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ from nanolm.sweeps.samplers import shuffled_grid
 from nanolm.sweeps.search import FEW, decisive, probes
 from nanolm.sweeps.space import Choice, Interval, Range
 from nanolm.sweeps.study import FOLDER, JOURNAL, KernelLock
-from tests.conftest import SMALL, Nanolm, config_of
+from tests.conftest import SMALL, Nanolm, config_of, kill_tree, wait_until
 from tests.training.test_trainer import final_state, rows, same
 
 STUDY = (
@@ -62,33 +58,9 @@ def runs_of(folder: Path) -> dict[str, RunDirectory]:
     return {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/summary.json"))}
 
 
-def start(nanolm: Nanolm, *arguments: str) -> subprocess.Popen[str]:
-    """The command in a process group of its own, so that its whole tree can be killed at once."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanolm", *arguments],
-        cwd=nanolm.folder,
-        env=nanolm.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def n_rows(folder: Path) -> int:
     """Rows of metrics of all runs of a sweep."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/metrics.jsonl"))
-
-
-def kill_at(process: subprocess.Popen[str], folder: Path, wanted: int) -> None:
-    """SIGKILL to the whole tree when the runs have so many rows."""
-    deadline = time.monotonic() + 200
-    while n_rows(folder) < wanted:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.mark.slow
@@ -100,7 +72,9 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
     wanted = n_rows(whole)
     finished: dict[str, bytes] = {}
     for part in (0.3, 0.6, 0.85):
-        kill_at(start(nanolm, *line, "hydra.sweep.dir=parted"), parted, round(part * wanted))
+        process = nanolm.start(*line, "hydra.sweep.dir=parted")
+        wait_until(lambda part=part: n_rows(parted) >= round(part * wanted), process)
+        kill_tree(process)
         for name, content in finished.items():
             assert (parted / name / "summary.json").read_bytes() == content, "a finished run was touched"
         runs = runs_of(parted)
@@ -208,7 +182,7 @@ def test_trials_run_at_a_time_where_the_launcher_does(nanolm: Nanolm, small_text
 @pytest.mark.slow
 def test_two_shells_share_the_trials(nanolm: Nanolm, small_text: Path) -> None:
     line = (*STUDY, f"dataset.path={small_text}", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=6")
-    shells = [start(nanolm, *line) for _ in range(2)]
+    shells = [nanolm.start(*line) for _ in range(2)]
     for shell in shells:
         out, err = shell.communicate(timeout=200)
         assert shell.returncode == 0, err

@@ -1,13 +1,11 @@
 """A real run, really killed: what it goes on to is what an undisturbed one gives."""
 
-import json
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint
-from tests.conftest import SMALL, Nanolm
+from tests.conftest import SMALL, Nanolm, has_row, kill_tree, wait_until
 from tests.training.test_trainer import final_state, rows, same
 
 LINE = (
@@ -27,29 +25,6 @@ LINE = (
     "trainer.log_every=10",
     "dataset=text",
 )
-
-
-def start(nanolm: Nanolm, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanolm", "train", *arguments],
-        cwd=nanolm.folder,
-        env=nanolm.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(run: RunDirectory, step: int, process: subprocess.Popen[str]) -> None:
-    """Until metrics.jsonl has a row of that step."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline and process.poll() is None:
-        if run.metrics.exists():
-            lines = run.metrics.read_text().splitlines()[:-1]
-            if lines and json.loads(lines[-1])["step"] >= step:
-                return
-        time.sleep(0.005)
-    raise AssertionError(f"no row of step {step}; exit status {process.poll()}")
 
 
 @pytest.fixture
@@ -66,11 +41,9 @@ def test_killed_three_times_and_resumed(
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
     run = RunDirectory(nanolm.folder / "parted")
     for step in (60, 210, 420):
-        process = start(nanolm, *line)
-        wait_for(run, step, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        process = nanolm.start("train", *line)
+        wait_until(lambda step=step: has_row(run, step), process)
+        kill_tree(process)
         assert run.read_summary()["status"] == "running"
     done = nanolm("train", *line)
     assert done.returncode == 0, done.stderr
@@ -88,8 +61,8 @@ def test_a_signal_saves_and_the_run_goes_on(
 ) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted")
     run = RunDirectory(nanolm.folder / "parted")
-    process = start(nanolm, *line)
-    wait_for(run, 60, process)
+    process = nanolm.start("train", *line)
+    wait_until(lambda: has_row(run, 60), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -108,8 +81,8 @@ def test_a_signal_saves_and_the_run_goes_on(
 def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
     run = RunDirectory(nanolm.folder / "run")
-    first = start(nanolm, *line)
-    wait_for(run, 10, first)
+    first = nanolm.start("train", *line)
+    wait_until(lambda: has_row(run, 10), first)
     done = nanolm("train", *line)
     assert done.returncode == 2
     assert f"another process writes to this run: process {first.pid} on" in done.stderr

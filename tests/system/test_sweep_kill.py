@@ -1,11 +1,8 @@
 """A sweep, its whole tree of processes killed, told to end, and started twice: what it comes to is the same."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL, Nanolm, config_of
+from tests.conftest import SMALL, Nanolm, config_of, kill_tree, wait_until
 from tests.training.test_trainer import final_state, rows, same
 
 LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
@@ -21,29 +18,8 @@ LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80"
 JOBS = ("model=bigram,gpt2", "optimizer.lr=1e-3,3e-3", "seed=1,2,3")
 
 
-def start(nanolm: Nanolm, *words: str) -> subprocess.Popen[str]:
-    """A sweep in a group of processes of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanolm", "train", "-m", *words],
-        cwd=nanolm.folder,
-        env=nanolm.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def runs_in(folder: Path) -> dict[str, RunDirectory]:
     return {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
-
-
-def wait_until(is_so: Any, process: subprocess.Popen[str], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def begun(folder: Path) -> int:
@@ -75,14 +51,11 @@ def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
     moments = random.Random(7)
     finished: dict[str, tuple[Any, ...]] = {}
     for kill in range(3):
-        process = start(nanolm, *words)
+        process = nanolm.start("train", "-m", *words)
         wanted = begun(folder) + moments.randint(1, 3)
         wait_until(lambda wanted=wanted: begun(folder) >= wanted, process)
         time.sleep(moments.random())
-        # The session is the tree: workers of joblib are in it.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        kill_tree(process)
         now = {name: record(run) for name, run in runs_in(folder).items() if is_completed(run)}
         assert {name: now[name] for name in finished} == finished, f"a finished job was touched before kill {kill}"
         finished = now
@@ -103,8 +76,8 @@ def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
 def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
     shells = [
-        start(nanolm, *line, "seed=1,2,3,4"),
-        start(nanolm, "seed=4,3,2,1,5", *line, f"optimizer.lr={config_of().optimizer.lr}"),
+        nanolm.start("train", "-m", *line, "seed=1,2,3,4"),
+        nanolm.start("train", "-m", "seed=4,3,2,1,5", *line, f"optimizer.lr={config_of().optimizer.lr}"),
     ]
     said = [shell.communicate(timeout=300) for shell in shells]
     assert [shell.returncode for shell in shells] == [0, 0], said
@@ -125,7 +98,7 @@ def test_a_signal_ends_the_sweep_behind_a_checkpoint(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path
 ) -> None:
     line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2")
-    process = start(nanolm, *line, "trainer.max_steps=100000")
+    process = nanolm.start("train", "-m", *line, "trainer.max_steps=100000")
     folder = nanolm.folder / "outputs" / "sweep"
     wait_until(lambda: begun(folder) == 1, process)
     process.send_signal(number)
@@ -144,7 +117,7 @@ def test_a_signal_ends_the_sweep_behind_a_checkpoint(
 @pytest.mark.slow
 def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
-    process = start(nanolm, *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = nanolm.start("train", "-m", *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     folder = nanolm.folder / "outputs" / "sweep"
     wait_until(lambda: begun(folder) == 2, process)
     process.send_signal(signal.SIGTERM)

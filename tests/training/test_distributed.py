@@ -23,8 +23,8 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint, rng
 from nanolm.training.ranks import ALONE, started
 from nanolm.training.trainer import train
-from tests.conftest import REPOSITORY, SMALL, Nanolm, config_of
-from tests.system.test_kill import LINE, wait_for
+from tests.conftest import REPOSITORY, SMALL, Nanolm, config_of, has_row, wait_until
+from tests.system.test_kill import LINE
 from tests.training.test_trainer import final_state, rows, same
 
 N = 2
@@ -250,7 +250,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
     processes = start_ranks(line, tmp_path)
-    wait_for(run, 20, processes[0])
+    wait_until(lambda: has_row(run, 20), processes[0])
     processes[1].send_signal(number)
     (status, output, errors), (other_status, other_output, other_errors) = ended(processes)
     assert (status, other_status) == (128 + number,) * 2, errors
@@ -264,7 +264,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
 def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     processes = start_ranks(["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path)
-    wait_for(run, 60, processes[0])
+    wait_until(lambda: has_row(run, 60), processes[0])
     processes[1].kill()
     began = time.monotonic()
     (status, _, errors), (other_status, _, _) = ended(processes, timeout=30)
@@ -282,7 +282,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000", "trainer.rank_timeout=8"]
     processes = start_ranks([*line, "trainer.parallel=fsdp"], tmp_path)
-    wait_for(run, 20, processes[0])
+    wait_until(lambda: has_row(run, 20), processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     try:
         assert processes[0].wait(timeout=60) == 1
@@ -306,7 +306,7 @@ def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, t
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(run, 60, process)
+    wait_until(lambda: has_row(run, 60), process)
     # The lock says which process writes.
     os.kill(int(run.lock.read_text().split()[1]), signal.SIGKILL)
     ((status, output, errors),) = ended([process])

@@ -1,8 +1,16 @@
 import time
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
-from nanolm.training.pace import Pace
+from nanolm.training.pace import Pace, times_due
+
+
+@hypothesis.given(strategies.integers(0, 60), strategies.integers(1, 60), strategies.integers(1, 70))
+def test_what_is_due_is_counted_as_the_loop_does_it(step: int, more: int, every: int) -> None:
+    last = step + more
+    assert times_due(step, last, every) == sum(s % every == 0 or s == last for s in range(step + 1, last + 1))
 
 
 def test_what_the_loop_stops_for_is_no_training() -> None:
