@@ -86,7 +86,8 @@ class Row:
         is_lossless: False: <unk> hides text.
         sees_future: whether its mask does.
         is_best: whether it is the first of those that compare.
-        p_value: of no difference from the best row, by Welch's t test; None where the test cannot be made.
+        p_value: of no difference from the best row, by Welch's t test, adjusted for the number of rows that are tested
+            against it (Holm); None where the test cannot be made.
         verdict: `best`, `apart`, `not apart`, `one seed`, `does not compare`, or nothing where there is no figure.
     """
 
@@ -228,6 +229,16 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
         share**2 / (len(values) - 1) for share, values in zip(shares, (first, second), strict=True)
     )
     return 2 * float(special.stdtr(freedom, -abs(difference) / math.sqrt(sum(shares))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number, so that all that lie under a level are right at that level (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for place, at in enumerate(order):
+        highest = max(highest, min((len(p_values) - place) * p_values[at], 1.0))
+        adjusted[at] = highest
+    return adjusted
 
 
 def _require_metrics(names: Sequence[str], target: float | None) -> None:
@@ -389,9 +400,10 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
 
     candidates = [row for row in rows if compares(row) and row.estimates[judged].values]
     best = min(candidates, key=lambda row: _rank(row, judged), default=None)
+    p_values = {} if best is None else _p_values(best, [row for row in candidates if row is not best], judged)
     found = []
     for row in rows:
-        verdict, p_value = "", None
+        verdict, p_value = "", p_values.get(id(row))
         if row is best:
             verdict = "best"
         elif not row.estimates[judged].values:
@@ -399,10 +411,16 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
         elif best is None or not compares(row):
             verdict = "does not compare"
         else:
-            p_value = welch(best.estimates[judged].values, row.estimates[judged].values)
             verdict = "one seed" if p_value is None else "apart" if p_value < 1 - LEVEL else "not apart"
         found.append(dataclasses.replace(row, is_best=row is best, verdict=verdict, p_value=p_value))
     return found
+
+
+def _p_values(best: Row, others: Sequence[Row], judged: str) -> dict[int, float]:
+    """By the id of each row that can be tested against the best, adjusted for the number of such rows."""
+    tested = {id(row): welch(best.estimates[judged].values, row.estimates[judged].values) for row in others}
+    known = {key: p_value for key, p_value in tested.items() if p_value is not None}
+    return dict(zip(known, holm(list(known.values())), strict=True))
 
 
 def _sorted(rows: Sequence[Row], column: str) -> list[Row]:

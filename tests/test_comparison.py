@@ -3,10 +3,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 from scipy import stats
 
-from nanolm.comparison import METRICS, Comparison, Row, compare, interval, welch
+from nanolm.comparison import METRICS, Comparison, Row, compare, holm, interval, welch
 from nanolm.errors import SettingsError
 from nanolm.runs import figures
 from nanolm.runs.collection import find
@@ -38,6 +40,21 @@ def test_the_interval_is_students() -> None:
     # From a table of Student's t: 12.706 at 1 degree of freedom.
     assert interval([1.0, 2.0]) == pytest.approx(12.706 * math.sqrt(0.5) / math.sqrt(2), rel=1e-4)
     assert interval([1.0]) is None
+
+
+def test_p_values_are_adjusted_for_their_number() -> None:
+    # Worked by hand: 0.01 * 4, then 0.02 * 3, then 0.03 * 2 which may not fall under the one before, then 0.9.
+    assert holm([0.9, 0.01, 0.03, 0.02]) == pytest.approx([0.9, 0.04, 0.06, 0.06])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@hypothesis.given(strategies.lists(strategies.floats(0, 1), min_size=1, max_size=8))
+def test_an_adjusted_p_value_is_never_lower_and_keeps_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(before <= after <= 1 for before, after in zip(p_values, adjusted, strict=True))
+    assert [adjusted[at] for at in sorted(range(len(p_values)), key=p_values.__getitem__)] == sorted(adjusted)
+    assert min(adjusted) == min(1.0, len(p_values) * min(p_values))
 
 
 def test_the_p_value_is_welchs() -> None:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from nanolm.compose import config_folder
+from nanolm.compose import compose_line, config_folder
 from nanolm.config import (
     BandedCausalConfig,
     BlockLocalConfig,
@@ -48,7 +48,8 @@ OPTIONS = (path.relative_to(config_folder()).with_suffix("") for path in config_
 
 @pytest.mark.parametrize("option", sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in OPTIONS))
 def test_every_option_composes(option: str) -> None:
-    assert check(config_of(option, NEEDED.get(option, "seed=1"))) == []
+    line = compose_line([option, NEEDED.get(option, "seed=1")], multirun=option.startswith("sweep="))
+    assert check(line.config) == []
 
 
 def test_bounds_are_reported_all_at_once() -> None:
