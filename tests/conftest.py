@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 import os
 import signal
@@ -17,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from nanolm.compose import compose_line
+from nanolm.compose import Bases, compose_config
 from nanolm.config import Config
 from nanolm.runs.directory import RunDirectory
 from tests.forks import FORKS, run_command
@@ -39,6 +37,9 @@ SMALL = (
     "trainer.device=cpu",
     "logger=none",
 )
+
+# What the lines of tests have been composed from.
+BASES: Bases = {}
 
 
 class Nanolm:
@@ -160,13 +161,8 @@ def small_text(tmp_path: Path) -> Path:
 
 
 def config_of(*overrides: str) -> Config:
-    """The settings of a line, as a copy of one's own."""
-    return copy.deepcopy(_composed(overrides))
-
-
-@functools.cache
-def _composed(overrides: tuple[str, ...]) -> Config:
-    return compose_line(overrides).config
+    """The settings of a line."""
+    return compose_config(overrides, BASES)
 
 
 @pytest.fixture
