@@ -275,7 +275,8 @@ def _remarks(found: Comparison, left_out: Sequence[str]) -> list[str]:
     judged = METRICS[found.metrics[0]].heading.replace("-\n", "").replace("\n", " ")
     if any(row.p_value is not None for row in found.rows):
         remarks.append(
-            f"told apart by {judged}: p of Welch's t test against the best under 0.05, adjusted for so many rows (Holm)"
+            f"told apart by {judged}: p under 0.05 of Welch's t test against the best, "
+            "with Holm's correction for the number of rows"
         )
     elif sum(row.verdict in ("best", "one seed") for row in found.rows) > 1:
         remarks.append("one seed each: whether they differ beyond chance cannot be said (seed=1,2,3 trains three)")
