@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nanolm.compare_verb import in_words
 from nanolm.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
 from nanolm.errors import RunError
 from nanolm.report.curves import MOST_POINTS, Curve, curve
@@ -18,6 +19,9 @@ from nanolm.runs.collection import Run, rows, short_keys, told_apart
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 
+# Characters of a label that have room in a legend; of a longer one the middle is left out.
+LONGEST_LABEL = 34
+
 # Under each run: what it takes to know where its numbers came from, as summary.json has it.
 PROVENANCE = ("seed", "device", "precision", "ranks", "corpus", "tokenizer", "identity")
 
@@ -27,7 +31,8 @@ class Entry:
     """One run.
 
     Attributes:
-        name: short, and unlike every other.
+        name: the end of its path that no other has.
+        label: what it is called where it is drawn: its name, or what tells it apart; unlike every other.
         path: where it lies.
         status: how it ended, as `Run` has it.
         settings: of those that tell the runs apart, its value for each.
@@ -44,6 +49,7 @@ class Entry:
     """
 
     name: str
+    label: str
     path: str
     status: str
     settings: dict[str, Any]
@@ -90,7 +96,10 @@ def gather(runs: Sequence[Run]) -> Contents:
         RunError: the metrics of no run can be read.
     """
     apart = told_apart(runs)
-    entries = [_entry(run, {key: values[n] for key, values in apart.items()}) for n, run in enumerate(runs)]
+    entries = [
+        _entry(run, label, {key: values[n] for key, values in apart.items()})
+        for n, (run, label) in enumerate(zip(runs, labels(runs, apart), strict=True))
+    ]
     unreadable = [fault for entry in entries for fault in entry.faults]
     if all(entry.faults for entry in entries):
         raise RunError(
@@ -111,7 +120,32 @@ def gather(runs: Sequence[Run]) -> Contents:
     return dataclasses.replace(found, runs=best_first)
 
 
-def _entry(run: Run, settings: dict[str, Any]) -> Entry:
+def labels(runs: Sequence[Run], apart: dict[str, list[Any]]) -> list[str]:
+    """What each run is called where it is drawn: its name, or of a job of a sweep what tells it apart.
+
+    The folders of a sweep have names of many settings and a hash, too long for a legend.
+
+    Args:
+        apart: the settings that differ, with each run's value.
+
+    Returns:
+        As many different ones as there are runs.
+    """
+    # A choice is known by its own word: gpt2, but lr 0.003.
+    said = {key: "" if "." not in key and key != "seed" else f"{short} " for key, short in short_keys(apart).items()}
+    found = [
+        ", ".join(f"{word}{_in_words(apart[key][n])}" for key, word in said.items()) if run.summary.get("group") else ""
+        for n, run in enumerate(runs)
+    ]
+    found = [label or run.name for label, run in zip(found, runs, strict=True)]
+    return found if len(set(found)) == len(found) else [run.name for run in runs]
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else in_words(value)
+
+
+def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
     summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
     try:
         measured = rows(run)
@@ -127,6 +161,7 @@ def _entry(run: Run, settings: dict[str, Any]) -> Entry:
     known["best_step"] = _number(best.get("step")) if best else _number(summary.get("best_step"))
     return Entry(
         name=run.name,
+        label=label,
         path=str(run.path),
         status=run.status,
         settings=settings,

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import SettingsError
-from nanolm.report.contents import Contents
+from nanolm.report.contents import LONGEST_LABEL, Contents
 from nanolm.report.curves import MOST_POINTS
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
         "maps": [_plain_maps(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],
         "most_points": MOST_POINTS,
+        "longest_label": LONGEST_LABEL,
     }
     parts = {
         "STYLE": _part("page.css"),

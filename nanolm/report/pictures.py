@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nanolm.errors import SettingsError
 from nanolm.files import write_asked_for
 from nanolm.png import encode, importing_matplotlib
-from nanolm.report.contents import Contents, Entry
+from nanolm.report.contents import LONGEST_LABEL, Contents, Entry
 from nanolm.report.curves import Curve
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str,
     if len(measured) > 1 and keys:
         yield "settings", _over_two(contents, *keys) if len(keys) > 1 else _over_one(contents, *keys)
     if maps:
-        yield "attention", _attention(maps[0])
+        label = next(run.label for run in contents.runs if run.name == maps[0].run)
+        yield "attention", _attention(maps[0], label)
 
 
 def _losses(contents: Contents, place: str) -> Figure:
@@ -121,7 +122,7 @@ def _figure(contents: Contents) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e9ecef", linewidth=0.6)
     axes.set_axisbelow(True)
-    handles = [Line2D([], [], label=_short(run.name), **_look(n)) for n, run in enumerate(contents.runs)]
+    handles = [Line2D([], [], label=_short(run.label), **_look(n)) for n, run in enumerate(contents.runs)]
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False, handlelength=2.6)
     return figure, axes
 
@@ -201,7 +202,7 @@ def _result_name(contents: Contents) -> str:
     return "bits per byte" if contents.by_bits else "best val loss, nats per token"
 
 
-def _attention(maps: RunMaps) -> Figure:
+def _attention(maps: RunMaps, label: str) -> Figure:
     """Every head of every layer over the first text, and beside them the mask; eight layers and heads at most."""
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
@@ -211,7 +212,7 @@ def _attention(maps: RunMaps) -> Figure:
     heads = min(8, max(len(layer.weights_HxTxT) for layer in layers))
     figure = Figure(figsize=(1.9 * (heads + 1) + 0.5, 2.1 * len(layers) + 0.6), dpi=200, layout="constrained")
     figure.suptitle(
-        f"{_short(maps.run, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
+        f"{_short(label, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
     )
     shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH]).with_extremes(bad=UNSEEN)
     grid = figure.subplots(len(layers), heads + 1, squeeze=False)
@@ -239,7 +240,7 @@ def _word(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _short(text: str, longest: int = 34) -> str:
+def _short(text: str, longest: int = LONGEST_LABEL) -> str:
     """A long name with its middle left out, as on the page."""
     if len(text) <= longest:
         return text

@@ -8,9 +8,9 @@ import pytest
 from nanolm.comparison import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
-from nanolm.report.contents import Contents, gather
+from nanolm.report.contents import Contents, gather, labels
 from nanolm.report.curves import MOST_POINTS
-from nanolm.runs.collection import find, rows
+from nanolm.runs.collection import Run, find, rows
 from nanolm.runs.console import LOSSY
 from tests.conftest import SMALL, config_of
 from tests.report.conftest import LONG_NAME, make_run
@@ -91,6 +91,20 @@ def test_other_texts_are_said_to_be_others(pair: Path, tmp_path: Path) -> None:
     found = of(pair, tmp_path / "run")
     assert found.by_bits
     assert "2 different validation texts" in found.notes[0]
+
+
+def test_jobs_of_a_sweep_are_called_by_what_tells_them_apart() -> None:
+    def run(name: str, group: str | None) -> Run:
+        return Run(Path(name), name, {}, {"group": group}, "completed")
+
+    apart = {"model": ["gpt", "gpt2", "gpt"], "optimizer.lr": [1e-3, 3e-3, 1e-3], "seed": [1, 1, None]}
+    jobs = [run(f"model=gpt,optimizer.lr=0.001,seed={n}-0123456789", "sweep") for n in range(3)]
+    called = ["gpt, lr 0.001, seed 1", "gpt2, lr 0.003, seed 1", "gpt, lr 0.001, seed none"]
+    assert labels(jobs, apart) == called
+    assert labels([*jobs[:2], run("mine", None)], apart) == [*called[:2], "mine"]
+    twice = {key: [values[0]] * 3 for key, values in apart.items()}
+    assert labels(jobs, twice) == [job.name for job in jobs], "a label of two runs would tell nothing"
+    assert labels(jobs[:1], {}) == [jobs[0].name]
 
 
 def test_hidden_text_compares_with_nothing(pair: Path, text: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ const looking = { run: 0, text: 0, layer: 0, head: 0 };
 
 function startAttention() {
   const byReason = new Map();
-  for (const each of report.without_maps) byReason.set(each.reason, [...(byReason.get(each.reason) ?? []), shortened(each.run, LONGEST_NAME)]);
+  for (const each of report.without_maps) byReason.set(each.reason, [...(byReason.get(each.reason) ?? []), shortOf(each.run)]);
   const reasons = [...byReason].map(([reason, names]) => `${names.join(", ")} (${reason})`);
   if (!report.maps.length && !reasons.length) return;
   byId("attention").hidden = false;
@@ -27,7 +27,7 @@ function chooseMap() {
   const numbered = (found, words) => found.map((each, place) => [place, words(each, place)]);
   const layers = maps.texts[looking.text].layers;
   byId("attention-controls").replaceChildren(
-    list("run", numbered(report.maps, (each) => shortened(each.run, LONGEST_NAME)), looking.run, change("run")),
+    list("run", numbered(report.maps, (each) => shortOf(each.run)), looking.run, change("run")),
     list("text", numbered(maps.texts, (each) => shortened(each.text.replace(/\s+/g, " "), 30)), looking.text, change("text")),
     list("layer", numbered(layers, (each) => `${each.layer} (${each.mask})`), looking.layer, change("layer")));
   redrawAttention();

@@ -52,7 +52,7 @@ function trace(run, curve, words, look = {}) {
     type: "scatter", mode: isShort ? "markers" : "lines", name: plain(run.short), x, y: look.y ?? curve.y,
     line: { color: runColour(run), dash: DASHES[run.dash], width: 2, ...look.line }, opacity: look.opacity ?? 1,
     marker: { color: runColour(run), size: 8 },
-    hovertemplate: `<b>${plain(run.name)}</b><br>${words} %{y:.4~f}<br>${plain(PLACES[view.x].split(" ")[0])} %{x:,.4~r}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>${words} %{y:.4~f}<br>${plain(PLACES[view.x].split(" ")[0])} %{x:,.4~r}<extra></extra>`,
     hoverinfo: look.silent ? "skip" : undefined,
   };
 }

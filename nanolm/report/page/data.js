@@ -7,18 +7,20 @@ const byId = (id) => document.getElementById(id);
 
 const COLOURS = 8;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const LONGEST_NAME = 34;
 
 // One colour and dash a run, the same wherever it is drawn.
 runs.forEach((run, place) => {
   run.place = place;
   run.colour = place % COLOURS;
   run.dash = Math.floor(place / COLOURS) % DASHES.length;
-  run.short = shortened(run.name, LONGEST_NAME);
+  run.short = shortened(run.label, report.longest_label);
 });
 
 const resultName = report.by_bits ? "bits per byte" : "best val loss";
 const resultOf = (run) => run.figures[report.by_bits ? "bits_per_byte" : "best_val_loss"];
+
+// What the run of that name is called.
+const shortOf = (name) => runs.find((run) => run.name === name).short;
 
 function shortened(text, longest) {
   if (text.length <= longest) return text;

@@ -8,7 +8,7 @@ function columns() {
   const loss = figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once");
   const bits = figure("bits_per_byte", "bits/byte", exact, "at the best val loss");
   return [
-    { title: "run", of: (run) => run.name, isWords: true },
+    { title: "run", of: (run) => run.label, isWords: true },
     ...(report.by_bits ? bits : loss),
     ...keys.map((key) => ({
       title: report.keys[key], why: key, of: (run) => run.settings[key], words: (value) => shortened(worded(value), 28),
@@ -52,9 +52,9 @@ function startResults() {
     many && !keys.length ? "No setting that changes the numbers differs between these runs." : "",
     "A tap on a heading sorts by it.",
   ].filter(Boolean).join(" ");
-  const counted = runs.length === 1 ? `One run: ${runs[0].name}` : `${runs.length} runs`;
+  const counted = runs.length === 1 ? `One run: ${runs[0].label}` : `${runs.length} runs`;
   byId("summary").textContent = isNumber(resultOf(runs[0]))
-    ? `${counted}. ${runs.length > 1 ? `The best is ${runs[0].name}, at` : "Its best is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on validation text.`
+    ? `${counted}. ${runs.length > 1 ? `The best is ${runs[0].label}, at` : "Its best is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on validation text.`
     : `${counted}. None has a validation loss yet.`;
   byId("notes").hidden = !report.notes.length;
   byId("notes").append(...report.notes.map((note) => element("p", {}, note)));

@@ -72,7 +72,7 @@ function redrawParallel() {
     y: [...axes.map((each, place) => each.place(run.settings[keys[place]])), height(resultOf(run))],
     line: { color: runColour(run), dash: DASHES[run.dash], width: 2 },
     marker: { size: 6, color: runColour(run) },
-    hovertemplate: `<b>${plain(run.name)}</b><br>` + keys.map((key) => `${plain(report.keys[key])} ${plain(worded(run.settings[key]))}`).join("<br>") + `<br>${resultName} ${exact(resultOf(run))}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>` + keys.map((key) => `${plain(report.keys[key])} ${plain(worded(run.settings[key]))}`).join("<br>") + `<br>${resultName} ${exact(resultOf(run))}<extra></extra>`,
   }));
   const ticks = uprights.flatMap((each, place) => each.ticks.map(([at, text]) => ({
     x: place, y: at, xanchor: place === last ? "left" : "right", xshift: place === last ? 7 : -7, yanchor: "middle", showarrow: false,
@@ -140,7 +140,7 @@ function redrawScatter() {
   draw("map", measured().map((run) => ({
     type: "scatter", mode: "markers", name: plain(run.short), x: [x(run)], y: [resultOf(run)],
     marker: { size: 11, color: runColour(run), line: { color: colour("card"), width: 1 } },
-    hovertemplate: `<b>${plain(run.name)}</b><br>${plain(key)} ${plain(worded(run.settings[key]))}<br>${resultName} %{y:.4f}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>${plain(key)} ${plain(worded(run.settings[key]))}<br>${resultName} %{y:.4f}<extra></extra>`,
   })), {
     xaxis: isScale ? axis(key, { type: isLog ? "log" : "linear", exponentformat: "power" }) : { ...named(key, values), range: [-0.5, values.length - 0.5] },
     yaxis: axis(resultName, { nticks: 7 }),
