@@ -78,6 +78,8 @@ def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str,
 
 def _losses(contents: Contents, place: str) -> Figure:
     """Loss on validation text, with that on training text faintly where there is room, and the reference lines."""
+    from matplotlib.patheffects import withStroke
+
     figure, axes = _figure(contents)
     by_bits = contents.by_bits
     for number, run in reversed(list(enumerate(contents.runs))):
@@ -93,8 +95,8 @@ def _losses(contents: Contents, place: str) -> Figure:
         if y is not None:
             axes.axhline(y, color=REFERENCE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
             axes.annotate(
-                line.name, (1, y), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
-                ha="right", fontsize=7, color=REFERENCE,
+                line.name, (0, y), xycoords=("axes fraction", "data"), xytext=(2, 2), textcoords="offset points",
+                fontsize=7, color=REFERENCE, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     axes.set_xlim(left, right)
     axes.set_xlabel(PLACES[place])

@@ -110,7 +110,7 @@ function redrawCurves() {
 
 const drawable = (run) => view.x !== "flops" || run.flops_per_token !== null;
 
-// Names on the lines; those that lie close together are named above the highest of them, from top to bottom.
+// Names on the lines, on the side where curves begin: where they end is what is looked at. Those that lie close together are named above the highest of them, from top to bottom.
 function labelReferences(lines) {
   const full = byId("loss")._fullLayout;
   const [low, high] = full.yaxis.range;
@@ -126,7 +126,7 @@ function labelReferences(lines) {
     else groups.push({ at, y: line.y, names: [line.name] });
   }
   const annotations = groups.map((group) => ({
-    xref: "paper", x: 1, xanchor: "right", y: place(group.y), yanchor: "bottom", yshift: -1, showarrow: false,
+    xref: "paper", x: 0, xanchor: "left", y: place(group.y), yanchor: "bottom", yshift: -1, showarrow: false,
     text: plain(group.names.join(", ")), font: { size: 11.5, color: colour("reference") },
   }));
   return Plotly.relayout("loss", { annotations });
