@@ -170,6 +170,20 @@ def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
     assert (two / "samples.txt").read_text() == (one / "samples.txt").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_compiled_on_two_ranks_it_is_the_run_of_one(parallel: str, text: str, tmp_path: Path) -> None:
+    line = (*COMMON, text, "trainer.max_steps=8", f"trainer.parallel={parallel}")
+    one = tmp_path / "one"
+    one.mkdir()
+    train(config_of(*line), RunDirectory(one))
+    words = [*line, "trainer.compile=true", "hydra.run.dir=two"]
+    (status, _, errors), (other_status, *_) = ended(start_ranks(["nanolm", "train", *words], tmp_path), timeout=300)
+    assert (status, other_status) == (0, 0), errors
+    for split in ("train", "val"):
+        assert losses(tmp_path / "two", split) == pytest.approx(losses(one, split), rel=1e-4)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_does_not_show_how_many_ranks_made_it(case: str, runs: Path) -> None:
     (one, state_of_one), (two, state_of_two) = (final_state(RunDirectory(runs / f"{case}-{n}")) for n in (1, 2))
