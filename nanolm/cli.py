@@ -185,6 +185,8 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--plugins", nargs="*", default=[], metavar="MODULE", help="modules the runs were made with")
     options = parser.parse_args(arguments)
 
+    if options.maps < 0:
+        raise SettingsError(f"--maps is {options.maps}", where="--maps", mend="0 or more")
     from nanolm.report import verb
 
     said = verb.make(
@@ -397,6 +399,15 @@ def compare(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     if options.fit:
+        given = {"--metric": options.metric, "--sort": options.sort, "--by": options.by, "--target": options.target}
+        words = [flag for flag, value in given.items() if value]
+        words += [f"--{options.form}"] if options.form in ("csv", "markdown") else []
+        if words:
+            raise SettingsError(
+                f"--fit prints a law, of which {', '.join(words)} says nothing",
+                where=", ".join(words),
+                mend="leave it out, or leave out --fit; --fit --json is known",
+            )
         from nanolm import scaling_verb
 
         scaling_verb.show(options.runs, as_json=options.form == "json")

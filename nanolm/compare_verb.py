@@ -269,10 +269,11 @@ def _verdict(row: Row) -> str:
 def _remarks(found: Comparison, left_out: Sequence[str]) -> list[str]:
     """What stands below the table."""
     remarks = list(found.notes)
-    has_intervals = any(row.estimates[found.metrics[0]].interval is not None for row in found.rows)
-    if has_intervals:
+    of_loss = [name for name in found.metrics if METRICS[name].is_of_loss]
+    if any(row.estimates[name].interval is not None for row in found.rows for name in of_loss):
         remarks.append("± half the 95% interval of the mean over seeds (Student's t)")
     judged = METRICS[found.metrics[0]].heading.replace("-\n", "").replace("\n", " ")
+    judged = judged if found.target is None else judged.format(target=found.target)
     if any(row.p_value is not None for row in found.rows):
         remarks.append(
             f"told apart by {judged}: p under 0.05 of Welch's t test against the best, "

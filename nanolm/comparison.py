@@ -7,10 +7,10 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.quiet import is_quiet
 from nanolm.runs import figures
 from nanolm.runs.collection import Run, differing, told_apart, values_of
@@ -85,6 +85,7 @@ class Row:
         best_of: settings that it is the best of, where rows are grouped.
         is_lossless: False: <unk> hides text.
         sees_future: whether its mask does.
+        compares: whether its judged figure can be held against the other rows'.
         is_best: whether it is the first of those that compare.
         p_value: of no difference from the best row, by Welch's t test, adjusted for the number of rows that are tested
             against it (Holm); None where the test cannot be made.
@@ -100,6 +101,7 @@ class Row:
     best_of: int = 1
     is_lossless: bool = True
     sees_future: bool = False
+    compares: bool = True
     is_best: bool = False
     p_value: float | None = None
     verdict: str = ""
@@ -170,8 +172,10 @@ def compare(
     Raises:
         SettingsError: a metric, a column or a setting is not known, or the target is of losses that do not compare.
     """
-    _require_metrics(metrics, target)
+    _require_metrics(metrics, sort, target)
     notes, problem = comparability(runs)
+    if problem is not None and sort in METRICS and METRICS[sort].per_token:
+        raise SettingsError(f"{sort} is a loss per token, and {problem}", where="--sort", mend="--sort bits_per_byte")
     chosen = _chosen_metrics(metrics, problem is not None, target is not None)
     judged = chosen[0]
     if problem is not None and target is not None and list(metrics[:1]) != ["bits_per_byte"]:
@@ -185,11 +189,12 @@ def compare(
     by_run = {id(run): tuple(values[at] for values in by_values.values()) for at, run in enumerate(runs)}
     rows = [_row(group) for group in _grouped(measured, by_run)]
     rows = _told_apart(rows, list(by_values), by_run)
+    rows = _held_together(rows, judged, texts_differ=len(texts_of(runs)) > 1)
     if by:
         rows = _best_of_each(rows, judged, list(by_values))
-    rows = _judged(rows, judged, texts_differ=len(texts_of(runs)) > 1)
+    rows = _judged(rows, judged)
     rows = _sorted(rows, sort or judged)
-    n_repeats = sum(len(row.runs) - len({_seed(run) for run in row.runs}) for row in rows)
+    n_repeats = sum(len(_counted(row.runs)) - row.n_seeds for row in rows)
     if n_repeats:
         which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
         notes.append(f"{which} the settings and the seed of another: averaged, and one seed")
@@ -241,12 +246,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _require_metrics(names: Sequence[str], target: float | None) -> None:
-    for name in names:
-        if name not in METRICS:
-            raise SettingsError(f"there is no metric {name!r}", where="--metric", mend=near(name, METRICS))
-        if name in TO_TARGET and target is None:
-            raise SettingsError(f"{name} is to a target", where="--metric", mend="name one, as in --target 1.88")
+def _require_metrics(names: Sequence[str], sort: str | None, target: float | None) -> None:
+    problems: list[NanolmError] = [
+        SettingsError(f"there is no metric {name!r}", where="--metric", mend=near(name, METRICS))
+        for name in names
+        if name not in METRICS
+    ]
+    problems += [
+        SettingsError(f"{name} is to a target", where=flag, mend="name one, as in --target 1.88")
+        for flag, name in [*(("--metric", name) for name in names), ("--sort", sort)]
+        if name in TO_TARGET and target is None
+    ]
+    if target is not None and not 0 < target < math.inf:
+        problems.append(
+            SettingsError(f"--target {target} is no loss", where="--target", mend="a number above 0, such as 1.88")
+        )
+    raise_all(problems)
 
 
 def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
@@ -331,9 +346,9 @@ def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) 
 
 def _row(group: Sequence[_Measured]) -> Row:
     runs = tuple(one.run for one in group)
-    completed = [one for one in group if one.run.status == "completed"]
+    counted = _counted(runs)
     by_seed: dict[Any, list[_Measured]] = {}
-    for one in completed or group:
+    for one in (one for one in group if one.run in counted):
         by_seed.setdefault(one.seed, []).append(one)
     counts = Counter(run.status for run in runs)
     if len(counts) == 1:
@@ -353,6 +368,11 @@ def _row(group: Sequence[_Measured]) -> Row:
     )
 
 
+def _counted(runs: Sequence[Run]) -> list[Run]:
+    """The runs that the figures are of: those completed, or all where none is."""
+    return [run for run in runs if run.status == "completed"] or list(runs)
+
+
 def _mean(ones: Sequence[_Measured], name: str) -> float | None:
     values = [value for one in ones if (value := one.values[name]) is not None]
     return statistics.fmean(values) if values else None
@@ -368,8 +388,14 @@ def _best_of_each(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[R
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr([row.settings[key] for key in by]), []).append(row)
+    if any(len(texts_of([run for row in group for run in row.runs])) > 1 for group in groups.values()):
+        raise SettingsError(
+            "each group's best is asked for, and there are groups of several validation texts",
+            where="--by",
+            mend="name the runs of one text, or leave out --by",
+        )
     return [
-        dataclasses.replace(min(group, key=lambda row: _rank(row, judged)), best_of=len(group))
+        dataclasses.replace(min(group, key=lambda row: (not row.compares, _rank(row, judged))), best_of=len(group))
         for group in groups.values()
     ]
 
@@ -389,16 +415,33 @@ def _told_apart(rows: Sequence[Row], by: Sequence[str], by_run: dict[int, tuple[
     ]
 
 
-def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
+def odd_ones(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of which runs the loss is not to be held against the others'.
+
+    They have a mask that sees the future, where others do not, or hide text behind <unk>, where tokenizers differ.
+    """
+    n_future = sum(bool(summary.get("sees_future")) for summary in summaries)
+    n_tokenizers = len({summary.get("tokenizer") for summary in summaries})
+    return [
+        bool(summary.get("sees_future") and n_future < len(summaries))
+        or bool(not summary.get("lossless", True) and n_tokenizers > 1)
+        for summary in summaries
+    ]
+
+
+def _held_together(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
+    """With what of them compares."""
+    is_of_loss = METRICS[judged].is_of_loss
+    odd = odd_ones([row.runs[0].summary for row in rows])
+    return [
+        dataclasses.replace(row, compares=bool(row.runs[0].settings) and not (is_of_loss and (is_odd or texts_differ)))
+        for row, is_odd in zip(rows, odd, strict=True)
+    ]
+
+
+def _judged(rows: Sequence[Row], judged: str) -> list[Row]:
     """With each row's place beside the best of those that compare."""
-    n_future = sum(row.sees_future for row in rows)
-    n_tokenizers = len({row.runs[0].summary.get("tokenizer") for row in rows})
-
-    def compares(row: Row) -> bool:
-        is_odd = (row.sees_future and n_future < len(rows)) or (not row.is_lossless and n_tokenizers > 1)
-        return bool(row.runs[0].settings) and not (METRICS[judged].is_of_loss and (is_odd or texts_differ))
-
-    candidates = [row for row in rows if compares(row) and row.estimates[judged].values]
+    candidates = [row for row in rows if row.compares and row.estimates[judged].values]
     best = min(candidates, key=lambda row: _rank(row, judged), default=None)
     p_values = {} if best is None else _p_values(best, [row for row in candidates if row is not best], judged)
     found = []
@@ -408,16 +451,29 @@ def _judged(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
             verdict = "best"
         elif not row.estimates[judged].values:
             verdict = ""
-        elif best is None or not compares(row):
+        elif best is None or not row.compares:
             verdict = "does not compare"
         else:
-            verdict = "one seed" if p_value is None else "apart" if p_value < 1 - LEVEL else "not apart"
+            verdict = (
+                ""
+                if not METRICS[judged].is_of_loss
+                else "one seed"
+                if p_value is None
+                else "apart"
+                if p_value < 1 - LEVEL
+                else "not apart"
+            )
         found.append(dataclasses.replace(row, is_best=row is best, verdict=verdict, p_value=p_value))
     return found
 
 
 def _p_values(best: Row, others: Sequence[Row], judged: str) -> dict[int, float]:
-    """By the id of each row that can be tested against the best, adjusted for the number of such rows."""
+    """By the id of each row that can be tested against the best, adjusted for the number of such rows.
+
+    Only losses are: other figures have no spread over seeds, or go in steps from one evaluation to the next.
+    """
+    if not METRICS[judged].is_of_loss:
+        return {}
     tested = {id(row): welch(best.estimates[judged].values, row.estimates[judged].values) for row in others}
     known = {key: p_value for key, p_value in tested.items() if p_value is not None}
     return dict(zip(known, holm(list(known.values())), strict=True))
@@ -467,11 +523,11 @@ def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Refere
         loss, bits = one.values["best_val_loss"], one.values["bits_per_byte"]
         # Bits per byte that a nat per token is on this text; a run that was never scored cannot say.
         ratio = bits / loss if loss and bits else None
-        for name, nats in (run.summary.get("reference_losses") or {}).items():
+        for name, nats in figures.numbers(run.summary.get("reference_losses")).items():
             mark = "" if run.summary.get("lossless", True) else "*"
             line = Reference(_named(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)
             _keep_fuller(found, (text, kind, name), line)
-        for name, its_bits in (run.summary.get("reference_bits_per_byte") or {}).items():
+        for name, its_bits in figures.numbers(run.summary.get("reference_bits_per_byte")).items():
             line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
             _keep_fuller(found, (text, name), line)
     lines = list(found.values()) if with_losses else [dataclasses.replace(line, loss=None) for line in found.values()]

@@ -30,6 +30,12 @@ STARTS = {"E": (-1.0, 0.7), "A": (1.0, 7.0), "a": (0.2, 0.6), "B": (1.0, 7.0), "
 FOLLOWED = 3
 
 
+# The largest logarithm of a coefficient and exponent that are looked at, within which no number overflows, and the part
+# of E that a term must fall by for its exponent to say anything.
+MOST_LOG, MOST_EXPONENT = 300.0, 8.0
+SMALLEST_FALL = 1e-3
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     """A run: parameters N, tokens D and its loss."""
@@ -48,6 +54,7 @@ class Fit:
         A: of the term of N; None where there is none, as with b and B for the term of D.
         residual: root of the mean square of log(fitted / found): 0.01 is one percent of the loss.
         n_points: runs that it is fitted to.
+        is_law: whether each term falls, so that its exponent says something.
         notes: what it does not say.
     """
 
@@ -58,6 +65,7 @@ class Fit:
     b: float | None
     residual: float
     n_points: int
+    is_law: bool = True
     notes: tuple[str, ...] = ()
 
     def loss(self, parameters: float, tokens: float) -> float:
@@ -95,9 +103,17 @@ def fit(points: Sequence[Point]) -> Fit:
     if n_places < 2 * n_coefficients:
         notes.append(f"{n_places} pairs for {n_coefficients} coefficients: they are loose")
     theta = _minimum(points, terms)
+    is_law = True
     named = {name: (math.exp(theta[1 + 2 * at]), float(theta[2 + 2 * at])) for at, name in enumerate(terms)}
+    for name, (coefficient, exponent) in named.items():
+        values = [point.parameters if name == "N" else point.tokens for point in points]
+        falls = coefficient / min(values) ** exponent - coefficient / max(values) ** exponent
+        if not SMALLEST_FALL * math.exp(theta[0]) < falls or exponent > MOST_EXPONENT / 2:
+            of = "size" if name == "N" else "tokens"
+            notes.append(f"the loss does not fall with {of} as a power does: its exponent says nothing")
+            is_law = False
     (A, a), (B, b) = (named.get(name, (None, None)) for name in "ND")
-    law = Fit(math.exp(theta[0]), A, a, B, b, 0.0, len(points), tuple(notes))
+    law = Fit(math.exp(theta[0]), A, a, B, b, 0.0, len(points), is_law, tuple(notes))
     errors = [math.log(law.loss(point.parameters, point.tokens) / point.loss) for point in points]
     return dataclasses.replace(law, residual=math.sqrt(sum(error**2 for error in errors) / len(errors)))
 
@@ -125,7 +141,7 @@ def _minimum(points: Sequence[Point], terms: Sequence[str]) -> np.ndarray:
         return float(huber_P.sum()) / DELTA**2, gradient / DELTA**2
 
     names = ["E", *("Aa" if "N" in terms else ""), *("Bb" if "D" in terms else "")]
-    bounds = [(None, None), *[(None, None), (0.0, None)] * len(terms)]
+    bounds = [(None, None), *[(None, MOST_LOG), (0.0, MOST_EXPONENT)] * len(terms)]
 
     def followed(start: np.ndarray, n_steps: int) -> Any:
         options = {"maxiter": n_steps, "maxfun": 2 * n_steps, "ftol": 1e-15, "gtol": 1e-9}

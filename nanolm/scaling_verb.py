@@ -71,7 +71,7 @@ def show(paths: Sequence[str], as_json: bool = False) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]L = {in_words(law)}[/]   best val loss, {unit}")
     console.print(f"{law.n_points} runs, residual {law.residual:.2%} of the loss (root mean square)")
-    if law.a is not None and law.b is not None and law.a + law.b > 0:
+    if law.is_law and law.a is not None and law.b is not None:
         share = law.b / (law.a + law.b)
         console.print(f"for the least loss with C FLOPs: N grows as C^{share:.2f}, D as C^{1 - share:.2f}")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -70,8 +70,8 @@ def push(paths: Sequence[str], target: Target) -> int:
     for run in runs:
         try:
             sent = send(run, target)
-        except ServerError:
-            raise
+        except ServerError as error:
+            raise_all([*problems, error])
         except NanolmError as error:
             problems.append(error)
             continue

@@ -172,6 +172,7 @@ def test_runs_without_a_figure_can_be_shown(
         (["sweep", "--metric", "perplexty"], "did you mean perplexity?"),
         (["sweep", "--sort", "lrr"], "did you mean lr?"),
         (["sweep", "--by", "modle"], "did you mean model?"),
+        (["sweep", "--fit", "--by", "model", "--csv"], "--fit prints a law, of which --by, --csv says nothing"),
         (["sweep", "--fit"], "too few runs for a power law"),
     ],
 )

@@ -275,3 +275,93 @@ def test_flops_come_by_formula_where_the_summary_has_none(tmp_path: Path) -> Non
     by_name = {run.name: figures.of(run).flops for run in find([tmp_path])}
     forward = count.total(count.flops_per_token(config, 65))
     assert by_name == {"gpt": 640 * count.training_flops(forward), "plugin": None}
+
+
+def test_the_best_of_a_group_is_one_that_compares(tmp_path: Path) -> None:
+    for model in ("gpt", "gpt2"):
+        for mask, loss in (("causal", 2.0), ("none", 0.5)):
+            make_run(
+                tmp_path / f"{model}_{mask}",
+                losses=[loss],
+                settings={"model.name": model, "mask.name": mask},
+                choices={**GPT, "model": model, "mask": mask},
+                sees_future=mask == "none",
+            )
+    rows = compared(tmp_path, by=["model"]).rows
+    assert [row.settings["mask"] for row in rows] == ["causal", "causal"]
+    assert not any(row.sees_future for row in rows)
+
+
+def test_a_best_over_several_texts_is_refused(tmp_path: Path) -> None:
+    for text in "ab":
+        make_run(tmp_path / text, corpus=text * 64)
+    with pytest.raises(SettingsError, match="groups of several validation texts"):
+        compared(tmp_path, by=["model"])
+
+
+def test_only_losses_are_tested_for_a_difference(tmp_path: Path) -> None:
+    seeds(tmp_path, "low", [2.0, 2.1], settings={"optimizer.lr": 0.01})
+    seeds(tmp_path, "high", [3.0, 3.1], settings={"optimizer.lr": 0.1})
+    found = compared(tmp_path, metrics=["tokens_to_target"], target=2.5)
+    assert [row.p_value for row in found.rows] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": math.nan}, "--target nan is no loss"),
+        ({"target": -1.0}, "--target -1.0 is no loss"),
+        ({"sort": "tokens_to_target"}, "tokens_to_target is to a target\n  where: --sort"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    with pytest.raises(SettingsError, match=message):
+        compared(tmp_path, **options)
+
+
+def test_an_order_by_what_does_not_compare_is_refused(tmp_path: Path) -> None:
+    for kind in "ab":
+        make_run(tmp_path / kind, tokenizer=kind * 64)
+    with pytest.raises(SettingsError, match="best_val_loss is a loss per token, and the runs have 2 different"):
+        compared(tmp_path, sort="best_val_loss")
+
+
+def test_what_was_cut_off_is_not_said_to_be_averaged(tmp_path: Path) -> None:
+    make_run(tmp_path / "whole", losses=[2.0])
+    make_run(tmp_path / "half", losses=[1.0], status="interrupted")
+    found = compared(tmp_path)
+    assert not [note for note in found.notes if "averaged" in note]
+    assert found.rows[0].estimates["best_val_loss"].values == (2.0,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"best_val_loss": "oops"},
+        {"best_val_loss": math.nan},
+        {"reference_losses": {"counted_unigram": None}},
+        {"choices": "x"},
+        {"reference_bits_per_byte": [1]},
+    ],
+)
+def test_odd_values_of_a_summary_spoil_no_table(change: dict[str, Any], tmp_path: Path) -> None:
+    make_run(tmp_path / "odd", **change)
+    make_run(tmp_path / "sound", losses=[1.5], settings={"optimizer.lr": 0.5})
+    assert row_of(compared(tmp_path), **{"optimizer.lr": 0.5}).verdict == "best"
+
+
+@pytest.mark.parametrize("row", ["3", '{"step": 1, "split": "val", "loss": null}', '{"step": 1, "split": "val"}'])
+def test_odd_rows_spoil_no_table(row: str, tmp_path: Path) -> None:
+    odd = make_run(tmp_path / "odd", status="running")
+    (odd / "metrics.jsonl").write_text(row + "\n")
+    make_run(tmp_path / "sound", settings={"optimizer.lr": 0.5})
+    assert row_of(compared(tmp_path, target=2.5), **{"optimizer.lr": 0.5}).estimates["best_val_loss"].mean == 2.0
+
+
+def test_a_run_without_settings_does_not_hide_what_a_choice_says(tmp_path: Path) -> None:
+    for model, activation in (("gpt", "relu"), ("gpt2", "gelu")):
+        settings = {"model.activation": activation, "model.name": "transformer"}
+        make_run(tmp_path / model, settings=settings, choices={**GPT, "model": model})
+    make_run(tmp_path / "damaged", config="{{{", choices={**GPT, "model": "bare"})
+    assert {tuple(row.settings) for row in compared(tmp_path).rows} == {("model",)}

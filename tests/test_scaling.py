@@ -1,5 +1,6 @@
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_known_coefficients_are_found_again() -> None:
     assert (law.B, law.b) == (pytest.approx(B, rel=1e-5), pytest.approx(b, rel=1e-6))
     assert law.residual < 1e-8
     assert law.n_points == 16
+    assert law.is_law
     assert law.loss(1e8, 1e10) == pytest.approx(loss(1e8, 1e10), rel=1e-6)
 
 
@@ -86,3 +88,13 @@ def test_too_few_runs_are_refused(found: list[Point]) -> None:
 def test_size_and_tokens_that_grow_together_are_not_told_apart() -> None:
     together = [Point(n, 20 * n, loss(n, 20 * n)) for n in (1e4, 3e4, 1e5, 3e5, 1e6, 3e6)]
     assert any("grow together" in note for note in fit(together).notes)
+
+
+@pytest.mark.parametrize(
+    "loss_of", [lambda n, d: 2 + 0.05 * (n / 1e5) ** 0.3 + 300 / d**0.4, lambda n, d: 2.0], ids=["rising", "level"]
+)
+def test_a_loss_that_does_not_fall_is_no_law(loss_of: Callable[[float, float], float]) -> None:
+    law = fit([Point(n, d, loss_of(n, d)) for n in SIZES for d in TOKENS])
+    assert not law.is_law
+    assert any("does not fall with size" in note for note in law.notes)
+    assert math.isfinite(law.loss(1e3, 1e3))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from nanolm.runs import figures, provenance
 from nanolm.runs.collection import Run, rows, short_keys, told_apart
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.figures import number
 
 # Characters of a label that have room in a legend; of a longer one the middle is left out.
 LONGEST_LABEL = 34
@@ -38,6 +38,7 @@ class Entry:
         settings: of those that tell the runs apart, its value for each.
         figures: parameters, tokens, flops, seconds, tokens_per_second, best_val_loss, best_step, final_val_loss and
             bits_per_byte (at the best loss); None for what is not known.
+        compares: whether its result can be held against the others'.
         flops_per_token: of training; None where there is no formula.
         curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
         is_thinned: whether they have fewer points than there are rows.
@@ -54,6 +55,7 @@ class Entry:
     status: str
     settings: dict[str, Any]
     figures: dict[str, float | None]
+    compares: bool
     flops_per_token: float | None
     curves: dict[str, Curve]
     is_thinned: bool
@@ -116,7 +118,11 @@ def gather(runs: Sequence[Run]) -> Contents:
         notes=_notes(runs, compared),
         references=compared.references,
     )
-    best_first = sorted(entries, key=lambda entry: (found.result(entry) is None, found.result(entry) or 0.0))
+    odd = {str(run.path) for row in compared.rows if not row.compares for run in row.runs}
+    entries = [dataclasses.replace(entry, compares=entry.path not in odd) for entry in entries]
+    best_first = sorted(
+        entries, key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0)
+    )
     return dataclasses.replace(found, runs=best_first)
 
 
@@ -155,10 +161,10 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
     train = [row for row in measured if row.get("split") == "train"]
     val = [row for row in measured if row.get("split") == "val"]
     come_to = figures.of(run)
-    best = min((row for row in val if _number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
+    best = min((row for row in val if number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
     names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
-    known = {name: _number(getattr(come_to, name)) for name in (*names, "bits_per_byte")}
-    known["best_step"] = _number(best.get("step")) if best else _number(summary.get("best_step"))
+    known = {name: number(getattr(come_to, name)) for name in (*names, "bits_per_byte")}
+    known["best_step"] = number(best.get("step")) if best else number(summary.get("best_step"))
     return Entry(
         name=run.name,
         label=label,
@@ -166,6 +172,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         status=run.status,
         settings=settings,
         figures=known,
+        compares=True,
         flops_per_token=come_to.flops / come_to.tokens if come_to.flops is not None and come_to.tokens else None,
         curves={
             "train": curve(train, "loss"),
@@ -211,9 +218,3 @@ def _text(directory: RunDirectory) -> str:
         return directory.config.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None  # type: ignore[return-value]

@@ -18,7 +18,7 @@ class Sample(NamedTuple):
 
 
 def read(path: Path) -> list[Sample]:
-    """The samples in the order of their steps; none where there is no file.
+    """The samples in the order of their steps; none where there is no file, or nothing was written yet.
 
     A heading whose step is not above the one before it is the model's own writing, and stays in its sample.
     """
@@ -30,6 +30,8 @@ def read(path: Path) -> list[Sample]:
     for heading in HEADING.finditer(content):
         if not headings or int(heading[1]) > int(headings[-1][1]):
             headings.append(heading)
+    if not headings:
+        return []
     ends = [*(heading.start() for heading in headings[1:]), len(content)]
     return [
         Sample(int(heading[1]), content[heading.end() : end].removesuffix("\n\n"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
@@ -49,7 +50,8 @@ class Run:
     @property
     def choices(self) -> dict[str, str]:
         """The option chosen in each group."""
-        return self.summary.get("choices") or {}
+        choices = self.summary.get("choices")
+        return choices if isinstance(choices, dict) else {}
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
@@ -63,7 +65,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     problems: list[NanolmError] = []
     found: dict[str, Path] = {}
     for path in map(Path, paths):
-        folders = list(_run_folders(path))
+        folders = list(_run_folders(path, set()))
         if not folders:
             what = f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}"
             mend = "name a folder that `nanolm train` made, or one that holds such folders"
@@ -88,6 +90,8 @@ def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
     for line in content.split(b"\n")[:-1] if split is None else _lines_with(content, f'"{split}"'.encode()):
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no table")
             if split is None or row["split"] == split:
                 found.append(row)
         except (ValueError, TypeError, KeyError) as error:
@@ -120,9 +124,11 @@ def told_apart(runs: Sequence[Run]) -> dict[str, list[Any]]:
     groups = list(dict.fromkeys(["experiment", *(key.split(".")[0] for key in apart if "." in key)]))
     for group in groups:
         chosen = [_choice(run, group) for run in runs]
-        if not _differs(chosen):
+        # A run without settings has no say.
+        has_say = [bool(run.settings) for run in runs]
+        if not _differs(itertools.compress(chosen, has_say)):
             continue
-        is_said = functools.partial(_is_said_by, chosen)
+        is_said = functools.partial(_is_said_by, chosen, has_say)
         inside = [key for key in apart if key != "seed" and group in ("experiment", key.split(".")[0])]
         said = [key for key in inside if is_said(apart[key])]
         if said:
@@ -215,7 +221,11 @@ def _status(run: RunDirectory, summary: dict[str, Any], faults: Sequence[str]) -
     return "cut off" if status == "running" and not run.is_claimed() else status
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
+def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
+    """Runs at and below a path. A folder that links lead to again is looked at once."""
+    if (real := os.path.realpath(path)) in seen:
+        return
+    seen.add(real)
     if _is_run(path):
         yield path
         return
@@ -224,7 +234,7 @@ def _run_folders(path: Path) -> Iterator[Path]:
     except OSError:
         return
     for folder in sorted(below, key=lambda folder: _by_number(folder.name)):
-        yield from _run_folders(folder)
+        yield from _run_folders(folder, seen)
 
 
 def _is_run(path: Path) -> bool:
@@ -260,10 +270,10 @@ def _choice(run: Run, group: str) -> Any:
     return run.choices.get(group, run.settings.get(f"{group}.name"))
 
 
-def _is_said_by(chosen: Sequence[Any], values: Sequence[Any]) -> bool:
+def _is_said_by(chosen: Sequence[Any], has_say: Sequence[bool], values: Sequence[Any]) -> bool:
     """Whether each choice goes with one value alone."""
     values_by_choice: dict[str, set[str]] = {}
-    for choice, value in zip(chosen, values, strict=True):
+    for choice, value in itertools.compress(zip(chosen, values, strict=True), has_say):
         values_by_choice.setdefault(repr(choice), set()).add(repr(value))
     return all(len(values) == 1 for values in values_by_choice.values())
 

@@ -60,8 +60,8 @@ class Reached:
 
 def of(run: Run) -> Figures:
     """The figures of a run. Rows are read of those alone that have not ended."""
-    known = {
-        name: run.summary.get(name)
+    known: dict[str, Any] = {
+        name: number(run.summary.get(name))
         for name in (
             "step",
             "tokens",
@@ -80,10 +80,10 @@ def of(run: Run) -> Figures:
         except NanolmError as error:
             fault = error.found
     best, tokens = known["best_val_loss"], known["tokens"]
-    flops_per_token = run.summary.get("flops_per_token") or _flops_by_formula(run)
+    flops_per_token = number(run.summary.get("flops_per_token")) or _flops_by_formula(run)
     return Figures(
         **known,
-        parameters=run.summary.get("entries", run.summary.get("parameters")),
+        parameters=number(run.summary.get("entries", run.summary.get("parameters"))),
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
         perplexity=None if best is None else math.exp(min(best, 700.0)),
         fault=fault,
@@ -97,9 +97,23 @@ def reached(run: Run, target: float, figure: str = "loss") -> Reached | None:
         RunError: metrics.jsonl is damaged.
     """
     for row in rows(run, "val"):
-        if row.get(figure, math.inf) <= target:
+        value = number(row.get(figure))
+        if value is not None and value <= target:
             return Reached(row["step"], row["tokens"], row["seconds"])
     return None
+
+
+def number(value: Any) -> Any:
+    """A finite number as it is; None for anything else that a file may hold in its place."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
+
+
+def numbers(table: Any) -> dict[str, float]:
+    """The finite numbers of a table."""
+    return (
+        {name: value for name, value in table.items() if number(value) is not None} if isinstance(table, dict) else {}
+    )
 
 
 def max_steps(run: Run) -> int | None:
@@ -112,15 +126,15 @@ def _from_rows(run: Run) -> dict[str, Any]:
     if not everything:
         return {}
     last = everything[-1]
-    found = {name: last.get(name) for name in ("step", "tokens", "seconds")}
-    if last.get("tokens") and last.get("seconds"):
-        found["tokens_per_second"] = round(last["tokens"] / last["seconds"], 1)
-    scored = [row for row in everything if row.get("split") == "val"]
+    found = {name: number(last.get(name)) for name in ("step", "tokens", "seconds")}
+    if found["tokens"] and found["seconds"]:
+        found["tokens_per_second"] = round(found["tokens"] / found["seconds"], 1)
+    scored = [row for row in everything if row.get("split") == "val" and number(row.get("loss")) is not None]
     if scored:
         best = min(scored, key=lambda row: row["loss"])
-        found |= {"best_val_loss": best["loss"], "bits_per_byte": best.get("bits_per_byte")}
+        found |= {"best_val_loss": best["loss"], "bits_per_byte": number(best.get("bits_per_byte"))}
         found["final_val_loss"] = scored[-1]["loss"]
-        averaged = [row["ema_loss"] for row in scored if row.get("ema_loss") is not None]
+        averaged = [row["ema_loss"] for row in scored if number(row.get("ema_loss")) is not None]
         found["best_ema_val_loss"] = min(averaged, default=None)
     return found
 

@@ -6,6 +6,7 @@ the same.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
+from nanolm.comparison import odd_ones
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read
 
@@ -114,8 +116,10 @@ class Progress:
 
     def best(self) -> float | None:
         """The lowest figure so far: nats a token, or bits a byte where jobs do not read the same tokens."""
-        ended = [report.summary.get(self._figure) for report in self._reports.values() if report.state in DONE]
-        return min((value for value in ended if value is not None), default=None)
+        ended = [report.summary for report in self._reports.values() if report.state in DONE]
+        compares = [not is_odd for is_odd in odd_ones(ended)]
+        values = [summary.get(self._figure) for summary in itertools.compress(ended, compares)]
+        return min((value for value in values if value is not None), default=None)
 
     def seconds_left(self) -> float | None:
         """From how much of all the jobs was done since the start, steps of those that run included."""

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
+from nanolm.comparison import odd_ones
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import Report, State
@@ -15,14 +16,15 @@ ROWS = 40
 
 
 def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Report]]:
-    """The best first, those without a figure last."""
+    """The best first, then those that do not compare, and those without a figure last."""
     figure = measure(jobs)
+    odd = odd_ones([report.summary for report in reports])
 
-    def place(pair: tuple[Job, Report]) -> tuple[bool, float]:
-        value = pair[1].summary.get(figure)
-        return value is None, value or 0.0
+    def place(at: int) -> tuple[bool, bool, float]:
+        value = reports[at].summary.get(figure)
+        return value is None, odd[at], value or 0.0
 
-    return sorted(zip(jobs, reports, strict=True), key=place)
+    return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=place)]
 
 
 def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, before: int) -> None:
@@ -44,6 +46,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     table.add_column("val loss", justify="right")
     table.add_column("bits/byte", justify="right")
     order = ranked(jobs, reports)
+    odd = odd_ones([report.summary for _, report in order])
     rows = [pair for place, pair in enumerate(order) if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(pair[1])]
     for place, (job, report) in enumerate(rows):
         loss, bits = report.summary.get("best_val_loss"), report.summary.get("bits_per_byte")
@@ -52,11 +55,13 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
             f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
             f"{report.summary.get('step', 0):,}",
             "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
-            "" if bits is None else f"{bits:.4f}",
+            "" if bits is None else f"{bits:.4f}" + ("†" if odd[order.index((job, report))] else ""),
         )
     console.print(table)
     if len(rows) < len(order):
         console.print(f"  and {len(order) - len(rows)} more, none of which went wrong\n")
+    if any(odd):
+        console.print("  † does not compare: its mask sees the future, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     console.print(

@@ -19,5 +19,7 @@ def test_samples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 def test_no_file_and_a_file_that_was_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "samples.txt"
     assert read(path) == []
+    path.write_text("")
+    assert read(path) == []
     path.write_bytes("--- step 5\nabc\n\n--- step 10\ncaf\u00e9".encode()[:-1])
     assert read(path) == [Sample(5, "abc"), Sample(10, "caf\ufffd")]

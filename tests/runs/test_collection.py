@@ -209,3 +209,11 @@ def test_it_is_read_without_torch_or_omegaconf() -> None:
     code = "import sys, nanolm.runs.collection\nprint([m for m in ('torch', 'omegaconf', 'hydra') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_links_that_lead_back_up_are_followed_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "a" / "run")
+    for name in ("one", "two", "three"):
+        (tmp_path / "a" / name).symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / name).symlink_to(tmp_path / "a", target_is_directory=True)
+    assert [run.name for run in collection.find([tmp_path])] == ["run"]

@@ -14,8 +14,8 @@ function columns() {
       title: report.keys[key], why: key, of: (run) => run.settings[key], words: (value) => shortened(worded(value), 28),
       full: worded, isWords: runs.some((run) => !isNumber(run.settings[key]) && run.settings[key] !== null),
     })),
-    ...(report.by_bits ? loss : bits),
-    ...(runs.some((run) => run.figures.final_val_loss !== run.figures.best_val_loss) ? figure("final_val_loss", "final val loss", exact, "nats per token") : []),
+    ...(report.by_bits ? [] : bits),
+    ...(!report.by_bits && runs.some((run) => run.figures.final_val_loss !== run.figures.best_val_loss) ? figure("final_val_loss", "final val loss", exact, "nats per token") : []),
     ...figure("best_step", "best at step", whole),
     ...figure("parameters", "parameters", whole),
     ...figure("tokens", "tokens", brief, "trained on, repeated ones counted again"),
@@ -29,7 +29,7 @@ function columns() {
 function startResults() {
   const table = byId("table");
   const all = columns();
-  const best = runs.length > 1 && isNumber(resultOf(runs[0])) ? runs[0] : null;
+  const best = runs.length > 1 && isNumber(resultOf(runs[0])) && runs[0].compares ? runs[0] : null;
   const redraw = () => {
     const rows = [...runs];
     const column = sorting.column;
@@ -50,11 +50,12 @@ function startResults() {
   byId("results-note").textContent = [
     many && best ? `Best first, by ${resultName}.` : "",
     many && !keys.length ? "No setting that changes the numbers differs between these runs." : "",
+    runs.some((run) => !run.compares) ? "† does not compare with the others." : "",
     "A tap on a heading sorts by it.",
   ].filter(Boolean).join(" ");
   const counted = runs.length === 1 ? `One run: ${runs[0].label}` : `${runs.length} runs`;
   byId("summary").textContent = isNumber(resultOf(runs[0]))
-    ? `${counted}. ${runs.length > 1 ? `The best is ${runs[0].label}, at` : "Its best is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on validation text.`
+    ? runs.length > 1 && !best ? `${counted}, none of which is the best: they do not compare.` : `${counted}. ${runs.length > 1 ? `The best is ${runs[0].label}, at` : "Its best is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on validation text.`
     : `${counted}. None has a validation loss yet.`;
   byId("notes").hidden = !report.notes.length;
   byId("notes").append(...report.notes.map((note) => element("p", {}, note)));
@@ -65,7 +66,7 @@ function startResults() {
 function cell(run, column) {
   const value = column.of(run);
   if (column.title === "run") {
-    return element("td", { title: `${run.name}\n${run.path}` }, swatch(run), element("span", { class: "name" }, run.short));
+    return element("td", { title: `${run.name}\n${run.path}` }, swatch(run), element("span", { class: "name" }, run.short), run.compares ? "" : " †");
   }
   const kinds = [column.isWords ? "words" : "", column.isBad?.(run) ? "bad" : "", value === null || value === undefined ? "none" : ""];
   return element("td", { class: kinds.filter(Boolean).join(" ") || null, title: column.full ? column.full(value) : run.faults.join("; ") || null }, column.words(value));
