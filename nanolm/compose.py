@@ -145,9 +145,10 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
     import_plugins(_plugins_named(parsed, config_dir))
     register_schemas()
     with _hydra():
-        if not multirun and (of_sweeps := [override for override in parsed if _is_about_many_runs(override)]):
-            rest = [override for override in parsed if override not in of_sweeps]
-            raise_all([*map(_without_multirun, of_sweeps), *_diagnose(rest, multirun)])
+        misplaced = {at: error for at, override in enumerate(parsed) if (error := _misplaced(override, multirun))}
+        if misplaced:
+            rest = [override for at, override in enumerate(parsed) if at not in misplaced]
+            raise_all([*misplaced.values(), *_diagnose(rest, multirun)])
         plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
         first = [text for override in parsed for text in _expand(override, multirun)[:1]]
         try:
@@ -208,12 +209,21 @@ def compose_config(words: Sequence[str], bases: Bases) -> Config:
 
 def _from_bases(line: Sequence[Override], bases: Bases) -> Config:
     values = [override for override in line if _is_plain_value(override)]
+    others = [override.key_or_group for override in line if override not in values]
+    if any(
+        _is_part(value.key_or_group, key) or _is_part(key, value.key_or_group) for value in values for key in others
+    ):
+        values = []  # Such as ++a.b=2 behind a={b:1}: their order counts.
     rest = tuple(override.input_line or "" for override in line if override not in values)
     if rest not in bases:
         register_schemas()
         with _hydra():
             bases[rest] = _without_hydra(_compose(rest))
     return to_config(_with_values(bases[rest], values))
+
+
+def _is_part(key: str, of: str) -> bool:
+    return f"{key}.".startswith(f"{of}.") and "." in of
 
 
 def compose_jobs(
@@ -239,32 +249,41 @@ def compose_jobs(
             configs.append(None)
     problems: dict[str, NanolmError] = {}
     asked_about: set[str] = set()
-    for words, config in zip(jobs, configs, strict=True):
-        if config is None and asked_about.issuperset(words):
+    for at, words in enumerate(jobs):
+        if configs[at] is None and asked_about.issuperset(words):
             continue
         try:
             # What does not compose is composed once more, by the one who says which words are to blame.
-            asked_about |= set(words) if config is None else set()
-            raise_all(check(config or compose_line([*words, *searched], config_dir, multirun=True).config))
+            config = configs[at] or compose_line([*words, *searched], config_dir, multirun=True).config
+            configs[at] = config
+            raise_all(check(config))
         except NanolmError as error:
+            asked_about |= set(words) if configs[at] is None else set()
             found = error.problems if isinstance(error, Problems) else [error]
             problems |= {problem.found: problem for problem in found if problem.found not in problems}
     raise_all(list(problems.values()))
     return [config for config in configs if config is not None]
 
 
-def _is_about_many_runs(override: Override) -> bool:
-    key = override.key_or_group
-    return key in ("sweep", FAIL_FAST, "hydra/sweeper") or key.startswith("hydra.sweeper")
-
-
-def _without_multirun(override: Override) -> SettingsError:
-    """What is said of a sweep in the line of one run."""
-    return SettingsError(
-        f"{(override.input_line or '').replace(HYDRA_FAIL_FAST, FAIL_FAST)} is about many runs",
-        where="the command line",
-        mend="nanolm train -m ... runs them",
-    )
+def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
+    """What is said of a sweep in the line of one run, or said several times of the one sweep."""
+    key, word = override.key_or_group, (override.input_line or "").replace(HYDRA_FAIL_FAST, FAIL_FAST)
+    is_study = key == "sweep"
+    if not multirun and (is_study or key in (FAIL_FAST, "hydra/sweeper") or key.startswith("hydra.sweeper")):
+        return SettingsError(
+            f"{word} is about many runs", where="the command line", mend="nanolm train -m ... runs them"
+        )
+    if not (multirun and override.is_sweep_override()):
+        return None
+    if is_study:
+        return SettingsError(f"{word} names several studies", where="sweep", mend="a line for each of them")
+    if re.split(r"[./]", key)[0] == "hydra":
+        return SettingsError(
+            f"{word} gives several values of what a sweep has one of",
+            where=key.replace(HYDRA_FAIL_FAST, FAIL_FAST),
+            mend="one value; one with a comma in it is quoted: 'key=\"a,b\"'",
+        )
+    return None
 
 
 def _is_plain_value(override: Override) -> bool:

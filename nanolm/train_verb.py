@@ -115,7 +115,9 @@ def _as_hydra_has_it(word: str) -> str:
     key, sign, value = word.partition("=")
     if key == FAIL_FAST:
         return f"{HYDRA_FAIL_FAST}{sign}{value}"
-    return f"resume={quoted(value)}" if key == "resume" and Path(value).is_dir() else word
+    # Folders of a sweep have = and , in their names.
+    is_path = key == "resume" and not value.startswith(("'", '"')) and ("/" in value or Path(value).is_dir())
+    return f"resume={quoted(value)}" if is_path else word
 
 
 def _train_help(config_dir: str | None) -> str:
@@ -328,7 +330,7 @@ def _fork(config: Config, line: Line) -> Task:
         raise SettingsError(
             f"the fork would begin at step {found.step}, and trainer.max_steps is {forked.trainer.max_steps}",
             where="trainer.max_steps",
-            mend=f"trainer.max_steps={found.step * 2}, or an earlier checkpoint: resume={run.checkpoints}/step-N",
+            mend=f"trainer.max_steps={found.step * 2}, or an earlier one of `nanolm checkpoints {run.path}`",
         )
     chosen = {
         group: option

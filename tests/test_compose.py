@@ -208,3 +208,35 @@ def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
         ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],
     ]
     assert compose_jobs(jobs) == [compose_line(words).config for words in jobs]
+
+
+@pytest.mark.parametrize(
+    ("words", "hidden"),
+    [
+        (("optimizer.lr_multipliers={hidden:2}", "++optimizer.lr_multipliers.hidden=3"), 3),
+        (("++optimizer.lr_multipliers.hidden=3", "optimizer.lr_multipliers={hidden:2}"), 2),
+    ],
+)
+def test_jobs_are_set_in_the_order_of_their_line(words: tuple[str, ...], hidden: int) -> None:
+    (job,) = compose_jobs([words])
+    assert job.optimizer.lr_multipliers.hidden == hidden
+    assert job == compose_line(words).config
+
+
+def test_a_key_may_be_added_to_a_part_of_a_list() -> None:
+    parts = ("scheduler=chain", "scheduler.boundaries=[100]", "scheduler.parts=[{name:step},cosine_restarts]")
+    lines = [(*parts, f"+scheduler.parts.0.gamma={gamma}") for gamma in (0.5, 0.6)]
+    assert [job.scheduler.parts[0]["gamma"] for job in compose_jobs(lines)] == [0.5, 0.6]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sweep=lr,seeds", "sweep=lr,seeds names several studies"),
+        ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values of what a sweep has one of"),
+        ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values of what a sweep has one of"),
+        ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib gives several values"),
+    ],
+)
+def test_of_what_a_sweep_has_one_there_is_one_value(word: str, message: str) -> None:
+    assert message in problems(word, multirun=True)

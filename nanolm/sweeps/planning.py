@@ -216,7 +216,16 @@ def _by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:
             found[override.key_or_group] = [override.input_line]
         elif override.is_discrete_sweep():
             key = override.get_key_element()
-            found[override.key_or_group] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            found[override.key_or_group] = texts
+            if not texts:
+                problems.append(
+                    SettingsError(
+                        f"{override.input_line} has no value in it",
+                        where=override.key_or_group,
+                        mend="name one at least, or leave it out",
+                    )
+                )
         else:
             problems.append(
                 SettingsError(

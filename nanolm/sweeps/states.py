@@ -59,7 +59,9 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
     except RunError as error:
         return Report(State.failed, {}, str(error))
     status = summary.get("status")
-    if is_complete(summary, max_steps):
+    if goes_beyond(summary, max_steps):
+        return Report(State.failed, {}, str(too_far(run, summary, max_steps)))
+    if is_complete(summary, max_steps) and run.exists():
         return Report(State.completed, summary)
     if looks_at_lock and run.is_claimed():
         return Report(State.running, summary)
@@ -69,6 +71,20 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
     if text or status == "failed":
         return Report(State.failed, summary, text or str(summary.get("error", "")))
     return Report(State.cut_off if run.exists() else State.new, summary)
+
+
+def goes_beyond(summary: dict[str, Any], max_steps: int) -> bool:
+    """Whether a run was trained for longer than its job asks for, by hand: its figures are not the job's."""
+    return "entries" not in summary and summary.get("step", 0) > max_steps
+
+
+def too_far(run: RunDirectory, summary: dict[str, Any], max_steps: int) -> RunError:
+    """What to say of such a run."""
+    return RunError(
+        f"it was trained on to step {summary['step']:,}, and the sweep asks for {max_steps:,}",
+        where=str(run.path),
+        mend="move the folder elsewhere to train the job anew",
+    )
 
 
 def read_error(run: RunDirectory) -> str:

@@ -134,12 +134,8 @@ def open_study(
             sampler=SAMPLERS[settings.sampler](settings, space),
             pruner=PRUNERS[settings.pruner](settings, max_steps),
         )
-    except (ValueError, KeyError) as error:
-        raise RunError(
-            f"the study's journal is damaged: {error}",
-            where=str(path),
-            mend="move it away: a new study reads what runs are in the folder and trains none of them again",
-        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise _damaged(path, error) from error
     return OpenStudy(folder, space, settings, max_steps, storage, study)
 
 
@@ -190,7 +186,18 @@ def others_at_work(opened: OpenStudy, me: str) -> bool:
 def point_of(opened: OpenStudy, number: int) -> dict[str, Value]:
     """What a trial chose, in the order of the space."""
     params = opened.trials()[number].params
-    return {dimension.key: params[dimension.key] for dimension in opened.space}
+    try:
+        return {dimension.key: params[dimension.key] for dimension in opened.space}
+    except KeyError as error:
+        raise _damaged(opened.folder / JOURNAL, f"trial {number} has no {error}") from error
+
+
+def _damaged(path: Path, reason: object) -> RunError:
+    return RunError(
+        f"the study's journal is damaged: {reason}",
+        where=str(path),
+        mend="move it away: a new study reads what runs are in the folder and trains none of them again",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,3 +160,24 @@ def test_a_launcher_that_is_not_installed_is_named_with_what_brings_it(line: tup
         sweep(*line, "seed=1,2", "hydra/launcher=joblb")
     with pytest.raises(ValueError, match="--cfg prints the settings of one run"):
         cli.run(["train", "-m", "--cfg", "job", *line])
+
+
+def test_a_job_that_was_trained_on_by_hand_is_none_of_the_sweep(
+    line: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*line, "seed=1,2") == 0
+    (run,) = Path("outputs/sweep").glob("seed=1-*")
+    steps = 2 * RunDirectory(run).read_summary()["step"]
+    assert cli.run(["train", f"resume={run}", f"trainer.max_steps={steps}"]) == 0
+    rows = RunDirectory(run).metrics.read_bytes()
+    capsys.readouterr()
+    assert sweep(*line, "seed=1,2") == 1
+    said = capsys.readouterr()
+    assert f"trained on to step {steps}" in said.err
+    assert "1 completed, 1 failed" in said.out
+    assert RunDirectory(run).metrics.read_bytes() == rows
+
+
+def test_a_run_that_is_not_there_is_said_whatever_its_name(line: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"seed=1-typo"):
+        cli.run(["train", "resume=outputs/sweep/seed=1-typo"])

@@ -113,3 +113,8 @@ def test_every_mistake_in_every_job_is_said_once_and_no_folder_is_made(tmp_path:
     with pytest.raises(SettingsError, match="resume=somewhere goes on with one run"):
         plan(combinations(["seed=1,2", "resume=somewhere"]), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_are_none_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"seed=range\(3,1\) has no value in it"):
+        combinations(["seed=range(3,1)", "optimizer.lr=1,2"])

@@ -35,6 +35,11 @@ def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> N
     assert (report.state, report.error) == (State.completed, "")
     assert report.value == run.read_summary()["best_val_loss"]
     assert state_of(run, max_steps=5) is State.cut_off
+    beyond = read_run(run, 3)
+    assert (beyond.state, beyond.value) == (State.failed, None)
+    assert "trained on to step 4, and the sweep asks for 3" in beyond.error
+    run.config.unlink()
+    assert state_of(run) is State.new, "a run that nobody can read is trained again"
 
 
 @pytest.mark.parametrize("status", ["diverged", "pruned", "interrupted", "failed"])
