@@ -206,11 +206,8 @@ def _read(path: Path, name: str) -> Run:
         faults.append(error.found)
     try:
         summary = run.read_summary()
-        if not isinstance(summary, dict):
-            summary = {}
-            faults.append("summary.json is damaged: it is no table")
-    except (RunError, UnicodeDecodeError) as error:
-        faults.append(getattr(error, "found", "summary.json is damaged: it is not text"))
+    except RunError as error:
+        faults.append(error.found)
     return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults))
 
 

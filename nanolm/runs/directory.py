@@ -57,14 +57,21 @@ class RunDirectory:
         """summary.json, or an empty dict when there is none yet.
 
         Raises:
-            RunError: it is not JSON.
+            RunError: it is not a JSON object.
         """
         try:
-            return json.loads(self.summary.read_text(encoding="utf-8"))
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            if not isinstance(summary, dict):
+                raise ValueError("it is no table")
+            return summary
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise RunError(f"summary.json is damaged: {error}", where=str(self.summary)) from error
+            raise RunError(
+                f"summary.json is damaged: {error}",
+                where=str(self.summary),
+                mend="take the run's folder away to train it again",
+            ) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl. A last line that a kill cut short is left out.

@@ -157,4 +157,5 @@ def _as_interval(choice: Choice) -> str:
         values = [float(word) for word in choice.words]
     except ValueError:
         return "leave it out"
-    return f"{choice.key}=interval({in_word(min(values))},{in_word(max(values))})"
+    ends = f"interval({in_word(min(values))},{in_word(max(values))})"
+    return f"{choice.key}=int({ends})" if all(word.isdecimal() for word in choice.words) else f"{choice.key}={ends}"

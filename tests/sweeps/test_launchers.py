@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps import launchers
 from tests.conftest import SMALL, Nanolm
+
+
+def test_a_launcher_that_runs_no_job_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no job is to run at a time"):
+        launchers.jobs_at_once(config_with("joblib", n_jobs=0))
 
 
 def config_with(name: str, batch: int | None = None, **launcher: object) -> DictConfig:
