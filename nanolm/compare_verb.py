@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -172,7 +173,8 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     if isinstance(value, list):
         return ",".join(map(in_words, value))
     return str(value)
@@ -371,16 +373,20 @@ def _print_markdown(found: Comparison) -> None:
     columns = cells_of(found)
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(cell.replace("\n", " ") for cell in cells) + " |"
+
+    def plain(text: str) -> str:
+        """What Markdown would take for its own."""
+        return re.sub(r"([|*_<\\])", r"\\\1", text)
 
     print(line([column.title for column in columns]))
     print(line(["---:" if column.is_figure else "---" for column in columns]))
     for at in range(len(columns[0].cells)):
-        cells = [column.cells[at] for column in columns]
+        cells = [plain(column.cells[at]) for column in columns]
         is_best = at < len(found.rows) and found.rows[at].is_best and len(found.rows) > 1
         print(line([f"**{cell}**" if cell and is_best else cell for cell in cells]))
     for remark in _remarks(found, []):
-        print(f"\n{remark}")
+        print(f"\n{plain(remark)}")
 
 
 FORMS: dict[str, Callable[[Comparison], None]] = {

@@ -152,7 +152,23 @@ def _run_directory(line: Line) -> Path:
     if line.run_directory_is_given or line.config.trainer.dry_run:
         return line.run_directory
     cut_off = _cut_off_run(line) if resume == "auto" else None
-    return cut_off or fresh(line.run_directory)
+    return cut_off or fresh(_named_like_its_parent(line) if line.config.fork else line.run_directory)
+
+
+def _named_like_its_parent(line: Line) -> Path:
+    """The new place of a fork: what the line does not choose is as its parent has it."""
+    from nanolm.runs.directory import RunDirectory
+
+    folder = line.run_directory
+    had = RunDirectory(_run_of(Path(line.config.resume))).read_summary().get("choices") or {}
+    chosen = line.choices | {group: option for group, option in had.items() if f"{group}.name" not in line.given}
+    endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
+    return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
+
+
+def _run_of(path: Path) -> Path:
+    """The directory of the run that a path is, or a checkpoint of."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
 def _cut_off_run(line: Line) -> Path | None:
@@ -317,9 +333,8 @@ def _fork(config: Config, line: Line) -> Task:
     from nanolm.training.fork import Parent
 
     path = Path(config.resume)
-    is_checkpoint = path.parent.name == "checkpoints"
-    run = RunDirectory(path.parent.parent if is_checkpoint else path).require()
-    found = checkpoint.verify(path) if is_checkpoint else checkpoint.newest(run.checkpoints)[0]
+    run = RunDirectory(_run_of(path)).require()
+    found = checkpoint.verify(path) if path != _run_of(path) else checkpoint.newest(run.checkpoints)[0]
     if found is None:
         raise RunError(
             "the run has no checkpoint to begin from", where=str(run.checkpoints), mend="wait for its first save"

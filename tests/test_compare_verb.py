@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm import compare_verb
 from nanolm.compare_verb import cells_of, fitted, in_words, short_number
 from nanolm.comparison import compare
 from nanolm.runs.collection import find
@@ -196,3 +197,17 @@ def test_torch_is_not_needed(sweep: Path) -> None:
     words = ["compare", str(sweep), "--target", "2.5"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "False"
+
+
+def test_markdown_takes_nothing_for_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, lossless in (("c", True), ("a|_b", False)):
+        make_run(tmp_path / name, lossless=lossless, settings={"optimizer.name": name})
+    compare_verb.compare([str(tmp_path)], form="markdown")
+    out = capsys.readouterr().out
+    assert "a\\|\\_b" in out
+    assert "\n\\* lossy tokenizer: \\<unk> hides text" in out
+
+
+def test_a_setting_keeps_the_digits_that_it_has() -> None:
+    assert [in_words(value) for value in (1e-3, 3e-4, 0.1, 1e6)] == ["0.001", "0.0003", "0.1", "1e+06"]
+    assert [in_words(value) for value in (0.00123456781, 0.00123456789)] == ["0.00123456781", "0.00123456789"]
