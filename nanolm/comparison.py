@@ -420,10 +420,12 @@ def odd_ones(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
 
     They have a mask that sees the future, where others do not, or hide text behind <unk>, where tokenizers differ.
     """
-    n_future = sum(bool(summary.get("sees_future")) for summary in summaries)
-    n_tokenizers = len({summary.get("tokenizer") for summary in summaries})
+    # One that never began has no say.
+    known = [summary for summary in summaries if summary.get("tokenizer")]
+    all_see_future = all(summary.get("sees_future") for summary in known)
+    n_tokenizers = len({summary["tokenizer"] for summary in known})
     return [
-        bool(summary.get("sees_future") and n_future < len(summaries))
+        bool(summary.get("sees_future") and not all_see_future)
         or bool(not summary.get("lossless", True) and n_tokenizers > 1)
         for summary in summaries
     ]
@@ -453,16 +455,10 @@ def _judged(rows: Sequence[Row], judged: str) -> list[Row]:
             verdict = ""
         elif best is None or not row.compares:
             verdict = "does not compare"
+        elif p_value is None:
+            verdict = "one seed" if METRICS[judged].is_of_loss else ""
         else:
-            verdict = (
-                ""
-                if not METRICS[judged].is_of_loss
-                else "one seed"
-                if p_value is None
-                else "apart"
-                if p_value < 1 - LEVEL
-                else "not apart"
-            )
+            verdict = "apart" if p_value < 1 - LEVEL else "not apart"
         found.append(dataclasses.replace(row, is_best=row is best, verdict=verdict, p_value=p_value))
     return found
 

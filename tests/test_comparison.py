@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies
 from scipy import stats
 
-from nanolm.comparison import METRICS, Comparison, Row, compare, holm, interval, welch
+from nanolm.comparison import METRICS, Comparison, Row, compare, holm, interval, odd_ones, welch
 from nanolm.errors import SettingsError
 from nanolm.runs import figures
 from nanolm.runs.collection import find
@@ -365,3 +365,15 @@ def test_a_run_without_settings_does_not_hide_what_a_choice_says(tmp_path: Path)
         make_run(tmp_path / model, settings=settings, choices={**GPT, "model": model})
     make_run(tmp_path / "damaged", config="{{{", choices={**GPT, "model": "bare"})
     assert {tuple(row.settings) for row in compared(tmp_path).rows} == {("model",)}
+
+
+def test_who_is_odd_is_told_among_those_that_began() -> None:
+    future, past, lossy = (
+        {"tokenizer": "t", "sees_future": True},
+        {"tokenizer": "t"},
+        {"tokenizer": "w", "lossless": False},
+    )
+    assert odd_ones([future, past, {}]) == [True, False, False]
+    assert odd_ones([lossy, past]) == [True, False]
+    assert odd_ones([future, future, {}]) == [False, False, False]
+    assert odd_ones([lossy, lossy, {}]) == [False, False, False]

@@ -47,15 +47,19 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     table.add_column("bits/byte", justify="right")
     order = ranked(jobs, reports)
     odd = odd_ones([report.summary for _, report in order])
-    rows = [pair for place, pair in enumerate(order) if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(pair[1])]
-    for place, (job, report) in enumerate(rows):
+    rows = [
+        (job, report, is_odd)
+        for place, ((job, report), is_odd) in enumerate(zip(order, odd, strict=True))
+        if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(report)
+    ]
+    for place, (job, report, is_odd) in enumerate(rows):
         loss, bits = report.summary.get("best_val_loss"), report.summary.get("bits_per_byte")
         table.add_row(
             escape(job.run.path.name),
             f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
             f"{report.summary.get('step', 0):,}",
             "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
-            "" if bits is None else f"{bits:.4f}" + ("†" if odd[order.index((job, report))] else ""),
+            "" if bits is None else f"{bits:.4f}" + ("†" if is_odd else ""),
         )
     console.print(table)
     if len(rows) < len(order):
