@@ -8,6 +8,7 @@ import pytest
 
 from nanolm.config import Bom, DatasetConfig, DownloadConfig, Newlines, PythonDocsConfig, SplitBy, TextConfig
 from nanolm.data import corpus
+from nanolm.data.corpus import reading
 from nanolm.errors import DataError
 
 
@@ -46,7 +47,7 @@ def test_the_fingerprint_is_of_the_documents(tmp_path: Path, monkeypatch: pytest
     one, two = (corpus.load(TextConfig(path=str(tmp_path / name))) for name in ("one", "two"))
     assert "".join(one.documents("train")) == "".join(two.documents("train"))
     assert one.fingerprint != two.fingerprint
-    monkeypatch.setattr(corpus, "PART_BYTES", 3)
+    monkeypatch.setattr(reading, "PART_BYTES", 3)
     assert corpus.load(one.config).fingerprint == one.fingerprint
 
 
@@ -151,7 +152,7 @@ def test_an_empty_document_is_passed_over_and_nul_is_kept(tmp_path: Path) -> Non
 
 
 def test_a_long_file_is_read_in_parts_that_end_with_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "PART_BYTES", 64)
+    monkeypatch.setattr(reading, "PART_BYTES", 64)
     drawn = random.Random(0)
     text = "".join(drawn.choice("aé€𝄞\n\r \0") for _ in range(5000)) + "x" * 300 + "\nend"
     (tmp_path / "a.txt").write_bytes(text.encode())
@@ -168,7 +169,7 @@ def test_a_long_file_is_read_in_parts_that_end_with_lines(tmp_path: Path, monkey
 def test_the_offset_of_a_bad_byte_counts_from_the_beginning_of_the_file(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "PART_BYTES", 64)
+    monkeypatch.setattr(reading, "PART_BYTES", 64)
     # A character of two bytes ends just before it where there is room, so that reads cut through characters.
     content = b"a" * (at % 2) + "é".encode() * (at // 2) + b"\xff" + b"abc\n" * 40
     (tmp_path / "bad.txt").write_bytes(content)
@@ -211,7 +212,7 @@ def test_random_lines_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(texts["val"].splitlines()) == 50
     assert sorted(line for text in texts.values() for line in text.splitlines(True)) == sorted(lines)
     assert texts["val"] not in "".join(lines)
-    monkeypatch.setattr(corpus, "PART_BYTES", 100)
+    monkeypatch.setattr(reading, "PART_BYTES", 100)
     assert joined(corpus.load(config)) == texts
 
 

@@ -16,6 +16,8 @@ from nanolm.config import (
     PythonStdlibConfig,
 )
 from nanolm.data import corpus
+from nanolm.data.corpus import reading
+from nanolm.data.corpus.loading import read_documents
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
 from tests.conftest import config_of
@@ -27,7 +29,7 @@ def whole(config: DatasetConfig) -> str:
 
 
 def test_the_standard_library_has_no_tests_and_is_in_the_order_of_its_paths() -> None:
-    documents = [part.text for part in corpus._read(PythonStdlibConfig())]
+    documents = [part.text for part in read_documents(PythonStdlibConfig())]
     assert len(documents) > 400
     assert sum(map(len, documents)) > 5_000_000
     root = Path(tokenize.__file__).parent
@@ -84,7 +86,7 @@ def test_a_field_of_every_line_is_a_document(tmp_path: Path, monkeypatch: pytest
     expected = "\n".join(f"tale {n}\nof é" for n in range(30))
     assert whole(config) == expected
     assert corpus.load(config).n_documents == {"train": 30}
-    monkeypatch.setattr(corpus, "PART_BYTES", 50)
+    monkeypatch.setattr(reading, "PART_BYTES", 50)
     assert whole(config) == expected
 
 
@@ -101,7 +103,7 @@ def test_a_field_of_every_line_is_a_document(tmp_path: Path, monkeypatch: pytest
 def test_a_bad_line_is_named(line: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = jsonl(tmp_path / "tales.jsonl", {"text": "good"}, "", line, {"text": "good"})
     for part_bytes in (2**21, 8):
-        monkeypatch.setattr(corpus, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(reading, "PART_BYTES", part_bytes)
         with pytest.raises(DataError, match=expected):
             corpus.load(config)
 

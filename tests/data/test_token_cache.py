@@ -15,6 +15,7 @@ from nanolm.config import Config, TextConfig, TokenizerConfig
 from nanolm.data import corpus as corpora
 from nanolm.data import token_cache
 from nanolm.data.batches import rows_at
+from nanolm.data.corpus import reading
 from nanolm.data.stream import Shards, Stream, chunks, gather
 from nanolm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from nanolm.errors import DataError
@@ -132,7 +133,7 @@ def test_another_text_is_never_served_from_the_cache(cache: Path, tmp_path: Path
 def test_shards_read_as_one(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_cache, "SHARD_TOKENS", 100)
     monkeypatch.setattr(token_cache, "GROUP_CHARACTERS", 333)
-    monkeypatch.setattr(corpora, "PART_BYTES", 50)
+    monkeypatch.setattr(reading, "PART_BYTES", 50)
     tokens = made(tmp_path / "a.txt", TEXT, "tokenizer=byte")["train"].tokens
     assert isinstance(tokens, Shards)
     assert len(tokens.parts) > 20
@@ -149,7 +150,7 @@ def test_shards_read_as_one(cache: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_processes_give_the_same_tokens(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_cache, "GROUP_CHARACTERS", 1000)
-    monkeypatch.setattr(corpora, "PART_BYTES", 500)
+    monkeypatch.setattr(reading, "PART_BYTES", 500)
     made(tmp_path / "a.txt", TEXT, "trainer.batches=lines")
     alone = (folders(cache)[0] / "manifest.json").read_text()
     monkeypatch.setenv("NANOLM_CACHE", str(tmp_path / "second"))
@@ -245,7 +246,7 @@ def test_rows_score_every_token_once(cache: Path, tmp_path: Path) -> None:
 
 
 def test_documents_are_rows_however_long(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "PART_BYTES", 16)
+    monkeypatch.setattr(reading, "PART_BYTES", 16)
     monkeypatch.setattr(token_cache, "GROUP_CHARACTERS", 40)
     (tmp_path / "tales").mkdir()
     texts = [f"tale {n}\n" * (n + 1) for n in range(10)]
@@ -285,7 +286,7 @@ def test_where_documents_begin_is_kept_beside_the_tokens(
     batches: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Documents in several parts, groups of several documents and of a part of one, shards that end within one.
-    monkeypatch.setattr(corpora, "PART_BYTES", 300)
+    monkeypatch.setattr(reading, "PART_BYTES", 300)
     monkeypatch.setattr(token_cache, "GROUP_CHARACTERS", 700)
     monkeypatch.setattr(token_cache, "SHARD_TOKENS", 1000)
     texts = tales(tmp_path)
