@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
+from nanolm.json_text import dump_json
 from nanolm.runs.console import in_units
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint
@@ -74,7 +74,7 @@ def show(path: str, as_json: bool = False) -> int:
     entries = look(run)
     aside = [path.name for path in checkpoint.those_aside(run.checkpoints)]
     if as_json:
-        print(json.dumps({"checkpoints": [_plain(entry) for entry in entries], "set_aside": aside}))
+        print(dump_json({"checkpoints": [_plain(entry) for entry in entries], "set_aside": aside}))
     else:
         _print_table(run, entries, aside)
     return int(any(entry.faults for entry in entries))

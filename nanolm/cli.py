@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -141,6 +140,7 @@ def evaluate(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     from nanolm.evaluate import evaluate as score
+    from nanolm.json_text import dump_json
     from nanolm.load import load_run
     from nanolm.runs.console import LOSSY
 
@@ -150,7 +150,7 @@ def evaluate(arguments: list[str]) -> int:
         options.stride,
     )
     if options.json:
-        print(json.dumps(figures))
+        print(dump_json(figures))
     else:
         print(
             f"{figures['split']} loss {figures['loss']:.4f} nats per token, {figures['bits_per_byte']:.4f} bits per "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from nanolm import comparison
 from nanolm.comparison import METRICS, TO_TARGET, Comparison, Estimate, Reference, Row
+from nanolm.json_text import dump_json
 from nanolm.runs.collection import find, short_keys
 
 # What is shown where there is room for it, in this order; what is not listed always is.
@@ -314,7 +314,7 @@ def _print_table(found: Comparison) -> None:
 
 
 def _print_json(found: Comparison) -> None:
-    print(json.dumps(plain(found)))
+    print(dump_json(plain(found)))
 
 
 def plain(found: Comparison) -> dict[str, Any]:

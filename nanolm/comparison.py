@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections import Counter
@@ -296,7 +295,7 @@ def text_of(run: Run) -> str | None:
     split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
     if split["split_by"] != "fraction":
         split["split_seed"] = run.settings.get("dataset.split_seed")
-    return json.dumps([run.summary["corpus"], split], default=str)
+    return repr([run.summary["corpus"], split])
 
 
 def _chosen_metrics(asked: Sequence[str], only_bits: bool, has_target: bool) -> list[str]:
@@ -340,7 +339,7 @@ def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) 
         run = one.run
         values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
         own = run.settings and [values, text_of(run), run.summary.get("tokenizer")]
-        groups.setdefault(json.dumps(own or str(run.path), default=str), []).append(one)
+        groups.setdefault(repr(own or str(run.path)), []).append(one)
     return list(groups.values())
 
 

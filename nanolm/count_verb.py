@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from nanolm.config import (
     check,
 )
 from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.json_text import dump_json
 from nanolm.model import count
 from nanolm.model.count import Part
 from nanolm.runs.console import in_units
@@ -134,7 +134,7 @@ def show(
     """
     found = counted(overrides, config_dir, vocab_size)
     if as_json:
-        print(json.dumps(found))
+        print(dump_json(found))
         return
     from rich.console import Console
     from rich.text import Text

@@ -19,6 +19,7 @@ from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import raise_all
+from nanolm.json_text import dump_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +118,7 @@ def show(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     """
     found = look(overrides, config_dir, n_tokens)
     if as_json:
-        print(json.dumps(found))
+        print(dump_json(found))
         return
     from rich.text import Text
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from nanolm.compare_verb import in_words
 from nanolm.errors import NanolmError, raise_all
+from nanolm.json_text import dump_json
 from nanolm.quiet import is_quiet
 from nanolm.runs.collection import plain_settings
 from nanolm.runs.directory import RunDirectory
@@ -94,7 +94,7 @@ def show(first: str, second: str, everything: bool = False, as_json: bool = Fals
         made_with = [one for one in made_with if one.is_one]
     if as_json:
         parts = {"settings": settings, "made_with": made_with}
-        print(json.dumps({name: {one.key: [one.first, one.second] for one in part} for name, part in parts.items()}))
+        print(dump_json({name: {one.key: [one.first, one.second] for one in part} for name, part in parts.items()}))
         return
     _print_tables(sides, [one for one in settings if one not in quiet], quiet, made_with)
 

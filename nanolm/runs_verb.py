@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from nanolm.compare_verb import in_words
 from nanolm.comparison import near
 from nanolm.errors import SettingsError, nearest, raise_all
+from nanolm.json_text import dump_json
 from nanolm.runs import figures
 from nanolm.runs.collection import Run, find, values_of
 from nanolm.runs.directory import RunDirectory
@@ -111,7 +111,7 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
     """
     entries = look(folder, statuses, where, sort)
     if as_json:
-        print(json.dumps({"runs": [dataclasses.asdict(entry) for entry in entries]}))
+        print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

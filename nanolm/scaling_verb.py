@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from nanolm.compare_verb import short_number
 from nanolm.comparison import comparability, texts_of
 from nanolm.errors import RunError
+from nanolm.json_text import dump_json
 from nanolm.runs import figures
 from nanolm.runs.collection import Run, find, told_apart
 from nanolm.scaling import Fit, Point, fit
@@ -62,7 +62,7 @@ def show(paths: Sequence[str], as_json: bool = False) -> None:
     law = fit(points)
     notes = [*law.notes, *notes]
     if as_json:
-        print(json.dumps({**dataclasses.asdict(law), "unit": unit, "notes": notes}))
+        print(dump_json({**dataclasses.asdict(law), "unit": unit, "notes": notes}))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

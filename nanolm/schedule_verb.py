@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from nanolm.compose import compose_line
 from nanolm.config import PlateauConfig, check, flat, warmup_of
 from nanolm.errors import raise_all
 from nanolm.files import write_asked_for
+from nanolm.json_text import dump_json
 from nanolm.png import encode, importing_matplotlib
 from nanolm.training import schedules
 
@@ -81,7 +81,7 @@ def show(
         write_asked_for("--png", png, to_png(found))
     if as_json:
         print(
-            json.dumps(
+            dump_json(
                 {
                     "scheduler": found.name,
                     "settings": found.settings,

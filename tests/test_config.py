@@ -1,4 +1,6 @@
 import dataclasses
+import itertools
+import math
 
 import pytest
 
@@ -21,6 +23,10 @@ from nanolm.config import (
     may_change,
     reads_documents,
 )
+from nanolm.config.fields import outside_bounds
+from nanolm.config.optimizer import LrMultipliers
+from nanolm.config.trainer import TrainerConfig
+from nanolm.registry import GROUPS
 from tests.conftest import config_of
 
 # What an option has no default for.
@@ -37,6 +43,11 @@ NEEDED = {
 
 def found(*overrides: str) -> list[str]:
     return [problem.found for problem in check(config_of(*overrides))]
+
+
+def hint(*overrides: str) -> str:
+    (problem,) = check(config_of(*overrides))
+    return problem.mend
 
 
 def test_the_defaults_are_sound() -> None:
@@ -167,7 +178,7 @@ def test_parts_that_fit_are_not(overrides: tuple[str, ...]) -> None:
             ["model.order is 6, and must be at most 5", "model.add_k is 0.0, and must be more than 0"],
         ),
         (("model.add_k=-1",), ["model.add_k is -1.0, and must be more than 0"]),
-        (("model.add_k=inf",), ["model.add_k is inf, and must be less than inf"]),
+        (("model.add_k=inf",), ["model.add_k is inf, and must be a finite number"]),
         (("model.order=4", "size.context_length=3"), []),
         (
             ("model.order=5", "size.context_length=3"),
@@ -405,3 +416,61 @@ def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
     stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
     assert "did you mean step?" in stepp.mend
     assert "did you mean gamma?" in gama.mend
+
+
+def test_numbers_that_are_not_finite_are_refused_everywhere() -> None:
+    schemas = [schema for registry in GROUPS.values() for schema in registry.schemas.values()]
+    for schema in (*schemas, SizeConfig, TrainerConfig, LrMultipliers):
+        fields = [field for field in dataclasses.fields(schema) if "float" in str(field.type)]
+        for field, value in itertools.product(fields, (math.inf, -math.inf, math.nan)):
+            config = schema(**{field.name: value})
+            assert [problem.found for problem in outside_bounds(config)] == [
+                f"{field.name} is {value}, and must be a finite number"
+            ]
+
+
+def test_numbers_in_lists_and_tables_must_be_finite() -> None:
+    parts = "scheduler.parts=[{name:step,gamma:inf},{name:cosine,final_fraction:nan}]"
+    assert found("scheduler=product", parts) == [
+        "scheduler.parts[0].gamma is inf, and must be a finite number",
+        "scheduler.parts[1].final_fraction is nan, and must be a finite number",
+    ]
+    assert found("optimizer.lr_multipliers.head=inf", f"trainer.max_steps={10**19}") == [
+        "optimizer.lr_multipliers.head is inf, and must be a finite number",
+        f"trainer.max_steps is {10**19}, and must be less than 2**63 in size",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainer.clip_norm=0", "trainer.clip_norm=null switches clipping by norm off"),
+        ("trainer.clip_norm=inf", "trainer.clip_norm=null switches clipping by norm off"),
+        ("trainer.clip_value=-1", "trainer.clip_value=null switches clipping by value off"),
+        ("trainer.save_every=0", "trainer.save_every=70 (trainer.max_steps) saves only"),
+        ("trainer.eval_every=-1", "trainer.eval_every=70 (trainer.max_steps) evaluates only at the end"),
+        ("trainer.log_every=0", "trainer.log_every=70 (trainer.max_steps) writes one row"),
+        ("trainer.keep=0", "trainer.keep=1 keeps the best and the newest checkpoint, null keeps all"),
+        ("trainer.keep_every=0", "trainer.keep_every=null"),
+        ("trainer.save_minutes=0", "trainer.save_minutes=null"),
+        ("trainer.ema_decay=0", "trainer.ema_decay=null"),
+        ("trainer.ema_decay=1", "trainer.ema_decay=null"),
+        ("trainer.sample_tokens=-1", "trainer.sample_tokens=0"),
+        ("trainer.accumulate=0", "trainer.accumulate=1"),
+        ("model.dropout=-1", "model.dropout=0"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=0"),
+        ("scheduler.warmup_steps=-1", "scheduler.warmup_steps=0"),
+    ],
+)
+def test_zero_comes_with_how_to_switch_it_off(override: str, expected: str) -> None:
+    assert hint("trainer.max_steps=70", override).startswith(expected)
+
+
+def test_every_hint_to_switch_off_names_a_value_in_bounds() -> None:
+    for schema in (TrainerConfig, SizeConfig, *(s for registry in GROUPS.values() for s in registry.schemas.values())):
+        for field in dataclasses.fields(schema):
+            word = field.metadata.get("off", "").split(" ")[0]
+            if word and "{" not in word:
+                value = None if word == "null" else float(word)
+                assert value is not None or "None" in str(field.type), field.name
+                assert list(outside_bounds(schema(**{field.name: value}))) == []

@@ -43,9 +43,11 @@ class DatasetConfig:
     """What every dataset has: how much is held out, by what, and how line ends and byte order marks are read."""
 
     name: str = MISSING
-    val_fraction: float = bounded(0.1, gt=0, lt=1)
+    val_fraction: float = bounded(
+        0.1, gt=0, lt=1, off="0.01 keeps it small; it cannot be switched off: runs are judged by their validation loss"
+    )
     # 0: there is no test split.
-    test_fraction: float = bounded(0.0, ge=0, lt=1)
+    test_fraction: float = bounded(0.0, ge=0, lt=1, off="0 keeps no test split")
     split_by: SplitBy = SplitBy.fraction
     # Draws the documents or lines that are held out; apart from `seed`, so that all seeds are scored on the same text.
     split_seed: int = bounded(1337, ge=0, lt=2**63)
@@ -106,7 +108,7 @@ class HuggingFaceConfig(DatasetConfig):
     # Read as it comes; false fetches all of it into the cache of `datasets` first.
     streaming: bool = True
     # Reads the first so many documents of each split; null: all.
-    max_documents: int | None = bounded(None, ge=1)
+    max_documents: int | None = bounded(None, ge=1, off="null reads all documents")
 
 
 @dataclasses.dataclass

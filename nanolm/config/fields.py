@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -20,10 +21,19 @@ BOUNDS = {
     "lt": (operator.lt, "less than"),
 }
 
+# Whole numbers are less than this, as in 64 bits.
+LARGEST = 2**63
 
-def bounded(default: Any = MISSING, **bounds: float) -> Any:
-    """A field with a default and the range its value must lie in: ge, gt, le, lt."""
-    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+def bounded(default: Any = MISSING, *, off: str = "", **bounds: float) -> Any:
+    """A field with a default and the range its value must lie in.
+
+    Args:
+        off: the value that switches off what the setting does, with the words behind it, as a hint for values out of
+            range: "null switches clipping off". {trainer.max_steps} stands for that setting.
+        bounds: ge, gt, le, lt.
+    """
+    return dataclasses.field(default=default, metadata={"bounds": bounds, "off": off})
 
 
 def in_context(default: int) -> Any:
@@ -32,14 +42,40 @@ def in_context(default: int) -> Any:
 
 
 def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
-    """Every number that is not in its range."""
+    """Every number that is not in its range, or is not finite."""
     for key, field, value in leaves(config, prefix):
-        if value is None or isinstance(value, str):
-            continue
-        for bound, limit in field.metadata.get("bounds", {}).items():
-            holds, words = BOUNDS[bound]
-            if not holds(value, limit):
-                yield SettingsError(f"{key} is {value}, and must be {words} {limit}", where=key)
+        for place, number in _numbers(key, value):
+            if wrong := _wrong_with(number, field.metadata.get("bounds", {})):
+                off = field.metadata.get("off", "").format_map(vars(config))
+                hint = f"{key}={off}" if off else ""
+                yield SettingsError(f"{place} is {number}, and must be {wrong}", where=key, mend=hint)
+
+
+def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """The numbers of a value, in lists and tables too, each with its place."""
+    if isinstance(value, int | float):
+        yield key, value
+    elif isinstance(value, list | tuple):
+        for at, item in enumerate(value):
+            yield from _numbers(f"{key}[{at}]", item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(f"{key}.{name}", item)
+
+
+def _wrong_with(number: int | float, bounds: dict[str, float]) -> str:
+    """What a number must be and is not; an empty string where nothing is wrong with it."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return "a finite number"
+    if abs(number) >= LARGEST and isinstance(number, int):
+        return "less than 2**63 in size"
+    broken = [
+        f"{words} {limit}"
+        for bound, limit in bounds.items()
+        for holds, words in [BOUNDS[bound]]
+        if not holds(number, limit)
+    ]
+    return " and ".join(broken)
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:

@@ -45,7 +45,7 @@ class WandbConfig(LoggerConfig):
     tags: list[str] = dataclasses.field(default_factory=list)
     mode: WandbMode = WandbMode.auto
     # Seconds to wait for the server before the run goes on offline.
-    patience: float = bounded(5.0, gt=0)
+    patience: float = bounded(5.0, gt=0, le=86_400)
 
 
 declare(LOGGERS, NoLoggerConfig, WandbConfig)

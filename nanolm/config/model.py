@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -141,7 +140,7 @@ class NgramConfig(ModelConfig):
     order: int = bounded(3, ge=1, le=5)
     smoothing: Smoothing = Smoothing.kneser_ney
     # What add_k adds; kneser_ney finds its discounts in the counts.
-    add_k: float = bounded(1.0, gt=0, lt=math.inf)
+    add_k: float = bounded(1.0, gt=0)
 
 
 @dataclasses.dataclass
@@ -172,9 +171,9 @@ class TransformerConfig(ModelConfig):
     # A number for each token, added to its logit.
     head_bias: bool = False
     # Logits are kept within +-c by c tanh(logits / c) (Gemma 2, Riviere et al. 2024, section 2); null: as they are.
-    logit_softcap: float | None = bounded(None, gt=0)
+    logit_softcap: float | None = bounded(None, gt=0, off="null leaves the logits as they are")
     initialization: Initialization = Initialization.zero_projections
-    dropout: float = bounded(0.0, ge=0, lt=1)
+    dropout: float = bounded(0.0, ge=0, lt=1, off="0 switches dropout off")
     # Of the embedding, of the weights of attention, and of what each part adds to the stream; null: as `dropout` says.
     embedding_dropout: float | None = bounded(None, ge=0, lt=1)
     attention_dropout: float | None = bounded(None, ge=0, lt=1)

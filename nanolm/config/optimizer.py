@@ -38,7 +38,7 @@ class OptimizerConfig:
 
     name: str = MISSING
     lr: float = bounded(2e-3, gt=0)
-    weight_decay: float = bounded(0.0, ge=0)
+    weight_decay: float = bounded(0.0, ge=0, off="0 switches weight decay off")
     lr_multipliers: LrMultipliers = dataclasses.field(default_factory=LrMultipliers)
 
 
@@ -57,7 +57,7 @@ class AdamWConfig(AdamConfig):
     """AdamW (Loshchilov and Hutter 2019)."""
 
     name: str = "adamw"
-    weight_decay: float = bounded(0.1, ge=0)
+    weight_decay: float = bounded(0.1, ge=0, off="0 switches weight decay off")
     beta2: float = bounded(0.99, ge=0, lt=1)
 
 
@@ -67,7 +67,7 @@ class SGDConfig(OptimizerConfig):
 
     name: str = "sgd"
     lr: float = bounded(0.1, gt=0)
-    momentum: float = bounded(0.9, ge=0, lt=1)
+    momentum: float = bounded(0.9, ge=0, lt=1, off="0 switches momentum off")
 
 
 @dataclasses.dataclass
@@ -76,10 +76,10 @@ class MuonConfig(AdamWConfig):
 
     name: str = "muon"
     lr: float = bounded(0.01, gt=0)
-    momentum: float = bounded(0.95, ge=0, lt=1)
+    momentum: float = bounded(0.95, ge=0, lt=1, off="0 switches momentum off")
     # Momentum goes in a line from initial_momentum to momentum.
     initial_momentum: float = bounded(0.85, ge=0, lt=1)
-    momentum_warmup_steps: int = bounded(300, ge=0)
+    momentum_warmup_steps: int = bounded(300, ge=0, off="0 switches its warmup off")
     newton_schulz_steps: int = bounded(5, ge=1)
 
 
@@ -89,7 +89,7 @@ class LionConfig(OptimizerConfig):
 
     name: str = "lion"
     lr: float = bounded(1e-3, gt=0)
-    weight_decay: float = bounded(0.2, ge=0)
+    weight_decay: float = bounded(0.2, ge=0, off="0 switches weight decay off")
     beta1: float = bounded(0.9, ge=0, lt=1)
     beta2: float = bounded(0.99, ge=0, lt=1)
 
@@ -119,7 +119,7 @@ class ScheduleFreeConfig(OptimizerConfig):
 
     name: str = "schedule_free"
     lr: float = bounded(5e-3, gt=0)
-    weight_decay: float = bounded(0.1, ge=0)
+    weight_decay: float = bounded(0.1, ge=0, off="0 switches weight decay off")
     # How near to the average the gradient is taken.
     beta1: float = bounded(0.9, gt=0, lt=1)
     beta2: float = bounded(0.99, ge=0, lt=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from omegaconf import MISSING
@@ -19,6 +18,7 @@ from nanolm.config.scheduler import PlateauConfig, SchedulerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
+from nanolm.json_text import dump_json
 from nanolm.quiet import is_quiet
 
 
@@ -101,7 +101,7 @@ def changes_in_words(found: dict[str, tuple[Any, Any]]) -> list[str]:
 def identity(config: Config) -> str:
     """A hash of all that decides a run's numbers: two runs with the same one are the same experiment."""
     decisive = {key: value for key, value in flat(config).items() if not may_change(key, config)}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def layer_masks(config: Config) -> list[MaskConfig]:

@@ -16,9 +16,9 @@ class SchedulerConfig:
     """What every schedule has: lr rises linearly over `warmup_steps` (null: a twentieth of trainer.max_steps)."""
 
     name: str = MISSING
-    warmup_steps: int | None = bounded(None, ge=0)
+    warmup_steps: int | None = bounded(None, ge=0, off="0 switches warmup off")
     # After the warmup lr changes once in so many steps: those of an epoch make a schedule that goes by epochs.
-    every: int = bounded(1, ge=1)
+    every: int = bounded(1, ge=1, off="1 changes lr at every step")
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class CosineRestartsConfig(SchedulerConfig):
 
     name: str = "cosine_restarts"
     # Steps of the first half cosine; null: a quarter of those after the warmup.
-    period: int | None = bounded(None, ge=1)
+    period: int | None = bounded(None, ge=1, off="null takes a quarter of the steps; scheduler=cosine never restarts")
     # Each half cosine is so many times as long as the one before.
     period_multiplier: int = bounded(1, ge=1)
     final_fraction: float = bounded(0.0, ge=0, le=1)
@@ -63,7 +63,9 @@ class StepConfig(SchedulerConfig):
 
     name: str = "step"
     # null: a third of the steps after the warmup.
-    step_size: int | None = bounded(None, ge=1)
+    step_size: int | None = bounded(
+        None, ge=1, off="null takes a third of the steps; scheduler=constant leaves lr as it is"
+    )
     gamma: float = bounded(0.1, gt=0, le=1)
 
 
@@ -100,7 +102,7 @@ class OneCycleConfig(SchedulerConfig):
     """
 
     name: str = "one_cycle"
-    warmup_steps: int | None = bounded(0, ge=0)
+    warmup_steps: int | None = bounded(0, ge=0, off="0 switches warmup off")
     rise_fraction: float = bounded(0.3, gt=0, lt=1)
     initial_fraction: float = bounded(0.04, gt=0, le=1)
     final_fraction: float = bounded(4e-6, ge=0, le=1)

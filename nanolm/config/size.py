@@ -16,10 +16,10 @@ class SizeConfig:
     d_model: int = bounded(ge=1)
     context_length: int = bounded(ge=1)
     # Width of a head's queries and keys, and of its values; null: d_model / n_heads.
-    d_key: int | None = bounded(None, ge=1)
-    d_value: int | None = bounded(None, ge=1)
+    d_key: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
+    d_value: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
     # Width inside the feed-forward; null: 4 d_model, and 8/3 d_model with a gate, which has as many weights.
-    d_hidden: int | None = bounded(None, ge=1)
+    d_hidden: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
 
     @property
     def key_width(self) -> int:

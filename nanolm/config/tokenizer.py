@@ -38,7 +38,7 @@ class WordsConfig(TokenizerConfig):
 
     min_frequency: int = bounded(1, ge=1)
     # The special tokens count as well; null: no limit.
-    max_size: int | None = bounded(None, ge=1)
+    max_size: int | None = bounded(None, ge=1, off="null keeps every word")
     # Without <unk> an unseen word is an error; without <eos> line ends are lost.
     special_tokens: list[str] = dataclasses.field(default_factory=lambda: ["<unk>", "<eos>"])
 

@@ -77,13 +77,13 @@ class TrainerConfig:
     # Sequences an update, those of all processes together. `accumulate` cuts each one's share into that many parts to
     # save memory; the update is the same.
     batch_size: int = bounded(16, ge=1)
-    accumulate: int = bounded(1, ge=1)
+    accumulate: int = bounded(1, ge=1, off="1 switches gradient accumulation off")
     batches: Batches = Batches.windows
     # Gradients are scaled down to this norm, or each number of them is cut to this size; null: never.
-    clip_norm: float | None = bounded(1.0, gt=0)
-    clip_value: float | None = bounded(None, gt=0)
+    clip_norm: float | None = bounded(1.0, gt=0, off="null switches clipping by norm off")
+    clip_value: float | None = bounded(None, gt=0, off="null switches clipping by value off")
     # A moving average of the weights with this decay is evaluated and saved beside them; null: none.
-    ema_decay: float | None = bounded(None, gt=0, lt=1)
+    ema_decay: float | None = bounded(None, gt=0, lt=1, off="null keeps no average of the weights")
     precision: Precision = Precision.auto
     # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; cuda of several processes is a GPU for each
     device: str = "auto"
@@ -91,25 +91,29 @@ class TrainerConfig:
     attention_path: AttentionPath = AttentionPath.auto
     parallel: Parallel = Parallel.ddp
     # Seconds that a process waits for the others before it takes one of them for dead.
-    rank_timeout: int = bounded(600, ge=1)
-    log_every: int = bounded(10, ge=1)
-    eval_every: int = bounded(250, ge=1)
+    rank_timeout: int = bounded(600, ge=1, le=31_536_000)
+    log_every: int = bounded(
+        10, ge=1, off="{trainer.max_steps} (trainer.max_steps) writes one row, at the end; rows cannot be switched off"
+    )
+    eval_every: int = bounded(250, ge=1, off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end")
     # Checkpoints: the best and the last always, and besides every so many steps, and when so many minutes have passed
     # since the last save; null: never by time.
-    save_every: int = bounded(250, ge=1)
-    save_minutes: float | None = bounded(None, gt=0)
+    save_every: int = bounded(
+        250, ge=1, off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint"
+    )
+    save_minutes: float | None = bounded(None, gt=0, off="null never saves by time")
     # How many of the newest stay, the best besides; null: all.
-    keep: int | None = bounded(2, ge=1)
+    keep: int | None = bounded(2, ge=1, off="1 keeps the best and the newest checkpoint, null keeps all")
     # Saved at every multiple of so many steps, and those stay for good; null: none.
-    keep_every: int | None = bounded(None, ge=1)
+    keep_every: int | None = bounded(None, ge=1, off="null keeps none for its step")
     # Written by a thread of its own while training goes on; a copy of the state is held in memory until it is done.
     save_in_background: bool = True
     # Tokens of the sample written at every evaluation; 0: none.
-    sample_tokens: int = bounded(200, ge=0)
+    sample_tokens: int = bounded(200, ge=0, off="0 writes no samples")
     # Rows have the norms of weights and gradients of each part of the model besides.
     log_norms: bool = False
     # FLOPs that one device can do in a second, for rows to say how much of it is used; null: those of known GPUs.
-    peak_flops: float | None = bounded(None, gt=0)
+    peak_flops: float | None = bounded(None, gt=0, off="null takes it from the table of known GPUs")
     # A few steps are traced by PyTorch's profiler, into profile.json.
     profile: bool = False
     # What the run would come to, and how long it would take, is measured and printed; nothing is written.

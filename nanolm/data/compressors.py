@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from nanolm.data.corpus import Corpus, split_settings
 from nanolm.data.download import cache_folder
 from nanolm.files import write_durably
+from nanolm.json_text import dump_json
 
 # xz reads about a megabyte a second, and everything twice: a longer text would keep a run waiting at its start.
 COMPRESSIBLE_CHARACTERS = 2**23
@@ -56,7 +57,7 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     if sum(corpus.n_characters.values()) > COMPRESSIBLE_CHARACTERS:
         return {}
     about = {"corpus": corpus.fingerprint, "splits": split_settings(corpus.config), "compressors": list(COMPRESSORS)}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    key = hashlib.sha256(dump_json(about, sort_keys=True).encode()).hexdigest()[:20]
     path = cache_folder() / "compressors" / f"{corpus.config.name}-{key}.json"
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_bytes())
@@ -70,5 +71,5 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     # What cannot be kept is worked out again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(lines).encode())
+        write_durably(path, dump_json(lines).encode())
     return lines

@@ -40,6 +40,7 @@ from nanolm.data.stream import Rows, Shards, Stream, Tokens
 from nanolm.data.tokenizers import Tokenizer, smallest_integers
 from nanolm.errors import DataError, NanolmError
 from nanolm.files import sync_folder, write_durably
+from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
 # Raised whenever the layout or the meaning of the files changes.
@@ -165,7 +166,7 @@ def _folder() -> Path:
 
 
 def _key(about: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    return hashlib.sha256(dump_json(about, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _plain(value: Any) -> Any:
@@ -349,7 +350,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, 
             "files": files,
         }
         manifest["sha256"] = _manifest_hash(manifest)
-        write_durably(temporary / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+        write_durably(temporary / "manifest.json", (dump_json(manifest, indent=2) + "\n").encode())
         temporary.rename(folder)
         sync_folder(folder.parent)
     except BaseException:

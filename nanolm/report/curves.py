@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from nanolm.json_text import is_finite_number
+
 # Points of a curve on the page. Those of twenty runs make some megabytes, and a screen has no more columns.
 MOST_POINTS = 1500
 
@@ -22,9 +24,9 @@ def curve(rows: Iterable[dict[str, Any]], quantity: str, most: int = MOST_POINTS
         Lists of equal length: the quantity under "y", and `PLACES`. Rows without the quantity, and those where it is no
         finite number, are left out; so is a place that some row lacks. All are empty where nothing is left.
     """
-    kept = [row for row in rows if _is_number(row.get(quantity))]
+    kept = [row for row in rows if is_finite_number(row.get(quantity))]
     kept = [kept[index] for index in thinned([row[quantity] for row in kept], most)]
-    places = [place for place in PLACES if all(_is_number(row.get(place)) for row in kept)]
+    places = [place for place in PLACES if all(is_finite_number(row.get(place)) for row in kept)]
     return {"y": [_short(row[quantity]) for row in kept], **{p: [_short(row[p]) for row in kept] for p in places}}
 
 
@@ -46,10 +48,6 @@ def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
         group = range(start, min(start + size, count - 1))
         kept |= {min(group, key=values.__getitem__), max(group, key=values.__getitem__)}
     return sorted(kept)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: float) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import SettingsError
+from nanolm.json_text import dump_json
 from nanolm.report.contents import LONGEST_LABEL, Contents
 from nanolm.report.curves import MOST_POINTS
 
@@ -67,7 +67,7 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
 
 def to_script(data: Any) -> str:
     """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = dump_json(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.json_text import parse_json
 from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory
 
@@ -89,7 +89,7 @@ def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
     found = []
     for line in content.split(b"\n")[:-1] if split is None else _lines_with(content, f'"{split}"'.encode()):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             if not isinstance(row, dict):
                 raise ValueError("it is no table")
             if split is None or row["split"] == split:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from nanolm.errors import BusyError, RunError
 from nanolm.files import write_durably
+from nanolm.json_text import dump_json, is_finite_number, parse_json
 
 
 class RunDirectory:
@@ -60,7 +60,7 @@ class RunDirectory:
             RunError: it is not a JSON object.
         """
         try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            summary = parse_json(self.summary.read_text(encoding="utf-8"))
             if not isinstance(summary, dict):
                 raise ValueError("it is no table")
             return summary
@@ -83,7 +83,7 @@ class RunDirectory:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except ValueError as error:
                 raise RunError(
                     f"line {number} of metrics.jsonl is damaged: {error}", where=str(self.metrics)
@@ -92,7 +92,7 @@ class RunDirectory:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replaces summary.json in one step."""
-        write_durably(self.summary, (json.dumps(summary, indent=2) + "\n").encode())
+        write_durably(self.summary, (dump_json(summary, indent=2) + "\n").encode())
 
     def is_claimed(self) -> bool:
         """Whether a process writes to this run now. To ask takes no part in the lock for longer than the answer."""
@@ -124,7 +124,7 @@ class RunDirectory:
         except OSError:
             # How a run ended matters more than that a crash just now would damage the file.
             with contextlib.suppress(OSError), self.summary.open("r+b") as file:
-                file.write((json.dumps(summary, indent=2) + "\n").encode())
+                file.write((dump_json(summary, indent=2) + "\n").encode())
                 file.truncate()
                 file.flush()
                 os.fsync(file.fileno())
@@ -168,9 +168,15 @@ class RunDirectory:
                         folder.rmdir()
 
 
+def steps_done(summary: dict[str, Any]) -> float:
+    """The number of updates that a summary says; 0 where it does not say one."""
+    step = summary.get("step")
+    return step if isinstance(step, int | float) and is_finite_number(step) else 0
+
+
 def is_complete(summary: dict[str, Any], max_steps: int) -> bool:
     """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
-    has_all_steps = "entries" in summary or summary.get("step", 0) >= max_steps
+    has_all_steps = "entries" in summary or steps_done(summary) >= max_steps
     return summary.get("status") == "completed" and has_all_steps
 
 

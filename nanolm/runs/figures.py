@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from nanolm.errors import NanolmError
+from nanolm.json_text import is_finite_number
 from nanolm.runs.collection import Run, rows
 from nanolm.runs.directory import RunDirectory
 
@@ -53,9 +53,9 @@ class Figures:
 class Reached:
     """When a validation loss was first at a target or under it, by the evaluations that there were."""
 
-    step: int
-    tokens: int
-    seconds: float
+    step: int | None
+    tokens: int | None
+    seconds: float | None
 
 
 def of(run: Run) -> Figures:
@@ -99,14 +99,13 @@ def reached(run: Run, target: float, figure: str = "loss") -> Reached | None:
     for row in rows(run, "val"):
         value = number(row.get(figure))
         if value is not None and value <= target:
-            return Reached(row["step"], row["tokens"], row["seconds"])
+            return Reached(*(number(row.get(name)) for name in ("step", "tokens", "seconds")))
     return None
 
 
 def number(value: Any) -> Any:
     """A finite number as it is; None for anything else that a file may hold in its place."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+    return value if is_finite_number(value) else None
 
 
 def numbers(table: Any) -> dict[str, float]:
@@ -118,7 +117,7 @@ def numbers(table: Any) -> dict[str, float]:
 
 def max_steps(run: Run) -> int | None:
     """How many updates the run is to make; a model that is counted has one."""
-    return 1 if "entries" in run.summary else run.settings.get("trainer.max_steps")
+    return 1 if "entries" in run.summary else number(run.settings.get("trainer.max_steps"))
 
 
 def _from_rows(run: Run) -> dict[str, Any]:
@@ -141,11 +140,11 @@ def _from_rows(run: Run) -> dict[str, Any]:
 
 def _flops_by_formula(run: Run) -> int | None:
     """FLOPs to train on a token, by model/count.py; None where there is no formula or the settings cannot be read."""
-    vocab_size = run.summary.get("vocab_size")
+    vocab_size = number(run.summary.get("vocab_size"))
     if vocab_size is None or "entries" in run.summary:
         return None
     decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in ("model", "size")}
-    return _flops_of(json.dumps([decisive, vocab_size], default=str), RunDirectory(run.path).config, vocab_size)
+    return _flops_of(repr([decisive, vocab_size]), RunDirectory(run.path).config, vocab_size)
 
 
 # Runs of a sweep have few models: the first config.yaml of each is read as a whole, the others are known by their key.
@@ -161,6 +160,6 @@ def _flops_of(key: str, path: Path, vocab_size: int) -> int | None:
             config = load_yaml(path)
             forward = count.total(count.flops_per_token(config, vocab_size))
             _FLOPS[key] = count.training_flops(forward)
-        except NanolmError:
+        except (NanolmError, ArithmeticError):
             _FLOPS[key] = None
     return _FLOPS[key]

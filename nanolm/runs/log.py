@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
 
@@ -130,7 +130,7 @@ class Log:
 
     def row(self, row: dict[str, Any]) -> None:
         """Writes a row of metrics, gives it to the logger and shows it in the bar."""
-        self._metrics.write((json.dumps(row) + "\n").encode())
+        self._metrics.write((dump_json(row) + "\n").encode())
         self._metrics.flush()
         self.logger.log(row)
         if self._show_bar and self._bar is not None:

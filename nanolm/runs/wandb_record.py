@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.config import WandbConfig
+from nanolm.json_text import finite
 from nanolm.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def begin(
         id=run_id or _new_id(group),
         resume="allow" if is_live else None,
         dir=_folder(run.wandb),
-        config=config,
+        config=finite(config),
         mode=mode,  # type: ignore[arg-type]
         # What an earlier run of this process left open is not ours to go on with.
         reinit="create_new",
@@ -84,6 +85,7 @@ def values(row: dict[str, Any], references: dict[str, float]) -> dict[str, Any]:
 
     The reference lines come with every row of val, so that a chart has them as lines of their own beside val/loss.
     """
+    row = {key: value for key, value in finite(row).items() if value is not None}
     named = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("split", "step")}
     return named | references if row["split"] == "val" else named
 
@@ -104,7 +106,7 @@ def end(record: wandb.Run, run: RunDirectory, summary: dict[str, Any], patience:
                 Path(record.dir).mkdir(parents=True, exist_ok=True)
                 copy = shutil.copy(run.samples, record.dir)
                 record.save(copy, base_path=record.dir, policy="now")
-            for key, value in summary.items():
+            for key, value in finite(summary).items():
                 record.summary[key] = value
             record.finish(exit_code=0 if summary.get("status") in ENDED_WELL else 1)
         except Exception as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from filelock import FileLock
 from nanolm.compose import compose_jobs, parse
 from nanolm.config import Config, differing, flat, identity
 from nanolm.errors import RunError, SettingsError, raise_all
+from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def key_of(config: Config) -> str:
     """
     places = {key: value for key, value in flat(config).items() if key.startswith("dataset.") and key.endswith("path")}
     decisive = [identity(config), config.trainer.max_steps, places]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
+    return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def name_of(swept: Mapping[str, str], key: str) -> str:
@@ -201,7 +201,7 @@ def in_words(override: str) -> str:
     value = parsed.value()
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return str(value) if isinstance(value, str) else dump_json(value, default=str)
 
 
 def _by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:

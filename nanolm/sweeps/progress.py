@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from nanolm.comparison import odd_ones
+from nanolm.json_text import parse_json
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read
 
@@ -177,14 +178,12 @@ def _mark(job: Job) -> tuple[int, ...]:
 
 def _last_step(job: Job) -> int:
     """The step of the last whole row of metrics.jsonl, found from its end."""
-    import json
-
     with job.run.metrics.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 4096))
         lines = file.read().split(b"\n")[:-1]
     try:
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-    except (ValueError, KeyError):
+        return int(parse_json(lines[-1])["step"]) if lines else 0
+    except (ValueError, KeyError, TypeError):
         return 0
 
 

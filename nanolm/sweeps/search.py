@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from nanolm.compose import compose_jobs, parse
 from nanolm.config import Config, flat, may_change
 from nanolm.errors import SettingsError, raise_all
-from nanolm.runs.directory import RunDirectory, shown
+from nanolm.runs import figures
+from nanolm.runs.directory import RunDirectory, shown, steps_done
 from nanolm.sweeps import launchers
 from nanolm.sweeps.driver import PATIENCE, Driver
 from nanolm.sweeps.grid import searched
@@ -259,7 +260,7 @@ def tokens_of(outcomes: Sequence[Outcome]) -> tuple[int, int]:
     """Tokens that runs were trained on, and those of all of them to their ends; diverged ones end where they did."""
     spent, whole = 0, 0.0
     for outcome in outcomes:
-        tokens, step = outcome.report.summary.get("tokens", 0), outcome.report.summary.get("step", 0)
+        tokens, step = figures.number(outcome.report.summary.get("tokens")) or 0, steps_done(outcome.report.summary)
         rest = (
             1.0 if outcome.report.state is State.diverged or not step else outcome.job.config.trainer.max_steps / step
         )

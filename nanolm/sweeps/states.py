@@ -7,7 +7,7 @@ import enum
 from typing import Any
 
 from nanolm.errors import RunError
-from nanolm.runs.directory import RunDirectory, is_complete
+from nanolm.runs.directory import RunDirectory, is_complete, steps_done
 from nanolm.sweeps.planning import Job
 
 
@@ -75,7 +75,7 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
 
 def goes_beyond(summary: dict[str, Any], max_steps: int) -> bool:
     """Whether a run was trained for longer than its job asks for, by hand: its figures are not the job's."""
-    return "entries" not in summary and summary.get("step", 0) > max_steps
+    return "entries" not in summary and steps_done(summary) > max_steps
 
 
 def too_far(run: RunDirectory, summary: dict[str, Any], max_steps: int) -> RunError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import uuid
@@ -24,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.errors import RunError
+from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.pruners import PRUNERS
 from nanolm.sweeps.samplers import FAILED, SAMPLERS
@@ -109,7 +109,7 @@ def name_of(settings: OptunaConfig, space: Sequence[Dimension], fixed: Mapping[s
     free = {"_target_", "n_trials", "max_batch_size", "params", "fail_fast"}
     decisive = {key: value for key, value in dataclasses.asdict(settings).items() if key not in free}
     dimensions = [(type(dimension).__name__, dataclasses.asdict(dimension)) for dimension in space]
-    text = json.dumps([decisive, sorted(dimensions, key=str), dict(fixed)], sort_keys=True, default=str)
+    text = dump_json([decisive, sorted(dimensions, key=str), dict(fixed)], sort_keys=True, default=str)
     return f"{settings.sampler}_{settings.pruner}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

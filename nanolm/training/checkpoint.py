@@ -24,6 +24,7 @@ from torch import nn
 
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import sync_folder
+from nanolm.json_text import dump_json
 from nanolm.training.state import copied, flatten, unflatten
 
 WEIGHTS, TENSORS, SHAPE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"
@@ -140,10 +141,10 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     try:
         temporary.mkdir()
         # One entry at most: the order of several would be another in every process.
-        shared = {"shared": json.dumps(snapshot.shared)} if snapshot.shared else None
+        shared = {"shared": dump_json(snapshot.shared)} if snapshot.shared else None
         safetensors.torch.save_file(snapshot.weights, temporary / WEIGHTS, shared)
         safetensors.torch.save_file(snapshot.tensors, temporary / TENSORS)
-        (temporary / SHAPE).write_text(json.dumps(snapshot.shape), encoding="utf-8")
+        (temporary / SHAPE).write_text(dump_json(snapshot.shape), encoding="utf-8")
         names = [WEIGHTS, TENSORS, SHAPE]
         if snapshot.averages is not None:
             safetensors.torch.save_file(snapshot.averages, temporary / AVERAGES)
@@ -339,8 +340,8 @@ def _fault(path: Path, name: str, what: str) -> CheckpointError:
 
 def _sealed(manifest: dict[str, Any]) -> bytes:
     """The manifest as it is written, with a hash of itself: its bytes are a function of what it says."""
-    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**manifest, "seal": seal}, indent=2) + "\n").encode()
+    seal = hashlib.sha256(dump_json(manifest, sort_keys=True).encode()).hexdigest()
+    return (dump_json({**manifest, "seal": seal}, indent=2) + "\n").encode()
 
 
 def _describe(path: Path) -> dict[str, Any]:

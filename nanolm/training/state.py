@@ -137,6 +137,8 @@ def flatten(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         if isinstance(node, list | tuple):
             return {type(node).__name__: [walk(item) for item in node]}
         assert node is None or isinstance(node, bool | int | float | str), f"{type(node)} in a checkpoint"
+        if isinstance(node, float) and not math.isfinite(node):
+            return {"float": repr(node)}  # JSON has no number for it; older checkpoints have {"value": Infinity}
         return {"value": node}
 
     return walk(tree), tensors
@@ -152,4 +154,4 @@ def unflatten(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if kind in ("list", "tuple"):
         items = [unflatten(item, tensors) for item in content]
         return items if kind == "list" else tuple(items)
-    return content
+    return float(content) if kind == "float" else content

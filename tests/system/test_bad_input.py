@@ -1,10 +1,21 @@
 """What a user can get wrong ends with one clear message, exit status 2, and no folder that looks like a run."""
 
+import dataclasses
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from nanolm import cli
+from nanolm.json_text import is_finite_number
+from nanolm.report.contents import gather
+from nanolm.report.page import to_script
+from nanolm.runs.collection import find
+from nanolm.runs.directory import RunDirectory, is_complete
+from nanolm.sweeps.states import goes_beyond
 from tests.conftest import SMALL, Nanolm
+from tests.runs.made import make_run
 
 
 @pytest.mark.parametrize(
@@ -71,3 +82,36 @@ def test_a_run_with_bad_words_after_it(nanolm: Nanolm, small_text: Path) -> None
         assert done.returncode == 2
         assert "model.safetensors has been altered" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_numbers_that_are_no_json_end_no_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files with NaN, Infinity, 1e999 and .inf, as another program or an older version writes them."""
+    good, bad = make_run(tmp_path / "good"), make_run(tmp_path / "bad", losses=(2.0, 1.9))
+    for strange in ("NaN", "Infinity", "1e999", "9" * 400):
+        summary = json.loads((good / "summary.json").read_text())
+        numbers = {name for name, value in summary.items() if is_finite_number(value)}
+        text = json.dumps({name: "@" if name in numbers else value for name, value in summary.items()})
+        (bad / "summary.json").write_text(text.replace("3.5", strange).replace('"@"', strange))
+        lines = (good / "metrics.jsonl").read_text().splitlines()
+        cut = [re.sub(r"(tokens|loss|seconds|grad_norm|lr)\": [\d.]+", rf'\1": {strange}', line) for line in lines[:5]]
+        (bad / "metrics.jsonl").write_text("\n".join([*cut, *lines[5:], *cut[:1], ""]))
+        config = (good / "config.yaml").read_text()
+        (bad / "config.yaml").write_text(re.sub("(lr|max_steps|batch_size): .*", r"\1: .inf", config))
+        commands = (
+            ["runs", str(tmp_path), "--json"],
+            ["runs", str(tmp_path), "--sort", "step"],
+            ["compare", str(tmp_path), "--json", "--target", "1.95"],
+            ["compare", str(tmp_path)],
+            ["compare", str(tmp_path), "--csv"],
+            ["diff", str(good), str(bad), "--json", "--all"],
+            ["diff", str(good), str(bad)],
+        )
+        for command in commands:
+            assert cli.run(command) == 0
+            said = capsys.readouterr().out
+            if "--json" in command:
+                json.loads(said, parse_constant=pytest.fail)
+        page = to_script(dataclasses.asdict(gather(find([tmp_path]))))
+        json.loads(page, parse_constant=pytest.fail)
+        assert not is_complete(RunDirectory(bad).read_summary(), 10)
+        assert not goes_beyond(RunDirectory(bad).read_summary(), 10)

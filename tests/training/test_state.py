@@ -19,10 +19,19 @@ def test_a_tree_survives_json_and_tensors() -> None:
         "empty": [{}, [], ()],
     }
     shape, tensors = flatten(tree)
-    again = unflatten(json.loads(json.dumps(shape)), tensors)
+    again = unflatten(json.loads(json.dumps(shape, allow_nan=False)), tensors)
     assert torch.equal(again[3]["inner"][0], torch.arange(3))
     again[3]["inner"] = tree[3]["inner"] = None  # type: ignore[index,call-overload]
     assert again == tree
+
+
+def test_numbers_that_are_not_finite_survive_json() -> None:
+    tree = {"best": math.inf, "list": [-math.inf, 1.5]}
+    shape, tensors = flatten(tree)
+    assert unflatten(json.loads(json.dumps(shape, allow_nan=False)), tensors) == tree
+    assert math.isnan(unflatten(flatten(math.nan)[0], {}))
+    older = {"dict": [["best", {"value": math.inf}], ["list", {"list": [{"value": -math.inf}, {"value": 1.5}]}]]}
+    assert unflatten(json.loads(json.dumps(older)), {}) == tree
 
 
 def test_what_is_neither_is_refused() -> None:

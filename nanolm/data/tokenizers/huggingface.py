@@ -14,6 +14,7 @@ from nanolm.data.tokenizers.bytepairs import room
 from nanolm.data.tokenizers.pieces import CHARACTER_OF_BYTE, Pieces, chunks, grouped, spelled
 from nanolm.data.tokenizers.protocol import checked, entry, smallest_integers, strings, utf8
 from nanolm.errors import TokenizerError
+from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
 # Parts encoded together: bounds the memory, which is about 100 bytes a token meanwhile.
@@ -38,7 +39,7 @@ class _HuggingFace:
 
         tokens = _tokens(state)
         try:
-            self._engine = Tokenizer.from_str(json.dumps(state))
+            self._engine = Tokenizer.from_str(dump_json(state))
         except Exception as error:  # the library raises Exception itself
             raise TokenizerError(f"not a tokenizer: {error}", where="tokenizer.json") from error
         self._engine.no_truncation()

@@ -12,6 +12,7 @@ import numpy as np
 
 from nanolm.config import TokenizerConfig
 from nanolm.errors import NanolmError, TokenizerError
+from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
 Value = TypeVar("Value")
@@ -83,7 +84,7 @@ def fit(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
 def to_text(name: str, tokenizer: Tokenizer) -> str:
     """tokenizer.json: the short name and the tokenizer's own description."""
-    return json.dumps({"name": name, **tokenizer.to_json()}, ensure_ascii=False, indent=1) + "\n"
+    return dump_json({"name": name, **tokenizer.to_json()}, ensure_ascii=False, indent=1) + "\n"
 
 
 def from_file(path: Path) -> Tokenizer:
@@ -111,7 +112,7 @@ def from_file(path: Path) -> Tokenizer:
 
 def fingerprint(name: str, tokenizer: Tokenizer) -> str:
     """sha256 of the tokenizer's description: equal for tokenizers that give equal ids."""
-    canonical = json.dumps({"name": name, **tokenizer.to_json()}, sort_keys=True)
+    canonical = dump_json({"name": name, **tokenizer.to_json()}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

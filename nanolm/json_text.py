@@ -1,0 +1,65 @@
+"""JSON in and out. JSON has no NaN and no Infinity: they are written as null, and read as None."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+# Numbers that may overflow a float: an exponent of three digits, or more digits than the largest float has.
+MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{309}")
+
+
+def dump_json(value: Any, **options: Any) -> str:
+    """Serialize a value as JSON text, with null in place of numbers that are not finite.
+
+    Args:
+        options: as json.dumps takes them.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON text, with None in place of NaN, Infinity and numbers too large for a float.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    text = text if isinstance(text, str) else text.decode("utf-8")
+    may_overflow = MAY_OVERFLOW.search(text) is not None
+    try:
+        return json.loads(
+            text,
+            parse_constant=lambda constant: None,
+            parse_float=(lambda number: finite(float(number))) if may_overflow else None,
+            parse_int=_parse_int if may_overflow else None,
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def finite(value: Any) -> Any:
+    """Copy a tree of dicts, lists and plain values, with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_finite_number(value: object) -> bool:
+    """Return whether a value is an int or a float, no bool, and fits a finite float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _parse_int(digits: str) -> int | None:
+    return int(digits) if math.isfinite(float(digits)) else None
