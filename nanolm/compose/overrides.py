@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from nanolm.compose.ranges import wrong_range
 from nanolm.errors import SettingsError, raise_all
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """The words as Hydra understands them.
 
     Raises:
-        SettingsError: with every word that is none.
+        SettingsError: with every word that is none, or is a range that is empty, too long or without an end.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -38,7 +39,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
-        except HydraException:
+        except (HydraException, RecursionError):
             problems.append(
                 SettingsError(
                     f"cannot read {text!r}",
@@ -46,6 +47,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                     mend="settings are key=value; a value with spaces or commas is quoted twice: 'key=\"a, b\"'",
                 )
             )
+    problems += [wrong for override in parsed if (wrong := wrong_range(override))]
     raise_all(problems)
     return parsed
 

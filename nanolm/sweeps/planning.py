@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from nanolm.compose import compose_jobs, parse
+from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import Config, differing, flat, identity
 from nanolm.errors import RunError, SettingsError, raise_all
 from nanolm.json_text import dump_json
@@ -79,13 +81,21 @@ def combinations(
         variants: lists of overrides by name.
 
     Raises:
-        SettingsError: with every word that cannot be read, or that is a range without an end of values.
+        SettingsError: with every word that cannot be read, or that is a range without an end of values, or there are
+            too many combinations.
     """
     below = _by_key(parse([f"{key}={value}" for key, value in (params or {}).items()]))
     above = _by_key(parse(words))
+    by_name = {name: {**below, **_by_key(parse(own)), **above} for name, own in (variants or {"": ()}).items()}
+    n_jobs = sum(math.prod(map(len, axes.values())) for axes in by_name.values())
+    if n_jobs > MOST_VALUES:
+        raise SettingsError(
+            f"the values of the settings combine to {n_jobs:,} jobs, more than {MOST_VALUES:,}",
+            where=", ".join(dict.fromkeys(key for axes in by_name.values() for key in axes if len(axes[key]) > 1)),
+            mend="fewer values, or a study that tries some of the combinations: hydra/sweeper=optuna",
+        )
     found: list[Combination] = []
-    for name, own in (variants or {"": ()}).items():
-        axes = {**below, **_by_key(parse(own)), **above}
+    for name, axes in by_name.items():
         swept = [key for key, texts in axes.items() if len(texts) > 1]
         for texts in itertools.product(*axes.values()):
             chosen = dict(zip(axes, texts, strict=True))

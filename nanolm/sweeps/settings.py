@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import bounded, outside_bounds
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.sweeps.space import Choice, Dimension, Interval, in_word, size_of
@@ -80,6 +82,14 @@ def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[N
                 "nothing is left to choose",
                 where="the command line",
                 mend="give a setting several values: model=gpt,gpt2 or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'",
+            )
+        )
+    if settings.sampler == "grid" and MOST_VALUES < size_of(space) < math.inf:
+        problems.append(
+            SettingsError(
+                f"a grid of {size_of(space):,} points is too large, at most {MOST_VALUES:,} are tried",
+                where="hydra.sweeper.sampler",
+                mend="fewer values, or hydra.sweeper.sampler=random",
             )
         )
     for dimension in space:

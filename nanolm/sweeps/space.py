@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nanolm.compose.ranges import wrong_range
 from nanolm.errors import NanolmError, SettingsError
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ class Choice:
     key: str
     words: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self.words)
+
     def values(self) -> list[Value]:
         """Each of them, in order."""
         return list(self.words)
@@ -42,14 +48,18 @@ class Range:
     is_log: bool = False
 
     @property
+    def count(self) -> int:
+        """How many they are."""
+        return round((self.high - self.low) / self.step) + 1
+
+    @property
     def is_whole(self) -> bool:
         """Whether they are whole numbers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step))
 
     def values(self) -> list[Value]:
         """Each of them, in order."""
-        count = round((self.high - self.low) / self.step) + 1
-        return [_plain(self.low + n * self.step) for n in range(count)]
+        return [_plain(self.low + n * self.step) for n in range(self.count)]
 
     def unit(self, value: float) -> float:
         """Where a value lies between 0 and 1; each has as much room around it as the others, log aside."""
@@ -60,8 +70,8 @@ class Range:
         """The value at a place between 0 and 1."""
         low, high = (_scaled(end, self.is_log) for end in self._edges())
         value = _unscaled(low + unit * (high - low), self.is_log)
-        count = round((self.high - self.low) / self.step)
-        return _plain(self.low + min(max(round((value - self.low) / self.step), 0), count) * self.step)
+        at = round((value - self.low) / self.step)
+        return _plain(self.low + min(max(at, 0), self.count - 1) * self.step)
 
     def _edges(self) -> tuple[float, float]:
         return self.low - self.step / 2, self.high + self.step / 2
@@ -75,6 +85,11 @@ class Interval:
     low: float
     high: float
     is_log: bool = False
+
+    @property
+    def count(self) -> float:
+        """How many they are: without end."""
+        return math.inf
 
     def unit(self, value: float) -> float:
         """Where a value lies between 0 and 1."""
@@ -126,7 +141,8 @@ def grid(space: Sequence[Dimension]) -> list[dict[str, Value]]:
 
 def size_of(space: Sequence[Dimension]) -> float:
     """How many points there are; infinity where one of the dimensions is an interval."""
-    return math.prod(math.inf if isinstance(part, Interval) else len(part.values()) for part in space)
+    counts: list[float] = [part.count for part in space]
+    return math.prod(counts)
 
 
 def as_overrides(point: dict[str, Value]) -> list[str]:
@@ -147,6 +163,8 @@ def _dimension(override: Override) -> Dimension:
     """
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep, Sweep
 
+    if wrong := wrong_range(override):
+        raise wrong
     key, swept = override.get_key_element(), override.value()
     where = override.input_line or key
     tags = set(swept.tags) if isinstance(swept, Sweep) else set()

@@ -115,6 +115,12 @@ def test_every_mistake_in_every_job_is_said_once_and_no_folder_is_made(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_too_many_combinations_are_refused_before_they_are_made() -> None:
+    axes = [f"a.b{n}=range(0,1000)" for n in range(9)]
+    with pytest.raises(SettingsError, match=r"combine to 1(,000){9} jobs[\s\S]*a\.b0, a\.b1"):
+        combinations(axes)
+
+
 def test_values_that_are_none_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"seed=range\(3,1\) has no value in it"):
         combinations(["seed=range(3,1)", "optimizer.lr=1,2"])

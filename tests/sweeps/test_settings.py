@@ -58,3 +58,10 @@ def test_a_first_rung_behind_the_end_is_refused() -> None:
     assert check_length(OptunaConfig(min_steps=100), 100) == []
     (problem,) = check_length(OptunaConfig(pruner="asha", min_steps=100), 100)
     assert "none would be given up" in str(problem)
+
+
+def test_a_grid_of_too_many_points_is_refused() -> None:
+    space: list[Dimension] = [Range("seed", 1, 10**12, 1)]
+    (problem,) = check_settings(OptunaConfig(sampler="grid"), space)
+    assert "a grid of 1,000,000,000,000 points is too large" in problem.found
+    assert check_settings(OptunaConfig(sampler="random"), space) == []

@@ -48,13 +48,18 @@ def test_what_has_one_value_is_fixed_and_the_later_word_counts() -> None:
         ("a=tag(logg,interval(1,2))", "the tag logg is not known"),
         ("a=tag(log,choice(1,2))", "words have no log scale"),
         ("a=tag(log,range(1,9,2))", "no steps of 2"),
-        ("a=range(3,3)", "no value is in it"),
+        ("a=range(3,3)", "has no value in it"),
     ],
 )
 def test_what_is_no_set_of_values_is_refused(word: str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint) as caught:
         read(word)
     assert word in str(caught.value)
+
+
+def test_the_size_of_a_space_is_found_without_its_values() -> None:
+    assert size_of(read("a=int(interval(1,100_000_000_000))", "b=x,y")) == 2 * 10**11
+    assert size_of(read("a=range(0.1,0.5,0.1)")) == 4
 
 
 def test_all_mistakes_are_said_at_once() -> None:
