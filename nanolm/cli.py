@@ -187,6 +187,7 @@ def report(arguments: list[str]) -> int:
 
     if options.maps < 0:
         raise SettingsError(f"--maps is {options.maps}", where="--maps", mend="0 or more")
+    from nanolm.files import is_stdout
     from nanolm.report import verb
 
     said = verb.make(
@@ -198,7 +199,7 @@ def report(arguments: list[str]) -> int:
         n_maps=options.maps,
         plugins=options.plugins,
     )
-    print("\n".join(said))
+    print("\n".join(said), file=sys.stderr if is_stdout(options.output) else sys.stdout)
     return 0
 
 

@@ -203,6 +203,8 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
     Raises:
         NanolmError: what is wrong with the run.
     """
+    from nanolm.runs.directory import RunDirectory
+
     failed: list[NanolmError] = []
 
     def job(composed: DictConfig) -> float | None:
@@ -213,6 +215,8 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
             failed.append(error)
             return None
 
+    # Before Hydra writes there; the claim on the folder looks again.
+    RunDirectory(directory).require_own()
     _call_hydra([*arguments, f"hydra.run.dir={_quoted(directory)}"], job)
     if failed:
         raise failed[0]

@@ -1,9 +1,15 @@
+import os
+import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from nanolm import files
 from nanolm.errors import SettingsError
-from nanolm.files import write_asked_for, write_durably
+from nanolm.files import misfits, open_regular, remove_tree, replacing, write_asked_for, write_durably, write_text
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -18,10 +24,138 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
         write_durably(tmp_path / "folder", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file") as temporary:
+        temporary.unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_a_place_that_is_none_is_named_by_its_flag(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing/a\.png cannot be written: No such file") as error:
         write_asked_for("--png", tmp_path / "missing" / "a.png", b"")
     assert error.value.where == f"--png {tmp_path / 'missing' / 'a.png'}"
+
+
+def test_replacing_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    before = os.umask(0o027)
+    try:
+        write_durably(path, b"new")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640, "as open() makes a file under this umask"
+        for mode in (0o600, 0o664, 0o755):
+            path.chmod(mode)
+            write_durably(path, b"again")
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_a_name_of_full_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    write_durably(path, b"x")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_temporary_names_are_unpredictable_and_exclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, victim = tmp_path / "a.txt", tmp_path / "victim"
+    victim.write_text("mine")
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
+    files.temporary_beside(tmp_path / "nanolm").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_durably(path, b"evil")
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "FIFO"])
+def test_no_write_goes_through_a_link_or_special_file(kind: str, tmp_path: Path) -> None:
+    path, victim = tmp_path / "path", tmp_path / "victim"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(victim)
+    if kind == "link":
+        victim.write_text("mine")
+    for write in (
+        lambda: write_durably(path, b"x"),
+        lambda: write_text(path, "x"),
+        lambda: open_regular(path, "ab"),
+        lambda: open_regular(path, "r+b"),
+    ):
+        with pytest.raises(OSError, match="not a regular file"):
+            write()
+    with pytest.raises(SettingsError, match="not a regular file"):
+        write_asked_for("--png", path, b"x", follow_links=False)
+    assert not victim.exists() or victim.read_text() == "mine"
+
+
+def test_a_hard_link_keeps_the_content_of_its_other_name(tmp_path: Path) -> None:
+    other, path = tmp_path / "other", tmp_path / "path"
+    other.write_text("rows\n")
+    path.hardlink_to(other)
+    with open_regular(path, "ab") as file:
+        file.write(b"more\n")
+    assert other.read_text() == "rows\n"
+    assert path.read_text() == "rows\nmore\n"
+
+
+def test_an_output_is_written_to_the_target_of_its_link(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to("target")
+    for content in (b"first", b"second"):
+        write_asked_for("-o", link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+
+
+def test_a_device_and_a_fifo_are_written_in_place(tmp_path: Path) -> None:
+    write_asked_for("-o", Path(os.devnull), b"x")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_asked_for("-o", pipe, b"x" * 100_000)
+    reader.join()
+    assert got == [b"x" * 100_000]
+    assert pipe.is_fifo()
+    with pytest.raises(SettingsError, match="No space left on device"):
+        write_asked_for("-o", Path("/dev/full"), b"x")
+
+
+def test_stdout_is_written_in_place_wherever_it_goes(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom nanolm.files import is_stdout, write_asked_for\n"
+        "assert is_stdout(Path('/dev/stdout'))\nwrite_asked_for('-o', Path('/dev/stdout'), b'page')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("page", "")
+    with (tmp_path / "all.txt").open("ab") as file:
+        file.write(b"before, ")
+        file.flush()
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+        file.write(b", behind")
+    assert (tmp_path / "all.txt").read_text() == "before, page, behind"
+
+
+def test_misfits_are_named_with_their_kind(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("nowhere")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").write_text("")
+    os.mkfifo(tmp_path / "d")
+    names = [tmp_path / name for name in "abcde"]
+    assert misfits(tmp_path, names, []) == ["a is a symbolic link", "b is a folder", "d is a FIFO"]
+    assert misfits(tmp_path, [], names) == ["a is a symbolic link", "c is a file", "d is a FIFO"]
+
+
+def test_removing_a_tree_leaves_what_links_name(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to("kept")
+    remove_tree(tmp_path / "link")
+    remove_tree(tmp_path / "nowhere", ignore_errors=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(FileNotFoundError):
+        remove_tree(tmp_path / "nowhere")

@@ -39,7 +39,7 @@ from nanolm.data.download import cache_folder
 from nanolm.data.stream import Rows, Shards, Stream, Tokens
 from nanolm.data.tokenizers import Tokenizer, smallest_integers
 from nanolm.errors import DataError, NanolmError
-from nanolm.files import sync_folder, write_durably
+from nanolm.files import remove_tree, sync_folder, temporary_beside, write_durably
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
@@ -132,7 +132,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, say: Say | Non
             damage = _damage(folder) if folder.exists() else None
             if damage:
                 say(f"the tokens in the cache are damaged and are built anew: {damage} ({folder})")
-                shutil.rmtree(folder)
+                remove_tree(folder)
             if not folder.exists():
                 _build(folder, corpus, tokenizer, about)
     return folder
@@ -322,8 +322,8 @@ class _Encoded:
 def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
     """Writes a stream beside its place and moves it there when it is whole and on disk."""
     for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        remove_tree(leftover, ignore_errors=True)
+    temporary = temporary_beside(folder)
     try:
         temporary.mkdir()
         dtype = smallest_integers(tokenizer.vocab_size)
@@ -354,7 +354,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, 
         temporary.rename(folder)
         sync_folder(folder.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         raise
 
 

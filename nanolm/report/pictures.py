@@ -54,7 +54,7 @@ def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list
     written = []
     for name, figure in _figures(contents, maps):
         path = folder / f"{name}.png"
-        write_asked_for("--png", path, encode(figure))
+        write_asked_for("--png", path, encode(figure), follow_links=False)
         written.append(path)
     return written
 

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nanolm.errors import BusyError, RunError
-from nanolm.files import write_durably
+from nanolm.files import misfits, open_regular, write_durably, write_text
 from nanolm.json_text import dump_json, is_finite_number, parse_json
 
 
@@ -34,6 +34,23 @@ class RunDirectory:
         self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
+
+    def require_own(self) -> RunDirectory:
+        """Itself, when nothing that a run writes to is a link, a device or another kind of file than it should be.
+
+        Raises:
+            RunError: with every name that is.
+        """
+        files = (self.config, self.metrics, self.summary, self.tokenizer, self.samples, self.log, self.error)
+        folders = (self.checkpoints, self.wandb, self.path / ".hydra")
+        if found := misfits(self.path, (*files, self.profile, self.lock), folders):
+            raise RunError(
+                f"a run cannot be written here: {', '.join(found)}",
+                where=str(self.path),
+                mend="nanolm writes neither through links nor to devices: put a copy in their place, "
+                "or choose another folder with hydra.run.dir=",
+            )
+        return self
 
     def exists(self) -> bool:
         """Whether a run was started here: its settings are the first thing written."""
@@ -123,7 +140,7 @@ class RunDirectory:
             self.write_summary(summary)
         except OSError:
             # How a run ended matters more than that a crash just now would damage the file.
-            with contextlib.suppress(OSError), self.summary.open("r+b") as file:
+            with contextlib.suppress(OSError), open_regular(self.summary, "r+b") as file:
                 file.write((dump_json(summary, indent=2) + "\n").encode())
                 file.truncate()
                 file.flush()
@@ -138,7 +155,9 @@ class RunDirectory:
 
         Raises:
             BusyError: another process writes here; it is named.
+            RunError: something in the folder is a link, or not the kind of file that a run has there.
         """
+        self.require_own()
         made = _make_folders(self.path)
         # Read before the attempt: it names the writer in case this process is the second.
         holder = _read_text(self.lock)
@@ -154,18 +173,29 @@ class RunDirectory:
         try:
             now = datetime.datetime.now().isoformat(timespec="seconds")
             command = " ".join(sys.argv[:1] + sys.argv[1:8])
-            self.lock.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
+            self._write_holder(f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
             yield
         finally:
             started = self.exists()
             if not started:
-                self.lock.unlink(missing_ok=True)
+                self._remove_lock()
             lock.release()
             if not started:
-                self.lock.unlink(missing_ok=True)
+                self._remove_lock()
                 for folder in reversed(made):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
+
+    def _write_holder(self, text: str) -> None:
+        """Name this process in the lock, where the system can: Windows lets nobody write to a locked file."""
+        with contextlib.suppress(OSError):
+            # A copy of a run made of hard links shares its lock: the text would be another file's as well.
+            if self.lock.lstat().st_nlink == 1:
+                write_text(self.lock, text)
+
+    def _remove_lock(self) -> None:
+        with contextlib.suppress(OSError):
+            self.lock.unlink(missing_ok=True)
 
 
 def steps_done(summary: dict[str, Any]) -> float:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from nanolm.files import open_regular
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
@@ -94,11 +95,11 @@ class Log:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._shown: dict[str, str] = {}
-        self._text = run.log.open("a", encoding="utf-8")
+        self._text = open_regular(run.log, "a")
         self._turn = threading.Lock()
         self._growing: dict[str, IO[bytes]] = {}
         for path in (run.metrics, run.samples):
-            file = path.open("ab")
+            file = open_regular(path, "ab")
             file.truncate(lengths.get(path.name, 0))
             self._growing[path.name] = file
         self._metrics = self._growing[run.metrics.name]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nanolm.compose import quoted
 from nanolm.errors import NanolmError
+from nanolm.files import write_text
 from nanolm.sweeps import launchers
 from nanolm.sweeps.job import BEGIN_NOTHING, STOP, JobResult, StopFile, Stopped, SweepJob
 from nanolm.sweeps.planning import Job
@@ -163,7 +164,7 @@ class Driver:
         text = f"its process ended without a word, {ATTEMPTS} times" + (f": {problem}" if problem else "")
         self._given_up[job.key] = text
         with contextlib.suppress(OSError):
-            job.run.error.write_text(text + "\n", encoding="utf-8")
+            write_text(job.run.error, text + "\n")
 
     def _make_launcher(self) -> Any:
         if self._launcher is None:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, raise_all
+from nanolm.files import open_regular, write_text
 from nanolm.runs.directory import RunDirectory, shown
 from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too_far
 
@@ -69,7 +70,7 @@ class StopFile:
     def say(self, word: str) -> None:
         """Leaves a word, unless the folder has gone."""
         with contextlib.suppress(OSError):
-            Path(self.path).write_text(word, encoding="utf-8")
+            write_text(Path(self.path), word)
 
     def read(self) -> str:
         """The word, or an empty string."""
@@ -124,6 +125,8 @@ class SweepJob:
                 result = self._claimed(composed, run)
         except BusyError:
             return JobResult(State.running, str(run.path))
+        except NanolmError as error:
+            result = JobResult(State.failed, str(run.path), error=str(error))
         except OSError as error:
             result = JobResult(State.failed, str(run.path), error=f"the folder cannot be written: {error}")
         except Stopped as stopped:
@@ -170,7 +173,7 @@ class SweepJob:
             state, text = State.failed, f"{type(error).__name__}: {error}".strip() + f"\n  where: {run.log}"
             _note_traceback(run)
             traceback.clear_frames(error.__traceback__)
-        run.error.write_text(text + "\n", encoding="utf-8")
+        write_text(run.error, text + "\n")
         _free_memory()
         return JobResult(state, str(run.path), error=text)
 
@@ -253,7 +256,7 @@ def _obey(stop_file: StopFile | None, ended: threading.Event) -> None:
 
 
 def _note_traceback(run: RunDirectory) -> None:
-    with run.log.open("a", encoding="utf-8") as file:
+    with open_regular(run.log, "a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {traceback.format_exc()}")
 
 

@@ -20,7 +20,8 @@ from filelock import FileLock
 from nanolm.compose import compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import Config, differing, flat, identity
-from nanolm.errors import RunError, SettingsError, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.files import misfits
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 
@@ -202,7 +203,27 @@ def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
             where=str(error.filename or directory),
             mend="choose another with hydra.sweep.dir=",
         ) from error
+    raise_all(_not_own(directory, list(folders.values())))
     return folders
+
+
+def _not_own(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
+    """Links and special files in the place of a job's folder or of what its run writes there."""
+    if found := misfits(directory, [], folders):
+        return [
+            RunError(
+                f"the runs of the sweep cannot be written: {', '.join(found)}",
+                where=str(directory),
+                mend="nanolm does not write through links: move the folder to its place, or remove the link",
+            )
+        ]
+    problems: list[NanolmError] = []
+    for folder in folders:
+        try:
+            RunDirectory(folder).require_own()
+        except RunError as error:
+            problems.append(error)
+    return problems
 
 
 def in_words(override: str) -> str:

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.errors import RunError
+from nanolm.files import misfits, open_regular
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.pruners import PRUNERS
@@ -58,7 +59,7 @@ class KernelLock:
 
 def drop_torn_line(path: Path) -> None:
     """Cuts off what stands behind the last line end of a file."""
-    with path.open("rb+") as file:
+    with open_regular(path, "rb+") as file:
         length = file.seek(0, os.SEEK_END)
         if length == 0:
             return
@@ -119,11 +120,17 @@ def open_study(
     """The study of that name in a sweep's folder, which is begun if it is not there.
 
     Raises:
-        RunError: the journal is damaged.
+        RunError: the journal is damaged, or is a link or another special file.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = folder / JOURNAL
     folder.mkdir(parents=True, exist_ok=True)
+    if found := misfits(folder, [path], []):
+        raise RunError(
+            f"the study's journal cannot be written: {', '.join(found)}",
+            where=str(folder),
+            mend="put a copy in its place: nanolm does not write through links",
+        )
     try:
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=KernelLock(path)))
         study = optuna.create_study(

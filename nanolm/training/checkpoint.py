@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from nanolm.errors import CheckpointError, DiskError
-from nanolm.files import sync_folder
+from nanolm.files import remove_tree, sync_folder, temporary_beside
 from nanolm.json_text import dump_json
 from nanolm.training.state import copied, flatten, unflatten
 
@@ -136,7 +135,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
     target = _folder_of(folder, snapshot.step)
-    temporary = _temporary(target)
+    temporary = temporary_beside(target)
     _remove_leftovers(folder)
     try:
         temporary.mkdir()
@@ -161,14 +160,14 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         temporary.rename(target)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
             mend=f"make room, then go on from the last good checkpoint: nanolm train resume={folder.parent}",
         ) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         raise
     return verify(target)
 
@@ -186,9 +185,9 @@ def prune(folder: Path, best_step: int, keep: int | None, keep_every: int | None
         step = step_of(path)
         if step != best_step and not (keep_every and step % keep_every == 0):
             # Out of sight in one step: a removal that is cut off leaves nothing that looks like a checkpoint.
-            leaving = _temporary(path)
+            leaving = temporary_beside(path)
             path.rename(leaving)
-            shutil.rmtree(leaving, ignore_errors=True)
+            remove_tree(leaving, ignore_errors=True)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -292,11 +291,6 @@ def _folder_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _temporary(path: Path) -> Path:
-    """Where a checkpoint is while it is made or removed; `_remove_leftovers` knows these names."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint, without its seal.
 
@@ -357,7 +351,7 @@ def _sync_file(path: Path) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """What a killed save left; the lock on the run says that nobody is writing it."""
     for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nanolm.files import replacing
+
 # Steps that are passed over (memory is found, kernels are chosen) and steps that are in the trace.
 PASSED_OVER, TRACED = 10, 5
 
@@ -34,7 +36,8 @@ def traced(path: Path, steps: int, say: Callable[[str], None]) -> Iterator[Calla
     warmup = min(1, steps - active - wait)
 
     def write(profiler: torch.profiler.profile) -> None:
-        profiler.export_chrome_trace(str(path))
+        with replacing(path) as temporary:
+            profiler.export_chrome_trace(str(temporary))
         say("\n".join([f"what {active} steps spent their time in:", *_longest(profiler.key_averages())]))
         say(f"the trace is {path}: open it at https://ui.perfetto.dev")
 

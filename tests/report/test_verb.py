@@ -22,6 +22,15 @@ def test_the_command_writes_one_file(nanolm: Nanolm, pair: Path) -> None:
     assert [path.name for path in nanolm.folder.iterdir()] == ["report.html"]
 
 
+def test_the_page_can_be_written_to_stdout(nanolm: Nanolm, pair: Path) -> None:
+    done = nanolm("report", pair, "-o", "/dev/stdout", "--maps", "0")
+    assert done.returncode == 0
+    assert done.stdout.startswith("<!doctype html>")
+    assert done.stdout.rstrip().endswith("</html>")
+    assert done.stderr.startswith("2 runs in /dev/stdout")
+    assert not list(nanolm.folder.iterdir())
+
+
 def test_the_command_names_mistakes(nanolm: Nanolm, pair: Path) -> None:
     (nanolm.folder / "empty").mkdir()
     for arguments, expected in {

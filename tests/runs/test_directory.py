@@ -138,3 +138,43 @@ def test_a_path_is_shown_from_where_one_is(tmp_path: Path, monkeypatch: pytest.M
     assert shown(tmp_path / "a" / "b") == Path("a/b")
     assert shown("a") == Path("a")
     assert shown("/elsewhere") == Path("/elsewhere")
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.txt", "train.log", "wandb", "checkpoints", "config.yaml", ".lock"]
+)
+def test_a_claim_refuses_links_in_the_folder(name: str, tmp_path: Path) -> None:
+    run, victim = RunDirectory(tmp_path / "a"), tmp_path / "victim"
+    run.path.mkdir()
+    (run.path / name).symlink_to(victim)
+    with pytest.raises(RunError, match=rf"a run cannot be written here: {name} is a symbolic link"), run.claim():
+        pass
+    assert [path.name for path in run.path.iterdir()] == [name]
+    assert not victim.exists()
+
+
+def test_a_claim_refuses_what_is_no_file_of_a_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    os.mkfifo(run.log)
+    run.metrics.mkdir()
+    run.checkpoints.touch()
+    expected = r"metrics\.jsonl is a folder, train\.log is a FIFO, checkpoints is a file"
+    with pytest.raises(RunError, match=expected), run.claim():
+        pass
+
+
+def test_a_claim_takes_a_link_to_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a").symlink_to("disk")
+    with RunDirectory(tmp_path / "a").claim():
+        assert (tmp_path / "disk" / ".lock").exists()
+
+
+def test_a_shared_lock_file_keeps_its_content(tmp_path: Path) -> None:
+    run, other = RunDirectory(tmp_path / "a"), tmp_path / "other"
+    run.path.mkdir()
+    other.write_text("mine")
+    run.lock.hardlink_to(other)
+    with run.claim(), pytest.raises(BusyError), RunDirectory(run.path).claim():
+        pass
+    assert other.read_text() == "mine"

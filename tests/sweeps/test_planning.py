@@ -124,3 +124,16 @@ def test_too_many_combinations_are_refused_before_they_are_made() -> None:
 def test_values_that_are_none_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"seed=range\(3,1\) has no value in it"):
         combinations(["seed=range(3,1)", "optimizer.lr=1,2"])
+
+
+def test_a_job_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (job,) = plan(combinations([*SMALL, "seed=3"]), tmp_path / "sweep")
+    job.run.error.symlink_to("../elsewhere/error.txt")
+    with pytest.raises(RunError, match=r"error\.txt is a symbolic link"):
+        plan(combinations([*SMALL, "seed=3"]), tmp_path / "sweep")
+    job.run.error.unlink()
+    job.run.path.rmdir()
+    job.run.path.symlink_to("../elsewhere")
+    with pytest.raises(RunError, match=rf"{job.run.path.name} is a symbolic link"):
+        plan(combinations([*SMALL, "seed=3"]), tmp_path / "sweep")

@@ -242,3 +242,11 @@ def test_the_name_is_of_all_that_decides_the_trials() -> None:
         name_of(OptunaConfig(sampler="random", pruner="asha"), SPACE, {"seed": 1}),
     ]
     assert len({name, *others}) == 6
+
+
+def test_a_journal_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / JOURNAL).symlink_to("../victim")
+    with pytest.raises(RunError, match=rf"{JOURNAL} is a symbolic link"):
+        opened(tmp_path / "sweep")
+    assert not (tmp_path / "victim").exists()
