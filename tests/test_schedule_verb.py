@@ -6,7 +6,7 @@ import pytest
 
 from nanolm.config import CosineConfig
 from nanolm.errors import SettingsError
-from nanolm.schedule_verb import HEIGHT, curve, look, show, to_png
+from nanolm.schedule_verb import HEIGHT, POINTS, curve, look, sampled_steps, show, to_png
 from nanolm.training.schedules import factor
 from tests.conftest import Nanolm, config_of
 
@@ -20,6 +20,7 @@ def test_the_lr_of_every_step_is_the_one_that_training_sets(nanolm: Nanolm) -> N
     found = json.loads(done.stdout)
     config = config_of(*line)
     assert found["lr"] == [0.5 * factor(step, 20, config.scheduler) for step in range(20)]
+    assert found["steps"] == list(range(20))
     assert (found["scheduler"], found["max_steps"], found["warmup_steps"]) == ("product", 20, 1)
     assert found["settings"]["parts"][1] == {"name": "cosine_restarts", "period": 4}
 
@@ -37,11 +38,48 @@ def test_a_curve_has_axes_and_units(capsys: pytest.CaptureFixture[str], monkeypa
     assert lines[-1].startswith("lr")
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 100_000])
-def test_a_run_of_any_length_is_drawn(steps: int) -> None:
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 100_000])
+def test_a_run_of_any_length_is_drawn(max_steps: int) -> None:
     config = CosineConfig()
-    drawn = curve([factor(step, steps, config) for step in range(steps)], 60)
+    steps = sampled_steps(max_steps, config)
+    drawn = curve(steps, [factor(step, max_steps, config) for step in steps], 60)
     assert len(drawn.splitlines()) == HEIGHT
+
+
+def test_schedule_show_samples_a_long_run(capsys: pytest.CaptureFixture[str]) -> None:
+    show(["scheduler=trapezoid", "trainer.max_steps=100_000_000", "optimizer.lr=0.01"], as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    steps, lrs = found["steps"], dict(zip(found["steps"], found["lr"], strict=True))
+    assert (found["max_steps"], found["warmup_steps"], steps[0], steps[-1]) == (10**8, 5 * 10**6, 0, 10**8 - 1)
+    assert POINTS <= len(steps) <= 2 * POINTS
+    assert steps == sorted(set(steps))
+    # The end of warmup and the start of the decay, exactly.
+    assert lrs[5 * 10**6] == lrs[81 * 10**6] == 0.01 > lrs[5 * 10**6 - 1]
+    config = config_of("scheduler=trapezoid")
+    assert all(lr == 0.01 * factor(step, 10**8, config.scheduler) for step, lr in lrs.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["scheduler=step", "scheduler.step_size=30_000_000"], [30_000_000, 59_999_999, 60_000_000]),
+        (["scheduler=cosine_restarts"], [25_000_000, 24_999_999, 75_000_000]),
+        (["scheduler=one_cycle", "scheduler.rise_fraction=0.123"], [12_299_999]),
+        (["scheduler=chain", "scheduler.parts=[step,one_cycle]", "scheduler.boundaries=[40_000_001]"], [40_000_001]),
+        (["scheduler=product", "scheduler.parts=[step,{name:cosine_restarts,period:77_777_777}]"], [77_777_777]),
+        (["scheduler=step", "scheduler.step_size=1"], [0, 99_999_999]),
+    ],
+)
+def test_sampled_steps_keep_the_corners(words: list[str], kept: list[int]) -> None:
+    steps = sampled_steps(10**8, config_of(*words, "scheduler.warmup_steps=0").scheduler)
+    assert set(kept) <= set(steps)
+    assert len(steps) <= 2 * POINTS + 2
+
+
+def test_sampled_steps_match_no_period() -> None:
+    config = config_of("scheduler=cosine_restarts", "scheduler.period=50_000", "scheduler.warmup_steps=0").scheduler
+    phases = {step % 50_000 // 5_000 for step in sampled_steps(10**8, config)}
+    assert phases == set(range(10))
 
 
 def test_a_plateau_says_what_its_curve_cannot_show(capsys: pytest.CaptureFixture[str]) -> None:

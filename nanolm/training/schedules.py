@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from nanolm.config import (
     ChainConfig,
@@ -165,6 +168,70 @@ def chain(step: int, max_steps: int, config: ChainConfig) -> float:
     end = starts[number + 1] if number + 1 < len(starts) else max_steps
     part = schedule_parts(config)[number]
     return SCHEDULERS[part.name](step - starts[number], end - starts[number], part)
+
+
+def corners(max_steps: int, config: SchedulerConfig) -> Iterator[int]:
+    """Steps where the lr curve has a corner, a jump or a peak, so that a sampled curve can keep them.
+
+    There may be many, and some outside 0 .. max_steps - 1. A schedule that a plugin registers has only the end of its
+    warmup.
+    """
+    warmup = warmup_of(config, max_steps)
+    yield from (warmup - 1, warmup)
+    of_schedule = dataclasses.replace(config, warmup_steps=warmup)
+    yield from (warmup + step for step in _corners(max_steps - warmup, of_schedule))
+
+
+def _corners(max_steps: int, config: SchedulerConfig) -> Iterator[int]:
+    """As `corners`, in the schedule's own steps behind the warmup."""
+    return CORNERS[config.name](max_steps, config) if config.name in CORNERS else iter(())
+
+
+def _corners_of_restarts(max_steps: int, config: CosineRestartsConfig) -> Iterator[int]:
+    start = period = max(max_steps // 4, 1) if config.period is None else config.period
+    while start < max_steps:
+        yield from (start - 1, start)
+        period *= config.period_multiplier
+        start += period
+
+
+def _corners_of_steps(max_steps: int, config: StepConfig) -> Iterator[int]:
+    step_size = max(max_steps // 3, 1) if config.step_size is None else config.step_size
+    return (step for drop in range(step_size, max_steps, step_size) for step in (drop - 1, drop))
+
+
+def _corners_of_trapezoid(max_steps: int, config: TrapezoidConfig) -> Iterator[int]:
+    return iter((int(max_steps - config.decay_fraction * max_steps),))
+
+
+def _corners_of_one_cycle(max_steps: int, config: OneCycleConfig) -> Iterator[int]:
+    # The peak may lie between two steps.
+    peak = max(config.rise_fraction * max_steps - 1, 0.0)
+    return iter((math.floor(peak), math.ceil(peak)))
+
+
+def _corners_of_product(max_steps: int, config: ProductConfig) -> Iterator[int]:
+    return itertools.chain.from_iterable(_corners(max_steps, part) for part in schedule_parts(config))
+
+
+def _corners_of_chain(max_steps: int, config: ChainConfig) -> Iterator[int]:
+    assert config.warmup_steps is not None
+    starts = [0, *(boundary - config.warmup_steps for boundary in config.boundaries), max_steps]
+    for start in starts[1:-1]:
+        yield from (start - 1, start)
+    for part, (start, end) in zip(schedule_parts(config), itertools.pairwise(starts), strict=True):
+        yield from (start + step for step in _corners(end - start, part) if step < end - start)
+
+
+# Those of the other schedules are smooth.
+CORNERS: dict[str, Callable[[int, Any], Iterator[int]]] = {
+    "cosine_restarts": _corners_of_restarts,
+    "step": _corners_of_steps,
+    "trapezoid": _corners_of_trapezoid,
+    "one_cycle": _corners_of_one_cycle,
+    "product": _corners_of_product,
+    "chain": _corners_of_chain,
+}
 
 
 def _line(progress: float, start: float, end: float) -> float:
