@@ -111,7 +111,7 @@ class Reference:
     """What needs no training: counted tokens and pairs, and compressors, on the same validation text.
 
     Attributes:
-        name: with the text or the tokenizer where there are several.
+        name: with the text or the tokenizer where there are several; each name is there once.
         loss: nats per token; None where tokens differ between the runs.
         bits_per_byte: of the same bytes.
     """
@@ -508,13 +508,20 @@ def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Refere
     # Of which text a run without settings is cannot be said.
     measured = [one for one in measured if one.run.settings]
     runs = [one.run for one in measured]
-    n_texts = len(texts_of(runs))
+    by_text = {text_of(run): run for run in reversed(runs)}
     n_kinds = len({run.summary.get("tokenizer") for run in runs if run.summary.get("tokenizer")})
+    texts = _labels("dataset", "corpus", by_text) if len(texts_of(runs)) > 1 else {}
+    tokenizers = {
+        text: _labels(
+            "tokenizer", "tokenizer", {run.summary.get("tokenizer"): run for run in runs if text_of(run) == text}
+        )
+        for text in (by_text if n_kinds > 1 else ())
+    }
     found: dict[tuple[Any, ...], Reference] = {}
     for one in measured:
         run, text, kind = one.run, text_of(one.run), one.run.summary.get("tokenizer")
-        of_text = [_chosen(run, "dataset")] if n_texts > 1 else []
-        of_tokens = [*of_text, _chosen(run, "tokenizer")] if n_kinds > 1 else of_text
+        of_text = [texts[text]] if texts else []
+        of_tokens = [*of_text, tokenizers[text][kind]] if tokenizers else of_text
         loss, bits = one.values["best_val_loss"], one.values["bits_per_byte"]
         # Bits per byte that a nat per token is on this text; a run that was never scored cannot say.
         ratio = bits / loss if loss and bits else None
@@ -523,10 +530,36 @@ def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Refere
             line = Reference(_named(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)
             _keep_fuller(found, (text, kind, name), line)
         for name, its_bits in figures.numbers(run.summary.get("reference_bits_per_byte")).items():
-            line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
-            _keep_fuller(found, (text, name), line)
+            # Older runs have differences of compressed sizes that were too small to say anything.
+            if its_bits > 0:
+                line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
+                _keep_fuller(found, (text, name), line)
     lines = list(found.values()) if with_losses else [dataclasses.replace(line, loss=None) for line in found.values()]
     return sorted(lines, key=lambda line: -(line.bits_per_byte or math.inf))
+
+
+def _labels(group: str, fingerprint: str, runs: Mapping[str | None, Run]) -> dict[str | None, str]:
+    """A different name for each text or tokenizer, each given with a run that has it.
+
+    It is the option that was chosen; where several have the same, with the settings of the group that differ between
+    them; and where these are the same too (the file at a path has changed), with the start of a fingerprint.
+    """
+    alike: dict[str, list[Run]] = {}
+    for run in runs.values():
+        alike.setdefault(_chosen(run, group), []).append(run)
+    labels = {}
+    for key, run in runs.items():
+        option = _chosen(run, group)
+        others = [other.settings for other in alike[option]]
+        names = [name for name in run.settings if name.startswith(f"{group}.")]
+        apart = [name for name in names if any(other.get(name) != run.settings[name] for other in others)]
+        words = [f"{name.removeprefix(f'{group}.')}={run.settings[name]}" for name in apart]
+        labels[key] = " ".join([option, *words])
+    n_uses = Counter(labels.values())
+    return {
+        key: label if n_uses[label] == 1 else f"{label} {str(runs[key].summary.get(fingerprint))[:8]}"
+        for key, label in labels.items()
+    }
 
 
 def _named(name: str, of: Sequence[str]) -> str:

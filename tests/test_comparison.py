@@ -210,6 +210,51 @@ def test_other_texts_do_not_compare(tmp_path: Path, change: dict[str, Any]) -> N
     }
 
 
+TEXT = {"model": "bigram", "dataset": "text", "tokenizer": "bpe"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (
+            {"settings": {"dataset.path": "a.txt"}, "corpus": "a" * 64, "tokenizer": "a" * 64},
+            {"settings": {"dataset.path": "b.txt"}, "corpus": "b" * 64, "tokenizer": "b" * 64},
+            {"xz (text path=a.txt)", "xz (text path=b.txt)", "counted bigram (text path=b.txt, bpe)"},
+        ),
+        (
+            {"settings": {"dataset.val_fraction": 0.2}},
+            {"settings": {"dataset.path": "b.txt"}},
+            {"xz (text val_fraction=0.2 path=a.txt)", "xz (text val_fraction=0.1 path=b.txt)"},
+        ),
+        ({"corpus": "a" * 64}, {"corpus": "b" * 64}, {"xz (text aaaaaaaa)", "xz (text bbbbbbbb)"}),
+        (
+            {"settings": {"tokenizer.vocab_size": 300}, "tokenizer": "a" * 64},
+            {"settings": {"tokenizer.vocab_size": 400}, "tokenizer": "b" * 64},
+            {"xz", "counted bigram (bpe vocab_size=300)", "counted bigram (bpe vocab_size=400)"},
+        ),
+        (
+            {"tokenizer": "a" * 64},
+            {"tokenizer": "b" * 64},
+            {"xz", "counted bigram (bpe aaaaaaaa)", "counted bigram (bpe bbbbbbbb)"},
+        ),
+    ],
+)
+def test_reference_names_are_unique(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], names: set[str]
+) -> None:
+    for n, change in enumerate((first, second)):
+        make_run(tmp_path / f"{n}", losses=[2.0], choices=TEXT, **change)
+        make_run(tmp_path / f"{n} again", losses=[2.1], choices=TEXT, **change)
+    found = [line.name for line in compared(tmp_path).references]
+    assert len(found) == len(set(found))
+    assert names <= set(found)
+
+
+def test_references_of_no_measure_are_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", losses=[2.0], reference_bits_per_byte={"gzip": -0.2, "bz2": 0.0, "xz": 0.1})
+    assert [line.name for line in compared(tmp_path).references if not line.name.startswith("counted")] == ["xz"]
+
+
 def test_references_are_in_both_units(tmp_path: Path) -> None:
     make_run(tmp_path / "a", losses=[2.0], bits_per_nat=1.5)
     lines = {line.name: line for line in compared(tmp_path).references}

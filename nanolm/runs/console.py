@@ -77,10 +77,7 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             table.add_row("val loss, ema", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
         compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
         for name, loss in (summary["reference_losses"] | compressed).items():
-            # A text that repeats itself to the letter compresses to nothing.
-            share = f"{abs(1 - best / loss):.1%} " if loss else ""
-            difference = f"best is {share}{'under' if best < loss else 'over'} it"
-            table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", difference)
+            table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", _relative_to(loss, best))
         console.print(table)
         if not summary["lossless"]:
             console.print(f"[bold]{LOSSY}[/]\n")
@@ -101,6 +98,15 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
     if not (is_completed and is_counted):
         hint = f" trainer.max_steps={summary['step'] * 2}" if is_completed else ""
         console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)
+
+
+def _relative_to(reference: float, best: float) -> str:
+    """The best loss in words beside a reference loss, such as "best is 3.1% below"."""
+    if best == reference:
+        return "best is the same"
+    # Counting may predict a text that repeats itself with a loss of 0.
+    share = f"{abs(1 - best / reference):.1%} " if reference else ""
+    return f"best is {share}{'below' if best < reference else 'above'}"
 
 
 def in_units(n_bytes: int) -> str:

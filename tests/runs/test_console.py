@@ -29,7 +29,7 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
         "val_tokens": 1001,
         "val_scored_tokens": 1000,
         "lossless": True,
-        "reference_losses": {"counted_unigram": 3.0, "counted_bigram": 2.5},
+        "reference_losses": {"counted_unigram": 3.0, "counted_bigram": 2.5, "zero": 0.0, "lower": 1.0, "equal": 1.25},
         "reference_bits_per_byte": {"gzip": 3.2},
         "parameters": 1234,
         "tokens": 6400,
@@ -41,11 +41,13 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
     closing_table(summary, RunDirectory(tmp_path), "[bold] is not markup here")
     out = capsys.readouterr().out
     for part in (
-        "completed at step 100", "1.2500", "1.8034", "1.5000", "50.0% under it", "43.6% under it", "all 1,000 tokens",
+        "completed at step 100", "1.2500", "1.8034", "1.5000", "best is 50.0% below", "best is 43.6% below", "best is 25.0% above", "all 1,000 tokens",
         "[bold] is not markup here", "1,234 parameters", "wandb sync", f"nanolm generate {tmp_path}",
         f"nanolm train resume={tmp_path} trainer.max_steps=200",
     ):  # fmt: skip
         assert part in out
+    notes = [line.split("best is ", 1)[1].strip() for line in out.splitlines() if "best is " in line]
+    assert notes[2:5] == ["above", "25.0% above", "the same"]
 
 
 def test_a_run_that_measured_nothing_can_still_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
