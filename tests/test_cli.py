@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,32 @@ def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Pat
     assert "--plugins my_module" in done.stderr
     done = nanolm("generate", "run", "--prompt", "1", "--plugins", "my_masks")
     assert done.returncode == 0, done.stderr
+
+
+def test_modules_of_the_current_folder_hide_no_installed_ones(nanolm: Nanolm, small_text: Path) -> None:
+    for name in ("numpy", "random", "tokenize", "torch", "tempfile"):
+        (nanolm.folder / f"{name}.py").write_text("raise SystemExit('the user file was imported')\n")
+    (nanolm.folder / "my_masks.py").write_text(
+        "import numpy\nfrom nanolm.registry import MASKS\n"
+        "@MASKS.register('own')\ndef own(query, key, config):\n    return key <= query\n"
+    )
+    line = (
+        *SMALL,
+        "dataset=text",
+        f"dataset.path={small_text}",
+        "trainer.max_steps=1",
+        "plugins=[my_masks]",
+        "mask=own",
+    )
+    process = nanolm.start("train", *line, "hydra.run.dir=run")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    # The command that is already imported finds its plugins as well.
+    done = nanolm("generate", "run", "--prompt", "1", "--max-new-tokens", "1", "--plugins", "my_masks")
+    assert done.returncode == 0, done.stderr
+    done = nanolm("train", *line, "plugins=[random]")
+    assert done.returncode == 2
+    assert f"{nanolm.folder}/random.py is not imported: {random.__file__} has the same name" in done.stderr
 
 
 def test_python_m_nanolm_and_the_script_are_one(nanolm: Nanolm) -> None:

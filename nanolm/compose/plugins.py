@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,14 +25,16 @@ REGISTERED: dict[tuple[str, str], type[Any]] = {}
 
 
 def import_plugins(names: Iterable[str]) -> None:
-    """Imports the user's modules, whose decorators fill the tables. The current folder is looked in as well.
+    """Imports the user's modules, whose decorators fill the registries.
+
+    The current folder is searched after the installed packages, so that a numpy.py there does not hide numpy.
 
     Raises:
-        SettingsError: a module is not found or fails as it is imported.
+        SettingsError: a module is not found, fails as it is imported, or is hidden by an installed one.
     """
     for name in names:
         if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+            sys.path.append(str(Path.cwd()))
         try:
             importlib.import_module(name)
         except NanolmError:
@@ -43,8 +46,26 @@ def import_plugins(names: Iterable[str]) -> None:
                 if missing
                 else f"the plugin {name!r} fails when it is imported: {type(error).__name__}: {error}",
                 where="plugins",
-                mend=f"it is looked for in {Path.cwd()} and among the installed packages, by its module name",
+                mend=f"it is looked for among the installed packages and in {Path.cwd()}, by its module name",
             ) from error
+        _require_not_hidden(name)
+
+
+def _require_not_hidden(name: str) -> None:
+    """Check that a plugin of the current folder is the module that was imported under its name.
+
+    Raises:
+        SettingsError: an installed module of the same name was imported instead.
+    """
+    top = name.split(".")[0]
+    own = [path for path in (Path.cwd() / top / "__init__.py", Path.cwd() / f"{top}.py") if path.is_file()]
+    imported = getattr(sys.modules[top], "__file__", None)
+    if own and not any(imported and os.path.realpath(imported) == os.path.realpath(path) for path in own):
+        raise SettingsError(
+            f"{own[0]} is not imported: {imported or 'a built-in module'} has the same name",
+            where=f"the plugin {name!r}",
+            mend="give the file another name",
+        )
 
 
 def register_schemas() -> None:

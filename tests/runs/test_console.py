@@ -41,7 +41,8 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
     closing_table(summary, RunDirectory(tmp_path), "[bold] is not markup here")
     out = capsys.readouterr().out
     for part in (
-        "completed at step 100", "1.2500", "1.8034", "1.5000", "best is 50.0% below", "best is 43.6% below", "best is 25.0% above", "all 1,000 tokens",
+        "completed at step 100", "1.2500", "1.8034", "1.5000", "best is 50.0% below", "best is 43.6% below",
+        "best is 25.0% above", "all 1,000 tokens",
         "[bold] is not markup here", "1,234 parameters", "wandb sync", f"nanolm generate {tmp_path}",
         f"nanolm train resume={tmp_path} trainer.max_steps=200",
     ):  # fmt: skip
