@@ -283,9 +283,7 @@ def schedule(arguments: list[str]) -> int:
         epilog="for example: nanolm schedule show scheduler=cosine_restarts scheduler.period=200",
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="write the curve as PNG too: nanolm[plot]")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object, with the lr of every step (of a long run: of a sample)"
-    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, with the lr of each step, or of a sample")
     options = parser.parse_intermixed_args(rest)
 
     from nanolm import schedule_verb
