@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # The settings that decide the tokens, as `data show` heads them.
-SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom")
+SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom", "nul")
 
 
 def prepare(overrides: Sequence[str], config_dir: str | None = None) -> Path:
@@ -146,6 +147,8 @@ def _read(overrides: Sequence[str], config_dir: str | None) -> tuple[Line, Corpu
     line = compose_line(overrides, config_dir)
     raise_all(check(line.config))
     corpus = corpora.load(line.config.dataset)
+    for note in corpus.notes:
+        print(f"nanolm: {note}", file=sys.stderr)
     return line, corpus, token_cache.fit(corpus, line.config)
 
 

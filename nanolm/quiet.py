@@ -5,6 +5,7 @@ from __future__ import annotations
 # Files may lie elsewhere: a text's fingerprint tells texts apart.
 QUIET = frozenset(
     {
+        "dataset.nul",
         "dataset.path",
         "dataset.test_path",
         "dataset.val_path",

@@ -91,6 +91,17 @@ def test_checks_across_settings_are_reported_all_at_once() -> None:
     assert "n_heads = 1, 2, 4, or d_model = 129" in problems[0].mend
 
 
+def test_empty_settings_of_a_dataset_are_refused() -> None:
+    assert found("dataset=text", "dataset.path=", "dataset.val_path=", "dataset.test_path='  '") == [
+        "dataset.path is empty",
+        "dataset.val_path is empty",
+        "dataset.test_path is empty",
+    ]
+    assert found("dataset=huggingface", "dataset.path=data", "dataset.val_split=") == ["dataset.val_split is empty"]
+    assert found("dataset=shakespeare", "dataset.path=") == ["dataset.path is empty"]
+    assert found("dataset=text", "dataset.path=.", "dataset.val_path=null") == []
+
+
 def test_rotary_needs_an_even_head() -> None:
     assert "rotary" in found("size.d_model=12", "size.n_heads=4")[0]
     assert found("size.d_model=12", "size.n_heads=4", "model=gpt2") == []

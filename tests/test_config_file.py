@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import flat
+from nanolm.config import flat, identity
 from nanolm.config_file import load_yaml, save_yaml
 from nanolm.errors import NanolmError, RunError
 from tests.conftest import config_of
@@ -43,3 +43,14 @@ def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, exp
 def test_a_missing_config_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no config\.yaml"):
         load_yaml(tmp_path / "config.yaml")
+
+
+def test_a_config_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
+    config = config_of("dataset=text", "dataset.path=a.txt")
+    path = tmp_path / "config.yaml"
+    text = save_yaml(config)
+    assert "  nul: refuse\n" in text
+    path.write_text(text.replace("  nul: refuse\n", ""))
+    assert load_yaml(path) == config
+    allowed = config_of("dataset=text", "dataset.path=a.txt", "dataset.nul=allow")
+    assert identity(allowed) == identity(config)

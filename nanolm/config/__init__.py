@@ -15,6 +15,7 @@ from nanolm.config.dataset import (
     HuggingFaceConfig,
     JsonlConfig,
     Newlines,
+    Nul,
     PythonDocsConfig,
     PythonStdlibConfig,
     SplitBy,

@@ -19,6 +19,9 @@ from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.launch import n_ranks
 from nanolm.registry import MASKS
 
+# Settings of a dataset that name something.
+NOT_BLANK = ("path", "val_path", "test_path", "train_split", "val_split", "test_split", "subset", "url")
+
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
@@ -28,6 +31,20 @@ def check(config: Config) -> list[NanolmError]:
     for check_across in CHECKS:
         problems += check_across(config)
     return problems
+
+
+def _check_blank(config: Config) -> Iterator[NanolmError]:
+    """Empty settings of a dataset, as an unset shell variable leaves them."""
+    for name in NOT_BLANK:
+        value = getattr(config.dataset, name, None)
+        if isinstance(value, str) and not value.strip():
+            yield SettingsError(
+                f"dataset.{name} is empty",
+                where=f"dataset.{name}",
+                mend="is a shell variable unset? the current folder is dataset.path=."
+                if name == "path"
+                else f"give it a value, or leave dataset.{name} out",
+            )
 
 
 def _check_splits(config: Config) -> Iterator[NanolmError]:
@@ -320,6 +337,7 @@ def _check_device(config: Config) -> Iterator[NanolmError]:
 
 
 CHECKS = (
+    _check_blank,
     _check_splits,
     _check_widths,
     _check_parts,

@@ -38,9 +38,19 @@ class Bom(enum.Enum):
     strip = "strip"
 
 
+class Nul(enum.Enum):
+    """Text in which more than 1% of the characters are NUL (U+0000), and at least 4: refused, or read as it stands.
+
+    Such a file is usually UTF-16 without a byte order mark, or no text.
+    """
+
+    refuse = "refuse"
+    allow = "allow"
+
+
 @dataclasses.dataclass
 class DatasetConfig:
-    """What every dataset has: how much is held out, by what, and how line ends and byte order marks are read."""
+    """What every dataset has: how much is held out, by what, and how line ends, byte order marks and NULs are read."""
 
     name: str = MISSING
     val_fraction: float = bounded(
@@ -53,6 +63,7 @@ class DatasetConfig:
     split_seed: int = bounded(1337, ge=0, lt=2**63)
     newlines: Newlines = Newlines.keep
     bom: Bom = Bom.keep
+    nul: Nul = Nul.refuse
 
 
 @dataclasses.dataclass

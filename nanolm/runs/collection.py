@@ -19,6 +19,7 @@ import yaml
 
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.json_text import parse_json
+from nanolm.layout import BESIDE_CONFIG, CONFIG, is_run
 from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory
 
@@ -236,8 +237,7 @@ def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
 
 def _is_run(path: Path) -> bool:
     """Whether a config.yaml here is one of a run, and not of something else that has such a file."""
-    run = RunDirectory(path)
-    return run.exists() and any(file.exists() for file in (run.summary, run.metrics, run.tokenizer, run.lock))
+    return is_run([name for name in (CONFIG, *BESIDE_CONFIG) if (path / name).exists()])
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:

@@ -17,6 +17,8 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
     config, say = session.config, session.log.say
     for problem in passed_over:
         say(f"passed over a damaged checkpoint: {problem}")
+    for note in session.corpus.notes:
+        say(note)
     chosen = summary["choices"]
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
     amount = "a table to count" if isinstance(session.state.model, Counted) else f"{summary['parameters']:,} parameters"

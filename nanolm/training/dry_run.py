@@ -51,6 +51,7 @@ class Estimate:
         mfu: the share of what the device can do that training uses; None where either is not known.
         peak_flops: of the device, and whether it was measured just now.
         lrs: (step, lr) at some steps.
+        notes: what a user should know of the text.
     """
 
     parameters: int
@@ -71,6 +72,7 @@ class Estimate:
     peak_flops: float | None
     is_peak_measured: bool
     lrs: list[tuple[int, float]]
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -140,6 +142,7 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
             (step, config.optimizer.lr * schedules.factor(step, last, config.scheduler, state.plateau))
             for step in shown
         ],
+        notes=setup.corpus.notes,
     )
 
 
@@ -203,8 +206,11 @@ def show(found: Estimate) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
+    for note in found.notes:
+        console.print(Text(note))
     table = Table(box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold")
     table.add_column()

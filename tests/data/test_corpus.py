@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import Bom, DatasetConfig, DownloadConfig, Newlines, PythonDocsConfig, SplitBy, TextConfig
+from nanolm.config import Bom, DatasetConfig, DownloadConfig, Newlines, Nul, PythonDocsConfig, SplitBy, TextConfig
 from nanolm.data import corpus
 from nanolm.data.corpus import reading
 from nanolm.errors import DataError
@@ -156,12 +156,12 @@ def test_a_long_file_is_read_in_parts_that_end_with_lines(tmp_path: Path, monkey
     drawn = random.Random(0)
     text = "".join(drawn.choice("aé€𝄞\n\r \0") for _ in range(5000)) + "x" * 300 + "\nend"
     (tmp_path / "a.txt").write_bytes(text.encode())
-    parts = list(corpus.read_utf8(tmp_path / "a.txt"))
+    parts = list(corpus.read_utf8(tmp_path / "a.txt", allow_nul=True))
     assert "".join(part.text for part in parts) == text
     assert len(parts) > 50
     assert all(part.text.endswith("\n") for part in parts[:-1])
     assert [part.ends for part in parts] == [False] * (len(parts) - 1) + [True]
-    train, val = split(TextConfig(path=str(tmp_path / "a.txt"), val_fraction=0.3))
+    train, val = split(TextConfig(path=str(tmp_path / "a.txt"), val_fraction=0.3, nul=Nul.allow))
     assert (train, val) == (text[: int(len(text) * 0.7)], text[int(len(text) * 0.7) :])
 
 

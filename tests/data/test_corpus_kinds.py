@@ -147,6 +147,19 @@ def test_huggingface_reads_local_folders_of_parquet_and_json(tmp_path: Path, mon
         corpus.load(HuggingFaceConfig(path=str(tmp_path / "nowhere")))
 
 
+def test_huggingface_refuses_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="the extra hf is not installed")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    folder = tmp_path / "data"
+    (folder / "R").mkdir(parents=True)
+    (folder / "a.jsonl").write_text('{"text": "a row"}\n' * 3)
+    assert corpus.load(HuggingFaceConfig(path=str(folder))).n_documents == {"train": 3}
+    (folder / "R" / "metrics.jsonl").write_text('{"text": "a row"}\n')
+    (folder / "R" / "config.yaml").touch()
+    with pytest.raises(DataError, match="files of a run directory"):
+        corpus.load(HuggingFaceConfig(path=str(folder)))
+
+
 def test_huggingface_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"nanolm\[hf\]"):

@@ -60,6 +60,15 @@ def test_a_corpus_becomes_a_stream_a_split(cache: Path, tmp_path: Path) -> None:
     assert val.tokens[:].tobytes() == b"ab" * 40
 
 
+def test_cached_nul_heavy_text_is_still_refused(cache: Path, tmp_path: Path) -> None:
+    path, text = tmp_path / "a.txt", "a\0b\0" * 200
+    allowed = made(path, text, "dataset.nul=allow")
+    assert len(allowed["train"].tokens) == 720
+    with pytest.raises(DataError, match="are NUL"):
+        made(path, text)
+    assert len(folders(cache)) == 1
+
+
 def test_a_split_shorter_than_a_context_is_refused(cache: Path, tmp_path: Path) -> None:
     split = ("dataset.val_fraction=0.5", "tokenizer=byte")
     assert made(tmp_path / "a.txt", "a" * 130, *split)

@@ -6,7 +6,7 @@ that returns a string has one document. It is called again for every pass over t
 documents every time.
 
 Documents are joined with line ends: each document except the last of the corpus gets one line end appended. Empty
-documents are skipped. NUL and every other character is kept.
+documents are skipped. Every character is kept, NUL included; text that consists of NULs to a good part is refused.
 """
 
 from nanolm.data.corpus import sources as sources  # registers the built-in datasets

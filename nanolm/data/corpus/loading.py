@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from nanolm.config import Bom, DatasetConfig, Newlines, SplitBy
-from nanolm.data.corpus.reading import Part
+from nanolm.config import Bom, DatasetConfig, JsonlConfig, Newlines, Nul, SplitBy, TextConfig
+from nanolm.data.corpus.exclusions import Identity
+from nanolm.data.corpus.paths import find_files
+from nanolm.data.corpus.reading import Part, is_nul_heavy, nul_error
 from nanolm.data.corpus.splits import Piece, held_out, shares_of, sources_of, split_pieces
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
@@ -24,6 +27,7 @@ class Corpus:
         n_documents: of each source: train, and val and test where they have files of their own.
         n_characters: the same, line ends between documents included.
         n_lines: the same.
+        notes: what a user should know of the text, one line each: what was left out, and files of several splits.
     """
 
     config: DatasetConfig
@@ -32,6 +36,7 @@ class Corpus:
     n_documents: dict[str, int]
     n_characters: dict[str, int]
     n_lines: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in order, a long one in parts cut at line ends; joined they are its text."""
@@ -66,6 +71,7 @@ def load(config: DatasetConfig) -> Corpus:
         DataError: the text is missing, empty, not UTF-8, damaged, has too few documents to split, or cannot be
             fetched.
     """
+    notes = _notes(config)
     digest = _Digest()
     n_documents, n_characters, n_lines = {}, {}, {}
     for source, source_config in sources_of(config).items():
@@ -94,7 +100,32 @@ def load(config: DatasetConfig) -> Corpus:
         held_out(shares, n_documents["train"] if kind == "documents" else n_lines["train"], kind)
     own = [source for source in n_documents if source != "train"]
     splits = tuple(split for split in ("train", "val", "test") if split in shares or split in own)
-    return Corpus(config, splits, digest.hexdigest(), n_documents, n_characters, n_lines)
+    return Corpus(config, splits, digest.hexdigest(), n_documents, n_characters, n_lines, notes)
+
+
+def _notes(config: DatasetConfig) -> tuple[str, ...]:
+    """What was left out of the paths of a dataset, and which files stand in several of its splits.
+
+    Raises:
+        DataError: a path cannot be read.
+    """
+    notes = []
+    splits: dict[Identity, list[tuple[str, Path]]] = {}
+    for source, source_config in sources_of(config).items():
+        if isinstance(source_config, TextConfig | JsonlConfig):
+            setting = "dataset.path" if source == "train" else f"dataset.{source}_path"
+            found = find_files(source_config.path, setting)
+            notes += [f"left out of {setting}: {message}" for message in found.left_out]
+            for path, identity in zip(found.files, found.identities, strict=True):
+                splits.setdefault(identity, []).append((source, path))
+    shared: dict[str, list[Path]] = {}
+    for names in splits.values():
+        if len(names) > 1:
+            shared.setdefault(" and ".join(source for source, _ in names), []).append(names[0][1])
+    for sources, paths in shared.items():
+        shown = f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}"
+        notes.append(f"warning: {sources} read the same files, so that their losses do not compare: {shown}")
+    return tuple(notes)
 
 
 def read_documents(config: DatasetConfig) -> Iterator[Part]:
@@ -108,6 +139,9 @@ def read_documents(config: DatasetConfig) -> Iterator[Part]:
         if config.newlines is Newlines.normalize and "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if text or not begins:
+            if config.nul is Nul.refuse and isinstance(document, str) and is_nul_heavy(text):
+                where = f"dataset {config.name}, a document that begins {text[:40]!r}"
+                raise nul_error(text, "a document is hardly text", where, "correct or remove it")
             yield Part(text, ends)
             begins = ends
 

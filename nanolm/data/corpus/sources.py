@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from nanolm.config import (
     DownloadConfig,
     HuggingFaceConfig,
     JsonlConfig,
+    Nul,
     PythonDocsConfig,
     PythonStdlibConfig,
     TextConfig,
 )
-from nanolm.data.corpus.paths import files_of
+from nanolm.data.corpus.exclusions import kind_below
+from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8
 from nanolm.data.download import fetch
 from nanolm.errors import DataError
@@ -56,20 +59,30 @@ def python_stdlib(config: PythonStdlibConfig) -> Iterator[Part]:
 @DATASETS.register("text")
 def text(config: TextConfig) -> Iterator[Part]:
     """A file, every file in a folder, or the files of a glob, in the order of their paths."""
-    for path in files_of(config.path):
-        yield from read_utf8(path)
+    for path in find_files(config.path).files:
+        yield from _read_one(path, config)
 
 
 @DATASETS.register("jsonl")
 def jsonl(config: JsonlConfig) -> Iterator[str]:
     """The text of one field of every JSON object, file after file, line after line."""
-    for path in files_of(config.path):
+    for path in find_files(config.path).files:
         number = 0
-        for part in read_utf8(path):
+        for part in _read_one(path, config):
             for line in part.text.split("\n")[: None if part.ends else -1]:
                 number += 1
                 if line.strip().strip("\ufeff"):
                     yield _field(line.removeprefix("\ufeff"), config.field, f"{path}, line {number}")
+
+
+def _read_one(path: Path, config: TextConfig | JsonlConfig) -> Iterator[Part]:
+    """A file of a path setting; of several files, the error for one that is no text says how to leave it out."""
+    given = Path(config.path).expanduser()
+    hint = ""
+    if path != given and path.suffix != ".txt":
+        pattern = given / "**" / "*.txt" if given.is_dir() else "FOLDER/**/*.txt"
+        hint = f"or read only the text files, by a glob: {shlex.quote(f'dataset.path={pattern}')}"
+    return read_utf8(path, allow_nul=config.nul is Nul.allow, hint=hint)
 
 
 @DATASETS.register("huggingface")
@@ -88,6 +101,8 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
     name = str(folder) if folder.exists() else config.path
     where = f"{config.path}, split {config.train_split}"
     try:
+        if folder.is_dir():
+            _require_no_runs(folder, datasets.load_dataset_builder(name, config.subset).config.data_files)
         rows = datasets.load_dataset(name, config.subset, split=config.train_split, streaming=config.streaming)
         for number, row in enumerate(rows):
             if number == config.max_documents:
@@ -102,6 +117,22 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
             mend="dataset.path= its name on the hub or a local folder of parquet or JSON files, "
             "dataset.subset= and dataset.train_split= as it has them",
         ) from error
+
+
+def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | None) -> None:
+    """Refuse data files of a local folder that belong to a run, a sweep or nanolm's cache.
+
+    Raises:
+        DataError: there are such files.
+    """
+    for path in (path for paths in (data_files or {}).values() for path in paths):
+        kind = kind_below(folder, Path(path))
+        if kind is not None:
+            raise DataError(
+                f"the dataset has files of a {kind}, which is not training text",
+                where=f"dataset.path {folder}: {path}",
+                mend="move it elsewhere, or name a folder without it",
+            )
 
 
 @DATASETS.register("download")
@@ -120,7 +151,7 @@ def download(config: DownloadConfig) -> Iterator[Part]:
                 where=str(path),
                 mend="fetch it anew, or train on your own text with dataset=text dataset.path=...",
             )
-    parts = read_utf8(path)
+    parts = read_utf8(path, allow_nul=config.nul is Nul.allow)
     return _between_gutenberg_marks(parts, path) if config.strip_gutenberg else parts
 
 

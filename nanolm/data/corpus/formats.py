@@ -1,0 +1,223 @@
+"""What a file is that is not UTF-8 text, by its first bytes, and how its text can be read. Nothing is extracted."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import shlex
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What is read of a file to recognise it.
+HEAD_BYTES = 2**16
+# What is read around a byte that is not UTF-8, to tell damaged UTF-8 from another encoding.
+AROUND_BYTES = 2**18
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        name: with its article, as in "a PDF document".
+        hint: the next thing to do, where {file} and {text} stand for the file and its text, both quoted for a shell.
+    """
+
+    name: str
+    hint: str
+
+
+_NOT_TEXT = "it is not text: move it elsewhere, or choose a glob without it"
+_ICONV = "convert it: iconv -f {encoding} -t utf-8 {{file}} > {{text}}"
+_PANDOC = "save it as plain text (UTF-8), for example: pandoc -t plain {file} -o {text}"
+_TABLE = "dataset=huggingface reads a folder of such files; dataset=jsonl reads JSON Lines"
+_SPREADSHEET = "export its text as a UTF-8 file"
+_TAR = "unpack it and name the text files in it: tar -xf {file}"
+
+UTF_16 = Format("UTF-16 text", _ICONV.format(encoding="utf-16"))
+UTF_32 = Format("UTF-32 text", _ICONV.format(encoding="utf-32"))
+TAR = Format("a tar archive", _TAR)
+ZIP = Format("a zip archive", "unpack it and name the text files in it: unzip {file}")
+CHECKPOINT = Format("a PyTorch checkpoint", _NOT_TEXT)
+
+# (offset, bytes there, format); the first that fits.
+MAGIC = (
+    (0, b"\xff\xfe\0\0", UTF_32),
+    (0, b"\0\0\xfe\xff", UTF_32),
+    (0, b"\xff\xfe", UTF_16),
+    (0, b"\xfe\xff", UTF_16),
+    (0, b"\x1f\x8b", Format("gzip-compressed", "decompress it: gunzip -c {file} > {text}")),
+    (0, b"BZh", Format("bzip2-compressed", "decompress it: bunzip2 -c {file} > {text}")),
+    (0, b"\xfd7zXZ\0", Format("xz-compressed", "decompress it: xz -dc {file} > {text}")),
+    (0, b"\x28\xb5\x2f\xfd", Format("zstd-compressed", "decompress it: zstd -dc {file} > {text}")),
+    (0, b"\x04\x22\x4d\x18", Format("lz4-compressed", "decompress it: lz4 -dc {file} > {text}")),
+    (0, b"PK\x03\x04", ZIP),
+    (0, b"PK\x05\x06", ZIP),
+    (0, b"7z\xbc\xaf\x27\x1c", Format("a 7z archive", "unpack it and name the text files in it: 7z x {file}")),
+    (0, b"Rar!\x1a\x07", Format("a RAR archive", "unpack it and name the text files in it: unrar x {file}")),
+    (257, b"ustar", TAR),
+    (0, b"%PDF-", Format("a PDF document", "extract its text: pdftotext -enc UTF-8 {file} {text}")),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Format("an old Microsoft Office document", _PANDOC)),
+    (60, b"BOOKMOBI", Format("a Mobipocket e-book", "convert it with Calibre: ebook-convert {file} {text}")),
+    (0, b"\x89PNG\r\n\x1a\n", Format("a PNG image", _NOT_TEXT)),
+    (0, b"\xff\xd8\xff", Format("a JPEG image", _NOT_TEXT)),
+    (0, b"GIF8", Format("a GIF image", _NOT_TEXT)),
+    (0, b"II*\0", Format("a TIFF image", _NOT_TEXT)),
+    (0, b"MM\0*", Format("a TIFF image", _NOT_TEXT)),
+    (8, b"WEBP", Format("a WebP image", _NOT_TEXT)),
+    (8, b"WAVE", Format("a WAV recording", _NOT_TEXT)),
+    (0, b"ID3", Format("an MP3 recording", _NOT_TEXT)),
+    (0, b"OggS", Format("an Ogg recording", _NOT_TEXT)),
+    (0, b"fLaC", Format("a FLAC recording", _NOT_TEXT)),
+    (4, b"ftyp", Format("an MP4 video", _NOT_TEXT)),
+    (0, b"\x7fELF", Format("a program or library (ELF)", _NOT_TEXT)),
+    (0, b"MZ", Format("a Windows program or library", _NOT_TEXT)),
+    (0, b"\xcf\xfa\xed\xfe", Format("a program or library (Mach-O)", _NOT_TEXT)),
+    (0, b"\xca\xfe\xba\xbe", Format("a program or library (Java or Mach-O)", _NOT_TEXT)),
+    (0, b"\0asm", Format("a WebAssembly module", _NOT_TEXT)),
+    (0, b"SQLite format 3\0", Format("a SQLite database", "export its text: sqlite3 {file} 'SELECT ...' > {text}")),
+    (0, b"PAR1", Format("a Parquet file", _TABLE)),
+    (0, b"ARROW1", Format("an Arrow file", _TABLE)),
+    (0, b"\x89HDF\r\n\x1a\n", Format("an HDF5 file", _NOT_TEXT)),
+    (0, b"\x93NUMPY", Format("a NumPy array", _NOT_TEXT)),
+    (0, b"GGUF", Format("a GGUF model", _NOT_TEXT)),
+    # Protocols 2 to 5.
+    *((0, bytes([0x80, n]), Format("a Python pickle, such as a PyTorch checkpoint", _NOT_TEXT)) for n in range(2, 6)),
+)
+
+# A zip archive is one of these where a name in it ends so.
+ZIP_KINDS = (
+    ("word/document.xml", Format("a Word document (docx)", _PANDOC)),
+    ("xl/workbook.xml", Format("an Excel workbook (xlsx)", _SPREADSHEET)),
+    ("ppt/presentation.xml", Format("a PowerPoint presentation (pptx)", _SPREADSHEET)),
+    ("META-INF/container.xml", Format("an EPUB e-book", _PANDOC)),
+    ("META-INF/manifest.xml", Format("an OpenDocument file (odt, ods, odp)", _PANDOC)),
+    ("data.pkl", CHECKPOINT),
+    (".npy", Format("NumPy arrays (npz)", _NOT_TEXT)),
+    ("META-INF/MANIFEST.MF", Format("a Java archive", _NOT_TEXT)),
+)
+
+DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\0": lzma.LZMADecompressor,
+}
+
+UNMARKED = {
+    "utf-32-le": Format("UTF-32 text without a byte order mark", _ICONV.format(encoding="utf-32le")),
+    "utf-32-be": Format("UTF-32 text without a byte order mark", _ICONV.format(encoding="utf-32be")),
+    "utf-16-le": Format("UTF-16 text without a byte order mark", _ICONV.format(encoding="utf-16le")),
+    "utf-16-be": Format("UTF-16 text without a byte order mark", _ICONV.format(encoding="utf-16be")),
+}
+BINARY = Format("binary data", _NOT_TEXT)
+WITH_NULS = Format("binary data, or text with NULs in it", "if it is text, drop them: tr -d '\\000' < {file} > {text}")
+DAMAGED = Format("UTF-8 with damaged bytes", "repair it, or drop the bytes: iconv -c -f utf-8 -t utf-8 {file} > {text}")
+# Every byte that text has in some encoding: all but most of the control characters.
+_NO_CONTROLS = bytes({*range(32, 256), *b"\t\n\v\f\r\x1a\x1b"})
+_EIGHT_BITS = _ICONV + ", if that is its encoding; `iconv -l` lists others"
+LATIN_1 = Format("text in another encoding, perhaps Latin-1", _EIGHT_BITS.format(encoding="latin1"))
+WINDOWS_1252 = Format("text in another encoding, perhaps Windows-1252", _EIGHT_BITS.format(encoding="windows-1252"))
+
+
+def recognise(path: Path, at: int = 0, *, is_utf8: bool = False) -> Format:
+    """Recognise a file that is not UTF-8 text.
+
+    Args:
+        path: the file.
+        at: offset of a byte that shows that it is not.
+        is_utf8: its bytes are UTF-8, and its characters are not text.
+
+    Returns:
+        Its format, with the names of this file in the hint.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            start = max(0, at - AROUND_BYTES)
+            file.seek(start)
+            around = file.read(2 * AROUND_BYTES)
+        found = _by_magic(path, head) or _unmarked(head) or (WITH_NULS if is_utf8 else _by_bytes(around))
+    except OSError:
+        found = BINARY
+    return found._replace(hint=found.hint.format(file=shlex.quote(str(path)), text=shlex.quote(str(_text_path(path)))))
+
+
+def _by_magic(path: Path, head: bytes) -> Format | None:
+    found = next((kind for offset, magic, kind in MAGIC if head[offset : offset + len(magic)] == magic), None)
+    if found is ZIP:
+        return _in_zip(path)
+    if found is not None and _is_compressed_tar(head):
+        return Format(f"a tar archive, {found.name}", _TAR)
+    if found is None and _is_safetensors(path, head):
+        return Format("a safetensors checkpoint", _NOT_TEXT)
+    return found
+
+
+def _in_zip(path: Path) -> Format:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return ZIP
+    return next((kind for ending, kind in ZIP_KINDS if any(name.endswith(ending) for name in names)), ZIP)
+
+
+def _is_compressed_tar(head: bytes) -> bool:
+    for magic, make in DECOMPRESSORS.items():
+        if head.startswith(magic):
+            try:
+                return make().decompress(head, 512)[257:262] == b"ustar"
+            except (OSError, EOFError, zlib.error, lzma.LZMAError):
+                return False
+    return False
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether the file begins with the length of a JSON header and that header."""
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
+def _unmarked(head: bytes) -> Format | None:
+    """UTF-16 or UTF-32 without a byte order mark: its NULs stand at the same places of each character."""
+    n_nul = head.count(0)
+    if n_nul * 100 <= len(head):
+        return None
+    for encoding, kind in UNMARKED.items():
+        width = 4 if "32" in encoding else 2
+        try:
+            text = head[: len(head) // width * width].decode(encoding)
+        except UnicodeDecodeError as error:
+            # The head may end in the middle of a character of two halves.
+            if error.start < len(head) - 4:
+                continue
+            text = head[: error.start].decode(encoding)
+        n_printable = sum(character.isprintable() or character.isspace() for character in text)
+        # Read in the wrong order, a space is U+2000, and a letter is one of scripts that are seldom mixed.
+        high = 1 if encoding.endswith("le") else 0
+        is_in_place = width == 4 or head[high::2].count(0) >= 0.8 * n_nul
+        if is_in_place and n_printable >= 0.95 * len(text):
+            return kind
+    return None
+
+
+def _by_bytes(around: bytes) -> Format:
+    """An 8-bit encoding, damaged UTF-8 or no text at all."""
+    if len(around.translate(None, delete=_NO_CONTROLS)) * 100 > len(around):
+        return BINARY
+    text = around.decode("utf-8", errors="replace")
+    n_bad = text.count("\ufffd")
+    n_good = sum(character > "\x7f" for character in text) - n_bad
+    if n_good > n_bad:
+        return DAMAGED
+    return WINDOWS_1252 if any(0x80 <= byte < 0xA0 for byte in around) else LATIN_1
+
+
+def _text_path(path: Path) -> Path:
+    """Where the text of a file may be written: beside it, under a name of its own."""
+    suffixes = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
+    if path.suffix.lower() in suffixes:
+        inner = path.with_suffix("")
+        return inner if inner.suffix else inner.with_name(f"{inner.name}.txt")
+    return path.with_name(f"{path.stem}.utf8.txt")

@@ -1,0 +1,22 @@
+"""File names that identify a run directory or a sweep directory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+CONFIG = "config.yaml"
+BESIDE_CONFIG = ("summary.json", "metrics.jsonl", "tokenizer.json", ".lock")
+SWEEP_JOURNAL = "study.journal"
+SWEEP_LOCK = ".lock"
+# What is left of a run whose config.yaml is gone, or of a job that failed before it was written.
+REMAINS = ({"metrics.jsonl", "summary.json"}, {"metrics.jsonl", "checkpoints"}, {".lock", "error.txt"})
+
+
+def is_run(names: Collection[str]) -> bool:
+    """Whether these names in a folder make it a run directory, and not something else with a config.yaml."""
+    return CONFIG in names and any(name in names for name in BESIDE_CONFIG)
+
+
+def is_run_or_remains(names: Collection[str]) -> bool:
+    """Whether these names in a folder make it a run directory, including one that lost its config.yaml."""
+    return is_run(names) or any(remains.issubset(names) for remains in REMAINS)
