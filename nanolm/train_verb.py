@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nanolm.errors import NanolmError, RunError, SettingsError
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.launch import n_ranks, own_rank
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def train(arguments: list[str]) -> int:
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
+    _check_flags(flags)
     if flags.multirun and flags.cfg:
         raise SettingsError(
             "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
@@ -108,6 +109,35 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, [*words, *flags.overrides]
 
 
+# Flags of Hydra that nanolm does not support, and what to do instead.
+UNSUPPORTED_FLAGS = {
+    "config_path": "--config-dir FOLDER adds your own options to nanolm's",
+    "config_name": "write an experiment file, and choose it with --config-dir FOLDER experiment=NAME",
+    "experimental_rerun": "it would execute what is in a pickle; nanolm train resume=RUN goes on with a run",
+}
+
+
+def _check_flags(flags: argparse.Namespace) -> None:
+    """Check the flags of Hydra.
+
+    Raises:
+        SettingsError: with every flag that is not supported.
+    """
+    problems = [
+        SettingsError(f"--{name.replace('_', '-')} is not supported", where="the command line", mend=hint)
+        for name, hint in UNSUPPORTED_FLAGS.items()
+        if getattr(flags, name) is not None
+    ]
+    if flags.run and flags.multirun:
+        problems.append(SettingsError("--run and -m exclude each other", where="the command line", mend="drop one"))
+    problems += [
+        SettingsError(f"--{name} is about what --cfg prints", where="the command line", mend="add --cfg job")
+        for name in ("resolve", "package")
+        if getattr(flags, name) and not flags.cfg
+    ]
+    raise_all(problems)
+
+
 def _as_hydra_has_it(word: str) -> str:
     """A word as Hydra knows it: what is set of a sweep lies with its sweeper, and a run's folder may have any name."""
     from nanolm.compose import FAIL_FAST, HYDRA_FAIL_FAST, quoted
@@ -142,7 +172,6 @@ def _train_help(config_dir: str | None) -> str:
 def _run_directory(line: Line) -> Path:
     """Where the run of this line goes: the run that it resumes, the folder that it names, or a fresh one."""
     from nanolm.config import check
-    from nanolm.errors import raise_all
     from nanolm.runs.directory import RunDirectory, fresh
 
     resume = line.config.resume
@@ -224,17 +253,43 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
 
 
 def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
-    import hydra
+    """Have Hydra do what a command line asks for: run it, sweep, or print something about it.
+
+    Args:
+        arguments: flags and overrides, as Hydra takes them.
+        job: called with the composed configuration of a run.
+
+    Raises:
+        NanolmError: a setting is not supported.
+    """
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
 
     from nanolm.compose import CONFIG_NAME, config_folder
+    from nanolm.compose.hydra_app import create_hydra
 
-    before = sys.argv
-    sys.argv = ["nanolm train", *arguments]
+    parser = get_args_parser()
+    flags = parser.parse_args(arguments)
+    # Hydra's own help is of no configuration in particular.
+    hydra = create_hydra(config_folder(), None if flags.hydra_help else flags.config_dir)
+    GlobalHydra.instance().initialize(hydra)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(config_folder()), config_name=CONFIG_NAME, version_base="1.3")(job)()
+        if flags.hydra_help:
+            flags.overrides = []
+            hydra.hydra_help(None, args_parser=parser, args=flags)
+        elif flags.cfg:
+            hydra.show_cfg(CONFIG_NAME, flags.overrides, flags.cfg, flags.package, flags.resolve)
+        elif flags.info is not None:
+            hydra.show_info(flags.info, CONFIG_NAME, flags.overrides)
+        elif flags.shell_completion:
+            hydra.shell_completion(CONFIG_NAME, flags.overrides)
+        elif flags.multirun:
+            hydra.multirun(CONFIG_NAME, job, flags.overrides)
+        else:
+            hydra.run(CONFIG_NAME, job, flags.overrides)
     finally:
-        sys.argv = before
+        GlobalHydra.instance().clear()
 
 
 def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
@@ -300,7 +355,6 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     from nanolm.compose import continue_run
     from nanolm.config import check
     from nanolm.config_file import load_yaml
-    from nanolm.errors import raise_all
     from nanolm.runs.directory import is_complete
 
     task = Task(config, [])

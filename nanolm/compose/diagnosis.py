@@ -12,7 +12,7 @@ from nanolm.compose.hydra_api import CONFIG_NAME, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
 from nanolm.config import check
 from nanolm.config_file import in_words, missing_values, to_config
-from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.errors import NanolmError, Problems, SettingsError, nearest
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -66,7 +66,7 @@ def diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     try:
         composed = compose(base)
     except Exception as error:
-        return [*problems, SettingsError(in_words(error), where=", ".join(base))]
+        return [*problems, *_problems_of(error, ", ".join(base))]
     for text in sound:
         if text not in base:
             problems += _try([*(t for t in base if t.split("=", 1)[0] != text.split("=", 1)[0]), text], text)
@@ -135,5 +135,12 @@ def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:
     try:
         compose(overrides)
     except Exception as error:
-        return [SettingsError(in_words(error), where=text)]
+        return _problems_of(error, text)
     return []
+
+
+def _problems_of(error: Exception, where: str) -> list[NanolmError]:
+    """The problems that composing found: nanolm's own as they stand, and Hydra's as one of its settings."""
+    if isinstance(error, Problems):
+        return error.problems
+    return [error if isinstance(error, NanolmError) else SettingsError(in_words(error), where=where)]

@@ -23,14 +23,15 @@ def config_folder() -> Path:
 @contextlib.contextmanager
 def hydra_context() -> Iterator[None]:
     """Hydra over our folder of YAML files, inside a sweep that Hydra itself leads as well as without one."""
-    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+
+    from nanolm.compose.hydra_app import create_hydra
 
     leading = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-            yield
+        GlobalHydra.instance().initialize(create_hydra(config_folder()))
+        yield
     finally:
         GlobalHydra.instance().hydra = leading
 
@@ -41,6 +42,12 @@ def search_path(config_dir: str | None) -> list[str]:
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose overrides; the result has the hydra node in it.
+
+    Raises:
+        SettingsError: a Hydra setting is not supported.
+        Exception: Hydra's own errors.
+    """
     from hydra import compose as hydra_compose
 
     return hydra_compose(config_name=CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.diagnosis import diagnose
 from nanolm.compose.hydra_api import compose, config_folder, hydra_context, search_path, without_hydra
+from nanolm.compose.hydra_settings import check_override, hint, is_of_hydra
 from nanolm.compose.overrides import (
     FAIL_FAST,
     HYDRA_FAIL_FAST,
@@ -88,6 +88,8 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
                         with_values(task, parse([text]))
                     else:
                         compose([*plain, text])
+        except NanolmError:
+            raise
         except Exception as error:
             problems = diagnose(parsed, multirun)
             raise_all(problems)
@@ -166,7 +168,19 @@ def compose_jobs(
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
-    lines = [parse([*words, *searched, *search_path(config_dir)]) for words in jobs]
+    parsed = [parse(words) for words in jobs]
+    of_hydra = {override.input_line: override for line in parsed for override in line if is_of_hydra(override)}
+    raise_all(
+        [
+            SettingsError(
+                f"{word} is set for some jobs of a sweep",
+                where="params or variants of the sweep",
+                mend=hint(override.key_or_group) or "give it on the command line, for all jobs",
+            )
+            for word, override in of_hydra.items()
+        ]
+    )
+    lines = [[*line, *parse([*searched, *search_path(config_dir)])] for line in parsed]
     import_plugins(dict.fromkeys(name for line in lines for name in plugins_named(line, config_dir)))
     bases: Bases = {}
     configs: list[Config | None] = []
@@ -197,15 +211,17 @@ def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
     """What is said of a sweep in the line of one run, or said several times of the one sweep."""
     key, word = override.key_or_group, (override.input_line or "").replace(HYDRA_FAIL_FAST, FAIL_FAST)
     is_study = key == "sweep"
-    if not multirun and (is_study or key in (FAIL_FAST, "hydra/sweeper") or key.startswith("hydra.sweeper")):
+    if not multirun and (is_study or key in (FAIL_FAST, HYDRA_FAIL_FAST)):
         return SettingsError(
             f"{word} is about many runs", where="the command line", mend="nanolm train -m ... runs them"
         )
+    if problem := check_override(override, multirun):
+        return problem
     if not (multirun and override.is_sweep_override()):
         return None
     if is_study:
         return SettingsError(f"{word} names several studies", where="sweep", mend="a line for each of them")
-    if re.split(r"[./]", key)[0] == "hydra":
+    if is_of_hydra(override):
         return SettingsError(
             f"{word} gives several values of what a sweep has one of",
             where=key.replace(HYDRA_FAIL_FAST, FAIL_FAST),

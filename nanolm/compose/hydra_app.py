@@ -1,0 +1,93 @@
+"""Hydra with nanolm's checks: every configuration is checked when it is composed, before Hydra acts on it.
+
+Imported only where Hydra is needed. Launchers take the config loader along into the processes of their jobs, so that
+the configurations composed there are checked too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from nanolm.compose.hydra_settings import check_search_path, hint, unsupported
+from nanolm.errors import NanolmError, SettingsError, raise_all
+
+
+class CheckedConfigLoader(ConfigLoaderImpl):
+    """A config loader that refuses Hydra settings that nanolm does not support, wherever they come from."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose as Hydra does, and check the result.
+
+        Raises:
+            SettingsError: with every setting that is not supported.
+        """
+        raise_all(check_search_path(overrides))
+        composed = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        if config_name is None:
+            assert not overrides, "Hydra's own help has nothing of the user's in it"
+            return composed
+        found = unsupported(composed, overrides)
+        if found:
+            files = self._files(config_name, overrides, run_mode, composed)
+            raise_all([_error(name, problem, overrides, files) for name, problem in found.items()])
+        return composed
+
+    def _files(
+        self, config_name: str, overrides: list[str], run_mode: RunMode, composed: DictConfig
+    ) -> dict[Path, str]:
+        """The files of the user's folders that a configuration is composed of, with their text."""
+        folders = [
+            Path(source.path)
+            for source in composed.hydra.runtime.config_sources
+            if source.schema == "file" and source.provider != "main"
+        ]
+        defaults = self.compute_defaults_list(config_name, overrides, run_mode).defaults
+        paths = [folder / f"{default.config_path}.yaml" for default in defaults for folder in folders]
+        return {path: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
+
+
+def create_hydra(folder: Path, config_dir: str | None = None) -> Hydra:
+    """Create the Hydra application that composes and runs nanolm's configurations.
+
+    Args:
+        folder: of nanolm's YAML files.
+        config_dir: the user's own folder of YAML files.
+    """
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(folder))
+    if config_dir is not None:
+        search_path.prepend(
+            provider="command-line",
+            path=f"file://{Path(config_dir).resolve()}",
+            anchor=SearchPathQuery(provider="schema"),
+        )
+    return Hydra(task_name="train", config_loader=CheckedConfigLoader(search_path))
+
+
+def _error(name: str, problem: str, overrides: Sequence[str], files: dict[Path, str]) -> NanolmError:
+    """The error for a setting, with the overrides or else the files that it may come from."""
+    parts = name.split(".")
+    words = [text for text in overrides if re.match(rf"[+~]*hydra[./]{parts[1]}\b", text)] if parts[1:] else []
+    mentioned = [
+        str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        for path, text in files.items()
+        if re.search(rf"\b{re.escape(parts[1] if parts[1:] else 'hydra')}\b", f"{path} {text}")
+    ]
+    return SettingsError(f"{name} {problem}", where=", ".join(words or mentioned) or name, mend=hint(name))

@@ -1,0 +1,206 @@
+"""The Hydra settings that nanolm supports.
+
+Hydra instantiates classes, configures logging and sets environment variables from its own `hydra` node. Only the
+settings listed here can be set; all others are refused, on the command line and in YAML files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nanolm.compose.instantiation import executable
+from nanolm.compose.overrides import parse
+from nanolm.errors import SettingsError, nearest
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+SINGLE, SWEEP = "a single run", "a sweep"
+
+# What the command line may set, and for what; `name.*` is every setting below it.
+SUPPORTED = {
+    "hydra.run.dir": {SINGLE},
+    "hydra.sweep.dir": {SWEEP},
+    "hydra.searchpath": {SINGLE, SWEEP},
+    "hydra/launcher": {SWEEP},
+    "hydra.launcher.*": {SWEEP},
+    "hydra/sweeper": {SWEEP},
+    "hydra/sweeper/*": {SWEEP},
+    "hydra.sweeper.*": {SWEEP},
+}
+
+NOTHING_EXECUTES = "settings do not execute code; Python modules of your own are imported with plugins=[my_module]"
+
+# What to do instead of setting something that is not supported; the longest matching name counts.
+HINTS = {
+    "hydra": "set one setting at a time, as in hydra.run.dir=FOLDER",
+    "hydra.run": "hydra.run.dir=FOLDER",
+    "hydra.sweep": "hydra.sweep.dir=FOLDER",
+    "hydra.sweep.subdir": "nanolm names the folder of each job; hydra.sweep.dir=FOLDER is where these folders go",
+    "hydra.mode": "`nanolm train -m` runs a sweep, and `nanolm train` a single run",
+    "hydra.job": "leave it out",
+    "hydra.job.chdir": "nanolm never changes the working directory; relative paths start where the command is run",
+    "hydra.job.name": "hydra.run.dir=FOLDER names a run, and hydra.launcher.name=NAME a Slurm job",
+    "hydra.job.env_set": "set environment variables before the command: NAME=value nanolm train ...",
+    "hydra.job.env_copy": "set environment variables before the command: NAME=value nanolm train ...",
+    "hydra.output_subdir": "every run directory has its settings in config.yaml",
+    "hydra.verbose": "train.log in the run directory has everything that was said",
+    "hydra.callbacks": NOTHING_EXECUTES,
+    "hydra.job_logging": NOTHING_EXECUTES,
+    "hydra.hydra_logging": NOTHING_EXECUTES,
+    "hydra.launcher": f"choose an installed launcher with hydra/launcher=NAME; {NOTHING_EXECUTES}",
+    "hydra.sweeper": f"choose an installed sweeper with hydra/sweeper=NAME; {NOTHING_EXECUTES}",
+    "hydra.searchpath": "name folders, as in hydra.searchpath=[my/configs], on the command line",
+}
+
+NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
+
+# What nanolm's own train.yaml sets or leaves as it is, and no other file may change.
+PINNED: dict[str, Any] = {
+    "callbacks": {},
+    "job_logging": NO_LOGGING,
+    "hydra_logging": NO_LOGGING,
+    "mode": None,
+    "output_subdir": None,
+    "verbose": False,
+    "job.name": "train",
+    "job.chdir": False,
+    "job.env_set": {},
+    "job.env_copy": [],
+    "sweep.subdir": "${hydra:job.num}",
+}
+
+# What files may set, what Hydra fills in itself, and texts that only --hydra-help prints. Launchers, sweepers, the
+# search path and the overrides have checks of their own.
+FREE = (
+    "run.dir",
+    "sweep.dir",
+    "launcher",
+    "sweeper",
+    "searchpath",
+    "overrides.hydra",
+    "overrides.task",
+    "runtime",
+    "job.override_dirname",
+    "job.config_name",
+    "job.config",
+    "job.id",
+    "job.num",
+    "env",
+    "help",
+    "hydra_help",
+)
+
+
+def is_of_hydra(override: Override) -> bool:
+    """Whether an override sets something of Hydra itself."""
+    return re.split(r"[./]", override.key_or_group)[0] == "hydra"
+
+
+def check_override(override: Override, multirun: bool) -> SettingsError | None:
+    """Check one override of the command line against the supported settings.
+
+    Args:
+        override: any override; one that does not concern Hydra is right.
+        multirun: whether the command line is a sweep.
+
+    Returns:
+        What is wrong with it, or None.
+    """
+    key, word = override.key_or_group, override.input_line or override.key_or_group
+    if not is_of_hydra(override):
+        return None
+    modes = next((modes for name, modes in SUPPORTED.items() if _matches(key, name)), None)
+    if modes is None:
+        supported = [name.removesuffix(".*").removesuffix("/*") for name in SUPPORTED]
+        return SettingsError(
+            f"{key} is not supported", where=word, mend=hint(key) or nearest(key, dict.fromkeys(supported))
+        )
+    if override.is_delete():
+        return SettingsError(f"{key} cannot be removed", where=word, mend="leave it out, or give it another value")
+    if SWEEP in modes and SINGLE not in modes and not multirun:
+        return SettingsError(
+            f"{word} is about many runs",
+            where="the command line",
+            mend="hydra.run.dir=FOLDER is where a single run goes"
+            if key == "hydra.sweep.dir"
+            else "nanolm train -m ... runs them",
+        )
+    if SINGLE in modes and SWEEP not in modes and multirun:
+        return SettingsError(
+            f"{word} is about a single run, and -m makes many",
+            where="the command line",
+            mend="hydra.sweep.dir=FOLDER is where the runs of a sweep go",
+        )
+    return None
+
+
+def check_search_path(overrides: Sequence[str]) -> list[SettingsError]:
+    """Check that hydra.searchpath names folders: Hydra imports the package that a pkg:// entry names."""
+    problems = []
+    for override in parse([text for text in overrides if re.match(r"[+~]*hydra\.searchpath\b", text)]):
+        value = override.value()
+        for entry in map(str, value if isinstance(value, list) else [value]):
+            if "://" in entry and not entry.startswith("file://"):
+                problems.append(
+                    SettingsError(
+                        f"{entry} is not a folder, and could import a Python package",
+                        where=override.input_line or "hydra.searchpath",
+                        mend=HINTS["hydra.searchpath"],
+                    )
+                )
+    return problems
+
+
+def unsupported(composed: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """Compare the composed `hydra` node with what nanolm supports.
+
+    Args:
+        composed: a composed config, the hydra node included.
+        overrides: the overrides that it was composed with.
+
+    Returns:
+        What is wrong, by the name of the setting.
+    """
+    from hydra.conf import HydraConf
+
+    if OmegaConf.get_type(composed, "hydra") is not HydraConf:
+        return {"hydra": "is replaced as a whole"}
+    hydra = _sections(OmegaConf.to_container(composed.hydra, resolve=False))
+    expected = {**_sections(OmegaConf.to_container(OmegaConf.structured(HydraConf), resolve=False)), **PINNED}
+    # The driver of a sweep says where each job goes.
+    names_a_job = any(text.startswith("hydra.sweep.subdir=") for text in overrides)
+    free = (*FREE, "sweep.subdir") if names_a_job else FREE
+    found = {
+        f"hydra.{name}": "is not supported"
+        for name, value in hydra.items()
+        if name not in free and value != expected.get(name)
+    }
+    if sorted([*hydra["overrides.hydra"], *hydra["overrides.task"]]) != sorted(overrides):
+        found["hydra.overrides"] = "is not supported"
+    if hydra["searchpath"] and not any("hydra.searchpath" in text for text in overrides):
+        found["hydra.searchpath"] = "has no effect in a file"
+    return found | executable(composed, overrides)
+
+
+def _matches(key: str, name: str) -> bool:
+    return key.startswith(name[:-1]) if name.endswith("*") else key == name
+
+
+def hint(key: str) -> str:
+    """What to do instead of setting something that is not supported, or an empty string."""
+    key = key.replace("/", ".")
+    names = [name for name in HINTS if name == key or (name != "hydra" and key.startswith(f"{name}."))]
+    return HINTS[max(names, key=len)] if names else ""
+
+
+def _sections(hydra: Any) -> dict[str, Any]:
+    """The settings of a hydra node, those of the sections that hold both free and pinned ones by name.section."""
+    mixed = ("job", "run", "sweep", "overrides")
+    return {key: value for key, value in hydra.items() if key not in mixed} | {
+        f"{section}.{key}": value for section in mixed for key, value in hydra[section].items()
+    }
