@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nanolm import option_types
 from nanolm.errors import SettingsError
 from nanolm.load import Loaded
 from nanolm.model.sampling import sample
@@ -38,6 +39,8 @@ def generate(
         raise SettingsError(f"--temperature is {temperature}", where="--temperature", mend="0 (the likeliest) or more")
     if top_k is not None and top_k < 1:
         raise SettingsError(f"--top-k is {top_k}", where="--top-k", mend="1 or more")
+    if not 0 <= seed <= option_types.LARGEST:
+        raise SettingsError(f"--seed is {seed}", where="--seed", mend=option_types.SEED.hint)
     context_length = loaded.config.size.context_length
     if stride is not None and not 1 <= stride <= context_length:
         raise SettingsError(

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import nn
 
+from nanolm import option_types
 from nanolm.compose import import_plugins
 from nanolm.config import AttentionPath, Config
 from nanolm.config_file import load_yaml
@@ -56,6 +57,7 @@ def load_run(
         CheckpointError: the checkpoint is damaged.
     """
     run = RunDirectory(path).require()
+    chosen = choose_device(device, where="--device")
     import_plugins(plugins or [])
     config = load_yaml(run.config)
     # A path of attention is the choice of the machine that trained.
@@ -63,7 +65,6 @@ def load_run(
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, which)
     model = build(config, tokenizer.vocab_size)
-    chosen = choose_device(device)
     loaded = checkpoint.weights_only(found, model, chosen)
     if weights == "ema":
         ema.put(_averages(found), loaded)
@@ -82,9 +83,11 @@ def _averages(found: checkpoint.Checkpoint) -> ema.Averages:
 
 
 def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
-    if which not in ("best", "last") and not which.isdigit():
-        raise SettingsError(f"--checkpoint is {which!r}", where="--checkpoint", mend="best, last, or a step")
-    if which.isdigit():
+    try:
+        which = option_types.checkpoint(which)
+    except SettingsError as error:
+        raise SettingsError(f"--checkpoint {error.found}", where="--checkpoint", mend=error.mend) from error
+    if which not in ("best", "last"):
         return checkpoint.at_step(run.checkpoints, int(which))
     last, damaged = checkpoint.newest(run.checkpoints)
     if last is None:

@@ -423,6 +423,11 @@ def test_a_plateau_goes_by_evaluations() -> None:
     assert identity(plateau) != identity(config_of("scheduler=plateau", "trainer.eval_every=3"))
 
 
+@pytest.mark.parametrize("device", ["'cuda:²'", "CPU", "'cuda:99999'", "''", "cpu:0"])
+def test_a_device_must_have_a_name_of_a_device(device: str) -> None:
+    assert found(f"trainer.device={device}") == ["trainer.device is " + (device if device[0] == "'" else f"'{device}'")]
+
+
 def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
     stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
     assert "did you mean step?" in stepp.mend

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
         ("1", {"top_k": 0}, "--top-k is 0"),
         ("1", {"stride": 0}, "--stride is 0"),
         ("1", {"stride": 17}, "--stride is 17"),
+        ("1", {"seed": 2**63}, "--seed is 9223372036854775808"),
+        ("1", {"seed": -1}, "--seed is -1"),
+        ("1", {"temperature": math.nan}, "--temperature is nan"),
     ):
         with pytest.raises(NanolmError, match=expected):
             generate(loaded, prompt, **keywords)  # type: ignore[arg-type]
+
+
+def test_the_ends_of_every_range_generate_text(trained: Path) -> None:  # noqa: F811
+    loaded = load_run(str(trained))
+    greedy = generate(loaded, "12 and", max_new_tokens=20, temperature=0)
+    for temperature in (1e-30, 1e-45, 5e-324):
+        assert generate(loaded, "12 and", max_new_tokens=20, temperature=temperature, top_k=5) == greedy
+    for numbers in ({"temperature": 1e30}, {"top_k": 2**63 - 1}, {"seed": 2**63 - 1}):
+        assert len(generate(loaded, "12", max_new_tokens=5, **numbers)) == 7  # type: ignore[arg-type]

@@ -32,8 +32,15 @@ def test_the_best_the_last_and_any_step_can_be_chosen(trained: Path) -> None:
     assert not load_run(str(trained)).model.training
     with pytest.raises(CheckpointError, match="there is no checkpoint of step 7"):
         load_run(str(trained), "7")
-    with pytest.raises(SettingsError, match="--checkpoint is 'newest'"):
-        load_run(str(trained), "newest")
+    for which in ("newest", "²", "", "-1", "1" * 30, "9" * 5000):
+        with pytest.raises(SettingsError, match=f"--checkpoint is '{which[:20]}"):
+            load_run(str(trained), which)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "CPU", "", "cuda:-1", "cuda:²", "cuda:99999999999", "cpu:0"])
+def test_a_device_that_does_not_exist_is_refused(trained: Path, device: str) -> None:
+    with pytest.raises(SettingsError, match=r"where: --device[\s\S]*mend: .*cpu"):
+        load_run(str(trained), device=device)
 
 
 def test_a_run_without_a_checkpoint_says_how_to_go_on(trained: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.launch import n_ranks
+from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.registry import MASKS
 
 # Settings of a dataset that name something.
@@ -69,7 +70,9 @@ def _check_widths(config: Config) -> Iterator[NanolmError]:
     if not isinstance(model, TransformerConfig) or model.attention is AttentionKind.uniform:
         return
     if size.d_model % size.n_heads and None in (size.d_key, size.d_value):
-        divisors = [n for n in range(1, size.d_model + 1) if size.d_model % n == 0]
+        # Near by, not among all the numbers up to a width that may be absurd.
+        reach = range(max(1, size.n_heads - 1000), min(size.d_model, size.n_heads + 1000) + 1)
+        divisors = {1, *(n for n in reach if size.d_model % n == 0)}
         near = sorted(sorted(divisors, key=lambda n: abs(n - size.n_heads))[:3])
         yield SettingsError(
             f"size.d_model {size.d_model} cannot be divided among size.n_heads {size.n_heads} heads",
@@ -321,14 +324,9 @@ def _check_fork(config: Config) -> Iterator[NanolmError]:
 
 
 def _check_device(config: Config) -> Iterator[NanolmError]:
-    kind, _, index = config.trainer.device.partition(":")
-    if kind not in ("auto", "cpu", "mps", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        yield SettingsError(
-            f"trainer.device is {config.trainer.device!r}",
-            where="trainer.device",
-            mend="one of: auto, cpu, mps, cuda, cuda:0, cuda:1, ...",
-        )
-    if config.trainer.precision is Precision.fp16 and kind == "cpu":
+    if not DEVICES.fullmatch(config.trainer.device):
+        yield SettingsError(f"trainer.device is {config.trainer.device!r}", where="trainer.device", mend=DEVICES_HINT)
+    if config.trainer.precision is Precision.fp16 and config.trainer.device == "cpu":
         yield SettingsError(
             "trainer.precision fp16 on a CPU is slower than fp32 and less exact",
             where="trainer.precision, trainer.device",

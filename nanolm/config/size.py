@@ -11,7 +11,7 @@ from nanolm.config.fields import bounded
 class SizeConfig:
     """How large the model is. A bigram and an n-gram read only context_length."""
 
-    n_layers: int = bounded(ge=0)
+    n_layers: int = bounded(ge=0, le=100_000)
     n_heads: int = bounded(ge=1)
     d_model: int = bounded(ge=1)
     context_length: int = bounded(ge=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
+
+from nanolm.errors import DivergedError
 
 
 @torch.no_grad()
@@ -40,6 +43,9 @@ def sample(
 
     Returns:
         The new tokens, one-dimensional, on the CPU.
+
+    Raises:
+        DivergedError: the logits are not finite.
     """
     was_training = model.training
     model.eval()
@@ -48,10 +54,17 @@ def sample(
     tokens_T = prompt_T
     for _ in range(new_tokens):
         logits_V = next_logits(tokens_T).float().cpu()
+        if not math.isfinite(logits_V.max()):
+            raise DivergedError(
+                "the logits of the model are not finite",
+                where=f"token {len(tokens_T) + 1} of the text",
+                mend="another checkpoint: `nanolm checkpoints RUN` lists them",
+            )
         if temperature == 0:
             drawn = logits_V.argmax(keepdim=True)
         else:
-            logits_V = logits_V / temperature
+            # The largest is 0, so that a small temperature leaves no infinity less infinity.
+            logits_V = (logits_V - logits_V.max()) / max(temperature, torch.finfo(logits_V.dtype).tiny)
             if top_k is not None and top_k < len(logits_V):
                 logits_V[logits_V < logits_V.topk(top_k).values[-1]] = -torch.inf
             drawn = torch.multinomial(logits_V.softmax(dim=0), 1, generator=generator)

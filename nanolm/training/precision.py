@@ -10,33 +10,39 @@ import torch
 from nanolm.config import Precision
 from nanolm.errors import SettingsError
 from nanolm.launch import local_rank
+from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.training.ranks import ALONE, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device") -> torch.device:
     """The device of that name; `auto` is cuda, else mps, else cpu. Of several ranks each has the GPU of its number.
 
+    Args:
+        where: the setting or the option that names it.
+
     Raises:
-        SettingsError: this machine has no such device.
+        SettingsError: no device is called so, or this machine does not have it.
     """
+    if not DEVICES.fullmatch(name):
+        raise SettingsError(f"no device is called {name!r}", where=where, mend=DEVICES_HINT)
     has_mps = torch.backends.mps.is_available()
     if ranks.n > 1 and name in ("auto", "cuda"):
         name = f"cuda:{local_rank()}" if name == "cuda" or torch.cuda.is_available() else "cpu"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
-    device = torch.device(name)
     n_gpus = torch.cuda.device_count()
-    present = {"cpu": True, "mps": has_mps, "cuda": (device.index or 0) < n_gpus}[device.type]
+    kind, _, index = name.partition(":")
+    present = {"cpu": True, "mps": has_mps, "cuda": int(index or 0) < n_gpus}[kind]
     if not present:
         here = ["cpu", *(["mps"] if has_mps else []), *(f"cuda:{n}" for n in range(n_gpus))]
         raise SettingsError(
             f"this machine has no device {name!r}",
-            where="trainer.device",
+            where=where,
             mend=f"here are: {', '.join(here)}",
         )
-    return device
+    return torch.device(name)
 
 
 def has_tf32(device: torch.device) -> bool:

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from nanolm.errors import DivergedError
 from nanolm.model.build import build
 from nanolm.model.sampling import sample
 from tests.conftest import config_of
@@ -52,3 +54,15 @@ def test_sampling_leaves_training_alone() -> None:
     assert torch.equal(first, sample(model, torch.tensor([1]), 12, context_length=8, seed=3))
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
+
+
+def test_a_tiny_temperature_takes_the_likeliest_token() -> None:
+    for temperature in (1e-30, 1e-45, 5e-324):
+        written = sample(Successor(100.0), torch.tensor([3]), 5, context_length=4, temperature=temperature)
+        assert written.tolist() == [4, 5, 6, 7, 8]
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    for temperature in (0.0, 1.0):
+        with pytest.raises(DivergedError, match="the logits of the model are not finite"):
+            sample(Successor(torch.nan), torch.tensor([3]), 5, context_length=4, temperature=temperature)

@@ -23,6 +23,11 @@ def test_fp16_scales_its_loss() -> None:
 
 def test_a_device_that_is_not_here_is_named() -> None:
     assert choose_device("cpu") == CPU
+    for name in ("CPU", "", "cuda:", "cuda:01", "gpu"):
+        with pytest.raises(SettingsError, match=f"no device is called '{name}'"):
+            choose_device(name)
+    with pytest.raises(SettingsError, match="no device 'cuda:200'"):
+        choose_device("cuda:200")
     with pytest.raises(SettingsError, match=r"no device 'cuda:99'[\s\S]*here are: cpu"):
         choose_device("cuda:99")
 
