@@ -28,11 +28,13 @@ from nanolm.sweeps.study import (
     FOLDER,
     OpenStudy,
     Watch,
+    n_impossible,
     name_of,
     open_study,
     others_at_work,
     owner,
     point_of,
+    reject,
     settle,
     take,
 )
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 # A space of no more points is checked point by point before the first trial; of a larger one, its edges.
 FEW = 256
+# A search ends after so many trials in a row whose settings do not fit together.
+MAX_IMPOSSIBLE = 100
 
 
 def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
@@ -75,6 +79,7 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
         watch=Watch(str(directory.absolute()), name, settings, tuple(space), max_steps),
         done=DONE | {State.pruned} if settings.prunes else DONE,
     )
+    n_in_a_row = 0
     at_once = settings.max_batch_size or launchers.jobs_at_once(sweeper.config) or 1
     # A signal may come between two trials: what the journal has by then is what the next line goes on with.
     with (
@@ -83,9 +88,10 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
         contextlib.suppress(Stopped),
     ):
         driver.run([outcome.job for outcome in before if outcome.report.state in task.done])
-        while not driver.is_stopping:
+        while not driver.is_stopping and n_in_a_row < MAX_IMPOSSIBLE:
             if numbers := take(opened, me, at_once):
-                search.run(driver, numbers)
+                n_possible = search.run(driver, numbers)
+                n_in_a_row = 0 if n_possible else n_in_a_row + len(numbers)
             elif others_at_work(opened, me):
                 time.sleep(PATIENCE)
             else:
@@ -93,6 +99,13 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
     print_outcome(search.outcomes(), opened, len(before))
     if driver.signal:
         sys.exit(128 + driver.signal)
+    if n_in_a_row >= MAX_IMPOSSIBLE:
+        print(
+            f"nanolm: the search ends: the settings of the last {n_in_a_row} trials do not fit together\n"
+            "  hint: give values that fit, such as range(64,257,64) for a width that the heads must divide",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     if any(trial.user_attrs.get(FAILED) for trial in opened.trials()):
         sys.exit(1)
 
@@ -190,20 +203,25 @@ class Search:
     directory: Path
     looks_in: dict[str, Any]
 
-    def run(self, driver: Driver, numbers: Sequence[int]) -> None:
-        """Runs trials and tells the study how they ended. Two that chose the same are one job."""
+    def run(self, driver: Driver, numbers: Sequence[int]) -> int:
+        """Run trials and tell the study how they ended. Two that chose the same are one job.
+
+        Returns:
+            The number of trials whose settings fit together; the others are over.
+        """
         jobs: dict[int, Job] = {}
         for number in numbers:
             try:
                 (jobs[number],) = plan([self._combination(number)], self.directory, **self.looks_in)
                 self.opened.mark(number, FOLDER, jobs[number].run.path.name)
             except SettingsError as error:
-                self.opened.mark(number, FAILED, str(error))
-                print(f"nanolm: trial {number} cannot be: {error}", file=sys.stderr)
+                reject(self.opened, number, str(error))
+                print(f"nanolm: trial {number} is left out: {error}", file=sys.stderr)
         unique = {job.key: job for job in jobs.values()}
         reports = dict(zip(unique, driver.run(list(unique.values())), strict=True))
         for number, job in jobs.items():
             settle(self.opened, number, job.run, reports[job.key])
+        return len(jobs)
 
     def outcomes(self) -> list[Outcome]:
         """How each trial stands that was begun."""
@@ -235,13 +253,16 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
     from rich.markup import escape
 
     unique = {outcome.job.key: outcome for outcome in outcomes}
-    print_summary(
-        [outcome.job for outcome in unique.values()],
-        [outcome.report for outcome in unique.values()],
-        opened.folder,
-        before,
-    )
+    if unique:
+        print_summary(
+            [outcome.job for outcome in unique.values()],
+            [outcome.report for outcome in unique.values()],
+            opened.folder,
+            before,
+        )
     console = Console(highlight=False)
+    if n_left_out := n_impossible(opened.trials()):
+        console.print(f"left out   {n_left_out} trials whose settings do not fit together")
     results = [outcome for outcome in unique.values() if outcome.report.value is not None]
     if results:
         best = min(results, key=lambda outcome: outcome.report.value or 0.0)

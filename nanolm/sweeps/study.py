@@ -29,7 +29,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.pruners import PRUNERS
 from nanolm.sweeps.samplers import FAILED, SAMPLERS
 from nanolm.sweeps.settings import OptunaConfig, n_trials_of
-from nanolm.sweeps.space import Choice, Dimension, Interval, Value
+from nanolm.sweeps.space import Choice, Dimension, Interval, Value, size_of
 from nanolm.sweeps.states import Report, State
 
 JOURNAL = "study.journal"
@@ -39,6 +39,8 @@ OWNER = "owner"
 FOLDER = "folder"
 KEPT = "kept_at_step"
 PRUNED = "pruned_at_step"
+# Why the settings of a trial do not fit together. Such a trial is over, and does not count towards n_trials.
+IMPOSSIBLE = "impossible"
 
 
 class KernelLock:
@@ -167,16 +169,28 @@ def take(opened: OpenStudy, me: str, at_most: int) -> list[int]:
     with FileLock(opened.folder / ".study.lock"):
         trials = opened.trials()
         left = [trial.number for trial in trials if _is_left(opened, trial, me)][:at_most]
-        new = 0 if left else min(at_most, n_trials_of(opened.settings, opened.space) - len(trials))
+        new = 0 if left else min(at_most, _missing(opened, trials))
         taken = []
         for number in [*left, *[None] * new]:
             trial = opened.study.ask() if number is None else Trial(opened.study, opened.id_of(number))
             trial.set_user_attr(OWNER, me)
             trial.set_user_attr(FAILED, "")
+            trial.set_user_attr(IMPOSSIBLE, "")
             for dimension in opened.space:
                 _draw(trial, dimension)
             taken.append(trial.number)
         return taken
+
+
+def reject(opened: OpenStudy, number: int, reason: str) -> None:
+    """End a trial whose settings do not fit together: failed, as Optuna's samplers know it."""
+    opened.mark(number, IMPOSSIBLE, reason)
+    opened.study.tell(number, state=TrialState.FAIL)
+
+
+def n_impossible(trials: Sequence[FrozenTrial]) -> int:
+    """The number of trials whose settings do not fit together."""
+    return sum(bool(trial.user_attrs.get(IMPOSSIBLE)) for trial in trials)
 
 
 def others_at_work(opened: OpenStudy, me: str) -> bool:
@@ -277,6 +291,14 @@ def settle(opened: OpenStudy, number: int, run: RunDirectory, outcome: Report) -
 def val_losses(run: RunDirectory) -> dict[int, float]:
     """The validation losses of a run by step."""
     return {row["step"]: row["loss"] for row in run.read_metrics() if row["split"] == "val"}
+
+
+def _missing(opened: OpenStudy, trials: Sequence[FrozenTrial]) -> int:
+    """The number of trials to add until as many as n_trials are possible, or a grid has no more points."""
+    missing = n_trials_of(opened.settings, opened.space) - (len(trials) - n_impossible(trials))
+    if opened.settings.sampler == "grid":
+        missing = min(missing, int(size_of(opened.space)) - len(trials))
+    return max(missing, 0)
 
 
 def _owner_file(folder: Path, name: str) -> Path:

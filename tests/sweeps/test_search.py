@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from nanolm import cli
 from nanolm.runs.directory import RunDirectory
+from nanolm.sweeps import search
 from nanolm.sweeps.samplers import shuffled_grid
 from nanolm.sweeps.search import FEW, decisive, probes
 from nanolm.sweeps.space import Choice, Interval, Range
@@ -208,6 +210,30 @@ def test_mistakes_are_said_before_anything_is_trained(nanolm: Nanolm, small_text
         assert "Traceback" not in done.stderr
         assert re.search(complaint, done.stderr), done.stderr
     assert not (nanolm.folder / "study").exists()
+
+
+def test_trials_that_cannot_be_composed_are_replaced(
+    tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Two heads do not divide an odd width. The ends are checked first, and are even.
+    words = ["train", "-m", *SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=1", "model=gpt2"]
+    words += ["size.n_heads=2", "size.d_model=int(interval(8,16))", "optimizer.lr=interval(1e-4,1e-2)"]
+    words += ["hydra/sweeper=optuna", "hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=2"]
+    assert cli.run([*words, "hydra.sweep.dir=study"]) == 0
+    trials = trials_of(tmp_path / "study")
+    states = [trial.state for trial in trials]
+    assert states.count(TrialState.COMPLETE) == 2
+    assert (n_failed := states.count(TrialState.FAIL)) == len(trials) - 2 > 0
+    said = capsys.readouterr()
+    assert f"left out   {n_failed} trials" in said.out
+    assert "2 jobs: 2 completed" in said.out
+    assert "cannot be divided among size.n_heads 2 heads" in said.err
+    # Nothing but impossible trials: the search ends.
+    monkeypatch.setattr(search, "MAX_IMPOSSIBLE", 1)
+    with pytest.raises(SystemExit, match="1"):
+        cli.run([*words, "hydra.sweep.dir=other"])
+    assert "the search ends" in capsys.readouterr().err
 
 
 def test_optuna_that_is_not_installed_is_said(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:

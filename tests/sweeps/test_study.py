@@ -24,11 +24,13 @@ from nanolm.sweeps.study import (
     OpenStudy,
     Watch,
     drop_torn_line,
+    n_impossible,
     name_of,
     open_study,
     others_at_work,
     owner,
     point_of,
+    reject,
     report,
     settle,
     take,
@@ -71,6 +73,30 @@ def test_trials_are_shared_between_living_sweepers_and_inherited_from_dead_ones(
         assert point_of(first, 2) == point
         assert take(first, one, 9) == [4, 5]
         assert take(first, one, 9) == [], "n_trials is for all together"
+
+
+def test_an_impossible_trial_does_not_take_the_place_of_another(tmp_path: Path) -> None:
+    study = opened(tmp_path, n_trials=3)
+    with owner(tmp_path) as me:
+        assert take(study, me, 2) == [0, 1]
+        reject(study, 0, "3 heads do not divide 8")
+        reject(study, 1, "3 heads do not divide 16")
+        assert take(study, me, 9) == [2, 3, 4]
+        assert take(study, me, 9) == []
+        assert not others_at_work(study, me)
+    assert n_impossible(study.trials()) == 2
+    assert [trial.state for trial in study.trials()[:3]] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_impossible_points_of_a_grid_are_not_replaced(tmp_path: Path) -> None:
+    space = (Choice("model", ("gpt", "gpt2", "bare")),)
+    study = open_study(tmp_path, "study", OptunaConfig(sampler="grid", n_trials=2), space, max_steps=9)
+    with owner(tmp_path) as me:
+        assert take(study, me, 1) == [0]
+        reject(study, 0, "no")
+        assert take(study, me, 9) == [1, 2]
+        reject(study, 1, "no")
+        assert take(study, me, 9) == []
 
 
 def test_a_killed_sweeper_holds_neither_its_trials_nor_the_journal(tmp_path: Path) -> None:
