@@ -8,8 +8,14 @@ CONFIG = "config.yaml"
 BESIDE_CONFIG = ("summary.json", "metrics.jsonl", "tokenizer.json", ".lock")
 SWEEP_JOURNAL = "study.journal"
 SWEEP_LOCK = ".lock"
+JOB_ERROR = "error.txt"
 # What is left of a run whose config.yaml is gone, or of a job that failed before it was written.
-REMAINS = ({"metrics.jsonl", "summary.json"}, {"metrics.jsonl", "checkpoints"}, {".lock", "error.txt"})
+REMAINS = ({"metrics.jsonl", "summary.json"}, {"metrics.jsonl", "checkpoints"}, {".lock", JOB_ERROR})
+
+
+def is_job(names: Collection[str]) -> bool:
+    """Whether these names in a folder below a sweep directory make it a job, started or failed before."""
+    return JOB_ERROR in names or is_run_or_remains(names)
 
 
 def is_run(names: Collection[str]) -> bool:

@@ -139,6 +139,10 @@ def test_a_local_copy_must_have_the_same_bytes(shakespeare: Path, tmp_path: Path
     (tmp_path / "other.txt").write_text("First Citizen:")
     with pytest.raises(DataError, match=r"14 bytes with\s+sha256"):
         corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / "other.txt")))
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    for name in ("loop.txt", "x" * 300, "."):
+        with pytest.raises(DataError, match=r"there is no file|cannot read the file: File name too long"):
+            corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / name)))
     with pytest.raises(DataError, match="there is no file"):
         corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / "none.txt")))
 

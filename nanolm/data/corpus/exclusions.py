@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nanolm.data.download import cache_folder
-from nanolm.layout import SWEEP_JOURNAL, SWEEP_LOCK, is_run_or_remains
+from nanolm.layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains
 
 # The folders in the cache, for a cache folder that holds other files too.
 CACHE_FOLDERS = ("compressors", "downloads", "streams")
@@ -52,7 +52,7 @@ def kind_of_run(folder: Path, names: Collection[str], folders: Iterable[str]) ->
         return "run directory"
     if SWEEP_JOURNAL in names:
         return "sweep"
-    if SWEEP_LOCK in names and any(is_run_or_remains(_names(folder / name)) for name in folders):
+    if SWEEP_LOCK in names and any(is_job(_names(folder / name)) for name in folders):
         return "sweep"
     return None
 

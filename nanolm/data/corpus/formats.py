@@ -22,7 +22,8 @@ class Format(NamedTuple):
 
     Attributes:
         name: with its article, as in "a PDF document".
-        hint: the next thing to do, where {file} and {text} stand for the file and its text, both quoted for a shell.
+        hint: the next thing to do, where {file}, {text} and {folder} stand for the file, its text and its folder,
+            quoted for a shell.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Format(NamedTuple):
 _NOT_TEXT = "it is not text: move it elsewhere, or choose a glob without it"
 _ICONV = "convert it: iconv -f {encoding} -t utf-8 {{file}} > {{text}}"
 _PANDOC = "save it as plain text (UTF-8), for example: pandoc -t plain {file} -o {text}"
-_TABLE = "dataset=huggingface reads a folder of such files; dataset=jsonl reads JSON Lines"
+_TABLE = "read a folder of such files with: dataset=huggingface dataset.path={folder}"
 _SPREADSHEET = "export its text as a UTF-8 file"
 _TAR = "unpack it and name the text files in it: tar -xf {file}"
 
@@ -141,7 +142,8 @@ def recognise(path: Path, at: int = 0, *, is_utf8: bool = False) -> Format:
         found = _by_magic(path, head) or _unmarked(head) or (WITH_NULS if is_utf8 else _by_bytes(around))
     except OSError:
         found = BINARY
-    return found._replace(hint=found.hint.format(file=shlex.quote(str(path)), text=shlex.quote(str(_text_path(path)))))
+    names = {"file": path, "text": _text_path(path), "folder": path.parent}
+    return found._replace(hint=found.hint.format(**{key: shlex.quote(str(name)) for key, name in names.items()}))
 
 
 def _by_magic(path: Path, head: bytes) -> Format | None:

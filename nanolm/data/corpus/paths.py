@@ -257,6 +257,11 @@ def _nothing_there(pattern: str, setting: str) -> DataError:
 
 
 def _message(kind: str, paths: list[Path]) -> str:
-    shown = ", ".join(map(str, sorted(paths)[:SHOWN]))
+    shown = ", ".join(map(_printable, sorted(paths)[:SHOWN]))
     more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
     return f"{len(paths):,} {kind if len(paths) == 1 else PLURALS[kind]} ({shown}{more})"
+
+
+def _printable(path: Path) -> str:
+    """A path on one line, with bytes that are not UTF-8 and control characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -45,11 +45,16 @@ def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterato
         with path.open("rb") as file:
             yield from _decoded(file, path, allow_nul, hint)
     except OSError as error:
-        raise DataError(
-            f"cannot read the file: {error.strerror}",
-            where=str(path),
-            mend="make it readable, or choose a path or a glob without it",
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file that the system does not let nanolm read."""
+    return DataError(
+        f"cannot read the file: {error.strerror}",
+        where=str(path),
+        mend="make it readable, or choose a path or a glob without it",
+    )
 
 
 def is_nul_heavy(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from nanolm.config import (
 )
 from nanolm.data.corpus.exclusions import kind_below
 from nanolm.data.corpus.paths import find_files
-from nanolm.data.corpus.reading import Part, read_utf8
+from nanolm.data.corpus.reading import Part, read_utf8, unreadable
 from nanolm.data.download import fetch
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
@@ -98,7 +99,7 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
         ) from error
     datasets.disable_progress_bars()
     folder = Path(config.path).expanduser()
-    name = str(folder) if folder.exists() else config.path
+    name = str(folder) if os.path.lexists(folder) else config.path
     where = f"{config.path}, split {config.train_split}"
     try:
         if folder.is_dir():
@@ -139,18 +140,22 @@ def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | Non
 def download(config: DownloadConfig) -> Iterator[Part]:
     """A text from a local path, or from the cache, into which it is fetched once; verified in every pass."""
     path = Path(config.path).expanduser() if config.path else fetch(config.url, config.sha256)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}", where="dataset.path", mend="name an existing file")
-    if config.sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != config.sha256:
-            raise DataError(
-                f"these are not the bytes that this dataset stands for: {path.stat().st_size:,} bytes with "
-                f"sha256 {found}, expected sha256 {config.sha256}",
-                where=str(path),
-                mend="fetch it anew, or train on your own text with dataset=text dataset.path=...",
-            )
+    try:
+        if not path.is_file():
+            raise DataError(f"there is no file {path}", where="dataset.path", mend="name an existing file")
+        found = None
+        if config.sha256 is not None:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found != config.sha256:
+        raise DataError(
+            f"these are not the bytes that this dataset stands for: {path.stat().st_size:,} bytes with "
+            f"sha256 {found}, expected sha256 {config.sha256}",
+            where=str(path),
+            mend="fetch it anew, or train on your own text with dataset=text dataset.path=...",
+        )
     parts = read_utf8(path, allow_nul=config.nul is Nul.allow)
     return _between_gutenberg_marks(parts, path) if config.strip_gutenberg else parts
 

@@ -30,6 +30,7 @@ def texts(tmp_path: Path) -> Path:
         write(folder, *(f"{run}/{name}" for name in ("config.yaml", "summary.json", "samples.txt", "step/x.txt")))
     write(folder, "bare/metrics.jsonl", "bare/summary.json", "bare/samples.txt")
     write(folder, "sub/sweep/.lock", "sub/sweep/job=2/error.txt")
+    write(folder, "failed/.lock", "failed/job=1/error.txt")
     write(folder, "optuna/study.journal", "optuna/job/error.txt")
     write(folder, "cache/downloads/play.txt")
     return folder
@@ -41,7 +42,7 @@ def test_runs_sweeps_and_the_cache_are_left_out(texts: Path, monkeypatch: pytest
     assert names(texts / "**" / "*.txt", texts) == ["a.txt", "sub/b.txt"]
     said = "; ".join(find_files(f"{texts}/**/*.txt").left_out)
     assert f"2 run directories ({texts / 'R'}, {texts / 'bare'})" in said
-    assert f"2 sweeps ({texts / 'optuna'}, {texts / 'sub' / 'sweep'})" in said
+    assert f"3 sweeps ({texts / 'failed'}, {texts / 'optuna'}, {texts / 'sub' / 'sweep'})" in said
     assert f"1 cache folder ({texts / 'cache'})" in said
     assert names(texts / "*.txt", texts) == ["a.txt"]
     monkeypatch.chdir(texts)
@@ -147,3 +148,10 @@ def test_names_with_wildcards_are_taken_as_they_stand(tmp_path: Path) -> None:
     write(tmp_path, "a[1]/b.txt", "a[1]/c.md", "what?.txt")
     assert names(tmp_path / "what?.txt", tmp_path) == ["what?.txt"]
     assert names(tmp_path / "a[1]" / "*.txt", tmp_path) == ["a[1]/b.txt"]
+
+
+def test_names_in_messages_stay_on_one_line_of_utf8(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    os.mkfifo(os.fsencode(tmp_path) + b"/caf\xe9\n\x1b")
+    (said,) = find_files(str(tmp_path)).left_out
+    assert said.endswith("caf\\udce9\\n\\x1b)")
