@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nanolm import command_parsers
-from nanolm.errors import NanolmError, RankError, SettingsError, nearest
+from nanolm.errors import NanolmError, RankError, SettingsError, explain_os_error, nearest
 from nanolm.launch import own_rank
 
 HELP = """\
@@ -50,16 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
     except NanolmError as error:
-        # What all ranks see is said by the first.
-        if own_rank() == 0 or isinstance(error, RankError):
-            print(f"nanolm: {error}", file=sys.stderr)
-        status = error.exit_status
+        status = _print_error(error)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except OSError as error:
+        status = _print_error(explain_os_error(error))
     sys.exit(status)
+
+
+def _print_error(error: NanolmError) -> int:
+    """Print an error, of what all ranks see that of the first alone; returns its exit status."""
+    if own_rank() == 0 or isinstance(error, RankError):
+        print(f"nanolm: {error}", file=sys.stderr)
+    return error.exit_status
 
 
 def run(arguments: list[str]) -> int:

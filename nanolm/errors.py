@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Sequence
 
 
@@ -64,6 +66,10 @@ class DiskError(NanolmError):
     exit_status = 1
 
 
+class PathError(NanolmError):
+    """A path that cannot be used as it was asked for: too long, below a file, read-only and the like."""
+
+
 class DivergedError(NanolmError):
     """The loss or its gradient is no longer a finite number. The weights are those of the last good step."""
 
@@ -99,6 +105,74 @@ def raise_all(problems: Sequence[NanolmError]) -> None:
         raise problems[0]
     if problems:
         raise Problems(problems)
+
+
+# What the user can do about an error of the operating system, by its number.
+_HINTS = {
+    errno.ENAMETOOLONG: "choose a shorter name: most file systems take 255 bytes for each part of a path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: move the file away, or choose another path",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.EEXIST: "there is a file or a dangling link of that name: move it away, or choose another path",
+    errno.ENOENT: "check the path",
+    errno.ELOOP: "a symbolic link is in the way: check it with `ls -l`, or choose another path",
+    errno.EACCES: "check the permissions with `ls -ld`, or choose a path that you may write to",
+    errno.EPERM: "check the permissions with `ls -ld`, or choose a path that you may write to",
+    errno.EROFS: "the file system is mounted read-only: choose a path on another one",
+    errno.ENOTEMPTY: "move what is in the folder away, or choose another path",
+    errno.EXDEV: "choose a path on the same file system",
+    errno.EINVAL: "choose another path",
+    errno.ENXIO: "nothing reads from it: choose another path",
+    errno.ENOSPC: "make room on the disk, or choose a path on another one",
+    errno.EDQUOT: "the disk quota is used up: make room, or choose a path on another disk",
+    errno.EFBIG: "the file system does not take a file of this size: choose a path on another one",
+    errno.EIO: "the disk or the network that it is on fails: check `dmesg`",
+    errno.ESTALE: "the network file system lost the file: try again, or mount it anew",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.ENFILE: "the machine has too many open files: end other programs",
+}
+# Those that are no mistake in what was asked.
+_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+
+
+def explain_os_error(error: OSError, what: str = "", *, where: str = "", option: str = "") -> NanolmError:
+    """Describe an error of the file system to the user: what failed, the path, and a hint.
+
+    Args:
+        error: as it was raised.
+        what: what could not be done; the path is named where it is empty.
+        where: the path, if the error does not name it.
+        option: the setting or flag that chooses another path, such as "hydra.run.dir=".
+
+    Returns:
+        A DiskError where the system failed, a PathError where another path would do.
+
+    Raises:
+        OSError: the error itself, where it has nothing to do with files.
+    """
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else where
+    if error.errno not in _HINTS and not path:
+        raise error
+    if error.errno == errno.ENOENT and not _has_current_folder():
+        return PathError(
+            "the current folder has been deleted",
+            where="the shell that nanolm runs in",
+            mend="cd to a folder that exists",
+        )
+    reason = error.strerror or str(error)
+    hint = _HINTS.get(error.errno or 0, "check the path")
+    return (DiskError if error.errno in _FAILURES else PathError)(
+        f"{what}: {reason}" if what else f"{path}: {reason}" if path else reason,
+        where=path,
+        mend=f"{hint}; {option} chooses another" if option else hint,
+    )
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        return False
+    return True
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nanolm.errors import SettingsError
+from nanolm.errors import SettingsError, explain_os_error
 
 # Windows has neither: opening a FIFO and following a link are checked by lstat alone there.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -127,8 +127,9 @@ def write_asked_for(flag: str, path: Path, content: bytes, *, follow_links: bool
     except BrokenPipeError:
         raise
     except OSError as error:
+        explained = explain_os_error(error, where=str(path))
         raise SettingsError(
-            f"{path} cannot be written: {error.strerror}", where=f"{flag} {path}", mend="name a file in a folder"
+            f"{path} cannot be written: {error.strerror or error}", where=f"{flag} {path}", mend=explained.mend
         ) from error
 
 

@@ -245,7 +245,7 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
             return None
 
     # Before Hydra writes there; the claim on the folder looks again.
-    RunDirectory(directory).require_own()
+    RunDirectory(directory).make()
     _call_hydra([*arguments, f"hydra.run.dir={_quoted(directory)}"], job)
     if failed:
         raise failed[0]

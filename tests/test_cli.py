@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import subprocess
 import sys
@@ -198,3 +199,71 @@ def test_a_job_that_cannot_be_right_stops_a_sweep_before_any_runs(nanolm: Nanolm
         assert f"size.d_model 16 cannot be divided among size.n_heads {heads} heads" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (nanolm.folder / "sweep").exists()
+
+
+def ended(*arguments: str) -> int:
+    """The exit status of a command in this process."""
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    return int(error.value.code or 0)
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", LONG],
+        ["generate", LONG, "--prompt", "x"],
+        ["checkpoints", LONG],
+        ["runs", LONG],
+        ["compare", LONG],
+        ["diff", LONG, LONG],
+        ["report", LONG],
+        ["report", ".", "-o", LONG],
+        ["report", ".", "--png", LONG],
+        ["wandb", "push", LONG, "--offline"],
+        ["mask", "show", "--config-dir", LONG],
+        ["data", "prepare", "dataset=text", f"dataset.path={LONG}"],
+        ["train", f"resume={LONG}"],
+        ["train", "dataset=text", "dataset.path=x", f"hydra.run.dir={LONG}"],
+        ["train", "-m", "dataset=text", "dataset.path=x", f"hydra.sweep.dir={LONG}"],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG")[:60],
+)
+def test_a_name_that_is_too_long_is_a_mistake_of_the_user(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ended(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "File name too long" in said
+    assert LONG in said
+    assert "mend:" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_in_a_deleted_folder_says_so(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, runpy\nos.rmdir(os.getcwd())\nsys.argv = ['nanolm', 'runs']\n"
+        "sys.path.insert(0, '')\nrunpy.run_module('nanolm', run_name='__main__')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=gone, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nanolm: the current folder has been deleted")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["run", "sweep"])
+def test_outputs_that_is_a_file_is_explained(
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").touch()
+    assert ended("train", *sweep, "dataset=text", "dataset.path=outputs") == 2
+    said = capsys.readouterr().err
+    assert "where: outputs" in said
+    assert "mend:" in said

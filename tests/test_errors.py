@@ -1,6 +1,10 @@
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 
-from nanolm.errors import DivergedError, Problems, SettingsError, nearest
+import pytest
+
+from nanolm.errors import DivergedError, Problems, SettingsError, explain_os_error, nearest
 
 
 def test_an_error_says_what_where_and_how_to_mend_it() -> None:
@@ -21,3 +25,43 @@ def test_nearest_finds_a_key_given_without_its_group() -> None:
     assert nearest("lr", ["optimizer.lr", "logger", "trainer.clip_norm"]).startswith("did you mean optimizer.lr?")
     assert nearest("trainer.max_step", ["trainer.max_steps", "x"]).startswith("did you mean trainer.max_steps?")
     assert nearest("qqq", ["a", "b"]) == "one of: a, b"
+
+
+def refused(act: Callable[[], object]) -> OSError:
+    """What the system says to an act."""
+    with pytest.raises(OSError) as error:
+        act()
+    return error.value
+
+
+def test_an_error_of_the_system_has_its_path_and_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for act, reason, hint in (
+        (lambda: (tmp_path / ("a" * 300)).touch(), "File name too long", "shorter name"),
+        (lambda: (tmp_path / "file" / "a").touch(), "Not a directory", "is a file, not a folder"),
+        (lambda: (tmp_path / "file").mkdir(), "File exists", "move it away"),
+        (lambda: tmp_path.read_bytes(), "Is a directory", "name a file"),
+    ):
+        error = explain_os_error(refused(act), "it cannot be done", option="-o FILE")
+        assert error.found == f"it cannot be done: {reason}"
+        assert str(tmp_path) in error.where
+        assert hint in error.mend
+        assert error.mend.endswith("; -o FILE chooses another")
+        assert error.exit_status == 2
+    full = refused(lambda: Path("/dev/full").write_text("x"))
+    assert explain_os_error(full, "it cannot be done").exit_status == 1, "the disk is full"
+
+
+def test_an_error_that_is_not_of_files_stays_what_it_is() -> None:
+    error = OSError("libcudart.so: cannot open shared object file")
+    with pytest.raises(OSError) as raised:
+        explain_os_error(error)
+    assert raised.value is error
+
+
+def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    assert explain_os_error(refused(Path.cwd)).found == "the current folder has been deleted"

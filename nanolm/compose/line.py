@@ -91,6 +91,9 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         except NanolmError:
             raise
         except Exception as error:
+            # From the system, such as a deleted folder; Hydra's own error of a missing file is an OSError as well.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             problems = diagnose(parsed, multirun)
             raise_all(problems)
             in_lists = ", ".join(word.input_line or "" for word in parsed if LIST_PART.search(word.key_or_group))

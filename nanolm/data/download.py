@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from nanolm.errors import DataError
+from nanolm.errors import DataError, explain_os_error
 
 
 def fetch(url: str, sha256: str | None) -> Path:
@@ -16,6 +16,8 @@ def fetch(url: str, sha256: str | None) -> Path:
 
     Raises:
         DataError: it cannot be fetched, or what came has another sha256.
+        PathError: the cache cannot be written to.
+        DiskError: the same, because the disk is full or fails.
     """
     import pooch
     import requests
@@ -39,13 +41,16 @@ def fetch(url: str, sha256: str | None) -> Path:
             where=url,
             mend=f"get it by hand (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE",
         ) from error
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, ConnectionError, TimeoutError) as error:
         raise DataError(
             f"cannot fetch {url}: {_reason(error)}",
             where=f"the network, on the way to {folder}",
             mend=f"get the file by other means (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE; "
             "dataset=python_docs needs no network",
         ) from error
+    except OSError as error:
+        option = "export NANOLM_CACHE=FOLDER"
+        raise explain_os_error(error, "the file cannot be kept", where=str(folder), option=option) from error
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import inspect
@@ -38,7 +39,7 @@ from nanolm.data.corpus import Corpus, split_settings
 from nanolm.data.download import cache_folder
 from nanolm.data.stream import Rows, Shards, Stream, Tokens
 from nanolm.data.tokenizers import Tokenizer, smallest_integers
-from nanolm.errors import DataError, NanolmError
+from nanolm.errors import DataError, NanolmError, explain_os_error
 from nanolm.files import remove_tree, sync_folder, temporary_beside, write_durably
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
@@ -58,7 +59,8 @@ def fit(corpus: Corpus, config: Config) -> Tokenizer:
     """The tokenizer that the settings name, fitted to the corpus, or taken from the cache where that was done before.
 
     Raises:
-        DataError: the cache cannot be written.
+        DataError: the disk is full.
+        PathError, DiskError: the cache cannot be written for another reason.
     """
     about = {
         "format": FORMAT,
@@ -94,7 +96,8 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, config: Config, say: Say | No
         say: tells the user that a damaged stream is built anew; None prints to stderr.
 
     Raises:
-        DataError: a split is too short for one context and its target; the disk is full or cannot be written.
+        DataError: a split is too short for one context and its target; the disk is full.
+        PathError, DiskError: the cache cannot be written for another reason.
     """
     folder = prepare(corpus, tokenizer, config, say)
     streams = _open(folder, config.size.context_length)
@@ -110,7 +113,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, say: Say | Non
     on disk; a build that fails or is stopped leaves nothing.
 
     Raises:
-        DataError: the disk is full or cannot be written.
+        DataError: the disk is full.
+        PathError, DiskError: the cache cannot be written for another reason.
     """
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     name = config.tokenizer.name
@@ -211,6 +215,9 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            option = "export NANOLM_CACHE=FOLDER"
+            raise explain_os_error(error, "the tokens cannot be written", where=str(folder), option=option) from error
         free = ""
         with contextlib.suppress(OSError):
             free = f"; {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free there"

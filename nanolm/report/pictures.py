@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanolm.errors import SettingsError
+from nanolm.errors import explain_os_error
 from nanolm.files import write_asked_for
 from nanolm.png import encode, importing_matplotlib
 from nanolm.report.contents import LONGEST_LABEL, Contents, Entry
@@ -41,16 +41,15 @@ def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list
     """Writes a PNG for each picture that the runs have something for; makes the folder.
 
     Raises:
-        SettingsError: matplotlib is not installed, or the folder cannot be written to.
+        SettingsError: matplotlib is not installed, or a picture cannot be written.
+        PathError: the folder cannot be made.
     """
     with importing_matplotlib():
         import matplotlib.figure  # noqa: F401
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(
-            f"the folder cannot be made: {error.strerror}", where=f"--png {folder}", mend="name a place for a folder"
-        ) from error
+        raise explain_os_error(error, "the folder cannot be made", where=str(folder), option="--png FOLDER") from error
     written = []
     for name, figure in _figures(contents, maps):
         path = folder / f"{name}.png"

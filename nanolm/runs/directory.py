@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nanolm.errors import BusyError, RunError
+from nanolm.errors import BusyError, RunError, explain_os_error
 from nanolm.files import misfits, open_regular, write_durably, write_text
 from nanolm.json_text import dump_json, is_finite_number, parse_json
 
@@ -52,6 +52,19 @@ class RunDirectory:
             )
         return self
 
+    def make(self) -> RunDirectory:
+        """Itself, with its folder made, when it is its own (`require_own`).
+
+        Raises:
+            RunError: something in the folder is a link, or not the kind of file that a run has there.
+            PathError: the folder cannot be made.
+            DiskError: the same, because the disk is full or fails.
+        """
+        with _writing(self.path):
+            self.require_own()
+            self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
     def exists(self) -> bool:
         """Whether a run was started here: its settings are the first thing written."""
         return self.config.exists()
@@ -81,8 +94,10 @@ class RunDirectory:
             if not isinstance(summary, dict):
                 raise ValueError("it is no table")
             return summary
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise _unreadable(self.summary, error) from error
         except ValueError as error:
             raise RunError(
                 f"summary.json is damaged: {error}",
@@ -96,7 +111,10 @@ class RunDirectory:
         Raises:
             RunError: another line is not JSON.
         """
-        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
+        try:
+            lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
+        except OSError as error:
+            raise _unreadable(self.metrics, error) from error
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
@@ -156,14 +174,18 @@ class RunDirectory:
         Raises:
             BusyError: another process writes here; it is named.
             RunError: something in the folder is a link, or not the kind of file that a run has there.
+            PathError: the folder cannot be made or written to.
+            DiskError: the same, because the disk is full or fails.
         """
-        self.require_own()
-        made = _make_folders(self.path)
+        with _writing(self.path):
+            self.require_own()
+            made = _make_folders(self.path)
         # Read before the attempt: it names the writer in case this process is the second.
         holder = _read_text(self.lock)
         lock = FileLock(self.lock, timeout=patience)
         try:
-            lock.acquire()
+            with _writing(self.path, passes=Timeout):
+                lock.acquire()
         except Timeout as error:
             raise BusyError(
                 f"another process writes to this run: {holder or 'unknown'}",
@@ -218,11 +240,37 @@ def shown(path: str | os.PathLike[str]) -> Path:
 
 def fresh(path: Path) -> Path:
     """Makes and returns `path`, or `path`_2, _3, ... when it is taken: no two runs get the same folder."""
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     for candidate in (path, *(path.with_name(f"{path.name}_{n}") for n in range(2, 10_000))):
-        with contextlib.suppress(FileExistsError):
-            candidate.mkdir(parents=True)
+        with contextlib.suppress(FileExistsError), _writing(candidate, passes=FileExistsError):
+            candidate.mkdir()
             return candidate
     raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), mend="remove some")
+
+
+@contextlib.contextmanager
+def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Say that a run directory cannot be made or written to, and why.
+
+    Args:
+        passes: what is raised as it is.
+    """
+    try:
+        yield
+    except passes:
+        raise
+    except OSError as error:
+        what = "the run directory cannot be written to"
+        raise explain_os_error(error, what, where=str(path), option="hydra.run.dir=FOLDER") from error
+
+
+def _unreadable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{path.name} cannot be read: {error.strerror or error}",
+        where=str(path),
+        mend="take it from a copy of the run, or move it away",
+    )
 
 
 def _make_folders(path: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, raise_all
+from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, explain_os_error, raise_all
 from nanolm.files import open_regular, write_text
 from nanolm.runs.directory import RunDirectory, shown
 from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too_far
@@ -128,7 +128,8 @@ class SweepJob:
         except NanolmError as error:
             result = JobResult(State.failed, str(run.path), error=str(error))
         except OSError as error:
-            result = JobResult(State.failed, str(run.path), error=f"the folder cannot be written: {error}")
+            problem = explain_os_error(error, "the folder cannot be written", where=str(run.path))
+            result = JobResult(State.failed, str(run.path), error=str(problem))
         except Stopped as stopped:
             if not self._is_elsewhere:
                 raise
@@ -170,7 +171,7 @@ class SweepJob:
             state, text = State.diverged if isinstance(error, DivergedError) else State.failed, str(error)
         except Exception as error:
             # Such as a GPU without memory left, or a plugin's mistake: the next job may do better.
-            state, text = State.failed, f"{type(error).__name__}: {error}".strip() + f"\n  where: {run.log}"
+            state, text = State.failed, _in_words(error, run)
             _note_traceback(run)
             traceback.clear_frames(error.__traceback__)
         write_text(run.error, text + "\n")
@@ -253,6 +254,14 @@ def _obey(stop_file: StopFile | None, ended: threading.Event) -> None:
             elif not ended.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
             return
+
+
+def _in_words(error: Exception, run: RunDirectory) -> str:
+    """What a job says of an error that is not ours."""
+    with contextlib.suppress(OSError):
+        if isinstance(error, OSError):
+            return str(explain_os_error(error))
+    return f"{type(error).__name__}: {error}".strip() + f"\n  where: {run.log}"
 
 
 def _note_traceback(run: RunDirectory) -> None:

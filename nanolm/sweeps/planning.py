@@ -20,7 +20,7 @@ from filelock import FileLock
 from nanolm.compose import compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import Config, differing, flat, identity
-from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
 from nanolm.files import misfits
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
@@ -121,7 +121,8 @@ def plan(
 
     Raises:
         SettingsError: with every mistake in every job.
-        RunError: the folders cannot be made.
+        RunError: a folder is a link, or has links in it where its run writes.
+        PathError: the folders cannot be made.
     """
     configs = compose_jobs([combination.words for combination in wanted], config_dir, searched)
     unique: dict[str, tuple[Combination, Config]] = {}
@@ -198,11 +199,8 @@ def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
             for folder in folders.values():
                 folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"the folder of the sweep cannot be written to: {error.strerror or error}",
-            where=str(error.filename or directory),
-            mend="choose another with hydra.sweep.dir=",
-        ) from error
+        what = "the folder of the sweep cannot be written to"
+        raise explain_os_error(error, what, where=str(directory), option="hydra.sweep.dir=FOLDER") from error
     raise_all(_not_own(directory, list(folders.values())))
     return folders
 

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nanolm.errors import BusyError, RunError
+from nanolm.errors import BusyError, PathError, RunError
 from nanolm.runs.directory import RunDirectory, fresh, is_complete, shown, write_durably
 
 
@@ -178,3 +179,51 @@ def test_a_shared_lock_file_keeps_its_content(tmp_path: Path) -> None:
     with run.claim(), pytest.raises(BusyError), RunDirectory(run.path).claim():
         pass
     assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda path: RunDirectory(path).make(), lambda path: RunDirectory(path).claim().__enter__(), fresh],
+    ids=["make", "claim", "fresh"],
+)
+def test_a_folder_that_cannot_be_written_is_explained(act: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, reason in {
+        "file/a": "Not a directory|File exists",
+        "file/a/b": "Not a directory",
+        "loop/a": "Too many levels of symbolic links|File exists",
+        "dangling/a": "File exists",
+        "a" * 300: "File name too long",
+        f"{'a' * 300}/b": "File name too long",
+    }.items():
+        with pytest.raises(PathError, match=f"the run directory cannot be written to: ({reason})") as error:
+            act(tmp_path / name)
+        assert str(tmp_path) in error.value.where
+        assert "hydra.run.dir=FOLDER chooses another" in error.value.mend
+
+
+def test_a_file_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for path, read in ((run.summary, run.read_summary), (run.metrics, run.read_metrics)):
+        path.mkdir()
+        with pytest.raises(RunError, match=rf"{path.name} cannot be read: Is a directory"):
+            read()
+    assert RunDirectory(tmp_path / "file").read_summary() == {}
+
+
+def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        for run in (RunDirectory(folder), RunDirectory(folder / "a")):
+            with pytest.raises(PathError, match="cannot be written to: Read-only file system"), run.claim():
+                pass
+        with pytest.raises(PathError, match="cannot be written to: Read-only file system"):
+            fresh(folder / "outputs" / "a")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.errors import RunError, SettingsError
+from nanolm.errors import PathError, RunError, SettingsError
 from nanolm.sweeps.planning import KEY_LENGTH, combinations, folder_of, key_of, name_of, plan
 from tests.conftest import SMALL, config_of
 
@@ -97,7 +97,7 @@ def test_jobs_that_are_one_experiment_are_one_job(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot be written to[\s\S]*hydra.sweep.dir="):
+    with pytest.raises(PathError, match=r"cannot be written to[\s\S]*hydra.sweep.dir="):
         plan(combinations([*SMALL, "seed=1,2"]), tmp_path / "file" / "sweep")
 
 
