@@ -70,6 +70,12 @@ class PathError(NanolmError):
     """A path that cannot be used as it was asked for: too long, below a file, read-only and the like."""
 
 
+class OutOfMemoryError(NanolmError):
+    """Memory was refused, on the device or by the system."""
+
+    exit_status = 1
+
+
 class DivergedError(NanolmError):
     """The loss or its gradient is no longer a finite number. The weights are those of the last good step."""
 

@@ -9,6 +9,7 @@ from nanolm.data import corpus as corpora
 from nanolm.data.token_cache import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.load import Loaded
+from nanolm.training.memory import explained
 from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import split_loss
 
@@ -54,17 +55,18 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
             mend="bring back the same text",
         )
     stream = tokenize(corpus, loaded.tokenizer, config)[split]
-    loss = split_loss(
-        loaded.model,
-        loaded.model,
-        stream,
-        context_length=context_length,
-        stride=stride,
-        vocab_size=loaded.tokenizer.vocab_size,
-        device=loaded.device,
-        number_format=NumberFormat(Precision.fp32, loaded.device),
-        reads_documents=reads_documents(config),
-    )
+    with explained(config):
+        loss = split_loss(
+            loaded.model,
+            loaded.model,
+            stream,
+            context_length=context_length,
+            stride=stride,
+            vocab_size=loaded.tokenizer.vocab_size,
+            device=loaded.device,
+            number_format=NumberFormat(Precision.fp32, loaded.device),
+            reads_documents=reads_documents(config),
+        )
     return {
         "run": str(loaded.run.path),
         "step": loaded.step,

@@ -9,6 +9,7 @@ from nanolm import option_types
 from nanolm.errors import SettingsError
 from nanolm.load import Loaded
 from nanolm.model.sampling import sample
+from nanolm.training.memory import explained
 
 
 def generate(
@@ -49,15 +50,16 @@ def generate(
     tokens = loaded.tokenizer.encode(prompt)
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", mend="give it at least one word")
-    written = sample(
-        loaded.model,
-        torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),
-        max_new_tokens,
-        context_length=context_length,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        stride=stride,
-        use_cache=use_cache,
-    )
+    with explained(loaded.config):
+        written = sample(
+            loaded.model,
+            torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),
+            max_new_tokens,
+            context_length=context_length,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            stride=stride,
+            use_cache=use_cache,
+        )
     return loaded.tokenizer.decode([*tokens.tolist(), *written.tolist()])

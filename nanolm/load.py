@@ -16,7 +16,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import RunError, SettingsError
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, ema
+from nanolm.training import checkpoint, ema, memory
 from nanolm.training.precision import choose_device
 
 
@@ -64,8 +64,8 @@ def load_run(
     config.trainer.attention_path = AttentionPath.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, which)
-    model = build(config, tokenizer.vocab_size)
-    loaded = checkpoint.weights_only(found, model, chosen)
+    with memory.explained(config):
+        loaded = checkpoint.weights_only(found, build(config, tokenizer.vocab_size), chosen)
     if weights == "ema":
         ema.put(_averages(found), loaded)
     return Loaded(run, config, tokenizer, loaded, found.step, chosen)

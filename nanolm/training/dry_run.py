@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from nanolm.config import Config
-from nanolm.errors import SettingsError
+from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import count
 from nanolm.model.build import Counted, count_parameters
 from nanolm.runs.console import in_time, in_units
@@ -22,10 +23,11 @@ from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.ema import Averages
 from nanolm.training.evaluation import exact_loss, write_sample
 from nanolm.training.fork import Parent
+from nanolm.training.memory import explains_memory
 from nanolm.training.optimizers import weights_that_count
 from nanolm.training.pace import times_due
 from nanolm.training.ranks import ALONE, Ranks
-from nanolm.training.setup import Setup, batch_parts, prepare, set_lr
+from nanolm.training.setup import DIVERGED_HINT, Setup, batch_parts, prepare, set_lr
 from nanolm.training.step import update
 
 # Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
@@ -82,6 +84,7 @@ class Estimate:
         )
 
 
+@explains_memory
 def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: Parent | None = None) -> Estimate:
     """Prepares a run as `train` does, makes some steps, one evaluation and one save, and leaves nothing of it.
 
@@ -93,6 +96,8 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be, or the model is counted.
+        DivergedError: the loss or its gradient is not finite in the steps that were tried.
+        OutOfMemoryError: memory was refused.
     """
     keep_freed_memory()
     setup = prepare(config, run, ranks, parent)
@@ -158,7 +163,7 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
         step = min(state.step + number, settings.max_steps - 1)
         set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
         parts, n_scored = batch_parts(setup, step)
-        update(
+        loss, grad_norm = update(
             setup.forward,
             state.optimizer,
             parts,
@@ -167,6 +172,9 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             settings.clip_value,
             setup.ranks,
         )
+        is_scaled = state.number_format.scaler is not None
+        if not math.isfinite(loss) or not (is_scaled or math.isfinite(grad_norm)):
+            raise _diverged(f"at step {step + 1}: loss {loss}, gradient norm {grad_norm}")
         if number >= WARMUP_STEPS:
             steps, tokens = steps + 1, tokens + n_scored
             if setup.ranks.largest(time.perf_counter() - began) > MOST_SECONDS:
@@ -178,11 +186,17 @@ def _time_evaluation(setup: Setup) -> float:
     began = time.perf_counter()
     assert setup.state.optimizer is not None, "a model that is counted has no steps"
     with weights_that_count(setup.state.optimizer):
-        exact_loss(setup, "val")
+        loss = exact_loss(setup, "val")
+        if not math.isfinite(loss):
+            raise _diverged(f"within the steps that were tried: validation loss {loss}")
         if setup.config.trainer.sample_tokens:
             write_sample(setup)
     took = time.perf_counter() - began
     return took * (2 if setup.state.averages is not None else 1)
+
+
+def _diverged(how: str) -> DivergedError:
+    return DivergedError(f"the dry run diverged {how}", where="trainer.dry_run", mend=DIVERGED_HINT)
 
 
 def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | None) -> tuple[float, int]:

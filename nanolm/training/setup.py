@@ -24,11 +24,14 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.training import checkpoint, distributed, ema, instruments, optimizers, rng
 from nanolm.training.fork import Parent, adapted
+from nanolm.training.memory import require_memory
 from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.ranks import Ranks
 from nanolm.training.saver import Saver
 from nanolm.training.state import TrainState
 from nanolm.training.step import Forward
+
+DIVERGED_HINT = "a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0"
 
 
 @dataclasses.dataclass
@@ -104,6 +107,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if resumed is not None:
         _require_same(resumed, about)
 
+    require_memory(config, tokenizer.vocab_size, device, is_sharded)
     model = build(config, tokenizer.vocab_size).to(device)
     is_counted = isinstance(model, Counted)
     if parent is not None:
@@ -215,6 +219,5 @@ def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> Dive
     return DivergedError(
         f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
         where=f"{session.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
-        mend="a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0; "
-        "the weights were left as they were",
+        mend=f"{DIVERGED_HINT}; the weights were left as they were",
     )

@@ -27,7 +27,7 @@ from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
-from nanolm.training import checkpoint, ema, instruments, profiling, schedules
+from nanolm.training import checkpoint, ema, instruments, memory, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
 from nanolm.training.evaluation import evaluate, exact_loss
@@ -54,6 +54,7 @@ class Outcome:
     sample: str
 
 
+@memory.explains_memory
 def train(
     config: Config,
     run: RunDirectory,
@@ -89,6 +90,7 @@ def train(
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
         DivergedError: the loss or its gradient is not finite.
+        OutOfMemoryError: memory was refused.
         RankError: another rank has ended or does not answer.
     """
     began = time.perf_counter()
@@ -168,7 +170,7 @@ def _train(session: Session, summary: dict[str, Any], began: float) -> Outcome:
     text = ""
     is_counted = isinstance(session.state.model, Counted)
     try:
-        with stop, explained(session.run.path), session.saver:
+        with stop, explained(session.run.path), memory.explained(session.config), session.saver:
             text = count(session, began) if is_counted else loop(session, stop, began)
         is_done = is_counted or session.state.step >= session.config.trainer.max_steps
         status = "completed" if is_done else "interrupted" if stop.signal else "pruned"

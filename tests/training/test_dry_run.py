@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.errors import SettingsError
+from nanolm.errors import DivergedError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.dry_run import dry_run
 from nanolm.training.trainer import train
@@ -44,6 +44,20 @@ def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp
 def test_a_counted_model_has_no_steps_to_try(small_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="counted in one pass"):
         dry_run(settings(small_text, "model=ngram"), RunDirectory(tmp_path))
+
+
+def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    config = settings(small_text, "optimizer.lr=1e30", "trainer.max_steps=20")
+    with pytest.raises(DivergedError, match=r"the dry run diverged[\s\S]*a lower optimizer\.lr"):
+        dry_run(config, run)
+    assert not run.path.exists()
+
+
+def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
+    config = settings(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
+    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*accumulate=2"):
+        dry_run(config, RunDirectory(tmp_path / "run"))
 
 
 def test_the_command_prints_it_and_leaves_no_folder(nanolm: Nanolm, small_text: Path) -> None:

@@ -1,0 +1,149 @@
+"""Memory that a run asks for: compared with the machine's before it is allocated, and reported when it is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+
+from nanolm.config import Config, Precision
+from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
+from nanolm.launch import n_ranks
+from nanolm.model import count
+from nanolm.runs.console import in_units
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What torch and numpy say when memory is short, or when a size does not fit 64 bits.
+REFUSALS = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED|unable to allocate|array is too big"
+    r"|maximum allowed (dimension|size)|(size|numel|stride|multiplication|unpacking).*overflow"
+    r"|overflow.*(size|numel|stride|unpacking)",
+    re.IGNORECASE,
+)
+# How they say how much was asked for.
+ASKED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate ([^\n]+)", re.IGNORECASE)
+
+# Tokens of a batch are int64, and there are inputs and targets.
+TOKEN_BYTES = 2 * 8
+
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+
+
+def require_memory(config: Config, vocab_size: int, device: torch.device, is_sharded: bool = False) -> None:
+    """Refuse a run that cannot fit, before anything is allocated: the system may end a process without a word.
+
+    Counted are only what is surely held at once: the weights, their gradients and the optimizer's state, the tokens of
+    a batch, and the logits of a micro-batch. A model without a formula is not looked at.
+
+    Raises:
+        SettingsError: more is needed than the device, or the machine, has.
+    """
+    if not count.has_formula(config):
+        return
+    n, trainer = n_ranks(), config.trainer
+    sequences, context_length = trainer.batch_size // n, config.size.context_length
+    state = count.memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
+    width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
+    on_device = {
+        "the weights, the gradients and the optimizer": count.total(state) // (n if is_sharded else 1),
+        "the logits of a micro-batch": sequences // trainer.accumulate * context_length * vocab_size * width,
+    }
+    on_host = {"the tokens of a batch": sequences * context_length * TOKEN_BYTES}
+    if device.type != "cuda":
+        on_host |= on_device
+    elif sum(on_device.values()) > (has := torch.cuda.get_device_properties(device).total_memory):
+        raise _too_much(config, on_device, f"{device} has", has)
+    host = host_memory()
+    if host is not None and sum(on_host.values()) > host:
+        raise _too_much(config, on_host, "this machine has", host)
+
+
+def host_memory() -> int | None:
+    """Return the bytes that this process may use, of the machine or its cgroup; None where it is not known."""
+    found = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in LIMITS:
+        with contextlib.suppress(ValueError, OSError):
+            found.append(int((CGROUP / name).read_text()))
+    return min((limit for limit in found if limit > 0), default=None)
+
+
+@contextlib.contextmanager
+def explained(config: Config) -> Iterator[None]:
+    """Translate the errors of torch and numpy when memory runs out.
+
+    Raises:
+        OutOfMemoryError: memory was refused.
+    """
+    try:
+        yield
+    except NanolmError:
+        raise
+    except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError, OSError) as error:
+        if not is_refusal(error):
+            raise
+        asked = ASKED.search(str(error))
+        amount = "" if asked is None else f": {(asked[1] or asked[2]).strip().rstrip('.')} asked for at once"
+        raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), mend=_hint(config)) from error
+
+
+def explains_memory(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
+    """Run a function whose first argument is the config inside `explained`."""
+
+    @functools.wraps(function)
+    def wrapped(config: Config, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with explained(config):
+            return function(config, *args, **kwargs)
+
+    return wrapped
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error says that memory was refused."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return REFUSALS.search(str(error)) is not None
+
+
+def _too_much(config: Config, parts: dict[str, int], what: str, has: int) -> SettingsError:
+    words = ", ".join(f"{name} {in_units(amount)}" for name, amount in parts.items())
+    return SettingsError(
+        f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {words}",
+        where=_where(config),
+        mend=_hint(config),
+    )
+
+
+def _where(config: Config) -> str:
+    size, trainer = config.size, config.trainer
+    return (
+        f"trainer.batch_size={trainer.batch_size}, trainer.accumulate={trainer.accumulate}, "
+        f"size.d_model={size.d_model}, size.n_layers={size.n_layers}, size.context_length={size.context_length}"
+    )
+
+
+def _hint(config: Config) -> str:
+    """What needs less: gradient accumulation first, which changes no number."""
+    trainer, smaller = (
+        config.trainer,
+        "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory",
+    )
+    share = trainer.batch_size // n_ranks()
+    factors = range(trainer.accumulate + 1, min(share, trainer.accumulate * 64) + 1)
+    finer = next((n for n in factors if share % n == 0), None)
+    if finer is None:
+        return smaller
+    return f"trainer.accumulate={finer} (gradient accumulation) makes the same update in less memory; or {smaller}"

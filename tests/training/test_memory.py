@@ -1,0 +1,95 @@
+"""Memory that a run does not get: said before it is asked for, or in words when it is refused."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanolm.errors import OutOfMemoryError, SettingsError
+from nanolm.training import memory
+from tests.conftest import config_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (("size.d_model=1000000", "size.n_heads=1"), "the weights, the gradients and the optimizer"),
+        (("size.d_model=1000000000000",), "the weights, the gradients and the optimizer"),
+        (("size.n_layers=100000", "size.d_model=4096"), "the weights, the gradients and the optimizer"),
+        (("trainer.batch_size=2000000000",), "the tokens of a batch"),
+        (("trainer.batch_size=2000000000", "model=bigram"), "the logits of a micro-batch"),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_with_both_figures(overrides: tuple[str, ...], part: str) -> None:
+    with pytest.raises(SettingsError, match=rf"needs at least [\d.,]+ [TPG]iB.*this machine has.*{part}") as caught:
+        memory.require_memory(config_of(*overrides), 65, CPU)
+    assert "trainer.accumulate=2 (gradient accumulation)" in caught.value.mend
+    assert overrides[0] in caught.value.where
+
+
+def test_a_run_that_fits_is_let_through() -> None:
+    for overrides in ((), ("model=bigram",), ("model=ngram",), ("size=gpt2", "model=gpt2")):
+        memory.require_memory(config_of(*overrides), 5000, CPU)
+
+
+def refuse(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("allocate", "asked"),
+    [
+        (lambda: torch.empty(10**15), "4000000000000000 bytes"),
+        (lambda: torch.empty((2**62, 8)), ""),
+        (lambda: torch.empty(2**70), ""),
+        (lambda: torch.nn.Linear(2**40, 2**40, device="meta"), ""),
+        (lambda: np.empty(10**15), "7.11 PiB for an array"),
+        (lambda: np.empty((2**40, 2**40)), ""),
+        (lambda: bytearray(2**62), ""),
+        (lambda: refuse(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0")), "20.00 GiB"),
+        (lambda: refuse(OSError(errno.ENOMEM, "Cannot allocate memory")), ""),
+    ],
+)
+def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callable[[], object], asked: str) -> None:
+    @memory.explains_memory
+    def train(config: object) -> None:
+        allocate()
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        train(config_of("trainer.batch_size=12", "trainer.accumulate=4"))
+    assert caught.value.found == "out of memory" + (f": {caught.value.found.split(': ')[-1]}" if asked else "")
+    assert asked in caught.value.found
+    assert "trainer.batch_size=12" in caught.value.where
+    assert caught.value.mend.startswith("trainer.accumulate=6 (gradient accumulation) makes the same update in less")
+    assert caught.value.exit_status == 1
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    for error in (
+        RuntimeError("shapes differ"),
+        ValueError("x"),
+        OSError(errno.ENOSPC, "full"),
+        SettingsError("size overflow"),
+    ):
+        with pytest.raises(type(error)) as caught, memory.explained(config_of()):
+            raise error
+        assert caught.value is error
+
+
+def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    machine = memory.host_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.host_memory() == machine
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert memory.host_memory() == 1048576
+    (tmp_path / "memory.max").unlink()
+    monkeypatch.delattr(os, "sysconf")
+    assert memory.host_memory() is None
+    memory.require_memory(config_of("size.d_model=1000000", "size.n_heads=1"), 65, CPU)
