@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -18,7 +17,7 @@ import pytest
 from nanolm.compose import Bases, compose_config
 from nanolm.config import Config
 from nanolm.runs.directory import RunDirectory
-from tests.forks import FORKS, run_command
+from tests.forks import Forked
 
 # A machine that is slow for a moment fails no test.
 hypothesis.settings.register_profile("nanolm", deadline=None)
@@ -56,27 +55,22 @@ class Nanolm:
 
     def __call__(self, *arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in arguments]
-        # What Python and OpenMP read when they start, and launchers that start processes of their own.
-        starts_others = any("hydra/launcher" in word for word in words)
-        has_threads = self.environment.get("OMP_NUM_THREADS") != "1"
-        if starts_others or has_threads or self.environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        if self._needs_own_python(words):
             command = [sys.executable, "-m", "nanolm", *words]
             where = {"cwd": self.folder, "env": self.environment, "timeout": timeout}
             return subprocess.run(command, capture_output=True, text=True, **where)
-        with tempfile.TemporaryDirectory() as folder:
-            files = Path(folder) / "output", Path(folder) / "errors"
-            process = FORKS.Process(target=run_command, args=(words, self.folder, self.environment, files))
-            process.start()
-            process.join(timeout)
-            if process.is_alive():
-                process.kill()
-                process.join()
-                raise subprocess.TimeoutExpired(words, timeout, files[0].read_text(), files[1].read_text())
-            assert process.exitcode is not None
-            return subprocess.CompletedProcess(words, process.exitcode, *(path.read_text() for path in files))
+        process = Forked(["nanolm", *words], self.folder, self.environment)
+        try:
+            output, errors = process.communicate(timeout)
+        finally:
+            process.kill()
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(words, process.returncode, output, errors)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str] | Forked:
         """Begins the command in a group of processes of its own, so that its whole tree can be killed at once."""
+        if not self._needs_own_python(arguments):
+            return Forked(["nanolm", *arguments], self.folder, self.environment, is_leader=True)
         return subprocess.Popen(
             [sys.executable, "-m", "nanolm", *arguments],
             cwd=self.folder,
@@ -87,8 +81,14 @@ class Nanolm:
             start_new_session=True,
         )
 
+    def _needs_own_python(self, words: Sequence[str]) -> bool:
+        """Whether something is different that Python and OpenMP read when they start, or a launcher starts others."""
+        starts_others = any("hydra/launcher" in word for word in words)
+        has_threads = self.environment.get("OMP_NUM_THREADS") != "1"
+        return starts_others or has_threads or self.environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH")
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 200) -> None:
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str] | Forked, seconds: float = 200) -> None:
     """Returns when it is so; the process must not end before."""
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -103,7 +103,7 @@ def has_row(run: RunDirectory, step: int) -> bool:
     return bool(lines) and json.loads(lines[-1])["step"] >= step
 
 
-def kill_tree(process: subprocess.Popen[str]) -> None:
+def kill_tree(process: subprocess.Popen[str] | Forked) -> None:
     """SIGKILL to what `Nanolm.start` began and all that it began."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

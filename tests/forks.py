@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import importlib
 import multiprocessing
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanolm.config import Config
@@ -22,6 +29,7 @@ FORKS.set_forkserver_preload(
         "nanolm.training.trainer",
         "hydra",
         "torch._dynamo",
+        "tests.composed",
         "tests.system.test_crash",
         "tests.system.test_stopped",
     ]
@@ -40,12 +48,65 @@ def train_in_child(config: Config, path: Path) -> None:
     sys.exit(outcome.exit_status)
 
 
-def run_command(arguments: list[str], folder: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
-    """What `nanolm` does with these arguments in a folder; output and errors go to the two files."""
+class Forked:
+    """A module run with arguments in a child of the fork server, with the interface of subprocess.Popen.
+
+    Args:
+        words: the module and its arguments, as behind `python -m`.
+        folder: where it runs.
+        environment: all of its environment.
+        is_leader: whether it leads a process group of its own.
+    """
+
+    def __init__(
+        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], is_leader: bool = False
+    ) -> None:
+        self.args = list(words)
+        self._outputs = Path(tempfile.mkdtemp())
+        files = self._outputs / "stdout", self._outputs / "stderr"
+        arguments = (self.args, folder, dict(environment), files, is_leader)
+        self._process = FORKS.Process(target=run_module, args=arguments)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end; the output and the errors. It can be called once."""
+        self.wait(timeout)
+        out, err = ((self._outputs / name).read_text() for name in ("stdout", "stderr"))
+        shutil.rmtree(self._outputs)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run_module(
+    words: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], is_leader: bool
+) -> None:
+    """Run a module with a main() as `python -m` does; its output and errors go to the two files."""
     import torch
 
-    from nanolm.cli import main
-
+    if is_leader:
+        os.setsid()
     for descriptor, path in enumerate((Path(os.devnull), *files)):
         opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, descriptor)
@@ -54,9 +115,10 @@ def run_command(arguments: list[str], folder: Path, environment: dict[str, str],
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.argv = ["nanolm", *arguments]
+    module = "nanolm.cli" if words[0] == "nanolm" else words[0]
+    sys.argv = list(words)
     try:
-        main(arguments)
+        importlib.import_module(module).main()
     except SystemExit:
         raise
     except BaseException:

@@ -173,9 +173,9 @@ def test_modules_of_the_current_folder_hide_no_installed_ones(nanolm: Nanolm, sm
         "plugins=[my_masks]",
         "mask=own",
     )
-    process = nanolm.start("train", *line, "hydra.run.dir=run")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    command = [sys.executable, "-m", "nanolm", "train", *line, "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=nanolm.folder, env=nanolm.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     # The command that is already imported finds its plugins as well.
     done = nanolm("generate", "run", "--prompt", "1", "--max-new-tokens", "1", "--plugins", "my_masks")
     assert done.returncode == 0, done.stderr

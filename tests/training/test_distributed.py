@@ -24,6 +24,7 @@ from nanolm.training import checkpoint, rng
 from nanolm.training.ranks import ALONE, started
 from nanolm.training.trainer import train
 from tests.conftest import REPOSITORY, SMALL, Nanolm, config_of, has_row, wait_until
+from tests.forks import Forked
 from tests.system.test_kill import LINE
 from tests.training.test_trainer import final_state, rows, same
 
@@ -75,22 +76,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_ranks(arguments: Sequence[str], folder: Path, **more: str) -> list[subprocess.Popen[str]]:
+def start_ranks(arguments: Sequence[str], folder: Path) -> list[Forked]:
     port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment(rank, N, port), **more},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(N)
-    ]
+    return [Forked(arguments, folder, {**os.environ, **environment(rank, N, port)}) for rank in range(N)]
 
 
-def ended(processes: list[subprocess.Popen[str]], timeout: float = 100) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence[subprocess.Popen[str] | Forked], timeout: float = 100) -> list[tuple[int, str, str]]:
     """Exit status, output and errors of each; none is left behind."""
     try:
         said = [process.communicate(timeout=timeout) for process in processes]
