@@ -31,7 +31,9 @@ def transformer(config: Config, vocab_size: int) -> Transformer:
     """The transformer that the settings describe, its weights drawn from torch's global generator."""
     assert isinstance(config.model, TransformerConfig)
     model = Transformer(config, vocab_size)
-    INITIALIZATIONS[config.model.initialization](model)
+    # There are no values to draw on the meta device, where torch takes milliseconds for each tensor.
+    if not model.token_embedding.weight.is_meta:
+        INITIALIZATIONS[config.model.initialization](model)
     return model
 
 

@@ -21,9 +21,10 @@ def colours_in(path: Path) -> set[str]:
     """The colours that a good many points of a picture have."""
     from matplotlib.image import imread
 
-    pixels = (imread(BytesIO(path.read_bytes()))[..., :3] * 255).round().astype(int).reshape(-1, 3)
-    found, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {"#{:02x}{:02x}{:02x}".format(*pixel) for pixel, count in zip(found, counts, strict=True) if count > 60}
+    pixels = (imread(BytesIO(path.read_bytes()))[..., :3] * 255).round().astype(np.int32).reshape(-1, 3)
+    # As one number each: to sort rows takes many times as long.
+    found, counts = np.unique(pixels @ np.array([2**16, 2**8, 1], dtype=np.int32), return_counts=True)
+    return {f"#{colour:06x}" for colour, count in zip(found, counts, strict=True) if count > 60}
 
 
 def test_a_sweep_in_pictures(sweep: Path, tmp_path: Path) -> None:
