@@ -82,11 +82,12 @@ def show(path: str, as_json: bool = False) -> int:
 
 def _print_table(run: RunDirectory, entries: list[Entry], aside: list[str]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console
+
+    console = Console()
     if not entries:
         console.print(f"{escape(str(run.path))} has no checkpoint yet", soft_wrap=True)
     else:

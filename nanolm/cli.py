@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from nanolm import command_parsers
+from nanolm import command_parsers, signals, terminal
 from nanolm.errors import NanolmError, RankError, SettingsError, explain_os_error, nearest
-from nanolm.launch import own_rank
+from nanolm.launch import n_ranks, own_rank
 
 HELP = """\
 nanolm: train, study and compare small language models, from bigram to GPT.
@@ -46,25 +47,41 @@ nanolm: train, study and compare small language models, from bigram to GPT.
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs a verb and exits: 0 done, 1 failed, 2 a mistake in what was asked, 130 and 143 stopped and saved."""
+    """Run a command and exit.
+
+    Exit status: 0 done, 1 failed, 2 a mistake in the command line, 128 + N ended by signal N (training is saved first),
+    141 the reader of the output has gone.
+    """
+    terminal.prepare()
+    status: object
     try:
-        status = run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            # torchrun ends its processes by signals, while each may wait for the others where no handler is called.
+            with signals.raised() if n_ranks() == 1 else contextlib.nullcontext():
+                status = run(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as end:
+            status = end.code
+        sys.stdout.flush()
     except NanolmError as error:
         status = _print_error(error)
     except KeyboardInterrupt:
         status = 130
+    except signals.Stopped as stopped:
+        status = 128 + stopped.number
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
         status = _print_error(explain_os_error(error))
-    sys.exit(status)
+    finally:
+        # What is left in the buffer of a stream that failed is dropped when Python exits.
+        terminal.ignore_write_errors()
+    raise SystemExit(status)
 
 
 def _print_error(error: NanolmError) -> int:
     """Print an error, of what all ranks see that of the first alone; returns its exit status."""
     if own_rank() == 0 or isinstance(error, RankError):
-        print(f"nanolm: {error}", file=sys.stderr)
+        terminal.say(f"nanolm: {error}")
     return error.exit_status
 
 
@@ -113,7 +130,7 @@ def generate(arguments: list[str]) -> int:
         stride=options.stride,
         use_cache=not options.no_cache,
     )
-    print(text)
+    terminal.write(text)
     return 0
 
 
@@ -158,7 +175,7 @@ def report(arguments: list[str]) -> int:
         n_maps=options.maps,
         plugins=options.plugins,
     )
-    print("\n".join(said), file=sys.stderr if is_stdout(options.output) else sys.stdout)
+    (terminal.say if is_stdout(options.output) else terminal.write)("\n".join(said))
     return 0
 
 

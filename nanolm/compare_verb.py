@@ -7,14 +7,14 @@ import dataclasses
 import io
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nanolm import comparison
+from nanolm import comparison, terminal
 from nanolm.comparison import METRICS, TO_TARGET, Comparison, Estimate, Reference, Row
 from nanolm.json_text import dump_json
 from nanolm.runs.collection import find, short_keys
+from nanolm.terminal import visible
 
 # What is shown where there is room for it, in this order; what is not listed always is.
 OPTIONAL = (
@@ -88,20 +88,26 @@ def cells_of(found: Comparison) -> list[Column]:
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     short = short_keys(keys)
     columns = [
-        Column(key, short[key], [in_words(row.settings.get(key)) for row in rows], is_setting=True, is_figure=False)
+        Column(
+            key,
+            visible(short[key]),
+            [_setting(row.settings.get(key)) for row in rows],
+            is_setting=True,
+            is_figure=False,
+        )
         for key in keys
     ]
-    names = [row.runs[0].name if len(row.runs) == 1 else f"{len(row.runs)} runs" for row in rows]
+    names = [visible(row.runs[0].name) if len(row.runs) == 1 else f"{len(row.runs)} runs" for row in rows]
     if not columns:
         columns = [Column("name", "run", names, is_setting=True, is_figure=False)]
     else:
         for at, row in enumerate(rows):
             if not row.runs[0].settings:
-                columns[0].cells[at] = _shortened(row.runs[0].name)
+                columns[0].cells[at] = _shortened(visible(row.runs[0].name))
         if all(len(row.runs) == 1 for row in rows):
             columns.append(Column("run", "run", names, is_figure=False))
     if any(row.status != "completed" for row in rows):
-        statuses = ["" if row.status == "completed" else row.status for row in rows]
+        statuses = ["" if row.status == "completed" else visible(row.status) for row in rows]
         narrow = [status.replace(", ", "\n") for status in statuses] + [""] * len(references)
         columns.append(Column("status", "status", statuses, is_figure=False, narrow=narrow))
     if any(row.n_seeds > 1 for row in rows):
@@ -123,7 +129,7 @@ def cells_of(found: Comparison) -> list[Column]:
         dataclasses.replace(column, cells=column.cells + [""] * (n_lines - len(column.cells))) for column in columns
     ]
     for at, line in enumerate(references, start=len(rows)):
-        padded[0].cells[at] = line.name
+        padded[0].cells[at] = visible(line.name)
     return padded
 
 
@@ -178,6 +184,10 @@ def in_words(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(in_words, value))
     return str(value)
+
+
+def _setting(value: Any) -> str:
+    return visible(in_words(value))
 
 
 def short_number(value: float) -> str:
@@ -270,7 +280,7 @@ def _verdict(row: Row) -> str:
 
 def _remarks(found: Comparison, left_out: Sequence[str]) -> list[str]:
     """What stands below the table."""
-    remarks = list(found.notes)
+    remarks = [visible(note) for note in found.notes]
     of_loss = [name for name in found.metrics if METRICS[name].is_of_loss]
     if any(row.estimates[name].interval is not None for row in found.rows for name in of_loss):
         remarks.append("± half the 95% interval of the mean over seeds (Student's t)")
@@ -292,11 +302,12 @@ def _remarks(found: Comparison, left_out: Sequence[str]) -> list[str]:
 
 def _print_table(found: Comparison) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console
+
+    console = Console()
     columns, left_out = fitted(cells_of(found), console.width - 2)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
@@ -364,9 +375,9 @@ def _print_csv(found: Comparison) -> None:
     for line in found.references:
         values = {"best_val_loss": line.loss, "bits_per_byte": line.bits_per_byte}
         writer.writerow({"row": line.name} | {name: values[name] for name in found.metrics if name in values})
-    print(text.getvalue(), end="")
+    terminal.write(text.getvalue().removesuffix("\n"))
     for note in found.notes:
-        print(note, file=sys.stderr)
+        terminal.say(note)
 
 
 def _print_markdown(found: Comparison) -> None:

@@ -136,10 +136,11 @@ def show(
     if as_json:
         print(dump_json(found))
         return
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console
+
+    console = Console()
     sizes, parameters, flops, memory = (
         found[key] for key in ("sizes", "parameters", "flops_per_token", "memory_bytes")
     )

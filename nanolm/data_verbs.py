@@ -23,7 +23,7 @@ from nanolm.errors import raise_all
 from nanolm.json_text import dump_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from nanolm.tables import Console
 
 # The settings that decide the tokens, as `data show` heads them.
 SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom", "nul")
@@ -185,9 +185,9 @@ def _without_padding(inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> Iterato
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from nanolm.tables import Console
 
-    return Console(highlight=False)
+    return Console()
 
 
 def _splits_table(splits: dict[str, dict[str, Any]]) -> Any:

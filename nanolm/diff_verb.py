@@ -103,30 +103,29 @@ def _print_tables(
     sides: list[Side], settings: list[Difference], quiet: list[Difference], made_with: list[Difference]
 ) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from nanolm.runs.collection import short_names
+    from nanolm.tables import Console, cell
 
-    console = Console(highlight=False)
+    console = Console()
     names = short_names([side.path for side in sides])
     for title, differences in (("setting", settings), ("made with", made_with)):
         if differences:
             table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for heading in (title, *names):
-                table.add_column(Text(heading), overflow="fold")
+                table.add_column(cell(heading), overflow="fold")
             for one in differences:
                 style = "" if one.is_one else "dim"
-                table.add_row(Text(one.key), Text(_cell(one.first)), Text(_cell(one.second)), style=style)
+                table.add_row(*map(cell, (one.key, _value(one.first), _value(one.second))), style=style)
             console.print(table)
     if not any(one.is_one for one in settings):
         console.print("no setting differs" + (" that changes a number" if quiet else ""))
     if quiet:
-        console.print(Text(f"and what changes no number: {', '.join(one.key for one in quiet)} (--all)"))
+        console.print(cell(f"and what changes no number: {', '.join(one.key for one in quiet)} (--all)"))
 
 
-def _cell(value: Any) -> str:
+def _value(value: Any) -> str:
     if value is None:
         return "null"
     text = in_words(value)

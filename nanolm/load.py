@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from nanolm import option_types
+from nanolm import option_types, shell
 from nanolm.compose import import_plugins
 from nanolm.config import AttentionPath, Config
 from nanolm.config_file import load_yaml
@@ -94,7 +94,7 @@ def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
         raise RunError(
             "the run has no checkpoint yet",
             where=str(run.checkpoints),
-            mend=f"wait for its first save (trainer.save_every), or go on with it: nanolm train resume={run.path}",
+            mend=f"wait for its first save (trainer.save_every), or go on with it: {shell.resume(run.path)}",
         )
     if which == "last":
         if damaged:

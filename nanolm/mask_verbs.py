@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from nanolm import terminal
 from nanolm.compose import compose_line
 from nanolm.config import MaskConfig, check, layers_by_mask
 from nanolm.errors import SettingsError, raise_all
@@ -59,9 +60,9 @@ def show(
     drawn = look(overrides, config_dir, length)
     if png is not None:
         write_asked_for("--png", png, to_png(drawn))
-    print("\n\n".join("\n".join([mask.title, mask.in_words(), *picture(mask.visible_TxT)]) for mask in drawn))
+    terminal.write("\n\n".join("\n".join([mask.title, mask.in_words(), *picture(mask.visible_TxT)]) for mask in drawn))
     if png is not None:
-        print(f"\nwritten to {png}")
+        terminal.write(f"\nwritten to {png}")
 
 
 def look(overrides: Sequence[str], config_dir: str | None = None, length: int | None = None) -> list[LayerMask]:

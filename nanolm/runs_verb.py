@@ -15,6 +15,7 @@ from nanolm.json_text import dump_json
 from nanolm.runs import figures
 from nanolm.runs.collection import Run, find, values_of
 from nanolm.runs.directory import RunDirectory
+from nanolm.terminal import visible
 
 STATUSES = (
     "completed", "running", "cut off", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
@@ -114,11 +115,11 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
         print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console, cell
+
+    console = Console()
     if not entries:
         console.print("no run fits these conditions")
         return
@@ -136,6 +137,7 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
         for entry in entries
     ]
     headings = ["run", "state", "step", "val loss", "bits/byte", "age", *shown]
+    lines = [[visible(text) for text in line] for line in lines]
     widths = [max(map(len, column)) + 2 for column in zip(headings, *lines, strict=True)]
     # A choice goes before a name is broken.
     while len(widths) > 6 and sum(widths) + 1 > console.width:
@@ -144,12 +146,12 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
     for at, heading in enumerate(headings[: len(widths)]):
         table.add_column(heading, justify="right" if 2 <= at <= 5 else "left", no_wrap=at > 0, overflow="fold")
     for name, status, *rest in lines:
-        state = Text(status, STYLES.get(status, "yellow"))
-        table.add_row(Text(name), state, *(Text(cell) for cell in rest[: len(widths) - 2]))
+        state = cell(status, STYLES.get(status, "yellow"))
+        table.add_row(cell(name), state, *map(cell, rest[: len(widths) - 2]))
     console.print(table)
     for entry in entries:
         for fault in entry.faults:
-            console.print(Text(f"{entry.name}: {fault}"))
+            console.print(cell(f"{entry.name}: {fault}"))
 
 
 def is_same(value: Any, wanted: str) -> bool:

@@ -65,10 +65,11 @@ def show(paths: Sequence[str], as_json: bool = False) -> None:
         print(dump_json({**dataclasses.asdict(law), "unit": unit, "notes": notes}))
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console
+
+    console = Console()
     console.print(f"[bold]L = {in_words(law)}[/]   best val loss, {unit}")
     console.print(f"{law.n_points} runs, residual {law.residual:.2%} of the loss (root mean square)")
     if law.is_law and law.a is not None and law.b is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from nanolm import terminal
 from nanolm.compose import compose_line
 from nanolm.config import PlateauConfig, SchedulerConfig, check, flat, warmup_of
 from nanolm.errors import raise_all
@@ -119,10 +119,11 @@ def show(
             )
         )
         return
-    width = min(shutil.get_terminal_size().columns, WIDEST)
-    print("\n".join([found.title(), curve(found.steps, found.lrs, width), *([found.note] if found.note else [])]))
+    width = min(terminal.width(), WIDEST)
+    drawn = curve(found.steps, found.lrs, width)
+    terminal.write("\n".join([found.title(), drawn, *([found.note] if found.note else [])]))
     if png is not None:
-        print(f"\nwritten to {png}")
+        terminal.write(f"\nwritten to {png}")
 
 
 def curve(steps: Sequence[int], lrs: Sequence[float], width: int) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nanolm import shell, terminal
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.launch import n_ranks, own_rank
 
@@ -70,8 +71,10 @@ def train(arguments: list[str]) -> int:
         _call_hydra(arguments, lambda composed: None)
         return 0
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
+    if flags.multirun or not line.config.trainer.dry_run:
+        terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
-        print(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}", file=sys.stderr)
+        terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
     if flags.multirun and n_ranks() > 1:
         raise SettingsError(
             f"-m makes many runs, and torchrun started {n_ranks()} processes for one",
@@ -323,7 +326,7 @@ def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
         choices = {**(origin.read_summary().get("choices") or line.choices), **task.choices}
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
-            closing_table(outcome.summary, run, outcome.sample)
+            closing_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
         if outcome.exit_status:
             sys.exit(outcome.exit_status)
         return outcome.summary.get("best_val_loss")
@@ -360,7 +363,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     task = Task(config, [])
     if run.exists():
         if config.resume == "never" or config.fork:
-            mend = f"resume={run.path} goes on with it" if config.fork else "resume=auto goes on with it"
+            mend = f"{shell.resume(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
             raise RunError(
                 "this folder holds a run already",
                 where=str(run.path),
@@ -369,7 +372,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
         task = Task(*continue_run(load_yaml(run.config), line))
         summary = run.read_summary()
         if is_complete(summary, task.config.trainer.max_steps):
-            print(f"nothing to do: {run.path} is completed at step {summary['step']}", file=sys.stderr)
+            terminal.say(f"nothing to do: {run.path} is completed at step {summary['step']}")
             return None
     elif config.fork:
         task = _fork(config, line)
@@ -400,10 +403,11 @@ def _fork(config: Config, line: Line) -> Task:
     saved = load_yaml(run.config)
     forked, changes = continue_run(saved, line, is_fork=True)
     if found.step >= forked.trainer.max_steps:
+        checkpoints = shell.command("nanolm", "checkpoints", shell.path_word(run.path))
         raise SettingsError(
             f"the fork would begin at step {found.step}, and trainer.max_steps is {forked.trainer.max_steps}",
             where="trainer.max_steps",
-            mend=f"trainer.max_steps={found.step * 2}, or an earlier one of `nanolm checkpoints {run.path}`",
+            mend=f"trainer.max_steps={found.step * 2}, or an earlier one of `{checkpoints}`",
         )
     chosen = {
         group: option

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanolm import terminal
 from nanolm.config import WandbConfig
 from nanolm.errors import DiskError, NanolmError, RunError, ServerError, SettingsError, raise_all
 from nanolm.runs import collection, wandb_record
 from nanolm.runs.collection import Run
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import first_line
+from nanolm.terminal import visible
 
 # Rows that a server which is slow, but there, takes in a second.
 ROWS_A_SECOND = 500
@@ -63,9 +65,10 @@ def push(paths: Sequence[str], target: Target) -> int:
     Raises:
         NanolmError: what was not sent and why; a server that does not answer ends it all.
     """
+    terminal.ignore_write_errors()
     runs = collection.find(paths)
     _require_account(target)
-    width = max(len(run.name) for run in runs)
+    width = max(len(visible(run.name)) for run in runs)
     problems: list[NanolmError] = []
     for run in runs:
         try:
@@ -76,7 +79,7 @@ def push(paths: Sequence[str], target: Target) -> int:
             problems.append(error)
             continue
         steps = f", steps {sent.steps[0]:,} to {sent.steps[1]:,}" if sent.steps else ""
-        print(f"{run.name:<{width}}  {sent.n_rows:>6,} rows{steps}  {sent.place}", flush=True)
+        terminal.write(f"{visible(run.name):<{width}}  {sent.n_rows:>6,} rows{steps}  {visible(sent.place)}")
     n_sent = len(runs) - len(problems)
     if n_sent and target.mode == "offline":
         print("written offline: `wandb sync RUN/wandb/offline-run-...` sends one")

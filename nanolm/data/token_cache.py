@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from nanolm import terminal
 from nanolm.config import Batches, Config, leaves
 from nanolm.data import tokenizers
 from nanolm.data.corpus import Corpus, split_settings
@@ -116,7 +117,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, say: Say | Non
         DataError: the disk is full.
         PathError, DiskError: the cache cannot be written for another reason.
     """
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = say or terminal.say
     name = config.tokenizer.name
     about = {
         "format": FORMAT,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import MISSING
 
+from nanolm import shell
 from nanolm.compose import compose_line, quoted
 from nanolm.config import flat
 from nanolm.errors import NanolmError
@@ -50,7 +50,7 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     words = {key: f"{key}={_word(settings[key])}" for key in differing}
     if set(given) != set(settings) or any(_read(word) != settings[key] for key, word in words.items()):
         return None
-    return " ".join(["nanolm train", *map(shlex.quote, [*chosen, *words.values()])])
+    return shell.command("nanolm", "train", *chosen, *words.values())
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanolm import shell, terminal
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.files import write_asked_for
 from nanolm.report.contents import gather
@@ -48,6 +49,7 @@ def make(
         SettingsError: a text or layer that no run has, a file that cannot be written, or a package that is missing.
     """
     raise_all(_wrong_places(output, png))
+    terminal.ignore_write_errors()
     runs = find(paths)
     contents = gather(runs)
     places = {entry.path: place for place, entry in enumerate(contents.runs)}
@@ -99,7 +101,11 @@ def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
         )
     elif not output.parent.is_dir():
         problems.append(
-            SettingsError(f"there is no folder {output.parent}", where=f"-o {output}", mend=f"mkdir -p {output.parent}")
+            SettingsError(
+                f"there is no folder {output.parent}",
+                where=f"-o {output}",
+                mend=shell.command("mkdir", "-p", shell.path_word(output.parent)),
+            )
         )
     if png is not None and png.exists() and not png.is_dir():
         problems.append(SettingsError(f"{png} is no folder", where=f"--png {png}", mend="name a folder"))

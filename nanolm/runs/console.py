@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from nanolm import shell
 from nanolm.runs.directory import RunDirectory
+from nanolm.terminal import visible
 
 # Beside every figure of such a run: what <unk> stands for was never predicted.
 LOSSY = "lossy tokenizer: <unk> hides text, bits per byte do not compare"
@@ -39,15 +42,26 @@ def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int, 
     return "\n".join(line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines())
 
 
-def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> None:
-    """Prints how a run ended: its curve, its figures beside what counting reaches, a sample, and where it all is."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def closing_table(
+    summary: dict[str, Any], run: RunDirectory, sample: str, prompt: str = "", plugins: Sequence[str] = ()
+) -> None:
+    """Print the result of a run: loss curve, losses beside the baselines, a sample, and the next commands.
 
-    console = Console(highlight=False)
-    path = escape(str(run.path))
+    Args:
+        summary: of the run.
+        run: where it is.
+        sample: text of the model; "" prints none.
+        prompt: from the run's text, for `nanolm generate`.
+        plugins: modules that the run was made with.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from nanolm.tables import Console
+
+    console = Console()
+    path = visible(str(run.path))
     bigram = {name: loss for name, loss in summary["reference_losses"].items() if name == "counted_bigram"}
     if drawn := curve(run.read_metrics(), bigram, width=min(console.width, 100)):
         print(drawn)
@@ -83,21 +97,22 @@ def closing_table(summary: dict[str, Any], run: RunDirectory, sample: str) -> No
             console.print(f"[bold]{LOSSY}[/]\n")
     if sample:
         console.print("[bold]a sample of its writing[/]")
-        console.print(escape(sample.strip("\n")) + "\n")
+        console.print(Text(visible(sample.strip("\n"), multiline=True) + "\n"))
     speed = f", {summary['tokens_per_second']:,.0f} tokens/s" if summary["tokens_per_second"] else ""
     is_counted = "entries" in summary
     amount = f"{summary['entries']:,} entries" if is_counted else f"{summary['parameters']:,} parameters"
     memory = f", {in_units(summary['peak_memory_bytes'])} at most" if "peak_memory_bytes" in summary else ""
     console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}{memory}")
-    console.print(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)", soft_wrap=True)
+    console.print(Text(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)"), soft_wrap=True)
     if summary.get("wandb_id"):
         how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
-        console.print(f"wandb      {path}/wandb  ({how})", soft_wrap=True)
-    console.print(f"write      nanolm generate {path} --prompt 'The '", soft_wrap=True)
+        console.print(Text(f"wandb      {path}/wandb  ({how})"), soft_wrap=True)
+    if prompt:
+        console.print(Text(f"write      {shell.generate(run.path, prompt, plugins)}"), soft_wrap=True)
     is_completed = summary["status"] == "completed"
     if not (is_completed and is_counted):
-        hint = f" trainer.max_steps={summary['step'] * 2}" if is_completed else ""
-        console.print(f"go on      nanolm train resume={path}{hint}", soft_wrap=True)
+        more = [f"trainer.max_steps={summary['step'] * 2}"] if is_completed else []
+        console.print(Text(f"go on      {shell.resume(run.path, *more)}"), soft_wrap=True)
 
 
 def _relative_to(reference: float, best: float) -> str:

@@ -15,6 +15,7 @@ from nanolm.files import open_regular
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
+from nanolm.terminal import say, visible
 
 
 class NoLog:
@@ -151,15 +152,15 @@ class Log:
         if self._quiet:
             return
         if self._bar is not None and self._show_bar:
-            self._bar.write(text, file=self._bar_file)
+            self._bar.write(visible(text, multiline=True), file=self._bar_file)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def note(self, text: str) -> None:
         """A line in train.log alone, with the time; any thread may write one."""
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         with self._turn:
-            self._text.write(f"{now} {text}\n")
+            self._text.write(f"{now} {visible(text, multiline=True)}\n")
             self._text.flush()
 
     def lengths(self) -> dict[str, int]:

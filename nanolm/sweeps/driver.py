@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from nanolm import signals
 from nanolm.compose import quoted
 from nanolm.errors import NanolmError
 from nanolm.files import write_text
+from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
-from nanolm.sweeps.job import BEGIN_NOTHING, STOP, JobResult, StopFile, Stopped, SweepJob
+from nanolm.sweeps.job import BEGIN_NOTHING, STOP, JobResult, StopFile, SweepJob
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.states import Report, State, read
@@ -72,18 +72,17 @@ class Driver:
         self._progress = Progress(n_jobs)
         self._seen: dict[str, Job] = {}
         self.signal = 0
+        self._is_asked = False
         self.reports: dict[str, Report] = {}
 
     def __enter__(self) -> Self:
         self._stop_file.remove()
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = signals.install(self._receive)
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signals.restore(self._before)
         self._progress.stop()
         self._stop_file.remove()
         for job in self._seen.values():
@@ -176,14 +175,16 @@ class Driver:
         return self._launcher
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if number in signals.REPEATED and self._is_asked:
             os._exit(128 + number)
+        is_first = not self.signal
         self._receive_for(number)
-        if self._in_process:
+        if is_first and self._in_process:
             raise Stopped(number)
 
     def _receive_for(self, number: int) -> None:
-        self.signal = number
+        self._is_asked = self._is_asked or number in signals.REPEATED
+        self.signal = self.signal or number
         self._stop_file.say(STOP)
 
 

@@ -12,6 +12,7 @@ from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.planning import combinations, plan
 from nanolm.sweeps.states import State, read
 from nanolm.sweeps.summary import print_summary
+from nanolm.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,11 +33,10 @@ def sweep(sweeper: GridSweeper, words: list[str]) -> None:
     jobs = plan(wanted, directory, config_dir=sweeper.task_function.config_dir, searched=searched(sweeper.config))
     done = sum(read(job).state in sweeper.task_function.done for job in jobs)
     same = len(wanted) - len(jobs)
-    print(
+    say(
         f"{len(jobs)} job{'s' * (len(jobs) != 1)} in {directory}"
         + (f", {done} of them done" if done else "")
-        + (f" ({same} more would be the same as one of these)" if same else ""),
-        file=sys.stderr,
+        + (f" ({same} more would be the same as one of these)" if same else "")
     )
     with Driver(sweeper.config, sweeper.hydra_context, sweeper.task_function, directory, len(jobs)) as driver:
         reports = driver.run(jobs)

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from nanolm import signals, terminal
 from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, explain_os_error, raise_all
 from nanolm.files import open_regular, write_text
 from nanolm.runs.directory import RunDirectory, shown
+from nanolm.signals import Stopped
 from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too_far
 
 if TYPE_CHECKING:
@@ -31,14 +33,6 @@ Hopeless = Callable[[int, float], bool]
 
 # Seconds that a job waits for a folder that another process may be looking at.
 GLANCE = 0.5
-
-
-class Stopped(BaseException):
-    """A signal came where no run is being trained. It passes Hydra and the launchers, which catch exceptions."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +210,9 @@ class SweepJob:
         def stop(number: int, frame: FrameType | None) -> None:
             raise Stopped(number)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        terminal.prepare()
+        terminal.ignore_write_errors()
+        before = signals.install(stop)
         ended = threading.Event()
         watcher = threading.Thread(target=_obey, args=(self.stop_file, ended), daemon=True)
         watcher.start()
@@ -225,7 +221,7 @@ class SweepJob:
         finally:
             ended.set()
             watcher.join()
-            signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+            signals.restore(before)
             # Ctrl-C reaches every process of a terminal; one that waits for its next job has nothing to save.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from nanolm import shell
 from nanolm.compose import compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import Config, differing, flat, identity
@@ -150,7 +151,7 @@ def plan(
             )
         elif config.resume not in ("never", "auto"):
             problems["resume"] = SettingsError(
-                f"resume={config.resume} goes on with one run, and -m makes many",
+                f"{shell.quote(f'resume={config.resume}')} goes on with one run, and -m makes many",
                 where="resume",
                 mend="leave it out: a sweep goes on with its own runs by itself",
             )

@@ -18,6 +18,7 @@ from nanolm.comparison import odd_ones
 from nanolm.json_text import parse_json
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read
+from nanolm.terminal import visible
 
 # Seconds between two looks.
 PACE = 0.5
@@ -154,6 +155,7 @@ class Progress:
         return f"{job.run.path} {report.state.value}{value} ({number} of {self.n_jobs})"
 
     def _say(self, text: str) -> None:
+        text = visible(text, multiline=True)
         if self._bar is not None:
             self._bar.write(text, file=self._file)
         else:

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanolm import shell
 from nanolm.compose import compose_jobs, parse
 from nanolm.config import Config, flat, may_change
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs import figures
 from nanolm.runs.directory import RunDirectory, shown, steps_done
+from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.driver import PATIENCE, Driver
 from nanolm.sweeps.grid import searched
-from nanolm.sweeps.job import Stopped, SweepJob
+from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.planning import Combination, Job, in_words, key_of, plan
 from nanolm.sweeps.samplers import FAILED
 from nanolm.sweeps.settings import SAME_FOR_A_PRUNER, OptunaConfig, check_length, check_settings, n_trials_of
@@ -39,6 +41,7 @@ from nanolm.sweeps.study import (
     take,
 )
 from nanolm.sweeps.summary import print_summary
+from nanolm.terminal import say
 
 if TYPE_CHECKING:
     from hydra_plugins.nanolm_sweepers import OptunaSweeper
@@ -69,10 +72,9 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
     n_trials = n_trials_of(settings, space)
     search = Search(opened, tuple(fixed), directory, looks_in)
     before = [outcome for outcome in search.outcomes() if outcome.is_over]
-    print(
+    say(
         f"{n_trials} trials in {directory}, sampler {settings.sampler}, pruner {settings.pruner}, study {name}"
-        + (f", {len(before)} of them done" if before else ""),
-        file=sys.stderr,
+        + (f", {len(before)} of them done" if before else "")
     )
     task = dataclasses.replace(
         sweeper.task_function,
@@ -216,7 +218,7 @@ class Search:
                 self.opened.mark(number, FOLDER, jobs[number].run.path.name)
             except SettingsError as error:
                 reject(self.opened, number, str(error))
-                print(f"nanolm: trial {number} is left out: {error}", file=sys.stderr)
+                say(f"nanolm: trial {number} is left out: {error}")
         unique = {job.key: job for job in jobs.values()}
         reports = dict(zip(unique, driver.run(list(unique.values())), strict=True))
         for number, job in jobs.items():
@@ -249,8 +251,9 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
     Args:
         before: how many trials were over before.
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
+
+    from nanolm.tables import Console, cell
 
     unique = {outcome.job.key: outcome for outcome in outcomes}
     if unique:
@@ -260,21 +263,18 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
             opened.folder,
             before,
         )
-    console = Console(highlight=False)
+    console = Console()
     if n_left_out := n_impossible(opened.trials()):
         console.print(f"left out   {n_left_out} trials whose settings do not fit together")
     results = [outcome for outcome in unique.values() if outcome.report.value is not None]
     if results:
         best = min(results, key=lambda outcome: outcome.report.value or 0.0)
-        console.print(f"best       trial {best.number}: {escape(best.job.name)}", soft_wrap=True)
+        console.print(cell(f"best       trial {best.number}: {best.job.name}"), soft_wrap=True)
     spent, whole = tokens_of(list(unique.values()))
     if spent and opened.settings.prunes:
         console.print(f"tokens     {spent:,}, {spent / whole:.0%} of the {whole:,} that these runs to their end take")
     if pruned := next((outcome for outcome in unique.values() if outcome.report.state is State.pruned), None):
-        console.print(
-            f"unprune    nanolm train resume={escape(str(shown(pruned.job.run.path)))}  (any pruned run)",
-            soft_wrap=True,
-        )
+        console.print(Text(f"unprune    {shell.resume(shown(pruned.job.run.path))}  (any pruned run)"), soft_wrap=True)
 
 
 def tokens_of(outcomes: Sequence[Outcome]) -> tuple[int, int]:

@@ -6,10 +6,12 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
+from nanolm import shell
 from nanolm.comparison import odd_ones
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import Report, State
+from nanolm.terminal import visible
 
 # Rows of a table that is still read; of a longer one the best are shown, and all that went wrong.
 ROWS = 40
@@ -34,13 +36,15 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
         before: how many were done before this sweep began.
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console
+
+    console = Console()
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("run in " + escape(str(shown(directory))), overflow="fold")
+    table.add_column("run in " + escape(visible(str(shown(directory)))), overflow="fold")
     table.add_column("state")
     table.add_column("steps", justify="right")
     table.add_column("val loss", justify="right")
@@ -55,7 +59,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     for place, (job, report, is_odd) in enumerate(rows):
         loss, bits = report.summary.get("best_val_loss"), report.summary.get("bits_per_byte")
         table.add_row(
-            escape(job.run.path.name),
+            escape(visible(job.run.path.name)),
             f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
             f"{report.summary.get('step', 0):,}",
             "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
@@ -73,7 +77,8 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     )
     if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
         console.print("go on      the same line again runs what is missing")
-    console.print(f"compare    nanolm compare {escape(str(shown(directory)))}", soft_wrap=True)
+    compare = shell.command("nanolm", "compare", shell.path_word(shown(directory)))
+    console.print(Text(f"compare    {compare}"), soft_wrap=True)
 
 
 def _went_wrong(report: Report) -> bool:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from nanolm import shell
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import remove_tree, sync_folder, temporary_beside
 from nanolm.json_text import dump_json
@@ -164,7 +165,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
-            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={folder.parent}",
+            mend=f"make room, then go on from the last good checkpoint: {shell.resume(folder.parent)}",
         ) from error
     except BaseException:
         remove_tree(temporary, ignore_errors=True)

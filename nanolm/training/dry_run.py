@@ -218,13 +218,13 @@ def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | N
 def show(found: Estimate) -> None:
     """Prints an estimate."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console(highlight=False)
+    from nanolm.tables import Console, cell
+
+    console = Console()
     for note in found.notes:
-        console.print(Text(note))
+        console.print(cell(note))
     table = Table(box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold")
     table.add_column()

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from nanolm import shell
 from nanolm.config import TrainerConfig
 from nanolm.errors import NanolmError, RankError
 from nanolm.launch import local_rank, n_ranks, own_rank
@@ -195,7 +196,7 @@ def explained(run: str | os.PathLike[str] | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_of_a_lost_rank(error):
             raise
-        line = "the same line with resume=auto" if run is None else f"torchrun ... -m nanolm train resume={run}"
+        line = "the same line with resume=auto" if run is None else f"torchrun ... -m {shell.resume(run)}"
         raise RankError(
             f"rank {own_rank()} of {n_ranks()} lost another one, which ended or no longer answers: "
             + re.sub(r"^\[\S*\] ", "", str(error)).splitlines()[0].split(". ")[0],

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from nanolm import shell
 from nanolm.config import Config, flat
 from nanolm.config_file import save_yaml
 from nanolm.data import compressors, tokenizers
+from nanolm.data.prompt import prompt_of
 from nanolm.data.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
@@ -47,11 +49,12 @@ COUNTABLE_TOKENS = 2**27
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its summary, its exit status, and the last sample of its writing."""
+    """How a run ended: its summary, its exit status, the last sample of its writing, and a prompt from its text."""
 
     summary: dict[str, Any]
     exit_status: int
     sample: str
+    prompt: str
 
 
 @memory.explains_memory
@@ -100,22 +103,24 @@ def train(
     before = run.read_summary()
     summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
     changes = [*(changes or []), *_change_of_ranks(before, ranks)]
-    if ranks.is_main:
-        text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
-        write_durably(run.tokenizer, text.encode())
-        run.write_summary({**before, **summary})
-        write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
-    passed_over = ranks.from_main(lambda: _set_aside(setup))
-    lengths = setup.state.lengths
-    with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
-        saver = Saver(run.checkpoints, config.trainer, log.note)
-        session = Session(**vars(setup), log=log, saver=saver, is_hopeless=is_hopeless)
-        announce(session, summary, passed_over, changes)
+    # From the moment that there is a run, signals end it with a save.
+    with StopRequest() as stop:
         if ranks.is_main:
-            log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
-            summary |= log.logger.about()
+            text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
+            write_durably(run.tokenizer, text.encode())
             run.write_summary({**before, **summary})
-        return _train(session, summary, began)
+            write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
+        passed_over = ranks.from_main(lambda: _set_aside(setup))
+        lengths = setup.state.lengths
+        with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
+            saver = Saver(run.checkpoints, config.trainer, log.note)
+            session = Session(**vars(setup), log=log, saver=saver, is_hopeless=is_hopeless)
+            announce(session, summary, passed_over, changes)
+            if ranks.is_main:
+                log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
+                summary |= log.logger.about()
+                run.write_summary({**before, **summary})
+            return _train(session, stop, summary, began)
 
 
 def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
@@ -163,14 +168,13 @@ def _change_of_ranks(before: dict[str, Any], ranks: Ranks) -> list[str]:
     return [] if had == ranks.n else [f"ranks: {had} -> {ranks.n}"]
 
 
-def _train(session: Session, summary: dict[str, Any], began: float) -> Outcome:
+def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: float) -> Outcome:
     """Runs the loop, or counts, and writes how it ended whatever happens in it."""
-    stop = StopRequest()
     status = "failed"
     text = ""
     is_counted = isinstance(session.state.model, Counted)
     try:
-        with stop, explained(session.run.path), memory.explained(session.config), session.saver:
+        with explained(session.run.path), memory.explained(session.config), session.saver:
             text = count(session, began) if is_counted else loop(session, stop, began)
         is_done = is_counted or session.state.step >= session.config.trainer.max_steps
         status = "completed" if is_done else "interrupted" if stop.signal else "pruned"
@@ -182,7 +186,7 @@ def _train(session: Session, summary: dict[str, Any], began: float) -> Outcome:
         raise DiskError(
             f"the run cannot be written: {error.strerror or error}",
             where=str(error.filename or session.run.path),
-            mend=f"make room, then go on from the last good checkpoint: nanolm train resume={session.run.path}",
+            mend=f"make room, then go on from the last good checkpoint: {shell.resume(session.run.path)}",
         ) from error
     except Exception as error:
         summary["error"] = f"{type(error).__name__}: {error}"
@@ -192,7 +196,8 @@ def _train(session: Session, summary: dict[str, Any], began: float) -> Outcome:
         if session.ranks.is_main:
             session.run.write_last_summary(summary)
         session.log.logger.close(summary)
-    return Outcome(summary, stop.exit_status if stop.signal else 0, text)
+    prompt = prompt_of(session.streams["train"], session.tokenizer)
+    return Outcome(summary, stop.exit_status if stop.signal else 0, text, prompt)
 
 
 def loop(session: Session, stop: StopRequest, began: float) -> str:

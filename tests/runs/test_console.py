@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,16 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
         "wandb_id": "abc",
         "wandb_mode": "offline",
     }
-    closing_table(summary, RunDirectory(tmp_path), "[bold] is not markup here")
+    run = tmp_path / "it's a run"
+    run.mkdir()
+    closing_table(summary, RunDirectory(run), "[bold] is not markup here\x1b", "The first", ["mine"])
     out = capsys.readouterr().out
     for part in (
         "completed at step 100", "1.2500", "1.8034", "1.5000", "best is 50.0% below", "best is 43.6% below",
         "best is 25.0% above", "all 1,000 tokens",
-        "[bold] is not markup here", "1,234 parameters", "wandb sync", f"nanolm generate {tmp_path}",
-        f"nanolm train resume={tmp_path} trainer.max_steps=200",
+        "[bold] is not markup here", "1,234 parameters", "wandb sync",
+        f"nanolm generate {shlex.quote(str(run))} --plugins mine --prompt 'The first'",
+        f"nanolm train {shlex.quote(f'resume={run}')} trainer.max_steps=200", "\\x1b",
     ):  # fmt: skip
         assert part in out
     notes = [line.split("best is ", 1)[1].strip() for line in out.splitlines() if "best is " in line]

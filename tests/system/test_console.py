@@ -1,0 +1,152 @@
+"""Consoles that nobody reads, that are full, closed, or of another encoding; terminals; and signals from outside."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from tests.conftest import REPOSITORY, Nanolm, has_row
+from tests.forks import FORKS, run_command
+
+BIGRAM = ("dataset=text", "model=bigram", "tokenizer=char", "trainer.device=cpu", "logger=none", "trainer.log_every=1")
+SHORT = (*BIGRAM, "trainer.max_steps=4", "trainer.eval_every=2", "trainer.sample_tokens=20")
+FULL = Path("/dev/full")
+
+pytestmark = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+
+
+def begin(nanolm: Nanolm, words: list[str], output: Path, errors: Path) -> Any:
+    """Start a command with its output in any file."""
+    child = FORKS.Process(target=run_command, args=(words, nanolm.folder, nanolm.environment, (output, errors)))
+    child.start()
+    return child
+
+
+def status_of(child: Any) -> int | None:
+    child.join(100)
+    return child.exitcode
+
+
+def test_training_goes_on_when_its_console_fails(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    line = ["train", *SHORT, f"dataset.path={small_text}"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    unread = begin(nanolm, [*line, "hydra.run.dir=unread", "trainer.max_steps=12"], pipe, pipe)
+    with pipe.open() as reader:
+        assert "bigram" in reader.readline()
+    full = begin(nanolm, [*line, "hydra.run.dir=full"], FULL, FULL)
+    sweep = begin(nanolm, [*line, "-m", "hydra.sweep.dir=sweep", "seed=1"], FULL, FULL)
+    assert [status_of(child) for child in (unread, full, sweep)] == [0, 0, 0]
+    for path in (nanolm.folder / "unread", nanolm.folder / "full", *(nanolm.folder / "sweep").glob("*-*")):
+        assert RunDirectory(path).read_summary()["status"] == "completed"
+        assert "val loss" in (path / "train.log").read_text()
+
+
+def test_a_result_that_cannot_be_written_is_an_error(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    assert nanolm("train", *SHORT, f"dataset.path={small_text}", "hydra.run.dir=R").returncode == 0
+    errors = tmp_path / "errors"
+    for words in (["runs", "R"], ["generate", "--help"], ["train", "--help"]):
+        assert status_of(begin(nanolm, words, FULL, errors)) == 1
+        assert "nanolm: the output cannot be written: No space left on device" in errors.read_text()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = begin(nanolm, ["runs", "R"], pipe, errors)
+    pipe.open().close()
+    assert status_of(child) == 141
+    assert errors.read_text() == ""
+
+
+def test_control_characters_are_escaped_on_a_terminal_alone(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    small_text.write_text("\x1b]52;c;aGk=\x07\x9b31m " * 100, encoding="utf-8")
+    line = ["train", *SHORT, f"dataset.path={small_text}", "hydra.run.dir=R", "size.context_length=8"]
+    assert nanolm(*line).returncode == 0
+    run = RunDirectory(nanolm.folder / "R")
+    run.write_summary({**run.read_summary(), "status": "failed", "error": "\x1b[2J\x9b", "choices": {"size": "\x1b"}})
+    words = ["generate", "R", "--prompt", "\x1b]52;c", "--max-new-tokens", "5"]
+    exact = nanolm(*words).stdout
+    assert exact.startswith("\x1b]52;c")
+    seen, written = pty.openpty()
+    assert status_of(begin(nanolm, words, Path(os.ttyname(written)), tmp_path / "errors")) == 0
+    shown = os.read(seen, 10_000).decode()
+    assert shown.startswith("\\x1b]52;c")
+    assert not set(shown) & set("\x1b\x07\x9b")
+    for words in (["runs", "R"], ["compare", "R"], ["diff", "R", "R", "--all"]):
+        printed = nanolm(*words).stdout
+        assert printed
+        assert not set(printed) & set("\x1b\x07\x9b")
+
+
+# A console in ASCII without a width; stderr is closed.
+SCRIPT = """
+nanolm() {{ "{python}" -m nanolm "$@"; }}
+export COLUMNS=0 PYTHONIOENCODING=ascii
+nanolm train {line} 2>&- > out; echo "train $?"
+grep '^write ' out | sed 's/^write *//' > command
+sed -i 's/$/ --max-new-tokens 3/' command
+source command > generated; echo "generate $?"
+"""
+
+
+def test_a_shell_runs_what_training_prints(nanolm: Nanolm, tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash")
+    text = tmp_path / "text.txt"
+    text.write_text("– Où est-il ? “Là” œuvre\n" * 100, encoding="utf-8")
+    line = " ".join([*SHORT, f"dataset.path={text}", "hydra.run.dir=\"'it\\'s 5 \\$HOME & a=b'\""])
+    script = SCRIPT.format(python=sys.executable, line=line)
+    environment = {**nanolm.environment, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([bash, "-c", script], cwd=nanolm.folder, env=environment, capture_output=True, timeout=200)
+    assert done.stdout.decode() == "train 0\ngenerate 0\n", done.stderr.decode()
+    (summary,) = nanolm.folder.glob("*/summary.json")
+    assert summary.parent.name == "it's 5 $HOME & a=b"
+    assert "completed at step 4" in (nanolm.folder / "out").read_text("ascii")
+    assert (nanolm.folder / "generated").read_text("ascii").startswith("O? est-il")
+
+
+def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    line = ["train", *BIGRAM, f"dataset.path={small_text}", "hydra.run.dir=R", "trainer.max_steps=100000"]
+    line += ["trainer.eval_every=100000", "trainer.save_every=100000", "trainer.sample_tokens=0"]
+    child = begin(nanolm, line, tmp_path / "output", tmp_path / "errors")
+    run = RunDirectory(nanolm.folder / "R")
+    while child.is_alive() and not has_row(run, 1):
+        child.join(0.01)
+    # A shell that ends and the kernel both send it.
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGHUP)
+    assert status_of(child) == 128 + signal.SIGHUP, (tmp_path / "errors").read_text()
+    summary = json.loads(run.summary.read_text())
+    assert summary["status"] == "interrupted"
+    assert re.search(rf"saved step-0*{summary['step']}\b", run.log.read_text())
+
+
+def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tuple[Path, Path]) -> None:
+    """A command to which a signal comes while its text is read."""
+    from nanolm.data import token_cache
+
+    def stop(*arguments: object, **settings: object) -> None:
+        os.kill(os.getpid(), number)
+
+    token_cache.fit = stop  # type: ignore[assignment]
+    run_command(words, nanolm.folder, nanolm.environment, files)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_signal_before_training_leaves_nothing(sweep: bool, nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    files = tmp_path / "output", tmp_path / "errors"
+    place = ["-m", "seed=1,2", "hydra.sweep.dir=S"] if sweep else ["hydra.run.dir=R"]
+    words = ["train", *SHORT, f"dataset.path={small_text}", *place]
+    child = FORKS.Process(target=stopped_in_the_text, args=(words, nanolm, signal.SIGTERM, files))
+    child.start()
+    assert status_of(child) == 143
+    assert "Traceback" not in files[1].read_text()
+    assert not list(nanolm.folder.glob("R")) + list(nanolm.folder.glob("S/*/config.yaml"))
