@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nanolm import terminal
 from nanolm.compose import Line, compose_line
 from nanolm.config import check
 from nanolm.data import corpus as corpora
@@ -148,7 +148,7 @@ def _read(overrides: Sequence[str], config_dir: str | None) -> tuple[Line, Corpu
     raise_all(check(line.config))
     corpus = corpora.load(line.config.dataset)
     for note in corpus.notes:
-        print(f"nanolm: {note}", file=sys.stderr)
+        terminal.say(f"nanolm: {note}")
     return line, corpus, token_cache.fit(corpus, line.config)
 
 

@@ -102,10 +102,9 @@ def sweep(sweeper: OptunaSweeper, words: list[str]) -> None:
     if driver.signal:
         sys.exit(128 + driver.signal)
     if n_in_a_row >= MAX_IMPOSSIBLE:
-        print(
+        say(
             f"nanolm: the search ends: the settings of the last {n_in_a_row} trials do not fit together\n"
-            "  hint: give values that fit, such as range(64,257,64) for a width that the heads must divide",
-            file=sys.stderr,
+            "  hint: give values that fit, such as range(64,257,64) for a width that the heads must divide"
         )
         sys.exit(1)
     if any(trial.user_attrs.get(FAILED) for trial in opened.trials()):
