@@ -14,7 +14,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests.conftest import REPOSITORY, Nanolm, has_row
-from tests.forks import FORKS, run_command
+from tests.forks import FORKS, run_module
 
 BIGRAM = ("dataset=text", "model=bigram", "tokenizer=char", "trainer.device=cpu", "logger=none", "trainer.log_every=1")
 SHORT = (*BIGRAM, "trainer.max_steps=4", "trainer.eval_every=2", "trainer.sample_tokens=20")
@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 
 def begin(nanolm: Nanolm, words: list[str], output: Path, errors: Path) -> Any:
     """Start a command with its output in any file."""
-    child = FORKS.Process(target=run_command, args=(words, nanolm.folder, nanolm.environment, (output, errors)))
+    arguments = (["nanolm", *words], nanolm.folder, nanolm.environment, (output, errors), False)
+    child = FORKS.Process(target=run_module, args=arguments)
     child.start()
     return child
 
@@ -137,7 +138,7 @@ def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tu
         os.kill(os.getpid(), number)
 
     token_cache.fit = stop  # type: ignore[assignment]
-    run_command(words, nanolm.folder, nanolm.environment, files)
+    run_module(["nanolm", *words], nanolm.folder, nanolm.environment, files, False)
 
 
 @pytest.mark.parametrize("sweep", [False, True])
