@@ -62,7 +62,7 @@ def report() -> Parser:
     parser = Parser(
         prog="nanolm report",
         description="Writes one HTML file about runs, which opens offline: results, curves, settings, samples, "
-        "attention and masks, and what it takes to repeat each. Needs nanolm[report].",
+        "attention and masks, and what it takes to repeat each. Needs plotly, and --png needs matplotlib.",
         epilog='for example: nanolm report outputs -o report.html --text "To be, or not" --layer 0 1 --png pictures',
     )
     _add_runs(parser, "runs", "run directories, or folders of them")
@@ -132,7 +132,9 @@ def mask_show() -> Parser:
         epilog="for example: nanolm mask show mask=banded_causal mask.window=4 mask.pattern=SSSL --length 24",
     )
     parser.add("--length", check=types.COUNT, metavar="N", help="draw N positions (size.context_length)")
-    parser.add("--png", check=types.file_to_write, metavar="FILE", help="write the picture as PNG too: nanolm[plot]")
+    parser.add(
+        "--png", check=types.file_to_write, metavar="FILE", help="write the picture as PNG too (needs matplotlib)"
+    )
     return parser
 
 
@@ -143,7 +145,7 @@ def schedule_show() -> Parser:
         description=SCHEDULE["show"],
         epilog="for example: nanolm schedule show scheduler=cosine_restarts scheduler.period=200",
     )
-    parser.add("--png", check=types.file_to_write, metavar="FILE", help="write the curve as PNG too: nanolm[plot]")
+    parser.add("--png", check=types.file_to_write, metavar="FILE", help="write the curve as PNG too (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="one JSON object, with the lr of each step, or of a sample")
     return parser
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -179,6 +181,26 @@ def _has_current_folder() -> bool:
     except OSError:
         return False
     return True
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs what an optional part of nanolm needs.
+
+    It names the packages themselves: nanolm may have been installed from a checkout or from a wheel, and is not on the
+    package index.
+
+    Args:
+        extra: of pyproject.toml's optional dependencies.
+    """
+    import importlib.metadata
+
+    requirements = []
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for line in importlib.metadata.requires("nanolm") or []:
+            requirement, _, marker = line.partition(";")
+            if re.search(rf"""extra == ['"]{re.escape(extra)}['"]""", marker):
+                requirements.append(f"'{requirement.strip()}'")
+    return f"pip install {' '.join(sorted(requirements))}" if requirements else f"pip install -e '.[{extra}]'"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nanolm.errors import SettingsError
+from nanolm.errors import SettingsError, install_hint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def importing_matplotlib() -> Iterator[None]:
         yield
     except ImportError as error:
         raise SettingsError(
-            "the PNG is drawn by matplotlib, which is not installed", where="--png", mend="pip install 'nanolm[plot]'"
+            "the PNG is drawn by matplotlib, which is not installed", where="--png", mend=install_hint("plot")
         ) from error
 
 

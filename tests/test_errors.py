@@ -1,10 +1,11 @@
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nanolm.errors import DivergedError, Problems, SettingsError, explain_os_error, nearest
+from nanolm.errors import DivergedError, Problems, SettingsError, explain_os_error, install_hint, nearest
 
 
 def test_an_error_says_what_where_and_how_to_mend_it() -> None:
@@ -65,3 +66,22 @@ def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.chdir("gone")
     (tmp_path / "gone").rmdir()
     assert explain_os_error(refused(Path.cwd)).found == "the current folder has been deleted"
+
+
+def test_an_install_hint_names_packages_of_the_index() -> None:
+    assert re.fullmatch(r"pip install 'matplotlib>=[\d.]+' 'plotly>=[\d.]+'", install_hint("report"))
+    assert install_hint("spacy").startswith("pip install 'spacy>=")
+
+
+def test_no_text_tells_the_reader_to_install_nanolm_from_the_index() -> None:
+    root = Path(__file__).parent.parent
+    files = [
+        path
+        for folder in ("nanolm", "configs", "docs", "hydra_plugins", "scripts")
+        for path in (root / folder).rglob("*")
+    ]
+    texts = [path for path in (*files, root / "README.md") if path.suffix in (".py", ".md", ".yaml", ".js", ".html")]
+    assert texts
+    from_index = re.compile(r"pip install [^\n`]*\bnanolm\b|\bnanolm\[\w")
+    found = {path.name: match[0] for path in texts if (match := from_index.search(path.read_text(encoding="utf-8")))}
+    assert found == {}

@@ -12,7 +12,7 @@ from nanolm.compose.hydra_api import CONFIG_NAME, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
 from nanolm.config import check
 from nanolm.config_file import in_words, missing_values, to_config
-from nanolm.errors import NanolmError, Problems, SettingsError, nearest
+from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -109,7 +109,7 @@ def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
     return SettingsError(
         f"no {key} is called {name!r}" if extra is None else f"the launcher {name} is not installed",
         where=f"{key}={name}",
-        mend=nearest(name, options) if extra is None else f"pip install 'nanolm[{extra}]'",
+        mend=nearest(name, options) if extra is None else install_hint(extra),
     )
 
 

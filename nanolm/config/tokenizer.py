@@ -53,7 +53,7 @@ class WordConfig(WordsConfig):
 
 @dataclasses.dataclass
 class SpacyConfig(WordsConfig):
-    """Words by spaCy's rules for a language: pip install nanolm[spacy]."""
+    """Words by spaCy's rules for a language (needs the package spacy)."""
 
     name: str = "spacy"
     language: str = "en"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from nanolm.errors import SettingsError
+from nanolm.errors import SettingsError, install_hint
 from nanolm.json_text import dump_json
 from nanolm.report.contents import LONGEST_LABEL, Contents
 from nanolm.report.curves import MOST_POINTS
@@ -103,7 +103,7 @@ def _plotly() -> str:
         raise SettingsError(
             "the report is drawn by plotly, which is not installed",
             where="nanolm report",
-            mend="pip install 'nanolm[report]'",
+            mend=install_hint("report"),
         ) from error
     return get_plotlyjs()
 

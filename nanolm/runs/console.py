@@ -101,7 +101,8 @@ def closing_table(
     speed = f", {summary['tokens_per_second']:,.0f} tokens/s" if summary["tokens_per_second"] else ""
     is_counted = "entries" in summary
     amount = f"{summary['entries']:,} entries" if is_counted else f"{summary['parameters']:,} parameters"
-    memory = f", {in_units(summary['peak_memory_bytes'])} at most" if "peak_memory_bytes" in summary else ""
+    peak = summary.get("peak_memory_bytes")
+    memory = "" if peak is None else f", {in_units(peak)} at most"
     console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}{memory}")
     console.print(Text(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)"), soft_wrap=True)
     if summary.get("wandb_id"):

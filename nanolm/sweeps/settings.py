@@ -10,7 +10,7 @@ from typing import Any
 
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import bounded, outside_bounds
-from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.errors import NanolmError, SettingsError, install_hint, nearest
 from nanolm.sweeps.space import Choice, Dimension, Interval, in_word, size_of
 
 SAMPLER_NAMES = ("tpe", "random", "grid", "cmaes")
@@ -117,7 +117,7 @@ def require_optuna() -> None:
         raise SettingsError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             where="hydra/sweeper=optuna",
-            mend="pip install 'nanolm[optuna]'",
+            mend=install_hint("optuna"),
         )
 
 

@@ -46,7 +46,7 @@ class Estimate:
         epochs: tokens over those of the train split.
         flops: of all steps to come; None where there is no formula.
         memory: bytes by what holds them, by formula.
-        peak_memory: bytes that were in use at most while it was measured.
+        peak_memory: bytes that were in use at most while it was measured; None where the system does not say.
         checkpoint_bytes: on disk, each.
         step_seconds, evaluation_seconds, save_seconds: of one each, measured.
         steps, evaluations, saves: to come; a new best that falls between saves is one more.
@@ -61,7 +61,7 @@ class Estimate:
     epochs: float
     flops: int | None
     memory: dict[str, int]
-    peak_memory: int
+    peak_memory: int | None
     checkpoint_bytes: int
     step_seconds: float
     evaluation_seconds: float
@@ -235,7 +235,8 @@ def show(found: Estimate) -> None:
         table.add_row("FLOPs", f"{found.flops:.3g}")
     held = ", ".join(f"{name} {in_units(amount)}" for name, amount in found.memory.items())
     table.add_row("memory, by formula", f"{in_units(sum(found.memory.values()))}: {held}")
-    table.add_row("memory, measured", f"{in_units(found.peak_memory)} at most")
+    if found.peak_memory is not None:
+        table.add_row("memory, measured", f"{in_units(found.peak_memory)} at most")
     table.add_row("a checkpoint", in_units(found.checkpoint_bytes))
     table.add_row("lr", ", ".join(f"{lr:.3g} at {step:,}" for step, lr in found.lrs))
     table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms a step")

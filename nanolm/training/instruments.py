@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
 import sys
 import time
 from pathlib import Path
@@ -30,6 +29,10 @@ PEAKS: dict[str, dict[str, float]] = {
     "V100": {"fp16": 125e12, "fp32": 15.7e12},
     "T4": {"fp16": 65e12, "fp32": 8.1e12},
 }
+
+
+# Where Linux says how much memory this process has.
+STATUS = Path("/proc/self/status")
 
 
 def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
@@ -83,14 +86,21 @@ def start_of_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes in use at most: of tensors on a GPU; of the whole process elsewhere, in which other runs may have been."""
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes in use at most: of tensors on a GPU; of the whole process elsewhere, in which other runs may have been.
+
+    None where the system does not say: Windows has neither /proc nor `resource`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
     # Bytes on macOS, kilobytes elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

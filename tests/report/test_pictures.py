@@ -65,5 +65,5 @@ def test_a_folder_that_cannot_be_made(pair: Path, tmp_path: Path) -> None:
 def test_without_matplotlib(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SettingsError, match=r"pip install 'nanolm\[plot\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'matplotlib>="):
         write_all(gather(find([pair / "gpt"])), [], tmp_path)

@@ -249,7 +249,7 @@ def test_optuna_that_is_not_installed_is_said(nanolm: Nanolm, small_text: Path, 
     done = nanolm(*STUDY, f"dataset.path={small_text}")
     assert done.returncode == 2
     assert "optuna is not installed" in done.stderr
-    assert "pip install 'nanolm[optuna]'" in done.stderr
+    assert "pip install 'cmaes>=" in done.stderr
 
 
 def test_a_small_space_is_probed_at_every_point_and_a_large_one_at_its_edges() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,10 @@ def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
     with mmap.mmap(-1, 2**28) as held:
         held.write(b"x" * 2**28)
     assert instruments.peak_memory(CPU) - before > 0.8 * 2**28
+
+
+def test_peak_memory_is_none_where_the_system_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instruments, "STATUS", tmp_path / "nowhere")
+    assert isinstance(instruments.peak_memory(CPU), int), "from the module resource"
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert instruments.peak_memory(CPU) is None

@@ -24,7 +24,7 @@ from nanolm.data.corpus.exclusions import kind_below
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8, unreadable
 from nanolm.data.download import fetch
-from nanolm.errors import DataError
+from nanolm.errors import DataError, install_hint
 from nanolm.registry import DATASETS
 
 
@@ -95,7 +95,7 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
         raise DataError(
             "dataset=huggingface needs the package `datasets`",
             where="dataset.name",
-            mend="pip install 'nanolm[hf]'",
+            mend=install_hint("hf"),
         ) from error
     datasets.disable_progress_bars()
     folder = Path(config.path).expanduser()

@@ -19,7 +19,7 @@ import numpy as np
 
 from nanolm.config import WordsConfig
 from nanolm.data.tokenizers.protocol import checked, entry, require_distinct, smallest_integers, strings, utf8
-from nanolm.errors import SettingsError, TokenizerError, nearest
+from nanolm.errors import SettingsError, TokenizerError, install_hint, nearest
 from nanolm.registry import TOKENIZERS
 
 UNKNOWN, END = "<unk>", "<eos>"
@@ -227,7 +227,7 @@ class SpacyTokenizer(_Words):
             raise SettingsError(
                 f"spaCy cannot be imported: {error}",
                 where="tokenizer.name spacy",
-                mend="pip install nanolm[spacy]",
+                mend=install_hint("spacy"),
             ) from error
         try:
             tokenize = spacy.blank(language).tokenizer
