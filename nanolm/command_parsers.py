@@ -264,8 +264,8 @@ def wandb_push() -> Parser:
     _add_runs(parser, "paths", "run directories, or folders that hold them")
     parser.add_argument("--offline", action="store_true", help="write into RUN/wandb, for `wandb sync` to send")
     for name, help_text in (
-        ("project", "the project (the run's logger.project, else nanolm)"),
-        ("entity", "whose project (the run's logger.entity, else the account's own)"),
+        ("project", "the project (the run's logger.project, else WANDB_PROJECT, else nanolm)"),
+        ("entity", "whose project (the run's logger.entity, else WANDB_ENTITY, else the account's own)"),
         ("group", "the group (the run's logger.group, else the name of its sweep)"),
     ):
         parser.add(f"--{name}", check=types.text, metavar=name[0].upper(), help=help_text)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nanolm import terminal
-from nanolm.config import WandbConfig
+from nanolm.config import WandbConfig, check_wandb
 from nanolm.errors import DiskError, NanolmError, RunError, ServerError, SettingsError, raise_all
 from nanolm.runs import collection, wandb_record
 from nanolm.runs.collection import Run
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.loggers import first_line
+from nanolm.runs.loggers import reason_of
 from nanolm.terminal import visible
 
 # Rows that a server which is slow, but there, takes in a second.
@@ -67,6 +67,7 @@ def push(paths: Sequence[str], target: Target) -> int:
     """
     terminal.ignore_write_errors()
     runs = collection.find(paths)
+    raise_all(check_wandb(WandbConfig(project=target.project, entity=target.entity, group=target.group)))
     _require_account(target)
     width = max(len(visible(run.name)) for run in runs)
     problems: list[NanolmError] = []
@@ -154,10 +155,9 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def _settings(run: Run, target: Target) -> WandbConfig:
-    """What is asked for, else what the run was trained with, else the defaults."""
-    usual = WandbConfig()
+    """What is asked for, else what the run was trained with; what both leave open is up to the environment."""
     return WandbConfig(
-        project=target.project or run.settings.get("logger.project") or usual.project,
+        project=target.project or run.settings.get("logger.project"),
         entity=target.entity or run.settings.get("logger.entity"),
         group=target.group or run.settings.get("logger.group"),
         tags=run.settings.get("logger.tags") or [],
@@ -182,7 +182,7 @@ def _refusals(run: Run) -> Iterator[None]:
         yield
     except Exception as error:
         raise ServerError(
-            f"wandb did not take the run: {first_line(error)}",
+            f"wandb did not take the run: {reason_of(error)}",
             where=str(run.path),
             mend="try again when it answers, or --offline to write the record now and send it another time",
         ) from error

@@ -176,7 +176,7 @@ def nanolm(tmp_path: Path) -> Nanolm:
 @pytest.fixture
 def no_wandb_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No account of wandb is at hand, and the environment has no word for it."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_RUN_ID"):
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SERVICE"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -131,3 +131,4 @@ from nanolm.config.trainer import (
     Precision,
     TrainerConfig,
 )
+from nanolm.config.wandb_environment import Destination, check_wandb, destination

@@ -15,6 +15,7 @@ from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm
 from nanolm.config.optimizer import AdafactorConfig, MuonConfig, ScheduleFreeConfig
 from nanolm.config.run import Config, layers_by_mask, reads_documents
 from nanolm.config.trainer import AttentionPath, Batches, Parallel, Precision
+from nanolm.config.wandb_environment import check_logger
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.launch import n_ranks
 from nanolm.option_types import DEVICES, DEVICES_HINT
@@ -349,4 +350,5 @@ CHECKS = (
     _check_fork,
     check_scheduler,
     _check_device,
+    check_logger,
 )

@@ -38,11 +38,15 @@ class WandbConfig(LoggerConfig):
     """Weights & Biases. It never stops a run and never changes one."""
 
     name: str = "wandb"
-    project: str = "nanolm"
+    # null: $WANDB_PROJECT, else nanolm
+    project: str | None = None
+    # null: $WANDB_ENTITY, else the account's own
     entity: str | None = None
-    # null: the folder of the sweep that the run is a job of, if it is one of a sweep
+    # null: $WANDB_RUN_GROUP, else the folder of the sweep that the run is a job of
     group: str | None = None
+    # empty: $WANDB_TAGS
     tags: list[str] = dataclasses.field(default_factory=list)
+    # auto: $WANDB_MODE or $WANDB_DISABLED, else online with an account
     mode: WandbMode = WandbMode.auto
     # Seconds to wait for the server before the run goes on offline.
     patience: float = bounded(5.0, gt=0, le=86_400)

@@ -107,7 +107,8 @@ def closing_table(
     console.print(Text(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)"), soft_wrap=True)
     if summary.get("wandb_id"):
         how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
-        console.print(Text(f"wandb      {path}/wandb  ({how})"), soft_wrap=True)
+        project = f"project {summary['wandb_project']}, " if summary.get("wandb_project") else ""
+        console.print(Text(f"wandb      {path}/wandb  ({project}{how})"), soft_wrap=True)
     if prompt:
         console.print(Text(f"write      {shell.generate(run.path, prompt, plugins)}"), soft_wrap=True)
     is_completed = summary["status"] == "completed"

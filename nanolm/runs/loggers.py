@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nanolm.config import LoggerConfig, NoLoggerConfig, WandbConfig, WandbMode
+from nanolm.config import LoggerConfig, NoLoggerConfig, WandbConfig, destination
 from nanolm.registry import LOGGERS
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
@@ -55,7 +54,7 @@ def open_logger(config: LoggerConfig, run: RunDirectory, about: About, warn: War
     try:
         return LOGGERS[config.name](config, run, about, warn)
     except Exception as error:
-        warn(f"{config.name} is off, the run goes on without it: {type(error).__name__}: {first_line(error)}")
+        warn(f"{config.name} is off, the run goes on without it: {type(error).__name__}: {reason_of(error)}")
         return NoLogger()
 
 
@@ -98,11 +97,11 @@ class WandbLogger:
         self._run = run
         self._warn = warn
         self._references = wandb_record.reference_lines(about.summary)
-        mode = config.mode
-        if mode is WandbMode.auto:
-            mode = WandbMode.online if has_account() else WandbMode.offline
-        # The environment's own word (WANDB_MODE=disabled, say) goes first, as everywhere with wandb.
-        modes = [os.environ.get("WANDB_MODE") or mode.name]
+        goal = destination(config)
+        if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
+            place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
+            warn(f"wandb project {place}, from the environment: {', '.join(named)}")
+        modes = [goal.mode if goal.mode != "auto" else "online" if has_account() else "offline"]
         if modes[0] == "online":
             modes.append("offline")
         for attempt in modes:
@@ -120,9 +119,10 @@ class WandbLogger:
             except Exception as error:
                 if attempt == modes[-1]:
                     raise
-                warn(f"wandb does not answer ({first_line(error)}); the run is recorded offline in {run.wandb}")
+                warn(f"wandb does not answer ({reason_of(error)}); the run is recorded offline in {run.wandb}")
         self.run_id = str(self._record.id)
         self.mode = attempt
+        self._goal = goal
         self._failed = False
         self._last_row = -math.inf
 
@@ -149,14 +149,15 @@ class WandbLogger:
             self._fail(error)
 
     def about(self) -> dict[str, Any]:
-        """The id that the next session goes on with."""
-        return {"wandb_id": self.run_id, "wandb_mode": self.mode}
+        """The id that the next session goes on with, and where the record is."""
+        entity = {"wandb_entity": self._goal.entity} if self._goal.entity else {}
+        return {"wandb_id": self.run_id, "wandb_mode": self.mode, "wandb_project": self._goal.project, **entity}
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        self._warn(f"wandb is off from here on: {type(error).__name__}: {first_line(error)}")
+        self._warn(f"wandb is off from here on: {type(error).__name__}: {reason_of(error)}")
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, without what it says below that."""
-    return (str(error).strip().splitlines() or [""])[0]
+def reason_of(error: Exception) -> str:
+    """The whole message of an error, on one line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -11,7 +11,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanolm.config import WandbConfig
+from nanolm.config import WandbConfig, destination
 from nanolm.json_text import finite
 from nanolm.runs.directory import RunDirectory
 
@@ -35,7 +35,8 @@ def begin(
     """Opens the record of a run directory, apart from any other that this process has open.
 
     Args:
-        settings: project, entity, group, tags, and how long to wait for the server.
+        settings: project, entity, group, tags, and how long to wait for the server; what they leave open is taken from
+            the WANDB_ variables.
         config: the run's settings by dotted key.
         mode: what wandb calls online, offline or disabled.
         run_id: of a record that is there already; None for a new one.
@@ -48,12 +49,16 @@ def begin(
     """
     import wandb
 
+    goal = destination(settings)
     return wandb.init(
-        project=settings.project,
-        entity=settings.entity,
-        group=settings.group or group,
-        tags=settings.tags or None,
-        name=run.path.resolve().name,
+        project=goal.project,
+        entity=goal.entity,
+        group=goal.group or group,
+        tags=goal.tags or None,
+        # A name in the environment is one run's: the jobs of a sweep have names of their own.
+        name=(os.environ.get("WANDB_NAME") if group is None else None) or run.path.resolve().name,
+        notes=os.environ.get("WANDB_NOTES"),
+        job_type=os.environ.get("WANDB_JOB_TYPE"),
         id=run_id or _new_id(group),
         resume="allow" if is_live else None,
         dir=_folder(run.wandb),

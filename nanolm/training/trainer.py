@@ -151,7 +151,7 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
 
 def _kept(before: dict[str, Any]) -> dict[str, Any]:
     """What a run that goes on keeps of its summary; None for what was never there."""
-    return {name: before.get(name) for name in ("wandb_id", "wandb_mode", "parent")}
+    return {name: before.get(name) for name in ("wandb_id", "wandb_mode", "wandb_project", "wandb_entity", "parent")}
 
 
 def _set_aside(setup: Setup) -> list[str]:

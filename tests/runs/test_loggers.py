@@ -27,7 +27,15 @@ def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp
     time.sleep(1.1)  # wandb names the folder of a session by its second
     again = open_logger(WandbConfig(), run, dataclasses.replace(ABOUT, summary=first.about()), said.append)
     assert isinstance(again, WandbLogger)
-    assert again.about() == first.about() == {"wandb_id": first.run_id, "wandb_mode": "offline"}
+    assert (
+        again.about()
+        == first.about()
+        == {
+            "wandb_id": first.run_id,
+            "wandb_mode": "offline",
+            "wandb_project": "nanolm",
+        }
+    )
     again.log({"step": 20, "split": "train", "loss": 1.5})
     again.close({"status": "completed"})
     assert said == []
@@ -59,6 +67,8 @@ def test_a_logger_that_fails_is_replaced_with_one_warning(tmp_path: Path, monkey
     logger = open_logger(WandbConfig(), RunDirectory(tmp_path), ABOUT, said.append)
     assert isinstance(logger, NoLogger)
     assert "the run goes on without it" in said[0]
+    assert "Input should be 'online', 'offline'" in said[0], "the reason is on the third line of the error"
+    assert "\n" not in said[0]
 
 
 def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path) -> None:

@@ -57,6 +57,19 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         assert (header.display_name, header.run_group, list(header.tags)) == (run.path.name, "sweep", ["small"])
 
 
+def test_the_environment_of_wandb_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES"):
+        monkeypatch.setenv(f"WANDB_{name}", f"their-{name.lower()}")
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    run = RunDirectory(tmp_path / "run")
+    record = wandb_record.begin(WandbConfig(), run, {}, mode="offline", run_id=None, is_live=True, group=None)
+    record.finish()
+    (folder,) = run.wandb.glob("offline-run-*")
+    header = wandb_files.header(folder)
+    assert (header.project, header.entity, header.run_group) == ("their-project", "their-entity", "their-run_group")
+    assert (list(header.tags), header.display_name, header.notes) == (["their-tags"], "their-name", "their-notes")
+
+
 def test_each_job_of_a_sweep_is_a_run_of_its_group_and_is_closed(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "breaking.py").write_text(
         "from nanolm.registry import SCHEDULERS\n"

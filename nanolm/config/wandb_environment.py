@@ -1,0 +1,127 @@
+"""The destination of a Weights & Biases record: the settings, else the WANDB_ variables, else the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+
+from nanolm.config.logger import WandbConfig, WandbMode
+from nanolm.config.run import Config
+from nanolm.errors import NanolmError, SettingsError
+
+PROJECT = "nanolm"
+
+# The modes of WANDB_MODE; the last two are older names of wandb's for offline and online.
+MODES = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "shared": "shared",
+    "dryrun": "offline",
+    "run": "online",
+}
+FALSE = ("", "0", "false", "no", "off")
+
+# What wandb refuses: characters, and the greatest length.
+FORBIDDEN = {"project": "/\\#?%:", "entity": "/\\#?%: ", "run id": ":;,#?/'"}
+LENGTHS = {"project": 128, "entity": 128, "group": 128, "tag": 64, "run id": 128}
+
+
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """Where a record goes.
+
+    Attributes:
+        mode: online, offline, disabled, shared, or auto where neither the settings nor the environment choose.
+        from_environment: the variables that decided something, in the order of the fields.
+    """
+
+    project: str
+    entity: str | None
+    group: str | None
+    tags: tuple[str, ...]
+    mode: str
+    from_environment: tuple[str, ...]
+
+
+def destination(config: WandbConfig, environment: Mapping[str, str] = os.environ) -> Destination:
+    """Resolve where a record goes. A setting takes precedence over its variable."""
+    tags = tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
+    mode, mode_variable = _mode(config, environment)
+    used = {
+        "WANDB_PROJECT": not config.project,
+        "WANDB_ENTITY": not config.entity,
+        "WANDB_RUN_GROUP": not config.group,
+        "WANDB_TAGS": not config.tags,
+        mode_variable: True,
+    }
+    return Destination(
+        project=config.project or environment.get("WANDB_PROJECT") or PROJECT,
+        entity=config.entity or environment.get("WANDB_ENTITY") or None,
+        group=config.group or environment.get("WANDB_RUN_GROUP") or None,
+        tags=tuple(config.tags) or tags,
+        mode=mode,
+        from_environment=tuple(name for name, is_used in used.items() if is_used and environment.get(name)),
+    )
+
+
+def check_wandb(config: WandbConfig, environment: Mapping[str, str] = os.environ) -> list[NanolmError]:
+    """Check the settings of a record, and the WANDB_ variables, which wandb validates in any case."""
+    values = [
+        ("logger.project", "project", config.project),
+        ("logger.entity", "entity", config.entity),
+        ("logger.group", "group", config.group),
+        *(("logger.tags", "tag", tag) for tag in config.tags),
+        ("WANDB_PROJECT", "project", environment.get("WANDB_PROJECT") or None),
+        ("WANDB_ENTITY", "entity", environment.get("WANDB_ENTITY") or None),
+        ("WANDB_RUN_GROUP", "group", environment.get("WANDB_RUN_GROUP") or None),
+        ("WANDB_RUN_ID", "run id", environment.get("WANDB_RUN_ID") or None),
+        *(("WANDB_TAGS", "tag", tag) for tag in environment.get("WANDB_TAGS", "-").split(",")),
+    ]
+    problems: list[NanolmError] = [
+        SettingsError(problem, where=where, mend=_hint(where))
+        for where, kind, value in values
+        if value is not None and (problem := _problem(kind, value))
+    ]
+    mode = environment.get("WANDB_MODE")
+    if mode is not None and mode not in MODES:
+        problems.append(
+            SettingsError(
+                f"wandb has no mode {mode!r}",
+                where="WANDB_MODE",
+                mend=f"one of: {', '.join(MODES)}; or unset WANDB_MODE",
+            )
+        )
+    return problems
+
+
+def check_logger(config: Config) -> Iterator[NanolmError]:
+    """Check where the record of a run goes, if it has one."""
+    if isinstance(config.logger, WandbConfig) and destination(config.logger).mode != "disabled":
+        yield from check_wandb(config.logger)
+
+
+def _mode(config: WandbConfig, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The mode, and the variable that it is from."""
+    if config.mode is not WandbMode.auto:
+        return config.mode.name, ""
+    if environment.get("WANDB_DISABLED", "").strip().lower() not in FALSE:
+        return "disabled", "WANDB_DISABLED"
+    mode = environment.get("WANDB_MODE") or "auto"
+    return MODES.get(mode, mode), "WANDB_MODE"
+
+
+def _problem(kind: str, value: str) -> str:
+    shown = value if len(value) <= 40 else f"{value[:40]}..."
+    if not value.strip():
+        return f"the wandb {kind} is empty"
+    if len(value) > LENGTHS[kind]:
+        return f"the wandb {kind} {shown!r} has {len(value)} characters, and {LENGTHS[kind]} are possible"
+    if found := [char for char in FORBIDDEN.get(kind, "") if char in value]:
+        return f"the wandb {kind} {shown!r} cannot have {' '.join(map(repr, found))} in it"
+    return ""
+
+
+def _hint(where: str) -> str:
+    return f"set another value, or unset {where}" if where.isupper() else f"{where}=... another value, or logger=none"

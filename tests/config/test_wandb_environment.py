@@ -1,0 +1,76 @@
+import pytest
+
+from nanolm.config import WandbConfig, WandbMode, check, check_wandb, destination
+from tests.conftest import config_of
+
+ENVIRONMENT = {
+    "WANDB_PROJECT": "theirs",
+    "WANDB_ENTITY": "team",
+    "WANDB_RUN_GROUP": "rates",
+    "WANDB_TAGS": "small, quick",
+    "WANDB_MODE": "offline",
+}
+
+
+def test_the_environment_decides_what_the_settings_leave_open() -> None:
+    found = destination(WandbConfig(), ENVIRONMENT)
+    assert (found.project, found.entity, found.group, found.tags) == ("theirs", "team", "rates", ("small", "quick"))
+    assert (found.mode, found.from_environment) == ("offline", tuple(ENVIRONMENT))
+    usual = destination(WandbConfig(), {})
+    assert (usual.project, usual.entity, usual.mode, usual.from_environment) == ("nanolm", None, "auto", ())
+
+
+def test_a_setting_takes_precedence_over_its_variable() -> None:
+    config = WandbConfig(project="mine", entity="me", group="few", tags=["big"], mode=WandbMode.online)
+    found = destination(config, ENVIRONMENT | {"WANDB_DISABLED": "true"})
+    assert (found.project, found.entity, found.group, found.tags) == ("mine", "me", "few", ("big",))
+    assert (found.mode, found.from_environment) == ("online", ())
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "auto"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_the_environment_chooses_the_mode(environment: dict[str, str], mode: str) -> None:
+    assert destination(WandbConfig(), environment).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("WANDB_PROJECT", "a/b", "the wandb project 'a/b' cannot have '/' in it"),
+        ("WANDB_PROJECT", "x" * 129, "has 129 characters, and 128 are possible"),
+        ("WANDB_ENTITY", "my team", "the wandb entity 'my team' cannot have ' ' in it"),
+        ("WANDB_RUN_GROUP", "x" * 129, "the wandb group"),
+        ("WANDB_TAGS", "a,,b", "the wandb tag is empty"),
+        ("WANDB_TAGS", "", "the wandb tag is empty"),
+        ("WANDB_TAGS", "x" * 65, "has 65 characters, and 64 are possible"),
+        ("WANDB_RUN_ID", "a:b", "the wandb run id 'a:b' cannot have ':' in it"),
+        ("WANDB_MODE", "foo", "wandb has no mode 'foo'"),
+        ("WANDB_MODE", "", "wandb has no mode ''"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_found(variable: str, value: str, expected: str) -> None:
+    (problem,) = check_wandb(WandbConfig(), {variable: value})
+    assert expected in str(problem)
+    assert f"where: {variable}" in str(problem)
+    # wandb reads its variables even where a setting takes precedence.
+    config = WandbConfig(project="mine", entity="me", group="few", tags=["big"], mode=WandbMode.offline)
+    assert check_wandb(config, {variable: value})
+
+
+def test_every_bad_wandb_setting_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    words = ("logger=wandb", "logger.project=a/b", "logger.tags=[ok,'']", "logger.entity='my team'")
+    text = "\n".join(map(str, check(config_of(*words))))
+    for part in ("'a/b'", "tag is empty", "'my team'", "no mode 'foo'"):
+        assert part in text
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert not check(config_of(*words))
+    assert not check(config_of("logger=none"))
