@@ -19,8 +19,10 @@ from nanolm.data.batches import IGNORED, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
-from nanolm.errors import raise_all
+from nanolm.errors import SettingsError, raise_all
 from nanolm.json_text import dump_json
+from nanolm.machine import batch_bytes, host_memory
+from nanolm.runs.console import in_units
 
 if TYPE_CHECKING:
     from nanolm.tables import Console
@@ -81,6 +83,13 @@ def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     train = streams["train"]
     first = train.tokens[:n_tokens]
     shown = np.unique(np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64))
+    needed, has = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
+    if has is not None and needed > has:
+        raise SettingsError(
+            f"the tokens of a batch take {in_units(needed)}, and this machine has {in_units(has)}",
+            where=f"trainer.batch_size={config.trainer.batch_size}, size.context_length={config.size.context_length}",
+            mend="a smaller trainer.batch_size",
+        )
     inputs_BxT, targets_BxT, _ = draw(
         config.trainer.batches,
         train,

@@ -68,7 +68,13 @@ def train(arguments: list[str]) -> int:
     if asks_only:
         import_plugins([])
         register_schemas()
-        _call_hydra(arguments, lambda composed: None)
+        try:
+            _call_hydra(arguments, lambda composed: None)
+        except ValueError as error:
+            if not flags.shell_completion or isinstance(error, NanolmError):
+                raise
+            hint = 'eval "$(nanolm train --shell-completion install=bash)"'
+            raise SettingsError(str(error), where="--shell-completion", mend=hint) from error
         return 0
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
     if flags.multirun or not line.config.trainer.dry_run:

@@ -2,6 +2,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from nanolm import data_verbs
+from nanolm.errors import SettingsError
 from tests.conftest import Nanolm
 
 
@@ -63,3 +67,14 @@ def test_mistakes_are_named(nanolm: Nanolm, small_text: Path) -> None:
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
     assert nanolm("data").stdout.startswith("nanolm data prepare")
+
+
+def test_a_batch_that_no_memory_holds_is_refused(small_text: Path) -> None:
+    line = ["dataset=text", f"dataset.path={small_text}", f"trainer.batch_size={9 * 10**18}"]
+    with pytest.raises(SettingsError, match=r"the tokens of a batch take [\d.,]+ PiB, and this machine has"):
+        data_verbs.look(line)
+
+
+def test_a_config_dir_without_a_name_is_refused() -> None:
+    with pytest.raises(SettingsError, match="there is no folder without a name"):
+        data_verbs.look(["dataset=text"], "")

@@ -66,8 +66,9 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
     Raises:
         SettingsError: with every mistake in the line.
     """
-    if config_dir is not None and not Path(config_dir).is_dir():
-        raise SettingsError(f"there is no folder {config_dir}", where="--config-dir", mend="name an existing folder")
+    if config_dir is not None and not (config_dir and Path(config_dir).is_dir()):
+        name = config_dir or "without a name"
+        raise SettingsError(f"there is no folder {name}", where="--config-dir", mend="name an existing folder")
     overrides = [*overrides, *search_path(config_dir)]
     parsed = parse(overrides)
     import_plugins(plugins_named(parsed, config_dir))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -16,6 +14,7 @@ import torch
 from nanolm.config import Config, Precision
 from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
 from nanolm.launch import n_ranks
+from nanolm.machine import batch_bytes, host_memory
 from nanolm.model import count
 from nanolm.runs.console import in_units
 
@@ -31,12 +30,6 @@ REFUSALS = re.compile(
 )
 # How they say how much was asked for.
 ASKED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate ([^\n]+)", re.IGNORECASE)
-
-# Tokens of a batch are int64, and there are inputs and targets.
-TOKEN_BYTES = 2 * 8
-
-CGROUP = Path("/sys/fs/cgroup")
-LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def require_memory(config: Config, vocab_size: int, device: torch.device, is_sharded: bool = False) -> None:
@@ -58,7 +51,7 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
         "the weights, the gradients and the optimizer": count.total(state) // (n if is_sharded else 1),
         "the logits of a micro-batch": sequences // trainer.accumulate * context_length * vocab_size * width,
     }
-    on_host = {"the tokens of a batch": sequences * context_length * TOKEN_BYTES}
+    on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
     if device.type != "cuda":
         on_host |= on_device
     elif sum(on_device.values()) > (has := torch.cuda.get_device_properties(device).total_memory):
@@ -66,17 +59,6 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     host = host_memory()
     if host is not None and sum(on_host.values()) > host:
         raise _too_much(config, on_host, "this machine has", host)
-
-
-def host_memory() -> int | None:
-    """Return the bytes that this process may use, of the machine or its cgroup; None where it is not known."""
-    found = []
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for name in LIMITS:
-        with contextlib.suppress(ValueError, OSError):
-            found.append(int((CGROUP / name).read_text()))
-    return min((limit for limit in found if limit > 0), default=None)
 
 
 @contextlib.contextmanager

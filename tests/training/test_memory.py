@@ -1,9 +1,7 @@
 """Memory that a run does not get: said before it is asked for, or in words when it is refused."""
 
 import errno
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,16 +78,3 @@ def test_other_errors_stay_what_they_are() -> None:
         with pytest.raises(type(error)) as caught, memory.explained(config_of()):
             raise error
         assert caught.value is error
-
-
-def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    machine = memory.host_memory()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.host_memory() == machine
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert memory.host_memory() == 1048576
-    (tmp_path / "memory.max").unlink()
-    monkeypatch.delattr(os, "sysconf")
-    assert memory.host_memory() is None
-    memory.require_memory(config_of("size.d_model=1000000", "size.n_heads=1"), 65, CPU)

@@ -1,0 +1,29 @@
+"""The memory of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+# Tokens of a batch are int64, and there are inputs and targets.
+TOKEN_BYTES = 2 * 8
+
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+
+
+def host_memory() -> int | None:
+    """Return the bytes that this process may use, of the machine or its cgroup; None where it is not known."""
+    found = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for name in LIMITS:
+        with contextlib.suppress(ValueError, OSError):
+            found.append(int((CGROUP / name).read_text()))
+    return min((limit for limit in found if limit > 0), default=None)
+
+
+def batch_bytes(sequences: int, context_length: int) -> int:
+    """Return the bytes of the tokens of a batch."""
+    return sequences * context_length * TOKEN_BYTES

@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanolm import machine
+from nanolm.training import memory
+from tests.conftest import config_of
+
+
+def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    whole = machine.host_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.host_memory() == whole
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert machine.host_memory() == 1048576
+    (tmp_path / "memory.max").unlink()
+    monkeypatch.delattr(os, "sysconf")
+    assert machine.host_memory() is None
+    memory.require_memory(config_of("size.d_model=1000000", "size.n_heads=1"), 65, torch.device("cpu"))
