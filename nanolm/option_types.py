@@ -55,7 +55,7 @@ class Number:
         if not self.low <= number <= self.high:
             words = f"must be at least {self.low:g}" if number < self.low else "is too large"
             words = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else words
-            raise SettingsError(f"is {shown(text)}, which {words}", mend=hint)
+            raise SettingsError(f"is {shown(text)[1:-1]}, which {words}", mend=hint)
         return number
 
 

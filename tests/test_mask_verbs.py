@@ -193,7 +193,7 @@ def test_mistakes_are_named(nanolm: Nanolm) -> None:
         ("show", "mask=bandd"): "did you mean banded?",
         ("show", "mask=banded", "mask.window=0"): "mask.window is 0, and must be at least 1",
         ("show", "mask.pattern=SSL"): "mask.pattern has 3 masks",
-        ("show", "--length", "0"): "0 positions cannot be drawn",
+        ("show", "--length", "0"): "--length is 0, which must be at least 1",
         ("show", "--length", "100000"): "--length N with N from 1 to 8192",
     }.items():
         done = nanolm("mask", *arguments)
