@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanolm import shell, terminal
-from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
 from nanolm.launch import n_ranks, own_rank
 
 if TYPE_CHECKING:
@@ -251,6 +251,9 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
             return _job(composed, line, ranks)
         except NanolmError as error:
             failed.append(error)
+            return None
+        except OSError as error:
+            failed.append(explain_os_error(error))
             return None
 
     # Before Hydra writes there; the claim on the folder looks again.
