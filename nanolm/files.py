@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -168,6 +169,23 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
         return
     with contextlib.suppress(*[OSError] if ignore_errors else []):
         path.unlink()
+
+
+def hash_prefix(path: Path, length: int) -> hashlib._Hash:
+    """The SHA-256 of the first bytes of a file, which can be updated with the bytes after them.
+
+    Raises:
+        EOFError: the file is shorter.
+    """
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while length > 0:
+            block = file.read(min(length, 2**20))
+            if not block:
+                raise EOFError(f"{path} is shorter than expected, by {length} bytes")
+            found.update(block)
+            length -= len(block)
+    return found
 
 
 def sync_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from nanolm.errors import RunError, SettingsError
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint, ema, memory
+from nanolm.training.continuity import LOADED, require_same_settings
 from nanolm.training.precision import choose_device
 
 
@@ -64,6 +65,7 @@ def load_run(
     config.trainer.attention_path = AttentionPath.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, which)
+    require_same_settings(config, run, found.manifest, found.path, LOADED)
     with memory.explained(config):
         loaded = checkpoint.weights_only(found, build(config, tokenizer.vocab_size), chosen)
     if weights == "ema":

@@ -182,15 +182,48 @@ def _run_directory(line: Line) -> Path:
     """Where the run of this line goes: the run that it resumes, the folder that it names, or a fresh one."""
     from nanolm.config import check
     from nanolm.runs.directory import RunDirectory, fresh
+    from nanolm.runs.occupancy import require_startable
 
     resume = line.config.resume
-    if resume not in ("never", "auto") and not line.config.fork:
-        return RunDirectory(resume).require().path
+    if resume not in ("never", "auto"):
+        _require_run(Path(resume), line.config.fork)
+        if not line.config.fork:
+            return Path(resume)
     raise_all(check(line.config))
+    if line.run_directory_is_given:
+        require_startable(RunDirectory(line.run_directory))
     if line.run_directory_is_given or line.config.trainer.dry_run:
         return line.run_directory
     cut_off = _cut_off_run(line) if resume == "auto" else None
     return cut_off or fresh(_named_like_its_parent(line) if line.config.fork else line.run_directory)
+
+
+def _require_run(path: Path, is_fork: bool) -> None:
+    """Refuse a path to resume that is no run; a fork may also begin at a checkpoint.
+
+    Raises:
+        RunError: with what can be typed instead, where the path is a part of a run.
+    """
+    from nanolm.runs.directory import RunDirectory, enclosing_run
+
+    run, is_checkpoint = enclosing_run(path), _is_checkpoint(path)
+    if RunDirectory(path).exists() or (is_fork and is_checkpoint):
+        return
+    if run is None:
+        RunDirectory(path).require()
+    hint = f"{shell.resume(run or path)} goes on from the newest checkpoint"
+    if is_checkpoint:
+        hint += f"; {shell.resume(path)} fork=true begins a new run from this one"
+    raise RunError(
+        f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}",
+        where=f"resume={path}",
+        mend=hint,
+    )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a path is named like a checkpoint in its run."""
+    return path.absolute().parent.name == "checkpoints" and path.absolute().name.startswith("step-")
 
 
 def _named_like_its_parent(line: Line) -> Path:
@@ -206,7 +239,9 @@ def _named_like_its_parent(line: Line) -> Path:
 
 def _run_of(path: Path) -> Path:
     """The directory of the run that a path is, or a checkpoint of."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path
+    from nanolm.runs.directory import shown
+
+    return shown(path.absolute().parent.parent) if _is_checkpoint(path) else path
 
 
 def _cut_off_run(line: Line) -> Path | None:
@@ -331,8 +366,7 @@ def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model
 
-        origin = run if task.parent is None else task.parent.run
-        choices = {**(origin.read_summary().get("choices") or line.choices), **task.choices}
+        choices = _choices(task, run, line)
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
             closing_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
@@ -358,6 +392,16 @@ class Task:
     choices: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _choices(task: Task, run: RunDirectory, line: Line) -> dict[str, str]:
+    """The option of each group, for the summary: as the run that goes on or is forked has it, where it does."""
+    origin = run if task.parent is None else task.parent.run
+    recorded = origin.read_summary().get("choices")
+    if not recorded and origin.exists():
+        groups = {field.name: getattr(task.config, field.name) for field in dataclasses.fields(task.config)}
+        recorded = {name: group.name for name, group in groups.items() if hasattr(group, "name")}
+    return {**(recorded or line.choices), **task.choices}
+
+
 def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     """What a job has to do in its folder; None where all is done.
 
@@ -368,25 +412,61 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     from nanolm.config import check
     from nanolm.config_file import load_yaml
     from nanolm.runs.directory import is_complete
+    from nanolm.runs.occupancy import is_without_config
+    from nanolm.training import checkpoint
+    from nanolm.training.continuity import require_unedited
 
     task = Task(config, [])
+    if (config.resume == "never" or config.fork) and (run.exists() or is_without_config(run)):
+        mend = f"{shell.resume(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
+        raise RunError(
+            "this folder holds a run already" + ("" if run.exists() else ", whose config.yaml is missing"),
+            where=str(run.path),
+            mend=f"{mend}; another hydra.run.dir= starts anew",
+        )
     if run.exists():
-        if config.resume == "never" or config.fork:
-            mend = f"{shell.resume(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
-            raise RunError(
-                "this folder holds a run already",
-                where=str(run.path),
-                mend=f"{mend}; another hydra.run.dir= starts anew",
-            )
-        task = Task(*continue_run(load_yaml(run.config), line))
+        saved = load_yaml(run.config)
+        task = Task(*continue_run(saved, line))
         summary = run.read_summary()
         if is_complete(summary, task.config.trainer.max_steps):
+            require_unedited(saved, run)
             terminal.say(f"nothing to do: {run.path} is completed at step {summary['step']}")
             return None
+        if task.config.fork and not checkpoint.folders(run.checkpoints):
+            task = dataclasses.replace(task, parent=_recorded_parent(run, summary))
     elif config.fork:
         task = _fork(config, line)
     raise_all(check(task.config))
     return task
+
+
+def _recorded_parent(run: RunDirectory, summary: dict[str, Any]) -> Parent:
+    """Where a fork began that was ended before its first save: it begins there again.
+
+    Raises:
+        NanolmError: the parent or its checkpoint is not there any more.
+    """
+    from nanolm.config_file import load_yaml
+    from nanolm.runs.directory import RunDirectory
+    from nanolm.training import checkpoint
+    from nanolm.training.fork import Parent
+
+    pointer = summary.get("parent") or {}
+    if not {"run", "step", "weights"} <= set(pointer):
+        raise RunError(
+            "the run is a fork without a checkpoint, and its summary does not name the parent",
+            where=str(run.summary),
+            mend="begin the fork again in another folder",
+        )
+    parent = RunDirectory(pointer["run"]).require()
+    found = checkpoint.at_step(parent.checkpoints, pointer["step"])
+    if found.manifest["files"][checkpoint.WEIGHTS]["sha256"] != pointer["weights"]:
+        raise RunError(
+            "the checkpoint that the fork began from has other weights now",
+            where=str(found.path),
+            mend="begin the fork again in another folder",
+        )
+    return Parent(parent, load_yaml(parent.config), found)
 
 
 def _fork(config: Config, line: Line) -> Task:
@@ -400,16 +480,21 @@ def _fork(config: Config, line: Line) -> Task:
     from nanolm.config_file import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.training import checkpoint
+    from nanolm.training.continuity import require_same_settings
     from nanolm.training.fork import Parent
 
     path = Path(config.resume)
     run = RunDirectory(_run_of(path)).require()
-    found = checkpoint.verify(path) if path != _run_of(path) else checkpoint.newest(run.checkpoints)[0]
+    if _is_checkpoint(path) and path.absolute().name.removeprefix("step-").isdigit():
+        found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, checkpoint.step_of(path.absolute()))
+    else:
+        found = checkpoint.verify(path) if _is_checkpoint(path) else checkpoint.newest(run.checkpoints)[0]
     if found is None:
         raise RunError(
             "the run has no checkpoint to begin from", where=str(run.checkpoints), mend="wait for its first save"
         )
     saved = load_yaml(run.config)
+    require_same_settings(saved, run, found.manifest, found.path)
     forked, changes = continue_run(saved, line, is_fork=True)
     if found.step >= forked.trainer.max_steps:
         checkpoints = shell.command("nanolm", "checkpoints", shell.path_word(run.path))

@@ -102,6 +102,7 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
         from hydra.core.hydra_config import HydraConfig
 
         HydraConfig.instance().set_config(composed)
+        raise_all(_empty_paths(composed))
         directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
         return Line(
             config=to_config(task),
@@ -111,6 +112,16 @@ def compose_line(overrides: Sequence[str], config_dir: str | None = None, multir
             choices=choices_of(composed.hydra.runtime.choices),
             given=_given(parsed, task),
         )
+
+
+def _empty_paths(composed: DictConfig) -> list[NanolmError]:
+    """Paths of runs that are empty, as an unset variable of the shell leaves them: the current folder is not meant."""
+    examples = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep", "resume": "outputs/my_run"}
+    return [
+        SettingsError(f"{key} is empty", where=f"{key}=", mend=f"name a folder, as in {key}={example}, or leave it out")
+        for key, example in examples.items()
+        if not str(OmegaConf.select(composed, key) or "").strip()
+    ]
 
 
 def choices_of(chosen: Any) -> dict[str, str]:

@@ -87,6 +87,7 @@ from nanolm.config.run import (
     layers_by_mask,
     may_change,
     reads_documents,
+    recorded,
 )
 from nanolm.config.scheduler import (
     ChainConfig,

@@ -83,6 +83,11 @@ def flat(config: Config) -> dict[str, Any]:
     return {key: plain(value) for key, _, value in leaves(config)}
 
 
+def recorded(config: Config) -> dict[str, Any]:
+    """The settings that a checkpoint's manifest repeats, as `flat`: all that may change a number."""
+    return {key: value for key, value in flat(config).items() if not is_quiet(key)}
+
+
 def differing(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
     """The settings that are not the same, in order, with both values; None where one does not have it.
 

@@ -65,6 +65,11 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         return self
 
+    @property
+    def written(self) -> list[Path]:
+        """Every file and folder that a run may write."""
+        return [value for value in vars(self).values() if value != self.path]
+
     def exists(self) -> bool:
         """Whether a run was started here: its settings are the first thing written."""
         return self.config.exists()
@@ -75,13 +80,26 @@ class RunDirectory:
         Raises:
             RunError: there is no run here.
         """
-        if not self.exists():
+        if self.exists():
+            return self
+        if (enclosing := enclosing_run(self.path)) is not None:
             raise RunError(
-                f"{self.path} is not a run directory" if self.path.exists() else f"there is no folder {self.path}",
+                f"{self.path} is not a run directory, but a part of one",
                 where=str(self.path),
-                mend="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
+                mend=f"name the run itself: {enclosing}",
             )
-        return self
+        if any(self.checkpoints.glob("step-*/")):
+            raise RunError(
+                f"config.yaml is missing from {self.path}, which holds checkpoints",
+                where=str(self.config),
+                mend="take config.yaml from a copy of the run; or repeat the settings that the run was started with, "
+                f"with hydra.run.dir={self.path} resume=auto, which goes on with it and writes config.yaml again",
+            )
+        raise RunError(
+            f"{self.path} is not a run directory" if self.path.exists() else f"there is no folder {self.path}",
+            where=str(self.path),
+            mend="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
+        )
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json, or an empty dict when there is none yet.
@@ -102,7 +120,7 @@ class RunDirectory:
             raise RunError(
                 f"summary.json is damaged: {error}",
                 where=str(self.summary),
-                mend="take the run's folder away to train it again",
+                mend="take it from a copy of the run, or delete it: going on with the run writes it again",
             ) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -230,6 +248,16 @@ def is_complete(summary: dict[str, Any], max_steps: int) -> bool:
     """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
     has_all_steps = "entries" in summary or steps_done(summary) >= max_steps
     return summary.get("status") == "completed" and has_all_steps
+
+
+def enclosing_run(path: Path) -> Path | None:
+    """The run that a checkpoint, or another file or folder of a run, is a part of; None of any other path."""
+    absolute = path.absolute()
+    for folder in absolute.parents:
+        run = RunDirectory(folder)
+        if run.exists() and any(part in (absolute, *absolute.parents) for part in run.written):
+            return shown(folder)
+    return None
 
 
 def shown(path: str | os.PathLike[str]) -> Path:

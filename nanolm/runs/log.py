@@ -11,7 +11,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from nanolm.files import open_regular
+from nanolm.errors import RunError
+from nanolm.files import hash_prefix, open_regular
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
@@ -43,6 +44,10 @@ class NoLog:
         """Nothing."""
 
     def lengths(self) -> dict[str, int]:
+        """No files."""
+        return {}
+
+    def checksums(self) -> dict[str, str]:
         """No files."""
         return {}
 
@@ -80,6 +85,9 @@ class Log:
         show_bar: True or False; None shows it on a terminal alone.
         bar_file: where the bar is drawn.
         quiet: whether lines for people go to train.log alone.
+
+    Raises:
+        RunError: a growing file is shorter than its length at the checkpoint.
     """
 
     def __init__(
@@ -99,12 +107,17 @@ class Log:
         self._text = open_regular(run.log, "a")
         self._turn = threading.Lock()
         self._growing: dict[str, IO[bytes]] = {}
+        self._sums: dict[str, Any] = {}
         for path in (run.metrics, run.samples):
-            file = open_regular(path, "ab")
-            file.truncate(lengths.get(path.name, 0))
+            file, length = open_regular(path, "ab"), lengths.get(path.name, 0)
             self._growing[path.name] = file
-        self._metrics = self._growing[run.metrics.name]
-        self._samples = self._growing[run.samples.name]
+            # To truncate a shorter file would fill it with NUL bytes.
+            try:
+                self._sums[path.name] = hash_prefix(path, length)
+            except EOFError as error:
+                raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path)) from error
+            file.truncate(length)
+        self._metrics, self._samples = run.metrics.name, run.samples.name
 
     def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
         """Shows the bar, with `done` steps behind it.
@@ -132,8 +145,7 @@ class Log:
 
     def row(self, row: dict[str, Any]) -> None:
         """Writes a row of metrics, gives it to the logger and shows it in the bar."""
-        self._metrics.write((dump_json(row) + "\n").encode())
-        self._metrics.flush()
+        self._append(self._metrics, (dump_json(row) + "\n").encode())
         self.logger.log(row)
         if self._show_bar and self._bar is not None:
             self._shown[row["split"]] = f"{row['split']} {row['loss']:.4f}"
@@ -143,8 +155,7 @@ class Log:
 
     def sample(self, step: int, text: str) -> None:
         """Appends a sample of the model's writing."""
-        self._samples.write(f"--- step {step}\n{text}\n\n".encode())
-        self._samples.flush()
+        self._append(self._samples, f"--- step {step}\n{text}\n\n".encode())
 
     def say(self, text: str) -> None:
         """A line for people: in train.log with the time, and on the console above the bar."""
@@ -168,7 +179,17 @@ class Log:
         for file in self._growing.values():
             file.flush()
             os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._growing.items()}
+        # Not tell(), which a truncation leaves where it was.
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._growing.items()}
+
+    def checksums(self) -> dict[str, str]:
+        """The SHA-256 of each growing file, over the bytes that `lengths` counts."""
+        return {name: found.hexdigest() for name, found in self._sums.items()}
+
+    def _append(self, name: str, content: bytes) -> None:
+        self._growing[name].write(content)
+        self._growing[name].flush()
+        self._sums[name].update(content)
 
     def close(self) -> None:
         """Ends the bar and closes the files. The logger is closed by whoever has the summary."""

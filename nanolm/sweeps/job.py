@@ -20,7 +20,9 @@ from nanolm import signals, terminal
 from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, explain_os_error, raise_all
 from nanolm.files import open_regular, write_text
 from nanolm.runs.directory import RunDirectory, shown
+from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
+from nanolm.sweeps.planning import JOB_FILES
 from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too_far
 
 if TYPE_CHECKING:
@@ -115,6 +117,11 @@ class SweepJob:
         if self.stop_file is not None and self.stop_file.read():
             return JobResult(State.new, str(run.path))
         try:
+            require_startable(run, also=JOB_FILES)
+        except RunError as error:
+            # The folder is not a job's: nothing is written into it.
+            return self._reported(JobResult(State.failed, str(run.path), error=str(error)))
+        try:
             with self._listening(), run.claim(patience=GLANCE):
                 result = self._claimed(composed, run)
         except BusyError:
@@ -128,6 +135,10 @@ class SweepJob:
             if not self._is_elsewhere:
                 raise
             return JobResult(State.interrupted, str(run.path), signal=stopped.number)
+        return self._reported(result)
+
+    def _reported(self, result: JobResult) -> JobResult:
+        """The result; after one that failed, no other job begins where the sweep is to fail fast."""
         if result.state is State.failed and self.fail_fast and self.stop_file is not None:
             self.stop_file.say(BEGIN_NOTHING)
         return result

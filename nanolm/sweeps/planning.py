@@ -25,6 +25,7 @@ from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error
 from nanolm.files import misfits
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.occupancy import require_startable
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 NAME_LENGTH = 100
 VALUE_LENGTH = 40
 KEY_LENGTH = 10
+
+# What a job that failed at its start leaves besides the files of a killed start.
+JOB_FILES = frozenset({"error.txt"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,7 @@ def plan(
 
     Raises:
         SettingsError: with every mistake in every job.
-        RunError: a folder is a link, or has links in it where its run writes.
+        RunError: a folder is a link, has links in it where its run writes, or holds what is not a run's.
         PathError: the folders cannot be made.
     """
     configs = compose_jobs([combination.words for combination in wanted], config_dir, searched)
@@ -207,7 +211,7 @@ def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _not_own(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
-    """Links and special files in the place of a job's folder or of what its run writes there."""
+    """Links and special files in the place of a job's folder or of what its run writes, and files of something else."""
     if found := misfits(directory, [], folders):
         return [
             RunError(
@@ -219,7 +223,7 @@ def _not_own(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
     problems: list[NanolmError] = []
     for folder in folders:
         try:
-            RunDirectory(folder).require_own()
+            require_startable(RunDirectory(folder).require_own(), also=JOB_FILES)
         except RunError as error:
             problems.append(error)
     return problems

@@ -8,7 +8,7 @@ from nanolm.config import ConstantConfig, ScheduleFreeConfig, reads_documents
 from nanolm.model import attention_paths, masks
 from nanolm.model.build import Counted
 from nanolm.runs.console import LOSSY
-from nanolm.training import optimizers
+from nanolm.training import optimizers, schedules
 from nanolm.training.setup import Session
 
 
@@ -48,4 +48,32 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         say(stood + (f", with {'; '.join(changes)}" if changes else ""))
     elif session.state.step:
         say(f"goes on from step {session.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
+    for note in session.continuation.notes:
+        say(note)
+    if (change := lr_change(session)) is not None:
+        say(change)
     say(f"run directory {session.run.path}")
+
+
+def lr_change(session: Session) -> str | None:
+    """How the learning rate changes at once where a run continues with another number of steps or as a fork, or None.
+
+    Of a schedule that had ended, the learning rate of its last step is the old one.
+    """
+    config, state = session.config, session.state
+    if state.optimizer is None or state.step >= config.trainer.max_steps:
+        return None
+    before, max_steps = config, session.continuation.changes.get("trainer.max_steps", (None, None))[0]
+    if session.parent is not None:
+        before, max_steps = session.parent.config, session.parent.config.trainer.max_steps
+    if max_steps is None or not state.step:
+        return None
+    plateau = state.plateau if before.scheduler == config.scheduler else None
+    old = before.optimizer.lr * schedules.factor(min(state.step, max_steps - 1), max_steps, before.scheduler, plateau)
+    new = config.optimizer.lr * schedules.factor(state.step, config.trainer.max_steps, config.scheduler, state.plateau)
+    if old == new:
+        return None
+    return (
+        f"the learning rate changes at step {state.step:,} from {old:.3g} (a schedule of {max_steps:,} steps) "
+        f"to {new:.3g} (of {config.trainer.max_steps:,} steps)"
+    )

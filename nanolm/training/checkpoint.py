@@ -203,6 +203,14 @@ def verify(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint, whose other files are not read; None where it is missing or damaged."""
+    try:
+        return _manifest(path)
+    except CheckpointError:
+        return None
+
+
 def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
     """Reads every byte of a checkpoint, as `verify` does, and goes on where it would end.
 

@@ -23,10 +23,21 @@ class Saver:
         folder: the run's checkpoints.
         settings: how often, how many stay, and whether in the background.
         announce: called with a line about each checkpoint that is on disk, by the thread that wrote it.
+        on_first: called once, by the same thread, when the first checkpoint is on disk.
+
+    Attributes:
+        has_saved: whether a checkpoint was written.
     """
 
-    def __init__(self, folder: Path, settings: TrainerConfig, announce: Callable[[str], None]) -> None:
-        self._folder, self._settings, self._announce = folder, settings, announce
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainerConfig,
+        announce: Callable[[str], None],
+        on_first: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._settings, self._announce, self._on_first = folder, settings, announce, on_first
+        self.has_saved = False
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: concurrent.futures.Future[None] | None = None
         self._saved_at = time.monotonic()
@@ -90,6 +101,9 @@ class Saver:
 
     def _write(self, snapshot: checkpoint.Snapshot, best_step: int) -> None:
         saved = checkpoint.write(self._folder, snapshot)
+        if not self.has_saved:
+            self.has_saved = True
+            self._on_first()
         self._announce(f"saved {saved.path.name}")
         checkpoint.prune(self._folder, best_step, self._settings.keep, self._settings.keep_every)
 

@@ -23,6 +23,7 @@ from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.training import checkpoint, distributed, ema, instruments, optimizers, rng
+from nanolm.training.continuity import Continuation, check_run
 from nanolm.training.fork import Parent, adapted
 from nanolm.training.memory import require_memory
 from nanolm.training.precision import NumberFormat, choose_device
@@ -42,6 +43,7 @@ class Setup:
         about: what the manifest of a checkpoint says of the run.
         damaged: what is wrong with each checkpoint of the run that is newer than the one it goes on from.
         parent: where a fork begins; None of a run that has a checkpoint of its own.
+        continuation: what else the run directory says of a run that goes on.
         flops_per_token: of a training step; None where there is no formula.
         peak_flops: of one device in a second; None where it is not known.
     """
@@ -57,6 +59,7 @@ class Setup:
     about: dict[str, Any]
     damaged: list[CheckpointError]
     parent: Parent | None
+    continuation: Continuation
     flops_per_token: int | None
     peak_flops: float | None
 
@@ -95,6 +98,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if is_sharded:
         number_format.require_no_scale()
     resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
+    continuation = ranks.from_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
     start = parent.checkpoint if parent else resumed
     corpus, tokenizer, streams = ranks.main_first(lambda: _prepare_text(config, run, resumed is not None, parent))
@@ -142,6 +146,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         about=about,
         damaged=damaged,
         parent=parent,
+        continuation=continuation,
         flops_per_token=instruments.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=instruments.peak_flops(device, number_format.name, settings.peak_flops),
     )
@@ -152,7 +157,7 @@ def _prepare_text(
 ) -> tuple[Corpus, Tokenizer, dict[str, Stream]]:
     """The text, its tokenizer (that of the run it goes on with, or of the parent's same settings) and its tokens."""
     corpus = corpora.load(config.dataset)
-    if goes_on and run.exists():
+    if goes_on:
         tokenizer = tokenizers.from_file(run.tokenizer)
     elif parent is not None and parent.config.tokenizer == config.tokenizer:
         tokenizer = tokenizers.from_file(parent.run.tokenizer)

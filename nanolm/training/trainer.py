@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanolm import shell
-from nanolm.config import Config, flat
+from nanolm.config import Config, changes_in_words, flat, recorded
 from nanolm.config_file import save_yaml
 from nanolm.data import compressors, tokenizers
 from nanolm.data.prompt import prompt_of
@@ -102,7 +102,8 @@ def train(
     instruments.start_of_peak_memory(setup.state.device)
     before = run.read_summary()
     summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
-    changes = [*(changes or []), *_change_of_ranks(before, ranks)]
+    changes = [*dict.fromkeys([*(changes or []), *changes_in_words(setup.continuation.changes)])]
+    changes += _change_of_ranks(before, ranks)
     # From the moment that there is a run, signals end it with a save.
     with StopRequest() as stop:
         if ranks.is_main:
@@ -111,9 +112,9 @@ def train(
             run.write_summary({**before, **summary})
             write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
         passed_over = ranks.from_main(lambda: _set_aside(setup))
-        lengths = setup.state.lengths
+        lengths = setup.state.lengths | setup.continuation.lengths
         with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
-            saver = Saver(run.checkpoints, config.trainer, log.note)
+            saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
             session = Session(**vars(setup), log=log, saver=saver, is_hopeless=is_hopeless)
             announce(session, summary, passed_over, changes)
             if ranks.is_main:
@@ -128,6 +129,7 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
     config, state, streams, vocab_size = setup.config, setup.state, setup.streams, setup.tokenizer.vocab_size
     return {
         "status": "running",
+        "has_checkpoint": setup.ranks.from_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
         "choices": choices,
         "device": str(state.device),
         "precision": state.number_format.name,
@@ -152,6 +154,12 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
 def _kept(before: dict[str, Any]) -> dict[str, Any]:
     """What a run that goes on keeps of its summary; None for what was never there."""
     return {name: before.get(name) for name in ("wandb_id", "wandb_mode", "wandb_project", "wandb_entity", "parent")}
+
+
+def _note_first_checkpoint(run: RunDirectory) -> None:
+    """Records in summary.json that the run has been saved: without checkpoints it must not start again unnoticed."""
+    with contextlib.suppress(OSError):
+        run.write_summary({**run.read_summary(), "has_checkpoint": True})
 
 
 def _set_aside(setup: Setup) -> list[str]:
@@ -192,6 +200,7 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
+        summary["has_checkpoint"] = summary["has_checkpoint"] or session.saver.has_saved
         summary |= {"status": status, **_results(session.state, session.streams["val"])}
         if session.ranks.is_main:
             session.run.write_last_summary(summary)
@@ -353,7 +362,12 @@ def _save(session: Session) -> None:
     """Saves a checkpoint; when it reads back, those go that need not stay."""
     state = session.state
     state.lengths = session.log.lengths()
-    about = {"val_loss": state.val_loss if math.isfinite(state.val_loss) else None, **session.about}
+    about = {
+        "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
+        **session.about,
+        "settings": recorded(session.config),
+        "logs": session.log.checksums(),
+    }
     model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
     session.ranks.from_main(lambda: session.saver.save(state.step, model, tree, about, state.best_step, averages))
 

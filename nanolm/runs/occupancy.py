@@ -1,0 +1,173 @@
+"""Decide whether training may write into a folder: it is empty, a run, or what a killed start left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanolm.config import Config, flat
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.runs.directory import RunDirectory
+
+# Entries of a folder that an error message names.
+SHOWN_ENTRIES = 5
+
+# Temporary files of a write that was killed, such as .summary.json.123.tmp.
+TEMPORARY = re.compile(r"\.(config\.yaml|summary\.json|tokenizer\.json)\..+\.tmp")
+
+# How every line of train.log begins.
+LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+HYDRA_FILES = {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
+def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> None:
+    """Refuse a folder that is neither empty nor a run. Nothing is changed.
+
+    What a start leaves that was killed before it wrote config.yaml does not count, so that the same command works
+    again. It is recognised by its content.
+
+    Args:
+        run: the folder; it need not exist.
+        also: names of further files that may be there.
+
+    Raises:
+        RunError: with some of the files that are in the folder.
+    """
+    foreign = [name for name in _foreign_entries(run) if name not in also]
+    if not foreign:
+        return
+    more = f" and {len(foreign) - SHOWN_ENTRIES} more" if len(foreign) > SHOWN_ENTRIES else ""
+    raise RunError(
+        f"the folder is neither empty nor a run: it holds {', '.join(foreign[:SHOWN_ENTRIES])}{more}",
+        where=str(run.path.absolute()),
+        mend="name a new or an empty folder, as in hydra.run.dir=outputs/my_run; training would write its own files "
+        "beside or over these",
+    )
+
+
+def require_nothing_overwritten(run: RunDirectory) -> None:
+    """Refuse a folder that is no run and has files which a run would write, and which no run wrote.
+
+    Raises:
+        RunError: with those files.
+    """
+    own = {path.name for path in run.written}
+    if taken := [name for name in _foreign_entries(run) if name in own]:
+        raise RunError(
+            f"the folder is no run, and training would overwrite its {', '.join(taken)}",
+            where=str(run.path.absolute()),
+            mend="name a new or an empty folder",
+        )
+
+
+def _foreign_entries(run: RunDirectory) -> list[str]:
+    """The names in a folder that no run left there; none of a run."""
+    names = _entries(run.path)
+    if "config.yaml" in names or is_without_config(run):
+        return []
+    foreign = sorted(name for name in names if not _is_leftover(run.path / name))
+    # Another process may have begun a run here since the folder was listed.
+    return [] if run.exists() else foreign
+
+
+def is_without_config(run: RunDirectory) -> bool:
+    """Whether a folder holds a run whose config.yaml is gone: it has checkpoints, or its summary counts steps."""
+    if run.exists():
+        return False
+    if any(path.name.removeprefix("step-").isdigit() for path in run.checkpoints.glob("step-*/")):
+        return True
+    summary = _json_object(run.summary)
+    return _is_summary(summary) and bool(summary.get("step") or summary.get("has_checkpoint"))
+
+
+def require_inputs_outside(config: Config, run: RunDirectory) -> None:
+    """Refuse settings that read a file which the run itself would write.
+
+    Raises:
+        SettingsError: with each such setting.
+    """
+    written = [path.resolve() for path in run.written]
+    problems: list[NanolmError] = []
+    for key, value in flat(config).items():
+        if not key.endswith("path") or not isinstance(value, str) or not value.strip():
+            continue
+        path = Path(value).expanduser().resolve()
+        if any(path == file or file in path.parents for file in written):
+            problems.append(
+                SettingsError(
+                    f"{key}={value} is a file that the run directory {run.path} would overwrite",
+                    where=key,
+                    mend="choose another folder with hydra.run.dir=, or move the file",
+                )
+            )
+    raise_all(problems)
+
+
+def _entries(folder: Path) -> set[str]:
+    """The names in a folder; none where it cannot be listed, which is reported when it is written to."""
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except OSError:
+        return set()
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is one that a start writes before config.yaml, or that holds nothing."""
+    if path.is_symlink():
+        return False
+    if path.name == ".hydra":
+        return _entries(path) <= HYDRA_FILES and path.is_dir()
+    if TEMPORARY.fullmatch(path.name):
+        return True
+    recognise = RECOGNISED.get(path.name)
+    if recognise is None or not path.is_file():
+        return False
+    with contextlib.suppress(OSError):
+        return recognise(path)
+    return False
+
+
+def _is_empty(path: Path) -> bool:
+    return path.stat().st_size == 0
+
+
+def _is_lock(path: Path) -> bool:
+    return path.read_bytes()[:8] in (b"", b"process ")
+
+
+def _is_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _is_empty(path) or bool(LOG_LINE.match(file.read(20)))
+
+
+def _is_tokenizer(path: Path) -> bool:
+    state = _json_object(path)
+    # A tokenizer.json of the Hugging Face library has no name.
+    return _is_empty(path) or isinstance(state.get("name"), str)
+
+
+def _is_summary(summary: dict[str, Any]) -> bool:
+    return isinstance(summary.get("identity"), str) and "status" in summary
+
+
+RECOGNISED: dict[str, Callable[[Path], bool]] = {
+    ".lock": _is_lock,
+    "metrics.jsonl": _is_empty,
+    "samples.txt": _is_empty,
+    "summary.json": lambda path: _is_empty(path) or _is_summary(_json_object(path)),
+    "tokenizer.json": _is_tokenizer,
+    "train.log": _is_log,
+}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nanolm.errors import RunError, SettingsError
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.occupancy import (
+    is_without_config,
+    require_inputs_outside,
+    require_nothing_overwritten,
+    require_startable,
+)
+from tests.conftest import config_of
+
+SUMMARY = {"status": "running", "identity": "a" * 64, "has_checkpoint": False}
+
+
+def made(folder: Path, files: dict[str, str]) -> RunDirectory:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return RunDirectory(folder)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {".lock": "process 9 on host since then (nanolm train)"},
+        {".lock": "", "tokenizer.json": '{"name": "char", "characters": []}', ".summary.json.9.tmp": "{"},
+        {"summary.json": json.dumps(SUMMARY), "train.log": "2026-11-25 20:00:00 Traceback\n", "metrics.jsonl": ""},
+        {".hydra/config.yaml": "seed: 1", ".hydra/hydra.yaml": "", ".hydra/overrides.yaml": ""},
+        {"config.yaml": "seed: 1", "notes.txt": "mine"},
+    ],
+)
+def test_empty_folders_runs_and_killed_starts_may_be_used(files: dict[str, str], tmp_path: Path) -> None:
+    require_startable(made(tmp_path / "a", files))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "book.txt",
+        "samples.txt",
+        "metrics.jsonl",
+        "train.log",
+        "summary.json",
+        "tokenizer.json",
+        "error.txt",
+        ".lock",
+        "profile.json",
+        "wandb/run-1",
+        "checkpoints/notes.txt",
+        ".hydra/mine.yaml",
+        ".git/config",
+    ],
+)
+def test_foreign_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    run = made(tmp_path / "a", {name: '{"text": "the quick brown fox"}\n'})
+    with pytest.raises(RunError, match=f"neither empty nor a run: it holds {name.split('/')[0]}\n"):
+        require_startable(run)
+
+
+def test_many_foreign_files_are_counted(tmp_path: Path) -> None:
+    run = made(tmp_path, {f"{n}.txt": "" for n in range(9)})
+    with pytest.raises(RunError, match=r"it holds 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt and 4 more"):
+        require_startable(run)
+    require_startable(made(tmp_path / "job", {"error.txt": "no GPU"}), also=frozenset({"error.txt"}))
+
+
+def test_files_beside_a_run_are_no_reason_to_refuse_training(tmp_path: Path) -> None:
+    run = made(tmp_path, {"book.txt": "mine", ".lock": "process 9 on host"})
+    require_nothing_overwritten(run)
+    run.samples.write_text("mine")
+    with pytest.raises(RunError, match=r"training would overwrite its samples\.txt"):
+        require_nothing_overwritten(run)
+
+
+def test_a_link_counts_as_foreign(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "samples.txt").symlink_to(tmp_path / "empty")
+    with pytest.raises(RunError, match=r"it holds samples\.txt"):
+        require_startable(RunDirectory(tmp_path / "a"))
+
+
+def test_a_run_is_known_without_its_config(tmp_path: Path) -> None:
+    for number, files in enumerate(
+        ({"checkpoints/step-00000004/manifest.json": ""}, {"summary.json": json.dumps({**SUMMARY, "step": 4})})
+    ):
+        run = made(tmp_path / str(number), {**files, "metrics.jsonl": "{}\n"})
+        assert is_without_config(run)
+        require_startable(run)
+    assert not is_without_config(made(tmp_path / "b", {"summary.json": json.dumps(SUMMARY)}))
+
+
+def test_settings_must_not_read_what_the_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    for path in ("a/samples.txt", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):
+        with pytest.raises(SettingsError, match=r"dataset\.path=.*would overwrite"):
+            require_inputs_outside(config_of("dataset=text", f"dataset.path={path}"), run)
+    require_inputs_outside(config_of("dataset=text", "dataset.path=a/book.txt"), run)
