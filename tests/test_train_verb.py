@@ -36,7 +36,7 @@ def run(small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
 def test_an_empty_folder_setting_is_refused(word: str) -> None:
     key = word.split("=")[0]
     with pytest.raises(SettingsError, match=rf"{key} is empty\n[\s\S]*as in {key}=outputs/"):
-        compose_line([word])
+        compose_line([word], multirun=key == "hydra.sweep.dir")
 
 
 def test_a_given_folder_with_foreign_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +133,12 @@ def test_no_file_that_is_not_ours_is_overwritten(nanolm: Nanolm, small_text: Pat
     assert (done.returncode, "neither empty nor a run: it holds metrics.jsonl" in done.stderr) == (2, True), done.stderr
     assert [path.name for path in job.iterdir()] == ["metrics.jsonl"]
     # A run that lost its settings goes on only with the same.
-    run = RunDirectory(next(path for path in (here / "S").iterdir() if path.is_dir() and path != job))
-    run.config.unlink()
+    next(path for path in (here / "S").iterdir() if path.is_dir() and path != job).rename(here / "R")
+    (here / "R" / "config.yaml").unlink()
     for words, said in (
         (("seed=3", "resume=auto"), "seed: "),
         (("optimizer=sgd", "resume=auto"), "optimizer.name: adamw -> sgd"),
         (("seed=2",), "this folder holds a run already, whose config.yaml is missing"),
     ):
-        done = nanolm(*line, f"hydra.run.dir={run.path}", "trainer.max_steps=6", *words)
+        done = nanolm(*line, "hydra.run.dir=R", "trainer.max_steps=6", *words)
         assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr

@@ -14,6 +14,7 @@ from nanolm import shell
 from nanolm.config import Config, identity, may_change, recorded
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
+from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwritten
 from nanolm.training import checkpoint
@@ -117,7 +118,7 @@ def differences(config: Config, manifest: Mapping[str, Any]) -> dict[str, tuple[
     A setting that only one of them has belongs to another version of nanolm, or to another option, whose name differs.
     """
     saved = manifest.get("settings") or {}
-    here = json.loads(json.dumps(recorded(config)))
+    here = json.loads(dump_json(recorded(config)))
     return {key: (saved[key], here[key]) for key in saved if key in here and saved[key] != here[key]}
 
 
@@ -259,4 +260,4 @@ def _has(tree: Any, keys: list[str]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else dump_json(value)
