@@ -152,7 +152,7 @@ class RunDirectory:
         try:
             import fcntl
 
-            with self.lock.open("rb") as file:
+            with open(self.lock, "rb", opener=_open_at_once) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -291,6 +291,11 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
     except OSError as error:
         what = "the run directory cannot be written to"
         raise explain_os_error(error, what, where=str(path), option="hydra.run.dir=FOLDER") from error
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """An opener that does not wait for the writer of a FIFO."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _unreadable(path: Path, error: OSError) -> RunError:

@@ -227,3 +227,9 @@ def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
             fresh(folder / "outputs" / "a")
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_fifo_in_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    os.mkfifo(run.lock)
+    assert not run.is_claimed()
