@@ -16,8 +16,8 @@ from nanolm.runs.directory import RunDirectory
 # Entries of a folder that an error message names.
 SHOWN_ENTRIES = 5
 
-# Temporary files of a write that was killed, such as .summary.json.123.tmp.
-TEMPORARY = re.compile(r"\.(config\.yaml|summary\.json|tokenizer\.json)\..+\.tmp")
+# What a killed write or a killed dry run leaves, such as .summary.json.123.tmp.
+TEMPORARY = re.compile(r"\.(config\.yaml|summary\.json|tokenizer\.json)\..+\.tmp|\.dry-run-\w+")
 
 # How every line of train.log begins.
 LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")

@@ -90,7 +90,13 @@ def require_same_settings(
     Raises:
         RunError: with the old and the new value of each.
     """
-    what = "config.yaml has changed since the run was trained" if run.exists() else "the run was trained with others"
+    has_config = run.exists()
+    where = f"{run.config if has_config else run.path}, compared with {path / checkpoint.MANIFEST}"
+    if has_config:
+        what = "config.yaml has changed since the run was trained"
+    else:
+        what = "the run was trained with other settings"
+    lost = "repeat those settings, or take config.yaml from a copy of the run; a new run needs another hydra.run.dir="
     apart = {
         key: values
         for key, values in differences(config, manifest).items()
@@ -99,16 +105,18 @@ def require_same_settings(
     if apart:
         raise RunError(
             f"{what}: " + "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in apart.items()),
-            where=f"{run.config if run.exists() else run.path}, compared with {path / checkpoint.MANIFEST}",
-            mend=f"restore the old values; to train with the new ones, give them on the command line with "
-            f"{shell.resume(run.path)} fork=true, which begins a new run from these weights",
+            where=where,
+            mend="restore the old values; to train with the new ones, give them on the command line with "
+            f"{shell.resume(run.path)} fork=true, which begins a new run from these weights"
+            if has_config
+            else lost,
         )
     # Checkpoints of earlier versions of nanolm have the hash alone.
     if "settings" not in manifest and manifest.get("identity") != identity(config) and prefixes == ("",):
         raise RunError(
             f"{what}: the hash of the settings is not the one in the checkpoint",
-            where=f"{run.config if run.exists() else run.path}, compared with {path / checkpoint.MANIFEST}",
-            mend="restore config.yaml from a copy of the run, or start a new run",
+            where=where,
+            mend="restore config.yaml from a copy of the run, or start a new run" if has_config else lost,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from nanolm.config import Config
+from nanolm.config import Config, recorded
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import count
 from nanolm.model.build import Counted, count_parameters
@@ -205,7 +205,8 @@ def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | N
     folder = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=setup.run.path))
     try:
         began = time.perf_counter()
-        snapshot = checkpoint.take(setup.state.step, model, tree, setup.about, averages)
+        about = {**setup.about, "settings": recorded(setup.config)}
+        snapshot = checkpoint.take(setup.state.step, model, tree, about, averages)
         copied = time.perf_counter() - began
         saved = checkpoint.write(folder, snapshot)
         took = time.perf_counter() - began

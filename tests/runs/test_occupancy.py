@@ -28,7 +28,12 @@ def made(folder: Path, files: dict[str, str]) -> RunDirectory:
     [
         {},
         {".lock": "process 9 on host since then (nanolm train)"},
-        {".lock": "", "tokenizer.json": '{"name": "char", "characters": []}', ".summary.json.9.tmp": "{"},
+        {
+            ".lock": "",
+            "tokenizer.json": '{"name": "char", "characters": []}',
+            ".summary.json.9.tmp": "{",
+            ".dry-run-ab_1/x": "",
+        },
         {"summary.json": json.dumps(SUMMARY), "train.log": "2026-11-25 20:00:00 Traceback\n", "metrics.jsonl": ""},
         {".hydra/config.yaml": "seed: 1", ".hydra/hydra.yaml": "", ".hydra/overrides.yaml": ""},
         {"config.yaml": "seed: 1", "notes.txt": "mine"},

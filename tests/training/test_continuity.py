@@ -220,7 +220,7 @@ def test_without_config_only_the_same_settings_go_on(runs: Path, tmp_path: Path)
         (("optimizer=sgd",), r"optimizer\.name: adamw -> sgd"),
         (("trainer.batch_size=8",), r"trainer\.batch_size: 4 -> 8"),
     ):
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=rf"trained with other settings: {said}[\s\S]*from a copy of the run"):
             train(settings(text, *LINE, *overrides), run)
         assert content_of(run) == before
     with pytest.raises(RunError, match=r"config\.yaml is missing from [\s\S]*resume=auto"):
