@@ -4,35 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationKeyError,
+    InterpolationToMissingValueError,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.fields import plain
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.literals import escape, has_interpolation, map_strings
 from nanolm.registry import GROUPS
+
+# Stands for the string "???" while OmegaConf holds it, for which it is a missing value. From a private use area.
+_QUESTION_MARKS = "\uf8ff???\uf8ff"
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The dataclasses behind a composed config.
+    """The dataclasses behind a composed config, with every interpolation resolved.
 
     Raises:
-        SettingsError: a setting has no value, or a key is not in the schema.
+        SettingsError: a setting has no value or cannot be resolved, or a key is not in the schema.
     """
-    raise_all([*missing_values(composed), *_unknown_keys(composed)])
+    raise_all([*unresolved_values(composed), *missing_values(composed), *unknown_keys(composed)])
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise SettingsError(in_words(error), where=str(error.full_key or "")) from error
     assert isinstance(config, Config)
+    _each_string(config, lambda text: MISSING if text == _QUESTION_MARKS else text)
     return config
 
 
+def to_omegaconf(value: Any) -> Any:
+    """A config, or a group of one, as OmegaConf holds it: strings stand for themselves, whatever is in them."""
+    node = OmegaConf.structured(type(value))
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        is_group = dataclasses.is_dataclass(item)
+        node[field.name] = to_omegaconf(item) if is_group else map_strings(_protected, _plain_tree(item))
+    return node
+
+
 def save_yaml(config: Config) -> str:
-    """The settings as YAML text, nothing left to resolve."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The settings as YAML text. It has nothing to resolve: `${` in a value is escaped as OmegaConf has it."""
+    tree = map_strings(escape, _plain_tree(config))
+    return yaml.dump(tree, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def load_yaml(path: Path) -> Config:
@@ -43,19 +68,20 @@ def load_yaml(path: Path) -> Config:
     """
     mend = "it is written by `nanolm train`; take it from a copy of the run"
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        raw = yaml.load(path.read_bytes(), Loader=_loader())
     except FileNotFoundError as error:
         raise RunError(f"there is no {path.name}", where=str(path.parent), mend="name a run directory") from error
     except Exception as error:
         raise RunError(f"config.yaml cannot be read: {error}", where=str(path), mend=mend) from error
     if not isinstance(raw, dict):
         raise RunError("config.yaml holds no settings", where=str(path), mend=mend)
-    if "${" in path.read_text(encoding="utf-8"):
+    if _has_interpolation(raw):
         raise RunError(
             "config.yaml holds an interpolation ${...}, which is never resolved here",
             where=str(path),
             mend=mend,
         )
+    raw = map_strings(lambda text: _QUESTION_MARKS if text == MISSING else text, raw)
     try:
         typed = OmegaConf.structured(Config)
         for field in dataclasses.fields(Config):
@@ -79,13 +105,71 @@ def load_yaml(path: Path) -> Config:
 
 
 def missing_values(composed: DictConfig) -> list[NanolmError]:
+    """One error for each setting that needs a value and has none."""
     return [
         SettingsError(f"{key} has no value", where=key, mend=f"add {key}=... to the line")
-        for key in sorted(map(str, OmegaConf.missing_keys(composed)))
+        for key in sorted(key for node, name, key in _items(composed) if OmegaConf.is_missing(node, name))
     ]
 
 
-def _unknown_keys(composed: DictConfig) -> list[NanolmError]:
+def unresolved_values(composed: DictConfig) -> list[NanolmError]:
+    """One error for each setting whose interpolation `${...}` cannot be resolved."""
+    problems: list[NanolmError] = []
+    for node, name, key in _items(composed):
+        if OmegaConf.is_interpolation(node, name):
+            try:
+                node[name]
+            except (OmegaConfBaseException, RecursionError) as error:
+                raw = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+                problems.append(unresolved(key, raw, error))
+    return problems
+
+
+def unresolved(key: str, raw: Any, error: BaseException) -> SettingsError:
+    """What is said of a setting whose interpolation cannot be resolved.
+
+    Args:
+        key: the setting.
+        raw: its value, with the interpolation.
+        error: what OmegaConf raised.
+    """
+    text = str(error)
+    name = match[1] if (match := re.search(r"(?:key|variable|type) '?([^'\s]+)'?", text)) else ""
+    if isinstance(error, GrammarParseError):
+        reason = "its ${...} is malformed"
+    elif "Recursive interpolation" in text or isinstance(error, RecursionError):
+        reason = "it refers to itself"
+    elif isinstance(error, InterpolationToMissingValueError):
+        reason = "the setting that it refers to has no value"
+    elif isinstance(error, InterpolationKeyError):
+        reason = f"there is no setting {name!r}"
+    elif isinstance(error, UnsupportedInterpolationType):
+        reason = f"there is no resolver {name!r}"
+    elif "Environment variable" in text:
+        reason = f"the environment variable {name} is not set"
+    else:
+        reason = in_words(error)
+    return SettingsError(
+        f"{key} cannot be resolved: {reason}",
+        where=f"{key}={raw}",
+        mend="${oc.env:NAME} is an environment variable, ${group.key} another setting; write \\${ for a literal ${",
+    )
+
+
+def _items(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
+    """Every value that is no container of others: what holds it, its name there, and its dotted key."""
+    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        key = f"{prefix}{name}"
+        child = node._get_node(name)
+        if isinstance(child, DictConfig | ListConfig) and not (
+            child._is_none() or child._is_missing() or child._is_interpolation()
+        ):
+            yield from _items(child, f"{key}.")
+        else:
+            yield node, name, key
+
+
+def unknown_keys(composed: DictConfig) -> list[NanolmError]:
     """Keys that no dataclass has: `+key=value` slips past the types of Hydra."""
     problems: list[NanolmError] = []
 
@@ -132,3 +216,51 @@ def in_words(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = re.sub(r"\s+full_key:.*", "", str(cause), flags=re.DOTALL)
     return " ".join(line.strip() for line in text.splitlines() if line.strip()) or type(error).__name__
+
+
+def _plain_tree(value: Any) -> Any:
+    """A dataclass as nested dicts and lists, enums by their name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain_tree(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_tree(item) for item in value]
+    return plain(value)
+
+
+def _protected(text: str) -> str:
+    return _QUESTION_MARKS if text == MISSING else escape(text)
+
+
+def _each_string(config: Any, change: Callable[[str], str]) -> None:
+    """Changes every string in a dataclass and in the dataclasses, lists and dicts in it, in place."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            _each_string(value, change)
+        elif isinstance(value, str | list | dict):
+            setattr(config, field.name, map_strings(change, value))
+
+
+def _has_interpolation(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_interpolation, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and has_interpolation(value)
+
+
+def _loader() -> type[Any]:
+    """OmegaConf's reader of YAML: safe, and refuses keys that are there twice."""
+    from omegaconf._utils import get_yaml_loader
+
+    return get_yaml_loader()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that OmegaConf or another reader of YAML 1.1 would take for a number, a date or a word."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *resolvers]
+    for first, resolvers in {**yaml.SafeDumper.yaml_implicit_resolvers, **_loader().yaml_implicit_resolvers}.items()
+}

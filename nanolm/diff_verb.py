@@ -8,6 +8,7 @@ from typing import Any
 
 from nanolm.compare_verb import in_words
 from nanolm.errors import NanolmError, raise_all
+from nanolm.files import user_path
 from nanolm.json_text import dump_json
 from nanolm.quiet import is_quiet
 from nanolm.runs.collection import plain_settings
@@ -55,8 +56,8 @@ def read(path: str) -> Side:
     Raises:
         RunError: there is neither.
     """
-    if Path(path).is_file():
-        return Side(Path(path), plain_settings(Path(path)), {})
+    if (file := user_path(path)).is_file():
+        return Side(file, plain_settings(file), {})
     run = RunDirectory(path).require()
     summary = run.read_summary()
     made_with = {name: summary.get(name, ABSENT) for name in MADE_WITH}

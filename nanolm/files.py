@@ -1,4 +1,4 @@
-"""Writing files safely: atomically where a file is replaced, and never through links that nanolm did not choose."""
+"""Paths as users type them, and safe writes: atomic where a file is replaced, and never through unchosen links."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a user typed. `~` and a leading `~/` are the home folder; anything else stands as it is.
+
+    A `Path` is taken to be one already. Where the system knows no home folder, `~` stays as it is.
+    """
+    if isinstance(path, str) and (path == "~" or path.startswith(("~/", f"~{os.sep}"))):
+        with contextlib.suppress(RuntimeError):
+            return Path.home() / path[2:]
+    return Path(path)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.files import user_path
 
 # Turns the text of an option into its value; raises a SettingsError without a place.
 Check = Callable[[str], Any]
@@ -93,8 +94,8 @@ def nonempty(value: str) -> str:
 
 
 def path(value: str) -> Path:
-    """Return a path that is not empty."""
-    return Path(nonempty(value))
+    """Return a path that is not empty; a leading ~/ is the home folder."""
+    return user_path(nonempty(value))
 
 
 def file_to_write(value: str) -> Path:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanolm import shell, terminal
-from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, nearest, raise_all
+from nanolm.files import user_path
 from nanolm.launch import n_ranks, own_rank
+from nanolm.literals import escape
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,8 +53,8 @@ The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 
 
 def train(arguments: list[str]) -> int:
-    """`nanolm train`: Hydra composes the line, and launches one job or, with -m, one for every combination."""
-    from nanolm.compose import compose_line, hidden_options, import_plugins, register_schemas
+    """`nanolm train`: composes the line and runs it or, with -m, has Hydra launch a job for every combination."""
+    from nanolm.compose import compose_line, hidden_options
     from nanolm.training.ranks import started
 
     flags, arguments = _train_flags(arguments)
@@ -64,19 +66,10 @@ def train(arguments: list[str]) -> int:
         raise SettingsError(
             "--cfg prints the settings of one run, and -m makes many", where="the command line", mend="leave out -m"
         )
-    asks_only = flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion
-    if asks_only:
-        import_plugins([])
-        register_schemas()
-        try:
-            _call_hydra(arguments, lambda composed: None)
-        except ValueError as error:
-            if not flags.shell_completion or isinstance(error, NanolmError):
-                raise
-            hint = 'eval "$(nanolm train --shell-completion install=bash)"'
-            raise SettingsError(str(error), where="--shell-completion", mend=hint) from error
-        return 0
-    line = compose_line(flags.overrides, flags.config_dir, flags.multirun)
+    if flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion:
+        return _ask_hydra(flags, arguments)
+    run = None if flags.multirun else _resumed(flags.overrides)
+    line = compose_line(flags.overrides, flags.config_dir, flags.multirun, saved=run.config if run else None)
     if flags.multirun or not line.config.trainer.dry_run:
         terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
@@ -91,7 +84,63 @@ def train(arguments: list[str]) -> int:
         return _sweep(arguments, line, flags.config_dir)
     with started(line.config.trainer) as ranks:
         directory = ranks.from_main(lambda: _run_directory(line))
-        return _run(arguments, line, ranks, directory)
+        return _run(line, ranks, directory)
+
+
+def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
+    """Hydra's own answers (--cfg, --info, ...) about a line that composes; returns the exit status.
+
+    Raises:
+        SettingsError: with every mistake in the line.
+    """
+    from nanolm.compose import import_plugins, register_schemas
+    from nanolm.compose.line import check_line
+    from nanolm.config_file import in_words
+
+    import_plugins([])
+    register_schemas()
+    if flags.cfg or flags.info is not None:
+        composed = check_line(flags.overrides, flags.config_dir, is_resolved=flags.resolve)
+        if flags.package and not _has_package(composed, flags.package):
+            groups = [name for name in map(str, composed) if name != "hydra"]
+            raise SettingsError(
+                f"there is no package {flags.package!r}", where="--package", mend=nearest(flags.package, groups)
+            )
+    try:
+        _call_hydra(arguments, lambda composed: None)
+    except NanolmError:
+        raise
+    except Exception as error:
+        if flags.shell_completion:
+            hint = 'eval "$(nanolm train --shell-completion install=bash)"'
+            raise SettingsError(str(error), where="--shell-completion", mend=hint) from error
+        asked = " ".join(word for word in arguments if word.startswith("-"))
+        raise SettingsError(in_words(error), where=asked, mend="`nanolm train --hydra-help` lists the flags") from error
+    return 0
+
+
+def _has_package(composed: DictConfig, package: str) -> bool:
+    from omegaconf import OmegaConf
+
+    return package == "_global_" or OmegaConf.select(composed, package, throw_on_missing=False) is not None
+
+
+def _resumed(overrides: list[str]) -> RunDirectory | None:
+    """The run that a line goes on with or begins from, if it names one.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    from nanolm.compose import parse
+    from nanolm.runs.directory import RunDirectory
+
+    parsed = parse(overrides)
+    named = [override.value() for override in parsed if override.key_or_group == "resume"]
+    if not named or not isinstance(named[-1], str) or named[-1] in ("never", "auto", "") or "${" in named[-1]:
+        return None
+    path = user_path(named[-1])
+    _require_run(path, any(override.key_or_group == "fork" and override.value() is True for override in parsed))
+    return RunDirectory(_run_of(path))
 
 
 def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -101,6 +150,8 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         SettingsError: a flag that does not exist.
     """
     from hydra._internal.utils import get_args_parser
+
+    from nanolm.compose import as_hydra_reads
 
     parser = get_args_parser()
 
@@ -114,7 +165,7 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     words = list(arguments)
     for override in flags.overrides:
         words.remove(override)
-    flags.overrides = [_as_hydra_has_it(word) for word in flags.overrides]
+    flags.overrides = as_hydra_reads(flags.overrides, bool(flags.multirun))
     return flags, [*words, *flags.overrides]
 
 
@@ -147,18 +198,6 @@ def _check_flags(flags: argparse.Namespace) -> None:
     raise_all(problems)
 
 
-def _as_hydra_has_it(word: str) -> str:
-    """A word as Hydra knows it: what is set of a sweep lies with its sweeper, and a run's folder may have any name."""
-    from nanolm.compose import FAIL_FAST, HYDRA_FAIL_FAST, quoted
-
-    key, sign, value = word.partition("=")
-    if key == FAIL_FAST:
-        return f"{HYDRA_FAIL_FAST}{sign}{value}"
-    # Folders of a sweep have = and , in their names.
-    is_path = key == "resume" and not value.startswith(("'", '"')) and ("/" in value or Path(value).is_dir())
-    return f"resume={quoted(value)}" if is_path else word
-
-
 def _train_help(config_dir: str | None) -> str:
     """The options in every group, those of the user's folder included, and all settings with their defaults."""
     import textwrap
@@ -166,7 +205,7 @@ def _train_help(config_dir: str | None) -> str:
     from nanolm.compose import compose_line, config_folder
     from nanolm.config_file import save_yaml
 
-    folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
+    folders = [config_folder(), *([user_path(config_dir)] if config_dir else [])]
     options: dict[str, set[str]] = {}
     for path in (path.relative_to(folder) for folder in folders for path in folder.glob("*/**/*.yaml")):
         options.setdefault(path.parts[0], set()).add(Path(*path.parts[1:]).with_suffix("").as_posix())
@@ -186,9 +225,9 @@ def _run_directory(line: Line) -> Path:
 
     resume = line.config.resume
     if resume not in ("never", "auto"):
-        _require_run(Path(resume), line.config.fork)
+        _require_run(user_path(resume), line.config.fork)
         if not line.config.fork:
-            return Path(resume)
+            return user_path(resume)
     raise_all(check(line.config))
     if line.run_directory_is_given:
         require_startable(RunDirectory(line.run_directory))
@@ -231,7 +270,7 @@ def _named_like_its_parent(line: Line) -> Path:
     from nanolm.runs.directory import RunDirectory
 
     folder = line.run_directory
-    had = RunDirectory(_run_of(Path(line.config.resume))).read_summary().get("choices") or {}
+    had = RunDirectory(_run_of(user_path(line.config.resume))).read_summary().get("choices") or {}
     chosen = line.choices | {group: option for group, option in had.items() if f"{group}.name" not in line.given}
     endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
     return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
@@ -270,12 +309,19 @@ def _sweep(arguments: list[str], line: Line, config_dir: str | None) -> int:
     return 0
 
 
-def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int:
-    """Hands the line to Hydra as one run; returns the exit status.
+def _run(line: Line, ranks: Ranks, directory: Path) -> int:
+    """Runs the line as Hydra runs a job; returns the exit status.
 
     Raises:
         NanolmError: what is wrong with the run.
     """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.utils import run_job
+    from hydra.types import HydraContext
+    from omegaconf import open_dict, read_write
+
+    from nanolm.compose.hydra_api import hydra_context
     from nanolm.runs.directory import RunDirectory
 
     failed: list[NanolmError] = []
@@ -283,7 +329,7 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
     def job(composed: DictConfig) -> float | None:
         # Kept from Hydra, which has words of its own for a job that fails.
         try:
-            return _job(composed, line, ranks)
+            return _job(line, ranks)
         except NanolmError as error:
             failed.append(error)
             return None
@@ -293,14 +339,20 @@ def _run(arguments: list[str], line: Line, ranks: Ranks, directory: Path) -> int
 
     # Before Hydra writes there; the claim on the folder looks again.
     RunDirectory(directory).make()
-    _call_hydra([*arguments, f"hydra.run.dir={_quoted(directory)}"], job)
+    with read_write(line.composed.hydra), open_dict(line.composed.hydra):
+        line.composed.hydra.run.dir = escape(str(directory.absolute()))
+    with hydra_context():
+        # No callbacks and no logging of Hydra's: both would be made from what is composed.
+        context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+        result = run_job(job, line.composed, "hydra.run.dir", None, context, configure_logging=False)
+    _ = result.return_value  # raises what the job did
     if failed:
         raise failed[0]
     return 0
 
 
 def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
-    """Have Hydra do what a command line asks for: run it, sweep, or print something about it.
+    """Have Hydra do what a command line asks for: sweep, or print something about it.
 
     Args:
         arguments: flags and overrides, as Hydra takes them.
@@ -318,7 +370,8 @@ def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
     parser = get_args_parser()
     flags = parser.parse_args(arguments)
     # Hydra's own help is of no configuration in particular.
-    hydra = create_hydra(config_folder(), None if flags.hydra_help else flags.config_dir)
+    folder = str(user_path(flags.config_dir)) if flags.config_dir and not flags.hydra_help else None
+    hydra = create_hydra(config_folder(), folder)
     GlobalHydra.instance().initialize(hydra)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -331,29 +384,22 @@ def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
             hydra.show_info(flags.info, CONFIG_NAME, flags.overrides)
         elif flags.shell_completion:
             hydra.shell_completion(CONFIG_NAME, flags.overrides)
-        elif flags.multirun:
-            hydra.multirun(CONFIG_NAME, job, flags.overrides)
         else:
-            hydra.run(CONFIG_NAME, job, flags.overrides)
+            hydra.multirun(CONFIG_NAME, job, flags.overrides)
     finally:
         GlobalHydra.instance().clear()
 
 
-def _job(composed: DictConfig, line: Line, ranks: Ranks) -> float | None:
+def _job(line: Line, ranks: Ranks) -> float | None:
     """The run, in the folder that Hydra made for it; returns its best validation loss."""
     from hydra.core.hydra_config import HydraConfig
 
-    from nanolm.compose import import_plugins, register_schemas
-    from nanolm.config_file import to_config
     from nanolm.runs.directory import RunDirectory, shown
 
-    import_plugins(list(composed.get("plugins") or []))
-    register_schemas()
-    config = to_config(composed)
     run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
     with contextlib.ExitStack() as stack:
         ranks.from_main(lambda: stack.enter_context(run.claim()))
-        task = ranks.from_main(lambda: _task(config, run, line))
+        task = ranks.from_main(lambda: _task(line.config, run, line))
         if task is None:
             return run.read_summary().get("best_val_loss")
         if task.config.trainer.dry_run:
@@ -483,7 +529,7 @@ def _fork(config: Config, line: Line) -> Task:
     from nanolm.training.continuity import require_same_settings
     from nanolm.training.fork import Parent
 
-    path = Path(config.resume)
+    path = user_path(config.resume)
     run = RunDirectory(_run_of(path)).require()
     if _is_checkpoint(path) and path.absolute().name.removeprefix("step-").isdigit():
         found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, checkpoint.step_of(path.absolute()))

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from nanolm.compose import compose_jobs, compose_line, continue_run, hidden_options, quoted
-from nanolm.config import AdamWConfig, flat
+from nanolm.config import AdamWConfig, TextConfig, flat
+from nanolm.config_file import save_yaml
 from nanolm.errors import SettingsError
 from tests.conftest import config_of
 
@@ -240,3 +241,81 @@ def test_a_key_may_be_added_to_a_part_of_a_list() -> None:
 )
 def test_of_what_a_sweep_has_one_there_is_one_value(word: str, message: str) -> None:
     assert message in problems(word, multirun=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("${oc.env:NANOLM_NOPE}/x", "the environment variable NANOLM_NOPE is not set"),
+        ("${nosuch}", "there is no setting 'nosuch'"),
+        ("${nores:3}", "there is no resolver 'nores'"),
+        ("${dataset.path}", "it refers to itself"),
+        ("'${'", "its ${...} is malformed"),
+    ],
+)
+def test_interpolations_that_cannot_be_resolved_are_explained(value: str, reason: str) -> None:
+    text = problems("dataset=text", f"dataset.path={value}")
+    assert f"dataset.path cannot be resolved: {reason}" in text
+    assert text.count("where:") == 1
+
+
+def test_unresolved_interpolations_are_reported_together() -> None:
+    text = problems("trainer.max_steps=${nosuch}", "hydra.run.dir=${oc.env:NANOLM_NOPE}/x")
+    assert "trainer.max_steps cannot be resolved" in text
+    assert "hydra.run.dir cannot be resolved" in text
+    assert "dataset.path cannot be resolved" in problems(
+        "dataset=text", "dataset.path=${nosuch},b", "seed=1,2", multirun=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+experiment=bigram"], "mend:  experiment=bigram"),
+        (["++model=gpt"], "mend:  model=gpt"),
+        (["model@x=gpt"], "mend:  model=gpt"),
+        (["~optimizer"], "every run has one optimizer"),
+        (["optimizer=null"], "every run has one optimizer"),
+        (["~optimizer.lr"], "a setting cannot be taken away"),
+        (["+optimizer.lr=1"], "optimizer.lr is a setting already"),
+        (["plugins=[1,null]"], "plugins holds 1, which is no name of a module"),
+        (["plugins={a:1}"], "plugins is {'a': 1}"),
+    ],
+)
+def test_forms_of_hydra_without_a_meaning_are_explained(words: list[str], message: str) -> None:
+    text = problems(*words)
+    assert message in text
+    assert f"where: {words[0]}" in text
+
+
+def test_experiment_null_is_no_experiment() -> None:
+    assert compose_line(["experiment=null", "seed=3"]).config.seed == 3
+
+
+@pytest.mark.parametrize("options", ["model=gpt,bigram", "model=bigram,gpt"])
+def test_the_option_that_lacks_a_setting_is_named(options: str) -> None:
+    text = problems(options, "optimizer=sgd,adamw", "model.dropout=0.1", multirun=True)
+    assert "model=bigram has no setting 'model.dropout', and model=gpt of the same sweep has it" in text
+    assert text.count("where:") == 1
+
+
+def test_jobs_name_the_option_that_lacks_a_setting() -> None:
+    with pytest.raises(SettingsError, match=r"model=bigram has no setting 'model\.dropout', and another job"):
+        compose_jobs([["model=gpt", "model.dropout=0.1"], ["model=bigram", "model.dropout=0.1"]])
+
+
+def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
+    saved = config_of("dataset=text", "dataset.path=a.txt", "model=bigram", "optimizer=sgd", "size.n_layers=3")
+    (tmp_path / "config.yaml").write_text(save_yaml(saved))
+    words = [f"resume={tmp_path}", "dataset.path=moved ${x.txt", "optimizer.momentum=0.5", "trainer.max_steps=9"]
+    line = compose_line([*words, "hydra.run.dir=${model.name}"], saved=tmp_path / "config.yaml")
+    assert line.config.dataset == TextConfig(path="moved ${x.txt")
+    assert (line.config.model, line.config.size) == (saved.model, saved.size)
+    assert line.run_directory == Path("bigram")
+    with pytest.raises(SettingsError, match=r"the run was made with optimizer\.momentum=0"):
+        continue_run(saved, line)
+    config, changes = continue_run(saved, line, is_fork=True)
+    assert [change.split(":")[0] for change in changes] == ["dataset.path", "optimizer.momentum", "trainer.max_steps"]
+    assert config.fork
+    with pytest.raises(SettingsError, match=r"the run has no setting model\.dropout: its model is bigram"):
+        compose_line([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")

@@ -1,11 +1,16 @@
+import dataclasses
 import enum
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from nanolm.config import flat, identity
-from nanolm.config_file import load_yaml, save_yaml
+from nanolm.config import PatternConfig, TextConfig, WandbConfig, flat, identity
+from nanolm.config_file import load_yaml, save_yaml, to_config, to_omegaconf
 from nanolm.errors import NanolmError, RunError
+from nanolm.runs.collection import plain_settings
 from tests.conftest import config_of
 
 
@@ -54,3 +59,30 @@ def test_a_config_from_before_a_setting_existed_has_its_default(tmp_path: Path) 
     assert load_yaml(path) == config
     allowed = config_of("dataset=text", "dataset.path=a.txt", "dataset.nul=allow")
     assert identity(allowed) == identity(config)
+
+
+CONFIG = config_of()
+STRINGS = st.one_of(st.text(), st.text(alphabet=st.sampled_from("\\${}?:'\"#-~ \n1e.x\u2028é")))
+
+
+@given(path=STRINGS, project=STRINGS, tag=STRINGS)
+@example("???", "???", "???")
+@example("a${b}.txt", "${oc.env:HOME}", "\\${x")
+@example("1e-3", "null", "true")
+@example("2024-01-01", "1:30", "0x1F")
+@example("\udce9.txt", "\0", "\ufeff")
+@settings(max_examples=15)
+def test_any_string_survives_yaml(path: str, project: str, tag: str) -> None:
+    config = dataclasses.replace(
+        CONFIG,
+        dataset=TextConfig(path=path, val_path=tag),
+        mask=PatternConfig(pattern=[tag, project]),
+        logger=WandbConfig(project=project, tags=[tag, path]),
+        resume=path,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(save_yaml(config), encoding="utf-8")
+        assert load_yaml(file) == config
+        assert plain_settings(file) == flat(config)
+    assert to_config(to_omegaconf(config)) == config

@@ -9,7 +9,16 @@ import pytest
 
 from nanolm import files
 from nanolm.errors import SettingsError
-from nanolm.files import misfits, open_regular, remove_tree, replacing, write_asked_for, write_durably, write_text
+from nanolm.files import (
+    misfits,
+    open_regular,
+    remove_tree,
+    replacing,
+    user_path,
+    write_asked_for,
+    write_durably,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -159,3 +168,24 @@ def test_removing_a_tree_leaves_what_links_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     with pytest.raises(FileNotFoundError):
         remove_tree(tmp_path / "nowhere")
+
+
+def test_user_path_expands_only_a_leading_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(user_path(path)) for path in ("~", "~/a", "~x/a", "a/~", "./~/a", "")] == [
+        "/home/me",
+        "/home/me/a",
+        "~x/a",
+        "a/~",
+        "~/a",
+        ".",
+    ]
+    assert user_path(Path("~/a")) == Path("~/a")
+
+
+def test_user_path_stands_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert user_path("~/a") == Path("~/a")

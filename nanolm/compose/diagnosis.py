@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
 
-from nanolm.compose.hydra_api import CONFIG_NAME, compose, without_hydra
+from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
-from nanolm.config import check
-from nanolm.config_file import in_words, missing_values, to_config
+from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
+from nanolm.config import Config, check
+from nanolm.config_file import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
+from nanolm.registry import GROUPS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -26,12 +30,85 @@ EXTRAS = {
 }
 
 
-def diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
-    """Tries every override alone, groups first, and returns what is wrong with each."""
+def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig, DictConfig]:
+    """Composes overrides of one run, over the settings of another one where there is a base.
+
+    Args:
+        base: stands in the place of the defaults, but for groups that the overrides choose an option of.
+
+    Returns:
+        All that Hydra composed, and the settings of nanolm alone.
+    """
+    if base is None:
+        composed = compose(texts)
+        return composed, without_hydra(composed)
+    parsed = parse(texts)
+    values = [override for override in parsed if is_plain_value(override)]
+    composed = compose([override.input_line or "" for override in parsed if override not in values])
+    task = with_values(_over(base, without_hydra(composed), parsed), values)
+    # Such as hydra.run.dir=${model.name}.
+    OmegaConf.set_struct(composed, False)
+    for name in task:
+        composed[name] = task._get_node(name)
+    return composed, task
+
+
+def _over(base: Config, task: DictConfig, parsed: Sequence[Override]) -> DictConfig:
+    chosen = {override.key_or_group for override in parsed}
+    saved = to_omegaconf(base)
+    for name in saved:
+        if name not in chosen and name not in ("resume", "fork"):
+            task[name] = saved._get_node(name)
+    return task
+
+
+def unsupported_form(override: Override) -> SettingsError | None:
+    """What is said of a form of Hydra's that has no meaning among nanolm's settings, and the one that has."""
+    key, word = override.key_or_group, override.input_line or ""
+    value = word.partition("=")[2]
+    is_group = key in ALL_GROUPS
+    if override.package is not None and is_group:
+        return SettingsError(f"{word}: {key} has one place in the settings", where=word, mend=f"{key}={value}")
+    is_null = override.value() is None and value.strip().lower() == "null"
+    if is_group and (override.is_delete() or is_null):
+        is_extra = key in GLOBAL_GROUPS
+        return SettingsError(
+            f"{word}: {'there is none to take away' if is_extra else f'every run has one {key}'}",
+            where=word,
+            mend="leave it out" if is_extra else f"choose another one: {key}=NAME; `nanolm train --help` lists them",
+        )
+    if override.is_delete() and not key.startswith("hydra") and not LIST_PART.search(key):
+        return SettingsError(
+            f"{word}: a setting cannot be taken away", where=word, mend=f"leave it out for its default, or {key}=VALUE"
+        )
+    if is_group and (override.is_add() or override.is_force_add()):
+        return SettingsError(f"{word}: {key} needs no + before it", where=word, mend=f"{key}={value}")
+    return None
+
+
+def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str) -> SettingsError:
+    """What is said of a setting that some options of a sweep do not have, and others have."""
+    return SettingsError(
+        f"{' and '.join(options)} {'have' if len(options) > 1 else 'has'} no setting {key!r}, and "
+        f"{' and '.join(holders)} of the same sweep {'have' if len(holders) > 1 else 'has'} it",
+        where=word,
+        mend="a line for each of them, or leave the setting out",
+    )
+
+
+def diagnose(
+    parsed: Sequence[Override], multirun: bool, files: YamlFiles, base: Config | None = None
+) -> list[NanolmError]:
+    """Tries every override alone, groups first, and returns what is wrong with each.
+
+    Args:
+        files: the YAML files that the overrides choose.
+        base: the settings of the run that the line goes on with, if it does.
+    """
     from hydra.core.global_hydra import GlobalHydra
 
     loader = GlobalHydra.instance().config_loader()
-    search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
+    search = [override.input_line or "" for override in parsed if override.key_or_group == "hydra.searchpath"]
     # An experiment or a study may lie in the user's folder alone, which Hydra does not list.
     groups = sorted({*loader.list_groups(""), "experiment", "sweep"} - {"schema", "hydra"})
     problems: list[NanolmError] = []
@@ -52,7 +129,7 @@ def diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         elif key in groups or key.startswith("hydra/"):
             options = _options(loader, key, search)
             for text in expand(override, multirun):
-                choice = text.split("=", 1)[-1]
+                choice = text.split("=", 1)[-1].strip("'\"")
                 if choice in options or choice == "null":
                     sound.append(text)
                 else:
@@ -62,30 +139,39 @@ def diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
         else:
             values.append(override)
     one_per_group = {text.split("=", 1)[0]: text for text in sound}
-    base = [*search, *one_per_group.values()]
+    chosen = [*search, *one_per_group.values()]
     try:
-        composed = compose(base)
+        composed, task = compose_over(chosen, base)
     except Exception as error:
-        return [*problems, *_problems_of(error, ", ".join(base))]
-    for text in sound:
-        if text not in base:
-            problems += _try([*(t for t in base if t.split("=", 1)[0] != text.split("=", 1)[0]), text], text)
-    task = without_hydra(composed)
+        return [*problems, *_in_files(files, chosen, error)]
+    # The keys that there are with each option of a sweep, for what one of them lacks.
     known = known_keys(task)
+    known_with = dict.fromkeys(one_per_group.values(), known)
+    for text in sound:
+        if text not in chosen:
+            instead = [*(t for t in chosen if t.split("=", 1)[0] != text.split("=", 1)[0]), text]
+            try:
+                known_with[text] = known_keys(compose_over(instead, base)[1])
+            except Exception as error:
+                problems += _in_files(files, instead, error)
     hydras = {f"hydra.{name}" for name in known_keys(composed.hydra)}
     for override in values:
-        key = override.key_or_group
+        key, word = override.key_or_group, override.input_line or override.key_or_group
         in_hydra = re.split(r"[./]", key)[0] == "hydra"
         if LIST_PART.search(key):
             continue  # a part of a list that another word gives: alone it means nothing
+        if not in_hydra and (parted := _parted(key, known_with)):
+            problems.append(lacking(parted[0], key, parted[1], word))
+            continue
         if not in_hydra and key not in known:
             held = [name for name in (*known, *groups, FAIL_FAST) if name]
-            problems.append(
-                SettingsError(f"there is no setting {key!r}", where=override.input_line or key, mend=nearest(key, held))
-            )
+            problems.append(_no_setting(key, word, held, base))
+            continue
+        if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
+            problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, mend=word.lstrip("+")))
             continue
         for text in expand(override, multirun):
-            wrong = _try_value(task, text) if is_plain_value(override) else _try([*base, text], text)
+            wrong = _try_value(task, text) if is_plain_value(override) else _try([*chosen, text], text)
             if wrong and in_hydra and key not in hydras:
                 wrong = [SettingsError(f"there is no setting {key!r}", where=text, mend=nearest(key, hydras))]
             problems += wrong
@@ -94,9 +180,65 @@ def diagnose(parsed: Sequence[Override], multirun: bool) -> list[NanolmError]:
     if problems:
         # What is right so far may still not fit together, and the reader wants to hear it now.
         fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
-        fitted = without_hydra(compose(list(fitting.values())))
-        problems += missing_values(fitted) or check(to_config(fitted))
+        fitted = compose_over(list(fitting.values()), base)[1]
+        wrong_keys = {override.key_or_group for override in values}
+        missing = missing_values(fitted)
+        problems += [error for error in missing if error.where not in wrong_keys]
+        problems += unresolved_values(fitted) or ([] if missing else check(to_config(fitted)))
     return problems
+
+
+def _parted(key: str, known_with: dict[str, set[str]]) -> tuple[list[str], list[str]] | None:
+    """The options of a sweep without a setting and those of the same group with it, where there are both."""
+    for group in {text.split("=")[0] for text in known_with}:
+        options = [text for text in known_with if text.split("=")[0] == group]
+        holders = [text for text in options if key in known_with[text]]
+        if 0 < len(holders) < len(options):
+            return sorted(set(options) - set(holders)), sorted(holders)
+    return None
+
+
+def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None) -> SettingsError:
+    group = key.split(".")[0]
+    if group in GROUPS:
+        has_it = [name for name, schema in GROUPS[group].schemas.items() if key.partition(".")[2] in _fields(schema)]
+        if has_it and base is not None:
+            name = getattr(base, group).name
+            return SettingsError(
+                f"the run has no setting {key}: its {group} is {name}",
+                where=key,
+                mend=f"choose another {group} on the line as well, as in {group}={has_it[0]}",
+            )
+        if has_it and base is None:
+            mend = f"the {group} of this line has none; it is a setting of {', '.join(sorted(has_it))}"
+            return SettingsError(f"there is no setting {key!r}", where=word, mend=mend)
+    return SettingsError(f"there is no setting {key!r}", where=word, mend=nearest(key, known))
+
+
+def _fields(schema: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(schema)}
+
+
+def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list[NanolmError]:
+    """What is wrong with options that do not compose: each fault with its file and line."""
+    if isinstance(error, NanolmError):
+        return _said(error, "")
+    problems = files.check(_choices(chosen))
+    if problems:
+        return problems
+    text = in_words(error)
+    # Hydra names the option that it was reading; what it says of it is enough.
+    named = match[1].removesuffix(".yaml") if (match := re.search(r"In '([^']+)'", text)) else ""
+    file = next((file for file in files.files.values() if f"{file.group}/{file.option}" == named), None)
+    own = [str(file.path) for file in files.files.values() if not file.is_ours]
+    where = str(file.path) if file else ", ".join(own or [text for text in chosen if "searchpath" not in text])
+    return [SettingsError(re.sub(r"^In '[^']+': (\w+ raised while composing config: )?", "", text), where=where)]
+
+
+def _choices(chosen: Sequence[str]) -> dict[str, str]:
+    """The option of each group: of the defaults, unless it is chosen."""
+    defaults = choices_of(compose([]).hydra.runtime.choices)
+    return defaults | {group: option for group, _, option in (text.partition("=") for text in chosen)}
 
 
 def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
@@ -127,7 +269,7 @@ def _try_value(task: DictConfig, text: str) -> list[NanolmError]:
     try:
         with_values(task, parse([text]))
     except Exception as error:
-        return [SettingsError(in_words(error), where=text)]
+        return _said(error, text)
     return []
 
 
@@ -135,12 +277,15 @@ def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:
     try:
         compose(overrides)
     except Exception as error:
-        return _problems_of(error, text)
+        return _said(error, text)
     return []
 
 
-def _problems_of(error: Exception, where: str) -> list[NanolmError]:
-    """The problems that composing found: nanolm's own as they stand, and Hydra's as one of its settings."""
-    if isinstance(error, Problems):
-        return error.problems
-    return [error if isinstance(error, NanolmError) else SettingsError(in_words(error), where=where)]
+def _said(error: Exception, text: str) -> list[NanolmError]:
+    """What is said of a word that fails by itself: nanolm's own errors as they stand, Hydra's as one of the word."""
+    if isinstance(error, NanolmError):
+        return error.problems if isinstance(error, Problems) else [error]
+    if isinstance(error, GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
+        key, _, value = text.partition("=")
+        return [unresolved(key.lstrip("+"), value, GrammarParseError())]
+    return [SettingsError(in_words(error), where=text)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.overrides import quoted
+from nanolm.files import user_path
 
 CONFIG_NAME = "train"
 
@@ -38,7 +40,7 @@ def hydra_context() -> Iterator[None]:
 
 def search_path(config_dir: str | None) -> list[str]:
     """The word that makes Hydra look into the user's folder as well."""
-    return [f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).resolve()))}]"] if config_dir else []
+    return [f"hydra.searchpath=[{quoted('file://' + str(user_path(config_dir).resolve()))}]"] if config_dir else []
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -59,3 +61,12 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     OmegaConf.set_struct(task, False)
     del task["hydra"]
     return task
+
+
+def choices_of(chosen: Any) -> dict[str, str]:
+    """The option of each group that has one, of Hydra's `runtime.choices`."""
+    return {
+        group: str(option)
+        for group, option in sorted(chosen.items())
+        if not group.startswith("hydra/") and option is not None
+    }

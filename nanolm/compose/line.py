@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from nanolm.compose.diagnosis import diagnose
-from nanolm.compose.hydra_api import compose, config_folder, hydra_context, search_path, without_hydra
+from nanolm.compose.diagnosis import compose_over, diagnose, lacking, unsupported_form
+from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, search_path, without_hydra
 from nanolm.compose.hydra_settings import check_override, hint, is_of_hydra
 from nanolm.compose.overrides import (
     FAIL_FAST,
@@ -19,13 +20,17 @@ from nanolm.compose.overrides import (
     expand,
     is_plain_value,
     known_keys,
+    leaf_keys,
     parse,
     with_values,
 )
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
-from nanolm.config import Config, check
-from nanolm.config_file import in_words, to_config
+from nanolm.compose.typed import as_hydra_reads
+from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
+from nanolm.config import Config, check, flat
+from nanolm.config_file import in_words, load_yaml, to_config, unknown_keys, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, raise_all
+from nanolm.files import user_path
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -45,6 +50,7 @@ class Line:
         sweep_directory: where hydra.sweep.dir points.
         choices: the option chosen in each group, for people to read.
         given: the settings that the line names itself, group choices spread into their keys.
+        composed: what Hydra composed, its own settings included.
     """
 
     config: Config
@@ -53,65 +59,129 @@ class Line:
     sweep_directory: Path
     choices: dict[str, str]
     given: set[str]
+    composed: DictConfig = dataclasses.field(repr=False, compare=False)
 
 
-def compose_line(overrides: Sequence[str], config_dir: str | None = None, multirun: bool = False) -> Line:
+def compose_line(
+    overrides: Sequence[str], config_dir: str | None = None, multirun: bool = False, saved: Path | None = None
+) -> Line:
     """Composes a line of overrides.
 
     Args:
         overrides: Hydra overrides, as typed.
         config_dir: the user's own folder of YAML files.
         multirun: whether several values of a setting may be given, separated by commas.
+        saved: the config.yaml of a run that the line goes on with: its settings stand in the place of the defaults.
+
+    Raises:
+        SettingsError: with every mistake in the line.
+        RunError: the run's settings cannot be read.
+    """
+    with hydra_context():
+        parsed, composed, task = _composed(overrides, config_dir, multirun, saved)
+        raise_all([*unresolved_values(task), *_unresolved_directories(composed)])
+        raise_all(_empty_paths(composed))
+        return Line(
+            config=to_config(task),
+            run_directory=user_path(str(OmegaConf.select(composed, "hydra.run.dir"))),
+            run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
+            sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
+            choices=choices_of(composed.hydra.runtime.choices),
+            given=_given(parsed, task),
+            composed=composed,
+        )
+
+
+def check_line(overrides: Sequence[str], config_dir: str | None = None, is_resolved: bool = False) -> DictConfig:
+    """Checks that the settings of a line are there and fit, and returns them with Hydra's. They may still lack a value.
+
+    Args:
+        is_resolved: whether the interpolations in it must have values.
 
     Raises:
         SettingsError: with every mistake in the line.
     """
-    if config_dir is not None and not (config_dir and Path(config_dir).is_dir()):
+    with hydra_context():
+        _, composed, task = _composed(overrides, config_dir, False, None)
+        raise_all(unknown_keys(task))
+        raise_all([*unresolved_values(task), *_unresolved_directories(composed)] if is_resolved else [])
+        return composed
+
+
+def _composed(
+    overrides: Sequence[str], config_dir: str | None, multirun: bool, saved: Path | None
+) -> tuple[list[Override], DictConfig, DictConfig]:
+    """What Hydra parses and composes of a line, and nanolm's settings in it. Takes the arguments of `compose_line`.
+
+    Raises:
+        NanolmError: as `compose_line`.
+    """
+    if config_dir is not None and not (config_dir and user_path(config_dir).is_dir()):
         name = config_dir or "without a name"
         raise SettingsError(f"there is no folder {name}", where="--config-dir", mend="name an existing folder")
-    overrides = [*overrides, *search_path(config_dir)]
-    parsed = parse(overrides)
-    import_plugins(plugins_named(parsed, config_dir))
+    parsed = parse([*as_hydra_reads(overrides, multirun), *search_path(config_dir)])
+    files = YamlFiles(parsed, config_dir)
+    import_plugins(plugins_named(parsed, files))
     register_schemas()
-    with hydra_context():
-        misplaced = {at: error for at, override in enumerate(parsed) if (error := _misplaced(override, multirun))}
-        if misplaced:
-            rest = [override for at, override in enumerate(parsed) if at not in misplaced]
-            raise_all([*misplaced.values(), *diagnose(rest, multirun)])
-        plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
-        first = [text for override in parsed for text in expand(override, multirun)[:1]]
-        try:
-            composed = compose(first)
-            task = without_hydra(composed)
-            for override in parsed:
-                for text in expand(override, multirun)[1:]:
-                    if is_plain_value(override):
-                        with_values(task, parse([text]))
-                    else:
-                        compose([*plain, text])
-        except NanolmError:
+    base = load_yaml(saved) if saved is not None else None
+    if base is not None:
+        # Whatever the run has is there to be set: nothing needs to be added.
+        parsed = parse([_without_plus(override) for override in parsed])
+    unsupported = [error for override in parsed if (error := unsupported_form(override))]
+    misplaced = {at: error for at, override in enumerate(parsed) if (error := _misplaced(override, multirun))}
+    if misplaced or unsupported:
+        rest = [
+            override for at, override in enumerate(parsed) if at not in misplaced and unsupported_form(override) is None
+        ]
+        raise_all([*unsupported, *misplaced.values(), *diagnose(rest, multirun, files, base)])
+    plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
+    first = [text for override in parsed for text in expand(override, multirun)[:1]]
+    try:
+        composed, task = compose_over(first, base)
+        for override in parsed:
+            for text in expand(override, multirun)[1:]:
+                if is_plain_value(override):
+                    with_values(task, parse([text]))
+                else:
+                    compose([*plain, text])
+    except NanolmError:
+        raise
+    except Exception as error:
+        # From the system, such as a deleted folder; Hydra's own error of a missing file is an OSError as well.
+        if isinstance(error, OSError) and error.errno is not None:
             raise
-        except Exception as error:
-            # From the system, such as a deleted folder; Hydra's own error of a missing file is an OSError as well.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            problems = diagnose(parsed, multirun)
-            raise_all(problems)
-            in_lists = ", ".join(word.input_line or "" for word in parsed if LIST_PART.search(word.key_or_group))
-            raise SettingsError(in_words(error), where=in_lists or "the command line") from error
-        from hydra.core.hydra_config import HydraConfig
+        problems = diagnose(parsed, multirun, files, base)
+        raise_all(problems)
+        in_lists = ", ".join(word.input_line or "" for word in parsed if LIST_PART.search(word.key_or_group))
+        raise SettingsError(in_words(error), where=in_lists or "the command line") from error
+    from hydra.core.hydra_config import HydraConfig
 
-        HydraConfig.instance().set_config(composed)
-        raise_all(_empty_paths(composed))
-        directory = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
-        return Line(
-            config=to_config(task),
-            run_directory=directory,
-            run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
-            sweep_directory=Path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
-            choices=choices_of(composed.hydra.runtime.choices),
-            given=_given(parsed, task),
-        )
+    HydraConfig.instance().set_config(composed)
+    if _has_no_place(task):
+        raise_all(files.check(choices_of(composed.hydra.runtime.choices)))
+    return parsed, composed, task
+
+
+def _without_plus(override: Override) -> str:
+    word = override.input_line or ""
+    is_setting = "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
+    return word.lstrip("+") if is_setting and not LIST_PART.search(override.key_or_group) else word
+
+
+def _has_no_place(task: DictConfig) -> bool:
+    """Whether a file's settings went where there are none."""
+    return any(key not in Config.__dataclass_fields__ for key in task)
+
+
+def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
+    problems: list[NanolmError] = []
+    for kind in ("run", "sweep"):
+        try:
+            OmegaConf.select(composed, f"hydra.{kind}.dir")
+        except (OmegaConfBaseException, RecursionError) as error:
+            raw = OmegaConf.to_container(composed.hydra[kind], resolve=False)["dir"]  # type: ignore[index, call-overload]
+            problems.append(unresolved(f"hydra.{kind}.dir", raw, error))
+    return problems
 
 
 def _empty_paths(composed: DictConfig) -> list[NanolmError]:
@@ -122,15 +192,6 @@ def _empty_paths(composed: DictConfig) -> list[NanolmError]:
         for key, example in examples.items()
         if not str(OmegaConf.select(composed, key) or "").strip()
     ]
-
-
-def choices_of(chosen: Any) -> dict[str, str]:
-    """The option of each group that has one, of Hydra's `runtime.choices`."""
-    return {
-        group: str(option)
-        for group, option in sorted(chosen.items())
-        if not group.startswith("hydra/") and option is not None
-    }
 
 
 def compose_config(words: Sequence[str], bases: Bases) -> Config:
@@ -147,7 +208,7 @@ def compose_config(words: Sequence[str], bases: Bases) -> Config:
         SettingsError: with every mistake in the line.
     """
     try:
-        return _from_bases(parse(words), bases)
+        return _from_bases(parse(as_hydra_reads(words)), bases)
     except Exception:
         return compose_line(words).config
 
@@ -183,7 +244,7 @@ def compose_jobs(
     Raises:
         SettingsError: with every mistake in every job, each once.
     """
-    parsed = [parse(words) for words in jobs]
+    parsed = [parse(as_hydra_reads(words)) for words in jobs]
     of_hydra = {override.input_line: override for line in parsed for override in line if is_of_hydra(override)}
     raise_all(
         [
@@ -196,7 +257,8 @@ def compose_jobs(
         ]
     )
     lines = [[*line, *parse([*searched, *search_path(config_dir)])] for line in parsed]
-    import_plugins(dict.fromkeys(name for line in lines for name in plugins_named(line, config_dir)))
+    every = list({override.input_line: override for line in lines for override in line}.values())
+    import_plugins(dict.fromkeys(plugins_named(every, YamlFiles(every, config_dir))))
     bases: Bases = {}
     configs: list[Config | None] = []
     for line in lines:
@@ -217,9 +279,22 @@ def compose_jobs(
         except NanolmError as error:
             asked_about |= set(words) if configs[at] is None else set()
             found = error.problems if isinstance(error, Problems) else [error]
+            found = [_of_an_option(problem, lines[at], configs) for problem in found]
             problems |= {problem.found: problem for problem in found if problem.found not in problems}
     raise_all(list(problems.values()))
     return [config for config in configs if config is not None]
+
+
+def _of_an_option(problem: NanolmError, line: Sequence[Override], configs: Sequence[Config | None]) -> NanolmError:
+    """Names the option that lacks a setting, where other jobs of the sweep have it."""
+    for override in line:
+        key = override.key_or_group
+        if problem.found == f"there is no setting {key!r}":
+            group = key.split(".")[0]
+            chosen = [other.input_line or "" for other in line if other.key_or_group in (group, *GLOBAL_GROUPS)]
+            if chosen and any(config is not None and key in flat(config) for config in configs):
+                return lacking(chosen[-1:], key, ["another job"], override.input_line or key)
+    return problem
 
 
 def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
@@ -247,7 +322,7 @@ def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
 
 def hidden_options(config_dir: str) -> list[str]:
     """Files in the user's folder that nanolm's own of the same name hide."""
-    folder = Path(config_dir)
+    folder = user_path(config_dir)
     files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
     return [str(path) for path in files if (config_folder() / path).exists()]
 
@@ -262,4 +337,4 @@ def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
             continue
         # A part of a list (scheduler.parts.0.gamma) is given where the list is.
         given |= {name for name in known if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")}
-    return {key for key in given if not isinstance(OmegaConf.select(task, key, throw_on_missing=False), DictConfig)}
+    return given & leaf_keys(task)

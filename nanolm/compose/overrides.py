@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 # What it is called on the line, and by Hydra.
 FAIL_FAST = "sweep.fail_fast"
-
-
 HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
-
 
 # A key in a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")
@@ -50,6 +47,15 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     problems += [wrong for override in parsed if (wrong := wrong_range(override))]
     raise_all(problems)
     return parsed
+
+
+def is_readable(word: str) -> bool:
+    """Whether Hydra's grammar has such an override."""
+    try:
+        parse([word])
+    except SettingsError:
+        return False
+    return True
 
 
 def quoted(value: str) -> str:
@@ -105,3 +111,9 @@ def known_keys(config: DictConfig) -> set[str]:
 
     walk(config, "")
     return keys
+
+
+def leaf_keys(config: DictConfig) -> set[str]:
+    """Every dotted key that is no group of others."""
+    keys = known_keys(config)
+    return keys - {key[:at] for key in keys for at, sign in enumerate(key) if sign == "."}

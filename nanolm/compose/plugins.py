@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
-from nanolm.compose.overrides import expand
+from nanolm.compose.yaml_files import YamlFiles
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
-from nanolm.errors import NanolmError, SettingsError
+from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.registry import GROUPS
 
 if TYPE_CHECKING:
@@ -95,17 +96,38 @@ def _is_plugin(group: str, name: str) -> bool:
     return name in registry and not registry[name].__module__.startswith("nanolm.")
 
 
-def plugins_named(parsed: Sequence[Override], config_dir: str | None) -> list[str]:
-    """The modules in plugins=[...], on the line or in the experiment or sweep file that the line chooses."""
-    named: list[str] = []
-    for override in parsed:
-        if override.key_or_group == "plugins":
-            value = override.value()
-            named += [str(name) for name in value] if isinstance(value, list) else [str(value)]
-        elif override.key_or_group in ("experiment", "sweep"):
-            folders = [config_folder(), *([Path(config_dir)] if config_dir else [])]
-            for choice in (text.split("=", 1)[-1] for text in expand(override, True)):
-                paths = [folder / override.key_or_group / f"{choice}.yaml" for folder in folders]
-                found = next((path for path in paths if path.exists()), None)
-                named += (OmegaConf.select(OmegaConf.load(found), "plugins") or []) if found else []
-    return named
+def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
+    """The modules in plugins=[...], on the line or in the experiment or sweep file that the line chooses.
+
+    Raises:
+        SettingsError: it is something else than a list of module names.
+    """
+    given = [(override.value(), override.input_line or "") for override in parsed if override.key_or_group == "plugins"]
+    found: list[str] = []
+    problems: list[NanolmError] = []
+    for value, where in [*given, *files.plugins()]:
+        value = _resolved(value)
+        names = value if isinstance(value, list) else []
+        strange = [name for name in names if not (isinstance(name, str) and name.strip())]
+        if not isinstance(value, list) or strange:
+            problems.append(
+                SettingsError(
+                    f"plugins holds {strange[0]!r}, which is no name of a module"
+                    if strange
+                    else f"plugins is {value!r}",
+                    where=where,
+                    mend=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the line "
+                    f"'plugins=[{value if isinstance(value, str) else 'my_module'}]'",
+                )
+            )
+        found += [] if strange else names
+    raise_all(problems)
+    return found
+
+
+def _resolved(value: Any) -> Any:
+    """A value with the interpolations in it resolved, as far as they can be before the settings are composed."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index, call-overload]
+    except OmegaConfBaseException:
+        return value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
+import copy
+from typing import Any
 
 from nanolm.compose.line import Line
 from nanolm.config import Config, changes_in_words, differing, flat, may_change
-from nanolm.config_file import to_config
 from nanolm.errors import SettingsError, raise_all
 
 
@@ -52,13 +52,22 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
             for key in refused
         ]
     )
-    merged = OmegaConf.structured(saved)
+    merged = copy.deepcopy(saved)
     for key in changed:
         group = key.split(".")[0]
         if group == "logger" or f"{group}.name" in changed:
-            merged[group] = OmegaConf.structured(getattr(line.config, group))
+            setattr(merged, group, getattr(line.config, group))
         else:
-            OmegaConf.update(merged, key, wanted[key])
+            *nodes, name = key.split(".")
+            setattr(_at(merged, nodes), name, getattr(_at(line.config, nodes), name))
     if is_fork:
         merged.resume, merged.fork = line.config.resume, True
-    return to_config(merged), changes_in_words(changed)
+    return merged, changes_in_words(changed)
+
+
+def _at(config: Config, names: list[str]) -> Any:
+    """The dataclass in a config that these names lead to."""
+    node: Any = config
+    for name in names:
+        node = getattr(node, name)
+    return node

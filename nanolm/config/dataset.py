@@ -7,7 +7,7 @@ import enum
 
 from omegaconf import MISSING
 
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import bounded, declare, path_field
 from nanolm.registry import DATASETS
 
 
@@ -85,10 +85,10 @@ class TextConfig(DatasetConfig):
     """Anyone's text: a file, a folder (every file in it) or a glob such as 'notes/**/*.md'; a file a document."""
 
     name: str = "text"
-    path: str = MISSING
+    path: str = path_field()
     # Files, folders or globs of their own, in place of a fraction of `path`.
-    val_path: str | None = None
-    test_path: str | None = None
+    val_path: str | None = path_field(None)
+    test_path: str | None = path_field(None)
 
 
 @dataclasses.dataclass
@@ -96,11 +96,11 @@ class JsonlConfig(DatasetConfig):
     """JSON objects, one a line; the text of `field` is a document. Blank lines are passed over."""
 
     name: str = "jsonl"
-    path: str = MISSING
+    path: str = path_field()
     field: str = "text"
     # Files, folders or globs of their own, in place of a fraction of `path`.
-    val_path: str | None = None
-    test_path: str | None = None
+    val_path: str | None = path_field(None)
+    test_path: str | None = path_field(None)
 
 
 @dataclasses.dataclass
@@ -108,7 +108,7 @@ class HuggingFaceConfig(DatasetConfig):
     """A dataset of the Hugging Face hub, by its name there, or a local folder of parquet or JSON files."""
 
     name: str = "huggingface"
-    path: str = MISSING
+    path: str = path_field()
     # The hub's word for it is the configuration of a dataset, such as wikitext-2-raw-v1.
     subset: str | None = None
     field: str = "text"
@@ -132,7 +132,7 @@ class DownloadConfig(DatasetConfig):
     name: str = "download"
     url: str = MISSING
     sha256: str | None = MISSING
-    path: str | None = None
+    path: str | None = path_field(None)
     # Keeps what stands between Project Gutenberg's "*** START OF" and "*** END OF" lines.
     strip_gutenberg: bool = False
 

@@ -41,6 +41,11 @@ def in_context(default: int) -> Any:
     return dataclasses.field(default=default, metadata={"bounds": {"ge": 1}, "in_context": True})
 
 
+def path_field(default: Any = MISSING) -> Any:
+    """A field that is a path: on the command line it needs no quotes, and a leading ~/ is the home folder."""
+    return dataclasses.field(default=default, metadata={"path": True})
+
+
 def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
     """Every number that is not in its range, or is not finite."""
     for key, field, value in leaves(config, prefix):

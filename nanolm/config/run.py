@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from nanolm.config.dataset import DatasetConfig
-from nanolm.config.fields import bounded, leaves, plain
+from nanolm.config.fields import bounded, leaves, path_field, plain
 from nanolm.config.logger import LoggerConfig
 from nanolm.config.mask import MaskConfig, pattern_names, pattern_part
 from nanolm.config.model import ModelConfig, TransformerConfig
@@ -37,7 +37,7 @@ class Config:
     logger: LoggerConfig = MISSING
     seed: int = bounded(1337, ge=0, lt=2**63)
     # never, auto (go on where a run with these settings was cut off) or a run directory
-    resume: str = "never"
+    resume: str = path_field("never")
     # A new run that begins where the one of `resume` stands, or one of its checkpoints, whatever settings differ
     fork: bool = False
     # Modules of one's own that register models, optimizers, masks, ...

@@ -7,7 +7,7 @@ import enum
 
 from omegaconf import MISSING
 
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import bounded, declare, path_field
 from nanolm.registry import TOKENIZERS
 
 
@@ -117,7 +117,7 @@ class Gpt2Config(TokenizerConfig):
     """GPT-2's own ids, from a folder with encoder.json and vocab.bpe, from a tokenizer.json, or downloaded."""
 
     name: str = "gpt2"
-    path: str | None = None
+    path: str | None = path_field(None)
     encoder_url: str = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json"
     encoder_sha256: str = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
     merges_url: str = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
@@ -129,7 +129,7 @@ class PretrainedConfig(TokenizerConfig):
     """Any tokenizer.json of Hugging Face tokenizers, or a folder with one."""
 
     name: str = "pretrained"
-    path: str = MISSING
+    path: str = path_field()
 
 
 declare(

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from nanolm.errors import DataError, explain_os_error
+from nanolm.files import user_path
 
 
 def fetch(url: str, sha256: str | None) -> Path:
@@ -57,7 +58,7 @@ def cache_folder() -> Path:
     """Where downloads are kept: $NANOLM_CACHE, else the user's cache folder."""
     import platformdirs
 
-    return Path(os.environ.get("NANOLM_CACHE") or platformdirs.user_cache_dir("nanolm"))
+    return user_path(os.environ.get("NANOLM_CACHE") or platformdirs.user_cache_dir("nanolm"))
 
 
 def _reason(error: Exception) -> str:

@@ -41,7 +41,7 @@ from nanolm.data.download import cache_folder
 from nanolm.data.stream import Rows, Shards, Stream, Tokens
 from nanolm.data.tokenizers import Tokenizer, smallest_integers
 from nanolm.errors import DataError, NanolmError, explain_os_error
-from nanolm.files import remove_tree, sync_folder, temporary_beside, write_durably
+from nanolm.files import remove_tree, sync_folder, temporary_beside, user_path, write_durably
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
@@ -200,7 +200,7 @@ def _file_hash(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         return None
     with contextlib.suppress(OSError):
-        path = Path(value).expanduser()
+        path = user_path(value)
         if path.is_file():
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()

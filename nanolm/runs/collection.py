@@ -18,8 +18,10 @@ from typing import Any
 import yaml
 
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
+from nanolm.files import user_path
 from nanolm.json_text import parse_json
 from nanolm.layout import BESIDE_CONFIG, CONFIG, is_run
+from nanolm.literals import map_strings, unescape
 from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory
 
@@ -65,7 +67,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """
     problems: list[NanolmError] = []
     found: dict[str, Path] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         folders = list(_run_folders(path, set()))
         if not folders:
             what = f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}"
@@ -185,7 +187,7 @@ def plain_settings(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or is not a table of settings.
     """
     try:
-        raw = yaml.load(path.read_bytes(), Loader=LOADER)
+        raw = _read_yaml(path.read_bytes())
     except OSError as error:
         raise RunError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:
@@ -193,7 +195,15 @@ def plain_settings(path: Path) -> dict[str, Any]:
         raise RunError(f"{path.name} is damaged: {reason}", where=str(path)) from error
     if not isinstance(raw, dict):
         raise RunError(f"{path.name} holds no settings", where=str(path))
-    return dict(_flat(raw))
+    return dict(_flat(map_strings(unescape, raw)))
+
+
+def _read_yaml(content: bytes) -> Any:
+    try:
+        return yaml.load(content, Loader=LOADER)
+    except yaml.YAMLError:
+        # libyaml has no escapes for names of files that are not UTF-8.
+        return yaml.load(content, Loader=yaml.SafeLoader)
 
 
 def _read(path: Path, name: str) -> Run:

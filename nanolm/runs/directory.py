@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nanolm.errors import BusyError, RunError, explain_os_error
-from nanolm.files import misfits, open_regular, write_durably, write_text
+from nanolm.files import misfits, open_regular, user_path, write_durably, write_text
 from nanolm.json_text import dump_json, is_finite_number, parse_json
 
 
@@ -22,7 +22,7 @@ class RunDirectory:
     """The layout of a run. Everything that reads runs reads this and nothing else."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"

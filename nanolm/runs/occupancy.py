@@ -11,6 +11,7 @@ from typing import Any
 
 from nanolm.config import Config, flat
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.files import user_path
 from nanolm.runs.directory import RunDirectory
 
 # Entries of a folder that an error message names.
@@ -96,7 +97,7 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
     for key, value in flat(config).items():
         if not key.endswith("path") or not isinstance(value, str) or not value.strip():
             continue
-        path = Path(value).expanduser().resolve()
+        path = user_path(value).resolve()
         if any(path == file or file in path.parents for file in written):
             problems.append(
                 SettingsError(

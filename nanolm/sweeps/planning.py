@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from nanolm import shell
-from nanolm.compose import compose_jobs, parse
+from nanolm.compose import as_hydra_reads, compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config import Config, differing, flat, identity
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
@@ -90,9 +90,11 @@ def combinations(
         SettingsError: with every word that cannot be read, or that is a range without an end of values, or there are
             too many combinations.
     """
-    below = _by_key(parse([f"{key}={value}" for key, value in (params or {}).items()]))
+    below = _by_key(parse(as_hydra_reads([f"{key}={value}" for key, value in (params or {}).items()], multirun=True)))
     above = _by_key(parse(words))
-    by_name = {name: {**below, **_by_key(parse(own)), **above} for name, own in (variants or {"": ()}).items()}
+    by_name = {
+        name: {**below, **_by_key(parse(as_hydra_reads(own))), **above} for name, own in (variants or {"": ()}).items()
+    }
     n_jobs = sum(math.prod(map(len, axes.values())) for axes in by_name.values())
     if n_jobs > MOST_VALUES:
         raise SettingsError(

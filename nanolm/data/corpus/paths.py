@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nanolm.data.corpus.exclusions import Identity, cache_identities, identity_of, kind_of_run
 from nanolm.errors import DataError
+from nanolm.files import user_path
 
 # The rest of a glob, one string a component, with which a folder is searched.
 Rest = tuple[str, ...]
@@ -66,7 +67,7 @@ def find_files(pattern: str, setting: str = "dataset.path") -> Found:
     """
     if not pattern.strip():
         raise DataError(f"{setting} is empty", where=setting, mend="name a file, a folder or a glob")
-    path = Path(pattern).expanduser()
+    path = user_path(pattern)
     status = _status(path, setting)
     if status is not None and stat.S_ISREG(status.st_mode):
         return Found([path], [identity_of(path, status)], [])

@@ -25,6 +25,7 @@ from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8, unreadable
 from nanolm.data.download import fetch
 from nanolm.errors import DataError, install_hint
+from nanolm.files import user_path
 from nanolm.registry import DATASETS
 
 
@@ -78,7 +79,7 @@ def jsonl(config: JsonlConfig) -> Iterator[str]:
 
 def _read_one(path: Path, config: TextConfig | JsonlConfig) -> Iterator[Part]:
     """A file of a path setting; of several files, the error for one that is no text says how to leave it out."""
-    given = Path(config.path).expanduser()
+    given = user_path(config.path)
     hint = ""
     if path != given and path.suffix != ".txt":
         pattern = given / "**" / "*.txt" if given.is_dir() else "FOLDER/**/*.txt"
@@ -98,7 +99,7 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
             mend=install_hint("hf"),
         ) from error
     datasets.disable_progress_bars()
-    folder = Path(config.path).expanduser()
+    folder = user_path(config.path)
     name = str(folder) if os.path.lexists(folder) else config.path
     where = f"{config.path}, split {config.train_split}"
     try:
@@ -139,7 +140,7 @@ def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | Non
 @DATASETS.register("download")
 def download(config: DownloadConfig) -> Iterator[Part]:
     """A text from a local path, or from the cache, into which it is fetched once; verified in every pass."""
-    path = Path(config.path).expanduser() if config.path else fetch(config.url, config.sha256)
+    path = user_path(config.path) if config.path else fetch(config.url, config.sha256)
     try:
         if not path.is_file():
             raise DataError(f"there is no file {path}", where="dataset.path", mend="name an existing file")

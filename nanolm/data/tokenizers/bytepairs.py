@@ -14,6 +14,7 @@ from nanolm.data.download import fetch
 from nanolm.data.tokenizers.pieces import CHARACTER_OF_BYTE, Pieces, chunks, spelled
 from nanolm.data.tokenizers.protocol import require_distinct, smallest_integers, strings
 from nanolm.errors import DataError, TokenizerError
+from nanolm.files import user_path
 from nanolm.registry import TOKENIZERS
 
 # GPT-2's expression, equal in what it matches. In the group is what an automaton can do, which is most of a text and
@@ -130,7 +131,7 @@ class Gpt2Tokenizer(_BytePairs):
                     mend="get encoder.json and vocab.bpe by other means and say tokenizer.path=FOLDER",
                 ) from error
             return cls._of_files(*files)
-        path = Path(config.path).expanduser()
+        path = user_path(config.path)
         if path.is_dir():
             encoder, merges = _first(path, _ENCODER), _first(path, _MERGES)
             if encoder is not None and merges is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ from nanolm.data.tokenizers.bytepairs import room
 from nanolm.data.tokenizers.pieces import CHARACTER_OF_BYTE, Pieces, chunks, grouped, spelled
 from nanolm.data.tokenizers.protocol import checked, entry, smallest_integers, strings, utf8
 from nanolm.errors import TokenizerError
+from nanolm.files import user_path
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
@@ -154,7 +154,7 @@ class PretrainedTokenizer(_HuggingFace):
         Raises:
             TokenizerError: it is missing or does not describe a tokenizer.
         """
-        path = Path(config.path).expanduser()
+        path = user_path(config.path)
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
             state = json.loads(path.read_text(encoding="utf-8"))

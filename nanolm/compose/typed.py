@@ -1,0 +1,140 @@
+"""Overrides as people type them, rewritten into Hydra's grammar: paths need no quotes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import GrammarParseError
+
+from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, quoted
+from nanolm.config import BASE_SCHEMAS, Config
+from nanolm.files import user_path
+from nanolm.literals import escape
+from nanolm.registry import GROUPS
+
+# Paths that are settings of Hydra.
+_DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")
+
+# There is no experiment and no study unless one is chosen.
+_NOTHING = ("experiment=null", "sweep=null")
+
+# What `resume` can be besides a path.
+_RESUME_WORDS = ("never", "auto")
+
+_FUNCTION = re.compile(
+    r"(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool|extend_list)\s*\(.*\)", re.DOTALL
+)
+
+# A backslash that Hydra's grammar takes away.
+_HYDRA_ESCAPE = re.compile(r"\\[\\()\[\]{}:=, \t]")
+
+# What a comma inside of does not part two values.
+_WHOLE = re.compile(r"""'(?:\\.|[^'\\])*'(?=\s*(?:,|$))|"(?:\\.|[^"\\])*"(?=\s*(?:,|$))""", re.DOTALL)
+_BRACES = re.compile(r"\$\{[^}]*\}")
+
+
+def as_hydra_reads(words: Sequence[str], multirun: bool = False) -> list[str]:
+    """Rewrite overrides as typed into what Hydra's grammar reads. What is in its grammar already stays as it is.
+
+    The value of a setting that is a path is taken as it stands, whatever characters are in it, unless it is quoted or
+    has an interpolation in it. `plugins=module` is a list of one, `sweep.fail_fast` the setting of the sweeper, and
+    `experiment=null` is left out.
+
+    Args:
+        words: overrides.
+        multirun: whether commas part several values. A path that exists with the comma in its name is one value.
+    """
+    return [_rewritten(word, multirun) for word in words if word not in _NOTHING]
+
+
+def path_keys() -> frozenset[str]:
+    """The settings that are paths, by the metadata of their fields."""
+    return frozenset(_path_fields())
+
+
+def _path_fields() -> dict[str, bool]:
+    """The settings that are paths, and whether null is a value of theirs in every option."""
+    schemas = [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
+    schemas += list(BASE_SCHEMAS.items())
+    found: dict[str, bool] = {}
+    for prefix, schema in [("", Config), *((f"{group}.", schema) for group, schema in schemas)]:
+        for field in dataclasses.fields(schema):
+            if field.metadata.get("path"):
+                key = f"{prefix}{field.name}"
+                found[key] = found.get(key, True) and "None" in str(field.type)
+    return found
+
+
+def _rewritten(word: str, multirun: bool) -> str:
+    key, sign, value = word.partition("=")
+    if key == FAIL_FAST:
+        return f"{HYDRA_FAIL_FAST}{sign}{value}"
+    name = key.lstrip("+")
+    if name == "plugins" and re.fullmatch(r"\w+(\.\w+)*", value) and value.lower() != "null":
+        return f"{key}=[{value}]"
+    if not value or (name not in _DIRECTORIES and name not in (fields := _path_fields())):
+        return word
+    is_optional = name not in _DIRECTORIES and fields[name]
+    one = functools.partial(_one_path, name, is_optional)
+    if _exists(value) or _FUNCTION.fullmatch(value):
+        return f"{key}={one(value)}" if _exists(value) else word
+    parts = _parts(value)
+    if len(parts) > 1 and name in _DIRECTORIES and multirun:
+        return word
+    if len(parts) > 1 and (multirun or all(map(_exists, parts))):
+        return f"{key}=" + ",".join(map(one, parts))
+    return f"{key}={one(value)}"
+
+
+def _one_path(key: str, is_optional: bool, value: str) -> str:
+    """One path in Hydra's grammar."""
+    if (key == "resume" and value in _RESUME_WORDS) or (
+        value.lower() == "null" and (is_optional or not _exists(value))
+    ):
+        return value
+    if not _exists(value):
+        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        is_escaped = bool(_HYDRA_ESCAPE.search(value))
+        if (is_quoted or is_escaped) and is_readable(f"{key}={value}"):
+            return value
+        if "${" in value and _is_grammatical(value):
+            return quoted(value)
+    return quoted(f"./{value}" if value == MISSING else escape(value))
+
+
+def _parts(value: str) -> list[str]:
+    """The values between commas; those inside of quotes and interpolations part nothing."""
+    parts, at, begin = [], 0, 0
+    while at < len(value):
+        is_at_begin = not value[begin:at].strip()
+        if (whole := (_WHOLE.match(value, at) if is_at_begin else None) or _BRACES.match(value, at)) is not None:
+            at = whole.end()
+        elif value[at] == ",":
+            parts.append(value[begin:at])
+            at = begin = at + 1
+        else:
+            at += 1
+    parts.append(value[begin:])
+    return [part if _exists(part) else part.strip() for part in parts]
+
+
+def _exists(value: str) -> bool:
+    try:
+        return os.path.lexists(user_path(value))
+    except ValueError:  # a NUL in it
+        return False
+
+
+def _is_grammatical(value: Any) -> bool:
+    """Whether OmegaConf can read what stands in its `${...}`, whatever that resolves to."""
+    try:
+        OmegaConf.create({"value": value})
+    except GrammarParseError:
+        return False
+    return True
