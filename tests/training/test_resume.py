@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
+from nanolm.config_file import load_yaml
 from nanolm.evaluate import evaluate
 from nanolm.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import checkpoint
 from nanolm.training.trainer import train
+from tests.conftest import SMALL, Nanolm
 from tests.training.test_trainer import final_state, rows, same, settings, stopped_at
 
 OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
@@ -139,3 +141,16 @@ def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_t
         train(config, run)
         found.append((final_state(run)[0], [row for row in rows(run) if row["split"] == "train"]))
     assert same(*found)
+
+
+def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "model=bigram", "trainer.max_steps=2")
+    assert nanolm("train", *line, "hydra.run.dir=run").returncode == 0
+    small_text.rename(nanolm.folder / "moved ${x.txt")
+    moved = ("resume=run", "dataset.path=moved ${x.txt")
+    done = nanolm("train", *moved, "trainer.max_steps=3")
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    assert load_yaml(nanolm.folder / "run" / "config.yaml").dataset.path == "moved ${x.txt"  # type: ignore[attr-defined]
+    lacking = nanolm("train", *moved, "model.dropout=0.1")
+    assert lacking.returncode == 2
+    assert "the run has no setting model.dropout: its model is bigram" in lacking.stderr
