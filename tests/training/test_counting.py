@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from nanolm.config import Config, ModelConfig
+from nanolm.config_file import load_yaml
 from nanolm.data.stream import Tokens, chunks
-from nanolm.errors import CheckpointError
+from nanolm.errors import CheckpointError, RunError
 from nanolm.evaluate import evaluate
 from nanolm.generate import generate
 from nanolm.load import load_run
+from nanolm.model.build import build
 from nanolm.model.ngram import Ngram
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
@@ -142,8 +144,13 @@ def frequencies(config: Config, vocab_size: int) -> torch.nn.Module:
 def test_a_table_of_another_model_is_refused(small_text: Path, run: RunDirectory) -> None:
     train(settings(small_text, "model=ngram", "model.order=4"), run)
     run.config.write_text(run.config.read_text().replace("order: 4", "order: 2"))
-    with pytest.raises(CheckpointError, match=r"do not fit the model: .*not the n-grams of order 2"):
+    with pytest.raises(RunError, match=r"config\.yaml has changed .*: model\.order: 4 -> 2"):
         load_run(str(run.path))
+    found, _ = checkpoint.newest(run.checkpoints)
+    assert found is not None
+    other = build(load_yaml(run.config), run.read_summary()["vocab_size"])
+    with pytest.raises(CheckpointError, match=r"do not fit the model: .*not the n-grams of order 2"):
+        found.load_weights(other)
 
 
 def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, small_text: Path) -> None:
