@@ -323,7 +323,7 @@ def _measure(runs: Sequence[Run], target: float | None, figure: str) -> tuple[li
         if first is not None:
             values |= {"tokens_to_target": first.tokens, "seconds_to_target": first.seconds}
         measured.append(_Measured(run, values, _seed(run)))
-        faults += [f"{run.name}: {fault}" for fault in dict.fromkeys((*run.faults, found.fault)) if fault]
+        faults += [f"{run.name}: {fault}" for fault in dict.fromkeys((*run.faults, found.fault, *run.notes)) if fault]
     return measured, faults
 
 

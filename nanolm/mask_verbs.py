@@ -17,6 +17,7 @@ from nanolm.errors import SettingsError, raise_all
 from nanolm.files import write_asked_for
 from nanolm.model import masks
 from nanolm.png import encode, importing_matplotlib
+from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 # A square a position up to here, half a character a position up to there, and beyond it a character stands for many.
 SQUARES = 24
@@ -57,6 +58,8 @@ def show(
     Raises:
         SettingsError: the line, the length or the place of the PNG is not as it must be, or matplotlib is missing.
     """
+    if png is not None:
+        require_outside_runs(png, OVERWRITES)
     drawn = look(overrides, config_dir, length)
     if png is not None:
         write_asked_for("--png", png, to_png(drawn))

@@ -1,4 +1,4 @@
-"""The settings that change none of a run's numbers. No package is imported for it: runs are compared without any."""
+"""The settings that may differ without making another experiment. No package is imported: runs are compared without."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ QUIET = frozenset(
         "trainer.save_every",
         "trainer.save_in_background",
         "trainer.save_minutes",
+    }
+)
+
+# What may differ between a run and its continuation besides what changes no number: how it is computed, how long, and
+# when it is looked at. The text must be the same bytes.
+MAY_CHANGE = frozenset(
+    {
+        "trainer.accumulate",
+        "trainer.attention_path",
+        "trainer.compile",
+        "trainer.device",
+        "trainer.eval_every",
+        "trainer.max_steps",
+        "trainer.parallel",
     }
 )
 

@@ -40,6 +40,7 @@ class Entry:
         choices: the option chosen in each group.
         age: seconds since it last wrote.
         faults: what is damaged, or the error that it failed with.
+        notes: what else a reader should know, such as an edited config.yaml.
     """
 
     name: str
@@ -52,9 +53,11 @@ class Entry:
     choices: dict[str, str]
     age: float
     faults: list[str]
+    notes: list[str]
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Entry) if field.name not in ("path", "choices", "faults"))
+NOT_COLUMNS = ("path", "choices", "faults", "notes")
+COLUMNS = tuple(field.name for field in dataclasses.fields(Entry) if field.name not in NOT_COLUMNS)
 
 
 def look(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), sort: str = "age") -> list[Entry]:
@@ -150,8 +153,8 @@ def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, 
         table.add_row(cell(name), state, *map(cell, rest[: len(widths) - 2]))
     console.print(table)
     for entry in entries:
-        for fault in entry.faults:
-            console.print(cell(f"{entry.name}: {fault}"))
+        for remark in (*entry.faults, *entry.notes):
+            console.print(cell(f"{entry.name}: {remark}"))
 
 
 def is_same(value: Any, wanted: str) -> bool:
@@ -199,6 +202,7 @@ def _entry(run: Run, now: float) -> Entry:
         choices=run.choices,
         age=now - _last_write(run),
         faults=list(dict.fromkeys(faults)),
+        notes=list(run.notes),
     )
 
 

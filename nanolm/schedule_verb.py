@@ -15,6 +15,7 @@ from nanolm.errors import raise_all
 from nanolm.files import write_asked_for
 from nanolm.json_text import dump_json
 from nanolm.png import encode, importing_matplotlib
+from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 from nanolm.training import schedules
 
 WIDEST, HEIGHT = 100, 16
@@ -102,6 +103,8 @@ def show(
     Raises:
         SettingsError: the line or the place of the PNG is not as it must be, or matplotlib is missing.
     """
+    if png is not None:
+        require_outside_runs(png, OVERWRITES)
     found = look(overrides, config_dir)
     if png is not None:
         write_asked_for("--png", png, to_png(found))

@@ -76,7 +76,6 @@ from nanolm.config.optimizer import (
 )
 from nanolm.config.run import (
     BASE_SCHEMAS,
-    MAY_CHANGE,
     SINGLE_SCHEMAS,
     Config,
     changes_in_words,

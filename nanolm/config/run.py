@@ -19,7 +19,7 @@ from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
 from nanolm.json_text import dump_json
-from nanolm.quiet import is_quiet
+from nanolm.quiet import MAY_CHANGE, is_quiet
 
 
 @dataclasses.dataclass
@@ -56,18 +56,6 @@ BASE_SCHEMAS: dict[str, type[Any]] = {
     "optimizer": OptimizerConfig,
     "scheduler": SchedulerConfig,
     "logger": LoggerConfig,
-}
-
-# What may differ between a run and its continuation besides what changes no number: how it is computed, how long, and
-# when it is looked at. The text must be the same bytes.
-MAY_CHANGE = {
-    "trainer.accumulate",
-    "trainer.attention_path",
-    "trainer.compile",
-    "trainer.device",
-    "trainer.eval_every",
-    "trainer.max_steps",
-    "trainer.parallel",
 }
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanolm import shell, terminal
-from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import write_asked_for
 from nanolm.report.contents import gather
 from nanolm.report.page import Without, to_html
 from nanolm.runs.collection import Run, find
+from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
@@ -60,6 +61,7 @@ def make(
     said = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {output}, {len(page) / 1e6:.1f} MB"]
     said += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
     said += [f"{run.path}: {fault}" for run in contents.runs for fault in run.faults]
+    said += [f"{run.path}: {note}" for run in runs for note in run.notes]
     if png is not None:
         from nanolm.report import pictures
 
@@ -95,6 +97,12 @@ def _maps(
 def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
     """What can be known to fail before anything is read."""
     problems: list[NanolmError] = []
+    for path in (output, png):
+        if path is not None:
+            try:
+                require_outside_runs(path, OVERWRITES)
+            except RunError as error:
+                problems.append(error)
     if output.is_dir():
         problems.append(
             SettingsError(f"{output} is a folder", where=f"-o {output}", mend=f"-o {output / 'report.html'}")

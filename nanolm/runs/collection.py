@@ -24,6 +24,7 @@ from nanolm.layout import BESIDE_CONFIG, CONFIG, is_run
 from nanolm.literals import map_strings, unescape
 from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.edits import note_of_edits
 
 # libyaml is some ten times as fast, where PyYAML was built with it.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -41,6 +42,7 @@ class Run:
         status: completed, running, interrupted, diverged, pruned or failed, as the summary says; `cut off` where it
             says running and no process writes there; `damaged` or `no summary` where it cannot say.
         faults: what is damaged, in words.
+        notes: what a reader should know of a run that is not damaged, such as an edited config.yaml.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     summary: dict[str, Any]
     status: str
     faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def choices(self) -> dict[str, str]:
@@ -219,7 +222,8 @@ def _read(path: Path, name: str) -> Run:
         summary = run.read_summary()
     except RunError as error:
         faults.append(error.found)
-    return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults))
+    edited = note_of_edits(run.checkpoints, settings)
+    return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults), (edited,) if edited else ())
 
 
 def _status(run: RunDirectory, summary: dict[str, Any], faults: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,11 @@ from typing import Any
 from nanolm.config import Config, flat
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import user_path
-from nanolm.runs.directory import RunDirectory
+from nanolm.layout import is_run
+from nanolm.runs.directory import RunDirectory, enclosing_run
+
+# Why no picture or report is written among the files of a run.
+OVERWRITES = "its own files are not replaced"
 
 # Entries of a folder that an error message names.
 SHOWN_ENTRIES = 5
@@ -37,8 +42,9 @@ def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> 
         also: names of further files that may be there.
 
     Raises:
-        RunError: with some of the files that are in the folder.
+        RunError: with some of the files that are in the folder, or the run that the folder is a part of.
     """
+    require_outside_runs(run.path, "where a run keeps its own files, no other one can be")
     foreign = [name for name in _foreign_entries(run) if name not in also]
     if not foreign:
         return
@@ -49,6 +55,40 @@ def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> 
         mend="name a new or an empty folder, as in hydra.run.dir=outputs/my_run; training would write its own files "
         "beside or over these",
     )
+
+
+def require_outside_runs(path: Path, reason: str) -> None:
+    """Refuse a path that is a part of a run, such as its checkpoints or one of its files, through links if need be.
+
+    Args:
+        reason: why, for the message.
+
+    Raises:
+        RunError: with the run.
+    """
+    enclosing = enclosing_run(Path(os.path.realpath(path)))
+    # A folder with a config.yaml of something else may have any folders.
+    if enclosing is not None and _is_run(enclosing):
+        raise RunError(
+            f"{path} is a part of the run {enclosing}: {reason}",
+            where=str(path),
+            mend="choose a path outside of it",
+        )
+
+
+def require_no_run(directory: Path) -> None:
+    """Refuse a sweep directory that is a run, or a part of one: the runs in it would not be found there.
+
+    Raises:
+        RunError: with the run.
+    """
+    require_outside_runs(directory, "the runs of a sweep would not be found there")
+    if _is_run(directory):
+        raise RunError(
+            f"{directory} is a run, and the runs of a sweep would not be found in it",
+            where=str(directory),
+            mend="name a folder of its own, as in hydra.sweep.dir=outputs/my_sweep",
+        )
 
 
 def require_nothing_overwritten(run: RunDirectory) -> None:
@@ -107,6 +147,11 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
                 )
             )
     raise_all(problems)
+
+
+def _is_run(folder: Path) -> bool:
+    # A sweep has a lock too, and may lie beside a config.yaml of something else.
+    return is_run(_entries(folder) - {".lock"})
 
 
 def _entries(folder: Path) -> set[str]:

@@ -25,7 +25,7 @@ from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error
 from nanolm.files import misfits
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.occupancy import require_startable
+from nanolm.runs.occupancy import require_no_run, require_startable
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -128,7 +128,8 @@ def plan(
 
     Raises:
         SettingsError: with every mistake in every job.
-        RunError: a folder is a link, has links in it where its run writes, or holds what is not a run's.
+        RunError: the directory is a run, or a folder is a link, has links in it where its run writes, or holds what is
+            not a run's.
         PathError: the folders cannot be made.
     """
     configs = compose_jobs([combination.words for combination in wanted], config_dir, searched)
@@ -199,6 +200,7 @@ def measure(jobs: Sequence[Job]) -> str:
 
 def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
     """The folder of each job by its key. New ones are made, so that two lines at once do not name one job twice."""
+    require_no_run(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock"):

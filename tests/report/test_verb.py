@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm import mask_verbs, schedule_verb
 from nanolm.errors import Problems, RunError, SettingsError, TokenizerError
 from nanolm.report.verb import make
 from tests.conftest import Nanolm
@@ -51,6 +52,19 @@ def test_places_are_looked_at_first_and_all_at_once(tmp_path: Path) -> None:
         make([str(tmp_path / "nowhere")], tmp_path, png=tmp_path / "file")
     assert f"{tmp_path} is a folder" in str(error.value)
     assert f"{tmp_path / 'file'} is no folder" in str(error.value)
+
+
+def test_no_file_of_a_run_is_replaced(pair: Path) -> None:
+    run = next(path.parent for path in sorted(pair.rglob("metrics.jsonl")))
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(Problems) as error:
+        make([str(pair)], run / "metrics.jsonl", png=run / "checkpoints")
+    assert str(error.value).count("is a part of the run") == 2
+    with pytest.raises(RunError, match="is a part of the run"):
+        mask_verbs.show([], png=run / "config.yaml")
+    with pytest.raises(RunError, match="is a part of the run"):
+        schedule_verb.show([], png=run / "config.yaml")
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_layer_or_text_that_no_run_has_is_an_error(pair: Path, tmp_path: Path) -> None:

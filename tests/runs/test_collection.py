@@ -35,6 +35,37 @@ def test_runs_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
     assert names(tmp_path / "sweep", tmp_path) == ["lr=2", "lr=10", "single"]
 
 
+def with_checkpoint(path: Path, step: int, settings: dict[str, Any]) -> Path:
+    folder = path / "checkpoints" / f"step-{step:08}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"settings": settings}))
+    return path
+
+
+def test_edited_settings_are_noted_and_damage_nothing(tmp_path: Path) -> None:
+    trained = {"optimizer.lr": 0.002, "trainer.max_steps": 4, "trainer.eval_every": 2, "model.name": "gpt"}
+    written = "optimizer: {lr: %s}\ntrainer: {max_steps: 8, eval_every: 4}\nmodel: {name: %s}\n"
+    edited = make_run(tmp_path / "edited", written % (0.1, "bigram"))
+    with_checkpoint(with_checkpoint(edited, 2, {"seed": 1}), 10, trained)
+    with_checkpoint(make_run(tmp_path / "kept", written % ("2e-3", "gpt")), 4, trained)
+    plateau = with_checkpoint(make_run(tmp_path / "plateau", written % (0.002, "gpt")), 4, trained)
+    (plateau / "checkpoints/step-00000004/manifest.json").write_text(
+        json.dumps({"settings": trained | {"scheduler.name": "plateau"}})
+    )
+    with_checkpoint(make_run(tmp_path / "unreadable"), 4, {})
+    (tmp_path / "unreadable/checkpoints/step-00000004/manifest.json").write_text("[")
+    notes = {run.name: run.notes for run in collection.find([tmp_path])}
+    assert notes == {
+        "edited": (
+            "config.yaml has changed since the run was trained: optimizer.lr: 0.002 -> 0.1; model.name: gpt -> bigram",
+        ),
+        "kept": (),
+        "plateau": ("config.yaml has changed since the run was trained: trainer.eval_every: 2 -> 4",),
+        "unreadable": (),
+    }
+    assert {run.status for run in collection.find([tmp_path])} == {"completed"}
+
+
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
     for name in ("a/seed=1", "a/seed=2", "b/seed=1", "c"):
         make_run(tmp_path / name)

@@ -8,7 +8,9 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import (
     is_without_config,
     require_inputs_outside,
+    require_no_run,
     require_nothing_overwritten,
+    require_outside_runs,
     require_startable,
 )
 from tests.conftest import config_of
@@ -21,6 +23,29 @@ def made(folder: Path, files: dict[str, str]) -> RunDirectory:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     return RunDirectory(folder)
+
+
+def test_a_part_of_a_run_is_no_place_for_another(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {"config.yaml": "seed: 1", "summary.json": "{}", "checkpoints/step-1/a": ""})
+    (tmp_path / "link").symlink_to(run.checkpoints)
+    for path in (run.checkpoints / "new", tmp_path / "link" / "new", run.wandb):
+        with pytest.raises(RunError, match="is a part of the run"):
+            require_startable(RunDirectory(path))
+    with pytest.raises(RunError, match="is a part of the run"):
+        require_outside_runs(run.metrics, "")
+    require_startable(RunDirectory(run.path / "new"))
+    require_outside_runs(run.path / "report.html", "")
+    made(tmp_path / "project", {"config.yaml": "a: 1", ".lock": ""})
+    require_startable(RunDirectory(tmp_path / "project" / "checkpoints" / "new"))
+
+
+def test_a_run_is_no_sweep_directory(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", {"config.yaml": "seed: 1", "summary.json": "{}", "wandb/a": ""})
+    for path in (run.path, run.wandb):
+        with pytest.raises(RunError, match="the runs of a sweep would not be found"):
+            require_no_run(path)
+    require_no_run(run.path / "sweep")
+    require_no_run(made(tmp_path / "project", {"config.yaml": "a: 1", ".lock": ""}).path)
 
 
 @pytest.mark.parametrize(
