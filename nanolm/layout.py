@@ -10,7 +10,13 @@ SWEEP_JOURNAL = "study.journal"
 SWEEP_LOCK = ".lock"
 JOB_ERROR = "error.txt"
 # What is left of a run whose config.yaml is gone, or of a job that failed before it was written.
-REMAINS = ({"metrics.jsonl", "summary.json"}, {"metrics.jsonl", "checkpoints"}, {".lock", JOB_ERROR})
+REMAINS = (
+    {"metrics.jsonl", "summary.json"},
+    {"metrics.jsonl", "checkpoints"},
+    {"checkpoints", "samples.txt"},
+    {"samples.txt", "train.log"},
+    {".lock", JOB_ERROR},
+)
 
 
 def is_job(names: Collection[str]) -> bool:

@@ -536,8 +536,12 @@ def _fork(config: Config, line: Line) -> Task:
     else:
         found = checkpoint.verify(path) if _is_checkpoint(path) else checkpoint.newest(run.checkpoints)[0]
     if found is None:
+        summary = run.read_summary()
+        was_saved = summary.get("has_checkpoint") or summary.get("step")
         raise RunError(
-            "the run has no checkpoint to begin from", where=str(run.checkpoints), mend="wait for its first save"
+            "the run has no checkpoint to begin from",
+            where=str(run.checkpoints),
+            mend="take the folder checkpoints from a copy of the run" if was_saved else "wait for its first save",
         )
     saved = load_yaml(run.config)
     require_same_settings(saved, run, found.manifest, found.path)

@@ -32,7 +32,9 @@ def run(small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     return run
 
 
-@pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.sweep.dir=", "resume=", "hydra.run.dir=' '"])
+@pytest.mark.parametrize(
+    "word", ["hydra.run.dir=", "hydra.sweep.dir=", "resume=", "hydra.run.dir=' '", "hydra.run.dir=null", "resume=null"]
+)
 def test_an_empty_folder_setting_is_refused(word: str) -> None:
     key = word.split("=")[0]
     with pytest.raises(SettingsError, match=rf"{key} is empty\n[\s\S]*as in {key}=outputs/"):
@@ -81,6 +83,13 @@ def test_a_fork_of_an_edited_run_is_refused(run: RunDirectory) -> None:
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match="another hash than summary"):
         train_verb._task(line.config, run, line)
+
+
+def test_a_fork_of_a_run_that_lost_its_checkpoints_is_refused(run: RunDirectory) -> None:
+    line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8"])
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(RunError, match=r"no checkpoint to begin from[\s\S]*take the folder checkpoints from a copy"):
+        train_verb._fork(line.config, line)
 
 
 def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirectory) -> None:

@@ -35,6 +35,9 @@ from nanolm.files import user_path
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
+# Settings that name a folder, with an example.
+FOLDERS = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep", "resume": "outputs/my_run"}
+
 # What was composed before, by its words.
 Bases = dict[tuple[str, ...], DictConfig]
 
@@ -186,12 +189,13 @@ def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
 
 def _empty_paths(composed: DictConfig) -> list[NanolmError]:
     """Paths of runs that are empty, as an unset variable of the shell leaves them: the current folder is not meant."""
-    examples = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep", "resume": "outputs/my_run"}
-    return [
-        SettingsError(f"{key} is empty", where=f"{key}=", mend=f"name a folder, as in {key}={example}, or leave it out")
-        for key, example in examples.items()
-        if not str(OmegaConf.select(composed, key) or "").strip()
-    ]
+    return [_empty(key) for key in FOLDERS if not str(OmegaConf.select(composed, key) or "").strip()]
+
+
+def _empty(key: str) -> SettingsError:
+    return SettingsError(
+        f"{key} is empty", where=f"{key}=", mend=f"name a folder, as in {key}={FOLDERS[key]}, or leave it out"
+    )
 
 
 def compose_config(words: Sequence[str], bases: Bases) -> Config:
@@ -307,6 +311,8 @@ def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
         )
     if problem := check_override(override, multirun):
         return problem
+    if key in FOLDERS and not override.is_delete() and override.value() is None:
+        return _empty(key)
     if not (multirun and override.is_sweep_override()):
         return None
     if is_study:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
+from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config_file import in_words
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # Groups whose options set settings of every group.
 GLOBAL_GROUPS = ("experiment", "sweep")
 SETTING_GROUPS = (*GROUPS, *SINGLE_SCHEMAS)
+# The groups of Hydra in which a file may choose, or be, an option.
+PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 ALL_GROUPS = (*SETTING_GROUPS, *GLOBAL_GROUPS)
 
 
@@ -81,6 +84,8 @@ class YamlFiles:
         self._folders = [config_folder(), *_searched(parsed, config_dir)]
         self.files: dict[tuple[str, str], YamlFile] = {}
         self._problems: dict[str, NanolmError] = {}
+        for folder in self._folders[1:]:
+            self._refuse_files_of_hydra(folder)
         for override in parsed:
             if override.key_or_group in ALL_GROUPS and not override.is_delete():
                 for text in expand(override, True):
@@ -140,8 +145,23 @@ class YamlFiles:
         except SettingsError as error:
             self._problems[str(path)] = error
             return
-        for entry_group, entry, _, _ in file.defaults:
+        for entry_group, entry, _, line in file.defaults:
+            if not file.is_ours and _is_refused(entry_group):
+                self._problems[f"{path}:{line}"] = SettingsError(
+                    f"{entry_group.replace('/', '.')} is not supported", where=f"{path}:{line}", mend=hint(entry_group)
+                )
             self._read(entry_group, entry, (*above, (group, option)))
+
+    def _refuse_files_of_hydra(self, folder: Path) -> None:
+        """Refuse files that would replace Hydra's own settings, or an installed launcher or sweeper."""
+        names = ["hydra/config", *(f"{group}/{name}" for group in PLUGIN_GROUPS for name in _plugins_of_hydra(group))]
+        for name in names:
+            if (path := folder / f"{name}.yaml").exists():
+                self._problems[str(path)] = SettingsError(
+                    f"the file would replace Hydra's own {name}",
+                    where=str(path),
+                    mend="move it away, or give it another name",
+                )
 
     def _wrong_defaults(self, file: YamlFile) -> Iterator[NanolmError]:
         for group, option, is_override, line in file.defaults:
@@ -214,6 +234,18 @@ class YamlFiles:
             if entry_group == group:
                 return self._schema(group, entry, (*above, option))
         return schemas[option] if option in schemas else BASE_SCHEMAS[group]
+
+
+def _is_refused(group: str) -> bool:
+    return group.startswith("hydra/") and "/".join(group.split("/")[:2]) not in PLUGIN_GROUPS
+
+
+def _plugins_of_hydra(group: str) -> set[str]:
+    """The launchers or sweepers that are installed."""
+    from hydra.core.config_store import ConfigStore
+
+    options = ConfigStore.instance().repo.get("hydra", {}).get(group.removeprefix("hydra/"), {})
+    return {name.removesuffix(".yaml") for name in options}
 
 
 def plugin_options(group: str) -> set[str]:

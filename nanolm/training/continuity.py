@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def check_run(
             f"summary.json counts {step:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
             "the steps between are trained again"
         )
-    _check_growing_files(run, resumed, continuation)
+    _check_growing_files(config, run, resumed, continuation)
     return continuation
 
 
@@ -157,15 +158,17 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Mapping[str, 
     Raises:
         RunError: steps were saved, or config.yaml is not the one that the run began with.
     """
-    last_row = _last_step(run)
+    last_row = max(_last_step(run), _last_sample(run))
     # The second save waits for the first: later rows prove that there was a checkpoint.
     settings = config.trainer
     first = min(settings.save_every, settings.eval_every)
-    was_saved = summary.get("has_checkpoint", bool(summary.get("step") or last_row))
+    was_saved = summary.get("has_checkpoint", bool(summary.get("step") or last_row or _has_content(run.samples)))
     if was_saved or last_row > first + settings.save_every:
         steps = max(summary.get("step") or 0, last_row)
         raise RunError(
-            f"the run has no checkpoint left, and {steps:,} steps were made",
+            f"the run has no checkpoint left, and {steps:,} steps were made"
+            if steps
+            else "the run has no checkpoint left, and its samples.txt is not empty",
             where=str(run.checkpoints),
             mend="take the folder checkpoints from a copy of the run; to train again from step 0, name a new "
             f"hydra.run.dir=, or move {run.path} away first",
@@ -215,7 +218,7 @@ def _require_own_summary(config: Config, run: RunDirectory, summary: Mapping[str
         )
 
 
-def _check_growing_files(run: RunDirectory, resumed: Checkpoint, continuation: Continuation) -> None:
+def _check_growing_files(config: Config, run: RunDirectory, resumed: Checkpoint, continuation: Continuation) -> None:
     """Compare the files that grow with a run with what the checkpoint recorded of them.
 
     Raises:
@@ -233,7 +236,7 @@ def _check_growing_files(run: RunDirectory, resumed: Checkpoint, continuation: C
                 f"metrics.jsonl {problem}",
                 where=str(path),
                 mend="take it from a copy of the run; without it, a new run can begin from these weights: "
-                f"{shell.resume(run.path)} fork=true",
+                + shell.resume(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
             )
         continuation.lengths[path.name] = path.stat().st_size if path.exists() else 0
         continuation.notes.append(f"{path.name} {problem}: later samples are added to what is there")
@@ -257,6 +260,17 @@ def _last_step(run: RunDirectory) -> int:
     """The step of the last complete row, or 0."""
     rows = run.read_metrics()
     return int(rows[-1].get("step", 0)) if rows else 0
+
+
+def _last_sample(run: RunDirectory) -> int:
+    """The step of the last sample, or 0."""
+    content = run.samples.read_bytes() if run.samples.is_file() else b""
+    steps = re.findall(rb"^--- step (\d+)$", content, re.MULTILINE)
+    return int(steps[-1]) if steps else 0
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _has(tree: Any, keys: list[str]) -> bool:

@@ -41,6 +41,26 @@ def test_a_file_that_is_not_well_formed_is_named(content: str | bytes, line: str
     assert f"where: {path}{line}\n" in f"{caught.value}\n"
 
 
+def test_a_file_cannot_choose_logging_of_hydra(tmp_path: Path) -> None:
+    path = written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/job_logging: colorlog\n")
+    with pytest.raises(SettingsError, match=r"hydra\.job_logging is not supported") as caught:
+        compose_line(["experiment=mine"], str(tmp_path))
+    assert caught.value.where == f"{path}:3"
+    written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/launcher: joblib\n")
+    YamlFiles(parse(["experiment=mine"]), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config", "launcher/basic", "sweeper/grid"])
+def test_a_file_cannot_replace_one_of_hydra(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "hydra" / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("callbacks: {x: {_target_: torch.load}}\n")
+    path.with_name("mine.yaml").write_text("a: 1\n")
+    with pytest.raises(SettingsError, match=f"would replace Hydra's own hydra/{name}") as caught:
+        compose_line([], str(tmp_path))
+    assert caught.value.where == str(path)
+
+
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "optimizer" / "mine.yaml").mkdir(parents=True)
     with pytest.raises(SettingsError, match="the file cannot be read: Is a directory"):

@@ -139,6 +139,28 @@ def test_rows_that_do_not_fit_are_said_and_kept(damage: str, runs: Path, tmp_pat
         train(load_yaml(run.config), run)
 
 
+def test_the_hint_for_lost_rows_begins_a_fork_that_trains(runs: Path, tmp_path: Path) -> None:
+    run = copy_of(runs, "whole", tmp_path)
+    run.metrics.unlink()
+    config = load_yaml(run.config)
+    config.trainer.max_steps = 8
+    with pytest.raises(RunError) as caught:
+        train(config, run)
+    assert caught.value.mend.endswith("fork=true trainer.max_steps=8")
+
+
+@pytest.mark.parametrize("samples", ["--- step 2\nabc\n\n", "my own text\n"])
+def test_samples_alone_tell_that_a_run_was_trained(samples: str, runs: Path, tmp_path: Path) -> None:
+    run = copy_of(runs, "parted", tmp_path)
+    for path in (run.checkpoints, run.summary, run.metrics, run.log):
+        remove(path)
+    run.samples.write_text(samples)
+    before = content_of(run)
+    with pytest.raises(RunError, match="the run has no checkpoint left"):
+        train(load_yaml(run.config), run)
+    assert content_of(run) == before
+
+
 def test_an_altered_number_in_a_row_is_noticed(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     content = bytearray(run.metrics.read_bytes())

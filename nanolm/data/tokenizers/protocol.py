@@ -106,7 +106,15 @@ def from_file(path: Path) -> Tokenizer:
         raise TokenizerError(error.found, where=str(path), mend=error.mend or mend) from error
     except NanolmError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except FileNotFoundError as error:
+        raise TokenizerError(f"{path.name} is missing", where=str(path), mend=mend) from error
+    except OSError as error:
+        raise TokenizerError(
+            f"{path.name} cannot be read: {error.strerror or error}", where=str(path), mend=mend
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path), mend=mend) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"not a tokenizer: {error!r}", where=str(path), mend=mend) from error
 
 

@@ -29,6 +29,7 @@ def texts(tmp_path: Path) -> Path:
     for run in ("R", "sub/sweep/job=1"):
         write(folder, *(f"{run}/{name}" for name in ("config.yaml", "summary.json", "samples.txt", "step/x.txt")))
     write(folder, "bare/metrics.jsonl", "bare/summary.json", "bare/samples.txt")
+    write(folder, "barer/checkpoints/step-2/a.txt", "barer/samples.txt", "barest/samples.txt", "barest/train.log")
     write(folder, "sub/sweep/.lock", "sub/sweep/job=2/error.txt")
     write(folder, "failed/.lock", "failed/job=1/error.txt")
     write(folder, "optuna/study.journal", "optuna/job/error.txt")
@@ -41,7 +42,7 @@ def test_runs_sweeps_and_the_cache_are_left_out(texts: Path, monkeypatch: pytest
     assert names(texts, texts) == ["a.txt", "config.yaml", "sub/b.txt"]
     assert names(texts / "**" / "*.txt", texts) == ["a.txt", "sub/b.txt"]
     said = "; ".join(find_files(f"{texts}/**/*.txt").left_out)
-    assert f"2 run directories ({texts / 'R'}, {texts / 'bare'})" in said
+    assert f"4 run directories ({texts / 'R'}, {texts / 'bare'}, {texts / 'barer'} and 1 more)" in said
     assert f"3 sweeps ({texts / 'failed'}, {texts / 'optuna'}, {texts / 'sub' / 'sweep'})" in said
     assert f"1 cache folder ({texts / 'cache'})" in said
     assert names(texts / "*.txt", texts) == ["a.txt"]
