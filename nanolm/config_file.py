@@ -112,8 +112,13 @@ def missing_values(composed: DictConfig) -> list[NanolmError]:
     ]
 
 
-def unresolved_values(composed: DictConfig) -> list[NanolmError]:
-    """One error for each setting whose interpolation `${...}` cannot be resolved."""
+def unresolved_values(composed: DictConfig, place: Callable[[str, Any], str] | None = None) -> list[NanolmError]:
+    """One error for each setting whose interpolation `${...}` cannot be resolved.
+
+    Args:
+        composed: settings.
+        place: says where a setting, of this key and value, was given.
+    """
     problems: list[NanolmError] = []
     for node, name, key in _items(composed):
         if OmegaConf.is_interpolation(node, name):
@@ -121,17 +126,18 @@ def unresolved_values(composed: DictConfig) -> list[NanolmError]:
                 node[name]
             except (OmegaConfBaseException, RecursionError) as error:
                 raw = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
-                problems.append(unresolved(key, raw, error))
+                problems.append(unresolved(key, raw, error, place(key, raw) if place else ""))
     return problems
 
 
-def unresolved(key: str, raw: Any, error: BaseException) -> SettingsError:
+def unresolved(key: str, raw: Any, error: BaseException, where: str = "") -> SettingsError:
     """What is said of a setting whose interpolation cannot be resolved.
 
     Args:
         key: the setting.
         raw: its value, with the interpolation.
         error: what OmegaConf raised.
+        where: where it was given.
     """
     text = str(error)
     name = match[1] if (match := re.search(r"(?:key|variable|type) '?([^'\s]+)'?", text)) else ""
@@ -147,11 +153,13 @@ def unresolved(key: str, raw: Any, error: BaseException) -> SettingsError:
         reason = f"there is no resolver {name!r}"
     elif "Environment variable" in text:
         reason = f"the environment variable {name} is not set"
+    elif match := re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not)", text):
+        reason = f"it resolves to {match[1]!r}, which does not fit the setting"
     else:
-        reason = in_words(error)
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", in_words(error))
     return SettingsError(
         f"{key} cannot be resolved: {reason}",
-        where=f"{key}={raw}",
+        where=where or f"{key}={raw}",
         mend="${oc.env:NAME} is an environment variable, ${group.key} another setting; write \\${ for a literal ${",
     )
 

@@ -100,12 +100,20 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
     import_plugins([])
     register_schemas()
     if flags.cfg or flags.info is not None:
-        composed = check_line(flags.overrides, flags.config_dir, is_resolved=flags.resolve)
+        run = _resumed(flags.overrides) if flags.cfg else None
+        composed = check_line(
+            flags.overrides, flags.config_dir, is_resolved=flags.resolve, saved=run.config if run else None
+        )
+        if flags.package and flags.cfg == "job" and flags.package.split(".")[0] == "hydra":
+            raise SettingsError("--cfg job leaves out hydra", where="--package", mend="--cfg hydra, or --cfg all")
         if flags.package and not _has_package(composed, flags.package):
             groups = [name for name in map(str, composed) if name != "hydra"]
             raise SettingsError(
                 f"there is no package {flags.package!r}", where="--package", mend=nearest(flags.package, groups)
             )
+        if flags.cfg:
+            _print_settings(composed, flags)
+            return 0
     try:
         _call_hydra(arguments, lambda composed: None)
     except NanolmError:
@@ -117,6 +125,28 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
         asked = " ".join(word for word in arguments if word.startswith("-"))
         raise SettingsError(in_words(error), where=asked, mend="`nanolm train --hydra-help` lists the flags") from error
     return 0
+
+
+def _print_settings(composed: DictConfig, flags: argparse.Namespace) -> None:
+    """Print what a line composes to as YAML: of a line that goes on with a run, over the run's own settings."""
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from nanolm.compose.hydra_api import hydra_context
+
+    with hydra_context():
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        OmegaConf.set_readonly(composed.hydra, None)
+        shown = hydra.get_sanitized_cfg(composed, flags.cfg)
+        package = None if flags.package == "_global_" else flags.package
+        part = shown if package is None else OmegaConf.select(shown, package)
+        if not OmegaConf.is_config(part):
+            terminal.write(str(part))
+            return
+        if flags.resolve:
+            OmegaConf.resolve(part)
+        terminal.write((f"# @package {package}\n" if package else "") + OmegaConf.to_yaml(part).rstrip("\n"))
 
 
 def _has_package(composed: DictConfig, package: str) -> bool:
@@ -378,8 +408,6 @@ def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
         if flags.hydra_help:
             flags.overrides = []
             hydra.hydra_help(None, args_parser=parser, args=flags)
-        elif flags.cfg:
-            hydra.show_cfg(CONFIG_NAME, flags.overrides, flags.cfg, flags.package, flags.resolve)
         elif flags.info is not None:
             hydra.show_info(flags.info, CONFIG_NAME, flags.overrides)
         elif flags.shell_completion:

@@ -24,8 +24,8 @@ def problems(*overrides: str, multirun: bool = False) -> str:
         ("trainer.max_step=5", "did you mean trainer.max_steps?"),
         ("optimizr=adamw", "did you mean optimizer?"),
         ("lr=3", "did you mean optimizer.lr?"),
-        ("optimizer.lr=abc", "Value 'abc' of type 'str' could not be converted to Float\n  where: optimizer.lr=abc"),
-        ("trainer.precision=fp8", "Invalid value 'fp8', expected one of [auto, fp32, tf32, bf16, fp16]"),
+        ("optimizer.lr=abc", "optimizer.lr is 'abc', and must be a number\n  where: optimizer.lr=abc"),
+        ("trainer.precision=fp8", "is 'fp8', and must be one of auto, fp32, tf32, bf16, fp16"),
         ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
         ("+model._target_=os.system", "there is no setting 'model._target_'"),
         ("trainer", "cannot read 'trainer'"),
@@ -79,6 +79,23 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
         compose_line(["optimizer=fats"], str(folder))
     with pytest.raises(SettingsError, match="there is no folder"):
         compose_line([], str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("config_dir", ["mine", "empty"])
+def test_config_dir_and_searchpath_are_both_searched(
+    config_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine" / "size").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine" / "size" / "own.yaml").write_text("defaults: [tiny, _self_]\nd_model: 24\n")
+    other = "empty" if config_dir == "mine" else "mine"
+    words = [f"hydra.searchpath=~/{other}", "size=own"]
+    assert compose_line(words, str(tmp_path / config_dir)).config.size.d_model == 24
+    jobs = compose_jobs([["size=own", "seed=1"], ["seed=2"]], str(tmp_path / config_dir), words[:1])
+    assert [job.size.d_model for job in jobs] == [24, 128]
+    for word in (f"hydra.searchpath=[{tmp_path}/none]", "hydra.searchpath="):
+        assert "there is no folder" in problems(word)
 
 
 def test_a_users_file_that_ours_hides_is_named(tmp_path: Path) -> None:
@@ -149,7 +166,13 @@ def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("fails_on_import.py").write_text("1 / 0\n")
-    assert "ZeroDivisionError" in problems("plugins=[fails_on_import]")
+    Path("ends_on_import.py").write_text("import sys\n\nsys.exit(3)\n")
+    text = problems("plugins=[fails_on_import,ends_on_import,no_such_thing,./fails_on_import.py]")
+    assert f"ZeroDivisionError: division by zero\n  where: {tmp_path}/fails_on_import.py:1\n" in text
+    assert f"SystemExit: 3\n  where: {tmp_path}/ends_on_import.py:3\n" in text
+    assert "'no_such_thing' was not found" in text
+    assert "write the name of the module: plugins=[fails_on_import]" in text
+    assert "the environment variable NO_SUCH is not set" in problems("plugins=[${oc.env:NO_SUCH}]")
 
 
 def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
@@ -319,3 +342,27 @@ def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
     assert config.fork
     with pytest.raises(SettingsError, match=r"the run has no setting model\.dropout: its model is bigram"):
         compose_line([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")
+
+
+WRONG_VALUES = {
+    "trainer.clip_norm=none": "is 'none', and must be a number or null\n  where: trainer.clip_norm=none\n",
+    "trainer.ema_decay=off": "mend:  trainer.ema_decay=null keeps no average of the weights",
+    "++trainer.clip_value=false": "mend:  trainer.clip_value=null switches clipping by value off",
+    "trainer.eval_every=no": "mend:  trainer.eval_every=1000 (trainer.max_steps) evaluates only at the end",
+    "trainer.keep=": "trainer.keep is empty, and must be a whole number or null",
+    "trainer.device=[a]": "trainer.device is ['a'], and must be a string",
+    "trainer.batch_size=1e3": "mend:  trainer.batch_size=1000\n",
+    "seed=1.5": "seed is 1.5, and must be a whole number",
+    "trainer.compile=maybe": "is 'maybe', and must be true or false",
+    "trainer.batches=epoch": "mend:  trainer.batches=epochs\n",
+    "optimizer.lr_multipliers=3": "is 3, and must be settings, as key: value",
+    "optimizer.lr_multipliers={bias:x}": "optimizer.lr_multipliers.bias is 'x', and must be a number",
+    "optimizer.lr_multipliers={head:1,hid:2}": "there is no setting 'optimizer.lr_multipliers.hid'",
+}
+
+
+def test_values_of_another_type_are_explained() -> None:
+    text = problems(*WRONG_VALUES)
+    for message in WRONG_VALUES.values():
+        assert message in text + "\n"
+    assert "it resolves to 'auto', which does not fit" in problems("trainer.clip_norm=${trainer.device}")

@@ -102,6 +102,11 @@ def test_empty_settings_of_a_dataset_are_refused() -> None:
     assert found("dataset=text", "dataset.path=.", "dataset.val_path=null") == []
 
 
+@pytest.mark.parametrize("word", ["optimizer.name=muon", "optimizer.name=lion", "model.name=ngram"])
+def test_the_name_of_another_option_is_refused(word: str) -> None:
+    assert "the settings are not those of" in str(check(config_of(word))[0])
+
+
 def test_rotary_needs_an_even_head() -> None:
     assert "rotary" in found("size.d_model=12", "size.n_heads=4")[0]
     assert found("size.d_model=12", "size.n_heads=4", "model=gpt2") == []

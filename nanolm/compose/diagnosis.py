@@ -12,6 +12,7 @@ from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
+from nanolm.compose.wrong_values import MISFITS, explain_value
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
 from nanolm.config import Config, check
 from nanolm.config_file import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
@@ -171,7 +172,7 @@ def diagnose(
             problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, mend=word.lstrip("+")))
             continue
         for text in expand(override, multirun):
-            wrong = _try_value(task, text) if is_plain_value(override) else _try([*chosen, text], text)
+            wrong = _try_value(task, text) if is_plain_value(override) else _try([*chosen, text], text, task)
             if wrong and in_hydra and key not in hydras:
                 wrong = [SettingsError(f"there is no setting {key!r}", where=text, mend=nearest(key, hydras))]
             problems += wrong
@@ -182,9 +183,10 @@ def diagnose(
         fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
         fitted = compose_over(list(fitting.values()), base)[1]
         wrong_keys = {override.key_or_group for override in values}
-        missing = missing_values(fitted)
+        unnamed = files.unnamed(fitted, _choices(chosen))
+        missing = unnamed or missing_values(fitted)
         problems += [error for error in missing if error.where not in wrong_keys]
-        problems += unresolved_values(fitted) or ([] if missing else check(to_config(fitted)))
+        problems += unresolved_values(fitted, files.place) or ([] if missing else check(to_config(fitted)))
     return problems
 
 
@@ -269,22 +271,26 @@ def _try_value(task: DictConfig, text: str) -> list[NanolmError]:
     try:
         with_values(task, parse([text]))
     except Exception as error:
-        return _said(error, text)
+        return _said(error, text, task)
     return []
 
 
-def _try(overrides: Sequence[str], text: str) -> list[NanolmError]:
+def _try(overrides: Sequence[str], text: str, task: DictConfig) -> list[NanolmError]:
     try:
         compose(overrides)
     except Exception as error:
-        return _said(error, text)
+        return _said(error, text, task)
     return []
 
 
-def _said(error: Exception, text: str) -> list[NanolmError]:
+def _said(error: Exception, text: str, task: DictConfig | None = None) -> list[NanolmError]:
     """What is said of a word that fails by itself: nanolm's own errors as they stand, Hydra's as one of the word."""
     if isinstance(error, NanolmError):
         return error.problems if isinstance(error, Problems) else [error]
+    if task is not None and any(isinstance(cause, MISFITS) for cause in (error, error.__cause__)):
+        override = parse([text])[0]
+        if explained := explain_value(task, override.key_or_group, override.value(), text):
+            return [explained]
     if isinstance(error, GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
         key, _, value = text.partition("=")
         return [unresolved(key.lstrip("+"), value, GrammarParseError())]

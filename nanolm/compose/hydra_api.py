@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nanolm.compose.overrides import quoted
+from nanolm.compose.overrides import parse, quoted
 from nanolm.files import user_path
 
 CONFIG_NAME = "train"
@@ -38,9 +38,27 @@ def hydra_context() -> Iterator[None]:
         GlobalHydra.instance().hydra = leading
 
 
-def search_path(config_dir: str | None) -> list[str]:
-    """The word that makes Hydra look into the user's folder as well."""
-    return [f"hydra.searchpath=[{quoted('file://' + str(user_path(config_dir).resolve()))}]"] if config_dir else []
+def with_search_path(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Overrides with one `hydra.searchpath=` that names all folders to search: Hydra reads only the first such word.
+
+    Args:
+        overrides: in Hydra's grammar.
+        config_dir: the user's own folder of YAML files, which is searched before the folders in the overrides.
+
+    Raises:
+        SettingsError: an override cannot be read.
+    """
+    if not config_dir:
+        return list(overrides)
+    folders: list[Any] = [f"file://{user_path(config_dir).resolve()}"]
+    rest = []
+    for override in parse(overrides):
+        value = override.value()
+        if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
+            folders += [folder for folder in value if folder not in folders]
+        else:
+            rest.append(override.input_line or "")
+    return [*rest, f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders)}]"]
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

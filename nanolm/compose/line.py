@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.diagnosis import compose_over, diagnose, lacking, unsupported_form
-from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, search_path, without_hydra
-from nanolm.compose.hydra_settings import check_override, hint, is_of_hydra
+from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, with_search_path, without_hydra
+from nanolm.compose.hydra_settings import HINTS, check_override, check_search_path, hint, is_of_hydra
 from nanolm.compose.overrides import (
     FAIL_FAST,
     HYDRA_FAIL_FAST,
@@ -81,8 +81,8 @@ def compose_line(
         RunError: the run's settings cannot be read.
     """
     with hydra_context():
-        parsed, composed, task = _composed(overrides, config_dir, multirun, saved)
-        raise_all([*unresolved_values(task), *_unresolved_directories(composed)])
+        parsed, composed, task, files = _composed(overrides, config_dir, multirun, saved)
+        raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
         raise_all(_empty_paths(composed))
         return Line(
             config=to_config(task),
@@ -95,34 +95,39 @@ def compose_line(
         )
 
 
-def check_line(overrides: Sequence[str], config_dir: str | None = None, is_resolved: bool = False) -> DictConfig:
+def check_line(
+    overrides: Sequence[str], config_dir: str | None = None, is_resolved: bool = False, saved: Path | None = None
+) -> DictConfig:
     """Checks that the settings of a line are there and fit, and returns them with Hydra's. They may still lack a value.
 
     Args:
         is_resolved: whether the interpolations in it must have values.
+        saved: the config.yaml of a run that the line goes on with, as for `compose_line`.
 
     Raises:
         SettingsError: with every mistake in the line.
+        RunError: the run's settings cannot be read.
     """
     with hydra_context():
-        _, composed, task = _composed(overrides, config_dir, False, None)
+        _, composed, task, files = _composed(overrides, config_dir, False, saved)
         raise_all(unknown_keys(task))
-        raise_all([*unresolved_values(task), *_unresolved_directories(composed)] if is_resolved else [])
+        raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)] if is_resolved else [])
         return composed
 
 
 def _composed(
     overrides: Sequence[str], config_dir: str | None, multirun: bool, saved: Path | None
-) -> tuple[list[Override], DictConfig, DictConfig]:
-    """What Hydra parses and composes of a line, and nanolm's settings in it. Takes the arguments of `compose_line`.
+) -> tuple[list[Override], DictConfig, DictConfig, YamlFiles]:
+    """Parse and compose a line. Takes the arguments of `compose_line`.
+
+    Returns:
+        The overrides, all that Hydra composed, nanolm's settings in it, and the YAML files that the line chooses.
 
     Raises:
         NanolmError: as `compose_line`.
     """
-    if config_dir is not None and not (config_dir and user_path(config_dir).is_dir()):
-        name = config_dir or "without a name"
-        raise SettingsError(f"there is no folder {name}", where="--config-dir", mend="name an existing folder")
-    parsed = parse([*as_hydra_reads(overrides, multirun), *search_path(config_dir)])
+    raise_all(_missing_folders(as_hydra_reads(overrides, multirun), config_dir))
+    parsed = parse(with_search_path(as_hydra_reads(overrides, multirun), config_dir))
     files = YamlFiles(parsed, config_dir)
     import_plugins(plugins_named(parsed, files))
     register_schemas()
@@ -162,7 +167,30 @@ def _composed(
     HydraConfig.instance().set_config(composed)
     if _has_no_place(task):
         raise_all(files.check(choices_of(composed.hydra.runtime.choices)))
-    return parsed, composed, task
+    raise_all(files.unnamed(task, choices_of(composed.hydra.runtime.choices)))
+    return parsed, composed, task, files
+
+
+def _missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[NanolmError]:
+    """Folders of options that are not there."""
+    problems: list[NanolmError] = []
+    if config_dir is not None and not (config_dir and user_path(config_dir).is_dir()):
+        name = config_dir or "without a name"
+        problems.append(
+            SettingsError(f"there is no folder {name}", where="--config-dir", mend="name an existing folder")
+        )
+    for override in parse(overrides):
+        if override.key_or_group == "hydra.searchpath" and not check_search_path([word := override.input_line or ""]):
+            folders = override.value() if isinstance(override.value(), list) else [""]
+            paths = [str(folder).removeprefix("file://") for folder in folders]
+            missing = [path for path in paths if not (path and Path(path).is_dir())]
+            problems += [
+                SettingsError(
+                    f"there is no folder {path or 'without a name'}", where=word, mend=HINTS["hydra.searchpath"]
+                )
+                for path in missing
+            ]
+    return problems
 
 
 def _without_plus(override: Override) -> str:
@@ -260,7 +288,7 @@ def compose_jobs(
             for word, override in of_hydra.items()
         ]
     )
-    lines = [[*line, *parse([*searched, *search_path(config_dir)])] for line in parsed]
+    lines = [[*line, *parse(with_search_path(as_hydra_reads(searched), config_dir))] for line in parsed]
     every = list({override.input_line: override for line in lines for override in line}.values())
     import_plugins(dict.fromkeys(plugins_named(every, YamlFiles(every, config_dir))))
     bases: Bases = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.yaml_files import YamlFiles
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config_file import unresolved
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.registry import GROUPS
 
@@ -31,25 +33,52 @@ def import_plugins(names: Iterable[str]) -> None:
     The current folder is searched after the installed packages, so that a numpy.py there does not hide numpy.
 
     Raises:
-        SettingsError: a module is not found, fails as it is imported, or is hidden by an installed one.
+        SettingsError: with every module that is not found, fails as it is imported, or is hidden by an installed one.
     """
+    problems: list[NanolmError] = []
     for name in names:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
         try:
             importlib.import_module(name)
-        except NanolmError:
-            raise
-        except Exception as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]
-            raise SettingsError(
-                f"the plugin {name!r} was not found"
-                if missing
-                else f"the plugin {name!r} fails when it is imported: {type(error).__name__}: {error}",
-                where="plugins",
-                mend=f"it is looked for among the installed packages and in {Path.cwd()}, by its module name",
-            ) from error
-        _require_not_hidden(name)
+            _require_not_hidden(name)
+        except NanolmError as error:
+            problems.append(type(error)(error.found, where=error.where or f"the plugin {name!r}", mend=error.mend))
+        except (Exception, SystemExit) as error:
+            problems.append(_wrong_plugin(name, error))
+    raise_all(problems)
+
+
+def _wrong_plugin(name: str, error: BaseException) -> NanolmError:
+    """What is wrong with a module that cannot be imported."""
+    top, suffix = name.split(".")[0], Path(name).suffix
+    if "/" in name or suffix == ".py":
+        return SettingsError(
+            f"the plugin {name!r} is the name of a file",
+            where="plugins",
+            mend=f"write the name of the module: plugins=[{Path(name).stem}]; it is looked for among the installed "
+            f"packages and in {Path.cwd()}",
+        )
+    if isinstance(error, ModuleNotFoundError) and (error.name == top or f"{name}.".startswith(f"{error.name}.")):
+        return SettingsError(
+            f"the plugin {name!r} was not found",
+            where="plugins",
+            mend=f"it is looked for among the installed packages and in {Path.cwd()}, by its module name",
+        )
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", importlib.__path__[0])) and frame.filename != __file__
+    ]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"the plugin {name!r}"
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return SettingsError(
+        f"the plugin {name!r} fails when it is imported: {type(error).__name__}: {reason}",
+        where=place,
+        mend=f'`python -c "import {name}"` prints the traceback',
+    )
 
 
 def _require_not_hidden(name: str) -> None:
@@ -106,7 +135,12 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
     found: list[str] = []
     problems: list[NanolmError] = []
     for value, where in [*given, *files.plugins()]:
-        value = _resolved(value)
+        try:
+            value = _resolved(value)
+        except OmegaConfBaseException as error:
+            raw = OmegaConf.to_container(OmegaConf.create({"value": value}))["value"]  # type: ignore[index, call-overload]
+            problems.append(unresolved("plugins", raw, error, where))
+            continue
         names = value if isinstance(value, list) else []
         strange = [name for name in names if not (isinstance(name, str) and name.strip())]
         if not isinstance(value, list) or strange:
@@ -126,8 +160,9 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
 
 
 def _resolved(value: Any) -> Any:
-    """A value with the interpolations in it resolved, as far as they can be before the settings are composed."""
-    try:
-        return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index, call-overload]
-    except OmegaConfBaseException:
-        return value
+    """A value with the interpolations in it resolved, as far as they can be before the settings are composed.
+
+    Raises:
+        OmegaConfBaseException: one of them cannot.
+    """
+    return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index, call-overload]

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import GrammarParseError
 
-from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, quoted
+from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
 from nanolm.config import BASE_SCHEMAS, Config
 from nanolm.files import user_path
 from nanolm.literals import escape
@@ -78,6 +78,8 @@ def _rewritten(word: str, multirun: bool) -> str:
     name = key.lstrip("+")
     if name == "plugins" and re.fullmatch(r"\w+(\.\w+)*", value) and value.lower() != "null":
         return f"{key}=[{value}]"
+    if name == "hydra.searchpath":
+        return f"{key}={_search_path(value)}"
     if not value or (name not in _DIRECTORIES and name not in (fields := _path_fields())):
         return word
     is_optional = name not in _DIRECTORIES and fields[name]
@@ -90,6 +92,17 @@ def _rewritten(word: str, multirun: bool) -> str:
     if len(parts) > 1 and (multirun or all(map(_exists, parts))):
         return f"{key}=" + ",".join(map(one, parts))
     return f"{key}={one(value)}"
+
+
+def _search_path(value: str) -> str:
+    """A list of folders in Hydra's grammar, of one folder as it stands or of a list."""
+    is_list = value.startswith("[") and is_readable(f"key={value}")
+    folders = parse([f"key={value}"])[0].value() if is_list else [value.strip("'\"")]
+    if not all(isinstance(folder, str) and folder for folder in folders) or "${" in value:
+        return value
+    plain = [folder.removeprefix("file://") for folder in folders]
+    paths = [folder if "://" in folder else f"file://{user_path(folder)}" for folder in plain]
+    return f"[{','.join(map(quoted, paths))}]"
 
 
 def _one_path(key: str, is_optional: bool, value: str) -> str:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
+from nanolm.compose.wrong_values import MISFITS, explain_value
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config_file import in_words
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
@@ -119,6 +120,36 @@ class YamlFiles:
                 problems += wrong or self._wrong_settings(file, choices)
         return problems
 
+    def unnamed(self, task: DictConfig, choices: dict[str, str]) -> list[NanolmError]:
+        """The chosen files that say nothing of what they configure, such as which optimizer.
+
+        Args:
+            task: the composed settings.
+            choices: the option of each group.
+        """
+        return [
+            SettingsError(
+                f"the file does not say which {group} it configures",
+                where=str(file.path),
+                mend="name an option to start from:\n         defaults:\n"
+                f"           - {next(iter(GROUPS[group].schemas))}\n           - _self_",
+            )
+            for group, option in choices.items()
+            if group in GROUPS and OmegaConf.is_missing(task[group], "name")
+            if (file := self.files.get((group, option))) is not None
+        ]
+
+    def place(self, key: str, value: Any) -> str:
+        """Where a setting has its value from: the line of a file, or else the words themselves."""
+        found = [
+            file.where(key_in_file)
+            for file in self.files.values()
+            for name, content, key_in_file in file.settings()
+            if (name == key and content == value)
+            or (key.startswith(f"{name}.") and isinstance(content, list) and value in content)
+        ]
+        return f"{found[-1]} ({key}={value})" if found else f"{key}={value}"
+
     def _exists(self, group: str, option: str) -> bool:
         is_plugin = group in GROUPS and option in plugin_options(group)
         return is_plugin or self._path(group, option) is not None
@@ -166,7 +197,13 @@ class YamlFiles:
     def _wrong_defaults(self, file: YamlFile) -> Iterator[NanolmError]:
         for group, option, is_override, line in file.defaults:
             where = f"{file.path}:{line}"
-            if group not in ALL_GROUPS:
+            if (inner := group.partition("/")[2]) in SETTING_GROUPS and group.startswith(f"{file.group}/"):
+                yield SettingsError(
+                    f"{inner} is looked for in the folder {file.group}",
+                    where=where,
+                    mend=f"write `- override /{inner}: {option}`",
+                )
+            elif group not in ALL_GROUPS:
                 if not group.startswith(("hydra", "schema")):
                     yield SettingsError(f"there is no group {group!r}", where=where, mend=nearest(group, ALL_GROUPS))
             elif option != "null" and not self._exists(group, option):
@@ -209,7 +246,9 @@ class YamlFiles:
             try:
                 OmegaConf.update(task, key, value, merge=True)
             except OmegaConfBaseException as error:
-                problems.append(SettingsError(in_words(error), where=f"{file.where(key_in_file)} ({key})"))
+                where = file.where(key_in_file)
+                explained = explain_value(task, key, value, where) if isinstance(error, MISFITS) else None
+                problems.append(explained or SettingsError(in_words(error), where=f"{where} ({key})"))
         return problems
 
     def _entries(self, file: YamlFile) -> Iterator[tuple[str, str, bool, int]]:
@@ -355,7 +394,8 @@ def _known(task: DictConfig, key: str) -> list[str] | None:
     for at, name in enumerate(names):
         if not isinstance(node, DictConfig) or not OmegaConf.is_struct(node) or not OmegaConf.get_type(node):
             return None
-        if name not in node:
+        # `in` would not find a setting without a value.
+        if name not in node.keys():  # noqa: SIM118
             prefix = "".join(f"{part}." for part in names[:at])
             return [prefix + str(other) for other in node]
         node = node._get_node(name)

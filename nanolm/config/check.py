@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from nanolm.config.wandb_environment import check_logger
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.launch import n_ranks
 from nanolm.option_types import DEVICES, DEVICES_HINT
-from nanolm.registry import MASKS
+from nanolm.registry import GROUPS, MASKS
 
 # Settings of a dataset that name something.
 NOT_BLANK = ("path", "val_path", "test_path", "train_split", "val_split", "test_split", "subset", "url")
@@ -27,12 +28,28 @@ NOT_BLANK = ("path", "val_path", "test_path", "train_split", "val_split", "test_
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
-    problems: list[NanolmError] = list(outside_bounds(config))
+    problems: list[NanolmError] = [*_check_names(config), *outside_bounds(config)]
     if problems:
         return problems
     for check_across in CHECKS:
         problems += check_across(config)
     return problems
+
+
+def _check_names(config: Config) -> Iterator[NanolmError]:
+    """A group whose name is of one option and whose settings are of another, as optimizer.name=lion leaves them."""
+    for group, registry in GROUPS.items():
+        node = getattr(config, group)
+        schema = registry.schemas.get(node.name)
+        if schema is not None and not isinstance(node, schema):
+            lacking = [field.name for field in dataclasses.fields(schema) if not hasattr(node, field.name)]
+            yield SettingsError(
+                f"{group}.name is {node.name}, and the settings are not those of {node.name}"
+                + (f": {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing" if lacking else ""),
+                where=f"{group}.name",
+                mend=f"choose an option by {group}=NAME on the command line; in a file of your own, by the option in "
+                "its defaults list that it starts from",
+            )
 
 
 def _check_blank(config: Config) -> Iterator[NanolmError]:

@@ -14,6 +14,7 @@ from nanolm import shell
 from nanolm.compose import compose_line, quoted
 from nanolm.config import flat
 from nanolm.errors import NanolmError
+from nanolm.literals import escape, map_strings, unescape
 from nanolm.registry import GROUPS
 
 # How a run came about, and not what it is.
@@ -75,10 +76,10 @@ def _without_default(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _read(word: str) -> Any:
-    """The value of a word, as Hydra understands it."""
+    """The value of a word, as Hydra and OmegaConf understand it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_override(word).value()
+    return map_strings(unescape, OverridesParser.create().parse_override(word).value())
 
 
 def _word(value: object) -> str:
@@ -92,5 +93,5 @@ def _word(value: object) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_word, value)) + "]"
     if isinstance(value, str):
-        return value if PLAIN.fullmatch(value) and value.lower() not in WORDS else quoted(value)
+        return value if PLAIN.fullmatch(value) and value.lower() not in WORDS else quoted(escape(value))
     return repr(value)

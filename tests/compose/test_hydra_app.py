@@ -5,11 +5,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from nanolm import cli
 from nanolm.compose import CONFIG_NAME, config_folder
 from nanolm.compose.hydra_app import create_hydra
+from nanolm.config_file import save_yaml
 from nanolm.errors import SettingsError
+from tests.conftest import config_of
 
 LOADS = "{_target_: torch.load, f: evil.pkl, weights_only: false}"
 LOGGING = "{version: 1, root: {handlers: [x]}, handlers: {x: {'()': torch.load, f: evil.pkl, weights_only: false}}}"
@@ -153,3 +156,15 @@ def test_a_job_in_another_process_checks_what_it_composes(folder: Path) -> None:
 def test_flags_that_do_not_fit_are_refused(words: list[str], expected: str) -> None:
     with pytest.raises(SettingsError, match=expected):
         cli.run(["train", *words])
+
+
+def test_cfg_prints_what_a_resumed_line_composes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = config_of("dataset=text", "dataset.path=a.txt", "model=bigram")
+    (tmp_path / "config.yaml").write_text(save_yaml(saved))
+    cli.run(["train", "--cfg", "job", f"resume={tmp_path}", "dataset.path=moved.txt", "seed=${trainer.max_steps}"])
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert (printed.dataset.path, printed.model.name, printed.seed) == ("moved.txt", "bigram", 1000)
+    cli.run(["train", "--cfg", "all", "-p", "dataset", "--resolve", f"resume={tmp_path}"])
+    assert capsys.readouterr().out.startswith("# @package dataset\nname: text\n")
+    with pytest.raises(SettingsError, match="mend:  --cfg hydra"):
+        cli.run(["train", "--cfg", "job", "-p", "hydra.run"])

@@ -71,7 +71,9 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     ("group", "content", "line", "message"),
     [
         ("optimizer", ADAMW + "lrr: 1\n", ":4", "there is no setting 'optimizer.lrr'"),
-        ("optimizer", ADAMW + "lr: abc\n", ":4 (optimizer.lr)", "Value 'abc'"),
+        ("optimizer", ADAMW + "lr: abc\n", ":4", "optimizer.lr is 'abc', and must be a number"),
+        ("optimizer", "lr: 1\n", "", "the file does not say which optimizer it configures"),
+        ("optimizer", ADAMW + "lr: ${oc.env:NO_SUCH}\n", ":4 (optimizer.lr=${oc.env:NO_SUCH})", "NO_SUCH is not set"),
         ("optimizer", "defaults:\n  - adamx\n", ":2", "no optimizer is called 'adamx'"),
         ("experiment", "optimizer:\n  lr: 1\n", "", "its first line must be `# @package _global_`"),
         ("experiment", GLOBAL + "trainer:\n  max_step: 3\n", ":3", "did you mean trainer.max_steps?"),
@@ -88,3 +90,23 @@ def test_a_mistake_in_a_file_has_its_line(group: str, content: str, line: str, m
     assert message in str(caught.value)
     assert f"where: {path}{line}\n" in f"{caught.value}\n"
     assert str(caught.value).count("where:") == 1
+
+
+def test_all_mistakes_in_a_file_have_their_lines(tmp_path: Path) -> None:
+    defaults = "defaults:\n  - override /dataset: text\n"
+    values = "optimizer: 3\nsize: null\ntokenizer: [1]\ntrainer: {max_steps: 1e3}\ndataset: {path: x, val_path: [1]}\n"
+    path = written(tmp_path, "experiment", GLOBAL + defaults + values)
+    with pytest.raises(SettingsError) as caught:
+        compose_line(["experiment=mine"], str(tmp_path))
+    for line, found in {
+        4: "optimizer is 3, and must be settings, as key: value",
+        5: "size is null, and must be settings, as key: value",
+        6: "tokenizer is [1], and must be settings, as key: value",
+        7: "trainer.max_steps is 1000.0, and must be a whole number",
+        8: "dataset.val_path is [1], and must be a string or null",
+    }.items():
+        assert f"{found}\n  where: {path}:{line}\n" in f"{caught.value}\n"
+    assert "dataset.path" not in str(caught.value)
+    path.write_text(GLOBAL + "defaults:\n  - optimizer: lion\n")
+    with pytest.raises(SettingsError, match="write `- override /optimizer: lion`"):
+        compose_line(["experiment=mine"], str(tmp_path))

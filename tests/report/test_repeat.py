@@ -14,6 +14,7 @@ LINES = (
     [],
     ["model=gpt2", "size=ladder", "optimizer=muon", "seed=7"],
     ["dataset=text", "dataset.path='my books/a, b {1}.txt'", "dataset.val_fraction=0.2", "logger=none"],
+    ["dataset=text", r"dataset.path='\${x} \\\${oc.env:HOME}.txt'"],
     ["mask=pattern", "mask.pattern=[strided,prefix]", "mask.stride=3", "optimizer.eps=1e-9", "model.bias=true"],
     ["tokenizer=bpe", "tokenizer.vocab_size=300", "scheduler=trapezoid", "trainer.save_minutes=2.5"],
     ["scheduler=chain", "scheduler.boundaries=[20]", "scheduler.parts=[{name:linear},{name:step,step_size:5}]"],

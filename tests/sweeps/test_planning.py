@@ -106,7 +106,11 @@ def test_every_mistake_in_every_job_is_said_once_and_no_folder_is_made(tmp_path:
     with pytest.raises(SettingsError) as caught:
         plan(combinations(line), tmp_path)
     text = str(caught.value)
-    for part in ("no model is called 'gtp2'", "Value 'fast'", "16 cannot be divided among size.n_heads 3 heads"):
+    for part in (
+        "no model is called 'gtp2'",
+        "optimizer.lr is 'fast', and must be a number",
+        "16 cannot be divided among size.n_heads 3 heads",
+    ):
         assert text.count(part) == 1
     with pytest.raises(SettingsError, match=r"there is no setting 'optimizer\.lrr'"):
         plan(combinations([], {"optimizer.lrr": "1,2"}, {"plain": []}), tmp_path)

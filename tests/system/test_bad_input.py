@@ -24,7 +24,7 @@ from tests.runs.made import make_run
         (["optimizer=adamx"], ["no optimizer is called 'adamx'", "did you mean adam?"]),
         (["trainer.max_step=3"], ["there is no setting 'trainer.max_step'", "did you mean trainer.max_steps?"]),
         (["+trainer.max_stepps=3"], ["there is no setting 'trainer.max_stepps'", "did you mean trainer.max_steps?"]),
-        (["optimizer.lr=fast"], ["Value 'fast' of type 'str' could not be converted to Float", "optimizer.lr=fast"]),
+        (["optimizer.lr=fast"], ["optimizer.lr is 'fast', and must be a number", "optimizer.lr=fast"]),
         (["size.n_heads=3"], ["size.d_model 16 cannot be divided among size.n_heads 3 heads", "n_heads = 1, 2, 4"]),
         (["size.context_length=900"], ["the val split has", "needs 901", "size.context_length 900"]),
         (["dataset.path=missing.txt"], ["no file, folder or match of 'missing.txt'"]),

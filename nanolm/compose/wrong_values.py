@@ -1,0 +1,127 @@
+"""Explain a value that does not fit the type of its setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
+
+from nanolm.config.fields import LARGEST
+from nanolm.errors import SettingsError, nearest
+from nanolm.literals import unescape
+
+UNKNOWN = (ConfigKeyError, ConfigAttributeError)
+# What OmegaConf raises for a value of another type, or with keys that the setting does not have.
+MISFITS = (ValidationError, ConfigTypeError, *UNKNOWN)
+
+# Words that people write for null, besides false and null itself.
+_OFF_WORDS = ("none", "off", "no", "never", "disabled", "nil", "~", "null", "false")
+
+_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list, as in [a,b]",
+    dict: "a mapping, as in {a: 1}",
+}
+
+
+def explain_value(task: DictConfig, key: str, value: Any, where: str) -> SettingsError | None:
+    """Describe a value that OmegaConf refused.
+
+    Args:
+        task: the composed settings.
+        key: the setting that the value was given to.
+        value: as it was parsed.
+        where: the override or the line of a file that it stands in.
+
+    Returns:
+        The error, with the value to write instead where it is known; None if there is no such setting.
+    """
+    schema, name = _field_of(task, key)
+    field = {field.name: field for field in dataclasses.fields(schema)}.get(name) if schema else None
+    if field is None or schema is None:
+        return None
+    kinds = _kinds(typing.get_type_hints(schema)[name])
+    if isinstance(value, dict) and any(map(dataclasses.is_dataclass, kinds)):
+        return next(filter(None, (_explain_part(task, f"{key}.{part}", value[part], where) for part in value)), None)
+    wanted = " or ".join(_described(kind) for kind in kinds)
+    is_empty = isinstance(value, str) and not value.strip()
+    return SettingsError(
+        f"{key} is {'empty' if is_empty else _shown(value)}, and must be {wanted}",
+        where=where,
+        mend=_hint(task, key, value, kinds, field.metadata.get("off", "")),
+    )
+
+
+def _explain_part(task: DictConfig, key: str, value: Any, where: str) -> SettingsError | None:
+    copied = task.copy()
+    OmegaConf.set_struct(copied, True)
+    try:
+        OmegaConf.update(copied, key, value, merge=True)
+    except UNKNOWN:
+        group, _, name = key.rpartition(".")
+        known = [str(other) for other in OmegaConf.select(task, group)]
+        return SettingsError(f"there is no setting {key!r}", where=where, mend=nearest(name, known))
+    except MISFITS:
+        return explain_value(task, key, value, where)
+    return None
+
+
+def _field_of(task: DictConfig, key: str) -> tuple[type[Any] | None, str]:
+    """The dataclass that has a setting, and the name of its field there."""
+    node: Any = task
+    *groups, name = key.split(".")
+    for group in groups:
+        node = node._get_node(group) if isinstance(node, DictConfig) and not node._is_none() else None
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    return (schema if schema is not None and dataclasses.is_dataclass(schema) else None), name
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types in an annotation, those of containers without their items."""
+    parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return [typing.get_origin(part) or part for part in parts]
+
+
+def _described(kind: Any) -> str:
+    if kind is type(None):
+        return "null"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"one of {', '.join(member.name for member in kind)}"
+    return "settings, as key: value" if dataclasses.is_dataclass(kind) else _TYPES.get(kind, "another value")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(unescape(value) if isinstance(value, str) else value)
+
+
+def _hint(task: Mapping[Any, Any], key: str, value: Any, kinds: list[Any], off: str) -> str:
+    if isinstance(value, str) and not value.strip():
+        return "is a shell variable unset? give a value, or leave it out for its default"
+    if value is None or value is False or str(value).strip().lower() in _OFF_WORDS:
+        if off:
+            return f"{key}={off.format_map(task)}"
+        if type(None) in kinds:
+            return f"{key}=null"
+    if isinstance(value, float) and value.is_integer() and int in kinds and abs(value) < LARGEST:
+        return f"{key}={int(value)}"
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            close = difflib.get_close_matches(str(value), [member.name for member in kind], n=1)
+            return f"{key}={close[0]}" if close else ""
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if "." not in key:
+                return f"choose an option as in {key}=NAME, or set its parts as in {key}.NAME=VALUE"
+            return f"set its parts, as in {key}.{dataclasses.fields(kind)[0].name}=VALUE"
+    return ""
