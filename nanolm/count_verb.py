@@ -13,6 +13,7 @@ from nanolm.config import (
     Config,
     Gpt2Config,
     NgramConfig,
+    Precision,
     SentencePieceConfig,
     TokenizerConfig,
     TransformerConfig,
@@ -119,7 +120,9 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
             "optimizer": held.get("optimizer"),
             "optimizer_name": config.optimizer.name,
             "activations_estimate": None if activations is None else _plain(activations),
+            "peak_estimate": count.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
             "batch_size": config.trainer.batch_size // config.trainer.accumulate,
+            "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
         },
     }
 
@@ -174,12 +177,16 @@ def show(
         table.add_row(
             "activations, about", estimate["formula"], f"{estimate['amount']:,}", in_units(estimate["amount"])
         )
+        peak = memory["peak_estimate"]
+        table.add_row("peak of a step, about", "", f"{peak:,}", in_units(peak), style="bold")
     console.print(table)
     if estimate is not None:
         console.print(
-            f"activations are an estimate: {memory['batch_size']:,} sequences at once (B), whose numbers take"
+            f"activations: an estimate for micro-batches of {memory['batch_size']:,} sequences (B), in eager mode,"
         )
-        console.print("4 bytes in fp32 and 2 under bf16 or fp16; all else stays in fp32")
+        console.print(
+            f"in {memory['precision']}; the loss takes 12 bytes per logit. Not all parts are live at the peak"
+        )
 
 
 def _built_parts(config: Config, vocab_size: int) -> list[Part]:

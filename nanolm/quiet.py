@@ -33,6 +33,7 @@ MAY_CHANGE = frozenset(
         "trainer.accumulate",
         "trainer.attention_path",
         "trainer.compile",
+        "trainer.deterministic",
         "trainer.device",
         "trainer.eval_every",
         "trainer.max_steps",

@@ -25,6 +25,9 @@ from nanolm.registry import GROUPS, MASKS
 # Settings of a dataset that name something.
 NOT_BLANK = ("path", "val_path", "test_path", "train_split", "val_split", "test_split", "subset", "url")
 
+# Narrower heads have no FlexAttention kernel.
+FLEX_HEAD_WIDTH = 16
+
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
@@ -161,6 +164,14 @@ def _check_attention_path(config: Config) -> Iterator[NanolmError]:
             "trainer.attention_path flex has no dropout of attention's weights",
             where="trainer.attention_path, model.attention_dropout",
             mend="model.attention_dropout=0, or another path",
+        )
+    size = config.size
+    if path is AttentionPath.flex and min(size.key_width, size.value_width) < FLEX_HEAD_WIDTH:
+        yield SettingsError(
+            f"trainer.attention_path flex needs heads of width {FLEX_HEAD_WIDTH} or more, and those of size.d_model "
+            f"{size.d_model} with size.n_heads {size.n_heads} are {size.key_width} wide (values {size.value_width})",
+            where="trainer.attention_path, size.d_model, size.n_heads",
+            mend="fewer or wider heads, or trainer.attention_path=sdpa",
         )
     if path is AttentionPath.flex and config.trainer.device == "cpu":
         yield SettingsError(

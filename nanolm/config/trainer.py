@@ -29,7 +29,8 @@ class Batches(enum.Enum):
 
 
 class Precision(enum.Enum):
-    """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on CPU and mps.
+    """auto: bf16 on a GPU that has it (Ampere or newer), fp16 on an older one, fp32 on CPU and mps; a resumed run
+    keeps its own where the device has it.
 
     tf32: fp32 whose matrix products are made with 10 bits behind the point, by GPUs from Ampere on.
     """
@@ -87,6 +88,8 @@ class TrainerConfig:
     precision: Precision = Precision.auto
     # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; cuda of several processes is a GPU for each
     device: str = "auto"
+    # On a GPU: deterministic kernels, so that a run repeats bit for bit; false takes the fastest ones.
+    deterministic: bool = True
     compile: bool = False
     attention_path: AttentionPath = AttentionPath.auto
     parallel: Parallel = Parallel.ddp

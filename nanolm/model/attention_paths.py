@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -145,46 +146,83 @@ def blocked(scene: Scene) -> Gather:
 
 
 def flex(scene: Scene) -> Gather:
-    """FlexAttention (Dong et al. 2024): a kernel compiled for the mask, which skips blocks where nothing is seen.
+    """FlexAttention (Dong et al. 2024): a kernel compiled for the mask, which skips blocks that the mask hides.
 
-    On CPU it has no backward pass; it has no dropout.
+    It has no backward pass on a CPU, and no dropout. It serves whole contexts; `choose` leaves decoding to SDPA.
     """
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    assert scene.start == 0, "FlexAttention serves whole contexts"
+    documents_BxT, slopes_H = scene.documents_BxT, scene.slopes_H
+    if documents_BxT is None:
+        block_mask = _cached_block_mask(_Key(scene.mask), scene.length, scene.device)
+    else:
+        block_mask = _block_mask(scene.mask, scene.length, scene.device, documents_BxT)
 
-    mask_function, config, documents_BxT, slopes_H = (
-        MASKS[scene.mask.name],
-        scene.mask,
-        scene.documents_BxT,
-        scene.slopes_H,
-    )
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        visible = mask_function(query + scene.start, key, config)
-        if documents_BxT is None:
-            return visible
-        return visible & (documents_BxT[batch, query + scene.start] == documents_BxT[batch, key])
-
-    def falls(
+    def alibi(
         score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
     ) -> torch.Tensor:
         assert slopes_H is not None
-        return score - slopes_H[head] * (query + scene.start - key).abs()
-
-    block_mask = create_block_mask(
-        sees,
-        B=None if documents_BxT is None else documents_BxT.size(0),
-        H=None,
-        Q_LEN=scene.length - scene.start,
-        KV_LEN=scene.length,
-        device=scene.device.type,
-    )
-    kernel: Any = _compiled(flex_attention) if scene.device.type == "cuda" else flex_attention
+        return score - slopes_H[head] * (query - key).abs()
 
     def gather(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
         assert not dropout, "flex attention has no dropout"
-        return kernel(q, k, v, score_mod=None if slopes_H is None else falls, block_mask=block_mask)
+        use = (documents_BxT is not None, slopes_H is not None, torch.is_grad_enabled())
+        kernel = _flex_kernel(_Key(scene.mask), use) if scene.device.type == "cuda" else _flex_attention()
+        # Under autocast QK-norm returns fp32; the kernel takes one dtype.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return kernel(q, k, v, score_mod=None if slopes_H is None else alibi, block_mask=block_mask)
 
     return gather
+
+
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    """A mask's settings as a key of a cache: masks with equal settings are one."""
+
+    mask: MaskConfig
+
+    def __hash__(self) -> int:
+        return hash(repr(self.mask))
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_block_mask(key: _Key, length: int, device: torch.device) -> Any:
+    return _block_mask(key.mask, length, device, None)
+
+
+def _block_mask(mask: MaskConfig, length: int, device: torch.device, documents_BxT: torch.Tensor | None) -> Any:
+    """FlexAttention's BlockMask of a mask over a whole context."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    mask_function = MASKS[mask.name]
+
+    def is_visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        visible = mask_function(query, key, mask)
+        if documents_BxT is None:
+            return visible
+        return visible & (documents_BxT[batch, query] == documents_BxT[batch, key])
+
+    n_rows = None if documents_BxT is None else documents_BxT.size(0)
+    return create_block_mask(is_visible, B=n_rows, H=None, Q_LEN=length, KV_LEN=length, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _flex_kernel(key: _Key, use: tuple[bool, ...]) -> Callable[..., Any]:
+    """Compile FlexAttention for one mask and one kind of use (documents, ALiBi, with or without gradients).
+
+    One callable for all of them would exceed torch's limit of recompilations, behind which the kernel is not fused.
+    """
+    options: dict[str, Any] = {"dynamic": False}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:  # torch 2.13
+        options["isolate_recompiles"] = True
+    else:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(_flex_attention(), **options)
+
+
+def _flex_attention() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
 
 
 def mean(scene: Scene) -> Gather:
@@ -206,39 +244,52 @@ PATHS: dict[AttentionPath, Callable[[Scene], Gather]] = {
 }
 
 
-def choose(mask: MaskConfig, length: int, asked: AttentionPath, start: int = 0) -> AttentionPath:
-    """The path for this mask and length: the one that is asked for, or else the fastest.
+def choose(
+    mask: MaskConfig,
+    length: int,
+    asked: AttentionPath,
+    *,
+    start: int = 0,
+    has_cache: bool = False,
+    device_type: str = "cpu",
+) -> AttentionPath:
+    """The attention backend for a mask and a length.
 
-    It is a rule and not a race on the spot, so that a run that goes on takes the path that it took before.
+    It is a rule and not a measurement at start-up, so that a resumed run computes as before.
 
     Args:
-        mask: of the layer.
-        length: keys.
-        asked: a path, or auto.
-        start: of the queries; past it, as in generation with a cache, the few queries need no blocks.
+        mask: settings of the layer's mask.
+        length: number of keys.
+        asked: trainer.attention_path.
+        start: position of the first query; past 0 there are few queries, which need no blocks.
+        has_cache: whether text is being generated with a cache of keys and values, whose lengths vary from call to
+            call: FlexAttention would compile a kernel for each.
+        device_type: of the model. `auto` takes blocks only where they were measured to be faster, on a CPU; on a GPU
+            they keep several times the memory of a fused kernel.
     """
-    reach = local_reach(mask)
-    if start and asked in (AttentionPath.blocked, AttentionPath.auto):
+    if (start and asked in (AttentionPath.blocked, AttentionPath.auto)) or (has_cache and asked is AttentionPath.flex):
         return AttentionPath.sdpa
     if asked is not AttentionPath.auto:
         return asked
-    if reach is not None:
+    reach = local_reach(mask)
+    if reach is not None and device_type == "cpu":
         block, before, after = reach
         if length >= WORTH_BLOCKING * block * (1 + before + after):
             return AttentionPath.blocked
     return AttentionPath.sdpa
 
 
-def in_words(config: Config) -> str | None:
-    """The path of each layer at the full context, for people; None for a model without attention."""
+def in_words(config: Config, device_type: str = "cpu") -> str | None:
+    """The attention backend of each layer at the full context; None for a model without attention."""
     model, length = config.model, config.size.context_length
     if not isinstance(model, TransformerConfig) or not config.size.n_layers:
         return None
     if model.attention is AttentionKind.uniform:
         return "attention is the plain mean"
+    asked = config.trainer.attention_path
     by_path: dict[str, list[str]] = {}
     for mask, _ in layers_by_mask(config):
-        by_path.setdefault(choose(mask, length, config.trainer.attention_path).name, []).append(mask.name)
+        by_path.setdefault(choose(mask, length, asked, device_type=device_type).name, []).append(mask.name)
     if len(by_path) == 1:
         return f"attention by {next(iter(by_path))}"
     return "attention by " + ", ".join(f"{path} ({', '.join(names)})" for path, names in by_path.items())
@@ -302,8 +353,3 @@ def _beside(x_BxHxNxbxD: torch.Tensor, before: int, after: int) -> torch.Tensor:
     n_blocks = x_BxHxNxbxD.size(2)
     padded = F.pad(x_BxHxNxbxD, (0, 0, 0, 0, before, after))
     return torch.cat([padded[:, :, shift : shift + n_blocks] for shift in range(before + 1 + after)], dim=3)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)

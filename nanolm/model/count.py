@@ -11,6 +11,7 @@ import dataclasses
 import math
 
 from nanolm.config import (
+    Activation,
     AdafactorConfig,
     AdamConfig,
     AdamWConfig,
@@ -40,6 +41,9 @@ COUNTED = {schema.name: schema for schema in (BigramConfig, TransformerConfig)}
 
 # Numbers that an optimizer keeps for each parameter.
 COPIES = {AdamConfig.name: 2, AdamWConfig.name: 2, LionConfig.name: 1, ScheduleFreeConfig.name: 2}
+
+# Temporary copies of the parameters that a step of an optimizer makes; Adam, AdamW and SGD are fused.
+TEMPORARY_COPIES = {LionConfig.name: 1, ScheduleFreeConfig.name: 2, MuonConfig.name: 2}
 
 FP32_BYTES = 4
 AUTOCAST_BYTES = 2
@@ -136,16 +140,19 @@ def memory(config: Config, n_parameters: int, vocab_size: int) -> list[Part]:
     return [*parts, _part("optimizer", sizes, outside=in_bytes)]
 
 
-def activation_memory(config: Config, vocab_size: int) -> Part:
-    """An estimate of the bytes kept from the forward pass for the backward pass, at the full context.
+def activation_memory(config: Config, vocab_size: int, number_format: str | None = None) -> Part:
+    """Estimate the bytes that are live when the backward pass begins: activations at the full context, and the loss.
 
-    A layer keeps about 16 C numbers a token: what enters its two norms (2 C) and leaves them (2 C), queries, keys,
-    values and what was gathered (4 C), and the inside of the feed-forward on both sides of its activation (8 C). To
-    these come the ends of the stream (2 C), the logits and their softmax (2 V). Dropout, rotary positions and qk_norm
-    keep more; a fused attention keeps no T x T scores. Compare Korthikanti et al. 2022, section 4.1.
+    Kept per token and layer, in fp32: the inputs of both norms (the residual stream); in the number format of autocast:
+    the inputs of the linear layers, queries, keys and values, rotated or normalised copies of queries and keys, the
+    output of attention, and the inside of the feed-forward. The loss holds its log-probabilities and two gradients of
+    them, each V in fp32; a softcap holds one more. Attention is assumed to be a fused kernel, which keeps no T x T
+    scores. Compare Korthikanti et al. 2022, section 4.1.
 
-    Sequences in flight are trainer.batch_size / trainer.accumulate. Numbers take 4 bytes, and half of it where
-    trainer.precision is bf16 or fp16; auto counts as fp32, though a GPU makes it bf16.
+    Sequences in flight (B) are trainer.batch_size / trainer.accumulate.
+
+    Args:
+        number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
 
     Raises:
         SettingsError: the model is a plugin's.
@@ -153,13 +160,38 @@ def activation_memory(config: Config, vocab_size: int) -> Part:
     trainer = config.trainer
     sizes = _sizes(config, vocab_size)
     settings = _known(config)
+    width = _autocast_bytes(trainer.precision.name if number_format is None else number_format)
     if isinstance(settings, TransformerConfig):
-        a_token = _part("activations", sizes, layer=_kept_a_token(settings), outside={"C": 2, "V": 2})
+        of_ends = {"C": FP32_BYTES * (1 + settings.embedding_norm) + width}
+        of_loss = {"V": FP32_BYTES * (3 + (settings.logit_softcap is not None))}
+        a_token = _part("activations", sizes, layer=_kept_bytes(settings, width), outside=of_ends | of_loss)
     else:
-        a_token = _part("activations", sizes, outside={"V": 2})
-    width = AUTOCAST_BYTES if trainer.precision in (Precision.bf16, Precision.fp16) else FP32_BYTES
-    factor = width * (trainer.batch_size // trainer.accumulate) * config.size.context_length
-    return Part("activations", f"{width} B T ({a_token.formula})", factor * a_token.amount, factor * a_token.per_layer)
+        a_token = _part("activations", sizes, outside={"V": 3 * FP32_BYTES})
+    factor = trainer.batch_size // trainer.accumulate * config.size.context_length
+    return Part("activations", f"B T ({a_token.formula})", factor * a_token.amount, factor * a_token.per_layer)
+
+
+def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_format: str | None = None) -> int:
+    """Estimate the bytes that a training step holds at its peak, in eager mode.
+
+    The peak is the beginning of a backward pass, when the activations are live and, under autocast, half-precision
+    copies of the weights; gradients are live beside them from the second micro-batch on. With few activations it is the
+    optimizer's step, whose temporary tensors are counted.
+
+    Raises:
+        SettingsError: the model is a plugin's.
+    """
+    parts = {part.name: part.amount for part in memory(config, n_parameters, vocab_size)}
+    format_name = config.trainer.precision.name if number_format is None else number_format
+    activations = activation_memory(config, vocab_size, format_name).amount
+    if _autocast_bytes(format_name) == AUTOCAST_BYTES:
+        activations += AUTOCAST_BYTES * n_parameters
+    if config.trainer.accumulate > 1:
+        activations += parts["gradients"]
+    temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * FP32_BYTES * n_parameters
+    averages = 0 if config.trainer.ema_decay is None else parts["weights"]
+    held = parts["weights"] + parts.get("optimizer", 0) + averages
+    return held + max(activations, parts["gradients"] + temporary)
 
 
 def total(parts: list[Part]) -> int:
@@ -212,16 +244,38 @@ def _feed_forward_biases(settings: TransformerConfig) -> Terms:
     return {product: factor * settings.bias for product, factor in biases.items()}
 
 
-def _kept_a_token(settings: TransformerConfig) -> Terms:
-    """Numbers that one layer keeps for the backward pass, about."""
+def _autocast_bytes(number_format: str) -> int:
+    """Bytes of a number that a linear layer computes with."""
+    return AUTOCAST_BYTES if number_format in (Precision.bf16.name, Precision.fp16.name) else FP32_BYTES
+
+
+def _kept_bytes(settings: TransformerConfig, width: int) -> Terms:
+    """Bytes per token that one layer keeps for the backward pass.
+
+    Args:
+        width: bytes of a number under autocast.
+    """
     has_norm, n_in = settings.norm is not Norm.none, 1 + settings.has_gate
-    kept = {"C": 1 + has_norm}
-    kept |= {"C": kept["C"] + 1} if settings.attention is AttentionKind.uniform else {"n k": 2, "n v": 2}
-    if settings.feed_forward is FeedForwardKind.one_layer:
-        return kept | {"C": kept["C"] + 1 + has_norm + n_in}
-    if settings.feed_forward is FeedForwardKind.two_layers:
-        return kept | {"C": kept["C"] + 1 + has_norm, "h": 1 + n_in}
-    return kept
+    is_uniform = settings.attention is AttentionKind.uniform
+    n_sublayers = 1 + (settings.feed_forward is not FeedForwardKind.none)
+    dropped = 1 if settings.dropout_of(settings.residual_dropout) else 0
+    kept = {"C": n_sublayers * (FP32_BYTES * has_norm + width + dropped)}
+    if is_uniform:
+        kept = _sum(kept, {"C": width})
+    else:
+        is_copied = settings.qk_norm or settings.positions is Positions.rotary
+        keys = 2 * width * (1 + is_copied)
+        # Autocast computes the norm of queries and keys in fp32.
+        keys += 2 * FP32_BYTES if settings.qk_norm and width < FP32_BYTES else 0
+        kept = _sum(kept, {"n k": keys, "n v": width * (2 + is_copied)})
+    # An activation keeps its input, or its output where its gradient needs that; the next layer keeps its own input.
+    n_inside = {Activation.relu: 1, Activation.swiglu: 4}.get(settings.activation, 2)
+    inside = {
+        FeedForwardKind.none: {},
+        FeedForwardKind.one_layer: {"C": n_in},
+        FeedForwardKind.two_layers: {"h": n_inside},
+    }
+    return _sum(kept, _times(inside[settings.feed_forward], width))
 
 
 def _times(terms: Terms, number: int) -> Terms:

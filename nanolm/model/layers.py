@@ -33,7 +33,9 @@ def norm(config: TransformerConfig, d_model: int) -> nn.Module:
 
 def relu_squared(x: torch.Tensor) -> torch.Tensor:
     """max(x, 0)^2 (So et al. 2021, Primer)."""
-    return F.relu(x).square()
+    # A product stays in half precision under CUDA autocast, which computes powers in fp32.
+    rectified = F.relu(x)
+    return rectified * rectified
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:

@@ -97,7 +97,9 @@ class Transformer(nn.Module):
             x_BxTxC = x_BxTxC + self.sinusoids_TxC[start:end]
         x_BxTxC = self.dropout(self.embedding_norm(x_BxTxC))
         rotary_2xTxP = None if self.rotary_2xTxP is None else self.rotary_2xTxP[:, start:end]
-        gathers = [self._gather(index, start, end, documents_BxT) for index in range(len(self.masks))]
+        gathers = [
+            self._gather(index, start, end, documents_BxT, cache is not None) for index in range(len(self.masks))
+        ]
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[layer]
             x_BxTxC = block(x_BxTxC, gathers[self.mask_of_layer[layer]], rotary_2xTxP, layer_cache)
@@ -110,7 +112,8 @@ class Transformer(nn.Module):
             logits_BxTxV = self.head(x_BxTxC)
         if self.logit_softcap is None:
             return logits_BxTxV
-        return self.logit_softcap * torch.tanh(logits_BxTxV / self.logit_softcap)
+        # In half precision the rounding of tanh would bias the loss.
+        return self.logit_softcap * torch.tanh(logits_BxTxV.float() / self.logit_softcap)
 
     def make_cache(self) -> Cache:
         """An empty cache for one batch of texts that grow."""
@@ -121,7 +124,7 @@ class Transformer(nn.Module):
         tables = [self._table(index) for index in self.mask_of_layer]
         return settled_positions(tables, self.context_length)
 
-    def _gather(self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None) -> Gather:
+    def _gather(self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None, has_cache: bool) -> Gather:
         """Who sees whom under one of the masks, as the chosen path computes it."""
         mask = self.masks[index]
         scene = Scene(
@@ -133,7 +136,11 @@ class Transformer(nn.Module):
             documents_BxT=documents_BxT if mask.within_documents else None,
             device=self.token_embedding.weight.device,
         )
-        return mean(scene) if self.is_uniform else PATHS[choose(mask, end, self.attention_path, start)](scene)
+        if self.is_uniform:
+            return mean(scene)
+        device_type = scene.device.type
+        path = choose(mask, end, self.attention_path, start=start, has_cache=has_cache, device_type=device_type)
+        return PATHS[path](scene)
 
     def _lay_masks(self, config: Config) -> None:
         """One table for all layers with the same mask; causal needs none."""
@@ -150,7 +157,8 @@ class Transformer(nn.Module):
                 self._table_of_mask.append(None)
             else:
                 self._table_of_mask.append(len(tables))
-                tables.append(masks.dense(mask, config.size.context_length))
+                with torch.device("cpu"):  # a mask is checked by its values, which the meta device has not
+                    tables.append(masks.dense(mask, config.size.context_length))
         self.visible_MxTxT: torch.Tensor | None
         self.register_buffer("visible_MxTxT", torch.stack(tables) if tables else None, persistent=False)
 

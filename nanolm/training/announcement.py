@@ -28,7 +28,7 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         f"on {summary['device']} in {summary['precision']}"
         + (f", {session.ranks.n} ranks by {config.trainer.parallel.name}" if session.ranks.n > 1 else "")
     )
-    attention = attention_paths.in_words(config)
+    attention = attention_paths.in_words(config, session.state.device.type)
     if attention is not None:
         say(attention)
     if not summary["lossless"]:

@@ -19,10 +19,16 @@ from nanolm.config import Parallel
 from nanolm.training.ranks import Ranks
 
 
-def share(model: nn.Module, parallel: Parallel, ranks: Ranks, device: torch.device) -> Callable[..., torch.Tensor]:
+def share(
+    model: nn.Module, parallel: Parallel, ranks: Ranks, device: torch.device, dtype: torch.dtype | None = None
+) -> Callable[..., torch.Tensor]:
     """What a training step calls in place of the model, so that every gradient becomes its mean over the ranks.
 
     With fsdp the parameters of the model itself are replaced by parts of them: the optimizer is made after this.
+
+    Args:
+        dtype: with fsdp, in which weights are gathered and computed with (None: fp32). Autocast would keep its own
+            copies of all gathered weights until the backward pass; gradients are reduced in fp32 all the same.
     """
     if ranks.n == 1:
         return model
@@ -32,16 +38,18 @@ def share(model: nn.Module, parallel: Parallel, ranks: Ranks, device: torch.devi
         alone: dict[str, Any] = {
             "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False
         }
-        return nn.parallel.DistributedDataParallel(model, **alone)
+        # Gradients are views of the buckets that are reduced: no second copy of them.
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, **alone)
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    policy = MixedPrecisionPolicy() if dtype is None else MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(device.type, (ranks.n,))
     # Each layer is gathered when it is its turn, and those inside another one are told apart from it first.
     layers = [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
     for part in (*reversed(layers), model):
         # The outermost too: what stayed gathered after an evaluation would hide a change of its parts.
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return model
 
 
@@ -81,9 +89,40 @@ def whole(tree: Any) -> Any:
     return tree.full_tensor().detach().cpu().clone() if is_sharded(tree) else tree
 
 
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model without values, which takes no memory, for `share` to shard and `fill` to fill.
+
+    Args:
+        build: makes the model; one that cannot be made on the meta device is made in host memory for a moment.
+    """
+    try:
+        with torch.device("meta"):
+            return build().to("meta")
+    except Exception:
+        return build().to("meta")
+
+
 def frame_of(model: nn.Module) -> nn.Module:
-    """A model without numbers, for `whole_model` to fill a copy of; to be made before the model is shared."""
+    """A model without values, for `whole_model` to fill a copy of; to be made before the model is sharded."""
     return copy.deepcopy(model).to("meta")
+
+
+def fill(model: nn.Module, whole: nn.Module | None, ranks: Ranks, device: torch.device) -> None:
+    """Give a model that was sharded on the meta device its values; all ranks must call it.
+
+    Tensors are sent one at a time, so that no device holds more than its part of the model and one whole tensor.
+
+    Args:
+        whole: on rank 0 the model with its values, in host memory; None on the others.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    buffers: dict[str, torch.Tensor] = ranks.from_main(lambda: dict(whole.named_buffers()) if whole else {})
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, {} if whole is None else whole.state_dict(), options=options)
 
 
 def whole_model(model: nn.Module, frame: nn.Module) -> nn.Module:

@@ -46,6 +46,7 @@ class Estimate:
         epochs: tokens over those of the train split.
         flops: of all steps to come; None where there is no formula.
         memory: bytes by what holds them, by formula.
+        peak_by_formula: bytes at the peak of a step, where not all of these are live at once; None without a formula.
         peak_memory: bytes that were in use at most while it was measured; None where the system does not say.
         checkpoint_bytes: on disk, each.
         step_seconds, evaluation_seconds, save_seconds: of one each, measured.
@@ -61,6 +62,7 @@ class Estimate:
     epochs: float
     flops: int | None
     memory: dict[str, int]
+    peak_by_formula: int | None
     peak_memory: int | None
     checkpoint_bytes: int
     step_seconds: float
@@ -118,9 +120,12 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
     peak = setup.peak_flops or instruments.measured_peak(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
-    memory = {part.name: part.amount for part in count.memory(config, n_parameters, setup.tokenizer.vocab_size)}
+    vocab_size, number_format = setup.tokenizer.vocab_size, state.number_format.name
+    memory = {part.name: part.amount for part in count.memory(config, n_parameters, vocab_size)}
+    peak_by_formula = None
     if count.has_formula(config):
-        memory["activations"] = count.activation_memory(config, setup.tokenizer.vocab_size).amount
+        memory["activations"] = count.activation_memory(config, vocab_size, number_format).amount
+        peak_by_formula = count.peak_memory(config, n_parameters, vocab_size, number_format)
     if state.averages is not None:
         memory["averages"] = memory["weights"]
     tokens = round((last - first) * tokens_a_step)
@@ -131,6 +136,7 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
         epochs=tokens / len(setup.streams["train"].tokens),
         flops=None if setup.flops_per_token is None else tokens * setup.flops_per_token,
         memory=memory,
+        peak_by_formula=peak_by_formula,
         peak_memory=peak_memory,
         checkpoint_bytes=checkpoint_bytes,
         step_seconds=step_seconds,
@@ -235,7 +241,8 @@ def show(found: Estimate) -> None:
     if found.flops is not None:
         table.add_row("FLOPs", f"{found.flops:.3g}")
     held = ", ".join(f"{name} {in_units(amount)}" for name, amount in found.memory.items())
-    table.add_row("memory, by formula", f"{in_units(sum(found.memory.values()))}: {held}")
+    peak = "" if found.peak_by_formula is None else f"{in_units(found.peak_by_formula)} at the peak of a step: "
+    table.add_row("memory, by formula", f"{peak}{held}")
     if found.peak_memory is not None:
         table.add_row("memory, measured", f"{in_units(found.peak_memory)} at most")
     table.add_row("a checkpoint", in_units(found.checkpoint_bytes))

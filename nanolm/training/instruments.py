@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,19 +17,34 @@ from nanolm.model import count
 from nanolm.training.distributed import is_sharded, own_parts
 from nanolm.training.ranks import Ranks
 
-# Dense products a second, in FLOPs, by a part of the device's name and the number format: NVIDIA's data sheets, without
-# sparsity. The first that fits counts.
+# Dense matrix products a second, in FLOPs, by the model of the GPU and the number format: NVIDIA's data sheets, without
+# sparsity and with fp32 accumulation. A model is words of the device's name; the one with most words counts.
 PEAKS: dict[str, dict[str, float]] = {
-    "H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
+    "B200": {"bf16": 2250e12, "fp16": 2250e12, "tf32": 1125e12, "fp32": 75e12},
     "H100": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    "H100 NVL": {"bf16": 835e12, "fp16": 835e12, "tf32": 417e12, "fp32": 60e12},
+    "H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12},
     "H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    "H200 NVL": {"bf16": 835e12, "fp16": 835e12, "tf32": 417e12, "fp32": 60e12},
+    "GH200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
     "A100": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
-    "L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
-    "L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
+    "A40": {"bf16": 149.7e12, "fp16": 149.7e12, "tf32": 74.8e12, "fp32": 37.4e12},
+    "A30": {"bf16": 165e12, "fp16": 165e12, "tf32": 82e12, "fp32": 10.3e12},
     "A10": {"bf16": 125e12, "fp16": 125e12, "tf32": 62.5e12, "fp32": 31.2e12},
+    "A10G": {"bf16": 70e12, "fp16": 70e12, "tf32": 35e12, "fp32": 31.5e12},
+    "L40S": {"bf16": 362e12, "fp16": 362e12, "tf32": 183e12, "fp32": 91.6e12},
+    "L40": {"bf16": 181e12, "fp16": 181e12, "tf32": 90.5e12, "fp32": 90.5e12},
+    "L4": {"bf16": 121e12, "fp16": 121e12, "tf32": 60e12, "fp32": 30.3e12},
+    "RTX 6000 Ada": {"bf16": 364e12, "fp16": 364e12, "tf32": 182e12, "fp32": 91.1e12},
+    "RTX A6000": {"bf16": 154.8e12, "fp16": 154.8e12, "tf32": 77.4e12, "fp32": 38.7e12},
+    "RTX 5090": {"bf16": 209.5e12, "fp16": 209.5e12, "tf32": 104.8e12, "fp32": 104.8e12},
+    "RTX 4090": {"bf16": 165.2e12, "fp16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
+    "RTX 3090": {"bf16": 71e12, "fp16": 71e12, "tf32": 35.6e12, "fp32": 35.6e12},
     "V100": {"fp16": 125e12, "fp32": 15.7e12},
     "T4": {"fp16": 65e12, "fp32": 8.1e12},
 }
+
+OTHER_EDITIONS = {"D", "Laptop", "Max", "MIG", "SUPER", "Ti"}
 
 
 # Where Linux says how much memory this process has.
@@ -51,20 +67,49 @@ def peak_flops(device: torch.device, number_format: str, given: float | None) ->
     """
     if given is not None or device.type != "cuda":
         return given
-    name = torch.cuda.get_device_name(device)
-    return next((peaks.get(number_format) for part, peaks in PEAKS.items() if part in name), None)
+    name = known_gpu(torch.cuda.get_device_name(device))
+    return None if name is None else PEAKS[name].get(number_format)
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype | None, size: int = 1024, seconds: float = 0.3) -> float:
-    """FLOPs a second of the best of some products of square matrices, measured now."""
+def known_gpu(device_name: str) -> str | None:
+    """The entry of PEAKS for a device, by whole words of its name ("NVIDIA H100 80GB HBM3" is H100); None if unknown.
+
+    Other editions of a card (Laptop, Max-Q, Ti, a part of one by MIG) have other peaks, and are unknown.
+    """
+    words = re.split(r"[\s_-]+", device_name)
+    if OTHER_EDITIONS & set(words):
+        return None
+    fitting = [model for model in PEAKS if _is_part(model.split(), words)]
+    return max(fitting, key=lambda model: len(model.split()), default=None)
+
+
+def _is_part(some: list[str], words: list[str]) -> bool:
+    return any(words[at : at + len(some)] == some for at in range(len(words)))
+
+
+def measured_peak(
+    device: torch.device, dtype: torch.dtype | None, size: int | None = None, seconds: float = 0.3
+) -> float:
+    """Measure the FLOPs per second of matrix products.
+
+    Args:
+        size: of the square matrices; None is 8192 on a GPU, where a smaller product ends before the next one is
+            launched, and 1024 elsewhere.
+        seconds: how long to measure.
+    """
+    is_gpu = device.type == "cuda"
+    size = size or (8192 if is_gpu else 1024)
+    n_products = 10 if is_gpu else 1
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    out = a @ b
     best, began = math.inf, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    while best == math.inf or time.perf_counter() - began < seconds:
         _wait(device)
         before = time.perf_counter()
-        a @ b
+        for _ in range(n_products):
+            torch.mm(a, b, out=out)
         _wait(device)
-        best = min(best, time.perf_counter() - before)
+        best = min(best, (time.perf_counter() - before) / n_products)
     return 2 * size**3 / best
 
 
@@ -133,5 +178,7 @@ def part_of(name: str) -> str:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
         getattr(torch, device.type).synchronize()

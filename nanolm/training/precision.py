@@ -50,23 +50,66 @@ def has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def device_facts(device: torch.device) -> dict[str, str]:
+    """What summary.json says of a GPU: its name, CUDA, cuDNN; nothing of another device."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "compute_capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16 by itself; GPUs before Ampere emulate it, slowly."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def resolve(precision: Precision, device: torch.device, before: str | None = None) -> Precision:
+    """The number format that `auto` stands for.
+
+    Args:
+        precision: trainer.precision; anything but auto is returned as it is.
+        device: that the run computes on: bf16 on a GPU from Ampere on, fp16 on an older one, fp32 elsewhere.
+        before: the format in which a resumed run was trained. It is kept where the device has it, since another one
+            changes the results.
+    """
+    if precision is not Precision.auto:
+        return precision
+    kept = Precision.__members__.get(before or "")
+    is_there = {Precision.fp16: device.type == "cuda", Precision.bf16: has_bf16(device), Precision.fp32: True}
+    if kept is not None and is_there.get(kept, False):
+        return kept
+    if device.type != "cuda":
+        return Precision.fp32
+    return Precision.bf16 if has_bf16(device) else Precision.fp16
+
+
 class NumberFormat:
     """Autocast for the forward pass, and the loss scale that fp16 needs.
 
     Args:
-        precision: auto is bf16 on a GPU that computes in it, fp16 on an older one, fp32 elsewhere.
+        precision: as `resolve` has it.
         device: where the model is.
+        before: the format in which a resumed run was trained.
+        has_autocast: False where the model itself computes in `dtype`, as a sharded one does.
 
     Raises:
         SettingsError: the device has no such format.
     """
 
-    def __init__(self, precision: Precision, device: torch.device) -> None:
-        if precision is Precision.auto:
-            on_gpu = device.type == "cuda"
-            precision = Precision.fp32
-            if on_gpu:
-                precision = Precision.bf16 if torch.cuda.is_bf16_supported() else Precision.fp16
+    def __init__(
+        self, precision: Precision, device: torch.device, before: str | None = None, has_autocast: bool = True
+    ) -> None:
+        precision = resolve(precision, device, before)
+        if precision is Precision.bf16 and not has_bf16(device):
+            raise SettingsError(
+                f"{device} ({torch.cuda.get_device_name(device)}) does not compute in bf16",
+                where="trainer.precision",
+                mend="GPUs by NVIDIA do from Ampere on (A100, RTX 30); use trainer.precision=fp16 or fp32 here",
+            )
         if precision is Precision.tf32 and not has_tf32(device):
             raise SettingsError(
                 f"{device} has no tf32",
@@ -78,8 +121,14 @@ class NumberFormat:
         self.name = precision.name
         self.dtype = DTYPES.get(precision)
         self._device_type = device.type
+        self._has_autocast = has_autocast
         # Scales the loss so that small gradients survive fp16, and skips updates whose gradients overflowed.
         self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the loss scale of fp16 has fallen below 1: then it is the gradients that are not finite."""
+        return self.scaler is not None and self.scaler.get_scale() < 1
 
     def require_no_scale(self) -> None:
         """For gradients that are in parts on several ranks, none of which sees whether one of the others overflowed.
@@ -96,6 +145,6 @@ class NumberFormat:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of a forward pass."""
-        if self.dtype is None:
+        if self.dtype is None or not self._has_autocast:
             return contextlib.nullcontext()
         return torch.autocast(self._device_type, dtype=self.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nanolm.config import Config, Parallel, identity, reads_documents
 from nanolm.data import corpus as corpora
@@ -24,6 +25,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.training import checkpoint, distributed, ema, instruments, optimizers, rng
 from nanolm.training.continuity import Continuation, check_run
+from nanolm.training.determinism import set_determinism
 from nanolm.training.fork import Parent, adapted
 from nanolm.training.memory import require_memory
 from nanolm.training.precision import NumberFormat, choose_device
@@ -92,12 +94,15 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     """
     settings = config.trainer
     device = ranks.together(lambda: choose_device(settings.device, ranks))
+    set_determinism(settings.deterministic, device)
     attention_paths.require_device(settings.attention_path, device)
     is_sharded = ranks.n > 1 and settings.parallel is Parallel.fsdp
-    number_format = NumberFormat(settings.precision, device)
+    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
+    before = None if resumed is None else resumed.manifest.get("precision")
+    # FSDP computes in half precision by itself: autocast would keep copies of all gathered weights.
+    number_format = NumberFormat(settings.precision, device, before, has_autocast=not is_sharded)
     if is_sharded:
         number_format.require_no_scale()
-    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
     continuation = ranks.from_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
     start = parent.checkpoint if parent else resumed
@@ -106,20 +111,15 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         "identity": identity(config),
         "corpus": corpus.fingerprint,
         "tokenizer": tokenizers.fingerprint(config.tokenizer.name, tokenizer),
+        "precision": number_format.name,
         "versions": provenance.versions(),
     }
     if resumed is not None:
         _require_same(resumed, about)
 
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
-    model = build(config, tokenizer.vocab_size).to(device)
+    model, forward, frame = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
     is_counted = isinstance(model, Counted)
-    if parent is not None:
-        parent.load_weights(model)
-    elif resumed is not None:
-        resumed.load_weights(model)
-    frame = distributed.frame_of(model) if is_sharded else None
-    forward = model if is_counted else distributed.share(model, settings.parallel, ranks, device)
     if settings.compile and not is_counted:
         forward = torch.compile(forward)
     optimizer = None if is_counted else optimizers.build(config.optimizer, model)
@@ -150,6 +150,40 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         flops_per_token=instruments.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=instruments.peak_flops(device, number_format.name, settings.peak_flops),
     )
+
+
+def _build_model(
+    config: Config,
+    vocab_size: int,
+    source: Parent | checkpoint.Checkpoint | None,
+    ranks: Ranks,
+    device: torch.device,
+    number_format: NumberFormat,
+) -> tuple[nn.Module, Forward, nn.Module | None]:
+    """The model on its device, what a training step calls in its place, and of a sharded model its frame.
+
+    Args:
+        source: where the weights come from; None leaves them as they are initialized.
+    """
+    parallel = config.trainer.parallel
+
+    def with_weights() -> nn.Module:
+        model = build(config, vocab_size)
+        if source is not None:
+            source.load_weights(model)
+        return model
+
+    if ranks.n == 1 or parallel is not Parallel.fsdp:
+        model = with_weights().to(device)
+        is_counted = isinstance(model, Counted)
+        return model, model if is_counted else distributed.share(model, parallel, ranks, device), None
+    # Only rank 0 holds the whole model, in host memory, until every rank has its part on its device.
+    whole = ranks.together(lambda: with_weights() if ranks.is_main else None)
+    model = distributed.on_meta(lambda: build(config, vocab_size))
+    frame = distributed.frame_of(model)
+    forward = distributed.share(model, parallel, ranks, device, number_format.dtype)
+    distributed.fill(model, whole, ranks, device)
+    return model, forward, frame
 
 
 def _prepare_text(
@@ -221,8 +255,9 @@ def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> Dive
         last, _ = checkpoint.newest(session.run.checkpoints)
     except CheckpointError:
         last = None
+    scale = "" if state.number_format.scaler is None else f", loss scale {state.number_format.scaler.get_scale():.3g}"
     return DivergedError(
-        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}",
+        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}{scale}",
         where=f"{session.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
         mend=f"{DIVERGED_HINT}; the weights were left as they were",
     )

@@ -28,6 +28,7 @@ class TrainState:
         best_val_loss: the lowest exact validation loss so far, and `best_step` its step.
         plateau: what scheduler=plateau remembers of the evaluations.
         loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
+        skipped_updates: under fp16, updates that were skipped because a gradient overflowed.
         entries: of a counted model's table.
         averages: of the weights (`ema`), where trainer.ema_decay asks for them.
         ema_val_loss: the exact validation loss of the averaged weights, and the lowest so far.
@@ -56,6 +57,7 @@ class TrainState:
     plateau: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_sum: float = 0.0
     loss_steps: int = 0
+    skipped_updates: int = 0
     entries: int = 0
     lengths: dict[str, int] = dataclasses.field(default_factory=dict)
 

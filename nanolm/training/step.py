@@ -58,8 +58,8 @@ def update(
     for number, (inputs_BxT, targets_BxT, *documents) in enumerate(parts, start=1):
         with meeting(forward, is_last=number == len(parts)):
             with number_format.autocast():
-                logits_BxTxV = forward(inputs_BxT, *documents)
-                loss = next_token_loss(logits_BxTxV, targets_BxT, "mean" if is_one_part else "sum")
+                # Without a name, so that the logits are freed as soon as the backward pass has used them.
+                loss = next_token_loss(forward(inputs_BxT, *documents), targets_BxT, "mean" if is_one_part else "sum")
             # Gradients become their mean over the ranks, and the loss is to be their sum.
             share = loss if is_one_part else loss * (ranks.n / max(n_scored, 1))
             (share if scaler is None else scaler.scale(share)).backward()

@@ -32,10 +32,12 @@ from nanolm.runs.loggers import About, open_logger
 from nanolm.training import checkpoint, ema, instruments, memory, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
+from nanolm.training.determinism import is_deterministic, translate_errors
 from nanolm.training.evaluation import evaluate, exact_loss
 from nanolm.training.fork import Parent
 from nanolm.training.optimizers import weights_that_count
 from nanolm.training.pace import Pace, times_due
+from nanolm.training.precision import device_facts
 from nanolm.training.ranks import ALONE, Ranks, explained
 from nanolm.training.saver import Saver
 from nanolm.training.setup import Session, Setup, batch_parts, diverged, prepare, set_lr
@@ -103,7 +105,7 @@ def train(
     before = run.read_summary()
     summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
     changes = [*dict.fromkeys([*(changes or []), *changes_in_words(setup.continuation.changes)])]
-    changes += _change_of_ranks(before, ranks)
+    changes += _changes_of_machine(before, summary)
     # From the moment that there is a run, signals end it with a save.
     with StopRequest() as stop:
         if ranks.is_main:
@@ -132,7 +134,8 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
         "has_checkpoint": setup.ranks.from_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
         "choices": choices,
         "device": str(state.device),
-        "precision": state.number_format.name,
+        "deterministic": is_deterministic(config.trainer.deterministic, state.device),
+        **device_facts(state.device),
         "ranks": setup.ranks.n,
         "seed": config.seed,
         "parameters": count_parameters(state.model),
@@ -170,10 +173,10 @@ def _set_aside(setup: Setup) -> list[str]:
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, aside, strict=True)]
 
 
-def _change_of_ranks(before: dict[str, Any], ranks: Ranks) -> list[str]:
-    """What the number of ranks was, if the run had another one."""
-    had = before.get("ranks", ranks.n)
-    return [] if had == ranks.n else [f"ranks: {had} -> {ranks.n}"]
+def _changes_of_machine(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The number of ranks and the number format, where a resumed run has others than before."""
+    names = [name for name in ("ranks", "precision") if name in before and before[name] != now[name]]
+    return [f"{name}: {before[name]} -> {now[name]}" for name in names]
 
 
 def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: float) -> Outcome:
@@ -182,7 +185,12 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
     text = ""
     is_counted = isinstance(session.state.model, Counted)
     try:
-        with explained(session.run.path), memory.explained(session.config), session.saver:
+        with (
+            explained(session.run.path),
+            memory.explained(session.config),
+            translate_errors(),
+            session.saver,
+        ):
             text = count(session, began) if is_counted else loop(session, stop, began)
         is_done = is_counted or session.state.step >= session.config.trainer.max_steps
         status = "completed" if is_done else "interrupted" if stop.signal else "pruned"
@@ -223,7 +231,8 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
     pace = Pace(state.timed_tokens, state.timed_seconds)
     log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
     with _profiler(session) as profile_step:
-        is_first = settings.compile
+        # Its time is not that of the others: it compiles, or a GPU loads its kernels.
+        is_first = settings.compile or state.device.type == "cuda"
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             set_lr(optimizer, lr_factor)
@@ -237,14 +246,18 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                 settings.clip_value,
                 session.ranks,
             )
-            if not math.isfinite(loss) or (state.number_format.scaler is None and not math.isfinite(grad_norm)):
+            # Under fp16 a gradient may overflow: that update is skipped, and the loss scale is lowered.
+            is_skipped = not math.isfinite(grad_norm)
+            has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
+            if not math.isfinite(loss) or has_diverged:
                 raise diverged(session, loss, grad_norm, config.optimizer.lr * lr_factor)
 
             state.step += 1
+            state.skipped_updates += is_skipped
             state.tokens += n_scored
             state.loss_sum += loss
             state.loss_steps += 1
-            if state.averages is not None and settings.ema_decay is not None:
+            if state.averages is not None and settings.ema_decay is not None and not is_skipped:
                 ema.follow(state.averages, state.model, settings.ema_decay, state.step)
             pace.step(n_scored, counts=not is_first)
             is_first = False
@@ -282,7 +295,8 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dic
         "split": "train",
         "loss": state.loss_sum / state.loss_steps,
         "lr": lr,
-        "grad_norm": grad_norm,
+        **({"grad_norm": grad_norm} if math.isfinite(grad_norm) else {}),
+        **({"skipped_updates": state.skipped_updates} if state.number_format.scaler is not None else {}),
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
         **({} if speed is None else {"tokens_per_second": round(speed, 1)}),
@@ -405,5 +419,6 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
             if state.averages is None
             else {"final_ema_val_loss": known(state.ema_val_loss), "best_ema_val_loss": known(state.best_ema_val_loss)}
         ),
+        **({"skipped_updates": state.skipped_updates} if state.number_format.scaler is not None else {}),
         **({"entries": state.entries} if isinstance(state.model, Counted) else {}),
     }

@@ -158,7 +158,7 @@ def test_the_masks_with_blocks_are_those_that_the_settings_allow_them() -> None:
 def test_the_path_that_is_chosen(
     mask: MaskConfig, length: int, asked: AttentionPath, start: int, expected: AttentionPath
 ) -> None:
-    assert choose(mask, length, asked, start) is expected
+    assert choose(mask, length, asked, start=start) is expected
 
 
 def test_the_paths_are_named() -> None:

@@ -226,6 +226,21 @@ def test_each_rank_has_dropout_of_its_own_and_takes_it_up_again(runs: Path) -> N
     assert not torch.equal(state["rng"]["torch"], state["rng_of_other_ranks"][0]["torch"])
 
 
+def test_a_sharded_rank_holds_its_part_alone(text: str, tmp_path: Path) -> None:
+    """Neither the model, as it is filled, nor half-precision copies of its weights, between the passes of a step."""
+    words = ["tests.training.sharded_on_ranks", text.removeprefix("dataset.path="), str(tmp_path / "run")]
+    results = ended(start_ranks(words, tmp_path))
+    assert [status for status, _, _ in results] == [0, 0], results
+    first, second = (json.loads(output.splitlines()[-1]) for _, output, _ in results)
+    assert first["built_on"] == ["cpu", "meta"]
+    assert second["built_on"] == ["meta"]
+    assert first["own"] + second["own"] == first["whole"]
+    for found in (first, second):
+        assert found["own"] <= found["whole"] * 0.6
+        assert found["kept_weight_bytes"] == 0
+        assert found["gradient_dtypes"] == ["torch.float32"]
+
+
 def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_say() -> None:
     found = set()
     for place in ((1, 0, 0), (1, 0, 1), (1, 5, 1), (1, 5, 2), (2, 5, 1)):

@@ -62,6 +62,46 @@ def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
     assert instruments.peak_flops(CPU, "fp32", 1e12) == 1e12
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400", None),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+    ],
+)
+def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, expected: str | None) -> None:
+    assert instruments.known_gpu(name) == expected
+
+
+def test_the_peak_is_that_of_the_device_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {0: "NVIDIA L4", 1: "NVIDIA L40"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: names[device.index])
+    assert instruments.peak_flops(torch.device("cuda", 1), "bf16", None) == 181e12
+    assert instruments.peak_flops(torch.device("cuda", 0), "bf16", None) == 121e12
+
+
+def test_measuring_waits_for_the_device_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    instruments._wait(torch.device("cuda", 1))
+    instruments._wait(CPU)
+    assert waited == [torch.device("cuda", 1)]
+
+
 def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
     assert instruments.utilisation(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
     assert instruments.utilisation(None, 10**6, 1e9, 1) is None

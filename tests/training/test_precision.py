@@ -3,7 +3,7 @@ import torch
 
 from nanolm.config import Precision
 from nanolm.errors import SettingsError
-from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.precision import NumberFormat, choose_device, resolve
 
 CPU = torch.device("cpu")
 
@@ -30,6 +30,59 @@ def test_a_device_that_is_not_here_is_named() -> None:
         choose_device("cuda:200")
     with pytest.raises(SettingsError, match=r"no device 'cuda:99'[\s\S]*here are: cpu"):
         choose_device("cuda:99")
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> torch.device:
+    """A GPU of a compute capability, as far as torch.cuda tells; there is none."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100-SXM2-16GB")
+    # torch counts emulation as support.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    return torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "before", "expected"),
+    [
+        ((7, 0), None, Precision.fp16),
+        ((7, 5), None, Precision.fp16),
+        ((8, 0), None, Precision.bf16),
+        ((9, 0), None, Precision.bf16),
+        ((9, 0), "fp16", Precision.fp16),
+        ((9, 0), "fp32", Precision.fp32),
+        ((7, 0), "bf16", Precision.fp16),
+    ],
+)
+def test_auto_on_a_gpu_is_by_capability_and_keeps_the_format_of_the_run(
+    capability: tuple[int, int], before: str | None, expected: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = pretend_gpu(monkeypatch, capability)
+    assert resolve(Precision.auto, device, before) is expected
+    assert resolve(Precision.fp32, device, before) is Precision.fp32
+
+
+def test_auto_on_a_cpu_keeps_what_a_cpu_computes_in() -> None:
+    assert resolve(Precision.auto, CPU, "bf16") is Precision.bf16
+    assert resolve(Precision.auto, CPU, "fp16") is Precision.fp32
+    assert resolve(Precision.auto, CPU, "tf32") is Precision.fp32
+
+
+def test_bf16_is_refused_on_a_gpu_that_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretend_gpu(monkeypatch, (7, 0))
+    with pytest.raises(SettingsError, match=r"cuda:1 \(Tesla V100[\s\S]*trainer.precision=fp16 or fp32"):
+        NumberFormat(Precision.bf16, device)
+    with pytest.raises(SettingsError, match="has no tf32"):
+        NumberFormat(Precision.tf32, device)
+
+
+def test_a_loss_scale_under_one_is_exhausted() -> None:
+    number_format = NumberFormat(Precision.fp16, CPU)
+    assert number_format.scaler is not None
+    assert not number_format.is_exhausted
+    number_format.scaler.scale(torch.ones(()))  # makes the scale
+    number_format.scaler.update(new_scale=0.5)
+    assert number_format.is_exhausted
+    assert not NumberFormat(Precision.fp32, CPU).is_exhausted
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

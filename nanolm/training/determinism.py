@@ -1,0 +1,53 @@
+"""Deterministic algorithms on a GPU, on which exact resume depends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+import torch
+
+from nanolm.errors import SettingsError
+
+
+def set_determinism(is_deterministic: bool, device: torch.device) -> None:
+    """Choose deterministic kernels or the fastest ones; call it before the first kernel of a run.
+
+    On a CPU every kernel that nanolm uses is deterministic, and nothing is set. On a GPU several backward passes
+    (attention, embedding, index_add) add atomically, in an order that differs from run to run, unless PyTorch is told
+    otherwise (https://pytorch.org/docs/stable/notes/randomness.html).
+    """
+    if device.type != "cuda":
+        return
+    # cuBLAS reads it when its first handle is made, which may be that of a later run of this process.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(is_deterministic)
+    # Only uninitialised memory that is read would make a difference, and filling it takes a kernel a tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def is_deterministic(setting: bool, device: torch.device) -> bool:
+    """Whether a run repeats bit for bit on this device with `trainer.deterministic=setting`."""
+    return device.type == "cpu" or (device.type == "cuda" and setting)
+
+
+@contextlib.contextmanager
+def translate_errors() -> Iterator[None]:
+    """Translate PyTorch's error about an operation without a deterministic implementation.
+
+    Raises:
+        SettingsError: naming the operation and the setting that allows it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+        if found is None:
+            raise
+        raise SettingsError(
+            f"{found[1]} has no deterministic implementation on this device",
+            where="trainer.deterministic",
+            mend="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
+        ) from error
