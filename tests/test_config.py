@@ -147,6 +147,13 @@ def test_a_bigram_has_no_heads_to_divide() -> None:
             ],
         ),
         (
+            ("trainer.attention_path=flex", "size.n_heads=16"),
+            [
+                "trainer.attention_path flex needs heads of width 16 or more, and those of size.d_model 128 with "
+                "size.n_heads 16 are 8 wide (values 8)"
+            ],
+        ),
+        (
             ("trainer.attention_path=flex", "trainer.device=cpu", "model.dropout=0.1"),
             [
                 "trainer.attention_path flex has no dropout of attention's weights",

@@ -25,7 +25,7 @@ def set_determinism(is_deterministic: bool, device: torch.device) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(is_deterministic)
     # Only uninitialised memory that is read would make a difference, and filling it takes a kernel a tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def is_deterministic(setting: bool, device: torch.device) -> bool:

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ from nanolm.config import (
 )
 from nanolm.config.mask import LOCAL_MASKS
 from nanolm.errors import SettingsError
-from nanolm.model import masks
+from nanolm.model import attention_paths, masks
 from nanolm.model.attention_paths import PATHS, Scene, choose, in_words, local_reach, mean, require_device
 from nanolm.model.positions import alibi_slopes
 from nanolm.registry import MASKS as REGISTERED
@@ -94,6 +97,7 @@ def test_flex_is_the_reference_forward(mask: MaskConfig) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("path", "mask"), [*EXACT, *((AttentionPath.flex, mask) for mask in MASKS)])
 def test_every_path_is_the_reference_on_a_gpu(path: AttentionPath, mask: MaskConfig) -> None:
+    torch._dynamo.reset()  # kernels of earlier cases count towards torch's limit of recompilations
     device = torch.device("cuda")
     for length in (128, 131):
         table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length).to(device)
@@ -159,6 +163,62 @@ def test_the_path_that_is_chosen(
     mask: MaskConfig, length: int, asked: AttentionPath, start: int, expected: AttentionPath
 ) -> None:
     assert choose(mask, length, asked, start=start) is expected
+
+
+@pytest.mark.parametrize("mask", [CausalConfig(), BandedCausalConfig(window=64), BlockLocalConfig(block=7)], ids=named)
+def test_auto_takes_no_blocks_on_a_gpu(mask: MaskConfig) -> None:
+    assert choose(mask, 4096, AttentionPath.auto, device_type="cuda") is AttentionPath.sdpa
+    assert choose(mask, 4096, AttentionPath.blocked, device_type="cuda") is AttentionPath.blocked
+
+
+def test_generating_with_a_cache_takes_sdpa_in_place_of_flex() -> None:
+    assert choose(CausalConfig(), 64, AttentionPath.flex, device_type="cuda") is AttentionPath.flex
+    for start in (0, 63):
+        chosen = choose(CausalConfig(), 64, AttentionPath.flex, start=start, has_cache=True, device_type="cuda")
+        assert chosen is AttentionPath.sdpa
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_block_mask_is_made_once_for_equal_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention import flex_attention
+
+    made = []
+    create = flex_attention.create_block_mask
+    monkeypatch.setattr(
+        flex_attention, "create_block_mask", lambda *a, **k: made.append(k["device"]) or create(*a, **k)
+    )
+    attention_paths._cached_block_mask.cache_clear()
+    qkv = [x[..., :1].expand(-1, -1, -1, 16).clone() for x in inputs(40, requires_grad=False)]
+    for mask in (StridedConfig(stride=3), StridedConfig(stride=3), StridedConfig(stride=4)):
+        PATHS[AttentionPath.flex](scene(mask, 40))(*qkv, 0.0)
+    assert made == [torch.device("cpu")] * 2, "on the device of the model, whichever its number"
+
+
+def test_flex_compiles_one_kernel_for_each_mask_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_and_note(
+        function: Callable[..., Any], dynamic: bool | None = None, isolate_recompiles: bool = False
+    ) -> Callable[..., Any]:
+        compiled.append((dynamic, isolate_recompiles))
+        return lambda *arguments, **keywords: len(compiled)
+
+    monkeypatch.setattr(torch, "compile", compile_and_note)
+    attention_paths._flex_kernel.cache_clear()
+    plain = (False, False, True)
+    kernels = [
+        attention_paths._flex_kernel(attention_paths._Key(mask), use)
+        for mask, use in (
+            (StridedConfig(stride=3), plain),
+            (StridedConfig(stride=3), plain),
+            (StridedConfig(stride=4), plain),
+            (StridedConfig(stride=3), (False, False, False)),
+        )
+    ]
+    attention_paths._flex_kernel.cache_clear()
+    assert kernels[0] is kernels[1]
+    assert len({id(kernel) for kernel in kernels}) == 3
+    assert compiled == [(False, True)] * 3
 
 
 def test_the_paths_are_named() -> None:

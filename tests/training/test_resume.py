@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
+from nanolm.config import Precision
 from nanolm.config_file import load_yaml
 from nanolm.evaluate import evaluate
 from nanolm.load import load_run
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint
+from nanolm.training import checkpoint, precision
 from nanolm.training.trainer import train
 from tests.conftest import SMALL, Nanolm
 from tests.training.test_trainer import final_state, rows, same, settings, stopped_at
@@ -154,3 +155,30 @@ def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path)
     lacking = nanolm("train", *moved, "model.dropout=0.1")
     assert lacking.returncode == 2
     assert "the run has no setting model.dropout: its model is bigram" in lacking.stderr
+
+
+def test_a_resumed_run_keeps_its_number_format(
+    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""
+    run = RunDirectory(tmp_path)
+    line = (*COMMON, "trainer.sample_tokens=0")
+    with monkeypatch.context() as patch, stopped_at(8):
+        patch.setattr(precision, "resolve", lambda *arguments: Precision.bf16)
+        train(settings(small_text, *line), run)
+    summary = train(settings(small_text, *line), run).summary
+    assert summary["precision"] == "bf16"
+    assert "precision:" not in run.log.read_text()
+
+
+def test_a_number_format_that_the_device_lacks_changes_with_a_word(
+    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path)
+    line = (*COMMON, "trainer.sample_tokens=0")
+    with monkeypatch.context() as patch, stopped_at(8):
+        patch.setattr(precision, "resolve", lambda *arguments: Precision.fp16)
+        train(settings(small_text, *line), run)
+    summary = train(settings(small_text, *line), run).summary
+    assert summary["precision"] == "fp32"
+    assert "precision: fp16 -> fp32" in run.log.read_text()

@@ -320,12 +320,39 @@ def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("compiled", ["true", "false"])
-def test_a_gpu_trains_and_resumes(compiled: str, small_text: Path, folder: Path) -> None:
-    common = ("trainer.device=cuda", f"trainer.compile={compiled}", "model.dropout=0.1")
-    run_of(settings(small_text, "trainer.max_steps=10", *common), folder)
-    summary = run_of(settings(small_text, "trainer.max_steps=20", *common), folder).summary
-    assert (summary["step"], summary["precision"]) == (20, "bf16")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("path", ["sdpa", "flex"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("compiled", ["false", "true"])
+def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, small_text: Path, tmp_path: Path) -> None:
+    line = (
+        f"trainer.compile={compiled}",
+        f"optimizer={optimizer}",
+        f"trainer.attention_path={path}",
+        f"model.dropout={0 if path == 'flex' else 0.1}",
+        "trainer.device=cuda",
+        "trainer.accumulate=2",
+        "trainer.max_steps=20",
+        "trainer.log_every=1",
+        "trainer.eval_every=10",
+        "size.d_model=32",
+    )
+    config = settings(small_text, *line)
+    results = []
+    for name, stops in (("whole", ()), ("again", ()), ("parted", (7, 13))):
+        run = RunDirectory(tmp_path / name)
+        run.path.mkdir()
+        for stop in stops:
+            with stopped_at(stop):
+                train(config, run)
+        summary = train(config, run).summary
+        assert (summary["step"], summary["deterministic"]) == (20, True)
+        timed = ("seconds", "tokens_per_second", "mfu")
+        found = [{key: value for key, value in row.items() if key not in timed} for row in rows(run)]
+        results.append((found, final_state(run)))
+    for found, state in results[1:]:
+        assert found == results[0][0]
+        assert same(state, results[0][1])
 
 
 @pytest.mark.parametrize(
