@@ -124,7 +124,7 @@ def test_a_run_writes_nothing_through_links(nanolm: Nanolm, small_text: Path) ->
     (nanolm.folder / "victim").write_text("mine")
     for name in ("metrics.jsonl", "train.log"):
         (nanolm.folder / "run" / name).symlink_to("../victim")
-    done = nanolm("train", *line, "hydra.output_subdir=.hydra")
+    done = nanolm("train", *line)
     assert done.returncode == 2
     assert "metrics.jsonl is a symbolic link, train.log is a symbolic link" in done.stderr
     assert (nanolm.folder / "victim").read_text() == "mine"
