@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import Iterator
 
 import torch
-
-from nanolm.errors import SettingsError
 
 
 def set_determinism(is_deterministic: bool, device: torch.device) -> None:
@@ -31,23 +26,3 @@ def set_determinism(is_deterministic: bool, device: torch.device) -> None:
 def is_deterministic(setting: bool, device: torch.device) -> bool:
     """Whether a run repeats bit for bit on this device with `trainer.deterministic=setting`."""
     return device.type == "cpu" or (device.type == "cuda" and setting)
-
-
-@contextlib.contextmanager
-def translate_errors() -> Iterator[None]:
-    """Translate PyTorch's error about an operation without a deterministic implementation.
-
-    Raises:
-        SettingsError: naming the operation and the setting that allows it.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
-        if found is None:
-            raise
-        raise SettingsError(
-            f"{found[1]} has no deterministic implementation on this device",
-            where="trainer.deterministic",
-            mend="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
-        ) from error

@@ -29,6 +29,7 @@ from nanolm.training.pace import times_due
 from nanolm.training.ranks import ALONE, Ranks
 from nanolm.training.setup import DIVERGED_HINT, Setup, batch_parts, prepare, set_lr
 from nanolm.training.step import update
+from nanolm.training.torch_errors import translate_errors
 
 # Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
 WARMUP_STEPS, MOST_STEPS, MOST_SECONDS = 2, 50, 5.0
@@ -87,6 +88,7 @@ class Estimate:
 
 
 @explains_memory
+@translate_errors()
 def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: Parent | None = None) -> Estimate:
     """Prepares a run as `train` does, makes some steps, one evaluation and one save, and leaves nothing of it.
 

@@ -32,7 +32,7 @@ from nanolm.runs.loggers import About, open_logger
 from nanolm.training import checkpoint, ema, instruments, memory, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
-from nanolm.training.determinism import is_deterministic, translate_errors
+from nanolm.training.determinism import is_deterministic
 from nanolm.training.evaluation import evaluate, exact_loss
 from nanolm.training.fork import Parent
 from nanolm.training.optimizers import weights_that_count
@@ -44,6 +44,7 @@ from nanolm.training.setup import Session, Setup, batch_parts, diverged, prepare
 from nanolm.training.state import TrainState
 from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
+from nanolm.training.torch_errors import translate_errors
 
 # The reference lines are counted anew at every start, at some ten million tokens a second.
 COUNTABLE_TOKENS = 2**27

@@ -1,0 +1,49 @@
+"""Errors of PyTorch that a setting resolves, translated into errors that name it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from nanolm.errors import SettingsError
+
+# Names of the exceptions that torch.compile raises where it cannot generate code, and the reason.
+NO_COMPILER = {
+    "InvalidCxxCompiler": "finds no working C++ compiler",
+    "TritonMissing": "needs Triton, which is not installed",
+    "GPUTooOldForTriton": "needs a GPU of compute capability 7.0 or higher",
+}
+
+
+@contextlib.contextmanager
+def translate_errors() -> Iterator[None]:
+    """Translate errors about operations without a deterministic implementation and about missing compilers.
+
+    Raises:
+        SettingsError: naming the operation or what is missing, and the setting that does without it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise _translated(error) or error from error.__cause__
+
+
+def _translated(error: RuntimeError) -> SettingsError | None:
+    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    if found is not None:
+        return SettingsError(
+            f"{found[1]} has no deterministic implementation on this device",
+            where="trainer.deterministic",
+            mend="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
+        )
+    cause: BaseException | None = error
+    while cause is not None:
+        if reason := NO_COMPILER.get(type(cause).__name__):
+            return SettingsError(
+                f"torch.compile {reason}",
+                where="trainer.compile, trainer.attention_path",
+                mend="trainer.compile=false (and an attention path other than flex) needs no compiler",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None

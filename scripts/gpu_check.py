@@ -1,0 +1,271 @@
+"""Check nanolm on a GPU: its tests, exact resume, speed, utilisation and memory, as one Markdown and one JSON file.
+
+    python scripts/gpu_check.py                          everything, into docs/gpu-check.md and docs/gpu-check.json
+    python scripts/gpu_check.py --sizes tiny --no-tests  some rows only
+
+Each row is measured in a process of its own, on random tokens, so that a row that fails (out of memory, no compiler)
+leaves the others alone; its error is written into the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import itertools
+import json
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Size, vocabulary and sequences per update: characters for the small sizes, GPT-2's tokens for its own.
+SIZES = {"tiny": (65, 64), "small": (65, 64), "gpt2": (50257, 16)}
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+WARMUP_STEPS = 5
+MEASURED_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one row measures.
+
+    Attributes:
+        overrides: further words of a command line.
+    """
+
+    size: str
+    model: str
+    precision: str
+    compile: bool
+    attention: str
+    deterministic: bool
+    device: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """The command line of `nanolm train` with these settings."""
+        return [
+            f"size={self.size}",
+            f"model={self.model}",
+            f"trainer.batch_size={SIZES[self.size][1]}",
+            f"trainer.precision={self.precision}",
+            f"trainer.compile={str(self.compile).lower()}",
+            f"trainer.attention_path={self.attention}",
+            f"trainer.deterministic={str(self.deterministic).lower()}",
+            f"trainer.device={self.device}",
+            "logger=none",
+            *self.overrides,
+        ]
+
+
+def rows_of(options: argparse.Namespace) -> list[Row]:
+    """Every size in every precision, eager and compiled; FlexAttention and the fastest kernels in bf16 only."""
+    compiled = (False,) if options.eager else (False, True)
+    found = []
+    for size, model in itertools.product(options.sizes, ("gpt2", "gpt")):
+        variants = [(precision, c, "sdpa", True) for precision in options.precisions for c in compiled]
+        if "bf16" in options.precisions:
+            variants += [("bf16", compiled[-1], "sdpa", False), *(("bf16", c, "flex", True) for c in compiled)]
+        found += [Row(size, model, *variant, options.device, tuple(options.set)) for variant in variants]
+    return found[: options.most_rows]
+
+
+def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
+    """Tokens per second, utilisation and peak memory of training steps on random tokens."""
+    import torch
+
+    from nanolm.compose import compose_line
+    from nanolm.config import check
+    from nanolm.errors import raise_all
+    from nanolm.model import attention_paths, count
+    from nanolm.model.build import build, count_parameters
+    from nanolm.training import instruments, optimizers
+    from nanolm.training.determinism import set_determinism
+    from nanolm.training.precision import NumberFormat, choose_device
+    from nanolm.training.step import update
+
+    config = compose_line(row.words).config
+    raise_all(check(config))
+    settings, vocab_size = config.trainer, SIZES[row.size][0]
+    device = choose_device(settings.device)
+    set_determinism(settings.deterministic, device)
+    attention_paths.require_device(settings.attention_path, device)
+    number_format = NumberFormat(settings.precision, device)
+    model = build(config, vocab_size).to(device)
+    forward = torch.compile(model) if settings.compile else model
+    optimizer = optimizers.build(config.optimizer, model)
+    instruments.start_of_peak_memory(device)
+    shape = (settings.batch_size, config.size.context_length + 1)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab_size, shape, generator=generator).to(device)
+    losses = []
+    steps, began = 0, 0.0
+    while steps <= WARMUP_STEPS or time.perf_counter() - began < seconds:
+        if steps == WARMUP_STEPS:
+            began = time.perf_counter()
+        loss, _ = update(forward, optimizer, [(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm)
+        losses.append(loss)  # fetched by `update`: the device has been waited for
+        steps += 1
+    speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - began)
+    n_parameters = count_parameters(model)
+    flops = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+    peak = instruments.peak_flops(device, number_format.name, None)
+    return {
+        "parameters": n_parameters,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "steps": steps,
+        "tokens_per_second": speed,
+        "mfu": instruments.utilisation(speed, flops, peak, 1),
+        "peak_memory": instruments.peak_memory(device),
+        "peak_memory_by_formula": count.peak_memory(config, n_parameters, vocab_size, number_format.name),
+    }
+
+
+def print_measured(row: dict[str, Any], seconds: float) -> int:
+    """Print what `measure` finds for a row, or its error, as JSON; what `in_a_process` starts."""
+    from nanolm.errors import NanolmError
+
+    try:
+        found = measure(Row(**{**row, "overrides": tuple(row["overrides"])}), seconds)
+    except NanolmError as error:
+        found = {"error": error.found}
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+    print(json.dumps(found))
+    return 0
+
+
+def in_a_process(row: Row, seconds: float) -> dict[str, Any]:
+    """What `measure` finds in a process of its own, or its error."""
+    command = [sys.executable, __file__, "--measure", json.dumps(dataclasses.asdict(row)), "--seconds", str(seconds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY)
+    except subprocess.TimeoutExpired:
+        return {"error": "no result after 15 minutes"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"exit status {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_tests(folder: Path) -> dict[str, Any]:
+    """The tests that need a GPU, among them the bits of resumed runs: the outcome of each."""
+    report = folder / "gpu-tests.xml"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-k",
+        "gpu and not gpu_check",
+        f"--junitxml={report}",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    if not report.exists():
+        return {"error": done.stdout[-2000:] + done.stderr[-2000:]}
+    outcomes: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
+    for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
+        kinds = {child.tag for child in case}
+        kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        outcomes[kind].append(str(case.get("name")))
+    report.unlink()
+    return outcomes
+
+
+def about(device: str) -> dict[str, Any]:
+    """The machine and the versions."""
+    import torch
+
+    from nanolm.runs.provenance import git, versions
+    from nanolm.training.precision import choose_device, device_facts
+
+    return {
+        "date": datetime.datetime.now().date().isoformat(),
+        "device": device,
+        **device_facts(choose_device(device)),
+        "torch_build": torch.__version__,
+        **versions(),
+        "git": git(REPOSITORY),
+    }
+
+
+def in_markdown(found: dict[str, Any]) -> str:
+    """The report as people read it."""
+    lines = ["# What a GPU did", "", "Written by `python scripts/gpu_check.py`; measured, not edited.", ""]
+    lines += [f"- {name}: {value}" for name, value in found["about"].items()]
+    tests = found["tests"]
+    if tests is not None:
+        lines += ["", "## Tests that need a GPU", ""]
+        lines += [tests["error"]] if "error" in tests else [f"- {kind}: {len(names)}" for kind, names in tests.items()]
+        lines += [f"- failed: `{name}`" for name in tests.get("failed", [])]
+    lines += ["", "## Training steps", ""]
+    settings = ("size", "model", "precision", "compile", "attention", "deterministic")
+    columns = [*settings, "tokens/s", "MFU", "peak memory", "by formula"]
+    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(settings) + " ---: |" * 4]
+    for row in found["rows"]:
+        words = [row[name] for name in settings]
+        result = row["result"]
+        if "error" in result:
+            figures = [result["error"].replace("|", "\\|"), "", "", ""]
+        else:
+            mfu = "" if result["mfu"] is None else f"{result['mfu']:.1%}"
+            peaks = (result["peak_memory"], result["peak_memory_by_formula"])
+            memory = ["" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in peaks]
+            figures = [f"{result['tokens_per_second']:,.0f}", mfu, *memory]
+        lines.append("| " + " | ".join(map(str, [*words, *figures])) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the check; returns 1 where a test failed or a row has an error, 2 where there is no such device."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu tries the script itself (cuda)")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES), help="(all)")
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="(all)")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument("--no-tests", action="store_true", help="measure only")
+    parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="that each row is measured for (5)")
+    parser.add_argument("--most-rows", type=int, help="measure so many rows (all)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of every row")
+    parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "gpu-check", help="without ending")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, str(REPOSITORY))
+    if options.measure:
+        return print_measured(json.loads(options.measure), options.seconds)
+
+    from nanolm.errors import NanolmError
+
+    try:
+        facts = about(options.device)
+    except NanolmError as error:
+        print(f"gpu_check: {error}", file=sys.stderr)
+        return 2
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    tests = None if options.no_tests else run_tests(options.output.parent)
+    found: dict[str, Any] = {"about": facts, "tests": tests, "rows": []}
+    rows = rows_of(options)
+    for number, row in enumerate(rows, start=1):
+        result = in_a_process(row, options.seconds)
+        found["rows"].append({**dataclasses.asdict(row), "result": result})
+        said = result.get("error") or f"{result['tokens_per_second']:,.0f} tokens/s"
+        print(f"{number}/{len(rows)} {' '.join(row.words[:6])}: {said}", file=sys.stderr, flush=True)
+        # After each row: what was measured is not lost with the machine.
+        options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        options.output.with_suffix(".md").write_text(in_markdown(found), encoding="utf-8")
+    has_failed = bool(tests and (tests.get("failed") or "error" in tests))
+    return int(has_failed or any("error" in row["result"] for row in found["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
