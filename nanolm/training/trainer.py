@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from nanolm import shell
 from nanolm.config import Config, changes_in_words, flat, recorded
 from nanolm.config_file import save_yaml
@@ -232,8 +234,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
     pace = Pace(state.timed_tokens, state.timed_seconds)
     log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
     with _profiler(session) as profile_step:
-        # Its time is not that of the others: it compiles, or a GPU loads its kernels.
-        is_first = settings.compile or state.device.type == "cuda"
+        is_first = has_slow_first_step(settings.compile, state.device)
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             set_lr(optimizer, lr_factor)
@@ -284,6 +285,14 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                     _save(session)
                 is_better = False
     return text
+
+
+def has_slow_first_step(is_compiled: bool, device: torch.device) -> bool:
+    """Whether the first step of a process takes much longer than the others, and its time is left out of the speed.
+
+    It compiles the model, or loads the kernels of a GPU and makes the handles of its libraries.
+    """
+    return is_compiled or device.type == "cuda"
 
 
 def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dict[str, Any]:

@@ -238,3 +238,16 @@ def test_golden_losses_of_the_first_updates(line: str) -> None:
         loss.backward()
         optimizer.step()
     assert found == pytest.approx(GOLDEN[line], rel=2e-4), f"found {found}; see the comment above GOLDEN"
+
+
+def test_the_softcap_is_computed_in_fp32_under_autocast() -> None:
+    built = build(config_of("model=gpt2", "model.logit_softcap=4"), 50).eval()
+    torch.nn.init.normal_(built.token_embedding.weight)  # logits that reach the cap
+    tokens_BxT = torch.randint(50, (2, 8))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        capped = built(tokens_BxT)
+        built.logit_softcap = None
+        logits = built(tokens_BxT)
+    assert (capped.dtype, logits.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(capped, 4 * torch.tanh(logits.float() / 4))
+    assert capped.abs().max() > 3

@@ -12,16 +12,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from nanolm.cli import run as nanolm_run
-from nanolm.config import check
+from nanolm.config import Parallel, check
 from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, rng
-from nanolm.training.ranks import ALONE, started
+from nanolm.training import checkpoint, distributed, evaluation, rng
+from nanolm.training.ranks import ALONE, Ranks, started
 from nanolm.training.trainer import train
 from tests.conftest import REPOSITORY, SMALL, Nanolm, config_of, has_row, wait_until
 from tests.forks import Forked
@@ -239,6 +240,33 @@ def test_a_sharded_rank_holds_its_part_alone(text: str, tmp_path: Path) -> None:
         assert found["own"] <= found["whole"] * 0.6
         assert found["kept_weight_bytes"] == 0
         assert found["gradient_dtypes"] == ["torch.float32"]
+
+
+def test_ddp_keeps_one_copy_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    found = {}
+
+    class Wrapped(torch.nn.parallel.DistributedDataParallel):
+        def __init__(self, module: torch.nn.Module, **settings: Any) -> None:
+            found.update(settings)
+
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapped)
+    distributed.share(model, Parallel.ddp, Ranks(0, 2), torch.device("cpu"))
+    assert found["gradient_as_bucket_view"] is True
+
+
+def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrote = []
+    monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
+    monkeypatch.setattr(evaluation, "exact_loss", lambda setup, split: 1.0)
+    config = config_of(*COMMON, "dataset.path=unread")
+    for rank, frame in ((0, None), (1, None), (0, "sharded"), (1, "sharded")):
+        session = MagicMock(config=config, ranks=Ranks(rank, 2))
+        session.state.frame, session.state.averages, session.state.plateau = frame, None, {}
+        session.state.best_val_loss, session.state.step = 2.0, 1
+        session.state.val_loss = session.streams["val"].bits_per_byte.return_value = 1.0
+        evaluation.evaluate(session, 0.0)
+    assert wrote == [0, 0, 1]
 
 
 def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_say() -> None:

@@ -319,6 +319,12 @@ def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_the_first_step_is_slow_where_it_compiles_or_loads_kernels() -> None:
+    assert not trainer.has_slow_first_step(False, torch.device("cpu"))
+    assert trainer.has_slow_first_step(True, torch.device("cpu"))
+    assert trainer.has_slow_first_step(False, torch.device("cuda", 1))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("path", ["sdpa", "flex"])
