@@ -268,6 +268,16 @@ class _Dumper(yaml.SafeDumper):
     """Quotes strings that OmegaConf or another reader of YAML 1.1 would take for a number, a date or a word."""
 
 
+# Line breaks of YAML 1.1 that a reader makes a line feed of, unless they are escaped.
+_LINE_BREAKS = re.compile("[\r\x85\u2028\u2029]")
+
+
+def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _LINE_BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_string)
 _Dumper.yaml_implicit_resolvers = {
     first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *resolvers]
     for first, resolvers in {**yaml.SafeDumper.yaml_implicit_resolvers, **_loader().yaml_implicit_resolvers}.items()

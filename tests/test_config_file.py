@@ -71,6 +71,7 @@ STRINGS = st.one_of(st.text(), st.text(alphabet=st.sampled_from("\\${}?:'\"#-~ \
 @example("1e-3", "null", "true")
 @example("2024-01-01", "1:30", "0x1F")
 @example("\udce9.txt", "\0", "\ufeff")
+@example("\x85", "\u2028a\u2029", "a\r\nb\x85c")
 @settings(max_examples=15)
 def test_any_string_survives_yaml(path: str, project: str, tag: str) -> None:
     config = dataclasses.replace(

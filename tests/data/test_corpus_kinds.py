@@ -162,5 +162,5 @@ def test_huggingface_refuses_the_files_of_a_run(tmp_path: Path, monkeypatch: pyt
 
 def test_huggingface_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"nanolm\[hf\]"):
+    with pytest.raises(DataError, match=r"pip install 'datasets>="):
         corpus.load(HuggingFaceConfig(path="wikitext"))

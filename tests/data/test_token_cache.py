@@ -18,7 +18,7 @@ from nanolm.data.batches import rows_at
 from nanolm.data.corpus import reading
 from nanolm.data.stream import Shards, Stream, chunks, gather
 from nanolm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
-from nanolm.errors import DataError
+from nanolm.errors import DataError, PathError
 from nanolm.registry import TOKENIZERS
 from tests.conftest import REPOSITORY, config_of
 
@@ -480,7 +480,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(cache: Path, tmp_path
     process = build(tmp_path / "a.txt", 100_000)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.startswith("DataError: the tokens cannot be written: File too large")
+    assert errors.startswith("PathError: the tokens cannot be written: File too large")
     assert "NANOLM_CACHE=FOLDER" in errors
     assert "Traceback" not in errors
     assert not folders(cache)
@@ -512,7 +512,7 @@ def test_a_small_disk_that_is_full(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_made_says_how_to_move_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NANOLM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"cannot be written: (Not a directory|File exists)[\s\S]*NANOLM_CACHE"):
+    with pytest.raises(PathError, match=r"cannot be written: (Not a directory|File exists)[\s\S]*NANOLM_CACHE"):
         made(tmp_path / "a.txt", TEXT)
 
 

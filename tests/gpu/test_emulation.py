@@ -28,10 +28,12 @@ MEMORY = [
 
 
 @pytest.fixture(scope="module")
-def answers(pytestconfig: pytest.Config) -> dict[str, Any]:
+def answers(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one worker process finds. Building the library and this take most of a minute."""
     try:
-        library = emulation.build(pytestconfig.cache.mkdir("fake_cuda"))
+        # With pytest's cache the library is compiled once for all sessions.
+        cache = getattr(pytestconfig, "cache", None)
+        library = emulation.build(cache.mkdir("fake_cuda") if cache else tmp_path_factory.mktemp("fake_cuda"))
     except emulation.CannotEmulateError as error:
         pytest.skip(f"CUDA cannot be emulated here: {error}")
     work = json.dumps({"with_faults": PLAIN, "memory": MEMORY})

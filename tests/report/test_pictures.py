@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanolm.errors import SettingsError
+from nanolm.errors import PathError, SettingsError
 from nanolm.load import load_run
 from nanolm.report.attention_maps import RunMaps, look
 from nanolm.report.contents import gather
@@ -58,7 +58,7 @@ def test_the_colours_are_those_of_the_page() -> None:
 
 def test_a_folder_that_cannot_be_made(pair: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="the folder cannot be made"):
+    with pytest.raises(PathError, match="the folder cannot be made"):
         write_all(gather(find([pair / "gpt"])), [], tmp_path / "file" / "below")
 
 
