@@ -1,5 +1,6 @@
 """scripts/gpu_check.py, tried on a CPU: what it writes for the day a GPU is at hand."""
 
+import dataclasses
 import json
 import runpy
 import subprocess
@@ -14,26 +15,38 @@ from tests.conftest import REPOSITORY
 SCRIPT = REPOSITORY / "scripts" / "gpu_check.py"
 
 
-def run_script(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
+SMALL = ("size.n_layers=1", "size.d_model=32", "trainer.batch_size=2")
 
 
-def test_gpu_check_writes_its_rows_and_their_errors(tmp_path: Path) -> None:
-    small = ("size.n_layers=1", "size.d_model=32", "trainer.batch_size=2")
-    words = ["--device", "cpu", "--sizes", "tiny", "--no-tests", "--seconds", "0.05", "--most-rows", "2"]
-    words += ["--eager", "--precisions", "fp32", "tf32"]
-    done = run_script(*words, "-o", str(tmp_path / "check"), "--set", *small)
-    assert done.returncode == 1, "a CPU has no tf32, which is a row of its own with an error"
-    found = json.loads((tmp_path / "check.json").read_text())
-    assert [row["precision"] for row in found["rows"]] == ["fp32", "tf32"]
-    measured = found["rows"][0]["result"]
+def test_gpu_check_measures_a_row_and_writes_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    rows = [
+        script["Row"]("tiny", "gpt2", precision, False, "sdpa", True, "cpu", SMALL) for precision in ("fp32", "tf32")
+    ]
+    for row in rows:
+        script["print_measured"](dataclasses.asdict(row), seconds=0.02)
+    measured, error = map(json.loads, capsys.readouterr().out.splitlines())
+    assert error == {"error": "cpu has no tf32"}
     assert measured["tokens_per_second"] > 0
     assert measured["steps"] > 5
     assert measured["last_loss"] < measured["first_loss"]
-    assert found["rows"][1]["result"] == {"error": "cpu has no tf32"}
-    page = (tmp_path / "check.md").read_text()
+    results = zip(rows, (measured, error), strict=True)
+    found = [{**dataclasses.asdict(row), "result": result} for row, result in results]
+    page = script["in_markdown"]({"about": {"device": "cpu"}, "tests": None, "rows": found})
     assert "| tiny | gpt2 | fp32 | False | sdpa | True |" in page
+    assert "| tiny | gpt2 | tf32 | False | sdpa | True | cpu has no tf32 |" in page
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_each_row_in_a_process(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--sizes", "tiny", "--no-tests", "--seconds", "0.05", "--most-rows", "2"]
+    command = [sys.executable, str(SCRIPT), *words, "--precisions", "fp32", "tf32", "-o", str(tmp_path / "check")]
+    done = subprocess.run([*command, "--eager", "--set", *SMALL], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, "a CPU has no tf32, which is a row of its own with an error"
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert ["error" in row["result"] for row in found["rows"]] == [False, True]
     assert found["about"]["device"] == "cpu"
+    assert (tmp_path / "check.md").exists()
 
 
 def test_gpu_check_without_a_gpu_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
