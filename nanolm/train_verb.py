@@ -281,13 +281,29 @@ def _require_run(path: Path, is_fork: bool) -> None:
     if run is None:
         RunDirectory(path).require()
     hint = f"{shell.resume(run or path)} goes on from the newest checkpoint"
-    if is_checkpoint:
-        hint += f"; {shell.resume(path)} fork=true begins a new run from this one"
+    what = f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}"
+    if is_checkpoint and not path.exists():
+        what = f"the run {run} has no checkpoint {path.name}"
+    elif is_checkpoint:
+        hint += f"; {_fork_command(path)} begins a new run from this one"
     raise RunError(
-        f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}",
+        what,
         where=f"resume={path}",
         mend=hint,
     )
+
+
+def _fork_command(path: Path) -> str:
+    """The command that forks a run at a checkpoint, with more steps where the run would have none left."""
+    from nanolm.runs.collection import plain_settings
+    from nanolm.runs.directory import RunDirectory
+
+    more = []
+    with contextlib.suppress(RunError, ValueError, TypeError):
+        step = int(path.absolute().name.removeprefix("step-"))
+        if step >= plain_settings(RunDirectory(_run_of(path)).config)["trainer.max_steps"]:
+            more = [f"trainer.max_steps={step * 2}"]
+    return shell.resume(path, "fork=true", *more)
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -64,7 +64,12 @@ def test_a_checkpoint_to_resume_points_at_its_run(run: RunDirectory) -> None:
         with pytest.raises(RunError, match=f"is {what} of the run R\n") as caught:
             train_verb._run_directory(compose_line([f"resume={path}"]))
         assert "resume=R goes on from the newest checkpoint" in caught.value.mend
-        assert ("fork=true begins a new run from this one" in caught.value.mend) is fork
+        hint = "fork=true trainer.max_steps=8 begins a new run from this one"
+        assert (hint in caught.value.mend) is fork
+    for step_3 in ("R/checkpoints/step-00000003", "R/checkpoints/step-new"):
+        with pytest.raises(RunError, match=f"the run R has no checkpoint {Path(step_3).name}") as caught:
+            train_verb._run_directory(compose_line([f"resume={step_3}"]))
+        assert caught.value.mend == "nanolm train resume=R goes on from the newest checkpoint"
     line = compose_line([f"resume={step}", "fork=true", "trainer.max_steps=8"])
     assert train_verb._fork(line.config, line).parent is not None
     line = compose_line(["resume=R/checkpoints/step-3", "fork=true", "trainer.max_steps=8"])

@@ -107,6 +107,10 @@ def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
         problems.append(
             SettingsError(f"{output} is a folder", where=f"-o {output}", mend=f"-o {output / 'report.html'}")
         )
+    elif output.parent.exists() and not output.parent.is_dir():
+        problems.append(
+            SettingsError(f"{output.parent} is no folder", where=f"-o {output}", mend="name a file in a folder")
+        )
     elif not output.parent.is_dir():
         problems.append(
             SettingsError(

@@ -5,6 +5,7 @@ No torch, no OmegaConf and no plugin is needed for it, and nothing that is read 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -180,7 +181,7 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
 
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The name of each folder, with as many of those above it as make it unlike the others."""
-    return _endings([list(path.resolve().parts) for path in paths], "/")
+    return _endings([list(Path(os.path.realpath(path)).parts) for path in paths], "/")
 
 
 def plain_settings(path: Path) -> dict[str, Any]:
@@ -199,6 +200,14 @@ def plain_settings(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise RunError(f"{path.name} holds no settings", where=str(path))
     return dict(_flat(map_strings(unescape, raw)))
+
+
+def note_of(path: Path) -> str:
+    """How the config.yaml of a run was edited after training; an empty string if it was not, or cannot be read."""
+    run = RunDirectory(path)
+    with contextlib.suppress(RunError):
+        return note_of_edits(run.checkpoints, plain_settings(run.config))
+    return ""
 
 
 def _read_yaml(content: bytes) -> Any:

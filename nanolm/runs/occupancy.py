@@ -132,12 +132,13 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
     Raises:
         SettingsError: with each such setting.
     """
-    written = [path.resolve() for path in run.written]
+    # Path.resolve() raises RuntimeError for links that lead in a circle.
+    written = [Path(os.path.realpath(path)) for path in run.written]
     problems: list[NanolmError] = []
     for key, value in flat(config).items():
         if not key.endswith("path") or not isinstance(value, str) or not value.strip():
             continue
-        path = user_path(value).resolve()
+        path = Path(os.path.realpath(user_path(value)))
         if any(path == file or file in path.parents for file in written):
             problems.append(
                 SettingsError(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from nanolm import shell
 from nanolm.comparison import odd_ones
+from nanolm.runs.collection import note_of
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, measure
-from nanolm.sweeps.states import Report, State
+from nanolm.sweeps.states import DONE, Report, State
 from nanolm.terminal import visible
 
 # Rows of a table that is still read; of a longer one the best are shown, and all that went wrong.
@@ -68,6 +69,9 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     console.print(table)
     if len(rows) < len(order):
         console.print(f"  and {len(order) - len(rows)} more, none of which went wrong\n")
+    for job, report, _ in rows:
+        if report.state in DONE and (note := note_of(job.run.path)):
+            console.print(Text(visible(f"  {job.run.path.name}: {note}")))
     if any(odd):
         console.print("  † does not compare: its mask sees the future, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)

@@ -52,6 +52,8 @@ def test_places_are_looked_at_first_and_all_at_once(tmp_path: Path) -> None:
         make([str(tmp_path / "nowhere")], tmp_path, png=tmp_path / "file")
     assert f"{tmp_path} is a folder" in str(error.value)
     assert f"{tmp_path / 'file'} is no folder" in str(error.value)
+    with pytest.raises(SettingsError, match=f"{tmp_path / 'file'} is no folder"):
+        make([str(tmp_path / "nowhere")], tmp_path / "file" / "x.html")
 
 
 def test_no_file_of_a_run_is_replaced(pair: Path) -> None:

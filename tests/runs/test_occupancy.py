@@ -131,4 +131,6 @@ def test_settings_must_not_read_what_the_run_writes(tmp_path: Path, monkeypatch:
     for path in ("a/samples.txt", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):
         with pytest.raises(SettingsError, match=r"dataset\.path=.*would overwrite"):
             require_inputs_outside(config_of("dataset=text", f"dataset.path={path}"), run)
-    require_inputs_outside(config_of("dataset=text", "dataset.path=a/book.txt"), run)
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("a/book.txt", "loop"):
+        require_inputs_outside(config_of("dataset=text", f"dataset.path={path}"), run)

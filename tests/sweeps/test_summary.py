@@ -30,6 +30,20 @@ def test_the_best_comes_first_and_what_failed_last(tmp_path: Path, capsys: pytes
     assert f"nanolm compare {tmp_path}" in out
 
 
+def test_a_job_whose_settings_were_edited_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(tmp_path, "seed=1,2")
+    for job, lr in zip(jobs, (0.1, 0.2), strict=True):
+        job.run.config.write_text(f"optimizer: {{lr: {lr}}}\n")
+        manifest = job.run.checkpoints / "step-00000009" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text('{"settings": {"optimizer.lr": 0.1}}')
+    print_summary(jobs, [completed(2.5), completed(2.25)], tmp_path, before=2)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("config.yaml has changed since the run was trained") == 1
+    assert f"{jobs[1].run.path.name}: config.yaml has changed" in out
+    assert "optimizer.lr: 0.1 -> 0.2" in out
+
+
 def test_of_many_jobs_the_best_are_shown_and_all_that_went_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,9 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"link [\s\S]*leads nowhere[\s\S]*gone.txt"):
             find_files(str(pattern))
     assert names(tmp_path / "a*", tmp_path) == ["a.txt"]
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    with pytest.raises(DataError, match="Too many levels of symbolic links"):
+        find_files(str(tmp_path / "loop.txt"))
 
 
 @pytest.fixture
