@@ -67,7 +67,8 @@ def push(paths: Sequence[str], target: Target) -> int:
     """
     terminal.ignore_write_errors()
     runs = collection.find(paths)
-    raise_all(check_wandb(WandbConfig(project=target.project, entity=target.entity, group=target.group)))
+    settings = WandbConfig(project=target.project, entity=target.entity, group=target.group)
+    raise_all(check_wandb(settings, prefix="--"))
     _require_account(target)
     width = max(len(visible(run.name)) for run in runs)
     problems: list[NanolmError] = []

@@ -29,6 +29,8 @@ def problems(*overrides: str, multirun: bool = False) -> str:
         ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
         ("+model._target_=os.system", "there is no setting 'model._target_'"),
         ("trainer", "cannot read 'trainer'"),
+        ("trainer.keep=~", "the value for nothing is null: trainer.keep=null"),
+        ("logger.project=a#b", "is quoted twice: 'logger.project='\"'\"'a#b'\"'\"''"),
         ("model=gpt,gpt2", "add -m to run every combination"),
         ("dataset=text", "dataset.path has no value"),
     ],
@@ -320,6 +322,18 @@ def test_the_option_that_lacks_a_setting_is_named(options: str) -> None:
     text = problems(options, "optimizer=sgd,adamw", "model.dropout=0.1", multirun=True)
     assert "model=bigram has no setting 'model.dropout', and model=gpt of the same sweep has it" in text
     assert text.count("where:") == 1
+
+
+def test_the_last_choice_of_a_group_counts() -> None:
+    text = problems("logger=none", "logger=wandb", "logger.mode=of", "model=bigram", "model=gpt", "model.dropout=x")
+    assert "logger.mode is 'of', and must be one of" in text
+    assert "model.dropout is 'x', and must be a number" in text
+    assert "sweep" not in text
+
+
+def test_a_sweepers_value_of_another_type_is_explained() -> None:
+    text = problems("hydra/sweeper=optuna", "hydra.sweeper.n_trials=abc", multirun=True)
+    assert "hydra.sweeper.n_trials is 'abc', and must be a whole number" in text
 
 
 def test_jobs_name_the_option_that_lacks_a_setting() -> None:

@@ -129,6 +129,8 @@ def diagnose(
             problems.append(problem)
         elif key in groups or key.startswith("hydra/"):
             options = _options(loader, key, search)
+            # Of a group that is chosen twice the last choice counts.
+            sound = [text for text in sound if text.split("=", 1)[0] != override.get_key_element()]
             for text in expand(override, multirun):
                 choice = text.split("=", 1)[-1].strip("'\"")
                 if choice in options or choice == "null":
@@ -172,7 +174,11 @@ def diagnose(
             problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, mend=word.lstrip("+")))
             continue
         for text in expand(override, multirun):
-            wrong = _try_value(task, text) if is_plain_value(override) else _try([*chosen, text], text, task)
+            wrong = (
+                _try_value(task, text)
+                if is_plain_value(override)
+                else _try([*chosen, text], text, composed if in_hydra else task)
+            )
             if wrong and in_hydra and key not in hydras:
                 wrong = [SettingsError(f"there is no setting {key!r}", where=text, mend=nearest(key, hydras))]
             problems += wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from nanolm.compose.ranges import wrong_range
 from nanolm.errors import SettingsError, raise_all
 
 if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
 
 # What it is called on the line, and by Hydra.
@@ -38,15 +40,28 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(text))
         except (HydraException, RecursionError):
             problems.append(
-                SettingsError(
-                    f"cannot read {text!r}",
-                    where="the command line",
-                    mend="settings are key=value; a value with spaces or commas is quoted twice: 'key=\"a, b\"'",
-                )
+                SettingsError(f"cannot read {text!r}", where="the command line", mend=_readable(text, parser))
             )
     problems += [wrong for override in parsed if (wrong := wrong_range(override))]
     raise_all(problems)
     return parsed
+
+
+def _readable(text: str, parser: OverridesParser) -> str:
+    """The hint for a word that Hydra's grammar does not have: the word with its value in quotes, where that is one."""
+    from hydra.errors import HydraException
+
+    key, sign, value = text.partition("=")
+    if value.strip() == "~":
+        return f"the value for nothing is null: {key}=null"
+    word = f"{key}={quoted(value)}"
+    try:
+        parser.parse_override(word)
+        is_word = bool(sign and key and value)
+    except (HydraException, RecursionError):
+        is_word = False
+    general = "settings are key=value; a value with characters such as spaces, commas or # is quoted twice: "
+    return general + (shlex.quote(word) if is_word else "'key=\"a, b\"'")
 
 
 def is_readable(word: str) -> bool:

@@ -28,8 +28,9 @@ def wrong_range(override: Override) -> SettingsError | None:
 
 def _wrong(ends: list[float | None], step: float | None, text: str, key: str) -> SettingsError | None:
     low, high = (0 if end is None else end for end in ends)
+    example = "interval(0.1,0.3)" if step is None else "range(1,9,2)"
     if not all(is_finite_number(number) for number in (low, high, step or 0)):
-        return SettingsError(f"{text} is not finite", where=key, mend="give finite numbers, as in range(1,9,2)")
+        return SettingsError(f"{text} is not finite", where=key, mend=f"give finite numbers, as in {example}")
     if step is None:
         return None
     if step == 0:

@@ -66,18 +66,26 @@ def destination(config: WandbConfig, environment: Mapping[str, str] = os.environ
     )
 
 
-def check_wandb(config: WandbConfig, environment: Mapping[str, str] = os.environ) -> list[NanolmError]:
-    """Check the settings of a record, and the WANDB_ variables, which wandb validates in any case."""
+def check_wandb(
+    config: WandbConfig, environment: Mapping[str, str] = os.environ, prefix: str = "logger."
+) -> list[NanolmError]:
+    """Check the settings of a record, and the WANDB_ variables, which wandb validates in any case.
+
+    Args:
+        config: the settings.
+        environment: the variables.
+        prefix: what stands before the name of a setting where the user gives it, such as "--".
+    """
     values = [
-        ("logger.project", "project", config.project),
-        ("logger.entity", "entity", config.entity),
-        ("logger.group", "group", config.group),
-        *(("logger.tags", "tag", tag) for tag in config.tags),
+        (f"{prefix}project", "project", config.project),
+        (f"{prefix}entity", "entity", config.entity),
+        (f"{prefix}group", "group", config.group),
+        *((f"{prefix}tags", "tag", tag) for tag in dict.fromkeys(config.tags)),
         ("WANDB_PROJECT", "project", environment.get("WANDB_PROJECT") or None),
         ("WANDB_ENTITY", "entity", environment.get("WANDB_ENTITY") or None),
         ("WANDB_RUN_GROUP", "group", environment.get("WANDB_RUN_GROUP") or None),
         ("WANDB_RUN_ID", "run id", environment.get("WANDB_RUN_ID") or None),
-        *(("WANDB_TAGS", "tag", tag) for tag in environment.get("WANDB_TAGS", "-").split(",")),
+        *(("WANDB_TAGS", "tag", tag) for tag in dict.fromkeys(environment.get("WANDB_TAGS", "-").split(","))),
     ]
     problems: list[NanolmError] = [
         SettingsError(problem, where=where, mend=_hint(where))
@@ -124,4 +132,6 @@ def _problem(kind: str, value: str) -> str:
 
 
 def _hint(where: str) -> str:
-    return f"set another value, or unset {where}" if where.isupper() else f"{where}=... another value, or logger=none"
+    if where.isupper():
+        return f"set another value, or unset {where}"
+    return f"give {where} another value" if where.startswith("-") else f"{where}=... another value, or logger=none"

@@ -201,7 +201,7 @@ def _dimension(override: Override) -> Dimension:
 def _require_ends(low: float, high: float, is_log: bool, where: str) -> None:
     if not low < high:
         raise SettingsError(
-            f"it goes from {low:g} to {high:g}", where=where, mend="the lower end first, and two that differ"
+            f"the interval goes from {low:g} to {high:g}", where=where, mend="the lower end first, and two that differ"
         )
     if is_log and low <= 0:
         raise SettingsError(

@@ -28,6 +28,7 @@ REFUSALS = re.compile(
     r"|overflow.*(size|numel|stride|unpacking)",
     re.IGNORECASE,
 )
+LOGITS = "the logits of a micro-batch"
 # How they say how much was asked for.
 ASKED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate ([^\n]+)", re.IGNORECASE)
 
@@ -47,18 +48,19 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     sequences, context_length = trainer.batch_size // n, config.size.context_length
     state = count.memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
+    logits_of_one = context_length * vocab_size * width
     on_device = {
         "the weights, the gradients and the optimizer": count.total(state) // (n if is_sharded else 1),
-        "the logits of a micro-batch": sequences // trainer.accumulate * context_length * vocab_size * width,
+        LOGITS: sequences // trainer.accumulate * logits_of_one,
     }
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
     if device.type != "cuda":
         on_host |= on_device
     elif sum(on_device.values()) > (has := torch.cuda.get_device_properties(device).total_memory):
-        raise _too_much(config, on_device, f"{device} has", has)
+        raise _too_much(config, on_device, f"{device} has", has, logits_of_one)
     host = host_memory()
     if host is not None and sum(on_host.values()) > host:
-        raise _too_much(config, on_host, "this machine has", host)
+        raise _too_much(config, on_host, "this machine has", host, logits_of_one)
 
 
 @contextlib.contextmanager
@@ -100,12 +102,15 @@ def is_refusal(error: BaseException) -> bool:
     return REFUSALS.search(str(error)) is not None
 
 
-def _too_much(config: Config, parts: dict[str, int], what: str, has: int) -> SettingsError:
+def _too_much(config: Config, parts: dict[str, int], what: str, has: int, logits_of_one: int) -> SettingsError:
     words = ", ".join(f"{name} {in_units(amount)}" for name, amount in parts.items())
+    # What gradient accumulation makes smaller, and what it leaves as it is.
+    free = has - sum(parts.values()) + parts.get(LOGITS, 0)
+    sequences = max(0, free) // logits_of_one
     return SettingsError(
         f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {words}",
         where=_where(config),
-        mend=_hint(config),
+        mend=_hint(config, sequences if LOGITS in parts else 0),
     )
 
 
@@ -117,15 +122,20 @@ def _where(config: Config) -> str:
     )
 
 
-def _hint(config: Config) -> str:
-    """What needs less: gradient accumulation first, which changes no number."""
-    trainer, smaller = (
-        config.trainer,
-        "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory",
-    )
+def _hint(config: Config, most_sequences: int | None = None) -> str:
+    """What needs less: gradient accumulation first, which changes no number.
+
+    Args:
+        config: the run's.
+        most_sequences: that a micro-batch may have to fit, where that is known; 0 if nothing fits.
+    """
+    trainer = config.trainer
+    smaller = "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory"
+    if most_sequences == 0:
+        return f"{smaller}; gradient accumulation (trainer.accumulate) makes the same update in less, but does not save enough"
     share = trainer.batch_size // n_ranks()
-    factors = range(trainer.accumulate + 1, min(share, trainer.accumulate * 64) + 1)
-    finer = next((n for n in factors if share % n == 0), None)
+    least = max(trainer.accumulate + 1, -(-share // most_sequences) if most_sequences else 0)
+    finer = next((n for n in range(least, min(share, least * 64) + 1) if share % n == 0), None)
     if finer is None:
         return smaller
     return f"trainer.accumulate={finer} (gradient accumulation) makes the same update in less memory; or {smaller}"

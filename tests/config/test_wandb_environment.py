@@ -65,6 +65,11 @@ def test_a_variable_that_wandb_refuses_is_found(variable: str, value: str, expec
     assert check_wandb(config, {variable: value})
 
 
+def test_a_bad_flag_is_named_as_it_was_typed() -> None:
+    (problem,) = check_wandb(WandbConfig(project="a/b"), {}, prefix="--")
+    assert str(problem).endswith("where: --project\n  mend:  give --project another value")
+
+
 def test_every_bad_wandb_setting_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "foo")
     words = ("logger=wandb", "logger.project=a/b", "logger.tags=[ok,'']", "logger.entity='my team'")

@@ -27,8 +27,18 @@ CPU = torch.device("cpu")
 def test_a_run_that_cannot_fit_is_refused_with_both_figures(overrides: tuple[str, ...], part: str) -> None:
     with pytest.raises(SettingsError, match=rf"needs at least [\d.,]+ [TPG]iB.*this machine has.*{part}") as caught:
         memory.require_memory(config_of(*overrides), 65, CPU)
-    assert "trainer.accumulate=2 (gradient accumulation)" in caught.value.mend
+    assert "gradient accumulation (trainer.accumulate) makes the same update" in caught.value.mend
     assert overrides[0] in caught.value.where
+
+
+def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "host_memory", lambda: 3 * 2**30)
+    words = ("model=bigram", "trainer.batch_size=1000000", "size.context_length=64")
+    with pytest.raises(SettingsError) as caught:
+        memory.require_memory(config_of(*words), 65, CPU)
+    word = caught.value.mend.split(" (gradient accumulation)")[0]
+    assert word == "trainer.accumulate=4"
+    memory.require_memory(config_of(*words, word), 65, CPU)
 
 
 def test_a_run_that_fits_is_let_through() -> None:

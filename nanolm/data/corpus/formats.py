@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import lzma
 import shlex
 import zipfile
@@ -208,10 +209,11 @@ def _by_bytes(around: bytes) -> Format:
     """An 8-bit encoding, damaged UTF-8 or no text at all."""
     if len(around.translate(None, delete=_NO_CONTROLS)) * 100 > len(around):
         return BINARY
-    text = around.decode("utf-8", errors="replace")
+    # A character that is cut off at the end of the file is not counted.
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(around)
     n_bad = text.count("\ufffd")
     n_good = sum(character > "\x7f" for character in text) - n_bad
-    if n_good > n_bad:
+    if n_good > n_bad or n_bad == 0:
         return DAMAGED
     return WINDOWS_1252 if any(0x80 <= byte < 0xA0 for byte in around) else LATIN_1
 

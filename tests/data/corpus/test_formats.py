@@ -55,6 +55,7 @@ FILES = {
     "perhaps Latin-1, iconv -f latin1": TEXT.encode("latin1"),
     "perhaps Windows-1252, iconv -f windows-1252": ("“" + TEXT).encode("cp1252"),
     "damaged bytes, iconv -c -f utf-8": TEXT.encode() + b"\xff" + TEXT.encode(),
+    "UTF-8 with damaged bytes, iconv -c -f utf-8": b"The quick brown fox in a caf\xc3",
     "gzip-compressed, gunzip -c": gzip.compress(TEXT.encode()),
     "bzip2-compressed, bunzip2 -c": bz2.compress(TEXT.encode()),
     "xz-compressed, xz -dc": lzma.compress(TEXT.encode()),
