@@ -82,12 +82,15 @@ def create_hydra(folder: Path, config_dir: str | None = None) -> Hydra:
 
 
 def _error(name: str, problem: str, overrides: Sequence[str], files: dict[Path, str]) -> NanolmError:
-    """The error for a setting, with the overrides or else the files that it may come from."""
+    """The error for a setting, with the overrides that set it, or else the files or the options it may come from."""
     parts = name.split(".")
-    words = [text for text in overrides if re.match(rf"[+~]*hydra[./]{parts[1]}\b", text)] if parts[1:] else []
+    typed = [text for text in overrides if f"{name}.".startswith(text.lstrip("+~").split("=")[0] + ".")]
+    options = [text for text in overrides if re.match(rf"[+~]*hydra/{parts[1]}\b", text)] if parts[1:] else []
     mentioned = [
         str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
         for path, text in files.items()
         if re.search(rf"\b{re.escape(parts[1] if parts[1:] else 'hydra')}\b", f"{path} {text}")
     ]
-    return SettingsError(f"{name} {problem}", where=", ".join(words or mentioned) or name, mend=hint(name))
+    return SettingsError(
+        f"{name} {problem}", where=", ".join(typed or mentioned or options) or name, mend=hint(name, problem)
+    )

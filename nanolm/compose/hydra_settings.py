@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nanolm.compose.instantiation import executable
+from nanolm.compose.instantiation import ONLY_TYPED, executable
 from nanolm.compose.overrides import parse
 from nanolm.errors import SettingsError, nearest
 
@@ -130,6 +130,13 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
             if key == "hydra.sweep.dir"
             else "nanolm train -m ... runs them",
         )
+    if key.startswith("hydra.sweeper.") and isinstance(override.value(), dict) and override.value():
+        return SettingsError(
+            f"{key} cannot be set on the command line",
+            where=word,
+            mend="optimizer.lr=0.1,0.2 tries several values; a study is a file in FOLDER/sweep, chosen with "
+            "--config-dir FOLDER sweep=NAME",
+        )
     if SINGLE in modes and SWEEP not in modes and multirun:
         return SettingsError(
             f"{word} is about a single run, and -m makes many",
@@ -191,9 +198,15 @@ def _matches(key: str, name: str) -> bool:
     return key.startswith(name[:-1]) if name.endswith("*") else key == name
 
 
-def hint(key: str) -> str:
-    """What to do instead of setting something that is not supported, or an empty string."""
+def hint(key: str, problem: str = "") -> str:
+    """What to do instead of setting something that is not supported, or an empty string.
+
+    Args:
+        problem: what is wrong with it, of a setting of the launcher or the sweeper.
+    """
     key = key.replace("/", ".")
+    if problem == ONLY_TYPED:
+        return f"{key}=VALUE on the command line"
     names = [name for name in HINTS if name == key or (name != "hydra" and key.startswith(f"{name}."))]
     return HINTS[max(names, key=len)] if names else ""
 

@@ -179,7 +179,9 @@ class YamlFiles:
         for entry_group, entry, _, line in file.defaults:
             if not file.is_ours and _is_refused(entry_group):
                 self._problems[f"{path}:{line}"] = SettingsError(
-                    f"{entry_group.replace('/', '.')} is not supported", where=f"{path}:{line}", mend=hint(entry_group)
+                    f"{entry_group.replace('/', '.')} is not supported",
+                    where=f"{path}:{line}",
+                    mend=hint(entry_group) or "leave it out",
                 )
             self._read(entry_group, entry, (*above, (group, option)))
 

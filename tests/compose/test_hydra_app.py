@@ -131,6 +131,17 @@ def test_the_file_of_an_unsupported_setting_is_named(folder: Path) -> None:
         cli.run(["train", "--config-dir", "mine", "experiment=x"])
 
 
+def test_the_file_comes_before_the_option_that_it_changes(folder: Path) -> None:
+    write(folder, {"experiment/x": "hydra: {launcher: {additional_parameters: {wrap: ./x}}}"})
+    with pytest.raises(SettingsError) as caught:
+        cli.run(["train", "-m", "--config-dir", "mine", "experiment=x", "hydra/launcher=submitit_slurm", "seed=1,2"])
+    assert caught.value.where == "mine/experiment/x.yaml"
+    assert caught.value.mend == "hydra.launcher.additional_parameters=VALUE on the command line"
+    with pytest.raises(SettingsError) as caught:
+        cli.run(["train", "-m", "hydra.launcher._target_=os.system", "hydra/launcher=joblib", "seed=1,2"])
+    assert caught.value.where == "hydra.launcher._target_=os.system"
+
+
 def test_a_job_in_another_process_checks_what_it_composes(folder: Path) -> None:
     """A launcher pickles the config loader; files may have changed when a job begins."""
     hydra = create_hydra(config_folder(), str(folder / "mine"))

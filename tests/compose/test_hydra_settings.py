@@ -32,6 +32,7 @@ def problem(word: str, multirun: bool = False) -> str:
         ("+hydra/callbacks=x", True, r"hydra/callbacks is not supported[\s\S]*plugins=\[my_module\]"),
         ("hydra/job_logging=default", False, "hydra/job_logging is not supported"),
         ("~hydra.launcher.n_jobs", True, "cannot be removed"),
+        ("hydra.sweeper.params={seed:1}", True, r"cannot be set on the command line[\s\S]*sweep=NAME"),
     ],
 )
 def test_an_unsupported_hydra_setting_is_refused(word: str, multirun: bool, expected: str) -> None:
