@@ -132,7 +132,10 @@ def _hint(config: Config, most_sequences: int | None = None) -> str:
     trainer = config.trainer
     smaller = "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory"
     if most_sequences == 0:
-        return f"{smaller}; gradient accumulation (trainer.accumulate) makes the same update in less, but does not save enough"
+        return (
+            f"{smaller}; gradient accumulation (trainer.accumulate) makes the same update in less, "
+            "but does not save enough here"
+        )
     share = trainer.batch_size // n_ranks()
     least = max(trainer.accumulate + 1, -(-share // most_sequences) if most_sequences else 0)
     finer = next((n for n in range(least, min(share, least * 64) + 1) if share % n == 0), None)
