@@ -87,19 +87,25 @@ def _is_part(some: list[str], words: list[str]) -> bool:
     return any(words[at : at + len(some)] == some for at in range(len(words)))
 
 
+def product_size(device: torch.device) -> tuple[int, int]:
+    """The size of matrices whose products measure a device, and how many products are timed together.
+
+    A GPU takes about 10 us to launch a product, and 2 us for one of size 1024: its products are larger.
+    """
+    return (8192, 10) if device.type == "cuda" else (1024, 1)
+
+
 def measured_peak(
     device: torch.device, dtype: torch.dtype | None, size: int | None = None, seconds: float = 0.3
 ) -> float:
     """Measure the FLOPs per second of matrix products.
 
     Args:
-        size: of the square matrices; None is 8192 on a GPU, where a smaller product ends before the next one is
-            launched, and 1024 elsewhere.
+        size: of the square matrices; None takes that of `product_size`.
         seconds: how long to measure.
     """
-    is_gpu = device.type == "cuda"
-    size = size or (8192 if is_gpu else 1024)
-    n_products = 10 if is_gpu else 1
+    own_size, n_products = product_size(device)
+    size = size or own_size
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = a @ b
     best, began = math.inf, time.perf_counter()

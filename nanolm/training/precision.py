@@ -19,6 +19,8 @@ DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device") -> torch.device:
     """The device of that name; `auto` is cuda, else mps, else cpu. Of several ranks each has the GPU of its number.
 
+    A GPU that is named by its number becomes the current device of the process.
+
     Args:
         where: the setting or the option that names it.
 
@@ -42,7 +44,11 @@ def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device"
             where=where,
             mend=f"here are: {', '.join(here)}",
         )
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        # Triton kernels, and calls that name no device, use the current one.
+        torch.cuda.set_device(device)
+    return device
 
 
 def has_tf32(device: torch.device) -> bool:

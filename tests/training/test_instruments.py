@@ -129,6 +129,12 @@ def test_products_reach_some_peak() -> None:
     assert instruments.measured_peak(CPU, None, size=64, seconds=0.02) > 1e6
 
 
+def test_products_on_a_gpu_take_longer_than_their_launch() -> None:
+    size, _ = instruments.product_size(torch.device("cuda", 0))
+    fastest = max(peaks["bf16"] for peaks in instruments.PEAKS.values() if "bf16" in peaks)
+    assert 2 * size**3 / fastest > 20 * 10e-6
+
+
 def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
     instruments.start_of_peak_memory(CPU)
     before = instruments.peak_memory(CPU)

@@ -41,6 +41,16 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) ->
     return torch.device("cuda", 1)
 
 
+def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    choose_device("cuda")
+    choose_device("cpu")
+    assert current == [torch.device("cuda", 1)]
+
+
 @pytest.mark.parametrize(
     ("capability", "before", "expected"),
     [
