@@ -24,8 +24,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.errors import RunError
 from nanolm.files import misfits, open_regular
-from nanolm.json_text import dump_json
+from nanolm.json_text import dump_json, parse_json
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.occupancy import require_no_run
 from nanolm.sweeps.pruners import PRUNERS
 from nanolm.sweeps.samplers import FAILED, SAMPLERS
 from nanolm.sweeps.settings import OptunaConfig, n_trials_of
@@ -33,6 +34,8 @@ from nanolm.sweeps.space import Choice, Dimension, Interval, Value, size_of
 from nanolm.sweeps.states import Report, State
 
 JOURNAL = "study.journal"
+# How Optuna begins every line of it.
+BEGINNING = b'{"op_code":'
 
 # What a trial's user_attrs say besides: which sweeper has it, where it runs, and what its pruner has decided so far.
 OWNER = "owner"
@@ -122,10 +125,11 @@ def open_study(
     """The study of that name in a sweep's folder, which is begun if it is not there.
 
     Raises:
-        RunError: the journal is damaged, or is a link or another special file.
+        RunError: the folder is a run; or the journal is damaged, or is a link or another special file.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = folder / JOURNAL
+    require_no_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if found := misfits(folder, [path], []):
         raise RunError(
@@ -134,6 +138,7 @@ def open_study(
             mend="put a copy in its place: nanolm does not write through links",
         )
     try:
+        _require_journal(path)
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=KernelLock(path)))
         study = optuna.create_study(
             study_name=name,
@@ -146,6 +151,23 @@ def open_study(
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise _damaged(path, error) from error
     return OpenStudy(folder, space, settings, max_steps, storage, study)
+
+
+def _require_journal(path: Path) -> None:
+    """Check a file before Optuna appends to it. Its last line may be cut short.
+
+    Raises:
+        ValueError: it is not a journal.
+    """
+    if not path.exists():
+        return
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        entry = parse_json(line)
+        if not isinstance(entry, dict) or "op_code" not in entry:
+            raise ValueError(f"line {number} is not an entry of a journal")
+    if not last.startswith(BEGINNING) and not BEGINNING.startswith(last):
+        raise ValueError("the last line is not an entry of a journal")
 
 
 @contextlib.contextmanager

@@ -148,6 +148,30 @@ def test_a_damaged_journal_is_said(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ["my own notes", "my own notes\n", '{"op_code":0}\n{"a": 1}\n', '{"op_code":0}\nnotes']
+)
+def test_a_file_that_is_no_journal_is_not_written_to(content: str, tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    path.write_text(content)
+    with pytest.raises(RunError, match="the study's journal is damaged"):
+        opened(tmp_path)
+    assert path.read_text() == content
+
+
+def test_a_journal_cut_short_in_its_first_line_begins_again(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"op_co')
+    assert opened(tmp_path).trials() == []
+
+
+def test_no_study_is_begun_in_a_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(RunError, match="is a run, and the runs of a sweep"):
+        opened(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_loss_is_reported_once_and_decided_upon_once(tmp_path: Path) -> None:
     study = opened(tmp_path)
     with owner(tmp_path) as me:
