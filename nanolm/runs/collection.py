@@ -24,7 +24,7 @@ from nanolm.json_text import parse_json
 from nanolm.layout import BESIDE_CONFIG, CONFIG, is_run
 from nanolm.literals import map_strings, unescape
 from nanolm.quiet import is_quiet
-from nanolm.runs.directory import RunDirectory
+from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.edits import note_of_edits
 
 # libyaml is some ten times as fast, where PyYAML was built with it.
@@ -76,12 +76,23 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
         if not folders:
             what = f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}"
             mend = "name a folder that `nanolm train` made, or one that holds such folders"
-            problems.append(RunError(what, where=str(path), mend=mend))
+            problems.append(_remains_of_run(path) or RunError(what, where=str(path), mend=mend))
         for folder in folders:
             found.setdefault(os.path.realpath(folder), folder)
     raise_all(problems)
     folders = list(found.values())
     return [_read(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+
+
+def _remains_of_run(path: Path) -> RunError | None:
+    """The error for a folder that is a part of a run, or a run that lost its config.yaml; None for any other path."""
+    run = RunDirectory(path)
+    if enclosing_run(path) is not None or run.checkpoints.is_dir():
+        try:
+            run.require()
+        except RunError as error:
+            return error
+    return None
 
 
 def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:

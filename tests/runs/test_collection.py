@@ -85,6 +85,15 @@ def test_folders_without_runs_are_named_all_at_once(tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'nowhere'}" in str(caught.value)
 
 
+def test_what_is_left_of_a_run_is_named(tmp_path: Path) -> None:
+    run = with_checkpoint(make_run(tmp_path / "run"), 4, {})
+    with pytest.raises(RunError, match=f"not a run directory, but a part of one[\\s\\S]*the run itself: {run}"):
+        collection.find([run / "checkpoints"])
+    (run / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"config\.yaml is missing from"):
+        collection.find([run])
+
+
 def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=gpt", *SMALL)
     directory = RunDirectory(tmp_path / "here" / "run")
