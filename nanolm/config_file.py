@@ -20,6 +20,7 @@ from omegaconf.errors import (
 
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.fields import plain
+from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.literals import escape, has_interpolation, map_strings
 from nanolm.registry import GROUPS
@@ -72,7 +73,10 @@ def load_yaml(path: Path) -> Config:
     except FileNotFoundError as error:
         raise RunError(f"there is no {path.name}", where=str(path.parent), mend="name a run directory") from error
     except Exception as error:
-        raise RunError(f"config.yaml cannot be read: {error}", where=str(path), mend=mend) from error
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RunError(f"config.yaml cannot be read: {reason}", where=place, mend=mend) from error
     if not isinstance(raw, dict):
         raise RunError("config.yaml holds no settings", where=str(path), mend=mend)
     if _has_interpolation(raw):
@@ -90,9 +94,15 @@ def load_yaml(path: Path) -> Config:
                 continue  # a setting that is younger than the run
             value = raw.pop(group)
             if isinstance(value, dict):
-                typed[group] = OmegaConf.merge(OmegaConf.structured(_schema(group, value)), value)
-            else:
-                typed[group] = value
+                typed[group] = OmegaConf.structured(_schema(group, value))
+            try:
+                typed[group] = OmegaConf.merge(typed[group], value) if isinstance(value, dict) else value
+            except MISFITS as error:
+                if explained := explain_value(typed, group, value, str(path)):
+                    raise RunError(
+                        f"config.yaml does not fit: {explained.found}", where=str(path), mend=mend
+                    ) from error
+                raise
         if raw:
             raise KeyError(*raw)
         return to_config(typed)
@@ -214,7 +224,8 @@ def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
         raise SettingsError(
             f"the run was made with {group} {name!r}, which is not known here",
             where=f"{group}.name",
-            mend="if it is your own, name its module: --plugins my_module",
+            mend="if it is your own, name its module: `nanolm train plugins=[my_module]`, or --plugins my_module of "
+            "other commands",
         )
     return registry.schemas.get(name, BASE_SCHEMAS[group])
 

@@ -257,6 +257,7 @@ def _run_directory(line: Line) -> Path:
     if resume not in ("never", "auto"):
         _require_run(user_path(resume), line.config.fork)
         if not line.config.fork:
+            _require_same_directory(line)
             return user_path(resume)
     raise_all(check(line.config))
     if line.run_directory_is_given:
@@ -265,6 +266,21 @@ def _run_directory(line: Line) -> Path:
         return line.run_directory
     cut_off = _cut_off_run(line) if resume == "auto" else None
     return cut_off or fresh(_named_like_its_parent(line) if line.config.fork else line.run_directory)
+
+
+def _require_same_directory(line: Line) -> None:
+    """Refuse a run directory beside the run that a line goes on with.
+
+    Raises:
+        SettingsError: hydra.run.dir= names another folder.
+    """
+    run = user_path(line.config.resume)
+    if line.run_directory_is_given and line.run_directory.resolve() != run.resolve():
+        raise SettingsError(
+            f"resume={run} goes on in its own folder, and hydra.run.dir is {line.run_directory}",
+            where="hydra.run.dir",
+            mend="leave hydra.run.dir= out, or add fork=true to begin a new run there",
+        )
 
 
 def _require_run(path: Path, is_fork: bool) -> None:
@@ -282,7 +298,7 @@ def _require_run(path: Path, is_fork: bool) -> None:
         RunDirectory(path).require()
     hint = f"{shell.resume(run or path)} goes on from the newest checkpoint"
     what = f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}"
-    if is_checkpoint and not path.exists():
+    if is_checkpoint and not _is_saved(path):
         what = f"the run {run} has no checkpoint {path.name}"
     elif is_checkpoint:
         hint += f"; {_fork_command(path)} begins a new run from this one"
@@ -291,6 +307,14 @@ def _require_run(path: Path, is_fork: bool) -> None:
         where=f"resume={path}",
         mend=hint,
     )
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether there is a checkpoint of this name, with or without the zeros before its step."""
+    names = [folder.name.removeprefix("step-") for folder in path.absolute().parent.glob("step-*")]
+    steps = {int(name) for name in names if name.isdecimal()}
+    number = path.absolute().name.removeprefix("step-")
+    return path.exists() or (number.isdecimal() and int(number) in steps)
 
 
 def _fork_command(path: Path) -> str:

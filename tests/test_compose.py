@@ -331,6 +331,14 @@ def test_the_last_choice_of_a_group_counts() -> None:
     assert "sweep" not in text
 
 
+def test_a_hint_names_options_and_none_of_a_wrong_choice() -> None:
+    text = problems("model=bigram", "model.dropout=0.1", "optimizer.momentum=1", "dataset=txt", "dataset.path=a")
+    assert "it is a setting of bare, gpt, gpt2, gpt3\n" in text
+    assert "it is a setting of muon, sgd" in text
+    assert "no dataset is called 'txt'" in text
+    assert "dataset.path" not in text
+
+
 def test_a_sweepers_value_of_another_type_is_explained() -> None:
     text = problems("hydra/sweeper=optuna", "hydra.sweeper.n_trials=abc", multirun=True)
     assert "hydra.sweeper.n_trials is 'abc', and must be a whole number" in text

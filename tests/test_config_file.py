@@ -29,11 +29,12 @@ def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
     ("before", "after", "expected"),
     [
         ("lr: 0.002", "lr: ${oc.env:HOME}", "interpolation"),
-        ("lr: 0.002", "lr: fast", "does not fit"),
-        ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit"),
+        ("lr: 0.002", "lr: fast", r"does not fit: optimizer\.lr is 'fast', and must be a number"),
+        ("max_steps: 1000", "max_steps: 1e3", r"trainer\.max_steps is 1000\.0, and must be a whole number"),
+        ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit: there is no setting 'optimizer._target_'"),
         ("\nseed: 1337", "\nsead: 1337", "missing or an unknown key"),
         ("name: adamw", "name: lion9", "not known here"),
-        ("model:", "model: [", "cannot be read"),
+        ("model:", "model: [", r"cannot be read: expected[^\n]*\n  where: [^\n]*config\.yaml:\d+\n"),
     ],
 )
 def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:

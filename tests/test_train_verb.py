@@ -51,11 +51,19 @@ def test_a_given_folder_with_foreign_files_is_refused(tmp_path: Path, monkeypatc
     assert train_verb._run_directory(compose_line(["hydra.run.dir=new"])) == Path("new")
 
 
+def test_another_folder_for_a_resumed_run_is_refused(run: RunDirectory) -> None:
+    with pytest.raises(SettingsError, match=r"resume=R goes on in its own folder, and hydra\.run\.dir is other"):
+        train_verb._run_directory(compose_line(["resume=R", "hydra.run.dir=other"]))
+    same = compose_line(["resume=R", f"hydra.run.dir={run.path.absolute()}"])
+    assert train_verb._run_directory(same) == Path("R")
+
+
 def test_a_checkpoint_to_resume_points_at_its_run(run: RunDirectory) -> None:
     step = "R/checkpoints/step-00000004"
     for path, what, fork in (
         (step, "one checkpoint", True),
         (f"{step}/", "one checkpoint", True),
+        ("R/checkpoints/step-4", "one checkpoint", True),
         (str(Path(step).absolute()), "one checkpoint", True),
         (f"{step}/model.safetensors", "a part", False),
         ("R/checkpoints", "a part", False),

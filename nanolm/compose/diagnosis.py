@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
-from nanolm.compose.wrong_values import MISFITS, explain_value
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
 from nanolm.config import Config, check
+from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.config_file import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
 from nanolm.registry import GROUPS
@@ -157,6 +156,8 @@ def diagnose(
                 known_with[text] = known_keys(compose_over(instead, base)[1])
             except Exception as error:
                 problems += _in_files(files, instead, error)
+    # Of an option that is not there no setting is known.
+    unchosen = {problem.where for problem in problems if problem.where in groups}
     hydras = {f"hydra.{name}" for name in known_keys(composed.hydra)}
     for override in values:
         key, word = override.key_or_group, override.input_line or override.key_or_group
@@ -166,9 +167,11 @@ def diagnose(
         if not in_hydra and (parted := _parted(key, known_with)):
             problems.append(lacking(parted[0], key, parted[1], word))
             continue
+        if key not in known and key.split(".")[0] in unchosen:
+            continue
         if not in_hydra and key not in known:
             held = [name for name in (*known, *groups, FAIL_FAST) if name]
-            problems.append(_no_setting(key, word, held, base))
+            problems.append(_no_setting(key, word, held, base, files))
             continue
         if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
             problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, mend=word.lstrip("+")))
@@ -206,25 +209,19 @@ def _parted(key: str, known_with: dict[str, set[str]]) -> tuple[list[str], list[
     return None
 
 
-def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None) -> SettingsError:
+def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None, files: YamlFiles) -> SettingsError:
     group = key.split(".")[0]
-    if group in GROUPS:
-        has_it = [name for name, schema in GROUPS[group].schemas.items() if key.partition(".")[2] in _fields(schema)]
-        if has_it and base is not None:
-            name = getattr(base, group).name
-            return SettingsError(
-                f"the run has no setting {key}: its {group} is {name}",
-                where=key,
-                mend=f"choose another {group} on the line as well, as in {group}={has_it[0]}",
-            )
-        if has_it and base is None:
-            mend = f"the {group} of this line has none; it is a setting of {', '.join(sorted(has_it))}"
-            return SettingsError(f"there is no setting {key!r}", where=word, mend=mend)
+    having = files.options_with(group, key.partition(".")[2]) if group in GROUPS else []
+    if having and base is not None:
+        return SettingsError(
+            f"the run has no setting {key}: its {group} is {getattr(base, group).name}",
+            where=key,
+            mend=f"choose another {group} on the line as well, as in {group}={having[0]}",
+        )
+    if having:
+        mend = f"the {group} of this line has none; it is a setting of {', '.join(having)}"
+        return SettingsError(f"there is no setting {key!r}", where=word, mend=mend)
     return SettingsError(f"there is no setting {key!r}", where=word, mend=nearest(key, known))
-
-
-def _fields(schema: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(schema)}
 
 
 def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list[NanolmError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
-from nanolm.compose.wrong_values import MISFITS, explain_value
 from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.config_file import in_words
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
@@ -100,6 +101,15 @@ class YamlFiles:
             files = (folder / group).rglob("*.yaml")
             found |= {path.relative_to(folder / group).with_suffix("").as_posix() for path in files}
         return sorted(found)
+
+    def options_with(self, group: str, name: str) -> list[str]:
+        """The options of a group that have a setting of this name."""
+        found = []
+        for option in self.options(group):
+            with contextlib.suppress(SettingsError):
+                if name in {field.name for field in dataclasses.fields(self._schema(group, option, ()))}:
+                    found.append(option)
+        return found
 
     def plugins(self) -> Iterator[tuple[Any, str]]:
         """Each file's setting `plugins`, with the place that it stands at."""
