@@ -21,7 +21,7 @@ import yaml
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.json_text import parse_json
-from nanolm.layout import BESIDE_CONFIG, CONFIG, is_run
+from nanolm.layout import BESIDE_CONFIG, CONFIG, SWEEP_LOCK, is_run
 from nanolm.literals import map_strings, unescape
 from nanolm.quiet import is_quiet
 from nanolm.runs.directory import RunDirectory, enclosing_run
@@ -271,7 +271,12 @@ def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
 
 def _is_run(path: Path) -> bool:
     """Whether a config.yaml here is one of a run, and not of something else that has such a file."""
-    return is_run([name for name in (CONFIG, *BESIDE_CONFIG) if (path / name).exists()])
+    names = [name for name in (CONFIG, *BESIDE_CONFIG) if (path / name).exists()]
+    if names == [CONFIG, SWEEP_LOCK]:
+        # The lock of a run names a process; that of a sweep is empty.
+        with contextlib.suppress(OSError):
+            return (path / SWEEP_LOCK).stat().st_size > 0
+    return is_run(names)
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:

@@ -30,6 +30,7 @@ def test_runs_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
     for name in ("sweep/lr=10", "sweep/lr=2", "single", "sweep/lr=2/wandb/offline/files"):
         make_run(tmp_path / name)
     (tmp_path / "sweep" / "config.yaml").write_text("not: a run\n")
+    (tmp_path / "sweep" / ".lock").touch()
     make_run(tmp_path / ".hidden" / "run")
     assert names(tmp_path) == ["single", "lr=2", "lr=10"]
     assert names(tmp_path / "sweep", tmp_path) == ["lr=2", "lr=10", "single"]
