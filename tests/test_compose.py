@@ -377,6 +377,7 @@ WRONG_VALUES = {
     "seed=1.5": "seed is 1.5, and must be a whole number",
     "trainer.compile=maybe": "is 'maybe', and must be true or false",
     "trainer.batches=epoch": "mend:  trainer.batches=epochs\n",
+    "logger.tags=a": "logger.tags is 'a', and must be a list of strings, as in [a,b]",
     "optimizer.lr_multipliers=3": "is 3, and must be settings, as key: value",
     "optimizer.lr_multipliers={bias:x}": "optimizer.lr_multipliers.bias is 'x', and must be a number",
     "optimizer.lr_multipliers={head:1,hid:2}": "there is no setting 'optimizer.lr_multipliers.hid'",

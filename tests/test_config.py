@@ -107,6 +107,11 @@ def test_the_name_of_another_option_is_refused(word: str) -> None:
     assert "the settings are not those of" in str(check(config_of(word))[0])
 
 
+def test_lists_in_a_list_of_strings_are_refused() -> None:
+    (found,) = check(config_of("logger=wandb", "logger.tags=[{a:1}]"))
+    assert found.found == "logger.tags is [{'a': 1}], and must be a list of strings, as in [a,b]"
+
+
 def test_rotary_needs_an_even_head() -> None:
     assert "rotary" in found("size.d_model=12", "size.n_heads=4")[0]
     assert found("size.d_model=12", "size.n_heads=4", "model=gpt2") == []

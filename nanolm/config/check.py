@@ -31,7 +31,7 @@ FLEX_HEAD_WIDTH = 16
 
 def check(config: Config) -> list[NanolmError]:
     """Everything that is wrong with these settings as far as can be told without the data."""
-    problems: list[NanolmError] = [*_check_names(config), *outside_bounds(config)]
+    problems: list[NanolmError] = [*_check_names(config), *_check_items(config), *outside_bounds(config)]
     if problems:
         return problems
     for check_across in CHECKS:
@@ -53,6 +53,15 @@ def _check_names(config: Config) -> Iterator[NanolmError]:
                 mend=f"choose an option by {group}=NAME on the command line; in a file of your own, by the option in "
                 "its defaults list that it starts from",
             )
+
+
+def _check_items(config: Config) -> Iterator[NanolmError]:
+    """Lists and mappings in lists of strings or numbers, which OmegaConf lets through."""
+    for key, field, value in leaves(config):
+        kind = next((kind for kind in ("str", "int", "float") if f"list[{kind}]" in str(field.type)), None)
+        if kind and isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            words, example = ("strings", "[a,b]") if kind == "str" else ("numbers", "[1,2]")
+            yield SettingsError(f"{key} is {value}, and must be a list of {words}, as in {example}", where=key)
 
 
 def _check_blank(config: Config) -> Iterator[NanolmError]:

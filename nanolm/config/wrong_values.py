@@ -29,8 +29,15 @@ _TYPES = {
     float: "a number",
     bool: "true or false",
     str: "a string",
-    list: "a list, as in [a,b]",
     dict: "a mapping, as in {a: 1}",
+}
+
+# Lists by the type of their items.
+_LISTS = {
+    int: "a list of whole numbers, as in [1,2]",
+    float: "a list of numbers, as in [0.1,0.2]",
+    str: "a list of strings, as in [a,b]",
+    dict: "a list of mappings, as in [{a: 1},{a: 2}]",
 }
 
 
@@ -50,10 +57,11 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     field = {field.name: field for field in dataclasses.fields(schema)}.get(name) if schema else None
     if field is None or schema is None:
         return None
-    kinds = _kinds(typing.get_type_hints(schema)[name])
+    annotation = typing.get_type_hints(schema)[name]
+    kinds = [typing.get_origin(part) or part for part in _parts(annotation)]
     if isinstance(value, dict) and any(map(dataclasses.is_dataclass, kinds)):
         return next(filter(None, (_explain_part(task, f"{key}.{part}", value[part], where) for part in value)), None)
-    wanted = " or ".join(_described(kind) for kind in kinds)
+    wanted = " or ".join(_described(part) for part in _parts(annotation))
     is_empty = isinstance(value, str) and not value.strip()
     return SettingsError(
         f"{key} is {'empty' if is_empty else _shown(value)}, and must be {wanted}",
@@ -86,10 +94,9 @@ def _field_of(task: DictConfig, key: str) -> tuple[type[Any] | None, str]:
     return (schema if schema is not None and dataclasses.is_dataclass(schema) else None), name
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The types in an annotation, those of containers without their items."""
-    parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return [typing.get_origin(part) or part for part in parts]
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows."""
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
 
 
 def _described(kind: Any) -> str:
@@ -97,6 +104,10 @@ def _described(kind: Any) -> str:
         return "null"
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return f"one of {', '.join(member.name for member in kind)}"
+    if typing.get_origin(kind) is list:
+        item = typing.get_args(kind)[0]
+        return _LISTS.get(typing.get_origin(item) or item, "a list")
+    kind = typing.get_origin(kind) or kind
     return "settings, as key: value" if dataclasses.is_dataclass(kind) else _TYPES.get(kind, "another value")
 
 
