@@ -157,28 +157,21 @@ def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path)
     assert "the run has no setting model.dropout: its model is bigram" in lacking.stderr
 
 
-def test_a_resumed_run_keeps_its_number_format(
-    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(Precision.bf16, "bf16", ""), (Precision.fp16, "fp32", "precision: fp16 -> fp32")],
+    ids=["kept", "the device lacks it"],
+)
+def test_a_resumed_run_keeps_its_number_format_or_says_so(
+    before: Precision, after: str, words: str, small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""
     run = RunDirectory(tmp_path)
-    line = (*COMMON, "trainer.sample_tokens=0")
+    config = settings(small_text, *COMMON, "trainer.sample_tokens=0")
     with monkeypatch.context() as patch, stopped_at(8):
-        patch.setattr(precision, "resolve", lambda *arguments: Precision.bf16)
-        train(settings(small_text, *line), run)
-    summary = train(settings(small_text, *line), run).summary
-    assert summary["precision"] == "bf16"
-    assert "precision:" not in run.log.read_text()
-
-
-def test_a_number_format_that_the_device_lacks_changes_with_a_word(
-    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = RunDirectory(tmp_path)
-    line = (*COMMON, "trainer.sample_tokens=0")
-    with monkeypatch.context() as patch, stopped_at(8):
-        patch.setattr(precision, "resolve", lambda *arguments: Precision.fp16)
-        train(settings(small_text, *line), run)
-    summary = train(settings(small_text, *line), run).summary
-    assert summary["precision"] == "fp32"
-    assert "precision: fp16 -> fp32" in run.log.read_text()
+        patch.setattr(precision, "resolve", lambda *arguments: before)
+        train(config, run)
+    assert train(config, run).summary["precision"] == after
+    said = run.log.read_text()
+    assert words in said
+    assert ("precision:" in said) == bool(words)
