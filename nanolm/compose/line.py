@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -265,13 +265,18 @@ def _is_part(key: str, of: str) -> bool:
 
 
 def compose_jobs(
-    jobs: Sequence[Sequence[str]], config_dir: str | None = None, searched: Sequence[str] = ()
+    jobs: Sequence[Sequence[str]],
+    config_dir: str | None = None,
+    searched: Sequence[str] = (),
+    *,
+    problems_of: Callable[[Config], list[NanolmError]] = check,
 ) -> list[Config]:
     """Composes the jobs of a sweep, each a line without several values, and checks their settings.
 
     Args:
         config_dir: the user's own folder of YAML files.
         searched: `hydra.searchpath=` words, which hold for all jobs.
+        problems_of: what is wrong with a job's settings.
 
     Raises:
         SettingsError: with every mistake in every job, each once.
@@ -307,7 +312,7 @@ def compose_jobs(
             # What does not compose is composed once more, by the one who says which words are to blame.
             config = configs[at] or compose_line([*words, *searched], config_dir, multirun=True).config
             configs[at] = config
-            raise_all(check(config))
+            raise_all(problems_of(config))
         except NanolmError as error:
             asked_about |= set(words) if configs[at] is None else set()
             found = error.problems if isinstance(error, Problems) else [error]

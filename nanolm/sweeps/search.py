@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanolm import shell
 from nanolm.compose import compose_jobs, parse
-from nanolm.config import Config, flat, may_change
+from nanolm.config import Config, check, flat, may_change
+from nanolm.config.fields import outside_bounds
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs import figures
 from nanolm.runs.directory import RunDirectory, shown, steps_done
@@ -131,13 +132,15 @@ def read_line(settings: OptunaConfig, words: Sequence[str]) -> tuple[list[Dimens
 def check_points(
     settings: OptunaConfig, space: Sequence[Dimension], fixed: Sequence[str], looks_in: dict[str, Any]
 ) -> Config:
-    """Composes and checks points of a space before any is trained; returns the settings of the first.
+    """Compose points of a space before any is trained; return the settings of one of them.
+
+    Values that do not fit together are left to the search, which skips such trials.
 
     Raises:
-        SettingsError: with every mistake in them.
+        SettingsError: a value is wrong in itself, or no point is right.
     """
     points = [[*fixed, *as_overrides(point)] for point in probes(space)]
-    (first,) = compose_jobs(points[:1], **looks_in)
+    (first,) = compose_jobs(points[:1], problems_of=lambda config: list(outside_bounds(config)), **looks_in)
     known = flat(first)
     raise_all(
         [
@@ -151,7 +154,13 @@ def check_points(
         ]
         + check_length(settings, first.trainer.max_steps)
     )
-    return compose_jobs(points, **looks_in)[0]
+    composed = compose_jobs(points, problems_of=lambda config: list(outside_bounds(config)), **looks_in)
+    found = [{problem.found: problem for problem in check(config)} for config in composed]
+    # What is wrong everywhere has nothing to do with the values that are searched.
+    raise_all([problem for text, problem in found[0].items() if all(text in others for others in found)])
+    if len(points) == size_of(space) and all(found):
+        raise_all(list({text: problem for problems in found for text, problem in problems.items()}.values()))
+    return next((config for config, problems in zip(composed, found, strict=True) if not problems), first)
 
 
 def probes(space: Sequence[Dimension]) -> list[dict[str, Value]]:
@@ -264,7 +273,7 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
         )
     console = Console()
     if n_left_out := n_impossible(opened.trials()):
-        console.print(f"left out   {n_left_out} trials whose settings do not fit together")
+        console.print(f"left out   {n_left_out} trial{'' if n_left_out == 1 else 's'} whose settings do not fit together")
     results = [outcome for outcome in unique.values() if outcome.report.value is not None]
     if results:
         best = min(results, key=lambda outcome: outcome.report.value or 0.0)

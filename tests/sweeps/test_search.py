@@ -12,10 +12,12 @@ import pytest
 from optuna.trial import TrialState
 
 from nanolm import cli
+from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps import search
 from nanolm.sweeps.samplers import shuffled_grid
-from nanolm.sweeps.search import FEW, decisive, probes
+from nanolm.sweeps.search import FEW, check_points, decisive, probes
+from nanolm.sweeps.settings import OptunaConfig
 from nanolm.sweeps.space import Choice, Interval, Range
 from nanolm.sweeps.study import FOLDER, JOURNAL, KernelLock
 from tests.conftest import SMALL, Nanolm, config_of, kill_tree, wait_until
@@ -226,7 +228,7 @@ def test_trials_that_cannot_be_composed_are_replaced(
     assert states.count(TrialState.COMPLETE) == 2
     assert (n_failed := states.count(TrialState.FAIL)) == len(trials) - 2 > 0
     said = capsys.readouterr()
-    assert f"left out   {n_failed} trials" in said.out
+    assert f"left out   {n_failed} trial" in said.out
     assert "2 jobs: 2 completed" in said.out
     assert "cannot be divided among size.n_heads 2 heads" in said.err
     # Nothing but impossible trials: the search ends.
@@ -234,6 +236,22 @@ def test_trials_that_cannot_be_composed_are_replaced(
     with pytest.raises(SystemExit, match="1"):
         cli.run([*words, "hydra.sweep.dir=other"])
     assert "the search ends" in capsys.readouterr().err
+
+
+def test_values_that_do_not_fit_together_are_left_to_the_search(small_text: Path) -> None:
+    settings = OptunaConfig(sampler="random", n_trials=2)
+    fixed = [*SMALL, "dataset=text", f"dataset.path={small_text}", "size.d_model=16"]
+
+    def checked(*space: Choice, more: tuple[str, ...] = ()) -> int:
+        return check_points(settings, space, [*fixed, *more], {}).size.n_heads
+
+    assert checked(Choice("size.n_heads", (3, 2, 5))) == 2, "the first that fits"
+    with pytest.raises(SettingsError, match=r"size\.n_heads 3 heads[\s\S]*size\.n_heads 5 heads"):
+        checked(Choice("size.n_heads", (3, 5)))
+    with pytest.raises(SettingsError, match="must be at least 1"):
+        checked(Choice("size.n_heads", (2, 0)))
+    with pytest.raises(SettingsError, match=r"d_model 16 cannot be divided among size\.n_heads 3"):
+        checked(Choice("optimizer.lr", (1e-3, 1e-2)), more=("size.n_heads=3",))
 
 
 def test_optuna_that_is_not_installed_is_said(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
