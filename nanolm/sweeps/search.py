@@ -273,7 +273,8 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
         )
     console = Console()
     if n_left_out := n_impossible(opened.trials()):
-        console.print(f"left out   {n_left_out} trial{'' if n_left_out == 1 else 's'} whose settings do not fit together")
+        trials = "trial" if n_left_out == 1 else "trials"
+        console.print(f"left out   {n_left_out} {trials} whose settings do not fit together")
     results = [outcome for outcome in unique.values() if outcome.report.value is not None]
     if results:
         best = min(results, key=lambda outcome: outcome.report.value or 0.0)
