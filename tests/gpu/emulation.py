@@ -92,7 +92,6 @@ def pretend(name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (
     for function, answer in answers.items():
         setattr(torch.cuda, function, answer)
     F.scaled_dot_product_attention = _attention_of_cuda(F.scaled_dot_product_attention)
-    F.rms_norm = _rms_norm_of_cuda(F.rms_norm)
 
 
 def move(model: Any, mode: Any, device: Any) -> Any:
@@ -164,9 +163,12 @@ def _attention_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
     return attention
 
 
-def _rms_norm_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
-    """One fused kernel, in fp32 under autocast."""
+def fuse_rms_norm() -> None:
+    """Make RMSNorm one kernel, in fp32 under autocast, as on CUDA: a CPU build takes it apart, and keeps more."""
     import torch
+    import torch.nn.functional as F
+
+    on_cpu = F.rms_norm
 
     def rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor | None = None, eps: float | None = None) -> Any:
         if not x.is_cuda:
@@ -175,7 +177,7 @@ def _rms_norm_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
             x = x.float()
         return torch.ops.aten._fused_rms_norm(x, list(shape), weight, eps)[0]
 
-    return rms_norm
+    F.rms_norm = rms_norm
 
 
 def kernel_of_flex(q: Any, k: Any, v: Any, score_mod: Any = None, block_mask: Any = None) -> Any:
@@ -200,13 +202,14 @@ def kernel_of_flex(q: Any, k: Any, v: Any, score_mod: Any = None, block_mask: An
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
-def watch(wide: int | None = None, n_columns: int | None = None) -> Any:
+def watch(wide: int | None = None, n_columns: int | None = None, counts_bytes: bool = False) -> Any:
     """A `TorchDispatchMode` that counts what a GPU would wait for, and live bytes on CUDA devices; enter it inside
     FakeTensorMode. Numbers that the host asks for are 1.
 
     Args:
         wide: how many numbers a wide tensor has, one for every logit; tensors of that size in fp32 are counted.
         n_columns: the size of the last dimension that a wide tensor has.
+        counts_bytes: whether live bytes are counted.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -241,11 +244,13 @@ def watch(wide: int | None = None, n_columns: int | None = None) -> Any:
             return outputs
 
         def _see(self, tensor: torch.Tensor, name: str) -> None:
+            is_wide = tensor.numel() == wide and tensor.shape[-1:] == (n_columns,)
+            if not (is_wide or counts_bytes):
+                return
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
             if key in self._storages:
                 return
-            is_wide = tensor.numel() == wide and tensor.shape[-1:] == (n_columns,)
             if is_wide and tensor.dtype is torch.float32:
                 self.wide[name] += 1
             self._storages[key] = (size, name, tuple(tensor.shape), tensor.dtype)

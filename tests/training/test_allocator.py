@@ -5,7 +5,7 @@ import pytest
 
 from nanolm.training.allocator import keep_freed_memory
 
-# Page faults of six steps that make three tensors of 64 MiB each and free them.
+# Page faults of twenty steps that make three tensors of 64 MiB each and free them.
 CODE = """
 import resource, sys, torch
 from nanolm.training.allocator import keep_freed_memory
@@ -16,7 +16,7 @@ def step():
     return (ones * 2) + 1
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(6):
+for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -56,7 +56,7 @@ def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path
 
 def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
     config = settings(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
-    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*accumulate=2"):
+    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.accumulate\) makes"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 
 
