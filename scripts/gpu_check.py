@@ -201,7 +201,7 @@ def about(device: str) -> dict[str, Any]:
 
 def in_markdown(found: dict[str, Any]) -> str:
     """The report as people read it."""
-    lines = ["# What a GPU did", "", "Written by `python scripts/gpu_check.py`; measured, not edited.", ""]
+    lines = ["# GPU check", "", "Written by `python scripts/gpu_check.py`; measured, not edited.", ""]
     lines += [f"- {name}: {value}" for name, value in found["about"].items()]
     tests = found["tests"]
     if tests is not None:

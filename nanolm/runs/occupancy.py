@@ -87,7 +87,7 @@ def require_no_run(directory: Path) -> None:
         raise RunError(
             f"{directory} is a run, and the runs of a sweep would not be found in it",
             where=str(directory),
-            mend="name a folder of its own, as in hydra.sweep.dir=outputs/my_sweep",
+            mend="name another folder, as in hydra.sweep.dir=outputs/my_sweep",
         )
 
 

@@ -26,7 +26,10 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _translated(error) or error from error.__cause__
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from error
 
 
 def _translated(error: RuntimeError) -> SettingsError | None:
