@@ -10,6 +10,6 @@ if __name__ == "__main__" and (
 ):
     sys.path.append(sys.path.pop(0))
 
-from nanolm.cli import main
+from nanolm.cli.main import main
 
 main()

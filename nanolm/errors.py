@@ -1,4 +1,4 @@
-"""What a user can get wrong. Each error says what was found, where, and how to mend it."""
+"""What a user can get wrong. Each error says what was found, where, and how to hint it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from collections.abc import Iterable, Sequence
 
 
 class NanolmError(ValueError):
-    """Something the user can mend. It is printed as it stands, without a traceback.
+    """Something the user can hint. It is printed as it stands, without a traceback.
 
     Args:
         found: what is wrong, with the value that was found.
         where: the setting, file or folder it was found in.
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
     exit_status = 2
 
-    def __init__(self, found: str, *, where: str = "", mend: str = "") -> None:
-        self.found, self.where, self.mend = found, where, mend
+    def __init__(self, found: str, *, where: str = "", hint: str = "") -> None:
+        self.found, self.where, self.hint = found, where, hint
         lines = [found]
         if where:
             lines.append(f"  where: {where}")
-        if mend:
-            lines.append(f"  mend:  {mend}")
+        if hint:
+            lines.append(f"  hint:  {hint}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.found, self.where, self.mend))
+        return (_rebuild, (type(self), self.found, self.where, self.hint))
 
 
-def _rebuild(kind: type[NanolmError], found: str, where: str, mend: str) -> NanolmError:
-    return kind(found, where=where, mend=mend)
+def _rebuild(kind: type[NanolmError], found: str, where: str, hint: str) -> NanolmError:
+    return kind(found, where=where, hint=hint)
 
 
 class SettingsError(NanolmError):
@@ -164,14 +164,14 @@ def explain_os_error(error: OSError, what: str = "", *, where: str = "", option:
         return PathError(
             "the current folder has been deleted",
             where="the shell that nanolm runs in",
-            mend="cd to a folder that exists",
+            hint="cd to a folder that exists",
         )
     reason = error.strerror or str(error)
     hint = _HINTS.get(error.errno or 0, "check the path")
     return (DiskError if error.errno in _FAILURES else PathError)(
         f"{what}: {reason}" if what else f"{path}: {reason}" if path else reason,
         where=path,
-        mend=f"{hint}; {option} chooses another" if option else hint,
+        hint=f"{hint}; {option} chooses another" if option else hint,
     )
 
 

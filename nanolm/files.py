@@ -141,7 +141,7 @@ def write_asked_for(flag: str, path: Path, content: bytes, *, follow_links: bool
     except OSError as error:
         explained = explain_os_error(error, where=str(path))
         raise SettingsError(
-            f"{path} cannot be written: {error.strerror or error}", where=f"{flag} {path}", mend=explained.mend
+            f"{path} cannot be written: {error.strerror or error}", where=f"{flag} {path}", hint=explained.hint
         ) from error
 
 

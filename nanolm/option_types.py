@@ -52,11 +52,11 @@ class Number:
         try:
             number = self.kind(text)
         except ValueError as error:
-            raise SettingsError(f"is {shown(text)}, which is not {noun}", mend=hint) from error
+            raise SettingsError(f"is {shown(text)}, which is not {noun}", hint=hint) from error
         if not self.low <= number <= self.high:
             words = f"must be at least {self.low:g}" if number < self.low else "is too large"
             words = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else words
-            raise SettingsError(f"is {shown(text)[1:-1]}, which {words}", mend=hint)
+            raise SettingsError(f"is {shown(text)[1:-1]}, which {words}", hint=hint)
         return number
 
 
@@ -78,7 +78,7 @@ def text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise SettingsError(f"is {shown(value)}, which is not UTF-8", mend="type it in a UTF-8 terminal") from error
+        raise SettingsError(f"is {shown(value)}, which is not UTF-8", hint="type it in a UTF-8 terminal") from error
     return nonempty(value)
 
 
@@ -89,7 +89,7 @@ def nonempty(value: str) -> str:
         SettingsError: it is empty.
     """
     if not value.strip():
-        raise SettingsError("is empty", mend="give it a value, or leave it out")
+        raise SettingsError("is empty", hint="give it a value, or leave it out")
     return value
 
 
@@ -109,9 +109,9 @@ def file_to_write(value: str) -> Path:
         is_file_name = bool(found.name) and found.name != ".." and not found.is_dir()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"is {shown(value)}, which cannot be a path: {reason}", mend="name a file") from error
+        raise SettingsError(f"is {shown(value)}, which cannot be a path: {reason}", hint="name a file") from error
     if not is_file_name:
-        raise SettingsError(f"is {shown(value)}, which is a folder", mend="name a file")
+        raise SettingsError(f"is {shown(value)}, which is a folder", hint="name a file")
     return found
 
 
@@ -123,7 +123,7 @@ def words(value: str) -> list[str]:
     """
     found = [word.strip() for word in value.split(",") if word.strip()]
     if not found:
-        raise SettingsError(f"is {shown(value)}, which holds no name", mend="names with commas between them")
+        raise SettingsError(f"is {shown(value)}, which holds no name", hint="names with commas between them")
     return found
 
 
@@ -134,7 +134,7 @@ def device(value: str) -> str:
         SettingsError: no device is called so.
     """
     if not DEVICES.fullmatch(value):
-        raise SettingsError(f"is {shown(value)}", mend=DEVICES_HINT)
+        raise SettingsError(f"is {shown(value)}", hint=DEVICES_HINT)
     return value
 
 
@@ -149,7 +149,7 @@ def checkpoint(value: str) -> str:
     try:
         return str(Number(int, 0, LARGEST)(value))
     except SettingsError as error:
-        raise SettingsError(f"is {shown(value)}", mend="best, last, or a step") from error
+        raise SettingsError(f"is {shown(value)}", hint="best, last, or a step") from error
 
 
 def shown(value: str) -> str:
@@ -178,7 +178,7 @@ class Parser(argparse.ArgumentParser):
             try:
                 return check(value)
             except SettingsError as error:
-                problem = SettingsError(f"{label} {error.found}", where=label, mend=error.mend)
+                problem = SettingsError(f"{label} {error.found}", where=label, hint=error.hint)
                 self._problems[str(problem)] = problem
                 return None
 
@@ -197,6 +197,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse says is wrong, with the mistakes that were found before."""
-        problem = SettingsError(message, where=self.prog, mend=f"`{self.prog} --help` lists the options")
+        problem = SettingsError(message, where=self.prog, hint=f"`{self.prog} --help` lists the options")
         raise_all([*self._problems.values(), problem])
         raise problem

@@ -3,7 +3,7 @@
 A module of one's own adds to them, and is named on the command line as `plugins=[my_module]`:
 
     from dataclasses import dataclass
-    from nanolm.config import OptimizerConfig
+    from nanolm.config.optimizer import OptimizerConfig
     from nanolm.registry import OPTIMIZERS
 
     @dataclass
@@ -51,7 +51,7 @@ class Registry:
             if known is not None and _origin(known) != _origin(builder):
                 raise SettingsError(
                     f"the {self.group} {name!r} is registered twice: by {_origin(known)} and by {_origin(builder)}",
-                    mend="give one of them another name",
+                    hint="give one of them another name",
                 )
             self._builders[name] = builder
             if schema is not None:
@@ -67,7 +67,7 @@ class Registry:
             raise SettingsError(
                 f"no {self.group} is called {name!r}",
                 where=f"{self.group}.name",
-                mend=nearest(name, self._builders)
+                hint=nearest(name, self._builders)
                 + f"; one of your own is {self.what}, registered in a module named by plugins=[...]",
             ) from None
 

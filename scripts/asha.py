@@ -24,10 +24,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanolm.sweeps.pruners import first_rung, is_behind, rungs_of
-from nanolm.sweeps.samplers import shuffled_grid
-from nanolm.sweeps.settings import OptunaConfig
-from nanolm.sweeps.space import Choice
+from nanolm.sweeps.optuna.pruners import first_rung, is_behind, rungs_of
+from nanolm.sweeps.optuna.samplers import shuffled_grid
+from nanolm.sweeps.optuna.settings import OptunaConfig
+from nanolm.sweeps.optuna.space import Choice
 
 MAX_STEPS = 270
 MIN_STEPS = 30
@@ -143,10 +143,10 @@ def kill_half_way(words: list[str], folder: Path, steps: int) -> None:
 
 def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
     """The validation losses of the runs in a folder by step, by what they differ in."""
-    from nanolm.config import flat
-    from nanolm.config_file import load_yaml
+    from nanolm.config.run import flat
+    from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
-    from nanolm.sweeps.study import val_losses
+    from nanolm.sweeps.optuna.study import val_losses
 
     found = {}
     for path in folder.glob("*/config.yaml"):

@@ -15,8 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from nanolm.config import (
-    AttentionPath,
+from nanolm.config.mask import (
     BandedCausalConfig,
     BandedConfig,
     BlockLocalConfig,
@@ -26,8 +25,9 @@ from nanolm.config import (
     PrefixConfig,
     StridedConfig,
 )
+from nanolm.config.trainer import AttentionBackend
 from nanolm.model import masks
-from nanolm.model.attention_paths import PATHS, Scene, choose, local_reach
+from nanolm.model.attention_backends import PATHS, Scene, choose, local_reach
 from nanolm.training.allocator import keep_freed_memory
 
 HEADS, WIDTH = 4, 32
@@ -42,13 +42,13 @@ MASKS: tuple[MaskConfig, ...] = (
     BandedConfig(window=WINDOW),
     BandedCausalConfig(window=16),
     BandedCausalConfig(window=WINDOW),
-    BlockLocalConfig(block=WINDOW),
+    BlockLocalConfig(block_size=WINDOW),
 )
-EXACT = (AttentionPath.dense, AttentionPath.sdpa, AttentionPath.blocked)
+EXACT = (AttentionBackend.dense, AttentionBackend.sdpa, AttentionBackend.blocked)
 
 
 def step_of(
-    mask: MaskConfig, length: int, path: AttentionPath, batch: int, device: torch.device
+    mask: MaskConfig, length: int, path: AttentionBackend, batch: int, device: torch.device
 ) -> Callable[[], float]:
     """A function that attends forward and backward, and returns the seconds of it."""
     table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length).to(device)
@@ -92,13 +92,13 @@ def the_window(lengths: list[int], rounds: int, device: torch.device) -> Table:
     for name in ("T", "sdpa, dense mask / blocked", "full causal / blocked", "a token / a token at the first T"):
         table.add_column(name, justify="right")
     mask = BandedCausalConfig(window=WINDOW)
-    first = step_of(mask, lengths[0], AttentionPath.blocked, 1, device)
+    first = step_of(mask, lengths[0], AttentionBackend.blocked, 1, device)
     for length in lengths:
         blocked, dense, causal, base = in_turn(
             [
-                step_of(mask, length, AttentionPath.blocked, 1, device),
-                step_of(mask, length, AttentionPath.sdpa, 1, device),
-                step_of(CausalConfig(), length, AttentionPath.sdpa, 1, device),
+                step_of(mask, length, AttentionBackend.blocked, 1, device),
+                step_of(mask, length, AttentionBackend.sdpa, 1, device),
+                step_of(CausalConfig(), length, AttentionBackend.sdpa, 1, device),
                 first,
             ],
             rounds,
@@ -118,8 +118,8 @@ def the_choice(lengths: list[int], rounds: int, device: torch.device) -> Table:
         table.add_column(path.name, justify="right")
     for mask in MASKS:
         for length in lengths:
-            chosen = choose(mask, length, AttentionPath.auto)
-            paths = [path for path in EXACT if path is not AttentionPath.blocked or local_reach(mask) is not None]
+            chosen = choose(mask, length, AttentionBackend.auto)
+            paths = [path for path in EXACT if path is not AttentionBackend.blocked or local_reach(mask) is not None]
             steps = [step_of(mask, length, path, max(1, TOKENS // length), device) for path in paths]
             seconds = dict(zip(paths, in_turn(steps, rounds), strict=True))
             cells = (f"{ratio(seconds[path], seconds[chosen]):.2f}" if path in seconds else "" for path in EXACT)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from nanolm.compose import compose_line
-from nanolm.config_file import save_yaml
+from nanolm.config.yaml_io import save_yaml
 
 ROWS_TO_EVALUATION = 40
 

@@ -25,10 +25,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from nanolm.config import Batches, PythonStdlibConfig
+from nanolm.config.dataset import PythonStdlibConfig
+from nanolm.config.trainer import Sampling
 from nanolm.data import corpus as corpora
 from nanolm.data.batches import draw
-from nanolm.data.stream import Rows, Stream
+from nanolm.data.tokens.stream import Rows, Stream
 
 SHAPES = ((12, 64), (64, 256))
 REPEATS = 15
@@ -82,10 +83,10 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
         rows_of_40 = Rows(row_starts, 0, context_length)
         theirs = _nanogpt(mapped, batch_size, context_length)
         for kind, with_documents in (
-            (Batches.windows, False),
-            (Batches.windows, True),
-            (Batches.epochs, False),
-            (Batches.lines, False),
+            (Sampling.windows, False),
+            (Sampling.windows, True),
+            (Sampling.epochs, False),
+            (Sampling.lines, False),
         ):
             stream = Stream(np.asarray(mapped), n_tokens, rows_of_40 if kind.in_rows else None, documents=mapped_starts)
             ours = _ours(kind, stream, batch_size, context_length, with_documents)
@@ -98,14 +99,14 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
                     "unit": "us",
                     "against": other * 1e6,
                     "ratio": mine / other,
-                    "allowed": ALLOWED if kind is Batches.windows else None,
+                    "allowed": ALLOWED if kind is Sampling.windows else None,
                 }
             )
     return found
 
 
 def _ours(
-    kind: Batches, stream: Stream, batch_size: int, context_length: int, with_documents: bool
+    kind: Sampling, stream: Stream, batch_size: int, context_length: int, with_documents: bool
 ) -> Callable[[int], object]:
     about = {"seed": 1, "batch_size": batch_size, "context_length": context_length, "with_documents": with_documents}
 

@@ -20,9 +20,9 @@ from torch import nn
 
 from nanolm.compose import compose_line
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache
+from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import optimizers
+from nanolm.training.optimizers import build as optimizers
 from nanolm.training.trainer import train
 
 PAIRS = 7

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from nanolm.compose import compose_line
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache
+from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 

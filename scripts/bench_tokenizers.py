@@ -20,7 +20,7 @@ import rich
 import tiktoken
 from rich.table import Table
 
-from nanolm.config import ByteConfig, CharConfig, Gpt2Config
+from nanolm.config.tokenizer import ByteConfig, CharConfig, Gpt2Config
 from nanolm.data import tokenizers
 from nanolm.errors import DataError
 

@@ -57,7 +57,7 @@ class Row:
             f"trainer.batch_size={SIZES[self.size][1]}",
             f"trainer.precision={self.precision}",
             f"trainer.compile={str(self.compile).lower()}",
-            f"trainer.attention_path={self.attention}",
+            f"trainer.attention_backend={self.attention}",
             f"trainer.deterministic={str(self.deterministic).lower()}",
             f"trainer.device={self.device}",
             "logger=none",
@@ -82,12 +82,13 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     import torch
 
     from nanolm.compose import compose_line
-    from nanolm.config import check
+    from nanolm.config.checks.experiment import check
     from nanolm.errors import raise_all
-    from nanolm.model import attention_paths, count
+    from nanolm.model import attention_backends, count
     from nanolm.model.build import build, count_parameters
-    from nanolm.training import instruments, optimizers
+    from nanolm.training import meters as instruments
     from nanolm.training.determinism import set_determinism
+    from nanolm.training.optimizers import build as optimizers
     from nanolm.training.precision import NumberFormat, choose_device
     from nanolm.training.step import update
 
@@ -96,7 +97,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     settings, vocab_size = config.trainer, SIZES[row.size][0]
     device = choose_device(settings.device)
     set_determinism(settings.deterministic, device)
-    attention_paths.require_device(settings.attention_path, device)
+    attention_backends.require_device(settings.attention_backend, device)
     number_format = NumberFormat(settings.precision, device)
     model = build(config, vocab_size).to(device)
     forward = torch.compile(model) if settings.compile else model

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from nanolm.evaluate import evaluate
-from nanolm.load import load_run
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.load import load_run
 
 # Each rung, and the losses that are published for it (training and validation, nats a character).
 RUNGS: dict[str, tuple[float | None, float | None]] = {

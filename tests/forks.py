@@ -15,17 +15,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nanolm.config import Config
+from nanolm.config.run import Config
 from nanolm.runs.directory import RunDirectory
 
 # The children are forks of a process that has imported these and started no thread.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "nanolm.cli",
-        "nanolm.evaluate",
-        "nanolm.generate",
-        "nanolm.train_verb",
+        "nanolm.cli.main",
+        "nanolm.inference.evaluate",
+        "nanolm.inference.generate",
+        "nanolm.cli.train",
         "nanolm.training.trainer",
         "hydra",
         "torch._dynamo",
@@ -115,7 +115,7 @@ def run_module(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    module = "nanolm.cli" if words[0] == "nanolm" else words[0]
+    module = "nanolm.cli.main" if words[0] == "nanolm" else words[0]
     sys.argv = list(words)
     try:
         importlib.import_module(module).main()

@@ -9,10 +9,10 @@ from nanolm.errors import DivergedError, Problems, SettingsError, explain_os_err
 
 
 def test_an_error_says_what_where_and_how_to_mend_it() -> None:
-    assert str(SettingsError("it is blue", where="the sky", mend="paint it")).splitlines() == [
+    assert str(SettingsError("it is blue", where="the sky", hint="paint it")).splitlines() == [
         "it is blue",
         "  where: the sky",
-        "  mend:  paint it",
+        "  hint:  paint it",
     ]
 
 
@@ -46,8 +46,8 @@ def test_an_error_of_the_system_has_its_path_and_a_hint(tmp_path: Path) -> None:
         error = explain_os_error(refused(act), "it cannot be done", option="-o FILE")
         assert error.found == f"it cannot be done: {reason}"
         assert str(tmp_path) in error.where
-        assert hint in error.mend
-        assert error.mend.endswith("; -o FILE chooses another")
+        assert hint in error.hint
+        assert error.hint.endswith("; -o FILE chooses another")
         assert error.exit_status == 2
     full = refused(lambda: Path("/dev/full").write_text("x"))
     assert explain_os_error(full, "it cannot be done").exit_status == 1, "the disk is full"

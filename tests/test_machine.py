@@ -6,7 +6,7 @@ import torch
 
 from nanolm import machine
 from nanolm.training import memory
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 
 def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

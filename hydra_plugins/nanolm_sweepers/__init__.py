@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from nanolm.sweeps.settings import OptunaConfig, require_optuna
+from nanolm.sweeps.optuna.settings import OptunaConfig, require_optuna
 
 
 @dataclasses.dataclass
@@ -73,6 +73,6 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs what is missing of the study; exits with 1 when a trial failed, and as a signal asks."""
         require_optuna()
-        from nanolm.sweeps.search import sweep
+        from nanolm.sweeps.optuna.search import sweep
 
         return sweep(self, arguments)

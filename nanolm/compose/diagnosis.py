@@ -12,9 +12,10 @@ from omegaconf.errors import GrammarParseError
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
-from nanolm.config import Config, check
+from nanolm.config.checks.experiment import check
+from nanolm.config.run import Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config_file import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
+from nanolm.config.yaml_io import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
 from nanolm.registry import GROUPS
 
@@ -68,21 +69,21 @@ def unsupported_form(override: Override) -> SettingsError | None:
     value = word.partition("=")[2]
     is_group = key in ALL_GROUPS
     if override.package is not None and is_group:
-        return SettingsError(f"{word}: {key} has one place in the settings", where=word, mend=f"{key}={value}")
+        return SettingsError(f"{word}: {key} has one place in the settings", where=word, hint=f"{key}={value}")
     is_null = override.value() is None and value.strip().lower() == "null"
     if is_group and (override.is_delete() or is_null):
         is_extra = key in GLOBAL_GROUPS
         return SettingsError(
             f"{word}: {'there is none to take away' if is_extra else f'every run has one {key}'}",
             where=word,
-            mend="leave it out" if is_extra else f"choose another one: {key}=NAME; `nanolm train --help` lists them",
+            hint="leave it out" if is_extra else f"choose another one: {key}=NAME; `nanolm train --help` lists them",
         )
     if override.is_delete() and not key.startswith("hydra") and not LIST_PART.search(key):
         return SettingsError(
-            f"{word}: a setting cannot be taken away", where=word, mend=f"leave it out for its default, or {key}=VALUE"
+            f"{word}: a setting cannot be taken away", where=word, hint=f"leave it out for its default, or {key}=VALUE"
         )
     if is_group and (override.is_add() or override.is_force_add()):
-        return SettingsError(f"{word}: {key} needs no + before it", where=word, mend=f"{key}={value}")
+        return SettingsError(f"{word}: {key} needs no + before it", where=word, hint=f"{key}={value}")
     return None
 
 
@@ -92,7 +93,7 @@ def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str)
         f"{' and '.join(options)} {'have' if len(options) > 1 else 'has'} no setting {key!r}, and "
         f"{' and '.join(holders)} of the same sweep {'have' if len(holders) > 1 else 'has'} it",
         where=word,
-        mend="a line for each of them, or leave the setting out",
+        hint="a line for each of them, or leave the setting out",
     )
 
 
@@ -121,7 +122,7 @@ def diagnose(
                 SettingsError(
                     f"{override.input_line} gives several values",
                     where=key,
-                    mend="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
+                    hint="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
                 )
             )
         elif key in ("hydra/launcher", "hydra/sweeper") and (problem := _no_such_plugin(override, loader)):
@@ -136,7 +137,7 @@ def diagnose(
                     sound.append(text)
                 else:
                     problems.append(
-                        SettingsError(f"no {key} is called {choice!r}", where=key, mend=nearest(choice, options))
+                        SettingsError(f"no {key} is called {choice!r}", where=key, hint=nearest(choice, options))
                     )
         else:
             values.append(override)
@@ -174,7 +175,7 @@ def diagnose(
             problems.append(_no_setting(key, word, held, base, files))
             continue
         if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
-            problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, mend=word.lstrip("+")))
+            problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, hint=word.lstrip("+")))
             continue
         for text in expand(override, multirun):
             wrong = (
@@ -183,7 +184,7 @@ def diagnose(
                 else _try([*chosen, text], text, composed if in_hydra else task)
             )
             if wrong and in_hydra and key not in hydras:
-                wrong = [SettingsError(f"there is no setting {key!r}", where=text, mend=nearest(key, hydras))]
+                wrong = [SettingsError(f"there is no setting {key!r}", where=text, hint=nearest(key, hydras))]
             problems += wrong
             if not wrong:
                 sound.append(text)
@@ -216,12 +217,12 @@ def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None, 
         return SettingsError(
             f"the run has no setting {key}: its {group} is {getattr(base, group).name}",
             where=key,
-            mend=f"choose another {group} on the line as well, as in {group}={having[0]}",
+            hint=f"choose another {group} on the line as well, as in {group}={having[0]}",
         )
     if having:
-        mend = f"the {group} of this line has none; it is a setting of {', '.join(having)}"
-        return SettingsError(f"there is no setting {key!r}", where=word, mend=mend)
-    return SettingsError(f"there is no setting {key!r}", where=word, mend=nearest(key, known))
+        hint = f"the {group} of this line has none; it is a setting of {', '.join(having)}"
+        return SettingsError(f"there is no setting {key!r}", where=word, hint=hint)
+    return SettingsError(f"there is no setting {key!r}", where=word, hint=nearest(key, known))
 
 
 def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list[NanolmError]:
@@ -256,7 +257,7 @@ def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
     return SettingsError(
         f"no {key} is called {name!r}" if extra is None else f"the launcher {name} is not installed",
         where=f"{key}={name}",
-        mend=nearest(name, options) if extra is None else install_hint(extra),
+        hint=nearest(name, options) if extra is None else install_hint(extra),
     )
 
 

@@ -92,5 +92,5 @@ def _error(name: str, problem: str, overrides: Sequence[str], files: dict[Path, 
         if re.search(rf"\b{re.escape(parts[1] if parts[1:] else 'hydra')}\b", f"{path} {text}")
     ]
     return SettingsError(
-        f"{name} {problem}", where=", ".join(typed or mentioned or options) or name, mend=hint(name, problem)
+        f"{name} {problem}", where=", ".join(typed or mentioned or options) or name, hint=hint(name, problem)
     )

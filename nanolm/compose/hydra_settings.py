@@ -118,15 +118,15 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
     if modes is None:
         supported = [name.removesuffix(".*").removesuffix("/*") for name in SUPPORTED]
         return SettingsError(
-            f"{key} is not supported", where=word, mend=hint(key) or nearest(key, dict.fromkeys(supported))
+            f"{key} is not supported", where=word, hint=hint(key) or nearest(key, dict.fromkeys(supported))
         )
     if override.is_delete():
-        return SettingsError(f"{key} cannot be removed", where=word, mend="leave it out, or give it another value")
+        return SettingsError(f"{key} cannot be removed", where=word, hint="leave it out, or give it another value")
     if SWEEP in modes and SINGLE not in modes and not multirun:
         return SettingsError(
             f"{word} is about many runs",
             where="the command line",
-            mend="hydra.run.dir=FOLDER is where a single run goes"
+            hint="hydra.run.dir=FOLDER is where a single run goes"
             if key == "hydra.sweep.dir"
             else "nanolm train -m ... runs them",
         )
@@ -134,14 +134,14 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
         return SettingsError(
             f"{key} cannot be set on the command line",
             where=word,
-            mend="optimizer.lr=0.1,0.2 tries several values; a study is a file in FOLDER/sweep, chosen with "
+            hint="optimizer.lr=0.1,0.2 tries several values; a study is a file in FOLDER/sweep, chosen with "
             "--config-dir FOLDER sweep=NAME",
         )
     if SINGLE in modes and SWEEP not in modes and multirun:
         return SettingsError(
             f"{word} is about a single run, and -m makes many",
             where="the command line",
-            mend="hydra.sweep.dir=FOLDER is where the runs of a sweep go",
+            hint="hydra.sweep.dir=FOLDER is where the runs of a sweep go",
         )
     return None
 
@@ -157,7 +157,7 @@ def check_search_path(overrides: Sequence[str]) -> list[SettingsError]:
                     SettingsError(
                         f"{entry} is not a folder, and could import a Python package",
                         where=override.input_line or "hydra.searchpath",
-                        mend=HINTS["hydra.searchpath"],
+                        hint=HINTS["hydra.searchpath"],
                     )
                 )
     return problems

@@ -27,8 +27,9 @@ from nanolm.compose.overrides import (
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.typed import as_hydra_reads
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
-from nanolm.config import Config, check, flat
-from nanolm.config_file import in_words, load_yaml, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.checks.experiment import check
+from nanolm.config.run import Config, flat
+from nanolm.config.yaml_io import in_words, load_yaml, to_config, unknown_keys, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, raise_all
 from nanolm.files import user_path
 
@@ -177,7 +178,7 @@ def _missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[N
     if config_dir is not None and not (config_dir and user_path(config_dir).is_dir()):
         name = config_dir or "without a name"
         problems.append(
-            SettingsError(f"there is no folder {name}", where="--config-dir", mend="name an existing folder")
+            SettingsError(f"there is no folder {name}", where="--config-dir", hint="name an existing folder")
         )
     for override in parse(overrides):
         if override.key_or_group == "hydra.searchpath" and not check_search_path([word := override.input_line or ""]):
@@ -186,7 +187,7 @@ def _missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[N
             missing = [path for path in paths if not (path and Path(path).is_dir())]
             problems += [
                 SettingsError(
-                    f"there is no folder {path or 'without a name'}", where=word, mend=HINTS["hydra.searchpath"]
+                    f"there is no folder {path or 'without a name'}", where=word, hint=HINTS["hydra.searchpath"]
                 )
                 for path in missing
             ]
@@ -222,7 +223,7 @@ def _empty_paths(composed: DictConfig) -> list[NanolmError]:
 
 def _empty(key: str) -> SettingsError:
     return SettingsError(
-        f"{key} is empty", where=f"{key}=", mend=f"name a folder, as in {key}={FOLDERS[key]}, or leave it out"
+        f"{key} is empty", where=f"{key}=", hint=f"name a folder, as in {key}={FOLDERS[key]}, or leave it out"
     )
 
 
@@ -288,7 +289,7 @@ def compose_jobs(
             SettingsError(
                 f"{word} is set for some jobs of a sweep",
                 where="params or variants of the sweep",
-                mend=hint(override.key_or_group) or "give it on the command line, for all jobs",
+                hint=hint(override.key_or_group) or "give it on the command line, for all jobs",
             )
             for word, override in of_hydra.items()
         ]
@@ -340,7 +341,7 @@ def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
     is_study = key == "sweep"
     if not multirun and (is_study or key in (FAIL_FAST, HYDRA_FAIL_FAST)):
         return SettingsError(
-            f"{word} is about many runs", where="the command line", mend="nanolm train -m ... runs them"
+            f"{word} is about many runs", where="the command line", hint="nanolm train -m ... runs them"
         )
     if problem := check_override(override, multirun):
         return problem
@@ -349,12 +350,12 @@ def _misplaced(override: Override, multirun: bool) -> SettingsError | None:
     if not (multirun and override.is_sweep_override()):
         return None
     if is_study:
-        return SettingsError(f"{word} names several studies", where="sweep", mend="a line for each of them")
+        return SettingsError(f"{word} names several studies", where="sweep", hint="a line for each of them")
     if is_of_hydra(override):
         return SettingsError(
             f"{word} gives several values of what a sweep has one of",
             where=key.replace(HYDRA_FAIL_FAST, FAIL_FAST),
-            mend="one value; one with a comma in it is quoted: 'key=\"a,b\"'",
+            hint="one value; one with a comma in it is quoted: 'key=\"a,b\"'",
         )
     return None
 

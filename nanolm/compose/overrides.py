@@ -40,7 +40,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(text))
         except (HydraException, RecursionError):
             problems.append(
-                SettingsError(f"cannot read {text!r}", where="the command line", mend=_readable(text, parser))
+                SettingsError(f"cannot read {text!r}", where="the command line", hint=_readable(text, parser))
             )
     problems += [wrong for override in parsed if (wrong := wrong_range(override))]
     raise_all(problems)

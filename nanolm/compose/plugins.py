@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.yaml_files import YamlFiles
-from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
-from nanolm.config_file import unresolved
+from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.yaml_io import unresolved
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.registry import GROUPS
 
@@ -43,7 +43,7 @@ def import_plugins(names: Iterable[str]) -> None:
             importlib.import_module(name)
             _require_not_hidden(name)
         except NanolmError as error:
-            problems.append(type(error)(error.found, where=error.where or f"the plugin {name!r}", mend=error.mend))
+            problems.append(type(error)(error.found, where=error.where or f"the plugin {name!r}", hint=error.hint))
         except (Exception, SystemExit) as error:
             problems.append(_wrong_plugin(name, error))
     raise_all(problems)
@@ -56,14 +56,14 @@ def _wrong_plugin(name: str, error: BaseException) -> NanolmError:
         return SettingsError(
             f"the plugin {name!r} is the name of a file",
             where="plugins",
-            mend=f"write the name of the module: plugins=[{Path(name).stem}]; it is looked for among the installed "
+            hint=f"write the name of the module: plugins=[{Path(name).stem}]; it is looked for among the installed "
             f"packages and in {Path.cwd()}",
         )
     if isinstance(error, ModuleNotFoundError) and (error.name == top or f"{name}.".startswith(f"{error.name}.")):
         return SettingsError(
             f"the plugin {name!r} was not found",
             where="plugins",
-            mend=f"it is looked for among the installed packages and in {Path.cwd()}, by its module name",
+            hint=f"it is looked for among the installed packages and in {Path.cwd()}, by its module name",
         )
     frames = [
         frame
@@ -77,7 +77,7 @@ def _wrong_plugin(name: str, error: BaseException) -> NanolmError:
     return SettingsError(
         f"the plugin {name!r} fails when it is imported: {type(error).__name__}: {reason}",
         where=place,
-        mend=f'`python -c "import {name}"` prints the traceback',
+        hint=f'`python -c "import {name}"` prints the traceback',
     )
 
 
@@ -94,7 +94,7 @@ def _require_not_hidden(name: str) -> None:
         raise SettingsError(
             f"{own[0]} is not imported: {imported or 'a built-in module'} has the same name",
             where=f"the plugin {name!r}",
-            mend="give the file another name",
+            hint="give the file another name",
         )
 
 
@@ -150,7 +150,7 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
                     if strange
                     else f"plugins is {value!r}",
                     where=where,
-                    mend=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the line "
+                    hint=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the line "
                     f"'plugins=[{value if isinstance(value, str) else 'my_module'}]'",
                 )
             )

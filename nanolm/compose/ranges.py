@@ -30,27 +30,27 @@ def _wrong(ends: list[float | None], step: float | None, text: str, key: str) ->
     low, high = (0 if end is None else end for end in ends)
     example = "interval(0.1,0.3)" if step is None else "range(1,9,2)"
     if not all(is_finite_number(number) for number in (low, high, step or 0)):
-        return SettingsError(f"{text} is not finite", where=key, mend=f"give finite numbers, as in {example}")
+        return SettingsError(f"{text} is not finite", where=key, hint=f"give finite numbers, as in {example}")
     if step is None:
         return None
     if step == 0:
         return SettingsError(
             f"{text} has a step of 0 and would never end",
             where=key,
-            mend="a step other than 0, as in range(0.1,0.3,0.1); the third number is the step, not a count",
+            hint="a step other than 0, as in range(0.1,0.3,0.1); the third number is the step, not a count",
         )
     # Not divided: the quotient of integers may be too large for a float.
     if (high - low) * (1 if step > 0 else -1) > MOST_VALUES * abs(step):
         return SettingsError(
             f"{text} has more than {MOST_VALUES:,} values",
             where=key,
-            mend="a larger step, or values by name: 1e-3,3e-3; a study draws from interval(LOW,HIGH) or "
+            hint="a larger step, or values by name: 1e-3,3e-3; a study draws from interval(LOW,HIGH) or "
             "int(interval(LOW,HIGH))",
         )
     if (high - low) * step <= 0:
         return SettingsError(
             f"{text} has no value in it",
             where=key,
-            mend="range(START,STOP,STEP) leaves STOP out; it counts down only with a negative STEP",
+            hint="range(START,STOP,STEP) leaves STOP out; it counts down only with a negative STEP",
         )
     return None

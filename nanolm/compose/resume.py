@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from nanolm.compose.line import Line
-from nanolm.config import Config, changes_in_words, differing, flat, may_change
+from nanolm.config.run import Config, changes_in_words, differing, flat, may_change
 from nanolm.errors import SettingsError, raise_all
 
 
@@ -35,7 +35,7 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
             SettingsError(
                 f"the run has no setting {key}: its {(group := key.split('.')[0])} is {before[f'{group}.name']}",
                 where=key,
-                mend=f"choose another {group} on the line as well, as in {group}={wanted[f'{group}.name']}",
+                hint=f"choose another {group} on the line as well, as in {group}={wanted[f'{group}.name']}",
             )
             for key in unknown
         ]
@@ -46,7 +46,7 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
             SettingsError(
                 f"the run was made with {key}={before.get(key)}, and the line says {wanted.get(key)}",
                 where=key,
-                mend="leave it out to go on with the run, add fork=true to begin another one where it stands, or start "
+                hint="leave it out to go on with the run, add fork=true to begin another one where it stands, or start "
                 "a new one without resume",
             )
             for key in refused

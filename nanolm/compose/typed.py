@@ -13,9 +13,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
-from nanolm.config import BASE_SCHEMAS, Config
+from nanolm.config.interpolation import escape
+from nanolm.config.run import BASE_SCHEMAS, Config
 from nanolm.files import user_path
-from nanolm.literals import escape
 from nanolm.registry import GROUPS
 
 # Paths that are settings of Hydra.

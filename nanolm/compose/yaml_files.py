@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
-from nanolm.config import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config_file import in_words
+from nanolm.config.yaml_io import in_words
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
@@ -141,7 +141,7 @@ class YamlFiles:
             SettingsError(
                 f"the file does not say which {group} it configures",
                 where=str(file.path),
-                mend="name an option to start from:\n         defaults:\n"
+                hint="name an option to start from:\n         defaults:\n"
                 f"           - {next(iter(GROUPS[group].schemas))}\n           - _self_",
             )
             for group, option in choices.items()
@@ -175,7 +175,7 @@ class YamlFiles:
             self._problems["circle"] = SettingsError(
                 f"defaults lists lead in a circle: {' -> '.join('/'.join(place) for place in circle)}",
                 where=str(first.path),
-                mend="take one of them out",
+                hint="take one of them out",
             )
             return
         path = self._path(group, option)
@@ -191,7 +191,7 @@ class YamlFiles:
                 self._problems[f"{path}:{line}"] = SettingsError(
                     f"{entry_group.replace('/', '.')} is not supported",
                     where=f"{path}:{line}",
-                    mend=hint(entry_group) or "leave it out",
+                    hint=hint(entry_group) or "leave it out",
                 )
             self._read(entry_group, entry, (*above, (group, option)))
 
@@ -203,7 +203,7 @@ class YamlFiles:
                 self._problems[str(path)] = SettingsError(
                     f"the file would replace Hydra's own {name}",
                     where=str(path),
-                    mend="move it away, or give it another name",
+                    hint="move it away, or give it another name",
                 )
 
     def _wrong_defaults(self, file: YamlFile) -> Iterator[NanolmError]:
@@ -213,19 +213,19 @@ class YamlFiles:
                 yield SettingsError(
                     f"{inner} is looked for in the folder {file.group}",
                     where=where,
-                    mend=f"write `- override /{inner}: {option}`",
+                    hint=f"write `- override /{inner}: {option}`",
                 )
             elif group not in ALL_GROUPS:
                 if not group.startswith(("hydra", "schema")):
-                    yield SettingsError(f"there is no group {group!r}", where=where, mend=nearest(group, ALL_GROUPS))
+                    yield SettingsError(f"there is no group {group!r}", where=where, hint=nearest(group, ALL_GROUPS))
             elif option != "null" and not self._exists(group, option):
                 options = self.options(group)
-                yield SettingsError(f"no {group} is called {option!r}", where=where, mend=nearest(option, options))
+                yield SettingsError(f"no {group} is called {option!r}", where=where, hint=nearest(option, options))
             elif file.group in GLOBAL_GROUPS and group in SETTING_GROUPS and not is_override:
                 yield SettingsError(
                     f"{group} is chosen already, by nanolm's own defaults list",
                     where=where,
-                    mend=f"write `- override /{group}: {option}`",
+                    hint=f"write `- override /{group}: {option}`",
                 )
 
     def _wrong_package(self, file: YamlFile) -> Iterator[NanolmError]:
@@ -233,7 +233,7 @@ class YamlFiles:
             yield SettingsError(
                 f"the settings of the file go to {file.package}, where there are none",
                 where=str(file.path),
-                mend="its first line must be `# @package _global_`",
+                hint="its first line must be `# @package _global_`",
             )
 
     def _wrong_settings(self, file: YamlFile, choices: dict[str, str]) -> list[NanolmError]:
@@ -251,7 +251,7 @@ class YamlFiles:
             if known is not None:
                 problems.append(
                     SettingsError(
-                        f"there is no setting {key!r}", where=file.where(key_in_file), mend=nearest(key, known)
+                        f"there is no setting {key!r}", where=file.where(key_in_file), hint=nearest(key, known)
                     )
                 )
                 continue
@@ -313,36 +313,36 @@ def _read_file(path: Path, group: str, option: str) -> YamlFile:
     """
     from omegaconf._utils import get_yaml_loader
 
-    mend = "see configs/ for files that are right; `nanolm train --help` lists the options"
+    hint = "see configs/ for files that are right; `nanolm train --help` lists the options"
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.load(text, Loader=get_yaml_loader())
     except OSError as error:
-        raise SettingsError(f"the file cannot be read: {error.strerror}", where=str(path), mend=mend) from error
+        raise SettingsError(f"the file cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except UnicodeDecodeError as error:
         raise SettingsError(
             f"the file is not UTF-8: it has the byte 0x{error.object[error.start : error.start + 1].hex()}",
             where=f"{path}:{error.object.count(10, 0, error.start) + 1}",
-            mend="save it as UTF-8 text",
+            hint="save it as UTF-8 text",
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
         reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
-        raise SettingsError(f"the file is not YAML: {reason}", where=f"{path}:{line}", mend=mend) from error
+        raise SettingsError(f"the file is not YAML: {reason}", where=f"{path}:{line}", hint=hint) from error
     if content is None:
-        raise SettingsError("the file is empty", where=str(path), mend=mend)
+        raise SettingsError("the file is empty", where=str(path), hint=hint)
     if not isinstance(content, dict):
         what = "a list" if isinstance(content, list) else "one value"
-        raise SettingsError(f"the file holds {what}, and not settings as key: value", where=f"{path}:1", mend=mend)
+        raise SettingsError(f"the file holds {what}, and not settings as key: value", where=f"{path}:1", hint=hint)
     lines = dict(_lines(root))
     defaults = content.pop("defaults", None)
     if defaults is not None and not isinstance(defaults, list):
         raise SettingsError(
             f"defaults is {defaults!r}, and must be a list",
             where=f"{path}:{lines.get('defaults', 1)}",
-            mend="defaults:\n           - OPTION\n           - _self_",
+            hint="defaults:\n           - OPTION\n           - _self_",
         )
     header = re.match(r"(?:\s*#[^\n]*\n|\s*\n)*?\s*#\s*@package\s+(\S+)", text)
     package = header[1] if header else group

@@ -53,7 +53,7 @@ def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
             if wrong := _wrong_with(number, field.metadata.get("bounds", {})):
                 off = field.metadata.get("off", "").format_map(vars(config))
                 hint = f"{key}={off}" if off else ""
-                yield SettingsError(f"{place} is {number}, and must be {wrong}", where=key, mend=hint)
+                yield SettingsError(f"{place} is {number}, and must be {wrong}", where=key, hint=hint)
 
 
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:

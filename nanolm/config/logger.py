@@ -49,7 +49,7 @@ class WandbConfig(LoggerConfig):
     # auto: $WANDB_MODE or $WANDB_DISABLED, else online with an account
     mode: WandbMode = WandbMode.auto
     # Seconds to wait for the server before the run goes on offline.
-    patience: float = bounded(5.0, gt=0, le=86_400)
+    init_timeout: float = bounded(5.0, gt=0, le=86_400)
 
 
 declare(LOGGERS, NoLoggerConfig, WandbConfig)

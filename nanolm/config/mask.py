@@ -85,10 +85,10 @@ class StridedConfig(MaskConfig):
 
 @dataclasses.dataclass
 class BlockLocalConfig(MaskConfig):
-    """Itself and what is before it in its own block of `block` positions (Child et al. 2019, section 4.3)."""
+    """Itself and what is before it in its own block of `block_size` positions (Child et al. 2019, section 4.3)."""
 
     name: str = "block_local"
-    block: int = in_context(16)
+    block_size: int = in_context(16)
 
 
 @dataclasses.dataclass

@@ -51,8 +51,8 @@ class Norm(enum.Enum):
 class NormPlacement(enum.Enum):
     """Whether attention and the feed-forward are normalised as they read (GPT-2), or what they have joined (GPT)."""
 
-    before = "before"
-    after = "after"
+    pre = "pre"
+    post = "post"
 
 
 class FeedForwardKind(enum.Enum):
@@ -60,7 +60,7 @@ class FeedForwardKind(enum.Enum):
 
     none: nothing.
     one_layer: width to width, then the activation.
-    two_layers: to size.d_hidden, the activation, and back (Vaswani et al. 2017, section 3.3).
+    two_layers: to size.d_ff, the activation, and back (Vaswani et al. 2017, section 3.3).
     """
 
     none = "none"
@@ -159,7 +159,7 @@ class TransformerConfig(ModelConfig):
     # Each part adds to the stream; without it each replaces the stream.
     residual: bool = True
     norm: Norm = Norm.rms_norm
-    norm_placement: NormPlacement = NormPlacement.before
+    norm_placement: NormPlacement = NormPlacement.pre
     # Right after the embedding.
     embedding_norm: bool = True
     # Before the head; null: where there are norms before the parts, which leave the stream itself as it grows.
@@ -167,7 +167,7 @@ class TransformerConfig(ModelConfig):
     bias: bool = False
     # Of queries, keys, values and the output projection; null: as `bias` says.
     attention_bias: bool | None = None
-    tied_head: bool = False
+    tie_embeddings: bool = False
     # A number for each token, added to its logit.
     head_bias: bool = False
     # Logits are kept within +-c by c tanh(logits / c) (Gemma 2, Riviere et al. 2024, section 2); null: as they are.
@@ -187,7 +187,7 @@ class TransformerConfig(ModelConfig):
     @property
     def has_final_norm(self) -> bool:
         """Whether the stream is normalised before the head."""
-        before = self.norm is not Norm.none and self.norm_placement is NormPlacement.before
+        before = self.norm is not Norm.none and self.norm_placement is NormPlacement.pre
         return before if self.final_norm is None else self.final_norm
 
     @property

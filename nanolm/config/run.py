@@ -14,12 +14,12 @@ from nanolm.config.logger import LoggerConfig
 from nanolm.config.mask import MaskConfig, pattern_names, pattern_part
 from nanolm.config.model import ModelConfig, TransformerConfig
 from nanolm.config.optimizer import OptimizerConfig
+from nanolm.config.roles import MAY_CHANGE, is_quiet
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
 from nanolm.json_text import dump_json
-from nanolm.quiet import MAY_CHANGE, is_quiet
 
 
 @dataclasses.dataclass

@@ -18,7 +18,7 @@ class SchedulerConfig:
     name: str = MISSING
     warmup_steps: int | None = bounded(None, ge=0, off="0 switches warmup off")
     # After the warmup lr changes once in so many steps: those of an epoch make a schedule that goes by epochs.
-    every: int = bounded(1, ge=1, off="1 changes lr at every step")
+    update_every: int = bounded(1, ge=1, off="1 changes lr at every step")
 
 
 @dataclasses.dataclass

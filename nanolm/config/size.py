@@ -19,7 +19,7 @@ class SizeConfig:
     d_key: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
     d_value: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
     # Width inside the feed-forward; null: 4 d_model, and 8/3 d_model with a gate, which has as many weights.
-    d_hidden: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
+    d_ff: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
 
     @property
     def key_width(self) -> int:
@@ -33,6 +33,6 @@ class SizeConfig:
 
     def hidden_width(self, has_gate: bool) -> int:
         """Width inside the feed-forward."""
-        if self.d_hidden is not None:
-            return self.d_hidden
+        if self.d_ff is not None:
+            return self.d_ff
         return max(1, 8 * self.d_model // 3) if has_gate else 4 * self.d_model

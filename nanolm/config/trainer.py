@@ -8,7 +8,7 @@ import enum
 from nanolm.config.fields import bounded
 
 
-class Batches(enum.Enum):
+class Sampling(enum.Enum):
     """What a batch is made of.
 
     windows: stretches of text from random positions, drawn with replacement.
@@ -25,7 +25,7 @@ class Batches(enum.Enum):
     @property
     def in_rows(self) -> bool:
         """Whether a row is a piece of text with an end of its own."""
-        return self in (Batches.lines, Batches.documents)
+        return self in (Sampling.lines, Sampling.documents)
 
 
 class Precision(enum.Enum):
@@ -42,7 +42,7 @@ class Precision(enum.Enum):
     fp16 = "fp16"
 
 
-class AttentionPath(enum.Enum):
+class AttentionBackend(enum.Enum):
     """How attention is computed; every way gives the same numbers up to rounding.
 
     auto: the fastest that is exact for the mask, the length and the device.
@@ -75,11 +75,11 @@ class TrainerConfig:
     """The loop. Steps are optimizer updates."""
 
     max_steps: int = bounded(1000, ge=1)
-    # Sequences an update, those of all processes together. `accumulate` cuts each one's share into that many parts to
-    # save memory; the update is the same.
+    # Sequences per optimizer step, summed over all processes. `gradient_accumulation` splits each process's share into
+    # that many micro-batches to save memory; the update is the same.
     batch_size: int = bounded(16, ge=1)
-    accumulate: int = bounded(1, ge=1, off="1 switches gradient accumulation off")
-    batches: Batches = Batches.windows
+    gradient_accumulation: int = bounded(1, ge=1, off="1 switches gradient accumulation off")
+    sampling: Sampling = Sampling.windows
     # Gradients are scaled down to this norm, or each number of them is cut to this size; null: never.
     clip_norm: float | None = bounded(1.0, gt=0, off="null switches clipping by norm off")
     clip_value: float | None = bounded(None, gt=0, off="null switches clipping by value off")
@@ -91,7 +91,7 @@ class TrainerConfig:
     # On a GPU: deterministic kernels, so that a run repeats bit for bit; false takes the fastest ones.
     deterministic: bool = True
     compile: bool = False
-    attention_path: AttentionPath = AttentionPath.auto
+    attention_backend: AttentionBackend = AttentionBackend.auto
     parallel: Parallel = Parallel.ddp
     # Seconds that a process waits for the others before it takes one of them for dead.
     rank_timeout: int = bounded(600, ge=1, le=31_536_000)
@@ -104,9 +104,9 @@ class TrainerConfig:
     save_every: int = bounded(
         250, ge=1, off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint"
     )
-    save_minutes: float | None = bounded(None, gt=0, off="null never saves by time")
+    save_every_minutes: float | None = bounded(None, gt=0, off="null never saves by time")
     # How many of the newest stay, the best besides; null: all.
-    keep: int | None = bounded(2, ge=1, off="1 keeps the best and the newest checkpoint, null keeps all")
+    keep_last: int | None = bounded(2, ge=1, off="1 keeps the best and the newest checkpoint, null keeps all")
     # Saved at every multiple of so many steps, and those stay for good; null: none.
     keep_every: int | None = bounded(None, ge=1, off="null keeps none for its step")
     # Written by a thread of its own while training goes on; a copy of the state is held in memory until it is done.

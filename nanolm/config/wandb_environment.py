@@ -88,7 +88,7 @@ def check_wandb(
         *(("WANDB_TAGS", "tag", tag) for tag in dict.fromkeys(environment.get("WANDB_TAGS", "-").split(","))),
     ]
     problems: list[NanolmError] = [
-        SettingsError(problem, where=where, mend=_hint(where))
+        SettingsError(problem, where=where, hint=_hint(where))
         for where, kind, value in values
         if value is not None and (problem := _problem(kind, value))
     ]
@@ -98,7 +98,7 @@ def check_wandb(
             SettingsError(
                 f"wandb has no mode {mode!r}",
                 where="WANDB_MODE",
-                mend=f"one of: {', '.join(MODES)}; or unset WANDB_MODE",
+                hint=f"one of: {', '.join(MODES)}; or unset WANDB_MODE",
             )
         )
     return problems

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
 
 from nanolm.config.fields import LARGEST
+from nanolm.config.interpolation import unescape
 from nanolm.errors import SettingsError, nearest
-from nanolm.literals import unescape
 
 UNKNOWN = (ConfigKeyError, ConfigAttributeError)
 # What OmegaConf raises for a value of another type, or with keys that the setting does not have.
@@ -66,7 +66,7 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     return SettingsError(
         f"{key} is {'empty' if is_empty else _shown(value)}, and must be {wanted}",
         where=where,
-        mend=_hint(task, key, value, kinds, field.metadata.get("off", "")),
+        hint=_hint(task, key, value, kinds, field.metadata.get("off", "")),
     )
 
 
@@ -78,7 +78,7 @@ def _explain_part(task: DictConfig, key: str, value: Any, where: str) -> Setting
     except UNKNOWN:
         group, _, name = key.rpartition(".")
         known = [str(other) for other in OmegaConf.select(task, group)]
-        return SettingsError(f"there is no setting {key!r}", where=where, mend=nearest(name, known))
+        return SettingsError(f"there is no setting {key!r}", where=where, hint=nearest(name, known))
     except MISFITS:
         return explain_value(task, key, value, where)
     return None

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanolm.config import Batches
+from nanolm.config.trainer import Sampling
 from nanolm.data.permutation import mix, permute
-from nanolm.data.stream import Rows, Stream, Tokens, gather
+from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather
 from nanolm.errors import SettingsError
 
 # A target that is not scored: the padding behind a row's text.
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 def draw(
-    kind: Batches,
+    kind: Sampling,
     stream: Stream,
     *,
     seed: int,
@@ -71,14 +71,14 @@ def draw(
         raise SettingsError(
             f"trainer.batch_size {batch_size} cannot be shared evenly by {n_ranks} processes",
             where="trainer.batch_size",
-            mend=f"a multiple of {n_ranks}, such as {-(-batch_size // n_ranks) * n_ranks}",
+            hint=f"a multiple of {n_ranks}, such as {-(-batch_size // n_ranks) * n_ranks}",
         )
     share = slice(rank * batch_size // n_ranks, (rank + 1) * batch_size // n_ranks)
-    if kind is Batches.windows:
+    if kind is Sampling.windows:
         starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)[share]
         return _windows_at(stream, starts_B, context_length, with_documents)
     block, row = divmod(step, STEPS_AT_ONCE)
-    if kind is Batches.epochs:
+    if kind is Sampling.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
         starts_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
         return _windows_at(stream, starts_B, context_length, with_documents)

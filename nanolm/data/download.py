@@ -40,13 +40,13 @@ def fetch(url: str, sha256: str | None) -> Path:
         raise DataError(
             f"what came is not the file that was asked for: {error}".splitlines()[0],
             where=url,
-            mend=f"get it by hand (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE",
+            hint=f"get it by hand (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE",
         ) from error
     except (requests.RequestException, ConnectionError, TimeoutError) as error:
         raise DataError(
             f"cannot fetch {url}: {_reason(error)}",
             where=f"the network, on the way to {folder}",
-            mend=f"get the file by other means (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE; "
+            hint=f"get the file by other means (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE; "
             "dataset=python_docs needs no network",
         ) from error
     except OSError as error:

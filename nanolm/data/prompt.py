@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
+from nanolm.data.tokens.stream import Stream
 from nanolm.errors import NanolmError
 
 # How much of the text is looked at, and how long a prompt is at most.

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import AttentionKind, SizeConfig, TransformerConfig
-from nanolm.model.attention_paths import Gather
+from nanolm.config.model import AttentionKind, TransformerConfig
+from nanolm.config.size import SizeConfig
+from nanolm.model.attention_backends import Gather
 from nanolm.model.cache import LayerCache
 from nanolm.model.positions import rotate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nanolm.config import Config
+from nanolm.config.run import Config
 from nanolm.registry import MODELS
 
 

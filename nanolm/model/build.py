@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from nanolm.config import Config
-from nanolm.data.stream import Tokens
+from nanolm.config.run import Config
+from nanolm.data.tokens.stream import Tokens
 from nanolm.model import bigram, ngram, transformer  # noqa: F401  they register themselves
 from nanolm.registry import MODELS
 
@@ -18,7 +18,7 @@ class Counted(Protocol):
     """A model that is fitted in one pass over the text, and has no steps. A plugin's is one when it has this method."""
 
     def fit(self, tokens: Tokens) -> int:
-        """Takes what it needs from the training tokens, some at a time (nanolm.data.stream.chunks).
+        """Takes what it needs from the training tokens, some at a time (nanolm.data.tokens.stream.chunks).
 
         Returns:
             How many entries its table has, for the summary.

@@ -10,24 +10,26 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from nanolm.config import (
+from nanolm.config.model import (
     Activation,
+    AttentionKind,
+    BigramConfig,
+    FeedForwardKind,
+    Norm,
+    Positions,
+    TransformerConfig,
+)
+from nanolm.config.optimizer import (
     AdafactorConfig,
     AdamConfig,
     AdamWConfig,
-    AttentionKind,
-    BigramConfig,
-    Config,
-    FeedForwardKind,
     LionConfig,
     MuonConfig,
-    Norm,
-    Positions,
-    Precision,
     ScheduleFreeConfig,
     SGDConfig,
-    TransformerConfig,
 )
+from nanolm.config.run import Config
+from nanolm.config.trainer import Precision
 from nanolm.errors import SettingsError
 
 # How often each product of sizes counts: {"C^2": 4, "C": 4} is 4 C^2 + 4 C.
@@ -89,7 +91,7 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
         _part("attention", sizes, layer=_attention_weights(settings) | _attention_biases(settings)),
         _part("feed-forward", sizes, layer=_feed_forward_weights(settings) | _feed_forward_biases(settings)),
         _part("norms", sizes, layer={"C": n_inner_norms * in_a_norm}, outside={"C": n_outer_norms * in_a_norm}),
-        _part("head", sizes, outside={"V C": int(not settings.tied_head), "V": int(settings.head_bias)}),
+        _part("head", sizes, outside={"V C": int(not settings.tie_embeddings), "V": int(settings.head_bias)}),
     ]
 
 
@@ -149,7 +151,7 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     them, each V in fp32; a softcap holds one more. Attention is assumed to be a fused kernel, which keeps no T x T
     scores. Compare Korthikanti et al. 2022, section 4.1.
 
-    Sequences in flight (B) are trainer.batch_size / trainer.accumulate.
+    Sequences in flight (B) are trainer.batch_size / trainer.gradient_accumulation.
 
     Args:
         number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
@@ -167,7 +169,7 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
         a_token = _part("activations", sizes, layer=_kept_bytes(settings, width), outside=of_ends | of_loss)
     else:
         a_token = _part("activations", sizes, outside={"V": 3 * FP32_BYTES})
-    factor = trainer.batch_size // trainer.accumulate * config.size.context_length
+    factor = trainer.batch_size // trainer.gradient_accumulation * config.size.context_length
     return Part("activations", f"B T ({a_token.formula})", factor * a_token.amount, factor * a_token.per_layer)
 
 
@@ -186,7 +188,7 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
     activations = activation_memory(config, vocab_size, format_name).amount
     if _autocast_bytes(format_name) == AUTOCAST_BYTES:
         activations += AUTOCAST_BYTES * n_parameters
-    if config.trainer.accumulate > 1:
+    if config.trainer.gradient_accumulation > 1:
         activations += parts["gradients"]
     temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * FP32_BYTES * n_parameters
     averages = 0 if config.trainer.ema_decay is None else parts["weights"]
@@ -204,7 +206,7 @@ def _known(config: Config) -> BigramConfig | TransformerConfig:
         raise SettingsError(
             f"there is no formula for the model {config.model.name!r}",
             where="model",
-            mend=f"those that are counted by formula: {', '.join(COUNTED)}",
+            hint=f"those that are counted by formula: {', '.join(COUNTED)}",
         )
     assert isinstance(config.model, BigramConfig | TransformerConfig)
     return config.model
@@ -330,7 +332,7 @@ def _tables(settings: BigramConfig | TransformerConfig) -> list[Matrix]:
     """The matrices outside the layers."""
     if not isinstance(settings, TransformerConfig):
         return [({"V": 1}, {"V": 1})]
-    tables = (1 + (not settings.tied_head)) * [({"V": 1}, {"C": 1})]
+    tables = (1 + (not settings.tie_embeddings)) * [({"V": 1}, {"C": 1})]
     return [*tables, ({"T": 1}, {"C": 1})] if settings.positions is Positions.learned else tables
 
 
@@ -358,7 +360,7 @@ def _sizes(config: Config, vocab_size: int) -> dict[str, int]:
     if size.d_value is not None:
         sizes["v"] = size.d_value
     has_gate = isinstance(config.model, TransformerConfig) and config.model.has_gate
-    if size.d_hidden is not None or has_gate:
+    if size.d_ff is not None or has_gate:
         sizes["h"] = size.hidden_width(has_gate)
     return sizes
 

@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from nanolm.data.stream import Tokens, chunks
+from nanolm.data.tokens.stream import Tokens, chunks
 
 
 def count_grams(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from nanolm.config import Initialization
+from nanolm.config.model import Initialization
 from nanolm.model.attention import Attention, UniformAttention
 from nanolm.model.layers import FeedForward
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import Activation, FeedForwardKind, Norm, NormPlacement, SizeConfig, TransformerConfig
+from nanolm.config.model import Activation, FeedForwardKind, Norm, NormPlacement, TransformerConfig
+from nanolm.config.size import SizeConfig
 from nanolm.model.attention import attention
-from nanolm.model.attention_paths import Gather
+from nanolm.model.attention_backends import Gather
 from nanolm.model.cache import LayerCache
 
 
@@ -83,7 +84,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
-        self.norm_is_before = config.norm_placement is NormPlacement.before
+        self.norm_is_before = config.norm_placement is NormPlacement.pre
         self.is_residual = config.residual
         has_feed_forward = config.feed_forward is not FeedForwardKind.none
         self.attention_norm = norm(config, size.d_model)

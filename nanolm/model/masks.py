@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from nanolm.config import (
+from nanolm.config.fields import leaves
+from nanolm.config.mask import (
     BandedCausalConfig,
     BandedConfig,
     BlockLocalConfig,
     CausalConfig,
-    Config,
     DocumentConfig,
     MaskConfig,
     NoMaskConfig,
     PrefixConfig,
     StridedConfig,
-    layers_by_mask,
-    leaves,
 )
+from nanolm.config.run import Config, layers_by_mask
 from nanolm.errors import SettingsError
 from nanolm.registry import MASKS
 
@@ -69,7 +68,7 @@ def strided(query: torch.Tensor, key: torch.Tensor, config: StridedConfig) -> to
 @MASKS.register("block_local")
 def block_local(query: torch.Tensor, key: torch.Tensor, config: BlockLocalConfig) -> torch.Tensor:
     """A position sees itself and its block's before it (Child et al. 2019, section 4.3, the first head of fixed)."""
-    return (key <= query) & (query // config.block == key // config.block)
+    return (key <= query) & (query // config.block_size == key // config.block_size)
 
 
 def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
@@ -97,7 +96,7 @@ def dense(config: MaskConfig, length: int) -> torch.Tensor:
         raise SettingsError(
             f"the mask {config.name!r} returned no truth values for {length} x {length} positions",
             where="mask",
-            mend="compare the two positions that it is given, as in key <= query",
+            hint="compare the two positions that it is given, as in key <= query",
         )
     _require_sight(config, visible_TxT)
     return visible_TxT
@@ -161,5 +160,5 @@ def _require_sight(config: MaskConfig, visible_TxT: torch.Tensor) -> None:
     raise SettingsError(
         f"the mask {config.name!r} {found} ({len(blind)} of {length} positions)",
         where="mask",
-        mend="let every position see at least itself",
+        hint="let every position see at least itself",
     )

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import Config, NgramConfig, Smoothing
-from nanolm.data.stream import Tokens
+from nanolm.config.model import NgramConfig, Smoothing
+from nanolm.config.run import Config
+from nanolm.data.tokens.stream import Tokens
 from nanolm.model.grams import continuation_counts, count_grams, level_ends
 from nanolm.registry import MODELS
 

@@ -58,7 +58,7 @@ def sample(
             raise DivergedError(
                 "the logits of the model are not finite",
                 where=f"token {len(tokens_T) + 1} of the text",
-                mend="another checkpoint: `nanolm checkpoints RUN` lists them",
+                hint="another checkpoint: `nanolm checkpoints RUN` lists them",
             )
         if temperature == 0:
             drawn = logits_V.argmax(keepdim=True)

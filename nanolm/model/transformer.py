@@ -8,17 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config import (
-    AttentionKind,
-    CausalConfig,
-    Config,
-    MaskConfig,
-    Positions,
-    TransformerConfig,
-    layers_by_mask,
-)
+from nanolm.config.mask import CausalConfig, MaskConfig
+from nanolm.config.model import AttentionKind, Positions, TransformerConfig
+from nanolm.config.run import Config, layers_by_mask
 from nanolm.model import masks
-from nanolm.model.attention_paths import PATHS, Gather, Scene, choose, mean
+from nanolm.model.attention_backends import PATHS, Gather, Scene, choose, mean
 from nanolm.model.cache import Cache, settled_positions
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
@@ -66,13 +60,13 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(settings.dropout_of(settings.embedding_dropout))
         self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
         self._lay_masks(config)
-        self.attention_path = config.trainer.attention_path
+        self.attention_backend = config.trainer.attention_backend
         self.is_uniform = settings.attention is AttentionKind.uniform
         self.final_norm = norm(settings, width) if settings.has_final_norm else nn.Identity()
         # A tied head is the embedding itself: one parameter, saved and decayed once.
-        self.head = None if settings.tied_head else nn.Linear(width, vocab_size, bias=settings.head_bias)
+        self.head = None if settings.tie_embeddings else nn.Linear(width, vocab_size, bias=settings.head_bias)
         # An untied head has its bias itself.
-        has_own_bias = settings.tied_head and settings.head_bias
+        has_own_bias = settings.tie_embeddings and settings.head_bias
         self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_own_bias else None
         self.logit_softcap = settings.logit_softcap
 
@@ -139,7 +133,7 @@ class Transformer(nn.Module):
         if self.is_uniform:
             return mean(scene)
         device_type = scene.device.type
-        path = choose(mask, end, self.attention_path, start=start, has_cache=has_cache, device_type=device_type)
+        path = choose(mask, end, self.attention_backend, start=start, has_cache=has_cache, device_type=device_type)
         return PATHS[path](scene)
 
     def _lay_masks(self, config: Config) -> None:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanolm.config import AttentionPath, layer_masks
+from nanolm.analysis.collection import Run
+from nanolm.config.run import layer_masks
+from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
-from nanolm.load import Loaded, load_run
+from nanolm.inference.load import Loaded, load_run
 from nanolm.model import masks
-from nanolm.model.attention_paths import Gather
+from nanolm.model.attention_backends import Gather
 from nanolm.model.transformer import Transformer
 from nanolm.report.samples import read as read_samples
-from nanolm.runs.collection import Run
 
 # More tokens than this are too many to tell apart on a page.
 LONGEST = 32
@@ -114,11 +115,11 @@ def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> Text
     for layer in chosen:
         if not 0 <= layer < n_layers:
             raise SettingsError(
-                f"{loaded.run.path} has no layer {layer}", where="--layer", mend=f"from 0 to {n_layers - 1}"
+                f"{loaded.run.path} has no layer {layer}", where="--layer", hint=f"from 0 to {n_layers - 1}"
             )
     ids = loaded.tokenizer.encode(text)
     if not len(ids):
-        raise SettingsError(f"{text!r} has no tokens", where="--text", mend="give it at least one word")
+        raise SettingsError(f"{text!r} has no tokens", where="--text", hint="give it at least one word")
     length = min(len(ids), LONGEST, loaded.config.size.context_length)
     tokens_1xT = torch.from_numpy(ids[None, :length].astype(np.int64)).to(loaded.device)
     with _recording(model) as weights:
@@ -167,8 +168,8 @@ def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
 
         return x_BxTxC, gather_and_keep, *rest
 
-    path, was_training = model.attention_path, model.training
-    model.attention_path = AttentionPath.dense
+    path, was_training = model.attention_backend, model.training
+    model.attention_backend = AttentionBackend.dense
     model.eval()
     attentions = [cast(nn.Module, block.attention) for block in model.blocks]
     hooks = [attention.register_forward_pre_hook(record) for attention in attentions]
@@ -176,7 +177,7 @@ def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
         with torch.no_grad():
             yield found
     finally:
-        model.attention_path = path
+        model.attention_backend = path
         model.train(was_training)
         for hook in hooks:
             hook.remove()

@@ -7,17 +7,18 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.compare_verb import in_words
-from nanolm.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
+from nanolm.analysis import metrics as figures
+from nanolm.analysis.collection import Run, rows, short_keys, told_apart
+from nanolm.analysis.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
+from nanolm.analysis.metrics import number
 from nanolm.errors import RunError
 from nanolm.report.curves import MOST_POINTS, Curve, curve
 from nanolm.report.repeat import command
 from nanolm.report.samples import read as read_samples
-from nanolm.runs import figures, provenance
-from nanolm.runs.collection import Run, rows, short_keys, told_apart
+from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.figures import number
+from nanolm.wording import format_value
 
 # Characters of a label that have room in a legend; of a longer one the middle is left out.
 LONGEST_LABEL = 34
@@ -107,7 +108,7 @@ def gather(runs: Sequence[Run]) -> Contents:
         raise RunError(
             "nothing can be read of " + ("this run" if len(runs) == 1 else "these runs"),
             where=", ".join(entry.path for entry in entries),
-            mend="; ".join(dict.fromkeys(unreadable)),
+            hint="; ".join(dict.fromkeys(unreadable)),
         )
     compared = compare(runs)
     found = Contents(
@@ -148,7 +149,7 @@ def labels(runs: Sequence[Run], apart: dict[str, list[Any]]) -> list[str]:
 
 
 def _in_words(value: Any) -> str:
-    return "none" if value is None else in_words(value)
+    return "none" if value is None else format_value(value)
 
 
 def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import explain_os_error
 from nanolm.files import write_asked_for
-from nanolm.png import encode, importing_matplotlib
+from nanolm.plotting import encode, importing_matplotlib
 from nanolm.report.contents import LONGEST_LABEL, Contents, Entry
 from nanolm.report.curves import Curve
 

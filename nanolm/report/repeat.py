@@ -12,9 +12,9 @@ from omegaconf import MISSING
 
 from nanolm import shell
 from nanolm.compose import compose_line, quoted
-from nanolm.config import flat
+from nanolm.config.interpolation import escape, map_strings, unescape
+from nanolm.config.run import flat
 from nanolm.errors import NanolmError
-from nanolm.literals import escape, map_strings, unescape
 from nanolm.registry import GROUPS
 
 # How a run came about, and not what it is.

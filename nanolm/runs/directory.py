@@ -47,7 +47,7 @@ class RunDirectory:
             raise RunError(
                 f"a run cannot be written here: {', '.join(found)}",
                 where=str(self.path),
-                mend="nanolm writes neither through links nor to devices: put a copy in their place, "
+                hint="nanolm writes neither through links nor to devices: put a copy in their place, "
                 "or choose another folder with hydra.run.dir=",
             )
         return self
@@ -86,19 +86,19 @@ class RunDirectory:
             raise RunError(
                 f"{self.path} is not a run directory, but a part of one",
                 where=str(self.path),
-                mend=f"name the run itself: {enclosing}",
+                hint=f"name the run itself: {enclosing}",
             )
         if any(self.checkpoints.glob("step-*/")):
             raise RunError(
                 f"config.yaml is missing from {self.path}, which holds checkpoints",
                 where=str(self.config),
-                mend="take config.yaml from a copy of the run; or repeat the settings that the run was started with, "
+                hint="take config.yaml from a copy of the run; or repeat the settings that the run was started with, "
                 f"with hydra.run.dir={self.path} resume=auto, which goes on with it and writes config.yaml again",
             )
         raise RunError(
             f"{self.path} is not a run directory" if self.path.exists() else f"there is no folder {self.path}",
             where=str(self.path),
-            mend="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
+            hint="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
         )
 
     def read_summary(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class RunDirectory:
             raise RunError(
                 f"summary.json is damaged: {error}",
                 where=str(self.summary),
-                mend="take it from a copy of the run, or delete it: going on with the run writes it again",
+                hint="take it from a copy of the run, or delete it: going on with the run writes it again",
             ) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -208,7 +208,7 @@ class RunDirectory:
             raise BusyError(
                 f"another process writes to this run: {holder or 'unknown'}",
                 where=str(self.path),
-                mend="wait for it, stop it, or choose another folder with hydra.run.dir=",
+                hint="wait for it, stop it, or choose another folder with hydra.run.dir=",
             ) from error
         try:
             now = datetime.datetime.now().isoformat(timespec="seconds")
@@ -274,7 +274,7 @@ def fresh(path: Path) -> Path:
         with contextlib.suppress(FileExistsError), _writing(candidate, passes=FileExistsError):
             candidate.mkdir()
             return candidate
-    raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), mend="remove some")
+    raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), hint="remove some")
 
 
 @contextlib.contextmanager
@@ -302,7 +302,7 @@ def _unreadable(path: Path, error: OSError) -> RunError:
     return RunError(
         f"{path.name} cannot be read: {error.strerror or error}",
         where=str(path),
-        mend="take it from a copy of the run, or move it away",
+        hint="take it from a copy of the run, or move it away",
     )
 
 

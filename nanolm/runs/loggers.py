@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nanolm.config import LoggerConfig, NoLoggerConfig, WandbConfig, destination
+from nanolm.config.logger import LoggerConfig, NoLoggerConfig, WandbConfig
+from nanolm.config.wandb_environment import destination
 from nanolm.registry import LOGGERS
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanolm.config import Config, flat
+from nanolm.config.run import Config, flat
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import user_path
-from nanolm.layout import is_run
+from nanolm.run_layout import is_run
 from nanolm.runs.directory import RunDirectory, enclosing_run
 
 # Why no picture or report is written among the files of a run.
@@ -52,7 +52,7 @@ def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> 
     raise RunError(
         f"the folder is neither empty nor a run: it holds {', '.join(foreign[:SHOWN_ENTRIES])}{more}",
         where=str(run.path.absolute()),
-        mend="name a new or an empty folder, as in hydra.run.dir=outputs/my_run; training would write its own files "
+        hint="name a new or an empty folder, as in hydra.run.dir=outputs/my_run; training would write its own files "
         "beside or over these",
     )
 
@@ -72,7 +72,7 @@ def require_outside_runs(path: Path, reason: str) -> None:
         raise RunError(
             f"{path} is a part of the run {enclosing}: {reason}",
             where=str(path),
-            mend="choose a path outside of it",
+            hint="choose a path outside of it",
         )
 
 
@@ -87,7 +87,7 @@ def require_no_run(directory: Path) -> None:
         raise RunError(
             f"{directory} is a run, and the runs of a sweep would not be found in it",
             where=str(directory),
-            mend="name another folder, as in hydra.sweep.dir=outputs/my_sweep",
+            hint="name another folder, as in hydra.sweep.dir=outputs/my_sweep",
         )
 
 
@@ -102,7 +102,7 @@ def require_nothing_overwritten(run: RunDirectory) -> None:
         raise RunError(
             f"the folder is no run, and training would overwrite its {', '.join(taken)}",
             where=str(run.path.absolute()),
-            mend="name a new or an empty folder",
+            hint="name a new or an empty folder",
         )
 
 
@@ -144,7 +144,7 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
                 SettingsError(
                     f"{key}={value} is a file that the run directory {run.path} would overwrite",
                     where=key,
-                    mend="choose another folder with hydra.run.dir=, or move the file",
+                    hint="choose another folder with hydra.run.dir=, or move the file",
                 )
             )
     raise_all(problems)

@@ -11,7 +11,8 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanolm.config import WandbConfig, destination
+from nanolm.config.logger import WandbConfig
+from nanolm.config.wandb_environment import destination
 from nanolm.json_text import finite
 from nanolm.runs.directory import RunDirectory
 
@@ -67,7 +68,7 @@ def begin(
         # What an earlier run of this process left open is not ours to go on with.
         reinit="create_new",
         settings=wandb.Settings(
-            init_timeout=settings.patience,
+            init_timeout=settings.init_timeout,
             console="off",
             silent=True,
             quiet=True,

@@ -28,7 +28,7 @@ from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from nanolm.config import Config
+    from nanolm.config.run import Config
 
 # Is asked after each evaluation, with the step and the validation loss, whether to give a run up.
 Hopeless = Callable[[int, float], bool]
@@ -162,7 +162,7 @@ class SweepJob:
                 raise RunError(
                     "the settings of the job are not those that its folder was named for",
                     where=str(run.path),
-                    mend="this is a defect of nanolm: write the line's values in another order, and tell us the line",
+                    hint="this is a defect of nanolm: write the line's values in another order, and tell us the line",
                 )
             if goes_beyond(summary := run.read_summary(), steps):
                 raise too_far(run, summary, steps)
@@ -189,8 +189,9 @@ class SweepJob:
         from hydra.core.hydra_config import HydraConfig
 
         from nanolm.compose import choices_of
-        from nanolm.config import changes_in_words, check, differing
-        from nanolm.config_file import load_yaml
+        from nanolm.config.checks.experiment import check
+        from nanolm.config.run import changes_in_words, differing
+        from nanolm.config.yaml_io import load_yaml
         from nanolm.training.trainer import train
 
         raise_all(check(config))
@@ -239,7 +240,7 @@ class SweepJob:
 
 def _config_of(composed: DictConfig) -> Config:
     from nanolm.compose import import_plugins
-    from nanolm.config_file import to_config
+    from nanolm.config.yaml_io import to_config
 
     import_plugins(list(composed.get("plugins") or []))
     return to_config(composed)

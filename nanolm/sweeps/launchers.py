@@ -29,7 +29,7 @@ def jobs_at_once(config: DictConfig, n_cores: int | None = None) -> int | None:
     launcher, name = config.hydra.launcher, _chosen(config)
     if name == "joblib":
         if launcher.n_jobs == 0:
-            raise SettingsError("no job is to run at a time", where="hydra.launcher.n_jobs", mend="1 or more, or -1")
+            raise SettingsError("no job is to run at a time", where="hydra.launcher.n_jobs", hint="1 or more, or -1")
         # joblib counts back from all cores: -1 is all of them, -2 all but one.
         return launcher.n_jobs if launcher.n_jobs > 0 else max(1, n_cores + 1 + launcher.n_jobs)
     if name == "submitit_local":

@@ -20,7 +20,7 @@ from filelock import FileLock
 from nanolm import shell
 from nanolm.compose import as_hydra_reads, compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
-from nanolm.config import Config, differing, flat, identity
+from nanolm.config.run import Config, differing, flat, identity
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
 from nanolm.files import misfits
 from nanolm.json_text import dump_json
@@ -100,7 +100,7 @@ def combinations(
         raise SettingsError(
             f"the values of the settings combine to {n_jobs:,} jobs, more than {MOST_VALUES:,}",
             where=", ".join(dict.fromkeys(key for axes in by_name.values() for key in axes if len(axes[key]) > 1)),
-            mend="fewer values, or a study that tries some of the combinations: hydra/sweeper=optuna",
+            hint="fewer values, or a study that tries some of the combinations: hydra/sweeper=optuna",
         )
     found: list[Combination] = []
     for name, axes in by_name.items():
@@ -144,23 +144,23 @@ def plan(
             problems[text] = SettingsError(
                 f"jobs differ only in {text}, which does not decide what a run comes to: they would share a folder",
                 where=text,
-                mend="a line for each value, each with a hydra.sweep.dir of its own",
+                hint="a line for each value, each with a hydra.sweep.dir of its own",
             )
         if config.trainer.dry_run:
             problems["dry_run"] = SettingsError(
                 "trainer.dry_run=true says what one run would come to, and -m makes many",
                 where="trainer.dry_run",
-                mend="the line of one of them, without -m",
+                hint="the line of one of them, without -m",
             )
         if config.fork:
             problems["fork"] = SettingsError(
-                "fork=true in a sweep is not known how to do", where="fork", mend="a line without -m for each fork"
+                "fork=true in a sweep is not known how to do", where="fork", hint="a line without -m for each fork"
             )
         elif config.resume not in ("never", "auto"):
             problems["resume"] = SettingsError(
                 f"{shell.quote(f'resume={config.resume}')} goes on with one run, and -m makes many",
                 where="resume",
-                mend="leave it out: a sweep goes on with its own runs by itself",
+                hint="leave it out: a sweep goes on with its own runs by itself",
             )
     raise_all(list(problems.values()))
     names = {key: name_of(combination.swept, key) for key, (combination, _) in unique.items()}
@@ -221,7 +221,7 @@ def _not_own(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
             RunError(
                 f"the runs of the sweep cannot be written: {', '.join(found)}",
                 where=str(directory),
-                mend="nanolm does not write through links: move the folder to its place, or remove the link",
+                hint="nanolm does not write through links: move the folder to its place, or remove the link",
             )
         ]
     problems: list[NanolmError] = []
@@ -261,7 +261,7 @@ def _by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:
                     SettingsError(
                         f"{override.input_line} has no value in it",
                         where=override.key_or_group,
-                        mend="name one at least, or leave it out",
+                        hint="name one at least, or leave it out",
                     )
                 )
         else:
@@ -269,7 +269,7 @@ def _by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:
                 SettingsError(
                     f"{override.input_line} is a range, of which a grid cannot take every value",
                     where=override.key_or_group,
-                    mend="name the values, as in optimizer.lr=1e-3,3e-3, or range(1,4) for whole numbers",
+                    hint="name the values, as in optimizer.lr=1e-3,3e-3, or range(1,4) for whole numbers",
                 )
             )
     raise_all(problems)

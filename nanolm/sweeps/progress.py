@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from nanolm.comparison import odd_ones
+from nanolm.analysis.comparison import odd_ones
 from nanolm.json_text import parse_json
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read

@@ -83,7 +83,7 @@ def too_far(run: RunDirectory, summary: dict[str, Any], max_steps: int) -> RunEr
     return RunError(
         f"it was trained on to step {summary['step']:,}, and the sweep asks for {max_steps:,}",
         where=str(run.path),
-        mend="move the folder elsewhere to train the job anew",
+        hint="move the folder elsewhere to train the job anew",
     )
 
 

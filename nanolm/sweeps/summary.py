@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanolm import shell
-from nanolm.comparison import odd_ones
-from nanolm.runs.collection import note_of
+from nanolm.analysis.collection import note_of
+from nanolm.analysis.comparison import odd_ones
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State

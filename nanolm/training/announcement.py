@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanolm.config import ConstantConfig, ScheduleFreeConfig, reads_documents
-from nanolm.model import attention_paths, masks
+from nanolm.config.optimizer import ScheduleFreeConfig
+from nanolm.config.run import reads_documents
+from nanolm.config.scheduler import ConstantConfig
+from nanolm.model import attention_backends, masks
 from nanolm.model.build import Counted
 from nanolm.runs.console import LOSSY
-from nanolm.training import optimizers, schedules
+from nanolm.training import schedules
+from nanolm.training.optimizers import build as optimizers
 from nanolm.training.setup import Session
 
 
@@ -28,7 +31,7 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         f"on {summary['device']} in {summary['precision']}"
         + (f", {session.ranks.n} ranks by {config.trainer.parallel.name}" if session.ranks.n > 1 else "")
     )
-    attention = attention_paths.in_words(config, session.state.device.type)
+    attention = attention_backends.in_words(config, session.state.device.type)
     if attention is not None:
         say(attention)
     if not summary["lossless"]:

@@ -12,21 +12,23 @@ from typing import Any
 
 from torch import nn
 
-from nanolm.config import Config, recorded
+from nanolm.config.run import Config, recorded
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import count
 from nanolm.model.build import Counted, count_parameters
 from nanolm.runs.console import in_time, in_units
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, instruments, schedules
+from nanolm.training import meters as instruments
+from nanolm.training import schedules
 from nanolm.training.allocator import keep_freed_memory
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.distributed.ranks import ALONE, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.evaluation import exact_loss, write_sample
-from nanolm.training.fork import Parent
 from nanolm.training.memory import explains_memory
-from nanolm.training.optimizers import weights_that_count
+from nanolm.training.optimizers.build import weights_that_count
 from nanolm.training.pace import times_due
-from nanolm.training.ranks import ALONE, Ranks
 from nanolm.training.setup import DIVERGED_HINT, Setup, batch_parts, prepare, set_lr
 from nanolm.training.step import update
 from nanolm.training.torch_errors import translate_errors
@@ -109,7 +111,7 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
         raise SettingsError(
             f"model={config.model.name} is counted in one pass: there are no steps to try",
             where="trainer.dry_run",
-            mend="leave trainer.dry_run out; counting takes seconds",
+            hint="leave trainer.dry_run out; counting takes seconds",
         )
     instruments.start_of_peak_memory(setup.state.device)
     settings, state = config.trainer, setup.state
@@ -204,7 +206,7 @@ def _time_evaluation(setup: Setup) -> float:
 
 
 def _diverged(how: str) -> DivergedError:
-    return DivergedError(f"the dry run diverged {how}", where="trainer.dry_run", mend=DIVERGED_HINT)
+    return DivergedError(f"the dry run diverged {how}", where="trainer.dry_run", hint=DIVERGED_HINT)
 
 
 def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | None) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from nanolm.training.distributed import own_parts
+from nanolm.training.distributed.parallel import own_parts
 
 # By the name of the parameter; one that has several names has the first.
 Averages = dict[str, torch.Tensor]

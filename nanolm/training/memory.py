@@ -11,12 +11,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from nanolm.config import Config, Precision
+from nanolm.config.run import Config
+from nanolm.config.trainer import Precision
 from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
-from nanolm.launch import n_ranks
 from nanolm.machine import batch_bytes, host_memory
 from nanolm.model import count
 from nanolm.runs.console import in_units
+from nanolm.torchrun import n_ranks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +52,7 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     logits_of_one = context_length * vocab_size * width
     on_device = {
         "the weights, the gradients and the optimizer": count.total(state) // (n if is_sharded else 1),
-        LOGITS: sequences // trainer.accumulate * logits_of_one,
+        LOGITS: sequences // trainer.gradient_accumulation * logits_of_one,
     }
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
     if device.type != "cuda":
@@ -79,7 +80,7 @@ def explained(config: Config) -> Iterator[None]:
             raise
         asked = ASKED.search(str(error))
         amount = "" if asked is None else f": {(asked[1] or asked[2]).strip().rstrip('.')} asked for at once"
-        raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), mend=_hint(config)) from error
+        raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), hint=_hint(config)) from error
 
 
 def explains_memory(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
@@ -110,14 +111,14 @@ def _too_much(config: Config, parts: dict[str, int], what: str, has: int, logits
     return SettingsError(
         f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {words}",
         where=_where(config),
-        mend=_hint(config, sequences if LOGITS in parts else 0),
+        hint=_hint(config, sequences if LOGITS in parts else 0),
     )
 
 
 def _where(config: Config) -> str:
     size, trainer = config.size, config.trainer
     return (
-        f"trainer.batch_size={trainer.batch_size}, trainer.accumulate={trainer.accumulate}, "
+        f"trainer.batch_size={trainer.batch_size}, trainer.gradient_accumulation={trainer.gradient_accumulation}, "
         f"size.d_model={size.d_model}, size.n_layers={size.n_layers}, size.context_length={size.context_length}"
     )
 
@@ -133,12 +134,12 @@ def _hint(config: Config, most_sequences: int | None = None) -> str:
     smaller = "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory"
     if most_sequences == 0:
         return (
-            f"{smaller}; gradient accumulation (trainer.accumulate) makes the same update in less, "
+            f"{smaller}; gradient accumulation (trainer.gradient_accumulation) makes the same update in less, "
             "but does not save enough here"
         )
     share = trainer.batch_size // n_ranks()
-    least = max(trainer.accumulate + 1, -(-share // most_sequences) if most_sequences else 0)
+    least = max(trainer.gradient_accumulation + 1, -(-share // most_sequences) if most_sequences else 0)
     finer = next((n for n in range(least, min(share, least * 64) + 1) if share % n == 0), None)
     if finer is None:
         return smaller
-    return f"trainer.accumulate={finer} (gradient accumulation) makes the same update in less memory; or {smaller}"
+    return f"trainer.gradient_accumulation={finer} makes the same update in less memory; or {smaller}"

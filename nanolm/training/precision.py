@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from nanolm.config import Precision
+from nanolm.config.trainer import Precision
 from nanolm.errors import SettingsError
-from nanolm.launch import local_rank
 from nanolm.option_types import DEVICES, DEVICES_HINT
-from nanolm.training.ranks import ALONE, Ranks
+from nanolm.torchrun import local_rank
+from nanolm.training.distributed.ranks import ALONE, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
@@ -28,7 +28,7 @@ def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device"
         SettingsError: no device is called so, or this machine does not have it.
     """
     if not DEVICES.fullmatch(name):
-        raise SettingsError(f"no device is called {name!r}", where=where, mend=DEVICES_HINT)
+        raise SettingsError(f"no device is called {name!r}", where=where, hint=DEVICES_HINT)
     has_mps = torch.backends.mps.is_available()
     if ranks.n > 1 and name in ("auto", "cuda"):
         name = f"cuda:{local_rank()}" if name == "cuda" or torch.cuda.is_available() else "cpu"
@@ -42,7 +42,7 @@ def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device"
         raise SettingsError(
             f"this machine has no device {name!r}",
             where=where,
-            mend=f"here are: {', '.join(here)}",
+            hint=f"here are: {', '.join(here)}",
         )
     device = torch.device(name)
     if device.type == "cuda" and device.index is not None:
@@ -114,13 +114,13 @@ class NumberFormat:
             raise SettingsError(
                 f"{device} ({torch.cuda.get_device_name(device)}) does not compute in bf16",
                 where="trainer.precision",
-                mend="GPUs by NVIDIA do from Ampere on (A100, RTX 30); use trainer.precision=fp16 or fp32 here",
+                hint="GPUs by NVIDIA do from Ampere on (A100, RTX 30); use trainer.precision=fp16 or fp32 here",
             )
         if precision is Precision.tf32 and not has_tf32(device):
             raise SettingsError(
                 f"{device} has no tf32",
                 where="trainer.precision",
-                mend="GPUs by NVIDIA have it from Ampere on (A100, RTX 30); here trainer.precision=fp32 or bf16",
+                hint="GPUs by NVIDIA have it from Ampere on (A100, RTX 30); here trainer.precision=fp32 or bf16",
             )
         # For the whole process: another run in it may have had another format.
         torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
@@ -146,7 +146,7 @@ class NumberFormat:
             raise SettingsError(
                 "fp16 looks for overflows in all gradients, and trainer.parallel fsdp leaves each process some of them",
                 where="trainer.precision, trainer.parallel",
-                mend="trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
+                hint="trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

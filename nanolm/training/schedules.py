@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nanolm.config import (
+from nanolm.config.scheduler import (
     ChainConfig,
     ConstantConfig,
     CosineConfig,
@@ -41,7 +41,7 @@ PLATEAU_AT_FIRST: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
 def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | None = None) -> float:
     """The factor on lr for the update number `step`, counted from 0: warmup first, then the schedule that is named.
 
-    The schedule sees the steps after warmup as 0 .. max_steps - warmup, of which config.every are the same to it, and
+    The schedule sees the steps after warmup as 0 .. max_steps - warmup, in groups of config.update_every, and
     its warmup_steps as a number.
 
     Args:
@@ -50,7 +50,7 @@ def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | 
     warmup = warmup_of(config, max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    own_step = (step - warmup) // config.every * config.every
+    own_step = (step - warmup) // config.update_every * config.update_every
     own = SCHEDULERS[config.name](own_step, max_steps - warmup, dataclasses.replace(config, warmup_steps=warmup))
     return own * (memory or {}).get("reduction", 1.0)
 

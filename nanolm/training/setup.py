@@ -10,28 +10,34 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanolm.config import Config, Parallel, identity, reads_documents
+from nanolm.config.run import Config, identity, reads_documents
+from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache, tokenizers
+from nanolm.data import tokenizers
 from nanolm.data.batches import IGNORED, draw
 from nanolm.data.corpus import Corpus
-from nanolm.data.stream import Stream
 from nanolm.data.tokenizers import Tokenizer
+from nanolm.data.tokens import cache as token_cache
+from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, DivergedError, RunError
-from nanolm.model import attention_paths
+from nanolm.model import attention_backends
 from nanolm.model.build import Counted, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
-from nanolm.training import checkpoint, distributed, ema, instruments, optimizers, rng
-from nanolm.training.continuity import Continuation, check_run
+from nanolm.training import ema, rng
+from nanolm.training import meters as instruments
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.continuity import Continuation, check_run
+from nanolm.training.checkpoints.fork import Parent, adapted
+from nanolm.training.checkpoints.saver import Saver
+from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import set_determinism
-from nanolm.training.fork import Parent, adapted
+from nanolm.training.distributed import parallel as distributed
+from nanolm.training.distributed.ranks import Ranks
 from nanolm.training.memory import require_memory
+from nanolm.training.optimizers import build as optimizers
 from nanolm.training.precision import NumberFormat, choose_device
-from nanolm.training.ranks import Ranks
-from nanolm.training.saver import Saver
-from nanolm.training.state import TrainState
 from nanolm.training.step import Forward
 
 DIVERGED_HINT = "a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0"
@@ -95,7 +101,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     settings = config.trainer
     device = ranks.together(lambda: choose_device(settings.device, ranks))
     set_determinism(settings.deterministic, device)
-    attention_paths.require_device(settings.attention_path, device)
+    attention_backends.require_device(settings.attention_backend, device)
     is_sharded = ranks.n > 1 and settings.parallel is Parallel.fsdp
     resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
@@ -213,16 +219,16 @@ def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None
                 f"the {what} is not the one that the run was trained with: "
                 f"sha256 {here[:16]}..., was {str(saved)[:16]}...",
                 where=str(resumed.path),
-                mend="bring back the same text (dataset.path= may say where), or start a new run: with fork=true from "
+                hint="bring back the same text (dataset.path= may say where), or start a new run: with fork=true from "
                 "these weights, without resume from none",
             )
 
 
 def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
-    """This rank's share of a step's batch in `accumulate` parts, on the device, and the batch's scored targets."""
+    """This rank's micro-batches of a step, on the device, and the number of scored targets of the whole batch."""
     settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
     batch = draw(
-        settings.batches,
+        settings.sampling,
         setup.streams["train"],
         seed=setup.config.seed,
         step=step,
@@ -233,12 +239,12 @@ def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, .
         with_documents=reads_documents(setup.config),
     )
     targets_BxT = batch.targets_BxT
-    if settings.batches.in_rows:
+    if settings.sampling.in_rows:
         n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORED))))
     else:
         n_scored = targets_BxT.size * ranks.n
     sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
-    return zip(*(side.chunk(settings.accumulate) for side in sides), strict=True), n_scored
+    return zip(*(side.chunk(settings.gradient_accumulation) for side in sides), strict=True), n_scored
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
@@ -259,5 +265,5 @@ def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> Dive
     return DivergedError(
         f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}{scale}",
         where=f"{session.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
-        mend=f"{DIVERGED_HINT}; the weights were left as they were",
+        hint=f"{DIVERGED_HINT}; the weights were left as they were",
     )

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from nanolm.data.batches import IGNORED
-from nanolm.training.distributed import meeting, own_parts, total_norm
+from nanolm.training.distributed.parallel import meeting, own_parts, total_norm
+from nanolm.training.distributed.ranks import ALONE, Ranks
 from nanolm.training.precision import NumberFormat
-from nanolm.training.ranks import ALONE, Ranks
 
 # inputs_BxT, and documents_BxT where the model reads them, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, ClassVar, Self
 
 from nanolm import signals
-from nanolm.training.ranks import Ranks
+from nanolm.training.distributed.ranks import Ranks
 
 
 class StopRequest:

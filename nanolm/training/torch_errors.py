@@ -38,15 +38,15 @@ def _translated(error: RuntimeError) -> SettingsError | None:
         return SettingsError(
             f"{found[1]} has no deterministic implementation on this device",
             where="trainer.deterministic",
-            mend="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
+            hint="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
         )
     cause: BaseException | None = error
     while cause is not None:
         if reason := NO_COMPILER.get(type(cause).__name__):
             return SettingsError(
                 f"torch.compile {reason}",
-                where="trainer.compile, trainer.attention_path",
-                mend="trainer.compile=false (and an attention path other than flex) needs no compiler",
+                where="trainer.compile, trainer.attention_backend",
+                hint="trainer.compile=false (and an attention path other than flex) needs no compiler",
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -17,33 +17,36 @@ from typing import IO, Any
 import torch
 
 from nanolm import shell
-from nanolm.config import Config, changes_in_words, flat, recorded
-from nanolm.config_file import save_yaml
-from nanolm.data import compressors, tokenizers
+from nanolm.baselines import compressors
+from nanolm.baselines.entropy import bigram_loss, unigram_loss
+from nanolm.config.run import Config, changes_in_words, flat, recorded
+from nanolm.config.yaml_io import save_yaml
+from nanolm.data import tokenizers
 from nanolm.data.prompt import prompt_of
-from nanolm.data.stream import Stream
+from nanolm.data.tokens.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
 from nanolm.model import masks
 from nanolm.model.build import Counted, count_parameters
-from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
-from nanolm.training import checkpoint, ema, instruments, memory, profiling, schedules
+from nanolm.training import ema, memory, profiling, schedules
+from nanolm.training import meters as instruments
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.checkpoints.saver import Saver
+from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import is_deterministic
+from nanolm.training.distributed.ranks import ALONE, Ranks, explained
 from nanolm.training.evaluation import evaluate, exact_loss
-from nanolm.training.fork import Parent
-from nanolm.training.optimizers import weights_that_count
+from nanolm.training.optimizers.build import weights_that_count
 from nanolm.training.pace import Pace, times_due
 from nanolm.training.precision import device_facts
-from nanolm.training.ranks import ALONE, Ranks, explained
-from nanolm.training.saver import Saver
 from nanolm.training.setup import Session, Setup, batch_parts, diverged, prepare, set_lr
-from nanolm.training.state import TrainState
 from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_errors
@@ -205,7 +208,7 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
         raise DiskError(
             f"the run cannot be written: {error.strerror or error}",
             where=str(error.filename or session.run.path),
-            mend=f"make room, then go on from the last good checkpoint: {shell.resume(session.run.path)}",
+            hint=f"make room, then go on from the last good checkpoint: {shell.resume(session.run.path)}",
         ) from error
     except Exception as error:
         summary["error"] = f"{type(error).__name__}: {error}"
@@ -379,7 +382,7 @@ def _is_pruned(session: Session) -> bool:
 def _is_save_due(session: Session) -> bool:
     """Whether a checkpoint falls on this step; by rank 0's clock, where the time decides."""
     due = functools.partial(session.saver.is_due, session.state.step)
-    return due() if session.config.trainer.save_minutes is None else session.ranks.from_main(due)
+    return due() if session.config.trainer.save_every_minutes is None else session.ranks.from_main(due)
 
 
 def _save(session: Session) -> None:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanolm.data.batches import IGNORED, documents_at, rows_at
-from nanolm.data.stream import Rows, Stream, Tokens, gather
+from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather
+from nanolm.training.distributed.ranks import ALONE, Ranks
 from nanolm.training.precision import NumberFormat
-from nanolm.training.ranks import ALONE, Ranks
 from nanolm.training.step import Forward, next_token_loss
 
 # Logits of one forward pass, in numbers: 2^25 of them are 128 MiB in fp32.

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from nanolm import cli
+from nanolm.cli import main as cli
 from nanolm.compose import CONFIG_NAME, config_folder
 from nanolm.compose.hydra_app import create_hydra
-from nanolm.config_file import save_yaml
+from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 LOADS = "{_target_: torch.load, f: evil.pkl, weights_only: false}"
 LOGGING = "{version: 1, root: {handlers: [x]}, handlers: {x: {'()': torch.load, f: evil.pkl, weights_only: false}}}"
@@ -136,7 +136,7 @@ def test_the_file_comes_before_the_option_that_it_changes(folder: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         cli.run(["train", "-m", "--config-dir", "mine", "experiment=x", "hydra/launcher=submitit_slurm", "seed=1,2"])
     assert caught.value.where == "mine/experiment/x.yaml"
-    assert caught.value.mend == "hydra.launcher.additional_parameters=VALUE on the command line"
+    assert caught.value.hint == "hydra.launcher.additional_parameters=VALUE on the command line"
     with pytest.raises(SettingsError) as caught:
         cli.run(["train", "-m", "hydra.launcher._target_=os.system", "hydra/launcher=joblib", "seed=1,2"])
     assert caught.value.where == "hydra.launcher._target_=os.system"
@@ -177,5 +177,5 @@ def test_cfg_prints_what_a_resumed_line_composes_to(tmp_path: Path, capsys: pyte
     assert (printed.dataset.path, printed.model.name, printed.seed) == ("moved.txt", "bigram", 1000)
     cli.run(["train", "--cfg", "all", "-p", "dataset", "--resolve", f"resume={tmp_path}"])
     assert capsys.readouterr().out.startswith("# @package dataset\nname: text\n")
-    with pytest.raises(SettingsError, match="mend:  --cfg hydra"):
+    with pytest.raises(SettingsError, match="hint:  --cfg hydra"):
         cli.run(["train", "--cfg", "job", "-p", "hydra.run"])

@@ -39,7 +39,7 @@ def test_a_range_must_have_an_end_and_values(word: str, expected: str | None) ->
         return
     with pytest.raises(SettingsError, match=expected) as caught:
         parse([word])
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_all_ranges_of_a_line_are_reported_at_once() -> None:

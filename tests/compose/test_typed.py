@@ -64,4 +64,4 @@ def test_commas_of_a_sweep_part_paths() -> None:
 
 def test_path_keys_come_from_the_schemas() -> None:
     assert {"dataset.path", "dataset.test_path", "tokenizer.path", "resume"} <= path_keys()
-    assert "trainer.attention_path" not in path_keys()
+    assert "trainer.attention_backend" not in path_keys()

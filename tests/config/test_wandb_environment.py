@@ -1,7 +1,9 @@
 import pytest
 
-from nanolm.config import WandbConfig, WandbMode, check, check_wandb, destination
-from tests.conftest import config_of
+from nanolm.config.checks.experiment import check
+from nanolm.config.logger import WandbConfig, WandbMode
+from nanolm.config.wandb_environment import check_wandb, destination
+from tests.helpers import config_of
 
 ENVIRONMENT = {
     "WANDB_PROJECT": "theirs",
@@ -67,7 +69,7 @@ def test_a_variable_that_wandb_refuses_is_found(variable: str, value: str, expec
 
 def test_a_bad_flag_is_named_as_it_was_typed() -> None:
     (problem,) = check_wandb(WandbConfig(project="a/b"), {}, prefix="--")
-    assert str(problem).endswith("where: --project\n  mend:  give --project another value")
+    assert str(problem).endswith("where: --project\n  hint:  give --project another value")
 
 
 def test_every_bad_wandb_setting_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanolm.config import Batches
+from nanolm.config.trainer import Sampling
 from nanolm.data.batches import IGNORED, documents_at, draw
-from nanolm.data.stream import Rows, Stream
+from nanolm.data.tokens.stream import Rows, Stream
 from nanolm.errors import SettingsError
 
 TOKENS = np.arange(500, dtype=np.uint16)
 
 
 def windows(tokens: np.ndarray, **about: int) -> tuple[np.ndarray, np.ndarray]:
-    batch = draw(Batches.windows, stream_of(tokens), **about)
+    batch = draw(Sampling.windows, stream_of(tokens), **about)
     return batch.inputs_BxT, batch.targets_BxT
 
 
@@ -65,12 +65,12 @@ def random_rows(n_rows: int, seed: int) -> list[int]:
     return [0, *np.cumsum(lengths).tolist()]
 
 
-kinds = st.sampled_from(list(Batches))
+kinds = st.sampled_from(list(Sampling))
 
 
 @given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 4), st.integers(1, 5))
 def test_the_ranks_share_one_batch_whatever_their_number(
-    kind: Batches, seed: int, step: int, n_ranks: int, rows_a_rank: int
+    kind: Sampling, seed: int, step: int, n_ranks: int, rows_a_rank: int
 ) -> None:
     stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
     about = {"seed": seed, "step": step, "batch_size": n_ranks * rows_a_rank, "context_length": 8}
@@ -87,7 +87,7 @@ def test_the_ranks_share_one_batch_whatever_their_number(
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"cannot be shared evenly by 3[\s\S]*a multiple of 3, such as 9"):
-        draw(Batches.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, n_ranks=3)
+        draw(Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, n_ranks=3)
 
 
 @given(st.integers(10, 400), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**63 - 1))
@@ -96,7 +96,7 @@ def test_every_block_comes_once_an_epoch(n_tokens: int, context_length: int, bat
     n_blocks = (n_tokens - 1) // context_length
     n_steps = -(-3 * n_blocks // batch_size)
     about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
-    drawn = [draw(Batches.epochs, stream_of(tokens), step=step, **about) for step in range(n_steps)]
+    drawn = [draw(Sampling.epochs, stream_of(tokens), step=step, **about) for step in range(n_steps)]
     assert all((batch.targets_BxT == batch.inputs_BxT + 1).all() for batch in drawn)
     firsts = np.concatenate([batch.inputs_BxT[:, 0] for batch in drawn])
     for epoch in range(3):
@@ -108,7 +108,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = set()
     for seed in range(5):
         for epoch in range(5):
-            batch = draw(Batches.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
+            batch = draw(Sampling.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
             orders.add(tuple(batch.inputs_BxT[:, 0].tolist()))
     assert len(orders) == 25
 
@@ -123,7 +123,7 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
     assert stream.rows is not None
     n_steps = -(-len(stream.rows) // batch_size)
     about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
-    drawn = [draw(Batches.lines, stream, step=step, **about) for step in range(n_steps)]
+    drawn = [draw(Sampling.lines, stream, step=step, **about) for step in range(n_steps)]
     sides = [batch[:2] for batch in drawn]
     inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*sides, strict=True))
     assert inputs.shape == targets.shape == (len(stream.rows), context_length)
@@ -136,7 +136,7 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
 
 
 @given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**12))
-def test_a_seek_finds_what_a_walk_finds(kind: Batches, seed: int, step: int) -> None:
+def test_a_seek_finds_what_a_walk_finds(kind: Sampling, seed: int, step: int) -> None:
     stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
     about = {"seed": seed, "batch_size": 4, "context_length": 8}
     walked = [draw(kind, stream, step=step + ahead, **about, with_documents=True) for ahead in range(4)]
@@ -167,8 +167,8 @@ def test_a_token_is_of_the_last_document_that_begins_at_or_before_it(
     assert found.tolist() == by_hand
 
 
-@given(st.sampled_from([Batches.windows, Batches.epochs]), lengths_of_documents, st.integers(0, 10**9))
-def test_a_batch_says_which_document_its_inputs_are_of(kind: Batches, lengths: list[int], step: int) -> None:
+@given(st.sampled_from([Sampling.windows, Sampling.epochs]), lengths_of_documents, st.integers(0, 10**9))
+def test_a_batch_says_which_document_its_inputs_are_of(kind: Sampling, lengths: list[int], step: int) -> None:
     # Each token is its own position.
     stream = dataclasses.replace(stream_of(TOKENS), documents=document_starts(lengths))
     about = {"seed": 1, "step": step, "batch_size": 4, "context_length": 8}
@@ -183,7 +183,7 @@ def test_a_batch_says_which_document_its_inputs_are_of(kind: Batches, lengths: l
 
 def test_a_text_without_documents_is_one() -> None:
     batch = draw(
-        Batches.windows, stream_of(TOKENS), seed=0, step=0, batch_size=4, context_length=8, with_documents=True
+        Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=4, context_length=8, with_documents=True
     )
     assert batch.documents_BxT is not None
     assert not batch.documents_BxT.any()

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache
 from nanolm.data.prompt import prompt_of
-from tests.conftest import config_of
+from nanolm.data.tokens import cache as token_cache
+from tests.helpers import config_of
 
 TEXTS = {
     "The quick brown fox jumps over the lazy dog.\n": "The quick brown fox",

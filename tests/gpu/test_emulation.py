@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from nanolm.compose import config_folder
-from nanolm.config import AttentionPath, PatternConfig, Positions, Precision
-from tests.conftest import REPOSITORY
+from nanolm.config.mask import PatternConfig
+from nanolm.config.model import Positions
+from nanolm.config.trainer import AttentionBackend, Precision
 from tests.gpu import emulation, worker
+from tests.helpers import REPOSITORY
 
 # A plain combination, of which each of the worker's faults is made once.
 PLAIN = ("optimizer=adamw", "trainer.precision=bf16")
@@ -19,10 +21,10 @@ LARGE = ("size.context_length=1024", "trainer.batch_size=8", "trainer.ema_decay=
 MEMORY = [
     (*LARGE, f"model={model}", f"trainer.precision={precision}", *more)
     for model, precision, more in (
-        ("gpt2", "bf16", ("trainer.accumulate=2",)),
+        ("gpt2", "bf16", ("trainer.gradient_accumulation=2",)),
         ("gpt2", "fp32", ()),
         ("gpt", "bf16", ()),
-        ("gpt", "fp16", ("trainer.accumulate=2", "model.logit_softcap=15")),
+        ("gpt", "fp16", ("trainer.gradient_accumulation=2", "model.logit_softcap=15")),
     )
 ]
 
@@ -57,7 +59,7 @@ def test_every_option_is_tried(answers: dict[str, Any]) -> None:
         ("optimizer", built_in["optimizer"]),
         ("mask", built_in["mask"] - {PatternConfig.name}),
         ("model.positions", Positions.__members__),
-        ("trainer.attention_path", AttentionPath.__members__),
+        ("trainer.attention_backend", AttentionBackend.__members__),
         ("trainer.precision", {*Precision.__members__} - {"auto"}),
     ):
         for name in names:
@@ -73,7 +75,7 @@ def test_fp32_tensors_of_the_vocabulary_are_those_of_the_loss(answers: dict[str,
     # and a bias of the head one.
     for words, found in answers["tried"].items():
         expected = 10 if "softcap" in words else 5 if "head_bias" in words else 4
-        n_micro_batches = 2 if "accumulate=2" in words else 1
+        n_micro_batches = 2 if "gradient_accumulation=2" in words else 1
         assert found["wide"] <= expected * n_micro_batches, f"{words}: {found['wide']}"
 
 
@@ -83,7 +85,7 @@ def test_an_update_waits_for_the_device_only_where_it_is_known(answers: dict[str
     for words, found in answers["tried"].items():
         if "adafactor" in words:
             continue  # torch's asks twice for every parameter
-        most = (5 if "accumulate=2" in words else 2) + ("fp16" in words)
+        most = (5 if "gradient_accumulation=2" in words else 2) + ("fp16" in words)
         assert sum(found["syncs"].values()) <= most, f"{words}: {found['syncs']}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "gpu_check.py"
 

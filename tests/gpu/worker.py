@@ -33,14 +33,16 @@ FORMATS = ("fp32", "tf32", "bf16", "fp16")
 
 def axes() -> dict[str, list[str]]:
     """Every built-in optimizer, positions kind, mask, attention backend and precision."""
-    from nanolm.config import AttentionPath, PatternConfig, Positions
+    from nanolm.config.mask import PatternConfig
+    from nanolm.config.model import Positions
+    from nanolm.config.trainer import AttentionBackend
     from nanolm.registry import MASKS, OPTIMIZERS
 
     return {
         "optimizer": sorted(OPTIMIZERS.schemas),
         "model.positions": [kind.name for kind in Positions],
         "mask": sorted({*MASKS.schemas} - {PatternConfig.name}),
-        "trainer.attention_path": [path.name for path in AttentionPath],
+        "trainer.attention_backend": [path.name for path in AttentionBackend],
         "trainer.precision": list(FORMATS),
     }
 
@@ -78,28 +80,28 @@ OTHERS = (
     ("model.activation=swiglu", "trainer.precision=bf16"),
     ("model.logit_softcap=15", "trainer.precision=bf16"),
     ("model.logit_softcap=15", "trainer.precision=fp32"),
-    ("model.tied_head=true", "model.head_bias=true"),
+    ("model.tie_embeddings=true", "model.head_bias=true"),
     ("size.d_key=16", "size.d_value=24"),
     ("mask=banded_causal", "mask.pattern=SL", "mask.window=8", "size.n_layers=2"),
-    ("mask=banded_causal", "mask.within_documents=true", "trainer.attention_path=blocked"),
-    ("trainer.accumulate=2",),
-    ("trainer.accumulate=2", "optimizer=muon", "trainer.precision=fp16"),
+    ("mask=banded_causal", "mask.within_documents=true", "trainer.attention_backend=blocked"),
+    ("trainer.gradient_accumulation=2",),
+    ("trainer.gradient_accumulation=2", "optimizer=muon", "trainer.precision=fp16"),
     ("trainer.clip_norm=null", "trainer.clip_value=0.5"),
 )
 
 
 def combinations() -> list[tuple[str, ...]]:
     """The overrides of every combination that is tried."""
-    from nanolm.config import check
+    from nanolm.config.checks.experiment import check
 
     @functools.cache
     def allows(positions: str, mask: str, path: str) -> bool:
-        words = (f"model.positions={positions}", f"mask={mask}", f"trainer.attention_path={path}")
+        words = (f"model.positions={positions}", f"mask={mask}", f"trainer.attention_backend={path}")
         return not check(config_of(*words))
 
     # Optimizers and precisions go with everything.
     def is_valid(row: dict[str, str]) -> bool:
-        return allows(row["model.positions"], row["mask"], row["trainer.attention_path"])
+        return allows(row["model.positions"], row["mask"], row["trainer.attention_backend"])
 
     rows = pairwise(axes(), is_valid)
     return [tuple(f"{name}={value}" for name, value in row.items()) for row in rows] + list(OTHERS)
@@ -152,7 +154,7 @@ def try_out(overrides: tuple[str, ...], fault: str | None = None) -> dict[str, A
     from nanolm.training.precision import choose_device
 
     config = config_of(*overrides)
-    rows = config.trainer.batch_size // config.trainer.accumulate
+    rows = config.trainer.batch_size // config.trainer.gradient_accumulation
     watch = emulation.watch(rows * config.size.context_length * VOCAB_SIZE, VOCAB_SIZE)
     model = build(config, VOCAB_SIZE)  # outside: masks are checked by their values
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, watch:
@@ -176,10 +178,11 @@ class Parts:
     def __init__(self, config: Any, model: Any, fault: str | None) -> None:
         import torch
 
-        from nanolm.config import reads_documents
-        from nanolm.training import ema, optimizers
+        from nanolm.config.run import reads_documents
+        from nanolm.training import ema
+        from nanolm.training.checkpoints.state import TrainState
+        from nanolm.training.optimizers import build as optimizers
         from nanolm.training.precision import NumberFormat
-        from nanolm.training.state import TrainState
 
         self.config = config
         device = next(model.parameters()).device
@@ -197,7 +200,7 @@ class Parts:
         from nanolm.training.step import update
 
         settings = self.config.trainer
-        parts = zip(*(side.chunk(settings.accumulate) for side in self.sides), strict=True)
+        parts = zip(*(side.chunk(settings.gradient_accumulation) for side in self.sides), strict=True)
         update(
             self.state.model,
             self.state.optimizer,
@@ -215,7 +218,7 @@ class Parts:
 
     def average(self) -> None:
         from nanolm.training import ema
-        from nanolm.training.optimizers import weights_that_count
+        from nanolm.training.optimizers.build import weights_that_count
 
         ema.follow(self.state.averages, self.state.model, 0.9, 3)
         with ema.swapped(self.state.averages, self.state.model), weights_that_count(self.state.optimizer):
@@ -250,7 +253,7 @@ class Parts:
     def save_and_load(self) -> None:
         import torch
 
-        from nanolm.training.state import flatten, unflatten
+        from nanolm.training.checkpoints.state import flatten, unflatten
 
         shape, tensors = flatten(self.state.to_tree())
         assert all(tensor.device.type == "cpu" for tensor in tensors.values())
@@ -295,9 +298,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     emulation.pretend()
-    from nanolm.model import attention_paths
+    from nanolm.model import attention_backends
 
-    attention_paths._flex_kernel = lambda key, use: emulation.kernel_of_flex
+    attention_backends._flex_kernel = lambda key, use: emulation.kernel_of_flex
     asked = json.loads(work)
     tried = {" ".join(overrides): answer(try_out, overrides) for overrides in combinations()}
     faults = {fault: answer(try_out, asked["with_faults"], fault) for fault in FAULTS}

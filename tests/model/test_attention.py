@@ -3,21 +3,20 @@ import math
 import pytest
 import torch
 
-from nanolm.config import AttentionKind, CausalConfig, MaskConfig, SizeConfig, TransformerConfig
+from nanolm.config.mask import CausalConfig, MaskConfig
+from nanolm.config.model import AttentionKind, TransformerConfig
+from nanolm.config.size import SizeConfig
 from nanolm.model import masks
 from nanolm.model.attention import Attention, attention
-from nanolm.model.attention_paths import Scene, dense, mean
+from nanolm.model.attention_backends import Scene, dense, mean
 from nanolm.model.positions import alibi_slopes, rotary_table, rotate
 from nanolm.registry import MASKS
+from tests.helpers import causal_scene
 
 SIZES = {
     "usual widths": SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6),
     "own widths": SizeConfig(n_layers=1, n_heads=3, d_model=8, context_length=6, d_key=4, d_value=5),
 }
-
-
-def causal_scene(length: int) -> Scene:
-    return Scene(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
 
 
 def in_words(

@@ -3,7 +3,7 @@ import math
 import torch
 
 from nanolm.model.build import build
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 
 def test_a_bigram_reads_its_row() -> None:

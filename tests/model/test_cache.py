@@ -3,12 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanolm.config import Positions
+from nanolm.config.model import Positions
 from nanolm.model.build import build
 from nanolm.model.cache import settled_positions
 from nanolm.model.sampling import follow, sample
-from tests.conftest import config_of
-from tests.model.test_transformer import awaken
+from tests.helpers import awaken, config_of
 
 LENGTH = 12
 MASKS = (
@@ -18,7 +17,7 @@ MASKS = (
     "mask=banded_causal mask.window=3",
     "mask=prefix mask.prefix_length=6",
     "mask=strided mask.stride=3",
-    "mask=block_local mask.block=5",
+    "mask=block_local mask.block_size=5",
     "mask=banded mask.window=1 mask.pattern=[causal,banded,prefix]",
 )
 
@@ -55,7 +54,7 @@ def test_the_plain_mean_has_a_cache_too(mask: str) -> None:
 
 @pytest.mark.parametrize("path", ["dense", "sdpa", "blocked"])
 def test_a_path_that_is_forced_has_a_cache(path: str) -> None:
-    require_equal_logits(small("mask=banded_causal", "mask.window=3", f"trainer.attention_path={path}"))
+    require_equal_logits(small("mask=banded_causal", "mask.window=3", f"trainer.attention_backend={path}"))
 
 
 def test_heads_of_any_width_have_a_cache() -> None:

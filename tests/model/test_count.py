@@ -12,25 +12,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanolm.compose import config_folder
-from nanolm.config import (
+from nanolm.config.checks.experiment import check
+from nanolm.config.model import (
     Activation,
     AttentionKind,
-    Config,
     FeedForwardKind,
     Initialization,
     Norm,
     NormPlacement,
     Positions,
-    SizeConfig,
     TransformerConfig,
-    check,
 )
+from nanolm.config.run import Config
+from nanolm.config.size import SizeConfig
 from nanolm.errors import SettingsError
 from nanolm.model import count
 from nanolm.model.build import build, count_parameters
-from nanolm.training import optimizers
+from nanolm.training.optimizers import build as optimizers
 from nanolm.training.step import next_token_loss
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 # Those with a formula: the table of an n-gram model is as large as its text makes it.
 MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml") if path.stem != "ngram")
@@ -117,7 +117,7 @@ def test_the_formula_is_the_built_model_whatever_the_settings(plain_config: Conf
         context_length=data.draw(st.integers(1, 40)),
         d_key=data.draw(widths.map(lambda width: width and 2 * width)),
         d_value=data.draw(widths),
-        d_hidden=data.draw(widths),
+        d_ff=data.draw(widths),
     )
     kinds = {
         "positions": Positions,
@@ -128,7 +128,7 @@ def test_the_formula_is_the_built_model_whatever_the_settings(plain_config: Conf
         "norm_placement": NormPlacement,
         "initialization": Initialization,
     }
-    flags = ("qk_norm", "output_projection", "residual", "embedding_norm", "bias", "tied_head", "head_bias")
+    flags = ("qk_norm", "output_projection", "residual", "embedding_norm", "bias", "tie_embeddings", "head_bias")
     model = TransformerConfig(
         **{name: data.draw(drawn(kind), label=name) for name, kind in kinds.items()},  # type: ignore[arg-type]
         **{name: data.draw(st.booleans(), label=name) for name in flags},
@@ -166,9 +166,9 @@ def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        "model.tied_head=true",
-        "model.tied_head=false",
-        "size.d_key=6 size.d_value=20 size.d_hidden=13 model.output_projection=true",
+        "model.tie_embeddings=true",
+        "model.tie_embeddings=false",
+        "size.d_key=6 size.d_value=20 size.d_ff=13 model.output_projection=true",
         "model.activation=swiglu",
         "model.feed_forward=one_layer",
         "model.feed_forward=none",
@@ -215,7 +215,7 @@ def test_a_table_is_looked_up() -> None:
 
 SHAPED = [
     *MODELS,
-    "gpt size.d_key=6 size.d_value=20 size.d_hidden=13",
+    "gpt size.d_key=6 size.d_value=20 size.d_ff=13",
     "gpt model.activation=swiglu",
     "gpt model.feed_forward=one_layer",
     "gpt model.attention=uniform model.positions=learned",
@@ -289,7 +289,7 @@ def test_activations_follow_the_part_of_a_batch_and_the_number_format() -> None:
     def found(*overrides: str) -> int:
         return count.activation_memory(config_of("model=gpt2", *overrides), 65).amount
 
-    assert found("trainer.accumulate=4") * 4 == found()
+    assert found("trainer.gradient_accumulation=4") * 4 == found()
     assert found("trainer.precision=bf16") < found("trainer.precision=fp32") == found()
     assert count.activation_memory(config_of("model=gpt2"), 65, "bf16").amount == found("trainer.precision=bf16")
     part = count.activation_memory(config_of("model=gpt2"), 65)
@@ -307,11 +307,11 @@ def test_the_peak_of_a_step_follows_its_micro_batches() -> None:
 
     whole = count.activation_memory(config_of("model=gpt2"), 65).amount
     assert found() == 12 * 10**6 + whole, "weights, two moments and activations; gradients come later"
-    assert found("trainer.accumulate=4") == 16 * 10**6 + whole // 4
+    assert found("trainer.gradient_accumulation=4") == 16 * 10**6 + whole // 4
     assert found("trainer.batch_size=1", "size.context_length=8") == 16 * 10**6, "the gradients are larger"
 
 
-@pytest.mark.parametrize("more", ["", "size.d_key=6 size.d_value=20 size.d_hidden=13", "model.activation=swiglu"])
+@pytest.mark.parametrize("more", ["", "size.d_key=6 size.d_value=20 size.d_ff=13", "model.activation=swiglu"])
 @pytest.mark.parametrize("model", [*TRANSFORMERS, "bare"])
 def test_a_written_formula_gives_its_figure(model: str, more: str) -> None:
     line = (f"model={model}", "model.bias=true", "model.norm=layer_norm", "model.head_bias=true", *more.split())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanolm.data.stream import Shards
+from nanolm.data.tokens.stream import Shards
 from nanolm.model.grams import continuation_counts, count_grams, level_ends
 
 

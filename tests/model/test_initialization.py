@@ -3,15 +3,17 @@ import math
 import pytest
 import torch
 
-from nanolm.config import Initialization
+from nanolm.config.model import Initialization
 from nanolm.model.build import build
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.transformer import Transformer
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 
 def built(scheme: str, *overrides: str) -> Transformer:
-    model = build(config_of("model=gpt2", f"model.initialization={scheme}", "model.tied_head=false", *overrides), 65)
+    model = build(
+        config_of("model=gpt2", f"model.initialization={scheme}", "model.tie_embeddings=false", *overrides), 65
+    )
     assert isinstance(model, Transformer)
     return model
 
@@ -51,7 +53,7 @@ def test_xavier_draws_each_part_of_attention_for_itself() -> None:
 
 
 def test_xavier_draws_a_gate_for_itself() -> None:
-    weight = built("xavier", "model.activation=swiglu", "size.d_hidden=96").blocks[0].feed_forward.expansion.weight
+    weight = built("xavier", "model.activation=swiglu", "size.d_ff=96").blocks[0].feed_forward.expansion.weight
     bound = math.sqrt(6 / (128 + 96))
     for matrix in weight.chunk(2):
         assert 0.98 * bound < matrix.abs().max().item() <= bound

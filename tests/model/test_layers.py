@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanolm.config import Activation, FeedForwardKind, Norm, NormPlacement, SizeConfig, TransformerConfig
-from nanolm.model.attention_paths import mean
+from nanolm.config.model import Activation, FeedForwardKind, Norm, NormPlacement, TransformerConfig
+from nanolm.config.size import SizeConfig
+from nanolm.model.attention_backends import mean
 from nanolm.model.layers import ACTIVATIONS, Block, FeedForward, norm
-from tests.model.test_attention import causal_scene
+from tests.helpers import causal_scene
 
 SIZE = SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6)
 
@@ -48,7 +49,7 @@ def test_activations_by_their_formulas() -> None:
 @pytest.mark.parametrize("kind", [FeedForwardKind.one_layer, FeedForwardKind.two_layers])
 def test_a_feed_forward_is_its_matrices(kind: FeedForwardKind, activation: Activation) -> None:
     config = TransformerConfig(feed_forward=kind, activation=activation, bias=True)
-    part = FeedForward(config, SizeConfig(n_layers=1, n_heads=1, d_model=8, context_length=1, d_hidden=5))
+    part = FeedForward(config, SizeConfig(n_layers=1, n_heads=1, d_model=8, context_length=1, d_ff=5))
     x = torch.randn(2, 3, 8)
     inside = ACTIVATIONS[activation](F.linear(x, part.expansion.weight, part.expansion.bias))
     if kind is FeedForwardKind.two_layers:
@@ -82,7 +83,7 @@ def test_a_block_joins_its_parts(placement: NormPlacement, residual: bool, feed_
     if feed_forward is not FeedForwardKind.none:
         parts.append((block.feed_forward_norm, block.feed_forward))  # type: ignore[arg-type]
     for norm_of_part, part in parts:
-        if placement is NormPlacement.before:
+        if placement is NormPlacement.pre:
             expected = residual * expected + part(norm_of_part(expected))
         else:
             expected = norm_of_part(residual * expected + part(expected))

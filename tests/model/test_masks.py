@@ -3,26 +3,24 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nanolm.config import (
+from nanolm.config.mask import (
     BandedCausalConfig,
     BandedConfig,
     BlockLocalConfig,
     CausalConfig,
-    Config,
     DocumentConfig,
     MaskConfig,
     NoMaskConfig,
     PrefixConfig,
     StridedConfig,
-    layer_masks,
 )
+from nanolm.config.run import Config, layer_masks
 from nanolm.errors import SettingsError
 from nanolm.model import masks
 from nanolm.model.build import build
 from nanolm.model.sampling import sample
 from nanolm.registry import MASKS
-from tests.conftest import config_of
-from tests.model.test_transformer import awaken
+from tests.helpers import awaken, config_of
 
 LENGTH = 13
 
@@ -35,7 +33,7 @@ BY_HAND = {
     "mask=banded_causal mask.window=2": (False, [5, 6, 7]),
     "mask=prefix mask.prefix_length=10": (True, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
     "mask=strided mask.stride=3": (False, [1, 4, 7]),
-    "mask=block_local mask.block=5": (False, [5, 6, 7]),
+    "mask=block_local mask.block_size=5": (False, [5, 6, 7]),
 }
 PATTERNS = (
     "mask=banded_causal mask.window=2 mask.pattern=SL",
@@ -66,7 +64,7 @@ DEFINITIONS: list[tuple[MaskConfig, Callable[[int, int], bool]]] = [
     (BandedCausalConfig(window=3), lambda query, key: key in range(query - 3, query + 1)),
     (PrefixConfig(prefix_length=4), lambda query, key: key < 4 or key in range(query + 1)),
     (StridedConfig(stride=4), lambda query, key: key in range(query, -1, -4)),
-    (BlockLocalConfig(block=4), lambda query, key: key in range(query - query % 4, query + 1)),
+    (BlockLocalConfig(block_size=4), lambda query, key: key in range(query - query % 4, query + 1)),
 ]
 
 

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from nanolm.config import CharConfig, NgramConfig, Precision, Smoothing
+from nanolm.baselines.entropy import bigram_loss, unigram_loss
+from nanolm.config.model import NgramConfig, Smoothing
+from nanolm.config.tokenizer import CharConfig
+from nanolm.config.trainer import Precision
 from nanolm.data.tokenizers import CharTokenizer
 from nanolm.model.build import Counted, build, count_parameters
 from nanolm.model.ngram import Ngram
-from nanolm.model.references import bigram_loss, unigram_loss
 from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import exact_loss
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import torch
 from nanolm.errors import DivergedError
 from nanolm.model.build import build
 from nanolm.model.sampling import sample
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 
 class Successor(torch.nn.Module):

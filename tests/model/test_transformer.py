@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
-from nanolm.config import layers_by_mask
+from nanolm.config.run import layers_by_mask
 from nanolm.model import masks
 from nanolm.model.build import build, count_parameters
 from nanolm.model.transformer import Transformer
-from nanolm.training import optimizers
+from nanolm.training.optimizers import build as optimizers
 from nanolm.training.step import next_token_loss
-from tests.conftest import config_of
+from tests.helpers import awaken, config_of
 
 MODELS = ("gpt", "gpt2", "gpt3")
 RUNGS = sorted(f"ladder/{path.stem}" for path in config_folder().glob("experiment/ladder/*.yaml"))
@@ -18,7 +18,7 @@ CAUSAL_MASKS = (
     "mask=causal",
     "mask=banded_causal mask.window=3",
     "mask=strided mask.stride=3",
-    "mask=block_local mask.block=5",
+    "mask=block_local mask.block_size=5",
     "mask.pattern=[banded_causal,causal] mask=banded_causal mask.window=2 size.n_layers=4",
 )
 DROPOUTS = ("embedding", "attention", "residual")
@@ -29,10 +29,10 @@ VARIANTS = (
     *(f"model.activation={activation}" for activation in ("relu", "gelu", "swiglu")),
     *(f"model.feed_forward={kind}" for kind in ("none", "one_layer")),
     "model.norm=none model.activation=gelu",
-    "model.norm_placement=after",
+    "model.norm_placement=post",
     "model.logit_softcap=15",
     "model.attention=uniform model.positions=learned",
-    "size.d_key=6 size.d_value=20 size.d_hidden=24",
+    "size.d_key=6 size.d_value=20 size.d_ff=24",
 )
 
 
@@ -74,13 +74,6 @@ def test_no_part_shows_the_future(variant: str) -> None:
 def test_no_rung_shows_the_future(rung: str, mask: str) -> None:
     small = ("size.d_model=24",) if rung == "ladder/scaled_up" else ()
     causal_case(f"experiment={rung}", *small, *mask.split())
-
-
-def awaken(model: torch.nn.Module) -> None:
-    """Moves every weight off its start, where projections may be zero."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
 
 
 def test_a_shorter_input_gives_the_same_logits() -> None:
@@ -183,7 +176,7 @@ def test_documents_do_not_see_each_other() -> None:
     assert torch.equal(built(changed, documents)[0, 5:], together[0, 5:])
 
 
-@pytest.mark.parametrize("head", ["model.tied_head=true", "model.tied_head=false"])
+@pytest.mark.parametrize("head", ["model.tie_embeddings=true", "model.tie_embeddings=false"])
 def test_a_head_bias_is_added_to_the_logits(head: str) -> None:
     plain, biased = build(config_of(head), 11), build(config_of(head, "model.head_bias=true"), 11)
     (name,) = set(biased.state_dict()) - set(plain.state_dict())

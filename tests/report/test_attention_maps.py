@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.config import AttentionPath
+from nanolm.analysis.collection import find
+from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError, TokenizerError
-from nanolm.load import load_run
+from nanolm.inference.load import load_run
 from nanolm.model.transformer import Transformer
 from nanolm.report.attention_maps import LONGEST, look, of_run, why_none
-from nanolm.runs.collection import find
-from tests.report.conftest import make_run
+from tests.report_fixtures import make_run
 
 
 def test_weights_are_shares_of_what_the_mask_shows(pair: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_weights_are_those_that_the_model_computes_with(pair: Path) -> None:
     before = model(tokens_1xT)
     found = look(loaded, text)
     assert model.training
-    assert model.attention_path is AttentionPath.auto
+    assert model.attention_backend is AttentionBackend.auto
     assert torch.equal(before, model(tokens_1xT))
     read: dict[str, torch.Tensor] = {}
     attention = model.blocks[1].attention
@@ -64,7 +64,7 @@ def test_one_layer_can_be_chosen(pair: Path) -> None:
     for wrong in (2, -1):
         with pytest.raises(SettingsError, match=f"has no layer {wrong}") as error:
             look(loaded, "1 and", layers=[wrong])
-        assert error.value.mend == "from 0 to 1"
+        assert error.value.hint == "from 0 to 1"
 
 
 def test_texts_that_cannot_be_read(pair: Path) -> None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from nanolm.comparison import SEES_FUTURE
+from nanolm.analysis.collection import Run, find, rows
+from nanolm.analysis.comparison import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
 from nanolm.report.curves import MOST_POINTS
-from nanolm.runs.collection import Run, find, rows
 from nanolm.runs.console import LOSSY
-from tests.conftest import SMALL, config_of
-from tests.report.conftest import LONG_NAME, make_run
+from tests.helpers import SMALL, config_of
+from tests.report_fixtures import LONG_NAME, make_run
 
 
 def of(*paths: Path) -> Contents:
@@ -144,7 +144,7 @@ def test_a_damaged_run_is_shown_beside_the_others(pair: Path, tmp_path: Path) ->
     assert entry.curves["train"]["y"] == []
     with pytest.raises(RunError, match="nothing can be read of this run") as error:
         of(run)
-    assert "line 2 of metrics.jsonl" in error.value.mend
+    assert "line 2 of metrics.jsonl" in error.value.hint
 
 
 def test_a_long_run_is_thinned_and_it_is_said(pair: Path, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanolm.analysis.collection import find
 from nanolm.errors import PathError, SettingsError
-from nanolm.load import load_run
+from nanolm.inference.load import load_run
 from nanolm.report.attention_maps import RunMaps, look
 from nanolm.report.contents import gather
 from nanolm.report.pictures import COLOURS, write_all
-from nanolm.runs.collection import find
 
 pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
 
@@ -51,7 +51,7 @@ def test_one_run_has_no_picture_of_settings(pair: Path, tmp_path: Path) -> None:
 
 
 def test_the_colours_are_those_of_the_page() -> None:
-    style = (files("nanolm.report") / "page" / "page.css").read_text()
+    style = (files("nanolm.report") / "assets" / "page.css").read_text()
     light = style.split('[data-theme="dark"]')[0]
     assert re.findall(r"--run-\d: (#\w+)", light) == list(COLOURS)
 

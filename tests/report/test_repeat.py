@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from nanolm.analysis.collection import find, plain_settings
 from nanolm.compose import compose_line
-from nanolm.config import flat, identity
-from nanolm.config_file import load_yaml, save_yaml
+from nanolm.config.run import flat, identity
+from nanolm.config.yaml_io import load_yaml, save_yaml
 from nanolm.report.repeat import command
-from nanolm.runs.collection import find, plain_settings
 
 LINES = (
     [],
@@ -16,7 +16,7 @@ LINES = (
     ["dataset=text", "dataset.path='my books/a, b {1}.txt'", "dataset.val_fraction=0.2", "logger=none"],
     ["dataset=text", r"dataset.path='\${x} \\\${oc.env:HOME}.txt'"],
     ["mask=pattern", "mask.pattern=[strided,prefix]", "mask.stride=3", "optimizer.eps=1e-9", "model.bias=true"],
-    ["tokenizer=bpe", "tokenizer.vocab_size=300", "scheduler=trapezoid", "trainer.save_minutes=2.5"],
+    ["tokenizer=bpe", "tokenizer.vocab_size=300", "scheduler=trapezoid", "trainer.save_every_minutes=2.5"],
     ["scheduler=chain", "scheduler.boundaries=[20]", "scheduler.parts=[{name:linear},{name:step,step_size:5}]"],
 )
 

@@ -11,7 +11,7 @@ CONFIG = """\
 dataset: {name: download, val_fraction: 0.1, test_fraction: 0.0, split_by: fraction, split_seed: 1337, path: a.txt}
 tokenizer: {name: char}
 model: {name: bigram}
-size: {n_layers: 2, n_heads: 2, d_model: 16, context_length: 16, d_key: null, d_value: null, d_hidden: null}
+size: {n_layers: 2, n_heads: 2, d_model: 16, context_length: 16, d_key: null, d_value: null, d_ff: null}
 mask: {name: causal, pattern: null}
 optimizer: {name: adamw, lr: 0.002}
 trainer: {max_steps: 100, batch_size: 4, save_every: 250}

@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written_is_explained(act: Callable[[Path], obje
         with pytest.raises(PathError, match=f"the run directory cannot be written to: ({reason})") as error:
             act(tmp_path / name)
         assert str(tmp_path) in error.value.where
-        assert "hydra.run.dir=FOLDER chooses another" in error.value.mend
+        assert "hydra.run.dir=FOLDER chooses another" in error.value.hint
 
 
 def test_a_file_that_cannot_be_read_is_explained(tmp_path: Path) -> None:

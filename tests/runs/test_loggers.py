@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import NoLoggerConfig, WandbConfig, WandbMode
+from nanolm.config.logger import NoLoggerConfig, WandbConfig, WandbMode
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import About, NoLogger, WandbLogger, open_logger
 from tests import wandb_files
@@ -53,7 +53,7 @@ def test_an_account_without_an_answer_falls_back_to_offline(tmp_path: Path, monk
     said: list[str] = []
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    logger = open_logger(WandbConfig(patience=1.0), run, ABOUT, said.append)
+    logger = open_logger(WandbConfig(init_timeout=1.0), run, ABOUT, said.append)
     assert logger.about()["wandb_mode"] == "offline"
     assert len(said) == 1
     assert "recorded offline" in said[0]

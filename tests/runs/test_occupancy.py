@@ -13,7 +13,7 @@ from nanolm.runs.occupancy import (
     require_outside_runs,
     require_startable,
 )
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 SUMMARY = {"status": "running", "identity": "a" * 64, "has_checkpoint": False}
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import WandbConfig
+from nanolm.config.logger import WandbConfig
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from tests import wandb_files
-from tests.conftest import SMALL, Nanolm
+from tests.helpers import SMALL, Nanolm
 
 pytestmark = pytest.mark.usefixtures("no_wandb_account")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nanolm import cli
+from nanolm.cli import main as cli
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL
+from tests.helpers import SMALL
 
 
 @pytest.fixture

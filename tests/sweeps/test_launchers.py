@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps import launchers
-from tests.conftest import SMALL, Nanolm
+from tests.helpers import SMALL, Nanolm
 
 
 def test_a_launcher_that_runs_no_job_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from nanolm.errors import PathError, RunError, SettingsError
 from nanolm.sweeps.planning import KEY_LENGTH, combinations, folder_of, key_of, name_of, plan
-from tests.conftest import SMALL, config_of
+from tests.helpers import SMALL, config_of
 
 
 def words_of(*line: str, **more: dict[str, str] | dict[str, list[str]]) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ import pytest
 from nanolm.sweeps.planning import Job, combinations, plan
 from nanolm.sweeps.progress import Progress, _in_words
 from nanolm.sweeps.states import read
-from tests.conftest import SMALL
+from tests.helpers import SMALL
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import State, read_run
 from nanolm.training.trainer import train
-from tests.conftest import SMALL, config_of
+from tests.helpers import SMALL, config_of
 
 
 @pytest.fixture

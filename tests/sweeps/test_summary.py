@@ -7,7 +7,7 @@ import pytest
 from nanolm.sweeps.planning import Job, combinations, measure, plan
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.summary import ROWS, print_summary, ranked
-from tests.conftest import SMALL
+from tests.helpers import SMALL
 
 
 def jobs_of(folder: Path, *words: str) -> list[Job]:

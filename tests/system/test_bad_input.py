@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nanolm import cli
+from nanolm.analysis.collection import find
+from nanolm.cli import main as cli
 from nanolm.json_text import is_finite_number
 from nanolm.report.contents import gather
-from nanolm.report.page import to_script
-from nanolm.runs.collection import find
+from nanolm.report.html import to_script
 from nanolm.runs.directory import RunDirectory, is_complete
 from nanolm.sweeps.states import goes_beyond
-from tests.conftest import SMALL, Nanolm
+from tests.helpers import SMALL, Nanolm
 from tests.runs.made import make_run
 
 

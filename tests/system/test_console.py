@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import REPOSITORY, Nanolm, has_row
 from tests.forks import FORKS, run_module
+from tests.helpers import REPOSITORY, Nanolm, has_row
 
 BIGRAM = ("dataset=text", "model=bigram", "tokenizer=char", "trainer.device=cpu", "logger=none", "trainer.log_every=1")
 SHORT = (*BIGRAM, "trainer.max_steps=4", "trainer.eval_every=2", "trainer.sample_tokens=20")
@@ -132,7 +132,7 @@ def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Pat
 
 def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tuple[Path, Path]) -> None:
     """A command to which a signal comes while its text is read."""
-    from nanolm.data import token_cache
+    from nanolm.data.tokens import cache as token_cache
 
     def stop(*arguments: object, **settings: object) -> None:
         os.kill(os.getpid(), number)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from nanolm.config import TrainerConfig
-from nanolm.training import checkpoint
-from nanolm.training.saver import Saver
+from nanolm.config.trainer import TrainerConfig
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.saver import Saver
 from tests.forks import FORKS
 
 # The calls by which a save reaches the disk.
@@ -38,7 +38,7 @@ def saver_of(folder: Path, said: Path | None = None) -> Saver:
         if said is not None:
             said.write_text(line)
 
-    return Saver(folder, TrainerConfig(keep=1), announce)
+    return Saver(folder, TrainerConfig(keep_last=1), announce)
 
 
 def save_and_crash(folder: Path, said: Path, crash_at: int, loses_power: bool) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 COUNTED_BIGRAM = 2.4819
 
@@ -52,6 +52,11 @@ def test_the_first_rungs_reach_what_is_published(rung: str, highest: float, shak
 def test_the_gpt_of_words_learns(positions: str, shakespeare: Path, tmp_path: Path) -> None:
     """Two epochs of tiny Shakespeare, of some hundred steps each."""
     line = ("experiment=tutorial/words", "dataset=tiny_shakespeare", f"dataset.path={shakespeare}")
-    steps = ("trainer.max_steps=200", "trainer.eval_every=100", "scheduler.every=100", "trainer.sample_tokens=20")
+    steps = (
+        "trainer.max_steps=200",
+        "trainer.eval_every=100",
+        "scheduler.update_every=100",
+        "trainer.sample_tokens=20",
+    )
     summary = summary_of(tmp_path, *line, f"model.positions={positions}", *steps)
     assert summary["best_val_loss"] < 0.92 * summary["reference_losses"]["counted_unigram"]

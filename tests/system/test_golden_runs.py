@@ -52,7 +52,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "ladder_layer_norm": [("experiment=ladder/layer_norm", *SHORT, "hydra.run.dir=run")],
     "mask_pattern": [(*TINY, "mask.pattern=SL", "hydra.run.dir=run")],
     "tutorial_words": [
-        ("experiment=tutorial/words", *SHORT, "size.n_layers=2", "scheduler.every=2", "hydra.run.dir=run")
+        ("experiment=tutorial/words", *SHORT, "size.n_layers=2", "scheduler.update_every=2", "hydra.run.dir=run")
     ],
     "ngram": [(*TINY, "model=ngram", "hydra.run.dir=run")],
     "fork_of_resumed_run": [

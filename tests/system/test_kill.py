@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint
-from tests.conftest import SMALL, Nanolm, has_row, kill_tree, wait_until
-from tests.training.test_trainer import final_state, rows, same
+from nanolm.training.checkpoints import files as checkpoint
+from tests.helpers import SMALL, Nanolm, final_state, has_row, kill_tree, rows, same, wait_until
 
 LINE = (
     *SMALL,

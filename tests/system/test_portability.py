@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL, Nanolm
+from tests.helpers import SMALL, Nanolm
 
 # Runs the command line behind it without those modules, functions and signals, and without a memory report.
 WITHOUT_POSIX = """
@@ -28,10 +28,10 @@ for module, names in (
     for name in names:
         delattr(module, name)
 
-from nanolm import cli
-from nanolm.training import instruments
+from nanolm.cli import main as cli
+from nanolm.training import meters
 
-instruments.STATUS = instruments.STATUS.with_name("nowhere")
+meters.STATUS = instruments.STATUS.with_name("nowhere")
 for words in ([], ["hydra.run.dir=tried", "trainer.dry_run=true"]):
     assert cli.run([*sys.argv[1:], *words]) == 0
 """

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from nanolm.config import Config
+from nanolm.config.run import Config
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, evaluation, trainer
+from nanolm.training import evaluation, trainer
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
 from tests.forks import FORKS, train_in_child
-from tests.training.test_trainer import final_state, rows, same, settings
+from tests.helpers import final_state, rows, same, settings
 
 # Where a signal comes, and at which call of it: in the middle of an update, an evaluation, a save.
 MOMENTS = {

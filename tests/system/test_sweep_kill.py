@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.conftest import SMALL, Nanolm, config_of, kill_tree, wait_until
-from tests.training.test_trainer import final_state, rows, same
+from tests.helpers import SMALL, Nanolm, config_of, final_state, kill_tree, rows, same, wait_until
 
 LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
 # Twelve jobs.

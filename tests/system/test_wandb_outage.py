@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, Nanolm
+from tests.helpers import SMALL, Nanolm
 from tests.wandb_server import a_server
 
 TIME_FIELDS = ("seconds", "tokens_per_second")

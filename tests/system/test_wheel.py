@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, SMALL
+from tests.helpers import REPOSITORY, SMALL
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         "nanolm/configs/train.yaml",
-        "nanolm/report/page/page.html",
+        "nanolm/report/assets/page.html",
         "hydra_plugins/nanolm_sweepers/__init__.py",
     } <= {*names}
     assert not [

@@ -1,12 +1,12 @@
 from pathlib import Path
 
-from nanolm.config_file import load_yaml
+from nanolm.config.yaml_io import load_yaml
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint
-from nanolm.training.fork import Parent
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.schedules import factor
 from nanolm.training.trainer import train
-from tests.training.test_trainer import settings, stopped_at
+from tests.helpers import settings, stopped_at
 
 LINE = ("model=bigram", "optimizer.lr=0.01", "trainer.max_steps=4", "trainer.eval_every=2", "trainer.save_every=2")
 

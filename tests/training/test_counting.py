@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.config import Config, ModelConfig
-from nanolm.config_file import load_yaml
-from nanolm.data.stream import Tokens, chunks
+from nanolm.config.model import ModelConfig
+from nanolm.config.run import Config
+from nanolm.config.yaml_io import load_yaml
+from nanolm.data.tokens.stream import Tokens, chunks
 from nanolm.errors import CheckpointError, RunError
-from nanolm.evaluate import evaluate
-from nanolm.generate import generate
-from nanolm.load import load_run
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.generate import generate
+from nanolm.inference.load import load_run
 from nanolm.model.build import build
 from nanolm.model.ngram import Ngram
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, trainer
+from nanolm.training import trainer
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.conftest import Nanolm
-from tests.training.test_trainer import final_state, rows, same, settings
+from tests.helpers import Nanolm, final_state, rows, same, settings
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path / "run")
 
 
-@pytest.mark.parametrize("overrides", [(), ("trainer.batches=lines",), ("dataset.split_by=line",)])
+@pytest.mark.parametrize("overrides", [(), ("trainer.sampling=lines",), ("dataset.split_by=line",)])
 def test_a_counted_run_is_one_step_with_exact_losses(
     overrides: tuple[str, ...], small_text: Path, run: RunDirectory
 ) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.config import Config, Precision, TransformerConfig
+from nanolm.config.model import TransformerConfig
+from nanolm.config.run import Config
+from nanolm.config.trainer import Precision
 from nanolm.data import corpus as corpora
-from nanolm.data import token_cache
-from nanolm.data.stream import Stream
-from nanolm.evaluate import evaluate
-from nanolm.load import load_run
+from nanolm.data.tokens import cache as token_cache
+from nanolm.data.tokens.stream import Stream
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.load import load_run
 from nanolm.model import masks
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
@@ -25,7 +27,7 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import exact_loss, split_loss
-from tests.conftest import SMALL, config_of
+from tests.helpers import SMALL, config_of
 
 CPU = torch.device("cpu")
 FP32 = NumberFormat(Precision.fp32, CPU)
@@ -159,7 +161,7 @@ def rows_of(run: RunDirectory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("batches", ["windows", "epochs"])
 def test_a_run_within_documents_goes_on_as_if_it_had_never_stopped(batches: str, tales: Path, tmp_path: Path) -> None:
-    line = (f"trainer.batches={batches}", "scheduler=constant", "scheduler.warmup_steps=0", "trainer.log_every=1")
+    line = (f"trainer.sampling={batches}", "scheduler=constant", "scheduler.warmup_steps=0", "trainer.log_every=1")
     line += ("trainer.eval_every=6", "trainer.save_every=6", "mask=document")
     whole = trained(settings(tales, *line, "trainer.max_steps=12"), tmp_path / "whole")
     trained(settings(tales, *line, "trainer.max_steps=6"), tmp_path / "parts")
@@ -171,7 +173,7 @@ def test_a_run_within_documents_goes_on_as_if_it_had_never_stopped(batches: str,
 
 @pytest.mark.parametrize("stride", [16, 5])
 def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, tmp_path: Path) -> None:
-    config = settings(tales, "mask=document", "trainer.accumulate=2", "trainer.max_steps=12")
+    config = settings(tales, "mask=document", "trainer.gradient_accumulation=2", "trainer.max_steps=12")
     run = trained(config, tmp_path / "run")
     loaded = load_run(str(run.path))
     stream = token_cache.tokenize(corpora.load(config.dataset), loaded.tokenizer, config)["val"]
@@ -196,7 +198,9 @@ def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, 
 def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
     mask: tuple[str, ...], stride: int, tales: Path, tmp_path: Path
 ) -> None:
-    config = settings(tales, *mask, "trainer.accumulate=2", "trainer.max_steps=30", "optimizer.lr=0.02", model="gpt")
+    config = settings(
+        tales, *mask, "trainer.gradient_accumulation=2", "trainer.max_steps=30", "optimizer.lr=0.02", model="gpt"
+    )
     run = trained(config, tmp_path / "run")
     loaded = load_run(str(run.path))
     stream = token_cache.tokenize(corpora.load(config.dataset), loaded.tokenizer, config)["val"]
@@ -212,13 +216,13 @@ def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
 
 @pytest.mark.parametrize(
     "line",
-    [("mask=causal",), ("mask=document", "trainer.batches=documents"), ("mask=document", "trainer.batches=lines")],
+    [("mask=causal",), ("mask=document", "trainer.sampling=documents"), ("mask=document", "trainer.sampling=lines")],
 )
 def test_a_model_is_told_of_documents_only_where_a_row_may_have_several(
     line: tuple[str, ...], tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MODELS._builders, "test_gathers", lambda config, vocab_size: TokensAlone(vocab_size))
-    run = trained(settings(tales, *line, "trainer.max_steps=2", "trainer.accumulate=2"), tmp_path / "run")
+    run = trained(settings(tales, *line, "trainer.max_steps=2", "trainer.gradient_accumulation=2"), tmp_path / "run")
     assert evaluate(load_run(str(run.path)))["tokens"] == run.read_summary()["val_scored_tokens"]
 
 

@@ -8,8 +8,7 @@ from nanolm.errors import DivergedError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.dry_run import dry_run
 from nanolm.training.trainer import train
-from tests.conftest import Nanolm
-from tests.training.test_trainer import settings
+from tests.helpers import Nanolm, settings
 
 
 def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path
 
 def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
     config = settings(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
-    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.accumulate\) makes"):
+    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.batch_size"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 
 

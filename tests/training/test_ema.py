@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from nanolm.evaluate import evaluate
-from nanolm.load import load_run
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, ema
+from nanolm.training import ema
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
+from tests.helpers import final_state, rows, same, settings
 from tests.training.test_resume import whole_and_parted
-from tests.training.test_trainer import final_state, rows, same, settings
 
 
 def test_the_average_is_that_of_the_formula() -> None:

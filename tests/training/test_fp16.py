@@ -13,7 +13,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import setup
 from nanolm.training.trainer import train
-from tests.training.test_trainer import final_state, rows, same, settings
+from tests.helpers import final_state, rows, same, settings
 
 FP16 = ("trainer.precision=fp16", "trainer.log_every=1", "trainer.clip_norm=1.0")
 
@@ -82,7 +82,7 @@ def test_a_skipped_update_moves_neither_weights_nor_averages(
 
 
 def test_a_run_in_fp16_resumes_with_its_loss_scale(small_text: Path, tmp_path: Path) -> None:
-    line = ("model.dropout=0.1", "trainer.accumulate=2", *FP16)
+    line = ("model.dropout=0.1", "trainer.gradient_accumulation=2", *FP16)
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run, stops in ((whole, (8,)), (parted, (4, 8))):
         run.path.mkdir()

@@ -9,7 +9,7 @@ import torch
 
 from nanolm.errors import OutOfMemoryError, SettingsError
 from nanolm.training import memory
-from tests.conftest import config_of
+from tests.helpers import config_of
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def test_a_run_that_cannot_fit_is_refused_with_both_figures(overrides: tuple[str, ...], part: str) -> None:
     with pytest.raises(SettingsError, match=rf"needs at least [\d.,]+ [TPG]iB.*this machine has.*{part}") as caught:
         memory.require_memory(config_of(*overrides), 65, CPU)
-    assert "gradient accumulation (trainer.accumulate) makes the same update" in caught.value.mend
+    assert "gradient accumulation (trainer.gradient_accumulation) makes the same update" in caught.value.hint
     assert overrides[0] in caught.value.where
 
 
@@ -36,8 +36,8 @@ def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPat
     words = ("model=bigram", "trainer.batch_size=1000000", "size.context_length=64")
     with pytest.raises(SettingsError) as caught:
         memory.require_memory(config_of(*words), 65, CPU)
-    word = caught.value.mend.split(" (gradient accumulation)")[0]
-    assert word == "trainer.accumulate=4"
+    word = caught.value.hint.split(" (gradient accumulation)")[0]
+    assert word == "trainer.gradient_accumulation=4"
     memory.require_memory(config_of(*words, word), 65, CPU)
 
 
@@ -70,11 +70,11 @@ def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callab
         allocate()
 
     with pytest.raises(OutOfMemoryError) as caught:
-        train(config_of("trainer.batch_size=12", "trainer.accumulate=4"))
+        train(config_of("trainer.batch_size=12", "trainer.gradient_accumulation=4"))
     assert caught.value.found == "out of memory" + (f": {caught.value.found.split(': ')[-1]}" if asked else "")
     assert asked in caught.value.found
     assert "trainer.batch_size=12" in caught.value.where
-    assert caught.value.mend.startswith("trainer.accumulate=6 (gradient accumulation) makes the same update in less")
+    assert caught.value.hint.startswith("trainer.gradient_accumulation=6 makes the same update in less")
     assert caught.value.exit_status == 1
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nanolm.config import Precision
+from nanolm.config.trainer import Precision
 from nanolm.errors import SettingsError
 from nanolm.training.precision import NumberFormat, choose_device, resolve
 

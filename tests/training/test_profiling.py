@@ -7,7 +7,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.training.test_trainer import final_state, same, settings
+from tests.helpers import final_state, same, settings
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])

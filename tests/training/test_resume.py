@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
-from nanolm.config import Precision
-from nanolm.config_file import load_yaml
-from nanolm.evaluate import evaluate
-from nanolm.load import load_run
+from nanolm.config.trainer import Precision
+from nanolm.config.yaml_io import load_yaml
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, precision
+from nanolm.training import precision
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.conftest import SMALL, Nanolm
-from tests.training.test_trainer import final_state, rows, same, settings, stopped_at
+from tests.helpers import SMALL, Nanolm, final_state, rows, same, settings, stopped_at
 
 OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 SCHEDULERS = sorted(path.stem for path in config_folder().glob("scheduler/*.yaml"))
@@ -32,7 +32,7 @@ COMMON = (
     "trainer.eval_every=3",
     "trainer.save_every=5",
     "trainer.log_every=1",
-    "trainer.accumulate=2",
+    "trainer.gradient_accumulation=2",
     "model.dropout=0.3",
     "size.n_layers=1",
 )
@@ -71,7 +71,7 @@ def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
     stops: list[int], small_text: Path, tmp_path: Path
 ) -> None:
     # The text has 8,034 tokens, 502 rows of 16: an epoch is 5 steps, and ends at a save.
-    line = ("trainer.batches=epochs", "trainer.batch_size=100", "trainer.save_every=5")
+    line = ("trainer.sampling=epochs", "trainer.batch_size=100", "trainer.save_every=5")
     config = settings(small_text, *COMMON, *line, "optimizer=muon", "size.context_length=16")
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.cli import run as nanolm_run
-from nanolm.config import Precision, TokenizerConfig
+from nanolm.cli.main import run as nanolm_run
+from nanolm.config.tokenizer import TokenizerConfig
+from nanolm.config.trainer import Precision
 from nanolm.data.batches import IGNORED, rows_at
-from nanolm.data.stream import Rows, Stream
 from nanolm.data.tokenizers import ByteTokenizer
+from nanolm.data.tokens.stream import Rows, Stream
 from nanolm.errors import SettingsError
-from nanolm.evaluate import evaluate
-from nanolm.load import load_run
+from nanolm.inference.evaluate import evaluate
+from nanolm.inference.load import load_run
 from nanolm.model.build import build
 from nanolm.registry import TOKENIZERS
 from nanolm.runs.directory import RunDirectory
@@ -26,8 +27,7 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import split_loss
-from tests.conftest import SMALL, config_of
-from tests.model.test_transformer import awaken
+from tests.helpers import SMALL, awaken, config_of
 
 CPU = torch.device("cpu")
 FP32 = NumberFormat(Precision.fp32, CPU)
@@ -112,8 +112,8 @@ def rows_of(run: RunDirectory) -> list[dict[str, Any]]:
 def test_a_run_goes_on_as_if_it_had_never_stopped(
     batches: str, tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = ("dataset=text", f"dataset.path={small_text}", f"trainer.batches={batches}", "trainer.eval_every=6")
-    text += ("scheduler=constant", "scheduler.warmup_steps=0", "trainer.accumulate=2", "trainer.log_every=1")
+    text = ("dataset=text", f"dataset.path={small_text}", f"trainer.sampling={batches}", "trainer.eval_every=6")
+    text += ("scheduler=constant", "scheduler.warmup_steps=0", "trainer.gradient_accumulation=2", "trainer.log_every=1")
     whole = trained(tmp_path / "whole", *text)
     trained(tmp_path / "parts", *text, max_steps=6)
     parts = trained(tmp_path / "parts", *text)

@@ -7,7 +7,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from nanolm.compose import config_folder
-from nanolm.config import (
+from nanolm.config.scheduler import (
     ChainConfig,
     ConstantConfig,
     CosineConfig,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from nanolm.config import Precision
+from nanolm.config.trainer import Precision
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss, update
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nanolm.training.ranks import ALONE
+from nanolm.training.distributed.ranks import ALONE
 from nanolm.training.stop import StopRequest
 
 POSIX = ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")

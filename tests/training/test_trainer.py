@@ -1,52 +1,21 @@
 import io
 import json
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nanolm.config import Config
-from nanolm.config_file import load_yaml
+from nanolm.config.run import Config
+from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import DataError, DiskError, DivergedError, RunError, SettingsError
 from nanolm.registry import MODELS, OPTIMIZERS
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import checkpoint, trainer
+from nanolm.training import trainer
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import Outcome, train
-from tests.conftest import SMALL, config_of
-
-
-def settings(text: Path, *overrides: str) -> Config:
-    return config_of(*SMALL, "dataset=text", f"dataset.path={text}", *overrides)
-
-
-def rows(run: RunDirectory) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what a clock says."""
-    timed = ("seconds", "tokens_per_second")
-    parsed = (json.loads(line) for line in run.metrics.read_text().splitlines())
-    return [{key: value for key, value in row.items() if key not in timed} for row in parsed]
-
-
-def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], Any]:
-    found, _ = checkpoint.newest(run.checkpoints)
-    assert found is not None
-    from safetensors.torch import load_file
-
-    return load_file(found.path / checkpoint.WEIGHTS), found.load_state()
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        timed = ("seconds", "timed_seconds", "lengths")
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in timed)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
+from tests.helpers import final_state, rows, same, settings, stopped_at
 
 
 def run_of(config: Config, folder: Path, **keywords: Any) -> Outcome:
@@ -96,7 +65,9 @@ def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: 
 
 
 @pytest.mark.parametrize("stop_at", [1, 9, 10, 11, 25])
-@pytest.mark.parametrize("overrides", [(), ("optimizer=sgd", "trainer.accumulate=2", "trainer.precision=bf16")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("optimizer=sgd", "trainer.gradient_accumulation=2", "trainer.precision=bf16")]
+)
 def test_stopped_and_resumed_equals_never_stopped(
     stop_at: int, overrides: tuple[str, ...], small_text: Path, tmp_path: Path
 ) -> None:
@@ -124,28 +95,6 @@ def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, fold
     with stopped_at(5):
         outcome = run_of(settings(small_text, "trainer.max_steps=5"), folder)
     assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
-
-
-class stopped_at:  # noqa: N801
-    """Sends SIGTERM to this process in the middle of an update."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-        self.patch = pytest.MonkeyPatch()
-
-    def __enter__(self) -> None:
-        update = trainer.update
-
-        def interrupted(*arguments: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return update(*arguments)
-
-        self.patch.setattr(trainer, "update", interrupted)
-
-    def __exit__(self, *_: object) -> None:
-        self.patch.undo()
 
 
 @pytest.mark.parametrize("part", ["optimizer", "rng", "step", "loss_sum"])
@@ -192,7 +141,7 @@ def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: P
     for parts in (1, 4):
         run = RunDirectory(tmp_path / f"parts{parts}")
         run.path.mkdir()
-        outcome = train(settings(small_text, "trainer.max_steps=20", f"trainer.accumulate={parts}"), run)
+        outcome = train(settings(small_text, "trainer.max_steps=20", f"trainer.gradient_accumulation={parts}"), run)
         losses.append(outcome.summary["final_val_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -334,10 +283,10 @@ def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, sma
     line = (
         f"trainer.compile={compiled}",
         f"optimizer={optimizer}",
-        f"trainer.attention_path={path}",
+        f"trainer.attention_backend={path}",
         f"model.dropout={0 if path == 'flex' else 0.1}",
         "trainer.device=cuda",
-        "trainer.accumulate=2",
+        "trainer.gradient_accumulation=2",
         "trainer.max_steps=20",
         "trainer.log_every=1",
         "trainer.eval_every=10",

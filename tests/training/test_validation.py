@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanolm.config import Precision
+from nanolm.config.trainer import Precision
 from nanolm.model.build import build
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss
 from nanolm.training.validation import exact_loss
-from tests.conftest import config_of
-from tests.model.test_transformer import awaken
+from tests.helpers import awaken, config_of
 
 CPU = torch.device("cpu")
 TOKENS = np.random.default_rng(0).integers(0, 11, 103).astype(np.uint8)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nanolm.data.download import cache_folder
-from nanolm.layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains
+from nanolm.run_layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains
 
 # The folders in the cache, for a cache folder that holds other files too.
 CACHE_FOLDERS = ("compressors", "downloads", "streams")

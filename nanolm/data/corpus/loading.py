@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nanolm.config import Bom, DatasetConfig, JsonlConfig, Newlines, Nul, SplitBy, TextConfig
+from nanolm.config.dataset import Bom, DatasetConfig, JsonlConfig, Newlines, Nul, SplitBy, TextConfig
 from nanolm.data.corpus.exclusions import Identity
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, is_nul_heavy, nul_error
@@ -60,7 +60,7 @@ class Corpus:
             raise DataError(
                 "the text changed while it was being read",
                 where=f"dataset {self.config.name}",
-                mend="run the command again when nothing writes to it",
+                hint="run the command again when nothing writes to it",
             )
 
 
@@ -89,7 +89,7 @@ def load(config: DatasetConfig) -> Corpus:
             raise DataError(
                 f"the {source} text is empty" if source != "train" else "the text is empty",
                 where=str(where),
-                mend="name a text with words in it",
+                hint="name a text with words in it",
             )
         n_documents[source] = documents
         n_characters[source] = characters
@@ -175,7 +175,7 @@ class _Digest:
                     f"U+{ord(part.text[error.start]):04X} is half a character (a lone surrogate), which UTF-8 has no "
                     "bytes for",
                     where=f"document {number} of the {source} text, which begins {part.text[:40]!r}",
-                    mend="leave it out",
+                    hint="leave it out",
                 ) from error
             if part.ends:
                 self._sha256.update(document.digest())

@@ -66,7 +66,7 @@ def find_files(pattern: str, setting: str = "dataset.path") -> Found:
         DataError: there is no such file, something cannot be read, or nothing is left to read.
     """
     if not pattern.strip():
-        raise DataError(f"{setting} is empty", where=setting, mend="name a file, a folder or a glob")
+        raise DataError(f"{setting} is empty", where=setting, hint="name a file, a folder or a glob")
     path = user_path(pattern)
     status = _status(path, setting)
     if status is not None and stat.S_ISREG(status.st_mode):
@@ -77,7 +77,7 @@ def find_files(pattern: str, setting: str = "dataset.path") -> Found:
         raise DataError(
             "this is a FIFO, a socket or a device, and a text is read several times",
             where=f"{setting}, {path}",
-            mend="write the text to a file first",
+            hint="write the text to a file first",
         )
     root, rest = _split_glob(path)
     if not rest:
@@ -174,20 +174,20 @@ class _Search:
         return DataError(
             f"a link leads nowhere: {error.strerror}" if dangling else f"this cannot be read: {error.strerror}",
             where=f"{self._setting}, {path}",
-            mend="remove it, make it readable, or choose a path or a glob without it",
+            hint="remove it, make it readable, or choose a path or a glob without it",
         )
 
     def _nothing_left(self, pattern: str, left_out: list[str]) -> DataError:
         if not left_out:
             if self._is_folder:
                 return DataError(
-                    "the folder has no files", where=str(self._root), mend=f"{self._setting}= a folder with text in it"
+                    "the folder has no files", where=str(self._root), hint=f"{self._setting}= a folder with text in it"
                 )
             return _nothing_there(pattern, self._setting)
         return DataError(
             f"there is no text in {pattern!r} besides what is left out",
             where="; ".join([f"{self._setting}, looked for from {Path.cwd()}", *left_out]),
-            mend="a file is read when it is named directly, wherever it lies, as in dataset.path=RUN/samples.txt",
+            hint="a file is read when it is named directly, wherever it lies, as in dataset.path=RUN/samples.txt",
         )
 
 
@@ -246,14 +246,14 @@ def _status(path: Path, setting: str) -> os.stat_result | None:
         found = f"this cannot be read: {error.strerror}"
     except ValueError as error:
         found = f"this is no path: {error}"
-    raise DataError(found, where=f"{setting}, {path}", mend="name an existing file or folder")
+    raise DataError(found, where=f"{setting}, {path}", hint="name an existing file or folder")
 
 
 def _nothing_there(pattern: str, setting: str) -> DataError:
     return DataError(
         f"there is no file, folder or match of {pattern!r}",
         where=f"{setting}, looked for from {Path.cwd()}",
-        mend="name an existing file or folder, or a glob such as 'notes/**/*.md'",
+        hint="name an existing file or folder, or a glob such as 'notes/**/*.md'",
     )
 
 

@@ -53,7 +53,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
     return DataError(
         f"cannot read the file: {error.strerror}",
         where=str(path),
-        mend="make it readable, or choose a path or a glob without it",
+        hint="make it readable, or choose a path or a glob without it",
     )
 
 
@@ -63,19 +63,19 @@ def is_nul_heavy(text: str) -> bool:
     return n_nul >= NUL_COUNT and n_nul > NUL_SHARE * len(text)
 
 
-def nul_error(text: str, what: str, where: str, mend: str) -> DataError:
+def nul_error(text: str, what: str, where: str, hint: str) -> DataError:
     """The error for NUL-heavy text.
 
     Args:
         text: the text.
         what: what it is, in front of the count.
         where: the file or document.
-        mend: what can be done besides dataset.nul=allow.
+        hint: what can be done besides dataset.nul=allow.
     """
     return DataError(
         f"{what}: {text.count(chr(0)):,} of {len(text):,} characters are NUL",
         where=where,
-        mend=f"{mend}; dataset.nul=allow reads it as it stands",
+        hint=f"{hint}; dataset.nul=allow reads it as it stands",
     )
 
 
@@ -96,7 +96,7 @@ def _decoded(file: IO[bytes], path: Path, allow_nul: bool, hint: str) -> Iterato
                 f"byte {at} (0x{error.object[error.start]:02x}) is not UTF-8: {error.reason}; "
                 f"the file looks like {kind.name}",
                 where=f"{path}, byte offset {at}",
-                mend="; ".join(filter(None, [kind.hint, hint])),
+                hint="; ".join(filter(None, [kind.hint, hint])),
             ) from error
         if not allow_nul and is_nul_heavy(decoded):
             kind = recognise(path, is_utf8=True)

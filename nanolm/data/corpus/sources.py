@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanolm.config import (
+from nanolm.config.dataset import (
     DownloadConfig,
     HuggingFaceConfig,
     JsonlConfig,
@@ -96,7 +96,7 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
         raise DataError(
             "dataset=huggingface needs the package `datasets`",
             where="dataset.name",
-            mend=install_hint("hf"),
+            hint=install_hint("hf"),
         ) from error
     datasets.disable_progress_bars()
     folder = user_path(config.path)
@@ -116,7 +116,7 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
         raise DataError(
             f"the dataset cannot be read: {type(error).__name__}: {' '.join(str(error).split())}",
             where=where,
-            mend="dataset.path= its name on the hub or a local folder of parquet or JSON files, "
+            hint="dataset.path= its name on the hub or a local folder of parquet or JSON files, "
             "dataset.subset= and dataset.train_split= as it has them",
         ) from error
 
@@ -133,7 +133,7 @@ def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | Non
             raise DataError(
                 f"the dataset has files of a {kind}, which is not training text",
                 where=f"dataset.path {folder}: {path}",
-                mend="move it elsewhere, or name a folder without it",
+                hint="move it elsewhere, or name a folder without it",
             )
 
 
@@ -143,7 +143,7 @@ def download(config: DownloadConfig) -> Iterator[Part]:
     path = user_path(config.path) if config.path else fetch(config.url, config.sha256)
     try:
         if not path.is_file():
-            raise DataError(f"there is no file {path}", where="dataset.path", mend="name an existing file")
+            raise DataError(f"there is no file {path}", where="dataset.path", hint="name an existing file")
         found = None
         if config.sha256 is not None:
             with path.open("rb") as file:
@@ -155,7 +155,7 @@ def download(config: DownloadConfig) -> Iterator[Part]:
             f"these are not the bytes that this dataset stands for: {path.stat().st_size:,} bytes with "
             f"sha256 {found}, expected sha256 {config.sha256}",
             where=str(path),
-            mend="fetch it anew, or train on your own text with dataset=text dataset.path=...",
+            hint="fetch it anew, or train on your own text with dataset=text dataset.path=...",
         )
     parts = read_utf8(path, allow_nul=config.nul is Nul.allow)
     return _between_gutenberg_marks(parts, path) if config.strip_gutenberg else parts
@@ -170,7 +170,7 @@ def _between_gutenberg_marks(parts: Iterator[Part], path: Path) -> Iterator[Part
         raise DataError(
             'the file has no lines "*** START OF ..." and "*** END OF ..." as Project Gutenberg sets them',
             where=str(path),
-            mend="fetch it anew, or train on it as it stands with dataset=text dataset.path=...",
+            hint="fetch it anew, or train on it as it stands with dataset=text dataset.path=...",
         )
     yield Part(text[start.end() : end.start()].rstrip() + "\n")
 
@@ -180,20 +180,20 @@ def _field(line: str, field: str, where: str) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"this is not JSON: {error}", where=where, mend="one JSON object a line") from error
+        raise DataError(f"this is not JSON: {error}", where=where, hint="one JSON object a line") from error
     if not isinstance(row, dict):
-        raise DataError(f"this is {type(row).__name__}, not an object", where=where, mend="one JSON object a line")
+        raise DataError(f"this is {type(row).__name__}, not an object", where=where, hint="one JSON object a line")
     return _text_in(row, field, where)
 
 
 def _text_in(row: dict[str, Any], field: str, where: str) -> str:
     if field not in row:
         there = ", ".join(map(str, row)) or "none"
-        raise DataError(f"there is no field {field!r}", where=where, mend=f"dataset.field= one of: {there}")
+        raise DataError(f"there is no field {field!r}", where=where, hint=f"dataset.field= one of: {there}")
     if not isinstance(row[field], str):
         raise DataError(
             f"the field {field!r} holds {type(row[field]).__name__}, not text",
             where=where,
-            mend=f"dataset.field= one of: {', '.join(str(k) for k, v in row.items() if isinstance(v, str)) or 'none'}",
+            hint=f"dataset.field= one of: {', '.join(str(k) for k, v in row.items() if isinstance(v, str)) or 'none'}",
         )
     return row[field]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanolm.config import DatasetConfig, SplitBy
+from nanolm.config.dataset import DatasetConfig, SplitBy
 from nanolm.data.corpus.reading import Part
 from nanolm.data.permutation import mix, permute
 from nanolm.errors import DataError
@@ -163,6 +163,6 @@ def held_out(shares: dict[str, float], n: int, kind: str) -> dict[str, int]:
         raise DataError(
             f"the text has {n:,} {kind}, and the splits {', '.join(shares)} need at least {len(shares)}",
             where="dataset.split_by",
-            mend="dataset.split_by=fraction cuts a text anywhere",
+            hint="dataset.split_by=fraction cuts a text anywhere",
         )
     return sizes

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from nanolm.config import BpeConfig, Gpt2Config
+from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
-from nanolm.data.tokenizers.pieces import CHARACTER_OF_BYTE, Pieces, chunks, spelled
+from nanolm.data.tokenizers.byte_pieces import CHARACTER_OF_BYTE, Pieces, chunks, spelled
 from nanolm.data.tokenizers.protocol import require_distinct, smallest_integers, strings
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
@@ -128,7 +128,7 @@ class Gpt2Tokenizer(_BytePairs):
                 raise TokenizerError(
                     error.found,
                     where=error.where,
-                    mend="get encoder.json and vocab.bpe by other means and say tokenizer.path=FOLDER",
+                    hint="get encoder.json and vocab.bpe by other means and say tokenizer.path=FOLDER",
                 ) from error
             return cls._of_files(*files)
         path = user_path(config.path)
@@ -141,7 +141,7 @@ class Gpt2Tokenizer(_BytePairs):
             raise TokenizerError(
                 f"there is no encoder.json with vocab.bpe, and no tokenizer.json: {config.path}",
                 where="tokenizer.path",
-                mend="name a folder with GPT-2's two files, or a tokenizer.json; "
+                hint="name a folder with GPT-2's two files, or a tokenizer.json; "
                 "without tokenizer.path they are downloaded",
             )
         return cls._of_tokenizer_json(path)
@@ -161,7 +161,7 @@ class Gpt2Tokenizer(_BytePairs):
             raise TokenizerError(
                 "this is not GPT-2's kind of tokenizer: BPE over bytes, nothing normalised, no blank put in front",
                 where=str(path),
-                mend=f"tokenizer=pretrained tokenizer.path={path} takes any",
+                hint=f"tokenizer=pretrained tokenizer.path={path} takes any",
             )
         rules = model.get("merges")
         if not isinstance(rules, list):
@@ -174,11 +174,11 @@ class Gpt2Tokenizer(_BytePairs):
         """From a table of ids and the merges, which must give each token the rank that is its id."""
         if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
             raise TokenizerError("it must be a JSON object from tokens to ids", where=str(encoder_path))
-        mend = "take both files from the same place"
+        hint = "take both files from the same place"
         try:
             tokens = vocabulary(merges)
         except TokenizerError as error:
-            raise TokenizerError(error.found, where=str(merges_path), mend=mend) from error
+            raise TokenizerError(error.found, where=str(merges_path), hint=hint) from error
         by_id = sorted(vocab, key=vocab.__getitem__)
         if [vocab[token] for token in by_id] != list(range(len(by_id))):
             raise TokenizerError("two tokens have the same id, or an id is left out", where=str(encoder_path))
@@ -188,14 +188,14 @@ class Gpt2Tokenizer(_BytePairs):
                     f"the two files do not fit: by the merges {token!r} has the id {number}, "
                     f"and by the table {vocab.get(token)}",
                     where=f"{merges_path}, {encoder_path}",
-                    mend=mend,
+                    hint=hint,
                 )
         special_tokens = by_id[len(tokens) :]
         if len(special_tokens) > 1:
             raise TokenizerError(
                 f"the two files do not fit: no merge makes {special_tokens[0]!r} and {len(special_tokens) - 1:,} more",
                 where=f"{merges_path}, {encoder_path}",
-                mend=mend,
+                hint=hint,
             )
         return cls(merges, special_tokens)
 
@@ -229,7 +229,7 @@ def room(vocab_size: int, special_tokens: Sequence[str], needed: int) -> int:
             f"a vocabulary of {vocab_size:,} has no room for {needed:,} tokens that it must have "
             f"and {len(special_tokens)} special ones",
             where="tokenizer.vocab_size, tokenizer.special_tokens",
-            mend=f"tokenizer.vocab_size={needed + len(special_tokens)} or more",
+            hint=f"tokenizer.vocab_size={needed + len(special_tokens)} or more",
         )
     return vocab_size - len(special_tokens)
 

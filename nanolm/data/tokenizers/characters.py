@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nanolm.config import ByteConfig, CharConfig
+from nanolm.config.tokenizer import ByteConfig, CharConfig
 from nanolm.data.tokenizers.protocol import checked, smallest_integers, strings, utf8
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
@@ -93,7 +93,7 @@ class CharTokenizer:
             f"{len(unseen)} character{'s' if len(unseen) > 1 else ''} that the tokenizer has never seen: {shown}"
             + (", ..." if len(unseen) > 10 else ""),
             where=f"a text of {len(text):,} characters",
-            mend="leave them out, or train with tokenizer=byte, which knows every text",
+            hint="leave them out, or train with tokenizer=byte, which knows every text",
         )
 
     def decode(self, ids: Iterable[int]) -> str:

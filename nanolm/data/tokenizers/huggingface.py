@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from nanolm.config import PretrainedConfig, UnigramConfig
+from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
+from nanolm.data.tokenizers.byte_pieces import CHARACTER_OF_BYTE, Pieces, chunks, grouped, spelled
 from nanolm.data.tokenizers.bytepairs import room
-from nanolm.data.tokenizers.pieces import CHARACTER_OF_BYTE, Pieces, chunks, grouped, spelled
 from nanolm.data.tokenizers.protocol import checked, entry, smallest_integers, strings, utf8
 from nanolm.errors import TokenizerError
 from nanolm.files import user_path
@@ -77,7 +77,7 @@ class _HuggingFace:
                 raise TokenizerError(
                     f"the tokenizer cannot encode the text: {error}",
                     where=f"a text of {len(text):,} characters",
-                    mend="it has no token for something in the text, and none for what it does not know",
+                    hint="it has no token for something in the text, and none for what it does not know",
                 ) from error
             parts += [np.array(part.ids, dtype=self._integers) for part in encoded]
         return np.concatenate([np.empty(0, dtype=self._integers), *parts])
@@ -162,14 +162,14 @@ class PretrainedTokenizer(_HuggingFace):
             raise TokenizerError(
                 f"cannot read {path}: {error.strerror}",
                 where="tokenizer.path",
-                mend="name a tokenizer.json of Hugging Face tokenizers, or a folder with one",
+                hint="name a tokenizer.json of Hugging Face tokenizers, or a folder with one",
             ) from error
         except (ValueError, RecursionError) as error:
             raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path)) from error
         try:
             return cls(state)
         except TokenizerError as error:
-            raise TokenizerError(error.found, where=str(path), mend=error.mend) from error
+            raise TokenizerError(error.found, where=str(path), hint=error.hint) from error
 
     def to_json(self) -> dict[str, Any]:
         """The tokenizer.json as it stands."""

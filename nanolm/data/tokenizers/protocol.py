@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
-from nanolm.config import TokenizerConfig
+from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.errors import NanolmError, TokenizerError
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
@@ -93,29 +93,29 @@ def from_file(path: Path) -> Tokenizer:
     Raises:
         TokenizerError: it is missing, is not JSON, or does not describe a tokenizer.
     """
-    mend = "take tokenizer.json from a copy of the run"
+    hint = "take tokenizer.json from a copy of the run"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(state, dict) or not isinstance(state.get("name"), str):
-            raise TokenizerError("not a tokenizer: it is no JSON object with a name", where=str(path), mend=mend)
+            raise TokenizerError("not a tokenizer: it is no JSON object with a name", where=str(path), hint=hint)
         name = state.pop("name")
         kind = TOKENIZERS[name]
         _require(kind, name, ("from_json",))
         return _completed(kind.from_json(state), name)
     except TokenizerError as error:
-        raise TokenizerError(error.found, where=str(path), mend=error.mend or mend) from error
+        raise TokenizerError(error.found, where=str(path), hint=error.hint or hint) from error
     except NanolmError:
         raise
     except FileNotFoundError as error:
-        raise TokenizerError(f"{path.name} is missing", where=str(path), mend=mend) from error
+        raise TokenizerError(f"{path.name} is missing", where=str(path), hint=hint) from error
     except OSError as error:
         raise TokenizerError(
-            f"{path.name} cannot be read: {error.strerror or error}", where=str(path), mend=mend
+            f"{path.name} cannot be read: {error.strerror or error}", where=str(path), hint=hint
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path), mend=mend) from error
+        raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path), hint=hint) from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise TokenizerError(f"not a tokenizer: {error!r}", where=str(path), mend=mend) from error
+        raise TokenizerError(f"not a tokenizer: {error!r}", where=str(path), hint=hint) from error
 
 
 def fingerprint(name: str, tokenizer: Tokenizer) -> str:
@@ -141,7 +141,7 @@ def utf8(text: str) -> bytes:
         raise TokenizerError(
             f"U+{ord(text[error.start]):04X} is half a character (a lone surrogate)",
             where=f"character {error.start} of the text",
-            mend="leave it out",
+            hint="leave it out",
         ) from error
 
 
@@ -207,7 +207,7 @@ def _require(thing: object, name: str, members: Iterable[str]) -> None:
         raise TokenizerError(
             f"the tokenizer {name!r} has no {', '.join(lacking)}",
             where=getattr(thing, "__module__", ""),
-            mend="nanolm.data.tokenizers.Tokenizer says what each must do",
+            hint="nanolm.data.tokenizers.Tokenizer says what each must do",
         )
 
 

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from nanolm.config import SentencePieceConfig
+from nanolm.config.tokenizer import SentencePieceConfig
+from nanolm.data.tokenizers.byte_pieces import Pieces, grouped
 from nanolm.data.tokenizers.bytepairs import room
-from nanolm.data.tokenizers.pieces import Pieces, grouped
 from nanolm.data.tokenizers.protocol import entry, smallest_integers, utf8
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
@@ -107,7 +107,7 @@ class SentencePieceTokenizer:
                 f"SentencePiece cannot train {config.vocab_size:,} pieces: "
                 + ("the bytes and the characters of the corpus are more" if few else f"{error}".strip()),
                 where="tokenizer.vocab_size, tokenizer.character_coverage" if few else "the corpus",
-                mend="a larger tokenizer.vocab_size, or a smaller tokenizer.character_coverage" if few else "",
+                hint="a larger tokenizer.vocab_size, or a smaller tokenizer.character_coverage" if few else "",
             ) from error
         return cls(model.getvalue())
 

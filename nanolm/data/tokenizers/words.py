@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nanolm.config import WordsConfig
+from nanolm.config.tokenizer import WordsConfig
 from nanolm.data.tokenizers.protocol import checked, entry, require_distinct, smallest_integers, strings, utf8
 from nanolm.errors import SettingsError, TokenizerError, install_hint, nearest
 from nanolm.registry import TOKENIZERS
@@ -92,7 +92,7 @@ class _Words:
             raise TokenizerError(
                 f"max_size {config.max_size} has no room for the {len(special_tokens)} special tokens",
                 where="tokenizer.max_size, tokenizer.special_tokens",
-                mend="a larger tokenizer.max_size, or null for no limit",
+                hint="a larger tokenizer.max_size, or null for no limit",
             )
         settings = {name: getattr(config, name) for name in cls._settings}
         split = cls._splitter(settings)
@@ -108,7 +108,7 @@ class _Words:
             raise TokenizerError(
                 f"no word is left for the vocabulary of the {len(counts):,} in the corpus",
                 where="tokenizer.min_frequency, tokenizer.max_size",
-                mend="a smaller tokenizer.min_frequency, a larger tokenizer.max_size, or a text with words",
+                hint="a smaller tokenizer.min_frequency, a larger tokenizer.max_size, or a text with words",
             )
         for word in words:
             counts.pop(word)
@@ -142,7 +142,7 @@ class _Words:
             + ", ".join(map(repr, unseen[:10]))
             + (", ..." if len(unseen) > 10 else ""),
             where=f"a text of {len(text):,} characters",
-            mend=f"leave them out, or train with {UNKNOWN} among tokenizer.special_tokens",
+            hint=f"leave them out, or train with {UNKNOWN} among tokenizer.special_tokens",
         )
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -227,7 +227,7 @@ class SpacyTokenizer(_Words):
             raise SettingsError(
                 f"spaCy cannot be imported: {error}",
                 where="tokenizer.name spacy",
-                mend=install_hint("spacy"),
+                hint=install_hint("spacy"),
             ) from error
         try:
             tokenize = spacy.blank(language).tokenizer
@@ -235,7 +235,7 @@ class SpacyTokenizer(_Words):
             raise SettingsError(
                 f"spaCy has no rules for the language {language!r}: {error}".splitlines()[0],
                 where="tokenizer.language",
-                mend="a code such as en, de or fr; some languages need packages of their own",
+                hint="a code such as en, de or fr; some languages need packages of their own",
             ) from error
         return lambda line: [token.text for token in tokenize(line) if not token.is_space]
 
@@ -255,7 +255,7 @@ def splitter(name: str) -> Callable[[Splitter], Splitter]:
         if name in _OF_TORCHTEXT or (known is not None and _origin(known) != _origin(function)):
             raise SettingsError(
                 f"the splitter {name!r} is there already" + (f": {_origin(known)}" if known else ", in torchtext"),
-                mend="choose another name",
+                hint="choose another name",
             )
         _SPLITTERS[name] = function
         return function
@@ -281,7 +281,7 @@ class TorchtextTokenizer(_Words):
             raise SettingsError(
                 f"no splitter is called {splitter!r}",
                 where="tokenizer.splitter",
-                mend=nearest(splitter, [*_OF_TORCHTEXT, *_SPLITTERS])
+                hint=nearest(splitter, [*_OF_TORCHTEXT, *_SPLITTERS])
                 + "; one of your own is a function from a line to its words, decorated with "
                 "nanolm.data.tokenizers.splitter in a module named by plugins=[...]; for spaCy: tokenizer=spacy",
             )
@@ -293,7 +293,7 @@ class TorchtextTokenizer(_Words):
             raise SettingsError(
                 f"torchtext's splitter {splitter!r} cannot be had: {error}",
                 where="tokenizer.splitter",
-                mend=f"pip install {error.name or 'torchtext==0.6.0'}",
+                hint=f"pip install {error.name or 'torchtext==0.6.0'}",
             ) from error
 
     @classmethod

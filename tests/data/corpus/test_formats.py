@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import JsonlConfig, TextConfig
+from nanolm.config.dataset import JsonlConfig, TextConfig
 from nanolm.data import corpus
 from nanolm.data.corpus.formats import recognise
 from nanolm.errors import DataError
@@ -87,9 +87,9 @@ def test_a_file_that_is_no_utf8_is_named(expected: str, tmp_path: Path) -> None:
         corpus.load(TextConfig(path=str(path)))
     *kinds, hint = expected.split(", ")
     assert all(kind in caught.value.found for kind in kinds), caught.value
-    assert hint in caught.value.mend
+    assert hint in caught.value.hint
     if hint not in ("not text", "dataset=huggingface"):
-        assert shlex.quote(str(path)) in caught.value.mend
+        assert shlex.quote(str(path)) in caught.value.hint
     with pytest.raises(DataError):
         corpus.load(JsonlConfig(path=str(path)))
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.config import JsonlConfig, Nul, PythonDocsConfig, TextConfig
+from nanolm.config.dataset import JsonlConfig, Nul, PythonDocsConfig, TextConfig
 from nanolm.data import corpus
 from nanolm.data.corpus import reading
 from nanolm.errors import DataError
-from tests.conftest import Nanolm
+from tests.helpers import Nanolm
 
 
 def text_of(config: TextConfig | JsonlConfig) -> str:
@@ -80,9 +80,9 @@ def test_the_hint_for_a_folder_leaves_other_files_out(tmp_path: Path) -> None:
     (tmp_path / "sub" / "c.txt").write_bytes(b"\xff")
     with pytest.raises(DataError) as of_text:
         corpus.load(TextConfig(path=f"{tmp_path}/sub/*"))
-    assert "by a glob" not in of_text.value.mend
+    assert "by a glob" not in of_text.value.hint
     (tmp_path / "sub" / "c.txt").unlink()
-    glob = caught.value.mend.rpartition("dataset.path=")[2].strip("'")
+    glob = caught.value.hint.rpartition("dataset.path=")[2].strip("'")
     assert text_of(TextConfig(path=glob)) == "text"
 
 

@@ -1,0 +1,69 @@
+"""Compare the config.yaml of a run with the settings that its newest checkpoint recorded, without loading either."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanolm.config.roles import MAY_CHANGE, is_quiet
+from nanolm.json_text import dump_json, parse_json
+
+# The number of changed settings that a note names.
+SHOWN = 3
+
+
+def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
+    """Describe how config.yaml was edited after training.
+
+    Only the manifest of the newest checkpoint is read. Settings that a run may change when it continues do not count.
+
+    Args:
+        checkpoints: the run's folder of checkpoints.
+        settings: of its config.yaml, by dotted key.
+
+    Returns:
+        The changed settings with the old and the new value; an empty string if there are none, or no checkpoint has
+        recorded any.
+    """
+    recorded = _recorded(checkpoints)
+    changed = [
+        f"{key}: {_shown(old)} -> {_shown(settings[key])}"
+        for key, old in recorded.items()
+        if key in settings and not _is_same(old, settings[key]) and not _may_change(key, recorded)
+    ]
+    if not changed:
+        return ""
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return f"config.yaml has changed since the run was trained: {'; '.join(changed[:SHOWN])}{more}"
+
+
+def _recorded(checkpoints: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        names = (path.name for path in checkpoints.iterdir())
+        steps = [name for name in names if name.startswith("step-") and name[len("step-") :].isdecimal()]
+        newest = max(steps, key=lambda name: int(name[len("step-") :]), default=None)
+        if newest is not None:
+            manifest = parse_json((checkpoints / newest / "manifest.json").read_bytes())
+            settings = manifest.get("settings") if isinstance(manifest, dict) else None
+            return settings if isinstance(settings, dict) else {}
+    return {}
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    if isinstance(new, str) and isinstance(old, int | float):
+        # YAML 1.1 reads 1e-3 as a string, and nanolm as a number.
+        with contextlib.suppress(ValueError):
+            return float(new) == old
+    return bool(old == new)
+
+
+def _may_change(key: str, settings: Mapping[str, Any]) -> bool:
+    if key == "trainer.eval_every" and settings.get("scheduler.name") == "plateau":
+        return False
+    return key in MAY_CHANGE or is_quiet(key)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else dump_json(value)

@@ -1,0 +1,80 @@
+"""`nanolm evaluate`: the exact loss of a run's checkpoint on a split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanolm.config.run import reads_documents
+from nanolm.config.trainer import Precision
+from nanolm.data import corpus as corpora
+from nanolm.data.tokens.cache import tokenize
+from nanolm.errors import RunError, SettingsError, nearest
+from nanolm.inference.load import Loaded
+from nanolm.training.memory import explained
+from nanolm.training.precision import NumberFormat
+from nanolm.training.validation import split_loss
+
+
+def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> dict[str, Any]:
+    """Scores a split.
+
+    Args:
+        loaded: the run.
+        split: train, val, or test where the run has one.
+        stride: tokens scored at a time, each behind context_length - stride tokens of context; None: context_length.
+
+    Returns:
+        loss (nats a token), bits_per_byte, lossless (whether bits_per_byte compares), tokens scored, and what they were
+        scored with.
+
+    Raises:
+        SettingsError: no such split, or a stride that does not fit the context.
+        RunError: the text is not the one that the run was trained with.
+    """
+    config = loaded.config
+    context_length = config.size.context_length
+    if stride is not None and config.trainer.sampling.in_rows:
+        raise SettingsError(
+            f"the run was trained on {config.trainer.sampling.name}, and each is scored behind its own beginning alone",
+            where="--stride",
+            hint="leave --stride out",
+        )
+    stride = context_length if stride is None else stride
+    if not 1 <= stride <= context_length:
+        raise SettingsError(
+            f"--stride is {stride}", where="--stride", hint=f"from 1 to the context length, {context_length}"
+        )
+    corpus = corpora.load(config.dataset)
+    if split not in corpus.splits:
+        raise SettingsError(f"there is no split {split!r}", where="--split", hint=nearest(split, corpus.splits))
+    trained_on = loaded.run.read_summary().get("corpus")
+    if trained_on and trained_on != corpus.fingerprint:
+        raise RunError(
+            f"the text is not the one that the run was trained with: sha256 {corpus.fingerprint[:16]}..., "
+            f"was {trained_on[:16]}...",
+            where=f"dataset of {loaded.run.path}",
+            hint="bring back the same text",
+        )
+    stream = tokenize(corpus, loaded.tokenizer, config)[split]
+    with explained(config):
+        loss = split_loss(
+            loaded.model,
+            loaded.model,
+            stream,
+            context_length=context_length,
+            stride=stride,
+            vocab_size=loaded.tokenizer.vocab_size,
+            device=loaded.device,
+            number_format=NumberFormat(Precision.fp32, loaded.device),
+            reads_documents=reads_documents(config),
+        )
+    return {
+        "run": str(loaded.run.path),
+        "step": loaded.step,
+        "split": split,
+        "stride": stride,
+        "loss": loss,
+        "bits_per_byte": stream.bits_per_byte(loss),
+        "lossless": loaded.tokenizer.lossless,
+        "tokens": stream.scored_tokens,
+    }

@@ -1,0 +1,37 @@
+"""Lion: every weight moves by lr, one way or the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nanolm.training.optimizers.foreach import buffers, moving
+
+
+class Lion(torch.optim.Optimizer):
+    """Lion (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2).
+
+    Args:
+        groups: each with its lr and weight_decay.
+        lr: of a group that has none.
+        betas: how much of the momentum counts for the sign, and how much of it is kept.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every group."""
+        for group in self.param_groups:
+            parameters, gradients = moving(group)
+            if not parameters:
+                continue
+            momenta = buffers(self.state, parameters, "momentum")
+            beta1, beta2 = group["betas"]
+            directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
+            torch._foreach_sign_(directions)
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, directions, alpha=-group["lr"])
+            torch._foreach_lerp_(momenta, gradients, 1 - beta2)

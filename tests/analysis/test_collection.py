@@ -1,0 +1,261 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.analysis import collection
+from nanolm.config.run import flat
+from nanolm.errors import Problems, RunError
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+from tests.helpers import SMALL, config_of
+
+
+def make_run(path: Path, settings: str = "seed: 1\n", **summary: Any) -> Path:
+    """The files of a run that ended."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(settings)
+    (path / "summary.json").write_text(json.dumps({"status": "completed", **summary}))
+    return path
+
+
+def names(*paths: Path) -> list[str]:
+    return [run.name for run in collection.find(paths)]
+
+
+def test_runs_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
+    for name in ("sweep/lr=10", "sweep/lr=2", "single", "sweep/lr=2/wandb/offline/files"):
+        make_run(tmp_path / name)
+    (tmp_path / "sweep" / "config.yaml").write_text("not: a run\n")
+    (tmp_path / "sweep" / ".lock").touch()
+    make_run(tmp_path / ".hidden" / "run")
+    assert names(tmp_path) == ["single", "lr=2", "lr=10"]
+    assert names(tmp_path / "sweep", tmp_path) == ["lr=2", "lr=10", "single"]
+
+
+def with_checkpoint(path: Path, step: int, settings: dict[str, Any]) -> Path:
+    folder = path / "checkpoints" / f"step-{step:08}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"settings": settings}))
+    return path
+
+
+def test_edited_settings_are_noted_and_damage_nothing(tmp_path: Path) -> None:
+    trained = {"optimizer.lr": 0.002, "trainer.max_steps": 4, "trainer.eval_every": 2, "model.name": "gpt"}
+    written = "optimizer: {lr: %s}\ntrainer: {max_steps: 8, eval_every: 4}\nmodel: {name: %s}\n"
+    edited = make_run(tmp_path / "edited", written % (0.1, "bigram"))
+    with_checkpoint(with_checkpoint(edited, 2, {"seed": 1}), 10, trained)
+    with_checkpoint(make_run(tmp_path / "kept", written % ("2e-3", "gpt")), 4, trained)
+    plateau = with_checkpoint(make_run(tmp_path / "plateau", written % (0.002, "gpt")), 4, trained)
+    (plateau / "checkpoints/step-00000004/manifest.json").write_text(
+        json.dumps({"settings": trained | {"scheduler.name": "plateau"}})
+    )
+    with_checkpoint(make_run(tmp_path / "unreadable"), 4, {})
+    (tmp_path / "unreadable/checkpoints/step-00000004/manifest.json").write_text("[")
+    notes = {run.name: run.notes for run in collection.find([tmp_path])}
+    assert notes == {
+        "edited": (
+            "config.yaml has changed since the run was trained: optimizer.lr: 0.002 -> 0.1; model.name: gpt -> bigram",
+        ),
+        "kept": (),
+        "plateau": ("config.yaml has changed since the run was trained: trainer.eval_every: 2 -> 4",),
+        "unreadable": (),
+    }
+    assert {run.status for run in collection.find([tmp_path])} == {"completed"}
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+    for name in ("a/seed=1", "a/seed=2", "b/seed=1", "c"):
+        make_run(tmp_path / name)
+    assert names(tmp_path) == ["a/seed=1", "seed=2", "b/seed=1", "c"]
+
+
+def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_run(tmp_path / "here"))
+    assert names(Path()) == ["here"]
+
+
+def test_folders_without_runs_are_named_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    with pytest.raises(Problems) as caught:
+        collection.find([tmp_path / "empty", tmp_path / "nowhere", make_run(tmp_path / "run")])
+    assert f"there is no run in {tmp_path / 'empty'}" in str(caught.value)
+    assert f"there is no folder {tmp_path / 'nowhere'}" in str(caught.value)
+
+
+def test_what_is_left_of_a_run_is_named(tmp_path: Path) -> None:
+    run = with_checkpoint(make_run(tmp_path / "run"), 4, {})
+    with pytest.raises(RunError, match=f"not a run directory, but a part of one[\\s\\S]*the run itself: {run}"):
+        collection.find([run / "checkpoints"])
+    (run / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"config\.yaml is missing from"):
+        collection.find([run])
+
+
+def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) -> None:
+    line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=gpt", *SMALL)
+    directory = RunDirectory(tmp_path / "here" / "run")
+    with directory.claim():
+        config = config_of(*line, "trainer.max_steps=4", "trainer.eval_every=2")
+        train(config, directory, choices={"model": "gpt"})
+    (run,) = collection.find([tmp_path / "here"])
+    assert run.settings == flat(config)
+    assert run.settings["size.d_model"] == 16
+    assert run.settings["optimizer.eps"] == pytest.approx(1e-8)
+    assert run.summary == directory.read_summary()
+    assert (run.status, run.faults, run.choices["model"]) == ("completed", (), "gpt")
+    assert collection.rows(run) == directory.read_metrics()
+    assert collection.rows(run, "val") == [row for row in directory.read_metrics() if row["split"] == "val"]
+
+
+def test_the_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    whole = [{"step": step, "split": split, "loss": 1.0} for step in (1, 2) for split in ("train", "val")]
+    text = "".join(json.dumps(row) + "\n" for row in whole)
+    (path / "metrics.jsonl").write_text(text + json.dumps(whole[-1])[:-4])
+    (run,) = collection.find([path])
+    assert collection.rows(run) == whole
+    assert collection.rows(run, "val") == whole[1::2]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    (path / "metrics.jsonl").write_text('{"split": "val", "loss": 1}\n{"split": "val", "lo\n{"split": "val"}\n')
+    (run,) = collection.find([path])
+    for split in (None, "val"):
+        with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):
+            collection.rows(run, split)
+
+
+def test_a_damaged_run_is_shown_with_its_faults(tmp_path: Path) -> None:
+    make_run(tmp_path / "config", settings="seed: [1\n")
+    make_run(tmp_path / "no_table", settings="just words\n")
+    (make_run(tmp_path / "summary") / "summary.json").write_text('{"status": "comp')
+    started = make_run(tmp_path / "unstarted")
+    (started / "summary.json").unlink()
+    (started / "tokenizer.json").write_text("{}")
+    found = {run.name: run for run in collection.find([tmp_path])}
+    assert {name: run.status for name, run in found.items()} == {
+        "config": "damaged",
+        "no_table": "damaged",
+        "summary": "damaged",
+        "unstarted": "no summary",
+    }
+    assert "config.yaml is damaged" in found["config"].faults[0]
+    assert found["no_table"].faults == ("config.yaml holds no settings",)
+    assert "summary.json is damaged" in found["summary"].faults[0]
+
+
+def test_nothing_in_a_config_is_executed(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", settings=f"seed: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
+    (run,) = collection.find([path])
+    assert run.status == "damaged"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_that_nobody_writes_was_cut_off(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    (path / "summary.json").write_text('{"status": "running"}')
+    assert collection.find([path])[0].status == "cut off"
+    code = (
+        "import sys\nfrom nanolm.runs.directory import RunDirectory\n"
+        "with RunDirectory(sys.argv[1]).claim():\n print('claimed', flush=True)\n sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "claimed\n"
+        assert collection.find([path])[0].status == "running"
+        assert f"process {writer.pid}" in (path / ".lock").read_text()
+        writer.kill()
+    assert collection.find([path])[0].status == "cut off"
+    with RunDirectory(path).claim():
+        assert RunDirectory(path).is_claimed()
+    assert not RunDirectory(path).is_claimed()
+
+
+def several(tmp_path: Path, *settings: str, choices: list[dict[str, str]] | None = None) -> list[collection.Run]:
+    chosen = choices or [{}] * len(settings)
+    for number, (text, choice) in enumerate(zip(settings, chosen, strict=True)):
+        make_run(tmp_path / f"run{number}", text, choices=choice)
+    return collection.find([tmp_path])
+
+
+def test_only_what_differs_is_said(tmp_path: Path) -> None:
+    runs = several(
+        tmp_path,
+        "optimizer: {lr: 0.1, name: adamw}\nmask: {pattern: null}\nresume: never\nseed: 1\n",
+        "optimizer: {lr: 0.2, name: adamw}\nmask: {pattern: [a, b]}\nresume: auto\nseed: 1\n",
+        "optimizer: {lr: 0.2, name: adamw, beta: 0.9}\nmask: {pattern: null}\nlogger: {name: wandb}\nseed: 1\n",
+    )
+    assert collection.differing(runs) == {
+        "optimizer.lr": [0.1, 0.2, 0.2],
+        "mask.pattern": [None, ["a", "b"], None],
+        "optimizer.beta": [None, None, 0.9],
+    }
+
+
+def test_what_changes_no_number_is_said_where_nothing_else_differs(tmp_path: Path) -> None:
+    runs = several(tmp_path, "resume: never\nseed: 1\n", "resume: auto\nseed: 1\n")
+    assert collection.differing(runs) == {"resume": ["never", "auto"]}
+    assert collection.differing(runs[:1]) == {}
+
+
+def test_another_text_is_said_by_its_path(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "dataset: {path: a.txt}\nseed: 1\n", corpus="1")
+    make_run(tmp_path / "b", "dataset: {path: b.txt}\nseed: 2\n", corpus="1")
+    make_run(tmp_path / "c", "dataset: {path: c.txt}\nseed: 2\n", corpus="2")
+    a, b, c = collection.find([tmp_path])
+    assert collection.differing([a, b]) == {"seed": [1, 2]}
+    assert collection.differing([b, c]) == {"dataset.path": ["b.txt", "c.txt"]}
+
+
+def test_a_choice_stands_for_the_settings_that_it_decides(tmp_path: Path) -> None:
+    runs = several(
+        tmp_path,
+        "model: {name: gpt, norm: rms, dropout: 0.0}\nseed: 1\n",
+        "model: {name: gpt, norm: rms, dropout: 0.1}\nseed: 2\n",
+        "model: {name: gpt, norm: layer, dropout: 0.0}\nseed: 1\n",
+        choices=[{"model": "gpt"}, {"model": "gpt"}, {"model": "gpt2"}],
+    )
+    assert collection.told_apart(runs) == {
+        "model": ["gpt", "gpt", "gpt2"],
+        "model.dropout": [0.0, 0.1, 0.0],
+        "seed": [1, 2, 1],
+    }
+    assert collection.told_apart(runs[:2]) == {"model.dropout": [0.0, 0.1], "seed": [1, 2]}
+
+
+def test_an_experiment_stands_for_settings_of_every_group(tmp_path: Path) -> None:
+    runs = several(
+        tmp_path,
+        "size: {d_model: 8}\noptimizer: {lr: 0.1}\nseed: 1\n",
+        "size: {d_model: 8}\noptimizer: {lr: 0.1}\nseed: 2\n",
+        "size: {d_model: 16}\noptimizer: {lr: 0.2}\nseed: 1\n",
+        choices=[{"experiment": "a"}, {"experiment": "a"}, {"experiment": "b"}],
+    )
+    assert collection.told_apart(runs) == {"experiment": ["a", "a", "b"], "seed": [1, 2, 1]}
+
+
+def test_short_keys_stay_unlike_each_other() -> None:
+    keys = ["optimizer.lr", "model.name", "mask.name", "seed", "size.d_model"]
+    assert list(collection.short_keys(keys).values()) == ["lr", "model.name", "mask.name", "seed", "d_model"]
+
+
+def test_it_is_read_without_torch_or_omegaconf() -> None:
+    code = "import sys, nanolm.analysis.collection\n"
+    code += "print([m for m in ('torch', 'omegaconf', 'hydra') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_links_that_lead_back_up_are_followed_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "a" / "run")
+    for name in ("one", "two", "three"):
+        (tmp_path / "a" / name).symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / name).symlink_to(tmp_path / "a", target_is_directory=True)
+    assert [run.name for run in collection.find([tmp_path])] == ["run"]

@@ -1,0 +1,216 @@
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanolm.analysis.collection import find
+from nanolm.analysis.comparison import compare
+from nanolm.cli import compare as compare_verb
+from nanolm.cli.compare import cells_of, fitted
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+from nanolm.wording import format_value, short_number
+from tests.helpers import SMALL, Nanolm, config_of
+from tests.runs.made import make_run
+
+METRICS = "best_val_loss,bits_per_byte,tokens"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two learning rates with two seeds each, and one that diverged."""
+    for lr, losses in ((0.01, [2.0, 2.01]), (0.1, [3.0, 3.01])):
+        for seed, loss in enumerate(losses, start=1):
+            settings = {"optimizer.lr": lr, "seed": seed}
+            make_run(tmp_path / "sweep" / f"lr={lr},seed={seed}", losses=[4.0, loss], settings=settings)
+    path = tmp_path / "sweep" / "lr=1,seed=1"
+    make_run(path, losses=[5.0], settings={"optimizer.lr": 1.0}, status="diverged")
+    return tmp_path / "sweep"
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, *words: str) -> str:
+    from nanolm.cli.main import run
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert run(["compare", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_real_runs_are_compared_from_their_folders_alone(nanolm: Nanolm, small_text: Path) -> None:
+    line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
+    for model in ("bigram", "gpt"):
+        config = config_of(*line, f"model={model}")
+        for config.seed in (1, 2):
+            run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{config.seed}")
+            with run.claim():
+                train(config, run, choices={"model": model})
+    small_text.unlink()
+    done = nanolm("compare", "sweep", "--json")
+    assert done.returncode == 0, done.stderr
+    means = [row["figures"]["best_val_loss"]["mean"] for row in json.loads(done.stdout)["rows"]]
+    found = json.loads(nanolm("compare", "sweep", "--target", str(sum(means) / 2), "--json").stdout)
+    assert [row["settings"] for row in found["rows"]] == [{"model": "gpt"}, {"model": "bigram"}]
+    gpt, bigram = found["rows"]
+    assert (gpt["n_seeds"], gpt["verdict"], bigram["verdict"]) == (2, "best", "apart")
+    assert gpt["figures"]["tokens"]["mean"] == 10 * 4 * 16
+    assert gpt["figures"]["flops"]["mean"] > bigram["figures"]["flops"]["mean"] >= 0
+    assert (gpt["n_reached"], bigram["n_reached"]) == (2, 0)
+    lines = {line["name"]: line["bits_per_byte"] for line in found["references"]}
+    assert set(lines) == {"counted unigram", "counted bigram", "gzip", "bz2", "xz"}
+    assert lines["xz"] < lines["counted bigram"] < lines["counted unigram"]
+    table = nanolm("compare", "sweep").stdout
+    assert "gpt" in table
+    assert all(len(line) <= 80 for line in table.splitlines())
+
+
+def test_the_table_at_80_columns(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = printed(capsys, monkeypatch, 80, str(sweep))
+    rows = [line.split() for line in out.splitlines()]
+    assert ["0.01", "2", "2.0050", "±0.0635", "best", "3.0075"] in rows
+    assert ["0.1", "2", "3.0050", "±0.0635", "yes,", "5e-5", "4.5075"] in rows
+    assert ["1", "diverged", "1", "5.0000", "one", "seed", "7.5000"] in rows
+    assert ["counted", "bigram", "2.5000", "3.7500"] in rows
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "Welch's t test" in out
+    assert "no room for val loss final, perplexity" in out
+    assert "perplexity" not in out.split("no room")[0]
+
+
+def test_a_wide_table_has_everything(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = printed(capsys, monkeypatch, 200, str(sweep))
+    for heading in ("perplexity", "FLOPs", "seconds", "tokens", "val loss"):
+        assert heading in out
+    assert "no room" not in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_no_line_is_wider_than_the_terminal(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    out = printed(capsys, monkeypatch, width, str(sweep), "--target", "2.5", "--by", "lr")
+    assert all(len(line) <= width for line in out.splitlines())
+    assert "2.0050" in out
+
+
+def test_many_settings_stand_in_one_column(tmp_path: Path) -> None:
+    for number in range(2):
+        settings = {"optimizer.lr": number + 1, "size.n_layers": number, "size.d_model": 8 + number}
+        settings |= {"size.context_length": 16 + number, "trainer.batch_size": 4 + number, "size.n_heads": 1 + number}
+        make_run(tmp_path / f"run{number}", settings=settings, choices={})
+    columns = cells_of(compare(find([tmp_path])))
+    narrow, _ = fitted(columns, 78)
+    assert narrow[0].name == "settings"
+    assert narrow[0].width <= 78 * 0.45
+    words = narrow[0].cells[1].split()
+    assert {"lr=2", "n_layers=1", "d_model=9", "context_length=17", "batch_size=5", "n_heads=2"} == set(words)
+    assert "counted bigram" in narrow[0].cells
+    assert [column.name for column in fitted(columns, 300)[0]][:2] == ["size.n_layers", "size.n_heads"]
+
+
+def test_a_target_that_is_never_reached_says_how_near_it_came(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = printed(capsys, monkeypatch, 200, str(sweep), "--target", "2.005")
+    assert "1.28k (1 of 2)" in out
+    assert "never (best 3)" in out
+    assert "tokens to" in out
+
+
+def test_csv_has_exact_figures(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = printed(capsys, monkeypatch, 80, str(sweep), "--csv", "--metric", METRICS)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["row"] for row in rows[3:]] == ["counted unigram", "counted bigram", "gzip", "xz"]
+    assert rows[0]["optimizer.lr"] == "0.01"
+    assert float(rows[0]["best_val_loss"]) == pytest.approx(2.005)
+    assert float(rows[0]["best_val_loss_interval"]) == pytest.approx(0.0635, abs=1e-4)
+    assert (rows[2]["status"], rows[2]["tokens"]) == ("diverged", "640.0")
+    assert "perplexity" not in rows[0]
+
+
+def test_markdown_is_a_table(sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = printed(capsys, monkeypatch, 80, str(sweep), "--markdown", "--metric", METRICS).splitlines()
+    assert out[0] == "| lr | status | seeds | val loss best | told apart from best | bits per byte | tokens |"
+    assert out[1] == "| --- | --- | ---: | ---: | --- | ---: | ---: |"
+    assert out[2] == "| **0.01** |  | **2** | **2.0050 ±0.0635** | **best** | **3.0075 ±0.0953** | **1.28k** |"
+    assert {line.count("|") for line in out[:9]} == {8}
+
+
+def test_a_damaged_run_is_shown_beside_the_others(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(sweep / "2026-11-21_08-55-48_broken", losses=[1.0], config="seed: [1\n")
+    out = printed(capsys, monkeypatch, 120, str(sweep))
+    rows = [line.split() for line in out.splitlines()]
+    assert ["…1_08-55-48_broken", "damaged", "1", "1.0000", "–"] in [row[:5] for row in rows]
+    assert "2026-11-21_08-55-48_broken: config.yaml is damaged" in out
+    assert ["2.0050", "±0.0635", "best"] in [row[2:5] for row in rows]
+    assert sum(row[:1] == ["gzip"] for row in rows) == 1
+    assert out.index("2.0050") < out.index("…1_08-55-48_broken")
+
+
+def test_runs_without_a_figure_can_be_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "a", losses=[], status="failed", reference_losses=None, reference_bits_per_byte=None)
+    assert "failed" in printed(capsys, monkeypatch, 80, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["empty"], "there is no run in empty"),
+        (["nowhere"], "there is no folder nowhere"),
+        (["sweep", "--metric", "perplexty"], "did you mean perplexity?"),
+        (["sweep", "--sort", "lrr"], "did you mean lr?"),
+        (["sweep", "--by", "modle"], "did you mean model?"),
+        (["sweep", "--fit", "--by", "model", "--csv"], "--fit prints a law, of which --by, --csv says nothing"),
+        (["sweep", "--fit"], "too few runs for a power law"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(nanolm: Nanolm, sweep: Path, words: list[str], message: str) -> None:
+    shutil.copytree(sweep, nanolm.folder / "sweep")
+    (nanolm.folder / "empty").mkdir()
+    done = nanolm("compare", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_in_few_characters() -> None:
+    shown = [short_number(n) for n in (0, 7.25, 812, 4225, 999_499, 999_600, 812_800, 1_020_000, 3.43e9, 3.1e15)]
+    assert shown == ["0", "7.25", "812", "4.22k", "999k", "1M", "813k", "1.02M", "3.43G", "3.1e15"]
+    assert [format_value(value) for value in (None, True, 0.001, ["a", 1], "x")] == ["–", "true", "0.001", "a,1", "x"]
+
+
+def test_torch_is_not_needed(sweep: Path) -> None:
+    code = (
+        "import sys\nfrom nanolm.cli.main import run\nrun(sys.argv[1:])\nprint('torch' in sys.modules, file=sys.stderr)"
+    )
+    words = ["compare", str(sweep), "--target", "2.5"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "False"
+
+
+def test_markdown_takes_nothing_for_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, lossless in (("c", True), ("a|_b", False)):
+        make_run(tmp_path / name, lossless=lossless, settings={"optimizer.name": name})
+    compare_verb.compare([str(tmp_path)], form="markdown")
+    out = capsys.readouterr().out
+    assert "a\\|\\_b" in out
+    assert "\n\\* lossy tokenizer: \\<unk> hides text" in out
+
+
+def test_a_setting_keeps_the_digits_that_it_has() -> None:
+    assert [format_value(value) for value in (1e-3, 3e-4, 0.1, 1e6)] == ["0.001", "0.0003", "0.1", "1e+06"]
+    assert [format_value(value) for value in (0.00123456781, 0.00123456789)] == ["0.00123456781", "0.00123456789"]

@@ -1,0 +1,152 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanolm.cli import count as count_verb
+from nanolm.config.checks.experiment import check
+from nanolm.errors import SettingsError
+from tests.helpers import Nanolm, config_of
+
+PLUGIN = """
+import torch
+from torch import nn
+from nanolm.registry import MODELS
+
+class Mine(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.inner = nn.Embedding(vocab_size, 4)
+        self.outer = nn.Linear(4, vocab_size)
+        self.again = nn.Linear(4, vocab_size, bias=False)
+        self.again.weight = self.outer.weight
+
+@MODELS.register("mine")
+def mine(config, vocab_size):
+    return Mine(vocab_size)
+
+class Table(nn.Module):
+    def fit(self, tokens):
+        return 1
+
+@MODELS.register("table")
+def table(config, vocab_size):
+    return Table()
+
+@MODELS.register("curious")
+def curious(config, vocab_size):
+    return nn.Linear(1, int(torch.ones(1).item()))
+"""
+
+
+def test_gpt3_is_counted_in_a_table(nanolm: Nanolm) -> None:
+    done = nanolm("count", "experiment=gpt3")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    legend = "vocab_size V 50,257, d_model C 12,288, n_layers L 96, context_length T 2,048"
+    assert legend.split() in rows
+    assert ["attention", "4", "L", "C^2", "603,979,776", "57,982,058,496", "33.1%"] in rows
+    assert ["head", "V", "C", "+", "V", "617,608,273", "0.4%"] in rows
+    assert ["total,", "N", "175,217,149,009"] in rows
+    assert ["training", "3", "forward", "1,076,373,430,272"] in rows
+    assert ["optimizer,", "adamw", "8", "N", "1,401,737,192,072", "1.3", "TiB"] in rows
+    assert "peak of a step, about" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "175,223,784,799" in nanolm("count", "experiment=gpt3", "--vocab-size", "50527").stdout
+
+
+def test_the_figures_as_json(nanolm: Nanolm) -> None:
+    done = nanolm("count", "--json", "model=gpt2", "size=gpt2", "--vocab-size", "50257", "optimizer=sgd")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["model"], found["size"]) == ("gpt2", "gpt2")
+    assert found["sizes"] == {
+        "vocab_size": 50_257,
+        "d_model": 768,
+        "n_layers": 12,
+        "n_heads": 12,
+        "context_length": 1024,
+        "d_key": 64,
+        "d_value": 64,
+        "d_ff": 3072,
+    }
+    n_parameters = found["parameters"]["total"]
+    assert n_parameters == 124_439_808
+    for figures, total in ((found["parameters"], "total"), (found["flops_per_token"], "forward")):
+        assert sum(part["amount"] for part in figures["parts"]) == figures[total]
+    assert found["flops_per_token"]["training"] == 3 * found["flops_per_token"]["forward"]
+    memory = found["memory_bytes"]
+    assert {memory[key] for key in ("weights", "gradients", "optimizer")} == {4 * n_parameters}
+    assert memory["activations_estimate"]["formula"] == "B T (64 L C + 8 C + 12 V)"
+
+
+def test_a_table_of_tokens_is_a_square(nanolm: Nanolm) -> None:
+    done = nanolm("count", "model=bigram", "tokenizer=byte")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["table", "V^2", "65,536", "100.0%"] in rows
+    assert ["vocab_size", "V", "256"] in rows
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("byte", 256),
+        ("gpt2", 50_257),
+        ("bpe tokenizer.vocab_size=512", 512),
+        ("unigram tokenizer.vocab_size=600", 600),
+        ("sentencepiece", 4096),
+        ("char", None),
+        ("word", None),
+        ("pretrained tokenizer.path=nowhere", None),
+    ],
+)
+def test_the_vocabulary_is_known_where_settings_say_it(line: str, expected: int | None) -> None:
+    config = config_of(*f"tokenizer={line}".split())
+    assert check(config) == []
+    assert count_verb.known_vocab_size(config.tokenizer) == expected
+
+
+@pytest.mark.parametrize("verb_line", [["experiment=gpt3"], ["model=bigram", "--vocab-size", "9", "--json"]])
+def test_torch_is_not_imported(verb_line: list[str]) -> None:
+    code = (
+        "import sys\nfrom nanolm.cli import main as cli\n"
+        f"cli.run(['count', *{verb_line!r}])\nprint([n for n in ('torch', 'numpy') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_mistakes_are_named_together(nanolm: Nanolm) -> None:
+    for arguments, expected in {
+        ("model=gpt",): ["vocabulary of tokenizer=char is not known", "--vocab-size 65"],
+        ("model=gtp",): ["no model is called 'gtp'", "did you mean gpt"],
+        ("size.d_modl=3", "--vocab-size", "9"): ["no setting 'size.d_modl'", "did you mean size.d_model?"],
+        ("--vocab-size", "0"): ["--vocab-size is 0"],
+        ("model=ngram",): ["the model 'ngram' is a table that is as large as its text makes it", "summary.json says"],
+        ("size.n_heads=3",): ["cannot be divided among size.n_heads 3", "--vocab-size 65"],
+    }.items():
+        done = nanolm("count", *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert all(words in done.stderr for words in expected), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_model_of_ones_own_is_counted_by_building_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_counted_models.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = count_verb.counted(["plugins=[my_counted_models]", "model=mine"], vocab_size=10)
+    assert [(part["part"], part["amount"]) for part in found["parameters"]["parts"]] == [("inner", 40), ("outer", 50)]
+    assert found["parameters"]["total"] == 90
+    assert found["flops_per_token"]["training"] is None
+    assert found["memory_bytes"]["optimizer"] == 8 * 90
+    assert found["memory_bytes"]["activations_estimate"] is None
+    count_verb.show(["plugins=[my_counted_models]", "model=mine"], vocab_size=10)
+    assert "no formula for a model of your own" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="the model 'table' is a table that is as large as its text makes it"):
+        count_verb.counted(["plugins=[my_counted_models]", "model=table"], vocab_size=10)
+    with pytest.raises(SettingsError, match=r"'curious' has no formula, and cannot be built without memory"):
+        count_verb.counted(["plugins=[my_counted_models]", "model=curious"], vocab_size=10)

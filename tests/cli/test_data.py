@@ -1,0 +1,80 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from nanolm.cli import data as data_verbs
+from nanolm.errors import SettingsError
+from tests.helpers import Nanolm
+
+
+def test_prepare_does_ahead_what_training_needs(nanolm: Nanolm, small_text: Path) -> None:
+    line = ("dataset=text", f"dataset.path={small_text}")
+    done = nanolm("data", "prepare", *line)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tokens +train [\d,]+, val [\d,]+; \d+ kinds", done.stdout)
+    folder = Path(re.search(r"folder +(\S+)", done.stdout)[1])  # type: ignore[index]
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = nanolm("data", "prepare", *line)
+    assert again.stdout.splitlines()[:3] == done.stdout.splitlines()[:3]
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+
+
+def test_show_prints_what_a_model_would_see(nanolm: Nanolm, small_text: Path) -> None:
+    line = ("dataset=text", f"dataset.path={small_text}", "dataset.test_fraction=0.1", "size.context_length=8")
+    done = nanolm("data", "show", *line, "--json", "--tokens", "5", "trainer.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    n_characters = len(small_text.read_text())
+    assert sum(split["characters"] for split in found["splits"].values()) == n_characters
+    assert list(found["splits"]) == ["train", "val", "test"]
+    assert found["splits"]["train"]["bytes_per_token"] == 1
+    assert (found["tokenizer"], found["lossless"]) == ("char", True)
+    assert "".join(token["text"] for token in found["first_tokens"]) == small_text.read_text()[:5]
+    assert len(found["vocabulary"]) == 5
+    assert found["batch"]["shape"] == [2, 8]
+    for row in found["batch"]["rows"]:
+        assert row["inputs"]["text"][1:] == row["targets"]["text"][:-1]
+        assert len(row["inputs"]["ids"]) == 5
+    shown = nanolm("data", "show", *line)
+    assert shown.returncode == 0, shown.stderr
+    for words in ("bytes per token", "lossless", "first tokens of train", "the first batch", "targets", "'0'"):
+        assert words in shown.stdout
+    assert all(len(text) <= 80 for text in shown.stdout.splitlines())
+
+
+def test_show_leaves_padding_out(nanolm: Nanolm, small_text: Path) -> None:
+    done = nanolm("data", "show", "dataset=text", f"dataset.path={small_text}", "trainer.sampling=lines", "--json")
+    found = json.loads(done.stdout)
+    lines = small_text.read_text().splitlines()
+    assert found["splits"]["train"]["rows"] < len(lines)
+    assert all(-100 not in row["targets"]["ids"] for row in found["batch"]["rows"])
+    assert found["batch"]["scored"] < 16 * 64
+
+
+def test_mistakes_are_named(nanolm: Nanolm, small_text: Path) -> None:
+    for arguments, expected in {
+        ("data", "shwo"): "did you mean show?",
+        ("data", "show", "datset=text"): "did you mean dataset?",
+        ("data", "show", "dataset=text", "dataset.path=nowhere"): "no file, folder or match",
+        ("data", "show", "--tokens", "0"): "--tokens is 0",
+        ("data", "prepare", "dataset.val_fraction=0.6", "dataset.test_fraction=0.5"): "leave nothing to train on",
+        ("data", "prepare", "dataset.split_by=line", "trainer.sampling=documents"): "takes them apart",
+    }.items():
+        done = nanolm(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+    assert nanolm("data").stdout.startswith("nanolm data prepare")
+
+
+def test_a_batch_that_no_memory_holds_is_refused(small_text: Path) -> None:
+    line = ["dataset=text", f"dataset.path={small_text}", f"trainer.batch_size={9 * 10**18}"]
+    with pytest.raises(SettingsError, match=r"the tokens of a batch take [\d.,]+ PiB, and this machine has"):
+        data_verbs.look(line)
+
+
+def test_a_config_dir_without_a_name_is_refused() -> None:
+    with pytest.raises(SettingsError, match="there is no folder without a name"):
+        data_verbs.look(["dataset=text"], "")

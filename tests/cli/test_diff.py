@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nanolm.cli import diff as diff_verb
+from nanolm.errors import Problems, RunError
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+from tests.helpers import SMALL, Nanolm, config_of
+from tests.runs.made import make_run
+
+VERSIONS = {"python": "3.12", "torch": "2.13"}
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_differs_and_what_they_were_made_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run(tmp_path / "a", versions=VERSIONS, git={"commit": "1" * 40, "dirty": False})
+    changes = {"optimizer.lr": 0.01, "mask.pattern": ["causal", "banded"], "trainer.save_every": 5}
+    versions = VERSIONS | {"torch": "2.14"}
+    second = make_run(tmp_path / "b", settings=changes, versions=versions, git={"commit": "2" * 40, "dirty": False})
+    diff_verb.show(str(first), str(second))
+    out = lines(capsys)
+    assert ["setting", "a", "b"] in out
+    assert ["mask.pattern", "null", "causal,banded"] in out
+    assert ["optimizer.lr", "0.002", "0.01"] in out
+    assert ["versions.torch", "2.13", "2.14"] in out
+    assert ["git.commit", "1" * 16, "2" * 16] in out
+    words = " ".join(word for line in out for word in line)
+    assert "versions.python" not in words
+    assert "what changes no number: trainer.save_every (--all)" in words
+
+
+def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", settings={"trainer.save_every": 5})
+    diff_verb.show(str(first), str(second))
+    assert "no setting differs that changes a number" in capsys.readouterr().out
+    diff_verb.show(str(first), str(second), everything=True)
+    out = lines(capsys)
+    assert ["trainer.save_every", "250", "5"] in out
+    assert ["seed", "1", "1"] in out
+
+
+def test_nothing_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    diff_verb.show(str(first), str(second))
+    assert capsys.readouterr().out == "no setting differs\n"
+
+
+def test_files_of_settings_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text("seed: 1\nmodel: {name: gpt}\n")
+    (tmp_path / "b.yaml").write_text("seed: 1\nmodel: {name: gpt, dropout: null}\n")
+    diff_verb.show(str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"settings": {"model.dropout": ["not there", None]}, "made_with": {}}
+
+
+def test_both_mistakes_at_once(tmp_path: Path) -> None:
+    (tmp_path / "torn.yaml").write_text("{")
+    with pytest.raises(Problems) as caught:
+        diff_verb.show(str(tmp_path / "nowhere"), str(tmp_path / "torn.yaml"))
+    assert "there is no folder" in str(caught.value)
+    assert "torn.yaml is damaged" in str(caught.value)
+    with pytest.raises(RunError, match="is not a run directory"):
+        diff_verb.show(str(tmp_path), str(make_run(tmp_path / "a")))
+
+
+def test_real_runs(nanolm: Nanolm, small_text: Path) -> None:
+    for model in ("bigram", "gpt"):
+        config = config_of(
+            "dataset=text", f"dataset.path={small_text}", f"model={model}", *SMALL, "trainer.max_steps=2"
+        )
+        run = RunDirectory(nanolm.folder / model)
+        with run.claim():
+            train(config, run, choices={"model": model})
+    done = nanolm("diff", "bigram", "gpt")
+    assert done.returncode == 0, done.stderr
+    rows = [row.split() for row in done.stdout.splitlines()]
+    assert ["choices.model", "bigram", "gpt"] in rows
+    assert ["model.dropout", "not", "there", "0"] in rows
+    assert not any(row[:1] in (["seed"], ["corpus"]) for row in rows)

@@ -1,0 +1,271 @@
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanolm.cli import main as cli
+from nanolm.cli import train as train_verb
+from nanolm.errors import SettingsError
+from nanolm.runs.directory import RunDirectory
+from tests.helpers import SMALL, Nanolm
+
+HEAVY = ("torch", "wandb", "hydra", "omegaconf", "numpy", "rich", "tqdm", "torchtext", "tokenizers")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys\nfrom nanolm.cli.main import run\nrun(['--help'])\n"
+    code += f"print([n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for verb in cli.VERBS:
+        assert f"nanolm {verb} " in done.stdout
+    assert done.stdout.splitlines()[0].startswith("nanolm: ")
+
+
+def test_the_schema_is_checked_before_torch_is_imported() -> None:
+    code = (
+        "import sys\nfrom nanolm.cli import main as cli\n"
+        "try:\n cli.run(['train', 'trainer.max_step=1'])\nexcept ValueError: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
+def test_a_mistyped_verb_comes_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"no verb 'trian'[\s\S]*did you mean train\?"):
+        cli.run(["trian"])
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS])
+def test_every_verb_explains_itself(verb: str, nanolm: Nanolm) -> None:
+    done = nanolm(verb, "--help")
+    assert done.returncode == 0
+    assert f"nanolm {verb}" in done.stdout
+    assert done.stderr == ""
+    if verb == "train":
+        for part in (
+            "optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd",
+            "dataset:    huggingface, jsonl, python_docs",
+            "max_steps: 1000",
+        ):
+            assert part in done.stdout
+        assert "schema" not in done.stdout
+
+
+def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=20", "trainer.eval_every=10")
+    done = nanolm("train", *line, "trainer.sample_tokens=20")
+    assert done.returncode == 0, done.stderr
+    for part in ("completed at step 20", "val loss, best", "counted bigram", "a sample of its writing", "resume="):
+        assert part in done.stdout
+    assert "val loss" in done.stderr
+    assert "it/s" not in done.stderr, "a bar where nobody looks"
+    (path,) = (nanolm.folder / "outputs").iterdir()
+    run = path.relative_to(nanolm.folder)
+    assert path.name.endswith("_gpt_text")
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(
+        [
+            ".lock",
+            "checkpoints",
+            "config.yaml",
+            "metrics.jsonl",
+            "samples.txt",
+            "summary.json",
+            "tokenizer.json",
+            "train.log",
+        ]
+    )
+
+    done = nanolm("evaluate", run, "--split", "val", "--json")
+    figures = json.loads(done.stdout)
+    assert figures["loss"] == pytest.approx(RunDirectory(path).read_summary()["best_val_loss"], rel=1e-5)
+    assert "val loss" in nanolm("evaluate", run).stdout
+
+    done = nanolm(
+        "generate", run, "--prompt", "12 and", "--max-new-tokens", "10", "--temperature", "0.8", "--top-k", "5"
+    )
+    assert done.stdout.startswith("12 and")
+    assert len(done.stdout.rstrip("\n")) <= 16
+
+    done = nanolm("train", f"resume={run}", "trainer.max_steps=30")
+    assert "goes on from step 20 with trainer.max_steps: 20 -> 30" in done.stderr
+    assert RunDirectory(path).read_summary()["step"] == 30
+    done = nanolm("train", f"resume={run}", "optimizer.lr=0.5")
+    assert done.returncode == 2
+    assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
+
+    done = nanolm("train", *line[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
+    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not gone on with"
+
+
+def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}")
+    for steps, expected in ((10, 1), (20, 1), (20, 2)):
+        done = nanolm("train", *line, f"trainer.max_steps={steps}", "resume=auto")
+        assert done.returncode == 0, done.stderr
+        assert len(list((nanolm.folder / "outputs").iterdir())) == expected
+    given = (*line, "hydra.run.dir=mine", "resume=auto")
+    for steps in (10, 20):
+        nanolm("train", *given, f"trainer.max_steps={steps}")
+    assert RunDirectory(nanolm.folder / "mine").read_summary()["step"] == 20
+    done = nanolm("train", *given, "trainer.max_steps=20")
+    assert "nothing to do" in done.stderr
+    assert done.returncode == 0
+    done = nanolm("train", *line, "hydra.run.dir=mine")
+    assert done.returncode == 2
+    assert "this folder holds a run already" in done.stderr
+
+
+def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]
+    found = [(run.read_summary()["choices"]["model"], run.read_summary()["seed"]) for run in runs]
+    assert found == [("bigram", 1), ("bigram", 2), ("gpt2", 1), ("gpt2", 2)]
+    assert [run.path.name.rpartition("-")[0] for run in runs] == [f"model={m},seed={n}" for m, n in found]
+
+
+def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -> None:
+    done = nanolm("train", "model=bigram", "--cfg", "job")
+    assert "name: bigram" in done.stdout
+    assert list(nanolm.folder.iterdir()) == []
+
+
+def test_flags_may_stand_anywhere() -> None:
+    flags, line = train_verb._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
+    assert (flags.config_dir, flags.multirun, flags.overrides) == ("mine", True, ["model=gpt", "seed=1"])
+    assert line == ["--config-dir", "mine", "-m", "model=gpt", "seed=1"]
+    with pytest.raises(SettingsError, match=r"unrecognized arguments: --lr[\s\S]*settings are key=value"):
+        train_verb._train_flags(["--lr", "model=gpt"])
+
+
+def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
+    (nanolm.folder / "my_masks.py").write_text(
+        "from nanolm.registry import MASKS\n"
+        "@MASKS.register('last_two')\n"
+        "def last_two(query, key, config):\n    return (key <= query) & (key > query - 2)\n"
+    )
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
+    done = nanolm("train", *line, "plugins=[my_masks]", "mask=last_two")
+    assert done.returncode == 0, done.stderr
+    done = nanolm("generate", "run", "--prompt", "1")
+    assert done.returncode == 2
+    assert "--plugins my_module" in done.stderr
+    done = nanolm("generate", "run", "--prompt", "1", "--plugins", "my_masks")
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_of_the_current_folder_hide_no_installed_ones(nanolm: Nanolm, small_text: Path) -> None:
+    for name in ("numpy", "random", "tokenize", "torch", "tempfile"):
+        (nanolm.folder / f"{name}.py").write_text("raise SystemExit('the user file was imported')\n")
+    (nanolm.folder / "my_masks.py").write_text(
+        "import numpy\nfrom nanolm.registry import MASKS\n"
+        "@MASKS.register('own')\ndef own(query, key, config):\n    return key <= query\n"
+    )
+    line = (
+        *SMALL,
+        "dataset=text",
+        f"dataset.path={small_text}",
+        "trainer.max_steps=1",
+        "plugins=[my_masks]",
+        "mask=own",
+    )
+    command = [sys.executable, "-m", "nanolm", "train", *line, "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=nanolm.folder, env=nanolm.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # The command that is already imported finds its plugins as well.
+    done = nanolm("generate", "run", "--prompt", "1", "--max-new-tokens", "1", "--plugins", "my_masks")
+    assert done.returncode == 0, done.stderr
+    done = nanolm("train", *line, "plugins=[random]")
+    assert done.returncode == 2
+    assert f"{nanolm.folder}/random.py is not imported: {random.__file__} has the same name" in done.stderr
+
+
+def test_python_m_nanolm_and_the_script_are_one(nanolm: Nanolm) -> None:
+    script = Path(sys.executable).with_name("nanolm")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == nanolm("--help").stdout
+    assert nanolm("--version").stdout.startswith("nanolm 0.")
+
+
+def test_a_job_that_cannot_be_right_stops_a_sweep_before_any_runs(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *line, "size.n_heads=3,2,5")
+    assert done.returncode == 2
+    for heads in (3, 5):
+        assert f"size.d_model 16 cannot be divided among size.n_heads {heads} heads" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (nanolm.folder / "sweep").exists()
+
+
+def ended(*arguments: str) -> int:
+    """The exit status of a command in this process."""
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    return int(error.value.code or 0)
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", LONG],
+        ["generate", LONG, "--prompt", "x"],
+        ["checkpoints", LONG],
+        ["runs", LONG],
+        ["compare", LONG],
+        ["diff", LONG, LONG],
+        ["report", LONG],
+        ["report", ".", "-o", LONG],
+        ["report", ".", "--png", LONG],
+        ["wandb", "push", LONG, "--offline"],
+        ["mask", "show", "--config-dir", LONG],
+        ["data", "prepare", "dataset=text", f"dataset.path={LONG}"],
+        ["train", f"resume={LONG}"],
+        ["train", "dataset=text", "dataset.path=x", f"hydra.run.dir={LONG}"],
+        ["train", "-m", "dataset=text", "dataset.path=x", f"hydra.sweep.dir={LONG}"],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG")[:60],
+)
+def test_a_name_that_is_too_long_is_a_mistake_of_the_user(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ended(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "File name too long" in said
+    assert LONG in said
+    assert "hint:" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_in_a_deleted_folder_says_so(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, runpy\nos.rmdir(os.getcwd())\nsys.argv = ['nanolm', 'runs']\n"
+        "sys.path.insert(0, '')\nrunpy.run_module('nanolm', run_name='__main__')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=gone, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nanolm: the current folder has been deleted")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["run", "sweep"])
+def test_outputs_that_is_a_file_is_explained(
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").touch()
+    assert ended("train", *sweep, "dataset=text", "dataset.path=outputs") == 2
+    said = capsys.readouterr().err
+    assert "where: outputs" in said
+    assert "hint:" in said

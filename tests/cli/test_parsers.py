@@ -1,0 +1,111 @@
+"""Every option of every command, found in the parsers themselves, with values that nobody should type."""
+
+import argparse
+import itertools
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from nanolm.cli import main as cli
+from nanolm.cli.parsers import PARSERS
+from nanolm.errors import Problems, SettingsError
+
+NASTY = (
+    "", " ", "-", "--", "-1", "0", "1e-45", "1e400", "-inf", "inf", "nan", "NaN", "1e300", "9" * 25, "9" * 5000, "²",
+    "٣", "1_0", " 1 ", "foo", "cuda:x", "cuda:-1", "cuda:²", "cuda:99999999999", "CPU", "best ", "../..", ".", "/", "~",
+    ",", "a=b", "=", "${x}", "\udcff", "\u200b", "\x1b[31m", "x" * 300, "[1,2]", "true", "null", "1,5", "0x10", "中",
+)  # fmt: skip
+VALUES = st.sampled_from(NASTY) | st.text(st.characters(exclude_characters="\0"), max_size=20) | st.floats().map(str)
+
+
+MADE = {command: make() for command, make in PARSERS.items()}
+# The options and arguments of each command that take a value.
+TAKING = {command: [action for action in parser._actions if action.nargs != 0] for command, parser in MADE.items()}
+OPTIONS = [(command, action) for command, actions in TAKING.items() for action in actions]
+
+
+def words_with(command: str, action: argparse.Action, value: str) -> list[str]:
+    """A line that gives this value to this option, and what the command needs besides."""
+    needed = [
+        word
+        for other in TAKING[command]
+        if other is not action and other.required
+        for word in [*other.option_strings[:1], "1"]
+    ]
+    return [*needed, f"{action.option_strings[-1]}={value}"] if action.option_strings else [*needed, "--", value]
+
+
+def parsed(command: str, action: argparse.Action, value: str) -> tuple[object, SettingsError | None]:
+    """What an option makes of a value, or how it is refused; any other error ends the test."""
+    try:
+        return vars(MADE[command].parse(words_with(command, action, value)))[action.dest], None
+    except SettingsError as error:
+        return None, error
+
+
+@pytest.mark.parametrize("command", PARSERS)
+def test_every_option_is_checked(command: str) -> None:
+    for action in TAKING[command]:
+        is_override = action.dest == "overrides"
+        assert is_override or action.choices or action.type, f"{command} {action.dest} takes any text"
+        assert action.type not in (int, float, str), f"{command} {action.dest} has no bounds"
+
+
+@hypothesis.given(st.sampled_from(OPTIONS), VALUES)
+@hypothesis.settings(max_examples=200)
+def test_options_refuse_bad_values_with_a_settings_error(option: tuple[str, argparse.Action], value: str) -> None:
+    _, error = parsed(*option, value)
+    assert error is None or (error.hint and (error.where or isinstance(error, Problems)))
+
+
+def test_numbers_are_finite_and_in_bounds() -> None:
+    for (command, action), value in itertools.product(OPTIONS, NASTY):
+        found, _ = parsed(command, action, value)
+        for each in found if isinstance(found, list) else [found]:
+            assert not isinstance(each, int | float) or 0 <= each < 1e301, (command, action.dest, value)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("generate R --prompt 1 --seed 99999999999999999999", "--seed is 99999999999999999999, which is too large"),
+        ("generate R --prompt 1 --seed -1", "--seed is -1, which must be at least 0"),
+        ("generate R --prompt 1 --temperature nan", "--temperature is nan, which is not a finite number"),
+        ("generate R --prompt 1 --top-k 1.5", "--top-k is '1.5', which is not a whole number"),
+        ("generate R --prompt 1 --checkpoint ²", "--checkpoint is '²'"),
+        ("generate R --prompt 1 --device CPU", "--device is 'CPU'"),
+        ("evaluate R --stride 0", "--stride is 0, which must be at least 1"),
+        ("evaluate R --weights best", "invalid choice: 'best'"),
+        ("evaluate", "the following arguments are required: RUN"),
+        ("evaluate R --jsonn x", "unrecognized arguments: --jsonn"),
+        ("report R --layer 0 -1", "--layer is -1, which must be at least 0"),
+        ("count --vocab-size 1e3", "--vocab-size is '1e3', which is not a whole number"),
+        ("compare R --target 0", "--target is 0, which must be at least"),
+        ("compare R --json --csv", "not allowed with argument"),
+        ("wandb push R --patience 1e300", "--patience is 1e300, which is too large"),
+        ("mask show --png .", "--png is '.', which is a folder"),
+        ("runs --status ,", "--status is ',', which holds no name"),
+    ],
+)
+def test_mistakes_in_options_say_where_and_what_to_type(line: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        cli.run(line.split(" "))
+    assert expected in caught.value.found
+    assert caught.value.where
+    assert caught.value.hint
+    assert caught.value.exit_status == 2
+
+
+def test_all_mistakes_in_options_are_reported_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"(?s)--seed is -1.*--device is ''|--device is ''.*--seed is -1"):
+        cli.run(["generate", "R", "--seed", "-1", "--device", "", "--prompt", "x"])
+    with pytest.raises(SettingsError, match=r"(?s)--stride is 0.*required: RUN"):
+        cli.run(["evaluate", "--stride", "0"])
+
+
+def test_options_may_stand_anywhere() -> None:
+    found = PARSERS["generate"]().parse(["--prompt", "-1 is less", "--seed=7", "R", "--plugins", "a", "b"])
+    assert (found.run, found.prompt, found.seed, found.plugins) == ("R", "-1 is less", 7, ["a", "b"])
+    assert PARSERS["runs"]().parse([]).folder == "outputs"
+    assert PARSERS["count"]().parse(["model=gpt", "--json", "size=tiny"]).overrides == ["model=gpt", "size=tiny"]

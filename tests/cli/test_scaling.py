@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.analysis.collection import find
+from nanolm.cli import scaling as scaling_verb
+from nanolm.errors import RunError
+from tests.runs.made import make_run
+
+
+def loss(size: float, tokens: float) -> float:
+    return 1.2 + 30 / size**0.4 + 50 / tokens**0.45
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> Path:
+    """Three sizes by three lengths, two seeds each."""
+    for at, size in enumerate((2_000, 16_000, 128_000)):
+        for steps in (100, 400, 1600):
+            for seed in (1, 2):
+                tokens = 64 * steps
+                settings = {"size.d_model": 8 * 2**at, "trainer.max_steps": steps, "seed": seed}
+                make_run(
+                    tmp_path / f"{size}_{steps}_{seed}",
+                    losses=[loss(size, tokens)],
+                    settings=settings,
+                    parameters=size,
+                    tokens=tokens,
+                    train_tokens=51_200,
+                )
+    return tmp_path
+
+
+def test_the_law_of_runs_is_printed_with_what_it_foretells(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(ladder / "failed", losses=[], status="failed")
+    scaling_verb.show([str(ladder)])
+    out = capsys.readouterr().out
+    assert "L = 1.2 + 30 / N^0.400 + 50 / D^0.450" in out
+    assert "18 runs, residual 0.00%" in out
+    assert "N grows as C^0.53, D as C^0.47" in out
+    expected = loss(16_000, 25_600)
+    row = ["16k", "25.6k", "2", f"{expected:.4f}", f"{expected:.4f}"]
+    assert row in [line.split()[:5] for line in out.splitlines()]
+    assert "1 of 19 runs are left out" in out
+    assert "up to 2.0 times" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_the_law_as_json(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scaling_verb.show([str(ladder)], as_json=True)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (found["E"], found["a"], found["b"]) == tuple(pytest.approx(value, rel=1e-4) for value in (1.2, 0.4, 0.45))
+    assert (found["n_points"], found["unit"]) == (18, "nats per token")
+
+
+def test_what_else_differs_is_said(ladder: Path) -> None:
+    make_run(ladder / "other", settings={"optimizer.lr": 0.5, "model.name": "mine"}, choices={"model": "mine"})
+    _, _, notes = scaling_verb.points_of(find([ladder]))
+    assert any("differ in model, optimizer.lr too" in note for note in notes)
+
+
+def test_other_texts_have_other_laws(ladder: Path) -> None:
+    make_run(ladder / "other", corpus="d" * 64)
+    with pytest.raises(RunError, match="different validation texts"):
+        scaling_verb.points_of(find([ladder]))
+
+
+def test_other_tokens_are_fitted_in_bits_per_byte(ladder: Path) -> None:
+    make_run(ladder / "other", tokenizer="u" * 64, losses=[2.0], bits_per_nat=0.5)
+    points, unit, _ = scaling_verb.points_of(find([ladder / "other", ladder]))
+    assert unit == "bits per byte"
+    assert points[0].loss == 1.0

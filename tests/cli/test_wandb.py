@@ -1,0 +1,178 @@
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from tests import wandb_files
+from tests.helpers import SMALL, Nanolm, kill_tree, wait_until
+from tests.wandb_server import a_server
+
+OWN_KEYS = ("_step", "_timestamp", "_runtime")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that no wandb has seen."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400)))
+    line = (*SMALL, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=12", "trainer.eval_every=4")
+    line = (*line, "trainer.log_every=1", "trainer.sample_tokens=4", "hydra.run.dir=run")
+    done = Nanolm(folder, folder / "cache")("train", *line)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, nanolm: Nanolm) -> RunDirectory:
+    """A copy of it, to do with as one likes."""
+    return RunDirectory(shutil.copytree(trained, nanolm.folder / "outputs" / "run"))
+
+
+def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
+    """What a record must have at each step, from metrics.jsonl and summary.json alone."""
+    found: dict[int, dict[str, Any]] = {}
+    summary = run.read_summary()
+    lines = {f"reference/{name}": loss for name, loss in summary["reference_losses"].items()}
+    lines |= {f"reference/{name}_bits_per_byte": bits for name, bits in summary["reference_bits_per_byte"].items()}
+    assert set(lines) >= {"reference/counted_bigram", "reference/xz_bits_per_byte"}
+    for row in run.read_metrics():
+        values = found.setdefault(row["step"], {})
+        values |= {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}
+        if row["split"] == "val":
+            values |= lines
+    return found
+
+
+def by_step(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    assert len({row["_step"] for row in rows}) == len(rows)
+    return {row["_step"]: {key: value for key, value in row.items() if key not in OWN_KEYS} for row in rows}
+
+
+def only(run: RunDirectory) -> Path:
+    """The folder of the record that the run knows of."""
+    (folder,) = run.wandb.glob(f"offline-run-*-{run.read_summary()['wandb_id']}")
+    return folder
+
+
+def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
+    run: RunDirectory, nanolm: Nanolm
+) -> None:
+    done = nanolm("wandb", "push", "outputs", "--offline", "--project", "mine", "--group", "few")
+    assert done.returncode == 0, done.stderr
+    folder = only(run)
+    assert f"run      15 rows, steps 1 to 12  wandb/{folder.name}" in done.stdout
+    assert by_step(wandb_files.history(folder)) == expected(run)
+    header, summary = wandb_files.header(folder), wandb_files.summary(folder)
+    assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
+    assert wandb_files.config(folder)["optimizer.lr"] == 2e-3
+    assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary()["best_val_loss"])
+    assert wandb_files.exit_codes(folder) == [0]
+    assert (folder / "files" / "samples.txt").read_text() == run.samples.read_text()
+    assert run.read_summary()["status"] == "completed", "the run's own summary stays"
+
+
+@pytest.mark.slow
+def test_a_second_record_stands_beside_the_first_unless_its_id_is_kept(run: RunDirectory, nanolm: Nanolm) -> None:
+    ids = []
+    for flags in ((), (), ("--keep-id",)):
+        assert nanolm("wandb", "push", run.path, "--offline", *flags).returncode == 0
+        ids.append(run.read_summary()["wandb_id"])
+        time.sleep(1.1)  # wandb names the folder of a session by its second
+    assert ids[0] != ids[1] == ids[2]
+    folders = sorted(run.wandb.glob("offline-run-*"))
+    assert len(folders) == 3
+    assert by_step(wandb_files.history(folders[2])) == expected(run)
+
+
+def test_online_the_server_has_everything_when_it_is_said(run: RunDirectory, nanolm: Nanolm) -> None:
+    del nanolm.environment["WANDB_MODE"]
+    with a_server("sound") as server:
+        nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
+        done = nanolm("wandb", "push", run.path)
+        assert done.returncode == 0, done.stderr
+        run_id = run.read_summary()["wandb_id"]
+        assert f"{server.url}/me/nanolm/runs/{run_id}" in done.stdout
+        assert by_step(server.rows[run_id]) == expected(run)
+        assert server.ended == {run_id}
+        assert server.files[f"{run_id}/samples.txt"] == run.samples.read_text()
+    assert run.read_summary()["wandb_mode"] == "online"
+
+
+def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDirectory, nanolm: Nanolm) -> None:
+    del nanolm.environment["WANDB_MODE"]
+    nanolm.environment |= {"HOME": str(nanolm.folder), "NETRC": str(nanolm.folder / "netrc"), "WANDB_API_KEY": ""}
+    done = nanolm("wandb", "push", run.path)
+    assert done.returncode == 2
+    assert "no account of wandb is at hand" in done.stderr
+    assert "--offline" in done.stderr
+    with a_server("dead") as server:
+        nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
+        done = nanolm("wandb", "push", run.path, "--patience", "2")
+    assert done.returncode == 1
+    assert "wandb did not take the run" in done.stderr
+    assert "--offline" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run.read_summary()["wandb_id"] is None
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_midway_is_not_said_to_have_everything(run: RunDirectory, nanolm: Nanolm) -> None:
+    del nanolm.environment["WANDB_MODE"]
+    row = run.metrics.read_text().splitlines()[-1]
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps({**json.loads(row), "step": step}) + "\n" for step in range(13, 5000))
+    with a_server("dies midway") as server:
+        nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
+        done = nanolm("wandb", "push", run.path, "--patience", "5", timeout=300)
+    assert done.returncode == 1, done.stdout
+    assert "the server has not taken everything" in done.stderr
+    assert run.read_summary()["wandb_id"] is None
+
+
+def test_runs_that_cannot_be_sent_are_named_and_let_the_others_go(run: RunDirectory, nanolm: Nanolm) -> None:
+    for name in ("damaged", "rowless", "locked"):
+        shutil.copytree(run.path, run.path.with_name(name))
+    damaged = RunDirectory(run.path.with_name("damaged"))
+    lines = damaged.metrics.read_text().splitlines()
+    damaged.metrics.write_text("\n".join([*lines[:3], lines[3][:-9], *lines[4:]]) + "\n")
+    RunDirectory(run.path.with_name("rowless")).metrics.write_text('{"loss": 1.0}\n')
+    with RunDirectory(run.path.with_name("locked")).claim():
+        done = nanolm("wandb", "push", "outputs", "--offline")
+    assert done.returncode == 2
+    assert "1 of 4 runs sent" in done.stdout
+    assert "line 4 of metrics.jsonl is damaged" in done.stderr
+    assert "line 1 of metrics.jsonl is damaged: it has no step and split" in done.stderr
+    assert f"another process writes to this run: process {os.getpid()}" in done.stderr
+    assert by_step(wandb_files.history(only(run))) == expected(run)
+    done = nanolm("wandb", "push", ".", "outputs/nothing", "--offline")
+    assert done.returncode == 2
+    assert "there is no folder outputs/nothing" in done.stderr
+
+
+def test_what_a_killed_run_lost_of_its_record_is_there_after_a_push(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=1000000", "trainer.eval_every=50")
+    line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.run.dir=run")
+    run = RunDirectory(nanolm.folder / "run")
+    process = nanolm.start("train", *line)
+    wait_until(lambda: run.metrics.exists() and len(run.read_metrics()) > 200, process)
+    kill_tree(process)
+    rows = expected(run)
+    live = only(run)
+    assert max((row["_step"] for row in wandb_files.history(live, patience=0)), default=0) < max(rows), (
+        "nothing was lost"
+    )
+    done = nanolm("wandb", "push", "run", "--offline", "--keep-id")
+    assert done.returncode == 0, done.stderr
+    (pushed,) = {*run.wandb.glob("offline-run-*")} - {live}
+    assert pushed.name.endswith(live.name[-8:]), "the same run of wandb"
+    assert by_step(wandb_files.history(pushed)) == rows
+    assert wandb_files.exit_codes(pushed) == [1]
+    summary = wandb_files.summary(pushed)
+    assert summary["status"] == "cut off"
+    assert summary["step"] == max(rows)
+    assert summary["best_val_loss"] == min(row["val/loss"] for row in rows.values() if "val/loss" in row)

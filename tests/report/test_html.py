@@ -1,0 +1,334 @@
+"""The page as a reader meets it: in a real browser, which may reach nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanolm.analysis.collection import find
+from nanolm.cli.report import make
+from nanolm.report.contents import gather
+from nanolm.report.html import Without, to_html, to_script
+from tests.report_fixtures import LONG_NAME
+
+pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage"
+)
+SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
+
+
+class Browser:
+    """Chromium, one page at a time."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, page: Path, size: str = "desktop", theme: str = "light") -> None:
+        """Opens a file at a width and in a theme, and waits until all is drawn."""
+        width, height = SIZES[size]
+        command = self.driver.execute_cdp_cmd
+        command(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"},
+        )
+        command("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
+        self.driver.get_log("performance")
+        self.driver.get(page.as_uri())
+        self.wait(
+            "return document.querySelector('#contents a') && document.querySelector('#loss .xtitle') && "
+            "[...document.querySelectorAll('.plot')].every((e) => !e.offsetParent || e.querySelector('.main-svg'))"
+        )
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, script: str, seconds: float = 30) -> Any:
+        """Waits until a script returns something true, and returns it."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.driver, seconds).until(lambda driver: driver.execute_script(script))
+
+    def click(self, selector: str) -> None:
+        from selenium.webdriver.common.by import By
+
+        found = self.driver.find_element(By.CSS_SELECTOR, selector)
+        self.js("arguments[0].scrollIntoView({block: 'center'})", found)
+        found.click()
+
+    def texts(self, selector: str) -> list[str]:
+        return self.js("return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent)", selector)
+
+    def complaints(self) -> list[str]:
+        """What the console has said."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> set[str]:
+        """The schemes of all that was asked for since the page was opened, and the files among them."""
+        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return {url if url.startswith("file:") else url.split(":")[0] for url in urls}
+
+    def picture(self, path: Path) -> np.ndarray:
+        """The whole page, from top to bottom: its pixels, which are written to a file as well."""
+        from matplotlib.image import imread
+
+        size = self.js("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+        path.write_bytes(base64.b64decode(shot["data"]))
+        return imread(BytesIO(path.read_bytes()))[..., :3]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser whose only way out is a proxy that is not there."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    driver_path, program = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver_path is None or program is None:
+        pytest.skip("no chromium and chromedriver: `make browser` installs them on Debian")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    options.add_argument("--proxy-server=127.0.0.1:9")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of twenty runs, with the attention of two."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    make([str(sweep)], path, texts=["12 and 13 make 25", "1 and 2"], n_maps=2)
+    return path
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_opens_without_a_word_and_without_a_request(
+    browser: Browser, report: Path, size: str, theme: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
+    browser.open(report, size, theme)
+    pixels = browser.picture(tmp_path / f"{size}_{theme}.png")
+    assert browser.complaints() == []
+    assert browser.requests() - {"data", "blob"} == {report.as_uri()}
+    width = SIZES[size][0]
+    assert pixels.shape[1] == width
+    assert browser.js("return document.documentElement.scrollWidth") == width
+    background = pixels[:, :4].mean()
+    assert background > 0.9 if theme == "light" else background < 0.15
+    for name in ("loss", "lr", "grad-norm", "parallel", "map", "weights", "mask"):
+        box = browser.js(
+            "const box = document.getElementById(arguments[0]).getBoundingClientRect();"
+            "return [box.x, box.y + scrollY, box.width, box.height]",
+            name,
+        )
+        x, y, w, h = map(int, box)
+        part = pixels[y : y + h, x : min(x + w, width)][::3, ::3].reshape(-1, 3)
+        shades = np.unique((part * 255).astype(int) // 16, axis=0)
+        assert len(shades) > 8, f"{name} is blank"
+
+
+def test_the_axes_switch(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    seen = {}
+    for place in ("tokens", "flops", "seconds", "step"):
+        browser.click(f"#curve-controls button[value={place}]")
+        title = browser.wait("const t = document.querySelector('#loss .xtitle'); return t && t.textContent")
+        seen[place] = (title, browser.js("return document.getElementById('loss').layout.xaxis.type"))
+        assert browser.texts("#lr .xtitle") == browser.texts("#grad-norm .xtitle") == [title]
+    assert seen == {
+        "tokens": ("tokens trained on", "linear"),
+        "flops": ("FLOPs of training, by formula", "linear"),
+        "seconds": ("seconds of training", "linear"),
+        "step": ("step (updates of the weights)", "linear"),
+    }
+    last = "return Math.max(...document.getElementById('loss').data.map((each) => each.x.at(-1)))"
+    assert browser.js(last) == 6
+    browser.click("#curve-controls button[value=tokens]")
+    assert browser.js(last) == 6 * 4 * 16
+    for axis, which in (("xaxis", "horizontal"), ("yaxis", "vertical")):
+        browser.click(f"#curve-controls [aria-label={which}] button[value=log]")
+        assert browser.js(f"return document.getElementById('loss').layout.{axis}.type") == "log"
+    browser.click("#curve-controls button[value=bits_per_byte]")
+    assert browser.texts("#loss .ytitle") == ["bits per byte"]
+    assert browser.js("return document.querySelector('#curve-controls button[value=train]').disabled")
+    assert browser.complaints() == []
+
+
+def test_the_legend_names_every_run_and_hides_it(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    names = browser.texts("#legend .label")
+    assert len(set(names)) == 20
+    (shortened,) = [name for name in names if "…" in name]
+    assert LONG_NAME.startswith(shortened.split("…")[0])
+    assert LONG_NAME.endswith(shortened.split("…")[1])
+    titles = browser.js("return [...document.querySelectorAll('#legend button')].map((each) => each.title)")
+    assert any(title.startswith(LONG_NAME + "\n") for title in titles)
+    drawn = "return document.getElementById('loss').data.length"
+    assert browser.js(drawn) == 20
+    browser.click("#legend button")
+    assert browser.js(drawn) == 19
+    assert browser.js("return document.getElementById('lr').data.length") == 19
+    browser.js("[...document.querySelectorAll('#legend .plain')].find((each) => each.textContent === 'best 5').click()")
+    assert browser.js(drawn) == 5
+    assert browser.complaints() == []
+
+
+def test_a_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    looks = browser.js("""
+        const found = {};
+        for (const id of ["loss", "lr", "grad-norm", "parallel"]) {
+          for (const { name, line } of document.getElementById(id).data) {
+            (found[name] ??= new Set()).add(line.color + line.dash);
+          }
+        }
+        return Object.values(found).map((each) => [...each]);""")
+    assert len(looks) == 20
+    assert all(len(each) == 1 for each in looks)
+    assert len({each[0] for each in looks}) == 20
+
+
+def test_smoothing_leaves_validation_as_it_is(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    browser.click("#curve-controls button[value=both]")
+    curves = (
+        "return document.getElementById('loss').data.map((each) => [each.hovertemplate?.includes('val loss'), each.y])"
+    )
+    before = browser.js(curves)
+    browser.js("""const slider = document.querySelector('#curve-controls input');
+        slider.value = 0.9; slider.dispatchEvent(new Event('input'));""")
+    after = browser.js(curves)
+    assert sorted(y for is_val, y in before if is_val) == sorted(y for is_val, y in after if is_val)
+    train_before, train_after = ([y for is_val, y in each if not is_val] for each in (before, after))
+    assert len(train_before) == len(train_after) == 20
+    for raw, smooth in zip(train_before, train_after, strict=True):
+        assert smooth[0] == pytest.approx(raw[0])
+        assert np.ptp(smooth) < np.ptp(raw)
+
+
+def test_results_are_sorted_by_a_tap(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    heads = browser.texts("#table th")
+    assert heads[:5] == ["run", "best val loss", "model", "lr", "seed"]
+    losses = [float(text) for text in browser.texts("#table td:nth-child(2)")]
+    assert losses == sorted(losses)
+    browser.click("#table th:nth-child(4) button")
+    assert browser.texts("#table td:nth-child(4)") == [
+        lr for lr in ("0.001", "0.003", "0.01", "0.03", "0.1") for _ in range(4)
+    ]
+    browser.click("#table th:nth-child(4) button")
+    assert browser.texts("#table td:nth-child(4)")[0] == "0.1"
+
+
+def test_settings_against_each_other(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    cells = "return document.getElementById('map').data[0].z.flat().length"
+    assert browser.js(cells) == 10
+    assert set(browser.texts("#map .xtitle") + browser.texts("#map .ytitle")) == {"model", "optimizer.lr"}
+    browser.js("""const up = document.querySelector('#map-controls select[aria-label=up]');
+        up.value = 'seed'; up.dispatchEvent(new Event('change'));""")
+    assert browser.texts("#map .ytitle") == ["seed"]
+    assert browser.js(cells) == 10
+    titles = [
+        text for text in browser.texts("#parallel .annotation-text") if text in ("model", "lr", "seed", "best val loss")
+    ]
+    assert titles == ["model", "lr", "seed", "best val loss"]
+
+
+def test_samples_go_with_the_slider(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert len(browser.texts(".card")) == 4
+    assert all(text.startswith("step 6, val loss") for text in browser.texts(".card .at"))
+    browser.js("""const slider = document.querySelector('#sample-controls input');
+        slider.value = 0; slider.dispatchEvent(new Event('input'));""")
+    assert all(text.startswith("step 3, val loss") for text in browser.texts(".card .at"))
+    browser.click("#more-samples")
+    assert len(browser.texts(".card")) == 20
+
+
+def test_attention_goes_with_its_choices(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert browser.texts("#heads button") == ["head 0", "head 1"]
+    first = browser.js("return document.getElementById('weights').data[0].z")
+    assert len(first) == 16
+    assert all(sum(value or 0 for value in row) == pytest.approx(1, abs=0.01) for row in first)
+    browser.click("#heads button:nth-child(2)")
+    assert browser.texts("#weights-title") == ["Layer 0, head 1: attention weights"]
+    assert browser.js("return document.getElementById('weights').data[0].z") != first
+    browser.js("""for (const [name, value] of [["text", 1], ["layer", 1]]) {
+          const list = document.querySelector(`#attention-controls select[aria-label=${name}]`);
+          list.value = value; list.dispatchEvent(new Event('change'));
+        }""")
+    assert browser.texts("#mask-title") == ["Layer 1: mask causal"]
+    assert browser.js("return document.getElementById('mask').data[0].z.length") == 7
+    assert browser.texts("#weights .xtick text")[:3] == ["1", "␣", "a"]
+    assert "the model bigram has no attention" in browser.texts("#attention-note")[0]
+
+
+def test_the_theme_can_be_changed(browser: Browser, report: Path) -> None:
+    browser.open(report, theme="dark")
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    dark = browser.js(colour)
+    browser.click("#theme")
+    light = browser.js(colour)
+    assert (dark, light) == ("rgb(17, 20, 23)", "rgb(246, 247, 248)")
+    assert browser.js("return document.getElementById('loss').layout.font.color") == "#1b2126"
+
+
+def test_what_it_takes_to_repeat_a_run(browser: Browser, report: Path, sweep: Path) -> None:
+    browser.open(report)
+    assert len(browser.texts("#repeats details")) == 20
+    shown = browser.texts("#repeats pre")
+    assert sum(text.startswith("nanolm train dataset=text") for text in shown) == 20
+    assert (sweep / "gpt_0.01_2" / "config.yaml").read_text() in shown
+
+
+def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, text: Path, tmp_path: Path) -> None:
+    from tests.report_fixtures import make_run
+
+    make([str(pair / "bigram")], tmp_path / "one.html")
+    browser.open(tmp_path / "one.html")
+    assert browser.js("return document.getElementById('settings').hidden")
+    assert browser.texts("#attention-note") == ["Without a map: bigram (the model bigram has no attention)."]
+    make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
+    make([str(pair), str(tmp_path / "bytes")], tmp_path / "several.html", n_maps=0)
+    browser.open(tmp_path / "several.html", "phone")
+    assert "2 different tokenizers" in browser.texts("#notes")[0]
+    assert browser.texts("#loss .ytitle") == ["bits per byte"]
+    assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")
+    assert browser.complaints() == []
+
+
+def test_nothing_ends_the_script_early() -> None:
+    nuisance = {"name": "</script><!--<script>", "lines": "\u2028\u2029"}
+    text = to_script(nuisance)
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text) == nuisance
+    assert to_script([float("nan"), float("inf")]) == "[null,null]"
+
+
+def test_it_holds_all_that_it_needs(pair: Path) -> None:
+    page = to_html(gather(find([pair])), [], [Without("bigram", "of reasons")])
+    head = page[: page.index("<style>")]
+    assert "default-src 'none'" in head
+    assert "unsafe-eval" not in head
+    for outward in (" src=", '<link rel="stylesheet', "@import", "url("):
+        assert outward not in page[: page.index("plotly.js v")]
+    assert page.count("</script>") == 3

@@ -1,0 +1,57 @@
+"""Real runs, small and made once, for all that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.trainer import train
+from tests.helpers import SMALL, config_of
+
+LONG_NAME = "a_run_whose_name_says_everything_that_was_ever_thought_about_it_<!--<script>_<b>&amp;"
+
+
+def make_run(folder: Path, text: Path, *line: str, **changes: Any) -> Path:
+    """A run of a few steps, with the choices that its line names; `changes` are settings that need no composing."""
+    config = config_of("dataset=text", f"dataset.path={text}", *SMALL, "trainer.sample_tokens=12", *line)
+    config.optimizer.lr = changes.get("lr", config.optimizer.lr)
+    config.seed = changes.get("seed", config.seed)
+    groups = ("dataset", "tokenizer", "model", "mask", "size", "optimizer", "scheduler", "trainer", "logger")
+    named = dict(word.split("=", 1) for word in ("dataset=text", "logger=none", *line))
+    folder.mkdir(parents=True)
+    train(config, RunDirectory(folder), choices={group: named[group] for group in groups if group in named})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few thousand characters of regular text."""
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}; {n % 7} is left.\n" for n in range(150)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """Twenty runs: a bigram and a transformer, five learning rates, two seeds; one has a name that is a nuisance."""
+    folder = tmp_path_factory.mktemp("sweep")
+    steps = ("trainer.max_steps=6", "trainer.log_every=1", "trainer.eval_every=3")
+    for model in ("bigram", "gpt"):
+        for lr in (0.001, 0.003, 0.01, 0.03, 0.1):
+            for seed in (1, 2):
+                name = LONG_NAME if (model, lr, seed) == ("gpt", 0.1, 1) else f"{model}_{lr}_{seed}"
+                make_run(folder / name, text, f"model={model}", *steps, lr=lr, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A bigram, and a transformer whose layers have masks of their own."""
+    folder = tmp_path_factory.mktemp("pair")
+    steps = ("trainer.max_steps=6", "trainer.log_every=1", "trainer.eval_every=3")
+    make_run(folder / "bigram", text, "model=bigram", *steps)
+    make_run(folder / "gpt", text, "model=gpt", "mask=banded_causal", "mask.window=2", "mask.pattern=SL", *steps)
+    return folder

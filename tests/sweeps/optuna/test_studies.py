@@ -1,0 +1,136 @@
+import dataclasses
+import functools
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from nanolm.cli import train as train_verb
+from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_schemas
+from nanolm.config.run import Config, flat
+from nanolm.errors import SettingsError
+from nanolm.sweeps.planning import Job, combinations, plan
+from tests.helpers import REPOSITORY, SMALL, Nanolm, config_of
+
+# As docs/sweeps.md has them.
+N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
+
+
+def study(name: str) -> Any:
+    """What Hydra makes of the study: its sweeper and its folder."""
+    register_schemas()
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        return compose(CONFIG_NAME, overrides=[f"sweep={name}"], return_hydra_config=True).hydra
+
+
+@functools.cache
+def jobs(name: str, *words: str) -> list[Job]:
+    """The study's jobs, composed and checked as a sweep does it, not run."""
+    sweeper = study(name).sweeper
+    with tempfile.TemporaryDirectory() as folder:
+        return plan(combinations([f"sweep={name}", *words], sweeper.params, sweeper.variants), Path(folder))
+
+
+def settings(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in flat(config).items() if not key.startswith("logger.")}
+
+
+def test_every_study_is_documented() -> None:
+    assert {path.stem for path in (config_folder() / "sweep").glob("*.yaml")} == set(N_JOBS)
+    text = (REPOSITORY / "docs" / "sweeps.md").read_text()
+    for name, n_jobs in N_JOBS.items():
+        assert f"| `{name}` | {n_jobs} |" in text
+
+
+@pytest.mark.parametrize("name", N_JOBS)
+def test_every_job_of_a_study_is_sound_and_an_experiment_of_its_own(name: str) -> None:
+    found = jobs(name)
+    assert len(found) == N_JOBS[name]
+    assert len({job.run.path.name for job in found}) == len({job.name for job in found}) == len(found)
+    assert study(name).sweep.dir == f"outputs/sweep_{name}"
+
+
+def test_a_study_goes_with_any_text_and_budget_and_gives_way_to_the_line() -> None:
+    words = ("dataset=tiny_shakespeare", "model=gpt2", "trainer.max_steps=20", "optimizer.lr=0.5,0.25")
+    found = jobs("lr", *words)
+    assert sorted(job.config.optimizer.lr for job in found) == [0.25, 0.5]
+    assert {job.config.trainer.max_steps for job in found} == {20}
+    assert all(job.config.model == config_of("model=gpt2").model for job in found)
+
+
+def test_the_ladder_has_every_rung_that_is_for_a_cpu() -> None:
+    rungs = {path.stem for path in (config_folder() / "experiment" / "ladder").glob("*.yaml")} - {"scaled_up"}
+    found = {job.swept["variant"]: job.config for job in jobs("ladder")}
+    assert set(found) == rungs | {"counted_pairs", "counted_five"}
+    for rung in rungs:
+        assert settings(found[rung]) == settings(config_of(f"experiment=ladder/{rung}"))
+    assert found["counted_five"].model.order == 5
+    assert len({(config.trainer.max_steps, config.dataset.name) for config in found.values()}) == 1
+
+
+def test_the_masks_of_the_study_do_not_see_the_future() -> None:
+    from nanolm.model import masks
+
+    for job in jobs("masks"):
+        assert masks.leaks(job.config) == []
+
+
+def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None:
+    found = {job.swept["variant"]: settings(job.config) for job in jobs("ablation")}
+    rising = [name for name in found if name[0].isdigit()]
+    falling = [name for name in found if not name[0].isdigit()]
+    assert [int(name.split("_")[0]) for name in rising] == list(range(10))
+    recipe = settings(config_of("model=gpt", "optimizer=muon"))
+    assert found[rising[0]] == settings(config_of("model=gpt2"))
+    assert found["8_zero_projections"] == settings(config_of("model=gpt"))
+    assert found[rising[-1]] == recipe
+
+    def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+        """The settings that differ; an optimizer's name stands for all of its own."""
+        keys = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+        return {key for key in keys if not key.startswith("optimizer.")} | (keys & {"optimizer.name"})
+
+    steps = [changed(found[one], found[next_one]) for one, next_one in itertools.pairwise(rising)]
+    assert all(len(step) == 1 for step in steps)
+    parts = set().union(*steps)
+    assert len(parts) == len(steps), "each part is added once"
+    taken = [changed(recipe, found[name]) for name in falling]
+    assert all(len(step) == 1 for step in taken)
+    assert set().union(*taken) == parts - {"optimizer.name"}, "without muon is the row above the last"
+    for name in falling:
+        (key,) = changed(recipe, found[name])
+        assert found[name][key] == found[rising[0]][key], "what it had before the part was added"
+
+
+def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
+    found = jobs("scaling")
+    sizes = {dataclasses.astuple(job.config.size) for job in found}
+    steps = {job.config.trainer.max_steps for job in found}
+    assert (len(sizes), len(steps)) == (5, 4)
+    assert max(steps) >= 8 * min(steps)
+    assert all(step % job.config.trainer.eval_every == 0 for job in found for step in steps)
+
+
+def test_a_study_needs_a_multirun() -> None:
+    with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
+        train_verb.train(["sweep=lr"])
+    assert compose_line(["sweep=lr"], multirun=True).config == config_of()
+    with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
+        compose_line(["sweep=lrs"], multirun=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(N_JOBS) - {"ladder"}))
+def test_a_study_cut_down_runs_to_its_end(name: str, nanolm: Nanolm) -> None:
+    (nanolm.folder / "text.txt").write_text(
+        "".join(f"{n} and {n + 1} make {2 * n + 1}: {'or not ' * (n % 5)}says page {n * n}.\n" for n in range(4000))
+    )
+    small = [word for word in SMALL if name != "scaling" or not word.startswith("size.")]
+    if name == "masks":
+        small.append("size.context_length=64")
+    line = (*small, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=3", "dataset.val_fraction=0.01")
+    done = nanolm("train", "-m", f"sweep={name}", *line, timeout=500)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,130 @@
+"""A fork: a new run that begins where another one stands."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanolm.config.yaml_io import load_yaml
+from nanolm.errors import SettingsError
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent, adapted
+from nanolm.training.trainer import train
+from tests.helpers import Nanolm, final_state, rows, same, settings
+
+LINE = (
+    "model.dropout=0.3",
+    "trainer.max_steps=20",
+    "trainer.eval_every=5",
+    "trainer.save_every=5",
+    "trainer.keep_last=null",
+)
+
+
+def parent_of(folder: Path, text: Path, *overrides: str) -> RunDirectory:
+    run = RunDirectory(folder / "parent")
+    run.path.mkdir()
+    train(settings(text, *LINE, *overrides), run)
+    return run
+
+
+def forked(parent: RunDirectory, step: int, text: Path, *overrides: str) -> RunDirectory:
+    run = RunDirectory(parent.path.parent / "fork")
+    run.path.mkdir()
+    begins_at = Parent(parent, load_yaml(parent.config), checkpoint.at_step(parent.checkpoints, step))
+    train(settings(text, *LINE, *overrides), run, parent=begins_at)
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "schedule_free"])
+def test_a_fork_that_changes_nothing_trains_as_its_parent_did(optimizer: str, small_text: Path, tmp_path: Path) -> None:
+    overrides = (f"optimizer={optimizer}", "trainer.ema_decay=null")
+    parent = parent_of(tmp_path, small_text, *overrides)
+    before = {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()}
+    fork = forked(parent, 10, small_text, *overrides)
+    assert rows(fork) == [row for row in rows(parent) if row["step"] > 10]
+    assert same(final_state(fork)[0], final_state(parent)[0])
+    assert {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_fork_says_where_it_comes_from_and_goes_on_by_itself(small_text: Path, tmp_path: Path) -> None:
+    parent = parent_of(tmp_path, small_text)
+    fork = forked(parent, 10, small_text, "optimizer.lr=1e-4", "trainer.max_steps=15")
+    pointer = fork.read_summary()["parent"]
+    assert (pointer["run"], pointer["step"]) == (str(parent.path), 10)
+    manifest = checkpoint.at_step(parent.checkpoints, 10).manifest
+    assert pointer["weights"] == manifest["files"][checkpoint.WEIGHTS]["sha256"]
+    train(settings(small_text, *LINE, "optimizer.lr=1e-4"), fork)
+    assert fork.read_summary()["parent"] == pointer
+    assert [row["step"] for row in rows(fork) if row["split"] == "val"] == [15, 20]
+
+
+def test_the_settings_of_a_fork_are_its_own(small_text: Path, tmp_path: Path) -> None:
+    parent = parent_of(tmp_path, small_text)
+    line = ("optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
+    fork = forked(parent, 10, small_text, *line)
+    assert {row["lr"] for row in rows(fork) if row["split"] == "train"} == {1e-4}
+    groups = final_state(fork)[1]["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+    assert {tuple(group["betas"]) for group in groups} == {(0.9, 0.9)}
+    # The optimizer remembers what it saw of the parent.
+    moments = final_state(fork)[1]["optimizer"]["state"]
+    assert {int(of["step"]) for of in moments.values()} == {20}
+
+
+def test_another_optimizer_begins_anew(small_text: Path, tmp_path: Path) -> None:
+    parent = parent_of(tmp_path, small_text)
+    fork = forked(parent, 10, small_text, "optimizer=lion")
+    assert final_state(fork)[1]["numbers"]["step"] == 20
+    assert math.isfinite(fork.read_summary()["final_val_loss"])
+
+
+def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> None:
+    parent = parent_of(tmp_path, small_text)
+    tree = checkpoint.at_step(parent.checkpoints, 10).load_state()
+    config = settings(small_text, *LINE)
+    optimizer = torch.optim.AdamW([torch.zeros(1)])
+    kept: dict[str, Any] = adapted(tree, config, config, optimizer)
+    assert kept["numbers"]["step"] == 10
+    assert kept["numbers"]["tokens"] == tree["numbers"]["tokens"]
+    assert kept["numbers"]["best_val_loss"] == math.inf
+    assert "rng" in kept
+    other = settings(small_text, *LINE, "seed=8")
+    assert "rng" not in adapted(tree, config, other, optimizer)
+
+
+def test_a_model_of_another_shape_is_refused(small_text: Path, tmp_path: Path) -> None:
+    parent = parent_of(tmp_path, small_text)
+    with pytest.raises(SettingsError, match="the parent's weights do not fit the model of these settings: "):
+        forked(parent, 10, small_text, "size.d_model=32")
+
+
+def test_a_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
+    first = ("train", "model=bigram", "logger=none", "dataset=text", f"dataset.path={small_text}")
+    steps = ("trainer.max_steps=20", "trainer.save_every=10", "trainer.sample_tokens=0")
+    assert nanolm(*first, *steps, "hydra.run.dir=outputs/a").returncode == 0
+    refused = nanolm("train", "resume=outputs/a", "optimizer.lr=0.01", "trainer.max_steps=30")
+    assert refused.returncode == 2
+    assert "add fork=true" in refused.stderr
+    fork = ("train", "fork=true", "optimizer.lr=0.01", "trainer.max_steps=30", "hydra.run.dir=outputs/b")
+    done = nanolm(*fork, "resume=outputs/a/checkpoints/step-00000010")
+    assert done.returncode == 0, done.stderr
+    assert "begins where outputs/a stands at step 10, with optimizer.lr: " in done.stderr
+    run = RunDirectory(nanolm.folder / "outputs" / "b")
+    assert load_yaml(run.config).model.name == "bigram"
+    again = nanolm(*fork, "resume=outputs/a")
+    assert (again.returncode, "this folder holds a run already" in again.stderr) == (2, True)
+    assert nanolm("train", "fork=true", "resume=outputs/a", "trainer.max_steps=21").returncode == 0
+    assert len(list(nanolm.folder.glob("outputs/*_bigram_text"))) == 1, "it is named for what it trains"
+    for wrong, said in (
+        (("resume=auto", "fork=true"), "resume is auto"),
+        (("resume=outputs/a", "fork=true"), "would begin at step 20, and trainer.max_steps is 20"),
+        (("resume=outputs/nowhere", "fork=true"), "there is no folder outputs/nowhere"),
+    ):
+        done = nanolm("train", *wrong)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr

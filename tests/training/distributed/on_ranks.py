@@ -1,0 +1,55 @@
+"""One rank of several: trains the runs that a JSON file lists, one after another, and prints how each ended.
+
+    python -m tests.training.distributed.on_ranks JOBS.json         with the environment that torchrun gives
+
+A job is a run directory and the settings of a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from nanolm.config.run import Config
+from nanolm.config.trainer import TrainerConfig
+from nanolm.errors import NanolmError
+from nanolm.registry import MODELS
+from nanolm.runs.directory import RunDirectory
+from nanolm.torchrun import own_rank
+from nanolm.training.distributed.ranks import started
+from nanolm.training.trainer import train
+from tests.helpers import config_of
+
+
+@MODELS.register("fails_on_one_rank")
+class FailsOnOneRank(torch.nn.Embedding):
+    """A bigram whose fifth loss on rank 1 is not a number."""
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__(vocab_size, vocab_size)
+        self.calls = 0
+
+    def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        logits_BxTxV = super().forward(tokens_BxT)
+        return logits_BxTxV * torch.nan if own_rank() == 1 and self.calls == 5 else logits_BxTxV
+
+
+def main() -> None:
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
+        for folder, overrides in jobs:
+            config = config_of(*(word for word in overrides if not word.startswith("model=fails")))
+            if "model=fails_on_one_rank" in overrides:
+                config.model.name = "fails_on_one_rank"
+            try:
+                print(train(config, RunDirectory(folder), ranks=ranks).summary["status"])
+            except NanolmError as error:
+                print(type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""One rank of several: prepares a sharded run in bf16 and prints what this rank holds, as JSON.
+
+python -m tests.training.distributed.sharded_on_ranks TEXT FOLDER         with the environment that torchrun gives
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from nanolm.config.trainer import TrainerConfig
+from nanolm.model.build import build
+from nanolm.runs.directory import RunDirectory
+from nanolm.training import setup
+from nanolm.training.distributed.parallel import own_parts
+from nanolm.training.distributed.ranks import started
+from nanolm.training.step import next_token_loss
+from tests.helpers import SMALL, config_of
+
+
+def main() -> None:
+    text, folder = sys.argv[1:]
+    built_on = []
+
+    def build_and_note(*arguments: Any) -> nn.Module:
+        model = build(*arguments)
+        built_on.append(next(model.parameters()).device.type)
+        return model
+
+    setup.build = build_and_note
+    words = (*SMALL, "dataset=text", f"dataset.path={text}", "trainer.parallel=fsdp", "trainer.precision=bf16")
+    with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
+        prepared = setup.prepare(config_of(*words), RunDirectory(folder), ranks)
+        model = prepared.state.model
+        shapes = {tuple(sorted(parameter.shape)) for parameter in model.parameters() if parameter.dim() > 1}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dtype is torch.bfloat16 and tuple(sorted(tensor.shape)) in shapes:
+                kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
+            return tensor
+
+        parts, _ = setup.batch_parts(prepared, 0)
+        inputs, targets = next(parts)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            prepared.state.number_format.autocast(),
+        ):
+            loss = next_token_loss(prepared.forward(inputs), targets)
+        # FSDP frees the storage of what it gathered, and autocast that of its copies only after the backward pass.
+        kept_weight_bytes = sum(storage.nbytes() for storage in kept.values())
+        loss.backward()
+        found = {
+            "built_on": built_on,
+            "whole": sum(parameter.numel() for parameter in model.parameters()),
+            "own": sum(part.numel() for part in own_parts(list(model.parameters()))),
+            "kept_weight_bytes": kept_weight_bytes,
+            "gradient_dtypes": sorted({str(parameter.grad.dtype) for parameter in model.parameters()}),
+        }
+        print(json.dumps(found))
+        del prepared, model, parts, loss
+
+
+if __name__ == "__main__":
+    main()
