@@ -39,7 +39,8 @@ ALLOWED = 1 / 3
 TOKENIZE = """
 import json, resource, sys, time
 from nanolm.compose import compose_line
-from nanolm.data import corpus as corpora, token_cache
+from nanolm.data import corpus as corpora
+from nanolm.data.tokens import cache as token_cache
 
 def peak(who):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -49,9 +50,9 @@ if __name__ == "__main__":
     began = time.perf_counter()
     corpus = corpora.load(config.dataset)
     loaded = time.perf_counter()
-    streams = token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
+    streams = token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
     made = time.perf_counter()
-    token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
+    token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
     print(json.dumps({
         "tokens": sum(len(one.tokens) for one in streams.values()),
         "read_seconds": loaded - began,

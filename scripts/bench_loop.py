@@ -65,7 +65,7 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
             return seconds[-1]
 
         corpus = corpora.load(config.dataset)
-        tokenizer = token_cache.fit(corpus, config)
+        tokenizer = token_cache.fit_tokenizer(corpus, config)
         data = torch.from_numpy(token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype("int64"))
 
         def barest(gathers: bool, config=config, data=data, vocab_size=tokenizer.vocab_size) -> float:  # type: ignore[no-untyped-def]

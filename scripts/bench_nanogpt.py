@@ -122,7 +122,7 @@ def main() -> None:
     ]  # fmt: skip
     config = compose_line(line).config
     corpus = corpora.load(config.dataset)
-    tokenizer = token_cache.fit(corpus, config)
+    tokenizer = token_cache.fit_tokenizer(corpus, config)
     data = token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype(np.uint16)
     fast = ["trainer.precision=bf16", "trainer.compile=true"]
     table = Table(title="tokens a second, as a multiple of the checkout's", title_justify="left")

@@ -14,7 +14,7 @@ from nanolm import terminal
 from nanolm.compose import Line, compose_line
 from nanolm.config.checks.experiment import check
 from nanolm.data import corpus as corpora
-from nanolm.data.batches import IGNORED, draw
+from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
@@ -111,7 +111,7 @@ def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
         "batch": {
             "batches": config.trainer.sampling.name,
             "shape": list(inputs_BxT.shape),
-            "scored": int((targets_BxT != IGNORED).sum()),
+            "scored": int((targets_BxT != IGNORE_INDEX).sum()),
             "rows": [
                 {"inputs": _side(tokenizer, inputs_T), "targets": _side(tokenizer, targets_T)}
                 for inputs_T, targets_T in _without_padding(inputs_BxT[:3, :n_tokens], targets_BxT[:3, :n_tokens])
@@ -158,7 +158,7 @@ def _read(overrides: Sequence[str], config_dir: str | None) -> tuple[Line, Corpu
     corpus = corpora.load(line.config.dataset)
     for note in corpus.notes:
         terminal.say(f"nanolm: {note}")
-    return line, corpus, token_cache.fit(corpus, line.config)
+    return line, corpus, token_cache.fit_tokenizer(corpus, line.config)
 
 
 def _counts(stream: Stream) -> dict[str, Any]:
@@ -183,13 +183,13 @@ def _token(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
 
 def _side(tokenizer: Tokenizer, tokens_T: np.ndarray) -> dict[str, Any]:
     ids = tokens_T.tolist()
-    return {"ids": ids, "text": tokenizer.decode([token for token in ids if token != IGNORED])}
+    return {"ids": ids, "text": tokenizer.decode([token for token in ids if token != IGNORE_INDEX])}
 
 
 def _without_padding(inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each row up to its last target that is scored."""
     for inputs_T, targets_T in zip(inputs_BxT, targets_BxT, strict=True):
-        end = int(np.flatnonzero(targets_T != IGNORED).max(initial=-1)) + 1
+        end = int(np.flatnonzero(targets_T != IGNORE_INDEX).max(initial=-1)) + 1
         yield inputs_T[:end], targets_T[:end]
 
 
@@ -239,7 +239,7 @@ def _batch_table(rows: list[dict[str, Any]]) -> Any:
     table.add_column("text", overflow="fold", ratio=1)
     for number, row in enumerate(rows):
         for side in ("inputs", "targets"):
-            ids = " ".join("." if token == IGNORED else str(token) for token in row[side]["ids"])
+            ids = " ".join("." if token == IGNORE_INDEX else str(token) for token in row[side]["ids"])
             table.add_row(
                 str(number) if side == "inputs" else "", side, Text(ids, "dim"), Text(repr(row[side]["text"]))
             )

@@ -12,11 +12,11 @@ import numpy as np
 
 from nanolm.config.trainer import Sampling
 from nanolm.data.permutation import mix, permute
-from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather
+from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
 from nanolm.errors import SettingsError
 
 # A target that is not scored: the padding behind a row's text.
-IGNORED = -100
+IGNORE_INDEX = -100
 
 # Steps whose positions are drawn together, which costs about as much as drawing those of one.
 STEPS_AT_ONCE = 64
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs_BxT: tokens.
-        targets_BxT: the tokens that follow them; IGNORED behind a row's end.
+        targets_BxT: the tokens that follow them; IGNORE_INDEX behind a row's end.
         documents_BxT: which of the stream's documents each input is of, counted from 0; None where nobody asked, and
             where a row is a piece of a single document.
     """
@@ -84,10 +84,10 @@ def draw(
         return _windows_at(stream, starts_B, context_length, with_documents)
     assert stream.rows is not None, f"{kind} of a stream without rows"
     rows_B = _in_epochs(len(stream.rows), seed, block, batch_size)[row, share]
-    return Batch(*rows_at(stream.tokens, stream.rows, rows_B))
+    return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
 
 
-def documents_at(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
+def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
     """Which document each token of some windows is of.
 
     Args:
@@ -113,8 +113,8 @@ def documents_at(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np
     return documents_BxL.cumsum(axis=1)
 
 
-def rows_at(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of these numbers, padded at the end: inputs with 0, targets with IGNORED.
+def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of these numbers, padded at the end: inputs with 0, targets with IGNORE_INDEX.
 
     Padding stands behind all that is scored, where a causal mask does not see it.
 
@@ -123,7 +123,7 @@ def rows_at(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray,
     """
     begin_B, length_B, begins_piece_B = rows.targets(rows_B)
     inputs_BxT = np.zeros((len(rows_B), rows.context_length), dtype=np.int64)
-    targets_BxT = np.full((len(rows_B), rows.context_length), IGNORED, dtype=np.int64)
+    targets_BxT = np.full((len(rows_B), rows.context_length), IGNORE_INDEX, dtype=np.int64)
     for row, (begin, length, begins_piece) in enumerate(
         zip(begin_B.tolist(), length_B.tolist(), begins_piece_B.tolist(), strict=True)
     ):
@@ -163,6 +163,6 @@ def _in_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
 
 
 def _windows_at(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
-    rows_BxT1 = gather(stream.tokens, starts_B, context_length + 1).astype(np.int64)
-    documents_BxT = documents_at(stream.documents, starts_B, context_length) if with_documents else None
+    rows_BxT1 = gather_windows(stream.tokens, starts_B, context_length + 1).astype(np.int64)
+    documents_BxT = document_ids(stream.documents, starts_B, context_length) if with_documents else None
     return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)

@@ -13,7 +13,7 @@ TOKENS = 256
 CHARACTERS = 20
 
 
-def prompt_of(stream: Stream, tokenizer: Tokenizer) -> str:
+def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:
     """Choose the beginning of a text as a prompt that its tokenizer encodes and gives back.
 
     Args:

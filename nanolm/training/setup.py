@@ -14,7 +14,7 @@ from nanolm.config.run import Config, identity, reads_documents
 from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
 from nanolm.data import tokenizers
-from nanolm.data.batches import IGNORED, draw
+from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
@@ -202,7 +202,7 @@ def _prepare_text(
     elif parent is not None and parent.config.tokenizer == config.tokenizer:
         tokenizer = tokenizers.from_file(parent.run.tokenizer)
     else:
-        tokenizer = token_cache.fit(corpus, config)
+        tokenizer = token_cache.fit_tokenizer(corpus, config)
     return corpus, tokenizer, token_cache.tokenize(corpus, tokenizer, config)
 
 
@@ -240,7 +240,7 @@ def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, .
     )
     targets_BxT = batch.targets_BxT
     if settings.sampling.in_rows:
-        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORED))))
+        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORE_INDEX))))
     else:
         n_scored = targets_BxT.size * ranks.n
     sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 
-from nanolm.data.batches import IGNORED
+from nanolm.data.batches import IGNORE_INDEX
 from nanolm.training.distributed.parallel import meeting, own_parts, total_norm
 from nanolm.training.distributed.ranks import ALONE, Ranks
 from nanolm.training.precision import NumberFormat
@@ -18,9 +18,9 @@ Forward = Callable[..., torch.Tensor]
 
 
 def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross-entropy in nats, computed in fp32 whatever the logits are in; targets that are IGNORED are not scored."""
+    """Cross-entropy in nats, computed in fp32 for logits of any dtype; targets of IGNORE_INDEX are not scored."""
     logits_NxV, targets_N = logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten()
-    return F.cross_entropy(logits_NxV, targets_N, reduction=reduction, ignore_index=IGNORED)
+    return F.cross_entropy(logits_NxV, targets_N, reduction=reduction, ignore_index=IGNORE_INDEX)
 
 
 def update(
@@ -54,7 +54,7 @@ def update(
     total = 0.0
     # A batch in one part is its own mean; counting would wait for the device.
     is_one_part = len(parts) == ranks.n == 1
-    n_scored = 1 if is_one_part else ranks.sum(sum(int((targets != IGNORED).sum()) for _, targets, *_ in parts))
+    n_scored = 1 if is_one_part else ranks.sum(sum(int((targets != IGNORE_INDEX).sum()) for _, targets, *_ in parts))
     for number, (inputs_BxT, targets_BxT, *documents) in enumerate(parts, start=1):
         with meeting(forward, is_last=number == len(parts)):
             with number_format.autocast():

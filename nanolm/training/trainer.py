@@ -22,7 +22,7 @@ from nanolm.baselines.entropy import bigram_loss, unigram_loss
 from nanolm.config.run import Config, changes_in_words, flat, recorded
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
-from nanolm.data.prompt import prompt_of
+from nanolm.data.prompt import choose_prompt
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
@@ -219,7 +219,7 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
         if session.ranks.is_main:
             session.run.write_last_summary(summary)
         session.log.logger.close(summary)
-    prompt = prompt_of(session.streams["train"], session.tokenizer)
+    prompt = choose_prompt(session.streams["train"], session.tokenizer)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text, prompt)
 
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.data.batches import IGNORED, documents_at, rows_at
-from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather
+from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows
+from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
 from nanolm.training.distributed.ranks import ALONE, Ranks
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import Forward, next_token_loss
@@ -81,7 +81,7 @@ def rows_loss(
     at_once = _rows_at_once(vocab_size, rows.context_length) * ranks.n
     for start in range(0, len(rows), at_once):
         rows_B, counts = _own_share(np.arange(start, min(start + at_once, len(rows))), ranks)
-        inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in rows_at(tokens, rows, rows_B))
+        inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in gather_rows(tokens, rows, rows_B))
         total += counts * _summed_loss(model, forward, [inputs_BxT], targets_BxT, number_format)
     model.train(was_training)
     return ranks.sum(total) / rows.n_targets
@@ -137,8 +137,8 @@ def exact_loss(
     rows_at_once = _rows_at_once(vocab_size, context_length) * ranks.n
     for all_starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
         starts_B, counts = _own_share(all_starts_B, ranks)
-        rows = torch.from_numpy(gather(tokens, starts_B, length + 1).astype(np.int64)).to(device)
-        read = [] if documents is None else [torch.from_numpy(documents_at(documents, starts_B, length)).to(device)]
+        rows = torch.from_numpy(gather_windows(tokens, starts_B, length + 1).astype(np.int64)).to(device)
+        read = [] if documents is None else [torch.from_numpy(document_ids(documents, starts_B, length)).to(device)]
         targets_BxS = rows[:, 1:][:, -scored:]
         total += counts * _summed_loss(model, forward, [rows[:, :-1], *read], targets_BxS, number_format)
     model.train(was_training)
@@ -156,9 +156,9 @@ def _summed_loss(
     n_scored = targets_BxS.shape[1]
     if isinstance(model, ScoresTargets):
         inputs_BxT = inputs[0]
-        targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - n_scored, 0), value=IGNORED)
+        targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - n_scored, 0), value=IGNORE_INDEX)
         found_BxT = model.target_log_probabilities(inputs_BxT, targets_BxT.clamp(min=0))
-        return -found_BxT[targets_BxT != IGNORED].sum().item()
+        return -found_BxT[targets_BxT != IGNORE_INDEX].sum().item()
     with number_format.autocast():
         logits_BxTxV = forward(*inputs)
     return next_token_loss(logits_BxTxV[:, -n_scored:], targets_BxS, reduction="sum").item()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.config.trainer import Sampling
-from nanolm.data.batches import IGNORED, documents_at, draw
+from nanolm.data.batches import IGNORE_INDEX, document_ids, draw
 from nanolm.data.tokens.stream import Rows, Stream
 from nanolm.errors import SettingsError
 
@@ -127,7 +127,7 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
     sides = [batch[:2] for batch in drawn]
     inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*sides, strict=True))
     assert inputs.shape == targets.shape == (len(stream.rows), context_length)
-    is_scored = targets != IGNORED
+    is_scored = targets != IGNORE_INDEX
     assert sorted(targets[is_scored].tolist()) == tokens.tolist()
     begins_row = np.isin(targets, starts)
     assert (inputs[begins_row] == 499).all()
@@ -158,7 +158,7 @@ def test_a_token_is_of_the_last_document_that_begins_at_or_before_it(
 ) -> None:
     starts = document_starts(lengths)
     begins = data.draw(st.lists(st.integers(0, int(starts[-1])), min_size=1, max_size=8))
-    found = documents_at(starts, np.array(begins), length)
+    found = document_ids(starts, np.array(begins), length)
     assert found.dtype == np.int64
     by_hand = [
         [max(number for number, start in enumerate(starts.tolist()) if start <= position) for position in window]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.data import corpus as corpora
-from nanolm.data.prompt import prompt_of
+from nanolm.data.prompt import choose_prompt
 from nanolm.data.tokens import cache as token_cache
 from tests.helpers import config_of
 
@@ -23,8 +23,8 @@ def test_a_prompt_comes_from_the_text(text: str, tokenizer: str, tmp_path: Path)
     path.write_text(text * 200, encoding="utf-8", newline="")
     config = config_of("dataset=text", f"dataset.path={path}", f"tokenizer={tokenizer}", "size.context_length=4")
     corpus = corpora.load(config.dataset)
-    fitted = token_cache.fit(corpus, config)
-    prompt = prompt_of(token_cache.tokenize(corpus, fitted, config)["train"], fitted)
+    fitted = token_cache.fit_tokenizer(corpus, config)
+    prompt = choose_prompt(token_cache.tokenize(corpus, fitted, config)["train"], fitted)
     assert prompt
     assert len(fitted.encode(prompt))
     if tokenizer == "char":

@@ -137,7 +137,7 @@ def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tu
     def stop(*arguments: object, **settings: object) -> None:
         os.kill(os.getpid(), number)
 
-    token_cache.fit = stop  # type: ignore[assignment]
+    token_cache.fit_tokenizer = stop  # type: ignore[assignment]
     run_module(["nanolm", *words], nanolm.folder, nanolm.environment, files, False)
 
 

@@ -13,7 +13,7 @@ import torch
 from nanolm.cli.main import run as nanolm_run
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import Precision
-from nanolm.data.batches import IGNORED, rows_at
+from nanolm.data.batches import IGNORE_INDEX, gather_rows
 from nanolm.data.tokenizers import ByteTokenizer
 from nanolm.data.tokens.stream import Rows, Stream
 from nanolm.errors import SettingsError
@@ -38,7 +38,7 @@ def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs, targets = torch.randint(5, (8, 6), generator=generator), torch.randint(5, (8, 6), generator=generator)
     for row, length in enumerate((6, 1, 3, 0, 2, 6, 1, 5)):
-        targets[row, length:] = IGNORED
+        targets[row, length:] = IGNORE_INDEX
     return inputs, targets
 
 
@@ -53,7 +53,7 @@ def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
         results.append((loss, norm, model.weight.detach().clone()))
     torch.manual_seed(0)
     model = torch.nn.Embedding(5, 5)
-    scored = targets != IGNORED
+    scored = targets != IGNORE_INDEX
     losses = -model(inputs)[scored].log_softmax(-1).gather(1, targets[scored][:, None])
     assert results[0][0] == pytest.approx(losses.mean().item(), rel=1e-6)
     for loss, norm, weight in results[1:]:
@@ -89,10 +89,10 @@ def test_padding_changes_nothing() -> None:
     model = build(config_of("size.context_length=8", "size.n_layers=2"), 11).eval()
     awaken(model)
     inputs, targets = (
-        torch.from_numpy(side) for side in rows_at(tokens, Rows(np.array([0, 3, 8]), 10, 8), np.arange(2))
+        torch.from_numpy(side) for side in gather_rows(tokens, Rows(np.array([0, 3, 8]), 10, 8), np.arange(2))
     )
     loss = next_token_loss(model(inputs), targets)
-    inputs[targets == IGNORED] = 9
+    inputs[targets == IGNORE_INDEX] = 9
     assert next_token_loss(model(inputs), targets) == loss
 
 

@@ -6,7 +6,7 @@ On disk a tokenizer is JSON, which executes nothing. Each module here registers 
 from nanolm.data.tokenizers.bytepairs import BpeTokenizer, Gpt2Tokenizer
 from nanolm.data.tokenizers.characters import ByteTokenizer, CharTokenizer
 from nanolm.data.tokenizers.huggingface import PretrainedTokenizer, UnigramTokenizer
-from nanolm.data.tokenizers.protocol import Tokenizer, fingerprint, fit, from_file, smallest_integers, to_text
+from nanolm.data.tokenizers.protocol import Tokenizer, fingerprint, fit, from_file, smallest_dtype, to_text
 from nanolm.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from nanolm.data.tokenizers.words import SpacyTokenizer, TorchtextTokenizer, WordTokenizer, splitter
 
@@ -25,7 +25,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "from_file",
-    "smallest_integers",
+    "smallest_dtype",
     "splitter",
     "to_text",
 ]

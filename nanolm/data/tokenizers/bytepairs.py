@@ -12,7 +12,7 @@ import numpy as np
 from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
 from nanolm.data.tokenizers.byte_pieces import CHARACTER_OF_BYTE, Pieces, chunks, spelled
-from nanolm.data.tokenizers.protocol import require_distinct, smallest_integers, strings
+from nanolm.data.tokenizers.protocol import require_distinct, smallest_dtype, strings
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
 from nanolm.registry import TOKENIZERS
@@ -44,7 +44,7 @@ class _BytePairs:
         content = [spelled(token) or b"" for token in tokens]
         self.special_tokens = {name: len(tokens) + n for n, name in enumerate(special_tokens)}
         self.vocab_size = len(tokens) + len(special_tokens)
-        self._integers = smallest_integers(self.vocab_size)
+        self._integers = smallest_dtype(self.vocab_size)
         self._pieces = Pieces(content + [b""] * len(special_tokens), self.special_tokens)
         self._engine = _engine({token: rank for rank, token in enumerate(content)})
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import ByteConfig, CharConfig
-from nanolm.data.tokenizers.protocol import checked, smallest_integers, strings, utf8
+from nanolm.data.tokenizers.protocol import checked, smallest_dtype, strings, utf8
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 
@@ -39,7 +39,7 @@ class CharTokenizer:
         points = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         # Unseen characters hold vocab_size, which no id has.
         self._unseen = self.vocab_size
-        self._id_of = np.full(max(int(points.max()) + 2, 257), self._unseen, smallest_integers(self.vocab_size + 1))
+        self._id_of = np.full(max(int(points.max()) + 2, 257), self._unseen, smallest_dtype(self.vocab_size + 1))
         self._id_of[points] = np.arange(self.vocab_size)
         self._points = points
         # While every id fits a byte, bytes.translate is several times as fast as a lookup by numpy.
@@ -62,7 +62,7 @@ class CharTokenizer:
         Raises:
             TokenizerError: with the list of characters that were never seen.
         """
-        ids = np.empty(len(text), dtype=smallest_integers(self.vocab_size))
+        ids = np.empty(len(text), dtype=smallest_dtype(self.vocab_size))
         for start in range(0, len(text), _CHUNK):
             part = text[start : start + _CHUNK]
             found = self._lookup(part)

@@ -11,7 +11,7 @@ import numpy as np
 from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
 from nanolm.data.tokenizers.byte_pieces import CHARACTER_OF_BYTE, Pieces, chunks, grouped, spelled
 from nanolm.data.tokenizers.bytepairs import room
-from nanolm.data.tokenizers.protocol import checked, entry, smallest_integers, strings, utf8
+from nanolm.data.tokenizers.protocol import checked, entry, smallest_dtype, strings, utf8
 from nanolm.errors import TokenizerError
 from nanolm.files import user_path
 from nanolm.json_text import dump_json
@@ -52,7 +52,7 @@ class _HuggingFace:
         first = max(tokens.values()) + 1
         self.special_tokens = own | {name: first + n for n, name in enumerate(self._extra)}
         self.vocab_size = first + len(self._extra)
-        self._integers = smallest_integers(self.vocab_size)
+        self._integers = smallest_dtype(self.vocab_size)
         self._cuts_like_gpt2 = _cuts_like_gpt2(state)
         self.lossless = carries_every_text(state)
         self._pieces: Pieces | None = None

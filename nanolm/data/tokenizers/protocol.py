@@ -124,7 +124,7 @@ def fingerprint(name: str, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def smallest_integers(vocab_size: int) -> np.dtype[Any]:
+def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
     """The narrowest unsigned integers that hold every id of a vocabulary."""
     return np.min_scalar_type(max(vocab_size - 1, 0))
 

@@ -14,7 +14,7 @@ import numpy as np
 from nanolm.config.tokenizer import SentencePieceConfig
 from nanolm.data.tokenizers.byte_pieces import Pieces, grouped
 from nanolm.data.tokenizers.bytepairs import room
-from nanolm.data.tokenizers.protocol import entry, smallest_integers, utf8
+from nanolm.data.tokenizers.protocol import entry, smallest_dtype, utf8
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 
@@ -66,7 +66,7 @@ class SentencePieceTokenizer:
         if len(id_of_byte) != 256 or content[self._line_end] != b"\n":
             raise TokenizerError("the model has not all bytes, or no line end", where="tokenizer.json")
         self._apart = {"\n": [self._line_end], _BLANK: [id_of_byte[bytes([byte])] for byte in utf8(_BLANK)]}
-        self._integers = smallest_integers(self.vocab_size)
+        self._integers = smallest_dtype(self.vocab_size)
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: SentencePieceConfig) -> Self:

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import WordsConfig
-from nanolm.data.tokenizers.protocol import checked, entry, require_distinct, smallest_integers, strings, utf8
+from nanolm.data.tokenizers.protocol import checked, entry, require_distinct, smallest_dtype, strings, utf8
 from nanolm.errors import SettingsError, TokenizerError, install_hint, nearest
 from nanolm.registry import TOKENIZERS
 
@@ -57,7 +57,7 @@ class _Words:
         self._id_of = {token: number for number, token in enumerate(self.tokens)}
         self._end = self.special_tokens.get(END)
         self._split = self._splitter(settings)
-        self._integers = smallest_integers(self.vocab_size)
+        self._integers = smallest_dtype(self.vocab_size)
         special = len(special_tokens)
         width = np.array([0.0] * special + [len(utf8(word)) for word in words])
         begins_a_word = np.array([False] * special + [word[0].isalnum() for word in words])

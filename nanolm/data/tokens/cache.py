@@ -40,7 +40,7 @@ from nanolm.config.trainer import Sampling
 from nanolm.data import tokenizers
 from nanolm.data.corpus import Corpus, split_settings
 from nanolm.data.download import cache_folder
-from nanolm.data.tokenizers import Tokenizer, smallest_integers
+from nanolm.data.tokenizers import Tokenizer, smallest_dtype
 from nanolm.data.tokens.stream import Rows, Shards, Stream, Tokens
 from nanolm.errors import DataError, NanolmError, explain_os_error
 from nanolm.files import remove_tree, sync_folder, temporary_beside, user_path, write_durably
@@ -58,7 +58,7 @@ PARALLEL_CHARACTERS = 2**23
 Say = Callable[[str], None]
 
 
-def fit(corpus: Corpus, config: Config) -> Tokenizer:
+def fit_tokenizer(corpus: Corpus, config: Config) -> Tokenizer:
     """The tokenizer that the settings name, fitted to the corpus, or taken from the cache where that was done before.
 
     Raises:
@@ -336,7 +336,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, 
     temporary = temporary_beside(folder)
     try:
         temporary.mkdir()
-        dtype = smallest_integers(tokenizer.vocab_size)
+        dtype = smallest_dtype(tokenizer.vocab_size)
         with contextlib.ExitStack() as stack:
             writers = {
                 split: stack.enter_context(_SplitWriter(temporary, split, dtype, about["rows"] is not None))

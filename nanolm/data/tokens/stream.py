@@ -34,7 +34,7 @@ class Shards:
 Tokens = np.ndarray | Shards
 
 
-def gather(tokens: Tokens, starts_B: np.ndarray, length: int) -> np.ndarray:
+def gather_windows(tokens: Tokens, starts_B: np.ndarray, length: int) -> np.ndarray:
     """Stretches of `length` tokens from each start: BxL, in the type of the tokens."""
     if isinstance(tokens, np.ndarray):
         # Every stretch there is, as a view that costs nothing: rows that begin one token apart.

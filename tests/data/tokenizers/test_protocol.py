@@ -44,7 +44,7 @@ def test_bytes_carry_any_text(text: str) -> None:
 def test_characters_carry_the_text_they_were_fitted_to(text: str) -> None:
     tokenizer = char(text)
     ids = tokenizer.encode(text)
-    assert ids.dtype == tokenizers.smallest_integers(tokenizer.vocab_size)
+    assert ids.dtype == tokenizers.smallest_dtype(tokenizer.vocab_size)
     assert tokenizer.decode(ids.tolist()) == text
     assert tokenizer.count_bytes(ids) == len(text.encode())
 
@@ -68,7 +68,7 @@ def test_unseen_characters_are_listed() -> None:
 
 
 def test_the_integers_grow_with_the_vocabulary() -> None:
-    assert [tokenizers.smallest_integers(n).name for n in (256, 257, 65_536, 65_537)] == [
+    assert [tokenizers.smallest_dtype(n).name for n in (256, 257, 65_536, 65_537)] == [
         "uint8",
         "uint16",
         "uint16",

@@ -15,11 +15,11 @@ from nanolm.config.dataset import TextConfig
 from nanolm.config.run import Config
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.data import corpus as corpora
-from nanolm.data.batches import rows_at
+from nanolm.data.batches import gather_rows
 from nanolm.data.corpus import reading
 from nanolm.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 from nanolm.data.tokens import cache as token_cache
-from nanolm.data.tokens.stream import Shards, Stream, chunks, gather
+from nanolm.data.tokens.stream import Shards, Stream, chunks, gather_windows
 from nanolm.errors import DataError, PathError
 from nanolm.registry import TOKENIZERS
 from tests.helpers import REPOSITORY, config_of
@@ -42,7 +42,7 @@ def made(path: Path, text: str, *overrides: str, say: Callable[[str], None] | No
     path.write_bytes(text.encode())
     config = text_config(path, *overrides)
     corpus = corpora.load(config.dataset)
-    return token_cache.tokenize(corpus, token_cache.fit(corpus, config), config, say)
+    return token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config, say)
 
 
 def folders(cache: Path) -> list[Path]:
@@ -83,7 +83,7 @@ def test_a_split_shorter_than_a_context_is_refused(cache: Path, tmp_path: Path) 
 def test_tiny_shakespeare_is_what_it_always_was(cache: Path, shakespeare: Path) -> None:
     config = config_of("dataset=tiny_shakespeare", f"dataset.path='{shakespeare}'")
     corpus = corpora.load(config.dataset)
-    tokenizer = token_cache.fit(corpus, config)
+    tokenizer = token_cache.fit_tokenizer(corpus, config)
     streams = token_cache.tokenize(corpus, tokenizer, config)
     text = shakespeare.read_text()
     assert tokenizer.decode(streams["train"].tokens[:]) == text[:1_003_854]
@@ -136,7 +136,7 @@ def test_another_text_is_never_served_from_the_cache(cache: Path, tmp_path: Path
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     config = text_config(path)
     corpus = corpora.load(config.dataset)
-    tokenizer = token_cache.fit(corpus, config)
+    tokenizer = token_cache.fit_tokenizer(corpus, config)
     streams = token_cache.tokenize(corpus, tokenizer, config)
     assert "".join(tokenizer.decode(stream.tokens[:]) for stream in streams.values()) == changed
 
@@ -154,7 +154,7 @@ def test_shards_read_as_one(cache: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for start, stop in ((0, 5), (95, 105), (100, 200), (0, len(flat)), (len(flat) - 3, len(flat) + 9), (7, 7)):
         assert (tokens[start:stop] == flat[start:stop]).all()
     starts = np.arange(0, len(flat) - 250)
-    assert (gather(tokens, starts, 251) == gather(flat, starts, 251)).all()
+    assert (gather_windows(tokens, starts, 251) == gather_windows(flat, starts, 251)).all()
     assert (np.concatenate(list(chunks(tokens, 70))) == flat).all()
     assert sum(len(chunk) - 1 for chunk in chunks(flat, 70, overlap=1)) == len(flat) - 1
 
@@ -209,7 +209,7 @@ def with_tokenizer(path: Path, tokenizer: TokenizerConfig, *overrides: str) -> d
     config = text_config(path, *overrides)
     config.tokenizer = tokenizer
     corpus = corpora.load(config.dataset)
-    return token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
+    return token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_rows_score_every_token_once(cache: Path, tmp_path: Path) -> None:
     text = whole[int(len(whole) * 0.9) :]
     assert stream.rows.n_pieces == len(text.splitlines())
     assert stream.scored_tokens == stream.scored_bytes == len(text.encode())
-    inputs, targets = rows_at(stream.tokens, stream.rows, np.arange(len(stream.rows)))
+    inputs, targets = gather_rows(stream.tokens, stream.rows, np.arange(len(stream.rows)))
     is_scored = targets >= 0
     assert targets[is_scored].astype(np.uint8).tobytes() == text.encode()
     # Before a target stands the token before it in the text; before a line's first, a line end.
@@ -269,7 +269,7 @@ def test_documents_are_rows_however_long(cache: Path, tmp_path: Path, monkeypatc
     found = []
     for stream in token_cache.tokenize(corpora.load(config.dataset), ByteTokenizer(), config).values():
         assert stream.rows is not None
-        _, targets = rows_at(stream.tokens, stream.rows, np.arange(len(stream.rows)))
+        _, targets = gather_rows(stream.tokens, stream.rows, np.arange(len(stream.rows)))
         found += [row[row >= 0].astype(np.uint8).tobytes().decode() for row in targets]
     assert sorted(found) == sorted([*(text + "\n" for text in texts[:-1]), texts[-1]])
 
@@ -448,7 +448,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
     try:
-        streams = token_cache.tokenize(corpus, token_cache.fit(corpus, config), config)
+        streams = token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
     except NanolmError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(len(streams["train"].tokens), peak() - before)

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from nanolm.data.batches import rows_at
-from nanolm.data.tokens.stream import Rows, Shards, Stream, chunks, gather
+from nanolm.data.batches import gather_rows
+from nanolm.data.tokens.stream import Rows, Shards, Stream, chunks, gather_windows
 
 
 def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
@@ -26,7 +26,7 @@ def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
 def test_what_stands_before_a_row(start: int | None, inputs: list[list[int]], targets: list[list[int]]) -> None:
     tokens = np.array([10, 11, 12, 13, 14, 20, 30, 31], dtype=np.uint8)
     rows = Rows(np.array([0, 5, 6, 8], dtype=np.uint64), start, context_length=3)
-    found_inputs, found_targets = rows_at(tokens, rows, np.arange(len(rows)))
+    found_inputs, found_targets = gather_rows(tokens, rows, np.arange(len(rows)))
     assert found_inputs.tolist() == inputs
     assert found_targets.tolist() == targets
     assert rows.n_targets == (found_targets >= 0).sum()
@@ -39,6 +39,6 @@ def test_arrays_read_as_one() -> None:
     for start, stop in ((0, 3), (5, 9), (0, 30), (28, 99), (4, 4)):
         assert (shards[start:stop] == flat[start:stop]).all()
     starts = np.arange(30 - 8)
-    assert (gather(shards, starts, 9) == gather(flat, starts, 9)).all()
-    assert (gather(flat, starts, 9) == starts[:, None] + np.arange(9)).all()
+    assert (gather_windows(shards, starts, 9) == gather_windows(flat, starts, 9)).all()
+    assert (gather_windows(flat, starts, 9) == starts[:, None] + np.arange(9)).all()
     assert [chunk.tolist() for chunk in chunks(flat[:5], 2, overlap=1)] == [[0, 1, 2], [2, 3, 4]]
