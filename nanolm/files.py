@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     before = _status_of_regular(path)
     # The file's own name may be too long to be part of another one.
-    temporary = temporary_beside(path.with_name("nanolm"))
+    temporary = temporary_sibling(path.with_name("nanolm"))
     # A private file stays private while its new content is written.
     mode = 0o666 if before is None else 0o600
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_beside(path: Path) -> Path:
+def temporary_sibling(path: Path) -> Path:
     """A name beside `path` that nobody can predict: hidden, and ending with .tmp."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
@@ -120,7 +120,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_asked_for(flag: str, path: Path, content: bytes, *, follow_links: bool = True) -> None:
+def write_output_file(flag: str, path: Path, content: bytes, *, follow_links: bool = True) -> None:
     """Write the file that a flag of the command line names.
 
     A regular file is replaced atomically. Anything else that can be written to, such as a device or a FIFO, is written
@@ -150,7 +150,7 @@ def is_stdout(path: Path) -> bool:
     return _own_descriptor(path) == 1
 
 
-def misfits(folder: Path, files: Iterable[Path], folders: Iterable[Path]) -> list[str]:
+def wrong_file_types(folder: Path, files: Iterable[Path], folders: Iterable[Path]) -> list[str]:
     """What stands in the way of writing below a folder: links, and files and folders that are something else.
 
     Args:

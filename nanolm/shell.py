@@ -45,26 +45,26 @@ def _octal(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in content)
 
 
-def command(*words: str) -> str:
+def join(*words: str) -> str:
     """Join words to a command line."""
     return " ".join(map(quote, words))
 
 
-def path_word(path: str | os.PathLike[str]) -> str:
+def path_argument(path: str | os.PathLike[str]) -> str:
     """Put ./ before a path that a command would take for an option, a home folder, a quoted string or a keyword."""
     text = str(path)
     is_special = text.startswith(("-", "~", "'", '"')) or text in ("auto", "never")
     return f"./{text}" if is_special and not Path(text).is_absolute() else text
 
 
-def resume(path: str | os.PathLike[str], *overrides: str) -> str:
+def resume_command(path: str | os.PathLike[str], *overrides: str) -> str:
     """The command that continues a run."""
-    return command("nanolm", "train", f"resume={path_word(path)}", *overrides)
+    return join("nanolm", "train", f"resume={path_argument(path)}", *overrides)
 
 
-def generate(path: str | os.PathLike[str], prompt: str, plugins: Sequence[str] = ()) -> str:
+def generate_command(path: str | os.PathLike[str], prompt: str, plugins: Sequence[str] = ()) -> str:
     """The command that lets a run continue a prompt."""
     modules = ["--plugins", *plugins] if plugins else []
     # A prompt that begins with a dash would be taken for an option.
     words = [f"--prompt={prompt}"] if prompt.startswith("-") else ["--prompt", prompt]
-    return command("nanolm", "generate", path_word(path), *modules, *words)
+    return join("nanolm", "generate", path_argument(path), *modules, *words)

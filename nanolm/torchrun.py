@@ -8,12 +8,12 @@ import os
 _WORDS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def n_ranks() -> int:
+def world_size() -> int:
     """Processes that train together; 1 without a launcher."""
     return _word("WORLD_SIZE", 1)
 
 
-def own_rank() -> int:
+def rank() -> int:
     """The number of this process among them, from 0."""
     return _word("RANK", 0)
 

@@ -27,7 +27,7 @@ from nanolm.config.mask import (
 )
 from nanolm.config.trainer import AttentionBackend
 from nanolm.model import masks
-from nanolm.model.attention_backends import PATHS, Scene, choose, local_reach
+from nanolm.model.attention_backends import BACKENDS, AttentionContext, choose_backend, local_reach
 from nanolm.training.allocator import keep_freed_memory
 
 HEADS, WIDTH = 4, 32
@@ -51,13 +51,13 @@ def step_of(
     mask: MaskConfig, length: int, path: AttentionBackend, batch: int, device: torch.device
 ) -> Callable[[], float]:
     """A function that attends forward and backward, and returns the seconds of it."""
-    table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length).to(device)
+    table = None if isinstance(mask, CausalConfig) else masks.dense_mask(mask, length).to(device)
     qkv = [torch.randn(batch, HEADS, length, WIDTH, device=device, requires_grad=True) for _ in range(3)]
     ones = torch.ones_like(qkv[0])
 
     def step() -> float:
         began = time.perf_counter()
-        gathered = PATHS[path](Scene(mask, table, 0, length, None, None, device))(*qkv, 0.0)
+        gathered = BACKENDS[path](AttentionContext(mask, table, 0, length, None, None, device))(*qkv, 0.0)
         torch.autograd.backward(gathered, ones)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -118,12 +118,12 @@ def the_choice(lengths: list[int], rounds: int, device: torch.device) -> Table:
         table.add_column(path.name, justify="right")
     for mask in MASKS:
         for length in lengths:
-            chosen = choose(mask, length, AttentionBackend.auto)
+            chosen = choose_backend(mask, length, AttentionBackend.auto)
             paths = [path for path in EXACT if path is not AttentionBackend.blocked or local_reach(mask) is not None]
             steps = [step_of(mask, length, path, max(1, TOKENS // length), device) for path in paths]
             seconds = dict(zip(paths, in_turn(steps, rounds), strict=True))
             cells = (f"{ratio(seconds[path], seconds[chosen]):.2f}" if path in seconds else "" for path in EXACT)
-            table.add_row(masks.by_name(mask), f"{length:,}", chosen.name, *cells)
+            table.add_row(masks.describe_mask(mask), f"{length:,}", chosen.name, *cells)
         table.add_section()
     return table
 

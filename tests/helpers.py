@@ -18,7 +18,7 @@ import torch
 from nanolm.compose import Bases, compose_config
 from nanolm.config.mask import CausalConfig
 from nanolm.config.run import Config
-from nanolm.model.attention_backends import Scene
+from nanolm.model.attention_backends import AttentionContext
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
@@ -100,29 +100,29 @@ def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str] | Forke
         time.sleep(0.005)
 
 
-def has_row(run: RunDirectory, step: int) -> bool:
+def has_reached_step(run: RunDirectory, step: int) -> bool:
     """Whether metrics.jsonl has come to that step."""
     lines = run.metrics.read_text().splitlines()[:-1] if run.metrics.exists() else []
     return bool(lines) and json.loads(lines[-1])["step"] >= step
 
 
-def kill_tree(process: subprocess.Popen[str] | Forked) -> None:
+def kill_process_group(process: subprocess.Popen[str] | Forked) -> None:
     """SIGKILL to what `Nanolm.start` began and all that it began."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def config_of(*overrides: str) -> Config:
+def make_config(*overrides: str) -> Config:
     """The settings of a line."""
     return compose_config(overrides, BASES)
 
 
-def settings(text: Path, *overrides: str) -> Config:
-    return config_of(*SMALL, "dataset=text", f"dataset.path={text}", *overrides)
+def small_config(text: Path, *overrides: str) -> Config:
+    return make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides)
 
 
-def rows(run: RunDirectory) -> list[dict[str, Any]]:
+def untimed_rows(run: RunDirectory) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock says."""
     timed = ("seconds", "tokens_per_second")
     parsed = (json.loads(line) for line in run.metrics.read_text().splitlines())
@@ -137,18 +137,18 @@ def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], Any]:
     return load_file(found.path / checkpoint.WEIGHTS), found.load_state()
 
 
-def same(a: Any, b: Any) -> bool:
+def is_same_state(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
         timed = ("seconds", "timed_seconds", "lengths")
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in timed)
+        return a.keys() == b.keys() and all(is_same_state(a[key], b[key]) for key in a if key not in timed)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(is_same_state, a, b))
     return bool(a == b)
 
 
-class stopped_at:  # noqa: N801
+class sigterm_at_step:  # noqa: N801
     """Sends SIGTERM to this process in the middle of an update."""
 
     def __init__(self, step: int) -> None:
@@ -170,12 +170,12 @@ class stopped_at:  # noqa: N801
         self.patch.undo()
 
 
-def awaken(model: torch.nn.Module) -> None:
+def randomize_weights(model: torch.nn.Module) -> None:
     """Moves every weight off its start, where projections may be zero."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
 
 
-def causal_scene(length: int) -> Scene:
-    return Scene(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
+def causal_context(length: int) -> AttentionContext:
+    return AttentionContext(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))

@@ -9,14 +9,14 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 LONG_NAME = "a_run_whose_name_says_everything_that_was_ever_thought_about_it_<!--<script>_<b>&amp;"
 
 
 def make_run(folder: Path, text: Path, *line: str, **changes: Any) -> Path:
     """A run of a few steps, with the choices that its line names; `changes` are settings that need no composing."""
-    config = config_of("dataset=text", f"dataset.path={text}", *SMALL, "trainer.sample_tokens=12", *line)
+    config = make_config("dataset=text", f"dataset.path={text}", *SMALL, "trainer.sample_tokens=12", *line)
     config.optimizer.lr = changes.get("lr", config.optimizer.lr)
     config.seed = changes.get("seed", config.seed)
     groups = ("dataset", "tokenizer", "model", "mask", "size", "optimizer", "scheduler", "trainer", "logger")

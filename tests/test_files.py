@@ -10,14 +10,14 @@ import pytest
 from nanolm import files
 from nanolm.errors import SettingsError
 from nanolm.files import (
-    misfits,
     open_regular,
     remove_tree,
     replacing,
     user_path,
-    write_asked_for,
     write_durably,
+    write_output_file,
     write_text,
+    wrong_file_types,
 )
 
 
@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_place_that_is_none_is_named_by_its_flag(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing/a\.png cannot be written: No such file") as error:
-        write_asked_for("--png", tmp_path / "missing" / "a.png", b"")
+        write_output_file("--png", tmp_path / "missing" / "a.png", b"")
     assert error.value.where == f"--png {tmp_path / 'missing' / 'a.png'}"
 
 
@@ -72,7 +72,7 @@ def test_temporary_names_are_unpredictable_and_exclusive(tmp_path: Path, monkeyp
     with replacing(path) as first, replacing(path) as second:
         assert first != second
     monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
-    files.temporary_beside(tmp_path / "nanolm").symlink_to(victim)
+    files.temporary_sibling(tmp_path / "nanolm").symlink_to(victim)
     with pytest.raises(FileExistsError):
         write_durably(path, b"evil")
     assert victim.read_text() == "mine"
@@ -96,7 +96,7 @@ def test_no_write_goes_through_a_link_or_special_file(kind: str, tmp_path: Path)
         with pytest.raises(OSError, match="not a regular file"):
             write()
     with pytest.raises(SettingsError, match="not a regular file"):
-        write_asked_for("--png", path, b"x", follow_links=False)
+        write_output_file("--png", path, b"x", follow_links=False)
     assert not victim.exists() or victim.read_text() == "mine"
 
 
@@ -114,31 +114,31 @@ def test_an_output_is_written_to_the_target_of_its_link(tmp_path: Path) -> None:
     link, target = tmp_path / "link", tmp_path / "target"
     link.symlink_to("target")
     for content in (b"first", b"second"):
-        write_asked_for("-o", link, content)
+        write_output_file("-o", link, content)
         assert link.is_symlink()
         assert target.read_bytes() == content
 
 
 def test_a_device_and_a_fifo_are_written_in_place(tmp_path: Path) -> None:
-    write_asked_for("-o", Path(os.devnull), b"x")
+    write_output_file("-o", Path(os.devnull), b"x")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
-    write_asked_for("-o", pipe, b"x" * 100_000)
+    write_output_file("-o", pipe, b"x" * 100_000)
     reader.join()
     assert got == [b"x" * 100_000]
     assert pipe.is_fifo()
     with pytest.raises(SettingsError, match="No space left on device"):
-        write_asked_for("-o", Path("/dev/full"), b"x")
+        write_output_file("-o", Path("/dev/full"), b"x")
 
 
 def test_stdout_is_written_in_place_wherever_it_goes(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom nanolm.files import is_stdout, write_asked_for\n"
-        "assert is_stdout(Path('/dev/stdout'))\nwrite_asked_for('-o', Path('/dev/stdout'), b'page')"
+        "from pathlib import Path\nfrom nanolm.files import is_stdout, write_output_file\n"
+        "assert is_stdout(Path('/dev/stdout'))\nwrite_output_file('-o', Path('/dev/stdout'), b'page')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("page", "")
@@ -156,8 +156,8 @@ def test_misfits_are_named_with_their_kind(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("")
     os.mkfifo(tmp_path / "d")
     names = [tmp_path / name for name in "abcde"]
-    assert misfits(tmp_path, names, []) == ["a is a symbolic link", "b is a folder", "d is a FIFO"]
-    assert misfits(tmp_path, [], names) == ["a is a symbolic link", "c is a file", "d is a FIFO"]
+    assert wrong_file_types(tmp_path, names, []) == ["a is a symbolic link", "b is a folder", "d is a FIFO"]
+    assert wrong_file_types(tmp_path, [], names) == ["a is a symbolic link", "c is a file", "d is a FIFO"]
 
 
 def test_removing_a_tree_leaves_what_links_name(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from nanolm import machine
 from nanolm.training import memory
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,4 +19,4 @@ def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkey
     (tmp_path / "memory.max").unlink()
     monkeypatch.delattr(os, "sysconf")
     assert machine.host_memory() is None
-    memory.require_memory(config_of("size.d_model=1000000", "size.n_heads=1"), 65, torch.device("cpu"))
+    memory.require_memory(make_config("size.d_model=1000000", "size.n_heads=1"), 65, torch.device("cpu"))

@@ -18,7 +18,7 @@ def test_a_shell_reads_every_word_back() -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("no bash")
-    line = shell.command("printf", "%s\\0", *NAMES)
+    line = shell.join("printf", "%s\\0", *NAMES)
     done = subprocess.run([bash, "-c", line], capture_output=True, timeout=60, env={"LC_ALL": "C.UTF-8"})
     assert done.stdout.split(b"\0")[:-1] == [os.fsencode(name) for name in NAMES]
     assert line.isprintable()
@@ -30,11 +30,14 @@ def test_what_the_console_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_path_is_no_option_home_folder_or_keyword() -> None:
-    words = {name: shell.path_word(name) for name in ("-dash", "~home", "'a'", "auto", "outputs/run", "/tmp/auto")}
+    words = {name: shell.path_argument(name) for name in ("-dash", "~home", "'a'", "auto", "outputs/run", "/tmp/auto")}
     assert list(words.values()) == ["./-dash", "./~home", "./'a'", "./auto", "outputs/run", "/tmp/auto"]
 
 
 def test_the_next_commands() -> None:
-    assert shell.resume("outputs/a b", "trainer.max_steps=8") == "nanolm train 'resume=outputs/a b' trainer.max_steps=8"
-    assert shell.generate("R", "The ", ["mine"]) == "nanolm generate R --plugins mine --prompt 'The '"
-    assert shell.generate("R", "- item") == "nanolm generate R '--prompt=- item'"
+    assert (
+        shell.resume_command("outputs/a b", "trainer.max_steps=8")
+        == "nanolm train 'resume=outputs/a b' trainer.max_steps=8"
+    )
+    assert shell.generate_command("R", "The ", ["mine"]) == "nanolm generate R --plugins mine --prompt 'The '"
+    assert shell.generate_command("R", "- item") == "nanolm generate R '--prompt=- item'"

@@ -192,12 +192,12 @@ def _built_parts(config: Config, vocab_size: int) -> list[Part]:
     """The parameters of a plugin's model, by its submodules, from building it on the meta device."""
     import torch
 
-    from nanolm.model.build import Counted, build
+    from nanolm.model.build import FittedModel, build
 
     try:
         with torch.device("meta"):
             model = build(config, vocab_size)
-        if isinstance(model, Counted):
+        if isinstance(model, FittedModel):
             raise _no_size(config)
         sizes: Counter[str] = Counter()
         for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ from typing import NoReturn
 from nanolm import signals, terminal
 from nanolm.cli import parsers as command_parsers
 from nanolm.errors import NanolmError, RankError, SettingsError, explain_os_error, nearest
-from nanolm.torchrun import n_ranks, own_rank
+from nanolm.torchrun import rank, world_size
 
 HELP = """\
 nanolm: train, study and compare small language models, from bigram to GPT.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         try:
             # torchrun ends its processes by signals, while each may wait for the others where no handler is called.
-            with signals.raised() if n_ranks() == 1 else contextlib.nullcontext():
+            with signals.raised() if world_size() == 1 else contextlib.nullcontext():
                 status = run(list(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as end:
             status = end.code
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _print_error(error: NanolmError) -> int:
     """Print an error, of what all ranks see that of the first alone; returns its exit status."""
-    if own_rank() == 0 or isinstance(error, RankError):
+    if rank() == 0 or isinstance(error, RankError):
         terminal.say(f"nanolm: {error}")
     return error.exit_status
 

@@ -16,7 +16,7 @@ from nanolm.config.checks.experiment import check
 from nanolm.config.mask import MaskConfig
 from nanolm.config.run import layers_by_mask
 from nanolm.errors import SettingsError, raise_all
-from nanolm.files import write_asked_for
+from nanolm.files import write_output_file
 from nanolm.model import masks
 from nanolm.plotting import encode, importing_matplotlib
 from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
@@ -47,7 +47,7 @@ class LayerMask:
     def in_words(self) -> str:
         """What share of the positions is seen, and whether the future is."""
         length = len(self.visible_TxT)
-        leak = masks.first_leak(self.visible_TxT)
+        leak = masks.first_future_pair(self.visible_TxT)
         future = "none of them in the future" if leak is None else f"and the future: position {leak[0]} sees {leak[1]}"
         return f"{self.visible_TxT.float().mean():.1%} of {length:,} x {length:,} positions are seen, {future}"
 
@@ -64,7 +64,7 @@ def show(
         require_outside_runs(png, OVERWRITES)
     drawn = look(overrides, config_dir, length)
     if png is not None:
-        write_asked_for("--png", png, to_png(drawn))
+        write_output_file("--png", png, to_png(drawn))
     terminal.write("\n\n".join("\n".join([mask.title, mask.in_words(), *picture(mask.visible_TxT)]) for mask in drawn))
     if png is not None:
         terminal.write(f"\nwritten to {png}")
@@ -89,13 +89,13 @@ def look(overrides: Sequence[str], config_dir: str | None = None, length: int | 
             f"{positions} positions cannot be drawn", where="--length", hint=f"--length N with N from 1 to {LONGEST}"
         )
     return [
-        _drawn(mask, masks.in_layers(layers, config.size.n_layers), positions)
+        _drawn(mask, masks.describe_layers(layers, config.size.n_layers), positions)
         for mask, layers in layers_by_mask(config)
     ]
 
 
 def _drawn(mask: MaskConfig, layers: str, positions: int) -> LayerMask:
-    title, visible_TxT = f"{masks.by_name(mask)}: {layers}", masks.dense(mask, positions)
+    title, visible_TxT = f"{masks.describe_mask(mask)}: {layers}", masks.dense_mask(mask, positions)
     if not mask.within_documents:
         return LayerMask(title, visible_TxT)
     lengths = example_documents(positions)

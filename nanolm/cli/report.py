@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nanolm import shell, terminal
 from nanolm.analysis.collection import Run, find
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.files import write_asked_for
+from nanolm.files import write_output_file
 from nanolm.report.contents import gather
 from nanolm.report.html import Without, to_html
 from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
@@ -57,7 +57,7 @@ def make(
     best_first = sorted(runs, key=lambda run: places[str(run.path)])
     maps, without = _maps(best_first, texts, layers, n_maps, plugins) if n_maps else ([], [])
     page = to_html(contents, maps, without).encode()
-    write_asked_for("-o", output, page)
+    write_output_file("-o", output, page)
     said = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {output}, {len(page) / 1e6:.1f} MB"]
     said += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
     said += [f"{run.path}: {fault}" for run in contents.runs for fault in run.faults]
@@ -116,7 +116,7 @@ def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
             SettingsError(
                 f"there is no folder {output.parent}",
                 where=f"-o {output}",
-                hint=shell.command("mkdir", "-p", shell.path_word(output.parent)),
+                hint=shell.join("mkdir", "-p", shell.path_argument(output.parent)),
             )
         )
     if png is not None and png.exists() and not png.is_dir():

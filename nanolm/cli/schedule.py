@@ -14,7 +14,7 @@ from nanolm.config.checks.experiment import check
 from nanolm.config.run import flat
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
 from nanolm.errors import raise_all
-from nanolm.files import write_asked_for
+from nanolm.files import write_output_file
 from nanolm.json_text import dump_json
 from nanolm.plotting import encode, importing_matplotlib
 from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
@@ -109,7 +109,7 @@ def show(
         require_outside_runs(png, OVERWRITES)
     found = look(overrides, config_dir)
     if png is not None:
-        write_asked_for("--png", png, to_png(found))
+        write_output_file("--png", png, to_png(found))
     if as_json:
         print(
             dump_json(

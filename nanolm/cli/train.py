@@ -15,7 +15,7 @@ from nanolm import shell, terminal
 from nanolm.config.interpolation import escape
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, nearest, raise_all
 from nanolm.files import user_path
-from nanolm.torchrun import n_ranks, own_rank
+from nanolm.torchrun import rank, world_size
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,11 +72,11 @@ def train(arguments: list[str]) -> int:
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun, saved=run.config if run else None)
     if flags.multirun or not line.config.trainer.dry_run:
         terminal.ignore_write_errors()
-    for name in hidden_options(flags.config_dir) if flags.config_dir and own_rank() == 0 else []:
+    for name in hidden_options(flags.config_dir) if flags.config_dir and rank() == 0 else []:
         terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
-    if flags.multirun and n_ranks() > 1:
+    if flags.multirun and world_size() > 1:
         raise SettingsError(
-            f"-m makes many runs, and torchrun started {n_ranks()} processes for one",
+            f"-m makes many runs, and torchrun started {world_size()} processes for one",
             where="the command line",
             hint="torchrun for each run by itself, or -m without torchrun",
         )
@@ -296,7 +296,7 @@ def _require_run(path: Path, is_fork: bool) -> None:
         return
     if run is None:
         RunDirectory(path).require()
-    hint = f"{shell.resume(run or path)} goes on from the newest checkpoint"
+    hint = f"{shell.resume_command(run or path)} goes on from the newest checkpoint"
     what = f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}"
     if is_checkpoint and not _is_saved(path):
         what = f"the run {run} has no checkpoint {path.name}"
@@ -327,7 +327,7 @@ def _fork_command(path: Path) -> str:
         step = int(path.absolute().name.removeprefix("step-"))
         if step >= plain_settings(RunDirectory(_run_of(path)).config)["trainer.max_steps"]:
             more = [f"trainer.max_steps={step * 2}"]
-    return shell.resume(path, "fork=true", *more)
+    return shell.resume_command(path, "fork=true", *more)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -532,7 +532,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
 
     task = Task(config, [])
     if (config.resume == "never" or config.fork) and (run.exists() or is_without_config(run)):
-        hint = f"{shell.resume(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
+        hint = f"{shell.resume_command(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
         raise RunError(
             "this folder holds a run already" + ("" if run.exists() else ", whose config.yaml is missing"),
             where=str(run.path),
@@ -615,7 +615,7 @@ def _fork(config: Config, line: Line) -> Task:
     require_same_settings(saved, run, found.manifest, found.path)
     forked, changes = continue_run(saved, line, is_fork=True)
     if found.step >= forked.trainer.max_steps:
-        checkpoints = shell.command("nanolm", "checkpoints", shell.path_word(run.path))
+        checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(run.path))
         raise SettingsError(
             f"the fork would begin at step {found.step}, and trainer.max_steps is {forked.trainer.max_steps}",
             where="trainer.max_steps",

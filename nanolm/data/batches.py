@@ -1,6 +1,6 @@
 """Batches as a function of (stream, seed, step): no state but the step, so that a seek costs nothing.
 
-Every rank of a data-parallel run asks for its share of the same batch: rows rank * B / n_ranks and on.
+Every rank of a data-parallel run asks for its share of the same batch: rows rank * B / world_size and on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def draw(
     batch_size: int,
     context_length: int,
     rank: int = 0,
-    n_ranks: int = 1,
+    world_size: int = 1,
     with_documents: bool = False,
 ) -> Batch:
     """The batch of a step, or a rank's share of it.
@@ -60,20 +60,20 @@ def draw(
         step: counted from 0.
         batch_size: rows of all ranks together.
         context_length: tokens a row.
-        rank: from 0 to n_ranks - 1.
-        n_ranks: processes that share the batch.
+        rank: from 0 to world_size - 1.
+        world_size: processes that share the batch.
         with_documents: whether to say which document each input is of.
 
     Raises:
         SettingsError: the batch cannot be shared evenly.
     """
-    if batch_size % n_ranks:
+    if batch_size % world_size:
         raise SettingsError(
-            f"trainer.batch_size {batch_size} cannot be shared evenly by {n_ranks} processes",
+            f"trainer.batch_size {batch_size} cannot be shared evenly by {world_size} processes",
             where="trainer.batch_size",
-            hint=f"a multiple of {n_ranks}, such as {-(-batch_size // n_ranks) * n_ranks}",
+            hint=f"a multiple of {world_size}, such as {-(-batch_size // world_size) * world_size}",
         )
-    share = slice(rank * batch_size // n_ranks, (rank + 1) * batch_size // n_ranks)
+    share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
     if kind is Sampling.windows:
         starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)[share]
         return _windows_at(stream, starts_B, context_length, with_documents)

@@ -98,7 +98,7 @@ def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
         raise RunError(
             "the run has no checkpoint yet",
             where=str(run.checkpoints),
-            hint=f"wait for its first save (trainer.save_every), or go on with it: {shell.resume(run.path)}",
+            hint=f"wait for its first save (trainer.save_every), or go on with it: {shell.resume_command(run.path)}",
         )
     if which == "last":
         if damaged:

@@ -8,7 +8,7 @@ from torch import nn
 
 from nanolm.config.model import AttentionKind, TransformerConfig
 from nanolm.config.size import SizeConfig
-from nanolm.model.attention_backends import Gather
+from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
 from nanolm.model.positions import rotate
 
@@ -40,7 +40,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BxTxC: torch.Tensor,
-        gather: Gather,
+        gather: AttentionFn,
         rotary_2xTxP: torch.Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:
@@ -80,7 +80,7 @@ class UniformAttention(nn.Module):
     def forward(
         self,
         x_BxTxC: torch.Tensor,
-        gather: Gather,
+        gather: AttentionFn,
         rotary_2xTxP: torch.Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:

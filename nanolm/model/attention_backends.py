@@ -25,7 +25,7 @@ from nanolm.model.masks import same_document
 from nanolm.registry import MASKS
 
 # Queries BxHxQxK, keys BxHxTxK, values BxHxTxV and the dropout of the weights to what was gathered, BxHxQxV.
-Gather = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+AttentionFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 # A block of queries is at least so many, whatever the window: smaller products waste the processor.
 SMALLEST_BLOCK = 32
@@ -35,7 +35,7 @@ WORTH_BLOCKING = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class AttentionContext:
     """Who sees whom in one layer.
 
     Attributes:
@@ -81,7 +81,7 @@ class Scene:
         return -self.slopes_H.view(-1, *[1] * distance.dim()) * distance
 
 
-def dense(scene: Scene) -> Gather:
+def dense(scene: AttentionContext) -> AttentionFn:
     """The reference: the formula as it stands, over a table of all scores (Vaswani et al. 2017, section 3.2.1)."""
     visible, falling = _table(scene)
 
@@ -91,7 +91,7 @@ def dense(scene: Scene) -> Gather:
     return gather
 
 
-def sdpa(scene: Scene) -> Gather:
+def sdpa(scene: AttentionContext) -> AttentionFn:
     """PyTorch's fused kernels, which know a causal mask and take any other as a table."""
     if scene.is_plain_causal:
         return lambda q, k, v, dropout: F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
@@ -105,7 +105,7 @@ def sdpa(scene: Scene) -> Gather:
     return gather
 
 
-def blocked(scene: Scene) -> Gather:
+def blocked(scene: AttentionContext) -> AttentionFn:
     """For masks that see near by only: a block of queries meets its own keys and those of the blocks beside it.
 
     Time and memory grow with T x window instead of T x T (compare Beltagy et al. 2020, Longformer, section 3.2).
@@ -138,7 +138,7 @@ def blocked(scene: Scene) -> Gather:
     return gather
 
 
-def flex(scene: Scene) -> Gather:
+def flex(scene: AttentionContext) -> AttentionFn:
     """FlexAttention (Dong et al. 2024): a kernel compiled for the mask, which skips blocks that the mask hides.
 
     It has no backward pass on a CPU, and no dropout. It serves whole contexts; `choose` leaves decoding to SDPA.
@@ -218,7 +218,7 @@ def _flex_attention() -> Callable[..., Any]:
     return flex_attention
 
 
-def mean(scene: Scene) -> Gather:
+def uniform(scene: AttentionContext) -> AttentionFn:
     """The plain mean of the values that are seen; queries and keys are not looked at."""
     visible = scene.visible()
     weights = visible / visible.sum(dim=-1, keepdim=True)
@@ -229,7 +229,7 @@ def mean(scene: Scene) -> Gather:
     return gather
 
 
-PATHS: dict[AttentionBackend, Callable[[Scene], Gather]] = {
+BACKENDS: dict[AttentionBackend, Callable[[AttentionContext], AttentionFn]] = {
     AttentionBackend.dense: dense,
     AttentionBackend.sdpa: sdpa,
     AttentionBackend.blocked: blocked,
@@ -237,7 +237,7 @@ PATHS: dict[AttentionBackend, Callable[[Scene], Gather]] = {
 }
 
 
-def choose(
+def choose_backend(
     mask: MaskConfig,
     length: int,
     asked: AttentionBackend,
@@ -274,7 +274,7 @@ def choose(
     return AttentionBackend.sdpa
 
 
-def in_words(config: Config, device_type: str = "cpu") -> str | None:
+def describe_backends(config: Config, device_type: str = "cpu") -> str | None:
     """The attention backend of each layer at the full context; None for a model without attention."""
     model, length = config.model, config.size.context_length
     if not isinstance(model, TransformerConfig) or not config.size.n_layers:
@@ -284,7 +284,7 @@ def in_words(config: Config, device_type: str = "cpu") -> str | None:
     asked = config.trainer.attention_backend
     by_path: dict[str, list[str]] = {}
     for mask, _ in layers_by_mask(config):
-        by_path.setdefault(choose(mask, length, asked, device_type=device_type).name, []).append(mask.name)
+        by_path.setdefault(choose_backend(mask, length, asked, device_type=device_type).name, []).append(mask.name)
     if len(by_path) == 1:
         return f"attention by {next(iter(by_path))}"
     return "attention by " + ", ".join(f"{path} ({', '.join(names)})" for path, names in by_path.items())
@@ -315,7 +315,7 @@ def local_reach(mask: MaskConfig) -> tuple[int, int, int] | None:
     return None
 
 
-def _table(scene: Scene) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _table(scene: AttentionContext) -> tuple[torch.Tensor, torch.Tensor | None]:
     positions = torch.arange(scene.length, device=scene.device)
     return scene.visible(), scene.falling(positions[scene.start :, None], positions)
 

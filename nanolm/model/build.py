@@ -14,7 +14,7 @@ from nanolm.registry import MODELS
 
 
 @runtime_checkable
-class Counted(Protocol):
+class FittedModel(Protocol):
     """A model that is fitted in one pass over the text, and has no steps. A plugin's is one when it has this method."""
 
     def fit(self, tokens: Tokens) -> int:

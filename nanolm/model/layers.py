@@ -11,7 +11,7 @@ from torch import nn
 from nanolm.config.model import Activation, FeedForwardKind, Norm, NormPlacement, TransformerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.model.attention import attention
-from nanolm.model.attention_backends import Gather
+from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
 
 
@@ -96,7 +96,7 @@ class Block(nn.Module):
     def forward(
         self,
         x_BxTxC: torch.Tensor,
-        gather: Gather,
+        gather: AttentionFn,
         rotary_2xTxP: torch.Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:

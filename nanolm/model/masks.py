@@ -76,7 +76,7 @@ def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
     return documents_BxT[:, :, None] == documents_BxT[:, None, :]
 
 
-def dense(config: MaskConfig, length: int) -> torch.Tensor:
+def dense_mask(config: MaskConfig, length: int) -> torch.Tensor:
     """The mask as a table, on the CPU: over a single document, where it is a mask within documents.
 
     Returns:
@@ -102,21 +102,21 @@ def dense(config: MaskConfig, length: int) -> torch.Tensor:
     return visible_TxT
 
 
-def by_name(config: MaskConfig) -> str:
+def describe_mask(config: MaskConfig) -> str:
     """The mask and its settings in a few words: 'banded_causal, window 16'."""
     left_out = ("name", "pattern", "within_documents")
     settings = [f"{key} {value}" for key, _, value in leaves(config) if key not in left_out]
     return ", ".join([config.name, *settings, *(["within documents"] if config.within_documents else [])])
 
 
-def leaks(config: Config) -> list[str]:
+def noncausal_warnings(config: Config) -> list[str]:
     """What is to be said of a next-token loss under these settings: a sentence for each mask that sees the future."""
     by_mask = layers_by_mask(config) if config.model.reads_mask else []
     found = []
     for mask, layers in by_mask:
-        leak = first_leak(dense(mask, config.size.context_length))
+        leak = first_future_pair(dense_mask(mask, config.size.context_length))
         if leak is not None:
-            place = "" if len(by_mask) == 1 else f", of {in_layers(layers, config.size.n_layers)},"
+            place = "" if len(by_mask) == 1 else f", of {describe_layers(layers, config.size.n_layers)},"
             found.append(
                 f"mask={mask.name}{place} sees the future: position {leak[0]} sees {leak[1]}; "
                 "its loss is no longer that of next-token prediction"
@@ -124,7 +124,7 @@ def leaks(config: Config) -> list[str]:
     return found
 
 
-def in_layers(layers: Sequence[int], n_layers: int) -> str:
+def describe_layers(layers: Sequence[int], n_layers: int) -> str:
     """Layers in a few words; they are counted from 0, as positions are."""
     if len(layers) == n_layers:
         return "every layer"
@@ -133,7 +133,7 @@ def in_layers(layers: Sequence[int], n_layers: int) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def first_leak(visible_TxT: torch.Tensor) -> tuple[int, int] | None:
+def first_future_pair(visible_TxT: torch.Tensor) -> tuple[int, int] | None:
     """The first (query, key) that sees the future; None where no position does."""
     leaks_TxT = visible_TxT.triu(1)
     rows = leaks_TxT.any(dim=1).nonzero().flatten()

@@ -13,7 +13,7 @@ from torch import nn
 from nanolm.config.model import NgramConfig, Smoothing
 from nanolm.config.run import Config
 from nanolm.data.tokens.stream import Tokens
-from nanolm.model.grams import continuation_counts, count_grams, level_ends
+from nanolm.model.ngram_trie import continuation_counts, count_grams, level_ends
 from nanolm.registry import MODELS
 
 # Of a length none of whose grams is counted once, or none twice: the estimate would be 0, or drop all counted once.
@@ -34,7 +34,7 @@ class Ngram(nn.Module):
     row have the distributions of models of lower order.
 
     Attributes:
-        keys: int64, the n-grams of the text (nanolm.model.grams), saved with
+        keys: int64, the n-grams of the text (nanolm.model.ngram_trie), saved with
         counts: int64, how often each was seen. All else follows from these two and is not saved.
         starts: where the children of each context begin in `keys`.
         shares: what each node adds to the probability of its last token: row 0 where its context is the longest that a

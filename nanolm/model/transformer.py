@@ -12,7 +12,7 @@ from nanolm.config.mask import CausalConfig, MaskConfig
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
 from nanolm.config.run import Config, layers_by_mask
 from nanolm.model import masks
-from nanolm.model.attention_backends import PATHS, Gather, Scene, choose, mean
+from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, choose_backend, uniform
 from nanolm.model.cache import Cache, settled_positions
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
@@ -118,10 +118,12 @@ class Transformer(nn.Module):
         tables = [self._table(index) for index in self.mask_of_layer]
         return settled_positions(tables, self.context_length)
 
-    def _gather(self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None, has_cache: bool) -> Gather:
+    def _gather(
+        self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None, has_cache: bool
+    ) -> AttentionFn:
         """Who sees whom under one of the masks, as the chosen path computes it."""
         mask = self.masks[index]
-        scene = Scene(
+        scene = AttentionContext(
             mask=mask,
             table_TxT=self._table(index),
             start=start,
@@ -131,10 +133,12 @@ class Transformer(nn.Module):
             device=self.token_embedding.weight.device,
         )
         if self.is_uniform:
-            return mean(scene)
+            return uniform(scene)
         device_type = scene.device.type
-        path = choose(mask, end, self.attention_backend, start=start, has_cache=has_cache, device_type=device_type)
-        return PATHS[path](scene)
+        path = choose_backend(
+            mask, end, self.attention_backend, start=start, has_cache=has_cache, device_type=device_type
+        )
+        return BACKENDS[path](scene)
 
     def _lay_masks(self, config: Config) -> None:
         """One table for all layers with the same mask; causal needs none."""
@@ -152,7 +156,7 @@ class Transformer(nn.Module):
             else:
                 self._table_of_mask.append(len(tables))
                 with torch.device("cpu"):  # a mask is checked by its values, which the meta device has not
-                    tables.append(masks.dense(mask, config.size.context_length))
+                    tables.append(masks.dense_mask(mask, config.size.context_length))
         self.visible_MxTxT: torch.Tensor | None
         self.register_buffer("visible_MxTxT", torch.stack(tables) if tables else None, persistent=False)
 

@@ -18,7 +18,7 @@ from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
 from nanolm.inference.load import Loaded, load_run
 from nanolm.model import masks
-from nanolm.model.attention_backends import Gather
+from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.transformer import Transformer
 from nanolm.report.samples import read as read_samples
 
@@ -133,8 +133,8 @@ def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> Text
         layers=[
             LayerMap(
                 layer,
-                masks.by_name(in_layers[layer]),
-                masks.dense(in_layers[layer], length).numpy(),
+                masks.describe_mask(in_layers[layer]),
+                masks.dense_mask(in_layers[layer], length).numpy(),
                 weights[layer][0].float().cpu().numpy(),
             )
             for layer in chosen
@@ -183,7 +183,7 @@ def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
             hook.remove()
 
 
-def _weights(gather: Gather, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _weights(gather: AttentionFn, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """What was gathered is linear in the values: of values that are the rows of a unit matrix, it is the weights."""
     length = k.size(2)
     unit = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)

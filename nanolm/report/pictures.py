@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import explain_os_error
-from nanolm.files import write_asked_for
+from nanolm.files import write_output_file
 from nanolm.plotting import encode, importing_matplotlib
 from nanolm.report.contents import LONGEST_LABEL, Contents, Entry
 from nanolm.report.curves import Curve
@@ -53,7 +53,7 @@ def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list
     written = []
     for name, figure in _figures(contents, maps):
         path = folder / f"{name}.png"
-        write_asked_for("--png", path, encode(figure), follow_links=False)
+        write_output_file("--png", path, encode(figure), follow_links=False)
         written.append(path)
     return written
 

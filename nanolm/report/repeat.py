@@ -51,7 +51,7 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     words = {key: f"{key}={_word(settings[key])}" for key in differing}
     if set(given) != set(settings) or any(_read(word) != settings[key] for key, word in words.items()):
         return None
-    return shell.command("nanolm", "train", *chosen, *words.values())
+    return shell.join("nanolm", "train", *chosen, *words.values())
 
 
 @functools.cache

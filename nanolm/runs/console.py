@@ -110,11 +110,11 @@ def closing_table(
         project = f"project {summary['wandb_project']}, " if summary.get("wandb_project") else ""
         console.print(Text(f"wandb      {path}/wandb  ({project}{how})"), soft_wrap=True)
     if prompt:
-        console.print(Text(f"write      {shell.generate(run.path, prompt, plugins)}"), soft_wrap=True)
+        console.print(Text(f"write      {shell.generate_command(run.path, prompt, plugins)}"), soft_wrap=True)
     is_completed = summary["status"] == "completed"
     if not (is_completed and is_counted):
         more = [f"trainer.max_steps={summary['step'] * 2}"] if is_completed else []
-        console.print(Text(f"go on      {shell.resume(run.path, *more)}"), soft_wrap=True)
+        console.print(Text(f"go on      {shell.resume_command(run.path, *more)}"), soft_wrap=True)
 
 
 def _relative_to(reference: float, best: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nanolm.errors import BusyError, RunError, explain_os_error
-from nanolm.files import misfits, open_regular, user_path, write_durably, write_text
+from nanolm.files import open_regular, user_path, write_durably, write_text, wrong_file_types
 from nanolm.json_text import dump_json, is_finite_number, parse_json
 
 
@@ -43,7 +43,7 @@ class RunDirectory:
         """
         files = (self.config, self.metrics, self.summary, self.tokenizer, self.samples, self.log, self.error)
         folders = (self.checkpoints, self.wandb, self.path / ".hydra")
-        if found := misfits(self.path, (*files, self.profile, self.lock), folders):
+        if found := wrong_file_types(self.path, (*files, self.profile, self.lock), folders):
             raise RunError(
                 f"a run cannot be written here: {', '.join(found)}",
                 where=str(self.path),

@@ -22,7 +22,7 @@ from nanolm.compose import as_hydra_reads, compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config.run import Config, differing, flat, identity
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
-from nanolm.files import misfits
+from nanolm.files import wrong_file_types
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_no_run, require_startable
@@ -216,7 +216,7 @@ def _reserve(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
 
 def _not_own(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
     """Links and special files in the place of a job's folder or of what its run writes, and files of something else."""
-    if found := misfits(directory, [], folders):
+    if found := wrong_file_types(directory, [], folders):
         return [
             RunError(
                 f"the runs of the sweep cannot be written: {', '.join(found)}",

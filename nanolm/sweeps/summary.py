@@ -81,7 +81,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     )
     if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
         console.print("go on      the same line again runs what is missing")
-    compare = shell.command("nanolm", "compare", shell.path_word(shown(directory)))
+    compare = shell.join("nanolm", "compare", shell.path_argument(shown(directory)))
     console.print(Text(f"compare    {compare}"), soft_wrap=True)
 
 

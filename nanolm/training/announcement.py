@@ -8,7 +8,7 @@ from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.run import reads_documents
 from nanolm.config.scheduler import ConstantConfig
 from nanolm.model import attention_backends, masks
-from nanolm.model.build import Counted
+from nanolm.model.build import FittedModel
 from nanolm.runs.console import LOSSY
 from nanolm.training import schedules
 from nanolm.training.optimizers import build as optimizers
@@ -24,14 +24,16 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         say(note)
     chosen = summary["choices"]
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
-    amount = "a table to count" if isinstance(session.state.model, Counted) else f"{summary['parameters']:,} parameters"
+    amount = (
+        "a table to count" if isinstance(session.state.model, FittedModel) else f"{summary['parameters']:,} parameters"
+    )
     say(
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
         + (f", {session.ranks.n} ranks by {config.trainer.parallel.name}" if session.ranks.n > 1 else "")
     )
-    attention = attention_backends.in_words(config, session.state.device.type)
+    attention = attention_backends.describe_backends(config, session.state.device.type)
     if attention is not None:
         say(attention)
     if not summary["lossless"]:
@@ -42,7 +44,7 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         say(groups)
     if isinstance(config.optimizer, ScheduleFreeConfig) and not isinstance(config.scheduler, ConstantConfig):
         say(f"schedule_free is made for scheduler=constant; here it has {config.scheduler.name}")
-    for leak in masks.leaks(config):
+    for leak in masks.noncausal_warnings(config):
         say(leak)
     if reads_documents(config) and session.streams["train"].n_documents == 1:
         say("the train split is one document: mask.within_documents hides nothing of it")

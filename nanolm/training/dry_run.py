@@ -15,7 +15,7 @@ from torch import nn
 from nanolm.config.run import Config, recorded
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import count
-from nanolm.model.build import Counted, count_parameters
+from nanolm.model.build import FittedModel, count_parameters
 from nanolm.runs.console import in_time, in_units
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters as instruments
@@ -107,7 +107,7 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
     """
     keep_freed_memory()
     setup = prepare(config, run, ranks, parent)
-    if isinstance(setup.state.model, Counted):
+    if isinstance(setup.state.model, FittedModel):
         raise SettingsError(
             f"model={config.model.name} is counted in one pass: there are no steps to try",
             where="trainer.dry_run",

@@ -17,7 +17,7 @@ from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
 from nanolm.machine import batch_bytes, host_memory
 from nanolm.model import count
 from nanolm.runs.console import in_units
-from nanolm.torchrun import n_ranks
+from nanolm.torchrun import world_size
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +45,7 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     """
     if not count.has_formula(config):
         return
-    n, trainer = n_ranks(), config.trainer
+    n, trainer = world_size(), config.trainer
     sequences, context_length = trainer.batch_size // n, config.size.context_length
     state = count.memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
@@ -137,7 +137,7 @@ def _hint(config: Config, most_sequences: int | None = None) -> str:
             f"{smaller}; gradient accumulation (trainer.gradient_accumulation) makes the same update in less, "
             "but does not save enough here"
         )
-    share = trainer.batch_size // n_ranks()
+    share = trainer.batch_size // world_size()
     least = max(trainer.gradient_accumulation + 1, -(-share // most_sequences) if most_sequences else 0)
     finer = next((n for n in range(least, min(share, least * 64) + 1) if share % n == 0), None)
     if finer is None:

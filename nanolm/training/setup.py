@@ -21,7 +21,7 @@ from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, DivergedError, RunError
 from nanolm.model import attention_backends
-from nanolm.model.build import Counted, build
+from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
@@ -125,7 +125,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
 
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
     model, forward, frame = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
-    is_counted = isinstance(model, Counted)
+    is_counted = isinstance(model, FittedModel)
     if settings.compile and not is_counted:
         forward = torch.compile(forward)
     optimizer = None if is_counted else optimizers.build(config.optimizer, model)
@@ -181,7 +181,7 @@ def _build_model(
 
     if ranks.n == 1 or parallel is not Parallel.fsdp:
         model = with_weights().to(device)
-        is_counted = isinstance(model, Counted)
+        is_counted = isinstance(model, FittedModel)
         return model, model if is_counted else distributed.share(model, parallel, ranks, device), None
     # Only rank 0 holds the whole model, in host memory, until every rank has its part on its device.
     whole = ranks.together(lambda: with_weights() if ranks.is_main else None)
@@ -235,7 +235,7 @@ def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, .
         batch_size=settings.batch_size,
         context_length=setup.config.size.context_length,
         rank=ranks.rank,
-        n_ranks=ranks.n,
+        world_size=ranks.n,
         with_documents=reads_documents(setup.config),
     )
     targets_BxT = batch.targets_BxT

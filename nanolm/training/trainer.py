@@ -27,7 +27,7 @@ from nanolm.data.tokens.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
 from nanolm.model import masks
-from nanolm.model.build import Counted, count_parameters
+from nanolm.model.build import FittedModel, count_parameters
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
@@ -148,7 +148,7 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
         "flops_per_token": setup.flops_per_token,
         "vocab_size": vocab_size,
         "lossless": setup.tokenizer.lossless,
-        "sees_future": bool(masks.leaks(config)),
+        "sees_future": bool(masks.noncausal_warnings(config)),
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
@@ -189,7 +189,7 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
     """Runs the loop, or counts, and writes how it ended whatever happens in it."""
     status = "failed"
     text = ""
-    is_counted = isinstance(session.state.model, Counted)
+    is_counted = isinstance(session.state.model, FittedModel)
     try:
         with (
             explained(session.run.path),
@@ -208,7 +208,7 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
         raise DiskError(
             f"the run cannot be written: {error.strerror or error}",
             where=str(error.filename or session.run.path),
-            hint=f"make room, then go on from the last good checkpoint: {shell.resume(session.run.path)}",
+            hint=f"make room, then go on from the last good checkpoint: {shell.resume_command(session.run.path)}",
         ) from error
     except Exception as error:
         summary["error"] = f"{type(error).__name__}: {error}"
@@ -343,7 +343,7 @@ def count(session: Session, began: float) -> str:
     state, log = session.state, session.log
     if state.step:
         return ""
-    assert isinstance(state.model, Counted), "a model that is trained has steps"
+    assert isinstance(state.model, FittedModel), "a model that is trained has steps"
     log.start_bar(1, 0)
     pace = Pace()
     tokens = session.streams["train"].tokens
@@ -433,5 +433,5 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
             else {"final_ema_val_loss": known(state.ema_val_loss), "best_ema_val_loss": known(state.best_ema_val_loss)}
         ),
         **({"skipped_updates": state.skipped_updates} if state.number_format.scaler is not None else {}),
-        **({"entries": state.entries} if isinstance(state.model, Counted) else {}),
+        **({"entries": state.entries} if isinstance(state.model, FittedModel) else {}),
     }

@@ -11,7 +11,7 @@ from nanolm.config.run import flat
 from nanolm.errors import Problems, RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 
 def make_run(path: Path, settings: str = "seed: 1\n", **summary: Any) -> Path:
@@ -99,7 +99,7 @@ def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) 
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=gpt", *SMALL)
     directory = RunDirectory(tmp_path / "here" / "run")
     with directory.claim():
-        config = config_of(*line, "trainer.max_steps=4", "trainer.eval_every=2")
+        config = make_config(*line, "trainer.max_steps=4", "trainer.eval_every=2")
         train(config, directory, choices={"model": "gpt"})
     (run,) = collection.find([tmp_path / "here"])
     assert run.settings == flat(config)

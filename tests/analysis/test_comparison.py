@@ -312,9 +312,9 @@ def test_what_is_not_known_is_pointed_to_what_is(tmp_path: Path, options: dict[s
 def test_flops_come_by_formula_where_the_summary_has_none(tmp_path: Path) -> None:
     from nanolm.config.yaml_io import save_yaml
     from nanolm.model import count
-    from tests.helpers import config_of
+    from tests.helpers import make_config
 
-    config = config_of("model=gpt", "size=tiny")
+    config = make_config("model=gpt", "size=tiny")
     make_run(tmp_path / "gpt", config=save_yaml(config), flops_per_token=None)
     make_run(tmp_path / "plugin", settings={"model.name": "mine"}, flops_per_token=None)
     by_name = {run.name: figures.of(run).flops for run in find([tmp_path])}

@@ -6,11 +6,11 @@ import pytest
 
 from nanolm.baselines import compressors
 from nanolm.data import corpus
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def test_tiny_shakespeare_comes_to_the_known_figures(shakespeare: Path) -> None:
-    text = corpus.load(config_of("dataset=tiny_shakespeare", f"dataset.path={shakespeare}").dataset)
+    text = corpus.load(make_config("dataset=tiny_shakespeare", f"dataset.path={shakespeare}").dataset)
     found = compressors.validation_bits_per_byte(text)
     in_nats = {name: round(bits * math.log(2), 3) for name, bits in found.items()}
     assert in_nats == {"gzip": 2.146, "bz2": 1.662, "xz": 1.746}
@@ -42,7 +42,7 @@ def test_a_text_is_compressed_once_for_each_split(
     monkeypatch.setenv("NANOLM_CACHE", str(tmp_path / "cache"))
 
     def found(*overrides: str) -> dict[str, float]:
-        config = config_of("dataset=text", f"dataset.path={small_text}", *overrides)
+        config = make_config("dataset=text", f"dataset.path={small_text}", *overrides)
         return compressors.validation_bits_per_byte(corpus.load(config.dataset))
 
     first = found()
@@ -58,6 +58,6 @@ def test_a_text_is_compressed_once_for_each_split(
 
 
 def test_a_long_text_is_left_alone(small_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = corpus.load(config_of("dataset=text", f"dataset.path={small_text}").dataset)
+    text = corpus.load(make_config("dataset=text", f"dataset.path={small_text}").dataset)
     monkeypatch.setattr(compressors, "COMPRESSIBLE_CHARACTERS", 1000)
     assert compressors.validation_bits_per_byte(text) == {}

@@ -8,14 +8,14 @@ from nanolm.cli.checkpoints import look, show
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import Nanolm, settings
+from tests.helpers import Nanolm, small_config
 
 
 @pytest.fixture
 def run(small_text: Path, tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    train(settings(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=5"), run)
+    train(small_config(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=5"), run)
     return run
 
 
@@ -59,7 +59,7 @@ def test_a_damaged_manifest_and_one_set_aside(
     manifest.write_bytes(manifest.read_bytes().replace(b"0", b"1", 1))
     entries = look(run)
     assert (entries[1].val_loss, entries[1].faults) == (None, ["manifest.json is damaged"])
-    train(settings(small_text, "trainer.max_steps=35", "trainer.save_every=5"), run)
+    train(small_config(small_text, "trainer.max_steps=35", "trainer.save_every=5"), run)
     capsys.readouterr()
     assert show(str(run.path), as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["set_aside"] == ["step-00000030.replaced-1"]

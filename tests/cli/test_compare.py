@@ -15,7 +15,7 @@ from nanolm.cli.compare import cells_of, fitted
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 from nanolm.wording import format_value, short_number
-from tests.helpers import SMALL, Nanolm, config_of
+from tests.helpers import SMALL, Nanolm, make_config
 from tests.runs.made import make_run
 
 METRICS = "best_val_loss,bits_per_byte,tokens"
@@ -44,7 +44,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 def test_real_runs_are_compared_from_their_folders_alone(nanolm: Nanolm, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
     for model in ("bigram", "gpt"):
-        config = config_of(*line, f"model={model}")
+        config = make_config(*line, f"model={model}")
         for config.seed in (1, 2):
             run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{config.seed}")
             with run.claim():

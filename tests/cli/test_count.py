@@ -8,7 +8,7 @@ import pytest
 from nanolm.cli import count as count_verb
 from nanolm.config.checks.experiment import check
 from nanolm.errors import SettingsError
-from tests.helpers import Nanolm, config_of
+from tests.helpers import Nanolm, make_config
 
 PLUGIN = """
 import torch
@@ -103,7 +103,7 @@ def test_a_table_of_tokens_is_a_square(nanolm: Nanolm) -> None:
     ],
 )
 def test_the_vocabulary_is_known_where_settings_say_it(line: str, expected: int | None) -> None:
-    config = config_of(*f"tokenizer={line}".split())
+    config = make_config(*f"tokenizer={line}".split())
     assert check(config) == []
     assert count_verb.known_vocab_size(config.tokenizer) == expected
 

@@ -7,7 +7,7 @@ from nanolm.cli import diff as diff_verb
 from nanolm.errors import Problems, RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, Nanolm, config_of
+from tests.helpers import SMALL, Nanolm, make_config
 from tests.runs.made import make_run
 
 VERSIONS = {"python": "3.12", "torch": "2.13"}
@@ -70,7 +70,7 @@ def test_both_mistakes_at_once(tmp_path: Path) -> None:
 
 def test_real_runs(nanolm: Nanolm, small_text: Path) -> None:
     for model in ("bigram", "gpt"):
-        config = config_of(
+        config = make_config(
             "dataset=text", f"dataset.path={small_text}", f"model={model}", *SMALL, "trainer.max_steps=2"
         )
         run = RunDirectory(nanolm.folder / model)

@@ -79,7 +79,7 @@ def test_the_documents_of_an_example_fill_it() -> None:
 
 
 def test_a_middling_mask_is_drawn_in_half_blocks() -> None:
-    lines = picture(masks.dense(BandedConfig(window=1), 25))
+    lines = picture(masks.dense_mask(BandedConfig(window=1), 25))
     assert lines[:2] == ["        key", "query   0       8       16      24"]
     assert lines[2] == "     0  █" + "█▄" + "·" * 22
     assert lines[3] == "     2  ·▀██▄" + "·" * 20
@@ -88,7 +88,7 @@ def test_a_middling_mask_is_drawn_in_half_blocks() -> None:
 
 
 def test_a_large_mask_is_drawn_in_shades() -> None:
-    lines = picture(masks.dense(CausalConfig(), 256))
+    lines = picture(masks.dense_mask(CausalConfig(), 256))
     assert lines[1].startswith("query   0       32      64")
     assert lines[2] == "     0  ▓░" + "·" * 62
     assert lines[3] == "     8  ██▓░" + "·" * 60
@@ -166,7 +166,7 @@ def test_a_png_of_many_masks() -> None:
 def test_the_context_is_drawn_where_no_length_is_given() -> None:
     (mask,) = look(["mask=banded_causal", "size.context_length=40"])
     assert mask.title == "banded_causal, window 16: every layer"
-    assert torch.equal(mask.visible_TxT, masks.dense(BandedCausalConfig(window=16), 40))
+    assert torch.equal(mask.visible_TxT, masks.dense_mask(BandedCausalConfig(window=16), 40))
 
 
 def test_ones_own_mask_is_drawn(nanolm: Nanolm) -> None:

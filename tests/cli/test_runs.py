@@ -10,7 +10,7 @@ from nanolm.cli.runs import ago, is_same, look
 from nanolm.errors import NanolmError, Problems
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, Nanolm, config_of
+from tests.helpers import SMALL, Nanolm, make_config
 from tests.runs.made import make_run
 
 GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"}
@@ -84,7 +84,7 @@ def test_all_mistakes_at_once(outputs: Path) -> None:
 
 
 def test_a_real_run_as_json(nanolm: Nanolm, small_text: Path) -> None:
-    config = config_of("dataset=text", f"dataset.path={small_text}", "model=bigram", *SMALL, "trainer.max_steps=4")
+    config = make_config("dataset=text", f"dataset.path={small_text}", "model=bigram", *SMALL, "trainer.max_steps=4")
     run = RunDirectory(nanolm.folder / "outputs" / "run")
     with run.claim():
         train(config, run, choices={"model": "bigram"})

@@ -8,7 +8,7 @@ from nanolm.cli.schedule import HEIGHT, POINTS, curve, look, sampled_steps, show
 from nanolm.config.scheduler import CosineConfig
 from nanolm.errors import SettingsError
 from nanolm.training.schedules import factor
-from tests.helpers import Nanolm, config_of
+from tests.helpers import Nanolm, make_config
 
 PRODUCT = "scheduler.parts=[{name:step,step_size:5,gamma:0.5},{name:cosine_restarts,period:4}]"
 
@@ -18,7 +18,7 @@ def test_the_lr_of_every_step_is_the_one_that_training_sets(nanolm: Nanolm) -> N
     done = nanolm("schedule", "show", *line, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
-    config = config_of(*line)
+    config = make_config(*line)
     assert found["lr"] == [0.5 * factor(step, 20, config.scheduler) for step in range(20)]
     assert found["steps"] == list(range(20))
     assert (found["scheduler"], found["max_steps"], found["warmup_steps"]) == ("product", 20, 1)
@@ -55,7 +55,7 @@ def test_schedule_show_samples_a_long_run(capsys: pytest.CaptureFixture[str]) ->
     assert steps == sorted(set(steps))
     # The end of warmup and the start of the decay, exactly.
     assert lrs[5 * 10**6] == lrs[81 * 10**6] == 0.01 > lrs[5 * 10**6 - 1]
-    config = config_of("scheduler=trapezoid")
+    config = make_config("scheduler=trapezoid")
     assert all(lr == 0.01 * factor(step, 10**8, config.scheduler) for step, lr in lrs.items())
 
 
@@ -71,13 +71,13 @@ def test_schedule_show_samples_a_long_run(capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_sampled_steps_keep_the_corners(words: list[str], kept: list[int]) -> None:
-    steps = sampled_steps(10**8, config_of(*words, "scheduler.warmup_steps=0").scheduler)
+    steps = sampled_steps(10**8, make_config(*words, "scheduler.warmup_steps=0").scheduler)
     assert set(kept) <= set(steps)
     assert len(steps) <= 2 * POINTS + 2
 
 
 def test_sampled_steps_match_no_period() -> None:
-    config = config_of("scheduler=cosine_restarts", "scheduler.period=50_000", "scheduler.warmup_steps=0").scheduler
+    config = make_config("scheduler=cosine_restarts", "scheduler.period=50_000", "scheduler.warmup_steps=0").scheduler
     phases = {step % 50_000 // 5_000 for step in sampled_steps(10**8, config)}
     assert phases == set(range(10))
 

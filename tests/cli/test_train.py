@@ -11,7 +11,7 @@ from nanolm.errors import RunError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import Nanolm, rows, settings
+from tests.helpers import Nanolm, small_config, untimed_rows
 
 LINE = (
     "model=bigram",
@@ -27,7 +27,7 @@ def run(small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     monkeypatch.chdir(tmp_path)
     run = RunDirectory("R")
     run.path.mkdir()
-    train(settings(small_text, *LINE), run, quiet=True)
+    train(small_config(small_text, *LINE), run, quiet=True)
     return run
 
 
@@ -110,7 +110,7 @@ def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirector
     fork.path.mkdir()
     task = train_verb._fork(line.config, line)
     train(task.config, fork, parent=task.parent, quiet=True)
-    expected = rows(fork)
+    expected = untimed_rows(fork)
     # As a kill before the first save leaves it.
     summary = {**fork.read_summary(), "status": "running", "has_checkpoint": False}
     del summary["step"]
@@ -122,7 +122,7 @@ def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirector
     assert again is not None
     assert again.parent is not None
     train(again.config, fork, parent=again.parent, quiet=True)
-    assert rows(fork) == expected
+    assert untimed_rows(fork) == expected
 
 
 def test_choices_of_a_run_without_a_summary_come_from_its_config(run: RunDirectory) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests import wandb_files
-from tests.helpers import SMALL, Nanolm, kill_tree, wait_until
+from tests.helpers import SMALL, Nanolm, kill_process_group, wait_until
 from tests.wandb_server import a_server
 
 OWN_KEYS = ("_step", "_timestamp", "_runtime")
@@ -160,7 +160,7 @@ def test_what_a_killed_run_lost_of_its_record_is_there_after_a_push(nanolm: Nano
     run = RunDirectory(nanolm.folder / "run")
     process = nanolm.start("train", *line)
     wait_until(lambda: run.metrics.exists() and len(run.read_metrics()) > 200, process)
-    kill_tree(process)
+    kill_process_group(process)
     rows = expected(run)
     live = only(run)
     assert max((row["_step"] for row in wandb_files.history(live, patience=0)), default=0) < max(rows), (

@@ -12,7 +12,7 @@ from nanolm.compose import CONFIG_NAME, config_folder
 from nanolm.compose.hydra_app import create_hydra
 from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 LOADS = "{_target_: torch.load, f: evil.pkl, weights_only: false}"
 LOGGING = "{version: 1, root: {handlers: [x]}, handlers: {x: {'()': torch.load, f: evil.pkl, weights_only: false}}}"
@@ -170,7 +170,7 @@ def test_flags_that_do_not_fit_are_refused(words: list[str], expected: str) -> N
 
 
 def test_cfg_prints_what_a_resumed_line_composes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    saved = config_of("dataset=text", "dataset.path=a.txt", "model=bigram")
+    saved = make_config("dataset=text", "dataset.path=a.txt", "model=bigram")
     (tmp_path / "config.yaml").write_text(save_yaml(saved))
     cli.run(["train", "--cfg", "job", f"resume={tmp_path}", "dataset.path=moved.txt", "seed=${trainer.max_steps}"])
     printed = OmegaConf.create(capsys.readouterr().out)

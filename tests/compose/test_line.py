@@ -9,7 +9,7 @@ from nanolm.config.optimizer import AdamWConfig
 from nanolm.config.run import flat
 from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def problems(*overrides: str, multirun: bool = False) -> str:
@@ -180,7 +180,7 @@ def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch:
 
 
 def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
-    saved = config_of("optimizer.lr=0.5", "size=small", "trainer.max_steps=10")
+    saved = make_config("optimizer.lr=0.5", "size=small", "trainer.max_steps=10")
     config, changes = continue_run(saved, compose_line(["resume=x", "trainer.max_steps=20", "logger=none"]))
     assert (config.trainer.max_steps, config.optimizer.lr, config.size.n_layers) == (20, 0.5, 6)
     assert config.logger.name == "none"
@@ -195,7 +195,7 @@ def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
 
 
 def test_going_on_with_other_parts_of_a_setting_is_refused() -> None:
-    saved = config_of("scheduler=plateau", "optimizer.lr_multipliers.head=0.5")
+    saved = make_config("scheduler=plateau", "optimizer.lr_multipliers.head=0.5")
     for override in (
         "trainer.eval_every=3",
         "optimizer.lr_multipliers.head=0.7",
@@ -207,12 +207,12 @@ def test_going_on_with_other_parts_of_a_setting_is_refused() -> None:
     line = compose_line(["resume=x", *parts, "scheduler.parts.0.gamma=0.25"])
     assert "scheduler.parts" in line.given
     with pytest.raises(SettingsError, match=r"the run was made with scheduler\.parts"):
-        continue_run(config_of(*parts), line)
+        continue_run(make_config(*parts), line)
 
 
 def test_a_part_of_a_list_is_a_setting() -> None:
     parts = ["scheduler=product", "scheduler.parts=[{name:step,gamma:0.5},cosine]"]
-    config = config_of(*parts, "scheduler.parts.0.gamma=0.25")
+    config = make_config(*parts, "scheduler.parts.0.gamma=0.25")
     assert flat(config)["scheduler.parts"] == [{"name": "step", "gamma": 0.25}, "cosine"]
     text = problems(*parts, "scheduler.parts.0.gamma=0.25", "trainer.max_step=3")
     assert "trainer.max_step" in text
@@ -352,7 +352,7 @@ def test_jobs_name_the_option_that_lacks_a_setting() -> None:
 
 
 def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
-    saved = config_of("dataset=text", "dataset.path=a.txt", "model=bigram", "optimizer=sgd", "size.n_layers=3")
+    saved = make_config("dataset=text", "dataset.path=a.txt", "model=bigram", "optimizer=sgd", "size.n_layers=3")
     (tmp_path / "config.yaml").write_text(save_yaml(saved))
     words = [f"resume={tmp_path}", "dataset.path=moved ${x.txt", "optimizer.momentum=0.5", "trainer.max_steps=9"]
     line = compose_line([*words, "hydra.run.dir=${model.name}"], saved=tmp_path / "config.yaml")

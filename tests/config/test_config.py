@@ -20,7 +20,7 @@ from nanolm.config.run import Config, flat, identity, layer_masks, layers_by_mas
 from nanolm.config.size import SizeConfig
 from nanolm.config.trainer import TrainerConfig
 from nanolm.registry import GROUPS
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 # What an option has no default for.
 NEEDED = {
@@ -35,16 +35,16 @@ NEEDED = {
 
 
 def found(*overrides: str) -> list[str]:
-    return [problem.found for problem in check(config_of(*overrides))]
+    return [problem.found for problem in check(make_config(*overrides))]
 
 
 def hint(*overrides: str) -> str:
-    (problem,) = check(config_of(*overrides))
+    (problem,) = check(make_config(*overrides))
     return problem.hint
 
 
 def test_the_defaults_are_sound() -> None:
-    assert check(config_of()) == []
+    assert check(make_config()) == []
 
 
 OPTIONS = (path.relative_to(config_folder()).with_suffix("") for path in config_folder().glob("*/**/*.yaml"))
@@ -67,7 +67,7 @@ def test_bounds_are_reported_all_at_once() -> None:
 
 def test_checks_across_settings_are_reported_all_at_once() -> None:
     problems = check(
-        config_of(
+        make_config(
             "size.n_heads=3",
             "trainer.batch_size=10",
             "trainer.gradient_accumulation=4",
@@ -97,11 +97,11 @@ def test_empty_settings_of_a_dataset_are_refused() -> None:
 
 @pytest.mark.parametrize("word", ["optimizer.name=muon", "optimizer.name=lion", "model.name=ngram"])
 def test_the_name_of_another_option_is_refused(word: str) -> None:
-    assert "the settings are not those of" in str(check(config_of(word))[0])
+    assert "the settings are not those of" in str(check(make_config(word))[0])
 
 
 def test_lists_in_a_list_of_strings_are_refused() -> None:
-    (found,) = check(config_of("logger=wandb", "logger.tags=[{a:1}]"))
+    (found,) = check(make_config("logger=wandb", "logger.tags=[{a:1}]"))
     assert found.found == "logger.tags is [{'a': 1}], and must be a list of strings, as in [a,b]"
 
 
@@ -213,31 +213,35 @@ def test_an_ngram_has_bounds(overrides: tuple[str, ...], expected: list[str]) ->
 
 
 def test_identity_ignores_only_what_cannot_change_the_numbers() -> None:
-    config = config_of()
-    assert identity(config) == identity(config_of("trainer.max_steps=9", "logger=none", "trainer.log_every=3"))
+    config = make_config()
+    assert identity(config) == identity(make_config("trainer.max_steps=9", "logger=none", "trainer.log_every=3"))
     for override in ("seed=2", "optimizer.lr=0.5", "dataset=tiny_shakespeare", "model.dropout=0.1"):
-        assert identity(config) != identity(config_of(override)), override
+        assert identity(config) != identity(make_config(override)), override
 
 
 def test_every_setting_that_may_change_exists() -> None:
-    keys = set(flat(config_of("dataset=text", "dataset.path=x")))
-    assert {key for key in keys if may_change(key, config_of())} > {"logger.name", "trainer.max_steps", "dataset.path"}
+    keys = set(flat(make_config("dataset=text", "dataset.path=x")))
+    assert {key for key in keys if may_change(key, make_config())} > {
+        "logger.name",
+        "trainer.max_steps",
+        "dataset.path",
+    }
 
 
 def test_sizes_are_the_ones_that_are_taught() -> None:
-    tiny, small = (dataclasses.astuple(config_of(f"size={name}").size) for name in ("tiny", "small"))
+    tiny, small = (dataclasses.astuple(make_config(f"size={name}").size) for name in ("tiny", "small"))
     assert (tiny, small) == ((4, 4, 128, 64, None, None, None), (6, 6, 384, 256, None, None, None))
 
 
 def test_every_number_has_bounds() -> None:
     unbounded = [
         key
-        for key, field, value in leaves(config_of())
+        for key, field, value in leaves(make_config())
         if isinstance(value, int | float) and not isinstance(value, bool) and "bounds" not in field.metadata
     ]
     assert unbounded == []
-    assert {field.name for field in dataclasses.fields(SizeConfig)} == set(vars(config_of().size))
-    assert isinstance(config_of(), Config)
+    assert {field.name for field in dataclasses.fields(SizeConfig)} == set(vars(make_config().size))
+    assert isinstance(make_config(), Config)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +273,7 @@ def test_every_number_has_bounds() -> None:
     ],
 )
 def test_the_layers_take_the_masks_of_a_pattern_in_turn(overrides: tuple[str, ...], expected: list[MaskConfig]) -> None:
-    config = config_of(*overrides)
+    config = make_config(*overrides)
     assert check(config) == []
     assert layer_masks(config) == expected
 
@@ -287,7 +291,7 @@ def test_the_layers_take_the_masks_of_a_pattern_in_turn(overrides: tuple[str, ..
     ],
 )
 def test_documents_are_read_where_a_layer_keeps_within_them(line: str, expected: bool) -> None:
-    assert reads_documents(config_of(*line.split())) is expected
+    assert reads_documents(make_config(*line.split())) is expected
 
 
 def test_documents_that_are_taken_apart_are_refused() -> None:
@@ -304,7 +308,7 @@ def test_documents_that_are_taken_apart_are_refused() -> None:
 
 
 def test_layers_with_the_same_mask_are_found_together() -> None:
-    config = config_of("mask.pattern=[causal,banded_causal,causal,none]")
+    config = make_config("mask.pattern=[causal,banded_causal,causal,none]")
     assert [(mask.name, layers) for mask, layers in layers_by_mask(config)] == [
         ("causal", [0, 2]),
         ("banded_causal", [1]),
@@ -359,9 +363,9 @@ def test_masks_that_do_not_fit_are_refused(overrides: tuple[str, ...], expected:
 
 
 def test_a_mistyped_mask_of_a_pattern_has_a_neighbour() -> None:
-    (problem,) = check(config_of("mask.pattern=[bandd]"))
+    (problem,) = check(make_config("mask.pattern=[bandd]"))
     assert "did you mean banded?" in problem.hint
-    (problem,) = check(config_of("mask.pattern=SSS"))
+    (problem,) = check(make_config("mask.pattern=SSS"))
     assert problem.hint == "its length must divide the layers: 1, 2, 4"
 
 
@@ -428,9 +432,9 @@ def test_clipping_by_norm_and_by_value_at_once_is_refused() -> None:
 
 
 def test_a_plateau_goes_by_evaluations() -> None:
-    plateau = config_of("scheduler=plateau")
+    plateau = make_config("scheduler=plateau")
     assert not may_change("trainer.eval_every", plateau)
-    assert identity(plateau) != identity(config_of("scheduler=plateau", "trainer.eval_every=3"))
+    assert identity(plateau) != identity(make_config("scheduler=plateau", "trainer.eval_every=3"))
 
 
 @pytest.mark.parametrize("device", ["'cuda:²'", "CPU", "'cuda:99999'", "''", "cpu:0"])
@@ -439,7 +443,7 @@ def test_a_device_must_have_a_name_of_a_device(device: str) -> None:
 
 
 def test_a_mistyped_part_of_a_schedule_has_a_neighbour() -> None:
-    stepp, gama = check(config_of("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
+    stepp, gama = check(make_config("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
     assert "did you mean step?" in stepp.hint
     assert "did you mean gamma?" in gama.hint
 

@@ -5,11 +5,11 @@ import pytest
 
 from nanolm.config.roles import QUIET, is_quiet
 from nanolm.config.run import flat, identity
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def test_each_is_a_setting_that_decides_no_number() -> None:
-    config = config_of("dataset=text", "dataset.path=a.txt")
+    config = make_config("dataset=text", "dataset.path=a.txt")
     assert set(flat(config)) >= QUIET
     before = identity(config)
     config.dataset.path = "b.txt"

@@ -3,7 +3,7 @@ import pytest
 from nanolm.config.checks.experiment import check
 from nanolm.config.logger import WandbConfig, WandbMode
 from nanolm.config.wandb_environment import check_wandb, destination
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 ENVIRONMENT = {
     "WANDB_PROJECT": "theirs",
@@ -75,9 +75,9 @@ def test_a_bad_flag_is_named_as_it_was_typed() -> None:
 def test_every_bad_wandb_setting_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "foo")
     words = ("logger=wandb", "logger.project=a/b", "logger.tags=[ok,'']", "logger.entity='my team'")
-    text = "\n".join(map(str, check(config_of(*words))))
+    text = "\n".join(map(str, check(make_config(*words))))
     for part in ("'a/b'", "tag is empty", "'my team'", "no mode 'foo'"):
         assert part in text
     monkeypatch.setenv("WANDB_DISABLED", "true")
-    assert not check(config_of(*words))
-    assert not check(config_of("logger=none"))
+    assert not check(make_config(*words))
+    assert not check(make_config("logger=none"))

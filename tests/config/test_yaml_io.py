@@ -14,14 +14,14 @@ from nanolm.config.mask import PatternConfig
 from nanolm.config.run import flat, identity
 from nanolm.config.yaml_io import load_yaml, save_yaml, to_config, to_omegaconf
 from nanolm.errors import NanolmError, RunError
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 @pytest.mark.parametrize(
     "overrides", [[], ["model=bigram", "logger=none"], ["dataset=text", "dataset.path=a 'b'"[:14]]]
 )
 def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
-    config = config_of(*overrides)
+    config = make_config(*overrides)
     path = tmp_path / "config.yaml"
     path.write_text(save_yaml(config))
     assert load_yaml(path) == config
@@ -42,7 +42,7 @@ def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
 )
 def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    text = save_yaml(config_of())
+    text = save_yaml(make_config())
     assert before in text
     path.write_text(text.replace(before, after, 1))
     with pytest.raises(NanolmError, match=expected):
@@ -55,17 +55,17 @@ def test_a_missing_config_is_no_run(tmp_path: Path) -> None:
 
 
 def test_a_config_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
-    config = config_of("dataset=text", "dataset.path=a.txt")
+    config = make_config("dataset=text", "dataset.path=a.txt")
     path = tmp_path / "config.yaml"
     text = save_yaml(config)
     assert "  nul: refuse\n" in text
     path.write_text(text.replace("  nul: refuse\n", ""))
     assert load_yaml(path) == config
-    allowed = config_of("dataset=text", "dataset.path=a.txt", "dataset.nul=allow")
+    allowed = make_config("dataset=text", "dataset.path=a.txt", "dataset.nul=allow")
     assert identity(allowed) == identity(config)
 
 
-CONFIG = config_of()
+CONFIG = make_config()
 STRINGS = st.one_of(st.text(), st.text(alphabet=st.sampled_from("\\${}?:'\"#-~ \n1e.x\u2028é")))
 
 

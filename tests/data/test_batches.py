@@ -70,16 +70,18 @@ kinds = st.sampled_from(list(Sampling))
 
 @given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 4), st.integers(1, 5))
 def test_the_ranks_share_one_batch_whatever_their_number(
-    kind: Sampling, seed: int, step: int, n_ranks: int, rows_a_rank: int
+    kind: Sampling, seed: int, step: int, world_size: int, rows_a_rank: int
 ) -> None:
     stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
-    about = {"seed": seed, "step": step, "batch_size": n_ranks * rows_a_rank, "context_length": 8}
+    about = {"seed": seed, "step": step, "batch_size": world_size * rows_a_rank, "context_length": 8}
     whole = draw(kind, stream, **about, with_documents=True)
-    shares = [draw(kind, stream, **about, with_documents=True, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+    shares = [
+        draw(kind, stream, **about, with_documents=True, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
     for side, *parts in zip(whole, *shares, strict=True):
         if side is None:
             assert kind.in_rows
-            assert parts == [None] * n_ranks
+            assert parts == [None] * world_size
             continue
         assert {part.shape for part in parts} == {(rows_a_rank, 8)}
         assert (np.concatenate(parts) == side).all()
@@ -87,7 +89,7 @@ def test_the_ranks_share_one_batch_whatever_their_number(
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"cannot be shared evenly by 3[\s\S]*a multiple of 3, such as 9"):
-        draw(Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, n_ranks=3)
+        draw(Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, world_size=3)
 
 
 @given(st.integers(10, 400), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**63 - 1))

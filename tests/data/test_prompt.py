@@ -5,7 +5,7 @@ import pytest
 from nanolm.data import corpus as corpora
 from nanolm.data.prompt import choose_prompt
 from nanolm.data.tokens import cache as token_cache
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 TEXTS = {
     "The quick brown fox jumps over the lazy dog.\n": "The quick brown fox",
@@ -21,7 +21,7 @@ TEXTS = {
 def test_a_prompt_comes_from_the_text(text: str, tokenizer: str, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(text * 200, encoding="utf-8", newline="")
-    config = config_of("dataset=text", f"dataset.path={path}", f"tokenizer={tokenizer}", "size.context_length=4")
+    config = make_config("dataset=text", f"dataset.path={path}", f"tokenizer={tokenizer}", "size.context_length=4")
     corpus = corpora.load(config.dataset)
     fitted = token_cache.fit_tokenizer(corpus, config)
     prompt = choose_prompt(token_cache.tokenize(corpus, fitted, config)["train"], fitted)

@@ -8,7 +8,7 @@ from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDirectory(folder / "run")
     run.path.mkdir()
     overrides = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=10")
-    train(config_of(*SMALL, "dataset=text", f"dataset.path={text}", *overrides), run)
+    train(make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides), run)
     return run.path
 
 

@@ -8,10 +8,10 @@ from nanolm.config.model import AttentionKind, TransformerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.model import masks
 from nanolm.model.attention import Attention, attention
-from nanolm.model.attention_backends import Scene, dense, mean
+from nanolm.model.attention_backends import AttentionContext, dense, uniform
 from nanolm.model.positions import alibi_slopes, rotary_table, rotate
 from nanolm.registry import MASKS
-from tests.helpers import causal_scene
+from tests.helpers import causal_context
 
 SIZES = {
     "usual widths": SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6),
@@ -64,8 +64,8 @@ def test_attention_is_the_formula(
     visible = MASKS[mask](positions[:, None], positions[None, :], config)
     rotary = rotary_table(length, 4) if qk_norm else None
     slopes = alibi_slopes(layer.n_heads) if alibi else None
-    table = None if mask == "causal" else masks.dense(config, 6)
-    scene = Scene(config, table, 0, length, slopes, None, torch.device("cpu"))
+    table = None if mask == "causal" else masks.dense_mask(config, 6)
+    scene = AttentionContext(config, table, 0, length, slopes, None, torch.device("cpu"))
     found = layer(x_TxC[None], dense(scene), rotary)[0]
     torch.testing.assert_close(found, in_words(layer, x_TxC, visible, qk_norm, slopes), atol=1e-5, rtol=1e-5)
 
@@ -76,4 +76,4 @@ def test_uniform_attention_is_the_mean_of_the_stream() -> None:
     assert not list(layer.parameters())
     x_TxC = torch.randn(5, 8)
     expected = torch.stack([x_TxC[: t + 1].mean(dim=0) for t in range(5)])
-    torch.testing.assert_close(layer(x_TxC[None], mean(causal_scene(5)))[0], expected)
+    torch.testing.assert_close(layer(x_TxC[None], uniform(causal_context(5)))[0], expected)

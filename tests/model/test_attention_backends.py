@@ -20,10 +20,18 @@ from nanolm.config.mask import (
 from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
 from nanolm.model import attention_backends, masks
-from nanolm.model.attention_backends import PATHS, Scene, choose, in_words, local_reach, mean, require_device
+from nanolm.model.attention_backends import (
+    BACKENDS,
+    AttentionContext,
+    choose_backend,
+    describe_backends,
+    local_reach,
+    require_device,
+    uniform,
+)
 from nanolm.model.positions import alibi_slopes
 from nanolm.registry import MASKS as REGISTERED
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 MASKS = [
     CausalConfig(),
@@ -46,12 +54,14 @@ EXACT += [(AttentionBackend.blocked, mask) for mask in MASKS if local_reach(mask
 
 
 def named(mask: MaskConfig) -> str:
-    return masks.by_name(mask)
+    return masks.describe_mask(mask)
 
 
-def scene(mask: MaskConfig, length: int, slopes: bool = False, documents: torch.Tensor | None = None) -> Scene:
-    table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length)
-    return Scene(mask, table, 0, length, alibi_slopes(3) if slopes else None, documents, torch.device("cpu"))
+def scene(
+    mask: MaskConfig, length: int, slopes: bool = False, documents: torch.Tensor | None = None
+) -> AttentionContext:
+    table = None if isinstance(mask, CausalConfig) else masks.dense_mask(mask, length)
+    return AttentionContext(mask, table, 0, length, alibi_slopes(3) if slopes else None, documents, torch.device("cpu"))
 
 
 def inputs(length: int, device: str = "cpu", requires_grad: bool = True) -> list[torch.Tensor]:
@@ -77,7 +87,7 @@ def test_every_path_is_the_reference(
         results = []
         for chosen in (AttentionBackend.dense, path):
             qkv = inputs(length)
-            gathered = PATHS[chosen](scene(mask, length, slopes, documents))(*qkv, 0.0)
+            gathered = BACKENDS[chosen](scene(mask, length, slopes, documents))(*qkv, 0.0)
             (gathered * torch.linspace(-1, 1, gathered.numel()).view_as(gathered)).sum().backward()
             results.append([gathered, *(x.grad for x in qkv)])
         for expected, found in zip(*results, strict=True):
@@ -92,7 +102,9 @@ def test_flex_is_the_reference_forward(mask: MaskConfig) -> None:
         # Keys and values as wide as each other, in a power of two: its kernels on a CPU know no others.
         qkv = [x[..., :1].expand(-1, -1, -1, 16).clone() for x in inputs(131, requires_grad=False)]
         with torch.no_grad():
-            expected, found = (PATHS[path](seen)(*qkv, 0.0) for path in (AttentionBackend.dense, AttentionBackend.flex))
+            expected, found = (
+                BACKENDS[path](seen)(*qkv, 0.0) for path in (AttentionBackend.dense, AttentionBackend.flex)
+            )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -102,12 +114,12 @@ def test_every_path_is_the_reference_on_a_gpu(path: AttentionBackend, mask: Mask
     torch._dynamo.reset()  # kernels of earlier cases count towards torch's limit of recompilations
     device = torch.device("cuda")
     for length in (128, 131):
-        table = None if isinstance(mask, CausalConfig) else masks.dense(mask, length).to(device)
+        table = None if isinstance(mask, CausalConfig) else masks.dense_mask(mask, length).to(device)
         results = []
         for chosen in (AttentionBackend.dense, path):
             torch.manual_seed(0)
             qkv = [torch.randn(2, 3, length, 32, device=device, requires_grad=True) for _ in range(3)]
-            gathered = PATHS[chosen](Scene(mask, table, 0, length, None, None, device))(*qkv, 0.0)
+            gathered = BACKENDS[chosen](AttentionContext(mask, table, 0, length, None, None, device))(*qkv, 0.0)
             gathered.square().sum().backward()
             results.append([gathered, *(x.grad for x in qkv)])
         for expected, found in zip(*results, strict=True):
@@ -118,9 +130,9 @@ def test_every_path_is_the_reference_on_a_gpu(path: AttentionBackend, mask: Mask
 def test_dropout_keeps_the_mean(path: AttentionBackend) -> None:
     seen = scene(BandedCausalConfig(window=8), 40)
     qkv = [x.detach()[:1].expand(2000, -1, -1, -1) for x in inputs(40)]
-    dropped = PATHS[path](seen)(*qkv, 0.5)
+    dropped = BACKENDS[path](seen)(*qkv, 0.5)
     assert not torch.equal(dropped[0], dropped[1])
-    torch.testing.assert_close(dropped.mean(0), PATHS[path](seen)(*qkv, 0.0)[0], atol=0.15, rtol=0.1)
+    torch.testing.assert_close(dropped.mean(0), BACKENDS[path](seen)(*qkv, 0.0)[0], atol=0.15, rtol=0.1)
 
 
 def test_the_three_ways_of_averaging_agree() -> None:
@@ -129,7 +141,7 @@ def test_the_three_ways_of_averaging_agree() -> None:
     tril = torch.ones(9, 9).tril()
     matrix = (tril / tril.sum(dim=1, keepdim=True)) @ x_TxC
     softmax = F.softmax(torch.zeros(9, 9).masked_fill(tril == 0, -torch.inf), dim=-1) @ x_TxC
-    ours = mean(scene(CausalConfig(), 9))(x_TxC, x_TxC, x_TxC, 0.0)
+    ours = uniform(scene(CausalConfig(), 9))(x_TxC, x_TxC, x_TxC, 0.0)
     for other in (matrix, softmax, ours):
         torch.testing.assert_close(other, loop)
 
@@ -137,9 +149,9 @@ def test_the_three_ways_of_averaging_agree() -> None:
 @pytest.mark.parametrize("mask", MASKS, ids=named)
 def test_the_mean_is_that_of_what_is_seen(mask: MaskConfig) -> None:
     x_TxC = torch.randn(12, 4)
-    visible = masks.dense(mask, 12)
+    visible = masks.dense_mask(mask, 12)
     expected = torch.stack([x_TxC[row].mean(dim=0) for row in visible])
-    torch.testing.assert_close(mean(scene(mask, 12))(x_TxC, x_TxC, x_TxC, 0.0), expected)
+    torch.testing.assert_close(uniform(scene(mask, 12))(x_TxC, x_TxC, x_TxC, 0.0), expected)
 
 
 def test_the_masks_with_blocks_are_those_that_the_settings_allow_them() -> None:
@@ -164,21 +176,23 @@ def test_the_masks_with_blocks_are_those_that_the_settings_allow_them() -> None:
 def test_the_path_that_is_chosen(
     mask: MaskConfig, length: int, asked: AttentionBackend, start: int, expected: AttentionBackend
 ) -> None:
-    assert choose(mask, length, asked, start=start) is expected
+    assert choose_backend(mask, length, asked, start=start) is expected
 
 
 @pytest.mark.parametrize(
     "mask", [CausalConfig(), BandedCausalConfig(window=64), BlockLocalConfig(block_size=7)], ids=named
 )
 def test_auto_takes_no_blocks_on_a_gpu(mask: MaskConfig) -> None:
-    assert choose(mask, 4096, AttentionBackend.auto, device_type="cuda") is AttentionBackend.sdpa
-    assert choose(mask, 4096, AttentionBackend.blocked, device_type="cuda") is AttentionBackend.blocked
+    assert choose_backend(mask, 4096, AttentionBackend.auto, device_type="cuda") is AttentionBackend.sdpa
+    assert choose_backend(mask, 4096, AttentionBackend.blocked, device_type="cuda") is AttentionBackend.blocked
 
 
 def test_generating_with_a_cache_takes_sdpa_in_place_of_flex() -> None:
-    assert choose(CausalConfig(), 64, AttentionBackend.flex, device_type="cuda") is AttentionBackend.flex
+    assert choose_backend(CausalConfig(), 64, AttentionBackend.flex, device_type="cuda") is AttentionBackend.flex
     for start in (0, 63):
-        chosen = choose(CausalConfig(), 64, AttentionBackend.flex, start=start, has_cache=True, device_type="cuda")
+        chosen = choose_backend(
+            CausalConfig(), 64, AttentionBackend.flex, start=start, has_cache=True, device_type="cuda"
+        )
         assert chosen is AttentionBackend.sdpa
 
 
@@ -194,7 +208,7 @@ def test_a_block_mask_is_made_once_for_equal_masks(monkeypatch: pytest.MonkeyPat
     attention_backends._cached_block_mask.cache_clear()
     qkv = [x[..., :1].expand(-1, -1, -1, 16).clone() for x in inputs(40, requires_grad=False)]
     for mask in (StridedConfig(stride=3), StridedConfig(stride=3), StridedConfig(stride=4)):
-        PATHS[AttentionBackend.flex](scene(mask, 40))(*qkv, 0.0)
+        BACKENDS[AttentionBackend.flex](scene(mask, 40))(*qkv, 0.0)
     assert made == [torch.device("cpu")] * 2, "on the device of the model, whichever its number"
 
 
@@ -226,15 +240,18 @@ def test_flex_compiles_one_kernel_for_each_mask_and_use(monkeypatch: pytest.Monk
 
 
 def test_the_paths_are_named() -> None:
-    assert in_words(config_of("model=bigram")) is None
-    assert in_words(config_of()) == "attention by sdpa"
-    assert in_words(config_of("model.attention=uniform", "model.positions=none")) == "attention is the plain mean"
+    assert describe_backends(make_config("model=bigram")) is None
+    assert describe_backends(make_config()) == "attention by sdpa"
+    assert (
+        describe_backends(make_config("model.attention=uniform", "model.positions=none"))
+        == "attention is the plain mean"
+    )
     long = ("size.context_length=1024", "mask.window=32")
-    assert in_words(config_of("mask=banded_causal", *long)) == "attention by blocked"
-    assert in_words(config_of("mask=banded_causal", "mask.pattern=SL", *long)) == (
+    assert describe_backends(make_config("mask=banded_causal", *long)) == "attention by blocked"
+    assert describe_backends(make_config("mask=banded_causal", "mask.pattern=SL", *long)) == (
         "attention by blocked (banded_causal), sdpa (causal)"
     )
-    assert in_words(config_of("trainer.attention_backend=dense")) == "attention by dense"
+    assert describe_backends(make_config("trainer.attention_backend=dense")) == "attention by dense"
 
 
 def test_flex_trains_on_a_gpu_alone() -> None:

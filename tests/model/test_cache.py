@@ -7,7 +7,7 @@ from nanolm.config.model import Positions
 from nanolm.model.build import build
 from nanolm.model.cache import settled_positions
 from nanolm.model.sampling import follow, sample
-from tests.helpers import awaken, config_of
+from tests.helpers import make_config, randomize_weights
 
 LENGTH = 12
 MASKS = (
@@ -24,10 +24,10 @@ MASKS = (
 
 def small(*overrides: str) -> torch.nn.Module:
     built = build(
-        config_of("size.n_layers=2", "size.n_heads=2", "size.d_model=8", f"size.context_length={LENGTH}", *overrides),
+        make_config("size.n_layers=2", "size.n_heads=2", "size.d_model=8", f"size.context_length={LENGTH}", *overrides),
         11,
     )
-    awaken(built)
+    randomize_weights(built)
     return built.eval()
 
 

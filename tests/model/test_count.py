@@ -30,7 +30,7 @@ from nanolm.model import count
 from nanolm.model.build import build, count_parameters
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.step import next_token_loss
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 # Those with a formula: the table of an n-gram model is as large as its text makes it.
 MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml") if path.stem != "ngram")
@@ -82,7 +82,7 @@ def require_equal(config: Config, vocab_size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_formula_is_the_built_model(model: str, size: str) -> None:
-    config = config_of(f"model={model}", f"size={size}")
+    config = make_config(f"model={model}", f"size={size}")
     for vocab_size in (1, 65, 50_257):
         require_equal(config, vocab_size)
 
@@ -92,12 +92,12 @@ RUNGS = sorted(path.stem for path in config_folder().glob("experiment/ladder/*.y
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_the_formula_is_every_rung(rung: str) -> None:
-    require_equal(config_of(f"experiment=ladder/{rung}"), 65)
+    require_equal(make_config(f"experiment=ladder/{rung}"), 65)
 
 
 @pytest.fixture(scope="module")
 def plain_config() -> Config:
-    return config_of()
+    return make_config()
 
 
 def drawn(kind: type[enum.Enum]) -> st.SearchStrategy[enum.Enum]:
@@ -143,7 +143,7 @@ def test_the_formula_is_the_built_model_whatever_the_settings(plain_config: Conf
 # 96 layers, 12,288, 96 heads, context 2048, an untied head with bias; in the second the digits of V are swapped.
 @pytest.mark.parametrize(("vocab_size", "expected"), [(50_257, 175_217_149_009), (50_527, 175_223_784_799)])
 def test_gpt3_is_both_printed_figures(vocab_size: int, expected: int) -> None:
-    config = config_of("experiment=gpt3")
+    config = make_config("experiment=gpt3")
     assert count.total(count.parameters(config, vocab_size)) == expected
     assert count_parameters(built_without_memory(config, vocab_size)) == expected
     L, C, T, V = 96, 12_288, 2_048, vocab_size
@@ -160,7 +160,7 @@ def test_gpt3_is_both_printed_figures(vocab_size: int, expected: int) -> None:
     ],
 )
 def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
-    assert count.total(count.parameters(config_of("model=gpt2", f"size={size}"), 50_257)) == expected
+    assert count.total(count.parameters(make_config("model=gpt2", f"size={size}"), 50_257)) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_gpt2_has_the_published_sizes(size: str, expected: int) -> None:
 )
 @pytest.mark.parametrize("model", ["gpt", "gpt2", "bare"])
 def test_flops_are_those_that_torch_counts(model: str, more: str) -> None:
-    config = config_of(f"model={model}", "size.n_layers=3", "size.n_heads=2", "size.d_model=24", *more.split())
+    config = make_config(f"model={model}", "size.n_layers=3", "size.n_heads=2", "size.d_model=24", *more.split())
     B, T, vocab_size = 2, config.size.context_length, 11
     forward = count.total(count.flops_per_token(config, vocab_size))
     tokens = torch.randint(vocab_size, (B, T))
@@ -197,7 +197,7 @@ def test_flops_are_those_that_torch_counts(model: str, more: str) -> None:
 @pytest.mark.parametrize("model", TRANSFORMERS)
 @pytest.mark.parametrize("size", SIZES)
 def test_training_flops_are_six_to_a_weight_and_twelve_to_a_score(model: str, size: str) -> None:
-    config = config_of(f"model={model}", f"size={size}")
+    config = make_config(f"model={model}", f"size={size}")
     L, T, C, V = config.size.n_layers, config.size.context_length, config.size.d_model, 50_257
     n_weights = 12 * L * C**2 + V * C
     found = count.training_flops(count.total(count.flops_per_token(config, V)))
@@ -205,7 +205,7 @@ def test_training_flops_are_six_to_a_weight_and_twelve_to_a_score(model: str, si
 
 
 def test_a_table_is_looked_up() -> None:
-    config = config_of("model=bigram")
+    config = make_config("model=bigram")
     assert count.total(count.flops_per_token(config, 65)) == 0
     built = build(config, 65)
     with FlopCounterMode(display=False) as counter:
@@ -232,7 +232,7 @@ STEPPED = [
 
 @pytest.mark.parametrize(("model", "optimizer"), STEPPED)
 def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
-    config = config_of(*f"model={model} optimizer={optimizer} size.d_model=32".split())
+    config = make_config(*f"model={model} optimizer={optimizer} size.d_model=32".split())
     built = build(config, 65)
     opt = optimizers.build(config.optimizer, built)
     tokens = torch.arange(2 * 65).view(2, 65) % 65
@@ -256,7 +256,7 @@ def test_memory_is_that_of_a_step(model: str, optimizer: str) -> None:
 def test_the_state_of_optimizers_by_shape_is_written_as_it_is_computed() -> None:
     formulas = {}
     for optimizer in ("muon", "adafactor"):
-        config = config_of("model=gpt2", f"optimizer={optimizer}")
+        config = make_config("model=gpt2", f"optimizer={optimizer}")
         formulas[optimizer] = count.memory(config, 1000, 65)[-1].formula
     assert formulas == {
         "muon": "8 N - 48 L C^2",
@@ -267,7 +267,7 @@ def test_the_state_of_optimizers_by_shape_is_written_as_it_is_computed() -> None
 @pytest.mark.parametrize("vocab_size", [65, 2_000])
 @pytest.mark.parametrize("model", TRANSFORMERS)
 def test_activations_are_near_what_torch_keeps(model: str, vocab_size: int) -> None:
-    config = config_of(f"model={model}", "trainer.batch_size=4")
+    config = make_config(f"model={model}", "trainer.batch_size=4")
     built = build(config, vocab_size)
     weights = {parameter.data_ptr() for parameter in built.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -287,12 +287,12 @@ def test_activations_are_near_what_torch_keeps(model: str, vocab_size: int) -> N
 
 def test_activations_follow_the_part_of_a_batch_and_the_number_format() -> None:
     def found(*overrides: str) -> int:
-        return count.activation_memory(config_of("model=gpt2", *overrides), 65).amount
+        return count.activation_memory(make_config("model=gpt2", *overrides), 65).amount
 
     assert found("trainer.gradient_accumulation=4") * 4 == found()
     assert found("trainer.precision=bf16") < found("trainer.precision=fp32") == found()
-    assert count.activation_memory(config_of("model=gpt2"), 65, "bf16").amount == found("trainer.precision=bf16")
-    part = count.activation_memory(config_of("model=gpt2"), 65)
+    assert count.activation_memory(make_config("model=gpt2"), 65, "bf16").amount == found("trainer.precision=bf16")
+    part = count.activation_memory(make_config("model=gpt2"), 65)
     assert part == count.Part(
         "activations",
         "B T (64 L C + 8 C + 12 V)",
@@ -303,9 +303,9 @@ def test_activations_follow_the_part_of_a_batch_and_the_number_format() -> None:
 
 def test_the_peak_of_a_step_follows_its_micro_batches() -> None:
     def found(*overrides: str) -> int:
-        return count.peak_memory(config_of("model=gpt2", *overrides), 10**6, 65)
+        return count.peak_memory(make_config("model=gpt2", *overrides), 10**6, 65)
 
-    whole = count.activation_memory(config_of("model=gpt2"), 65).amount
+    whole = count.activation_memory(make_config("model=gpt2"), 65).amount
     assert found() == 12 * 10**6 + whole, "weights, two moments and activations; gradients come later"
     assert found("trainer.gradient_accumulation=4") == 16 * 10**6 + whole // 4
     assert found("trainer.batch_size=1", "size.context_length=8") == 16 * 10**6, "the gradients are larger"
@@ -315,7 +315,7 @@ def test_the_peak_of_a_step_follows_its_micro_batches() -> None:
 @pytest.mark.parametrize("model", [*TRANSFORMERS, "bare"])
 def test_a_written_formula_gives_its_figure(model: str, more: str) -> None:
     line = (f"model={model}", "model.bias=true", "model.norm=layer_norm", "model.head_bias=true", *more.split())
-    config = config_of(*line)
+    config = make_config(*line)
     sizes = {"V": 65, "C": 128, "L": 4, "T": 64, "n": 4, "k": 6, "v": 20, "h": 13 if "size" in more else 8 * 128 // 3}
     sizes["n"] = config.size.n_heads
     for part in [*count.parameters(config, 65), *count.flops_per_token(config, 65)]:
@@ -339,7 +339,7 @@ def _factor(word: str, sizes: dict[str, int]) -> int:
 
 
 def test_a_model_of_ones_own_has_no_formula() -> None:
-    config = config_of()
+    config = make_config()
     config = dataclasses.replace(config, model=TransformerConfig(name="mine", activation=Activation.gelu_tanh))
     assert not count.has_formula(config)
     with pytest.raises(SettingsError, match=r"no formula for the model 'mine'"):

@@ -7,12 +7,12 @@ from nanolm.config.model import Initialization
 from nanolm.model.build import build
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.transformer import Transformer
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def built(scheme: str, *overrides: str) -> Transformer:
     model = build(
-        config_of("model=gpt2", f"model.initialization={scheme}", "model.tie_embeddings=false", *overrides), 65
+        make_config("model=gpt2", f"model.initialization={scheme}", "model.tie_embeddings=false", *overrides), 65
     )
     assert isinstance(model, Transformer)
     return model
@@ -62,8 +62,8 @@ def test_xavier_draws_a_gate_for_itself() -> None:
 def test_pytorch_leaves_the_modules_as_they_were_drawn() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        expected = Transformer(config_of("model=bare"), 65)
-    model = build(config_of("model=bare", "seed=3"), 65)
+        expected = Transformer(make_config("model=bare"), 65)
+    model = build(make_config("model=bare", "seed=3"), 65)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
 
 

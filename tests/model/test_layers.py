@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from nanolm.config.model import Activation, FeedForwardKind, Norm, NormPlacement, TransformerConfig
 from nanolm.config.size import SizeConfig
-from nanolm.model.attention_backends import mean
+from nanolm.model.attention_backends import uniform
 from nanolm.model.layers import ACTIVATIONS, Block, FeedForward, norm
-from tests.helpers import causal_scene
+from tests.helpers import causal_context
 
 SIZE = SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6)
 
@@ -76,7 +76,7 @@ def test_a_block_joins_its_parts(placement: NormPlacement, residual: bool, feed_
         norm=Norm.layer_norm, norm_placement=placement, residual=residual, feed_forward=feed_forward, qk_norm=False
     )
     block = Block(config, SIZE)
-    gather = mean(causal_scene(4))
+    gather = uniform(causal_context(4))
     x = torch.randn(2, 4, 8)
     expected = x
     parts = [(block.attention_norm, lambda y: block.attention(y, gather))]

@@ -15,11 +15,11 @@ from nanolm.config.model import NgramConfig, Smoothing
 from nanolm.config.tokenizer import CharConfig
 from nanolm.config.trainer import Precision
 from nanolm.data.tokenizers import CharTokenizer
-from nanolm.model.build import Counted, build, count_parameters
+from nanolm.model.build import FittedModel, build, count_parameters
 from nanolm.model.ngram import Ngram
 from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import exact_loss
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 CPU = torch.device("cpu")
 
@@ -103,8 +103,8 @@ def test_nothing_is_impossible_however_certain_the_text_is() -> None:
 
 
 def test_before_it_is_fitted_it_guesses_evenly() -> None:
-    model = build(config_of("model=ngram"), 7)
-    assert isinstance(model, Counted)
+    model = build(make_config("model=ngram"), 7)
+    assert isinstance(model, FittedModel)
     assert count_parameters(model) == 0
     tokens = torch.tensor([[1, 2, 3]])
     assert_close(model(tokens), torch.full((1, 3, 7), -math.log(7)))

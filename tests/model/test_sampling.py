@@ -4,7 +4,7 @@ import torch
 from nanolm.errors import DivergedError
 from nanolm.model.build import build
 from nanolm.model.sampling import sample
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 class Successor(torch.nn.Module):
@@ -47,7 +47,7 @@ def test_the_context_is_never_exceeded() -> None:
 
 
 def test_sampling_leaves_training_alone() -> None:
-    model = build(config_of("model.dropout=0.5", "size.context_length=8"), 10).train()
+    model = build(make_config("model.dropout=0.5", "size.context_length=8"), 10).train()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = sample(model, torch.tensor([1]), 12, context_length=8, seed=3)

@@ -10,7 +10,7 @@ from nanolm.model.build import build, count_parameters
 from nanolm.model.transformer import Transformer
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.step import next_token_loss
-from tests.helpers import awaken, config_of
+from tests.helpers import make_config, randomize_weights
 
 MODELS = ("gpt", "gpt2", "gpt3")
 RUNGS = sorted(f"ladder/{path.stem}" for path in config_folder().glob("experiment/ladder/*.yaml"))
@@ -38,7 +38,7 @@ VARIANTS = (
 
 def require_causal(built: torch.nn.Module, visible_LxTxT: list[torch.Tensor], T: int) -> None:
     """By gradient: an output depends on what the masks show through all layers, and on nothing that comes later."""
-    awaken(built)
+    randomize_weights(built)
     embedded: list[torch.Tensor] = []
     built.token_embedding.register_forward_hook(lambda module, inputs, output: embedded.append(output))  # type: ignore[union-attr,operator]
     logits = built(torch.randint(11, (1, T)))
@@ -53,8 +53,8 @@ def require_causal(built: torch.nn.Module, visible_LxTxT: list[torch.Tensor], T:
 
 
 def causal_case(*overrides: str) -> None:
-    config = config_of(*overrides, "size.context_length=12", "model.dropout=0")
-    tables = [masks.dense(mask, 12) for mask, layers in layers_by_mask(config) for _ in layers]
+    config = make_config(*overrides, "size.context_length=12", "model.dropout=0")
+    tables = [masks.dense_mask(mask, 12) for mask, layers in layers_by_mask(config) for _ in layers]
     require_causal(build(config, 11), tables, 12)
 
 
@@ -77,8 +77,8 @@ def test_no_rung_shows_the_future(rung: str, mask: str) -> None:
 
 
 def test_a_shorter_input_gives_the_same_logits() -> None:
-    built = build(config_of("size.context_length=12"), 11).eval()
-    awaken(built)
+    built = build(make_config("size.context_length=12"), 11).eval()
+    randomize_weights(built)
     tokens = torch.randint(11, (2, 12))
     torch.testing.assert_close(built(tokens[:, :5]), built(tokens)[:, :5], atol=1e-5, rtol=1e-5)
 
@@ -96,7 +96,7 @@ def test_a_shorter_input_gives_the_same_logits() -> None:
 )
 def test_parameters_are_the_formula(overrides: tuple[str, ...], vocab_size: int, expected: int) -> None:
     with torch.device("meta"):
-        built = Transformer(config_of(*overrides), vocab_size)
+        built = Transformer(make_config(*overrides), vocab_size)
     assert count_parameters(built) == expected
 
 
@@ -105,31 +105,31 @@ def test_parameters_are_the_formula(overrides: tuple[str, ...], vocab_size: int,
 )
 def test_the_elders_have_the_published_sizes(size: str, expected: int) -> None:
     with torch.device("meta"):
-        assert count_parameters(Transformer(config_of("model=gpt2", f"size={size}"), 50_257)) == expected
+        assert count_parameters(Transformer(make_config("model=gpt2", f"size={size}"), 50_257)) == expected
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_first_loss_is_that_of_a_guess(model: str) -> None:
-    built = build(config_of(f"model={model}"), 65)
+    built = build(make_config(f"model={model}"), 65)
     tokens = torch.randint(65, (8, 65))
     loss = next_token_loss(built(tokens[:, :-1]), tokens[:, 1:]).item()
     assert loss == pytest.approx(math.log(65), abs=0.1)
 
 
 def test_the_weights_come_from_the_seed_alone() -> None:
-    first = build(config_of("seed=5"), 20)
+    first = build(make_config("seed=5"), 20)
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    second, third = build(config_of("seed=5"), 20), build(config_of("seed=6"), 20)
+    second, third = build(make_config("seed=5"), 20), build(make_config("seed=6"), 20)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(next(first.parameters()), next(third.parameters()))
 
 
 def test_a_softcap_bounds_the_logits() -> None:
-    plain, capped = build(config_of(), 11), build(config_of("model.logit_softcap=2"), 11)
+    plain, capped = build(make_config(), 11), build(make_config("model.logit_softcap=2"), 11)
     for built in (plain, capped):
-        awaken(built)
+        randomize_weights(built)
     tokens = torch.randint(11, (2, 8))
     assert plain(tokens).abs().max() > 2
     torch.testing.assert_close(capped(tokens), 2 * torch.tanh(plain(tokens) / 2))
@@ -140,8 +140,8 @@ def test_a_softcap_bounds_the_logits() -> None:
     [("none", True), ("learned", False), ("sinusoidal", False), ("rotary", False), ("alibi", False)],
 )
 def test_only_positions_tell_the_order_of_what_all_see(positions: str, expected: bool) -> None:
-    built = build(config_of("mask=none", f"model.positions={positions}"), 11).eval()
-    awaken(built)
+    built = build(make_config("mask=none", f"model.positions={positions}"), 11).eval()
+    randomize_weights(built)
     tokens = torch.randint(11, (1, 9))
     last, shuffled = (built(row)[0, -1] for row in (tokens, torch.cat([tokens[:, :8].flip(1), tokens[:, 8:]], dim=1)))
     assert torch.allclose(last, shuffled, atol=1e-5) == expected
@@ -151,20 +151,20 @@ def test_only_positions_tell_the_order_of_what_all_see(positions: str, expected:
     "place", ["model.embedding_dropout", "model.attention_dropout", "model.residual_dropout", "model.dropout"]
 )
 def test_dropout_in_each_of_its_places(place: str) -> None:
-    built = build(config_of(f"{place}=0.5"), 11)
-    awaken(built)
+    built = build(make_config(f"{place}=0.5"), 11)
+    randomize_weights(built)
     tokens = torch.randint(11, (1, 64))
     assert not torch.equal(built(tokens), built(tokens))
     built.eval()
     assert torch.equal(built(tokens), built(tokens))
-    still = build(config_of("model.dropout=0.5", *(f"model.{name}_dropout=0" for name in DROPOUTS)), 11)
+    still = build(make_config("model.dropout=0.5", *(f"model.{name}_dropout=0" for name in DROPOUTS)), 11)
     assert torch.equal(still(tokens), still(tokens)), "each place has the last word on its own"
 
 
 def test_documents_do_not_see_each_other() -> None:
-    config = config_of("mask.within_documents=true", "size.context_length=12")
+    config = make_config("mask.within_documents=true", "size.context_length=12")
     built = build(config, 11).eval()
-    awaken(built)
+    randomize_weights(built)
     tokens = torch.randint(11, (2, 12))
     documents = torch.tensor([[0] * 5 + [1] * 7, [3] * 9 + [4] * 3])
     together = built(tokens, documents)
@@ -178,17 +178,17 @@ def test_documents_do_not_see_each_other() -> None:
 
 @pytest.mark.parametrize("head", ["model.tie_embeddings=true", "model.tie_embeddings=false"])
 def test_a_head_bias_is_added_to_the_logits(head: str) -> None:
-    plain, biased = build(config_of(head), 11), build(config_of(head, "model.head_bias=true"), 11)
+    plain, biased = build(make_config(head), 11), build(make_config(head, "model.head_bias=true"), 11)
     (name,) = set(biased.state_dict()) - set(plain.state_dict())
     assert not biased.state_dict()[name].any(), "it begins at zero"
-    awaken(biased)
+    randomize_weights(biased)
     plain.load_state_dict({key: value for key, value in biased.state_dict().items() if key != name})
     tokens = torch.randint(11, (2, 8))
     torch.testing.assert_close(biased(tokens), plain(tokens) + biased.state_dict()[name])
 
 
 def test_gpt3_has_biases_everywhere_but_in_attention() -> None:
-    built = build(config_of("model=gpt3"), 11)
+    built = build(make_config("model=gpt3"), 11)
     biases = {name for name, _ in built.named_parameters() if name.endswith("bias")}
     assert "head.bias" in biases
     assert "blocks.0.feed_forward.projection.bias" in biases
@@ -217,7 +217,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("line", [*(f"model={model}" for model in MODELS), *(f"experiment={rung}" for rung in RUNGS)])
 def test_golden_losses_of_the_first_updates(line: str) -> None:
-    config = config_of(line)
+    config = make_config(line)
     built = build(config, 65)
     optimizer = optimizers.build(config.optimizer, built)
     T = min(64, config.size.context_length)
@@ -234,7 +234,7 @@ def test_golden_losses_of_the_first_updates(line: str) -> None:
 
 
 def test_the_softcap_is_computed_in_fp32_under_autocast() -> None:
-    built = build(config_of("model=gpt2", "model.logit_softcap=4"), 50).eval()
+    built = build(make_config("model=gpt2", "model.logit_softcap=4"), 50).eval()
     torch.nn.init.normal_(built.token_embedding.weight)  # logits that reach the cap
     tokens_BxT = torch.randint(50, (2, 8))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

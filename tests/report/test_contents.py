@@ -12,7 +12,7 @@ from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
 from nanolm.report.curves import MOST_POINTS
 from nanolm.runs.console import LOSSY
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 from tests.report_fixtures import LONG_NAME, make_run
 
 
@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_run(pair: Path) -> None:
 
 def test_flops_are_those_of_the_formula(pair: Path) -> None:
     (entry,) = of(pair / "gpt").runs
-    config = config_of(*SMALL, "dataset=text", "dataset.path=x", "model=gpt")
+    config = make_config(*SMALL, "dataset=text", "dataset.path=x", "model=gpt")
     vocab_size = json.loads((pair / "gpt" / "summary.json").read_text())["vocab_size"]
     per_token = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
     assert entry.flops_per_token == per_token

@@ -13,7 +13,7 @@ from nanolm.runs.occupancy import (
     require_outside_runs,
     require_startable,
 )
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 SUMMARY = {"status": "running", "identity": "a" * 64, "has_checkpoint": False}
 
@@ -130,7 +130,7 @@ def test_settings_must_not_read_what_the_run_writes(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     for path in ("a/samples.txt", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):
         with pytest.raises(SettingsError, match=r"dataset\.path=.*would overwrite"):
-            require_inputs_outside(config_of("dataset=text", f"dataset.path={path}"), run)
+            require_inputs_outside(make_config("dataset=text", f"dataset.path={path}"), run)
     (tmp_path / "loop").symlink_to("loop")
     for path in ("a/book.txt", "loop"):
-        require_inputs_outside(config_of("dataset=text", f"dataset.path={path}"), run)
+        require_inputs_outside(make_config("dataset=text", f"dataset.path={path}"), run)

@@ -6,7 +6,7 @@ import pytest
 
 from nanolm.errors import PathError, RunError, SettingsError
 from nanolm.sweeps.planning import KEY_LENGTH, combinations, folder_of, key_of, name_of, plan
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 
 def words_of(*line: str, **more: dict[str, str] | dict[str, list[str]]) -> list[tuple[str, ...]]:
@@ -52,12 +52,12 @@ def test_values_are_choices_and_ranges_of_whole_numbers() -> None:
 
 
 def test_a_job_is_known_by_what_decides_its_outcome() -> None:
-    key = key_of(config_of(*SMALL, "optimizer.lr=1e-3", "seed=3"))
+    key = key_of(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3"))
     assert len(key) == KEY_LENGTH
-    assert key == key_of(config_of("seed=3", "optimizer.lr=0.001", *SMALL))
-    assert key == key_of(config_of(*SMALL, "optimizer.lr=1e-3", "seed=3", "trainer.save_every=7", "resume=auto"))
+    assert key == key_of(make_config("seed=3", "optimizer.lr=0.001", *SMALL))
+    assert key == key_of(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3", "trainer.save_every=7", "resume=auto"))
     for other in ("seed=4", "trainer.max_steps=7", "dataset=text dataset.path=other.txt", "model.dropout=0.3"):
-        assert key != key_of(config_of(*SMALL, "optimizer.lr=1e-3", "seed=3", *other.split()))
+        assert key != key_of(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3", *other.split()))
 
 
 def test_a_name_is_short_and_safe_whatever_the_values_are() -> None:

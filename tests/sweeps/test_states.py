@@ -7,7 +7,7 @@ import pytest
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import State, read_run
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def state_of(run: RunDirectory, max_steps: int = 4) -> State:
 
 
 def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> None:
-    config = config_of(*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=4", "model=bigram")
+    config = make_config(*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=4", "model=bigram")
     assert state_of(run) is State.new
     seen = []
 

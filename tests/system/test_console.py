@@ -14,7 +14,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests.forks import FORKS, run_module
-from tests.helpers import REPOSITORY, Nanolm, has_row
+from tests.helpers import REPOSITORY, Nanolm, has_reached_step
 
 BIGRAM = ("dataset=text", "model=bigram", "tokenizer=char", "trainer.device=cpu", "logger=none", "trainer.log_every=1")
 SHORT = (*BIGRAM, "trainer.max_steps=4", "trainer.eval_every=2", "trainer.sample_tokens=20")
@@ -119,7 +119,7 @@ def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Pat
     line += ["trainer.eval_every=100000", "trainer.save_every=100000", "trainer.sample_tokens=0"]
     child = begin(nanolm, line, tmp_path / "output", tmp_path / "errors")
     run = RunDirectory(nanolm.folder / "R")
-    while child.is_alive() and not has_row(run, 1):
+    while child.is_alive() and not has_reached_step(run, 1):
         child.join(0.01)
     # A shell that ends and the kernel both send it.
     for _ in range(2):

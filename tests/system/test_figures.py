@@ -6,7 +6,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 COUNTED_BIGRAM = 2.4819
 
@@ -14,7 +14,7 @@ COUNTED_BIGRAM = 2.4819
 def summary_of(folder: Path, *overrides: str) -> dict:  # type: ignore[type-arg]
     run = RunDirectory(folder / "run")
     run.path.mkdir()
-    return train(config_of("logger=none", *overrides), run).summary
+    return train(make_config("logger=none", *overrides), run).summary
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_the_trained_bigram_comes_to_its_counted_limit(shakespeare: Path, tmp_pa
 def test_gpt2_tiny_reaches_what_nanogpt_states(shakespeare: Path, tmp_path: Path) -> None:
     line = "dataset=tiny_shakespeare tokenizer=char model=gpt2 size=tiny mask=causal optimizer=adamw scheduler=cosine"
     given = (*line.split(), "trainer.max_steps=2000", "trainer.batch_size=12", f"dataset.path={shakespeare}")
-    assert config_of(*given).model.dropout == 0.0  # type: ignore[attr-defined]
+    assert make_config(*given).model.dropout == 0.0  # type: ignore[attr-defined]
     assert summary_of(tmp_path, *given)["final_val_loss"] <= 1.89
 
 

@@ -13,7 +13,16 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
-from tests.helpers import SMALL, Nanolm, final_state, has_row, kill_tree, rows, same, wait_until
+from tests.helpers import (
+    SMALL,
+    Nanolm,
+    final_state,
+    has_reached_step,
+    is_same_state,
+    kill_process_group,
+    untimed_rows,
+    wait_until,
+)
 
 LINE = (
     *SMALL,
@@ -31,7 +40,7 @@ def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
     done = nanolm("train", *LINE, f"dataset.path={small_text}", "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr
     run = RunDirectory(nanolm.folder / "whole")
-    return rows(run), final_state(run)
+    return untimed_rows(run), final_state(run)
 
 
 def test_killed_three_times_and_resumed(
@@ -41,14 +50,14 @@ def test_killed_three_times_and_resumed(
     run = RunDirectory(nanolm.folder / "parted")
     for step in (60, 210, 420):
         process = nanolm.start("train", *line)
-        wait_until(lambda step=step: has_row(run, step), process)
-        kill_tree(process)
+        wait_until(lambda step=step: has_reached_step(run, step), process)
+        kill_process_group(process)
         assert run.read_summary()["status"] == "running"
     done = nanolm("train", *line)
     assert done.returncode == 0, done.stderr
     assert "goes on from step" in done.stderr
-    assert rows(run) == whole[0]
-    assert same(final_state(run), whole[1])
+    assert untimed_rows(run) == whole[0]
+    assert is_same_state(final_state(run), whole[1])
     assert run.read_summary()["status"] == "completed"
 
 
@@ -61,7 +70,7 @@ def test_a_signal_saves_and_the_run_goes_on(
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted")
     run = RunDirectory(nanolm.folder / "parted")
     process = nanolm.start("train", *line)
-    wait_until(lambda: has_row(run, 60), process)
+    wait_until(lambda: has_reached_step(run, 60), process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -73,15 +82,15 @@ def test_a_signal_saves_and_the_run_goes_on(
     done = nanolm("train", "resume=parted")
     assert done.returncode == 0, done.stderr
     assert f"goes on from step {summary['step']}" in done.stderr
-    assert rows(run) == whole[0]
-    assert same(final_state(run), whole[1])
+    assert untimed_rows(run) == whole[0]
+    assert is_same_state(final_state(run), whole[1])
 
 
 def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
     run = RunDirectory(nanolm.folder / "run")
     first = nanolm.start("train", *line)
-    wait_until(lambda: has_row(run, 10), first)
+    wait_until(lambda: has_reached_step(run, 10), first)
     done = nanolm("train", *line)
     assert done.returncode == 2
     assert f"another process writes to this run: process {first.pid} on" in done.stderr

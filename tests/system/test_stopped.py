@@ -16,7 +16,7 @@ from nanolm.training import evaluation, trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
 from tests.forks import FORKS, train_in_child
-from tests.helpers import final_state, rows, same, settings
+from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 
 # Where a signal comes, and at which call of it: in the middle of an update, an evaluation, a save.
 MOMENTS = {
@@ -57,13 +57,13 @@ def undisturbed(config: Config, path: Path) -> tuple[list[dict[str, Any]], Any]:
     path.mkdir()
     run = RunDirectory(path)
     train(config, run)
-    return rows(run), final_state(run)
+    return untimed_rows(run), final_state(run)
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_asked_to_stop_once_and_twice(moment: str, times: int, small_text: Path, tmp_path: Path) -> None:
-    config = settings(small_text, *SHORT)
+    config = small_config(small_text, *SHORT)
     whole = undisturbed(config, tmp_path / "whole")
     run = RunDirectory(tmp_path / "run")
     child = FORKS.Process(target=train_and_ask, args=(config, run.path, moment, times))
@@ -83,8 +83,8 @@ def test_asked_to_stop_once_and_twice(moment: str, times: int, small_text: Path,
         assert found.step == {"forward": 12, "evaluation": 12, "save": 6}[moment]
         assert bool(list(run.checkpoints.glob(".step-*.tmp"))) == (moment == "save")
     train(config, run)
-    assert rows(run) == whole[0]
-    assert same(final_state(run), whole[1])
+    assert untimed_rows(run) == whole[0]
+    assert is_same_state(final_state(run), whole[1])
     assert not list(run.checkpoints.glob(".*"))
 
 
@@ -104,7 +104,7 @@ def wait_for_the_loop(run: RunDirectory, starts: int, is_alive: Any) -> None:
 def test_killed_at_random_moments(kills: int, small_text: Path, tmp_path: Path) -> None:
     generator = random.Random(kills)
     line = ("model.dropout=0.3", f"trainer.max_steps={60 * kills}", "trainer.eval_every=50", "trainer.save_every=5")
-    config = settings(small_text, *line, "trainer.log_every=1", "size.n_layers=1")
+    config = small_config(small_text, *line, "trainer.log_every=1", "size.n_layers=1")
     whole = undisturbed(config, tmp_path / "whole")
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
@@ -134,5 +134,5 @@ def test_killed_at_random_moments(kills: int, small_text: Path, tmp_path: Path) 
     assert in_the_loop >= kills // 2
     assert in_a_save >= kills // 8
     assert train(config, run).summary["status"] == "completed"
-    assert rows(run) == whole[0]
-    assert same(final_state(run), whole[1])
+    assert untimed_rows(run) == whole[0]
+    assert is_same_state(final_state(run), whole[1])

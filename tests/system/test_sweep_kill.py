@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.helpers import SMALL, Nanolm, config_of, final_state, kill_tree, rows, same, wait_until
+from tests.helpers import (
+    SMALL,
+    Nanolm,
+    final_state,
+    is_same_state,
+    kill_process_group,
+    make_config,
+    untimed_rows,
+    wait_until,
+)
 
 LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
 # Twelve jobs.
@@ -54,7 +63,7 @@ def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
         wanted = begun(folder) + moments.randint(1, 3)
         wait_until(lambda wanted=wanted: begun(folder) >= wanted, process)
         time.sleep(moments.random())
-        kill_tree(process)
+        kill_process_group(process)
         now = {name: record(run) for name, run in runs_in(folder).items() if is_completed(run)}
         assert {name: now[name] for name in finished} == finished, f"a finished job was touched before kill {kill}"
         finished = now
@@ -68,15 +77,15 @@ def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
     assert {name: record(parted[name]) for name in finished} == finished
     for name in whole:
         assert is_completed(parted[name])
-        assert rows(parted[name]) == rows(whole[name])
-        assert same(final_state(parted[name]), final_state(whole[name]))
+        assert untimed_rows(parted[name]) == untimed_rows(whole[name])
+        assert is_same_state(final_state(parted[name]), final_state(whole[name]))
 
 
 def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
     shells = [
         nanolm.start("train", "-m", *line, "seed=1,2,3,4"),
-        nanolm.start("train", "-m", "seed=4,3,2,1,5", *line, f"optimizer.lr={config_of().optimizer.lr}"),
+        nanolm.start("train", "-m", "seed=4,3,2,1,5", *line, f"optimizer.lr={make_config().optimizer.lr}"),
     ]
     said = [shell.communicate(timeout=300) for shell in shells]
     assert [shell.returncode for shell in shells] == [0, 0], said

@@ -6,7 +6,7 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.schedules import factor
 from nanolm.training.trainer import train
-from tests.helpers import settings, stopped_at
+from tests.helpers import sigterm_at_step, small_config
 
 LINE = ("model=bigram", "optimizer.lr=0.01", "trainer.max_steps=4", "trainer.eval_every=2", "trainer.save_every=2")
 
@@ -21,13 +21,13 @@ def test_more_steps_say_how_the_lr_changes(small_text: Path, tmp_path: Path) -> 
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     line = (*LINE, "scheduler=cosine", "scheduler.warmup_steps=0")
-    config = settings(small_text, *line)
-    with stopped_at(3):
+    config = small_config(small_text, *line)
+    with sigterm_at_step(3):
         train(config, run, quiet=True)
     train(config, run, quiet=True)
     assert said_of_lr(run) == []
     for steps, had in ((8, 4), (20, 8)):
-        longer = settings(small_text, *line, f"trainer.max_steps={steps}")
+        longer = small_config(small_text, *line, f"trainer.max_steps={steps}")
         old, new = (0.01 * factor(at, of, config.scheduler) for at, of in ((had - 1, had), (had, steps)))
         train(longer, run, quiet=True)
         expected = f"from {old:.3g} (a schedule of {had} steps) to {new:.3g} (of {steps} steps)"
@@ -35,7 +35,9 @@ def test_more_steps_say_how_the_lr_changes(small_text: Path, tmp_path: Path) -> 
     parent = Parent(run, load_yaml(run.config), checkpoint.at_step(run.checkpoints, 18))
     fork = RunDirectory(tmp_path / "fork")
     fork.path.mkdir()
-    train(settings(small_text, *LINE, "trainer.max_steps=20", "scheduler=constant"), fork, parent=parent, quiet=True)
+    train(
+        small_config(small_text, *LINE, "trainer.max_steps=20", "scheduler=constant"), fork, parent=parent, quiet=True
+    )
     (said,) = said_of_lr(fork)
     assert said.endswith("to 0.01 (of 20 steps)")
 
@@ -44,5 +46,5 @@ def test_an_lr_that_stays_is_not_said(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     line = (*LINE, "scheduler=constant", "scheduler.warmup_steps=0")
     for steps in (4, 8):
-        train(settings(small_text, *line, f"trainer.max_steps={steps}"), run, quiet=True)
+        train(small_config(small_text, *line, f"trainer.max_steps={steps}"), run, quiet=True)
     assert said_of_lr(run) == []

@@ -26,7 +26,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import Nanolm, final_state, rows, same, settings
+from tests.helpers import Nanolm, final_state, is_same_state, small_config, untimed_rows
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_a_counted_run_is_one_step_with_exact_losses(
     overrides: tuple[str, ...], small_text: Path, run: RunDirectory
 ) -> None:
-    outcome = train(settings(small_text, "model=ngram", "trainer.sample_tokens=20", *overrides), run)
+    outcome = train(small_config(small_text, "model=ngram", "trainer.sample_tokens=20", *overrides), run)
     summary = run.read_summary()
     assert summary == outcome.summary
     assert (summary["status"], summary["step"], summary["best_step"]) == ("completed", 1, 1)
@@ -61,7 +61,7 @@ def test_a_counted_run_is_one_step_with_exact_losses(
 
 
 def test_counting_pairs_gives_the_reference_line(small_text: Path, run: RunDirectory) -> None:
-    config = settings(small_text, "model=ngram", "model.order=2", "model.smoothing=add_k")
+    config = small_config(small_text, "model=ngram", "model.order=2", "model.smoothing=add_k")
     summary = train(config, run).summary
     assert summary["best_val_loss"] == pytest.approx(summary["reference_losses"]["counted_bigram"], rel=1e-6)
 
@@ -69,7 +69,7 @@ def test_counting_pairs_gives_the_reference_line(small_text: Path, run: RunDirec
 def test_a_run_that_ended_before_its_checkpoint_counts_again(
     small_text: Path, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(small_text, "model=ngram", "trainer.sample_tokens=20")
+    config = small_config(small_text, "model=ngram", "trainer.sample_tokens=20")
     (tmp_path / "whole").mkdir()
     whole = RunDirectory(tmp_path / "whole")
     train(config, whole)
@@ -82,22 +82,22 @@ def test_a_run_that_ended_before_its_checkpoint_counts_again(
         train(config, run)
     monkeypatch.undo()
     assert train(config, run).summary["status"] == "completed"
-    assert rows(run) == rows(whole)
+    assert untimed_rows(run) == untimed_rows(whole)
     assert run.samples.read_bytes() == whole.samples.read_bytes()
-    assert same(final_state(run), final_state(whole))
+    assert is_same_state(final_state(run), final_state(whole))
 
 
 def test_a_run_that_ended_behind_its_checkpoint_is_completed(
     small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(small_text, "model=ngram")
+    config = small_config(small_text, "model=ngram")
     before = train(config, run).summary
     run.write_summary({"status": "running"})
     monkeypatch.setattr(Ngram, "fit", None)
     after = train(config, run).summary
     for key in ("status", "step", "entries", "best_val_loss", "tokens"):
         assert after[key] == before[key], key
-    assert len(rows(run)) == 2
+    assert len(untimed_rows(run)) == 2
 
 
 def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,14 +108,14 @@ def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatc
         return fit(self, tokens)
 
     monkeypatch.setattr(Ngram, "fit", interrupted)
-    outcome = train(settings(small_text, "model=ngram"), run)
+    outcome = train(small_config(small_text, "model=ngram"), run)
     assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
     assert load_run(str(run.path)).step == 1
 
 
 def test_a_model_of_ones_own_is_counted_when_it_has_fit(small_text: Path, run: RunDirectory) -> None:
     MODELS.register("frequencies")(frequencies)
-    config = settings(small_text, "trainer.max_steps=50", "trainer.compile=true")
+    config = small_config(small_text, "trainer.max_steps=50", "trainer.compile=true")
     config.model = ModelConfig(name="frequencies")
     summary = train(config, run).summary
     assert (summary["status"], summary["step"], summary["entries"]) == ("completed", 1, summary["vocab_size"])
@@ -143,7 +143,7 @@ def frequencies(config: Config, vocab_size: int) -> torch.nn.Module:
 
 
 def test_a_table_of_another_model_is_refused(small_text: Path, run: RunDirectory) -> None:
-    train(settings(small_text, "model=ngram", "model.order=4"), run)
+    train(small_config(small_text, "model=ngram", "model.order=4"), run)
     run.config.write_text(run.config.read_text().replace("order: 4", "order: 2"))
     with pytest.raises(RunError, match=r"config\.yaml has changed .*: model\.order: 4 -> 2"):
         load_run(str(run.path))
@@ -187,7 +187,9 @@ def test_the_loop_is_not_for_counted_models(
     small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "loop", None)
-    assert train(settings(small_text, "model=ngram", "trainer.precision=bf16"), run).summary["status"] == "completed"
+    assert (
+        train(small_config(small_text, "model=ngram", "trainer.precision=bf16"), run).summary["status"] == "completed"
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -195,6 +197,6 @@ def test_a_gpu_counts_the_same(small_text: Path, tmp_path: Path) -> None:
     found = []
     for device in ("cpu", "cuda"):
         (tmp_path / device).mkdir()
-        config = settings(small_text, "model=ngram", "model.order=5", f"trainer.device={device}")
+        config = small_config(small_text, "model=ngram", "model.order=5", f"trainer.device={device}")
         found.append(train(config, RunDirectory(tmp_path / device)).summary["best_val_loss"])
     assert found[0] == pytest.approx(found[1], rel=1e-5)

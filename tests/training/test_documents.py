@@ -27,7 +27,7 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import exact_loss, split_loss
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 CPU = torch.device("cpu")
 FP32 = NumberFormat(Precision.fp32, CPU)
@@ -79,7 +79,7 @@ def tales(tmp_path: Path) -> Path:
 
 
 def settings(tales: Path, *overrides: str, model: str = "test_gathers") -> Config:
-    config = config_of(*SMALL, "dataset=jsonl", f"dataset.path='{tales}'", *overrides)
+    config = make_config(*SMALL, "dataset=jsonl", f"dataset.path='{tales}'", *overrides)
     if model == "test_gathers":
         config.model = GathersConfig()
     return config

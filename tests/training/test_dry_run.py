@@ -8,11 +8,11 @@ from nanolm.errors import DivergedError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.dry_run import dry_run
 from nanolm.training.trainer import train
-from tests.helpers import Nanolm, settings
+from tests.helpers import Nanolm, small_config
 
 
 def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path) -> None:
-    config = settings(small_text, "trainer.max_steps=70", "trainer.eval_every=20", "trainer.save_every=30")
+    config = small_config(small_text, "trainer.max_steps=70", "trainer.eval_every=20", "trainer.save_every=30")
     run = RunDirectory(tmp_path / "run")
     found = dry_run(config, run)
     assert not any(run.path.iterdir())
@@ -33,28 +33,28 @@ def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path)
 def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    train(settings(small_text, "trainer.max_steps=30"), run)
+    train(small_config(small_text, "trainer.max_steps=30"), run)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    found = dry_run(settings(small_text, "trainer.max_steps=50"), run)
+    found = dry_run(small_config(small_text, "trainer.max_steps=50"), run)
     assert (found.steps, found.tokens) == (20, 20 * 4 * 16)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_counted_model_has_no_steps_to_try(small_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="counted in one pass"):
-        dry_run(settings(small_text, "model=ngram"), RunDirectory(tmp_path))
+        dry_run(small_config(small_text, "model=ngram"), RunDirectory(tmp_path))
 
 
 def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    config = settings(small_text, "optimizer.lr=1e30", "trainer.max_steps=20")
+    config = small_config(small_text, "optimizer.lr=1e30", "trainer.max_steps=20")
     with pytest.raises(DivergedError, match=r"the dry run diverged[\s\S]*a lower optimizer\.lr"):
         dry_run(config, run)
     assert not run.path.exists()
 
 
 def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
-    config = settings(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
+    config = small_config(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
     with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.batch_size"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 

@@ -12,7 +12,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import final_state, rows, same, settings
+from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 from tests.training.test_resume import whole_and_parted
 
 
@@ -47,9 +47,9 @@ def test_averaging_changes_nothing_that_is_trained(small_text: Path, tmp_path: P
         run = RunDirectory(tmp_path / decay)
         run.path.mkdir()
         line = ("model.dropout=0.3", "trainer.max_steps=12", "trainer.eval_every=5", f"trainer.ema_decay={decay}")
-        train(settings(small_text, *line), run)
-        found.append((final_state(run)[0], [{**row, "ema_loss": 0} for row in rows(run)]))
-    assert same(*found)
+        train(small_config(small_text, *line), run)
+        found.append((final_state(run)[0], [{**row, "ema_loss": 0} for row in untimed_rows(run)]))
+    assert is_same_state(*found)
 
 
 def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path
     last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parted")]
     averages = [found.load_averages() for found in last if found is not None]
     assert averages[0]
-    assert same(*averages)
-    assert not same(averages[0], final_state(RunDirectory(tmp_path / "whole"))[0])
+    assert is_same_state(*averages)
+    assert not is_same_state(averages[0], final_state(RunDirectory(tmp_path / "whole"))[0])
 
 
 def test_the_equality_would_notice_missing_averages(
@@ -70,8 +70,8 @@ def test_the_equality_would_notice_missing_averages(
 
 def test_the_averaged_weights_are_scored_and_saved_beside_the_others(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    outcome = train(settings(small_text, "trainer.ema_decay=0.95", "trainer.max_steps=40"), run)
-    row = [row for row in rows(run) if row["split"] == "val"][-1]
+    outcome = train(small_config(small_text, "trainer.ema_decay=0.95", "trainer.max_steps=40"), run)
+    row = [row for row in untimed_rows(run) if row["split"] == "val"][-1]
     assert row["ema_loss"] != row["loss"]
     assert outcome.summary["final_ema_val_loss"] == row["ema_loss"]
     scored = [

@@ -13,7 +13,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import setup
 from nanolm.training.trainer import train
-from tests.helpers import final_state, rows, same, settings
+from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 
 FP16 = ("trainer.precision=fp16", "trainer.log_every=1", "trainer.clip_norm=1.0")
 
@@ -41,7 +41,7 @@ def test_gradients_that_are_never_finite_end_as_diverged(
     spoil_gradients(monkeypatch, lambda update: True)
     run = RunDirectory(tmp_path)
     with pytest.raises(DivergedError, match=r"gradient norm inf, .*loss scale 0\.5"):
-        train(settings(small_text, "trainer.max_steps=1000", *FP16), run)
+        train(small_config(small_text, "trainer.max_steps=1000", *FP16), run)
     assert run.read_summary()["status"] == "diverged"
     assert run.read_summary()["skipped_updates"] == run.read_summary()["step"] == 16, "65536 halves to 1 in 16 updates"
 
@@ -52,7 +52,7 @@ def test_a_skipped_update_is_counted_and_leaves_json_that_is_json(
     spoil_gradients(monkeypatch, lambda update: update == 3)
     run = RunDirectory(tmp_path)
     line = ("trainer.max_steps=5", "trainer.ema_decay=0.5", *FP16)
-    summary = train(settings(small_text, *line), run).summary
+    summary = train(small_config(small_text, *line), run).summary
     assert summary["skipped_updates"] == 1
 
     def refuse(constant: str) -> None:
@@ -74,10 +74,10 @@ def test_a_skipped_update_moves_neither_weights_nor_averages(
         run.path.mkdir()
         spoil_gradients(monkeypatch, lambda update: update == 3)
         line = (f"trainer.max_steps={steps}", "trainer.ema_decay=0.5", "scheduler=constant", *FP16)
-        train(settings(small_text, *line), run)
+        train(small_config(small_text, *line), run)
         (found, *_) = sorted(run.checkpoints.glob("step-*/ema.safetensors"), reverse=True)
         states.append((final_state(run)[0], found.read_bytes()))
-    assert same(states[0][0], states[1][0])
+    assert is_same_state(states[0][0], states[1][0])
     assert states[0][1] == states[1][1]
 
 
@@ -87,7 +87,7 @@ def test_a_run_in_fp16_resumes_with_its_loss_scale(small_text: Path, tmp_path: P
     for run, stops in ((whole, (8,)), (parted, (4, 8))):
         run.path.mkdir()
         for steps in stops:
-            train(settings(small_text, "scheduler=constant", f"trainer.max_steps={steps}", *line), run)
-    updates = [[row for row in rows(run) if row["split"] == "train"] for run in (whole, parted)]
+            train(small_config(small_text, "scheduler=constant", f"trainer.max_steps={steps}", *line), run)
+    updates = [[row for row in untimed_rows(run) if row["split"] == "train"] for run in (whole, parted)]
     assert updates[0] == updates[1]
-    assert same(final_state(whole)[0], final_state(parted)[0])
+    assert is_same_state(final_state(whole)[0], final_state(parted)[0])

@@ -9,7 +9,7 @@ import torch
 
 from nanolm.errors import OutOfMemoryError, SettingsError
 from nanolm.training import memory
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 )
 def test_a_run_that_cannot_fit_is_refused_with_both_figures(overrides: tuple[str, ...], part: str) -> None:
     with pytest.raises(SettingsError, match=rf"needs at least [\d.,]+ [TPG]iB.*this machine has.*{part}") as caught:
-        memory.require_memory(config_of(*overrides), 65, CPU)
+        memory.require_memory(make_config(*overrides), 65, CPU)
     assert "gradient accumulation (trainer.gradient_accumulation) makes the same update" in caught.value.hint
     assert overrides[0] in caught.value.where
 
@@ -35,15 +35,15 @@ def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "host_memory", lambda: 3 * 2**30)
     words = ("model=bigram", "trainer.batch_size=1000000", "size.context_length=64")
     with pytest.raises(SettingsError) as caught:
-        memory.require_memory(config_of(*words), 65, CPU)
+        memory.require_memory(make_config(*words), 65, CPU)
     word = caught.value.hint.split(" (gradient accumulation)")[0]
     assert word == "trainer.gradient_accumulation=4"
-    memory.require_memory(config_of(*words, word), 65, CPU)
+    memory.require_memory(make_config(*words, word), 65, CPU)
 
 
 def test_a_run_that_fits_is_let_through() -> None:
     for overrides in ((), ("model=bigram",), ("model=ngram",), ("size=gpt2", "model=gpt2")):
-        memory.require_memory(config_of(*overrides), 5000, CPU)
+        memory.require_memory(make_config(*overrides), 5000, CPU)
 
 
 def refuse(error: Exception) -> None:
@@ -70,7 +70,7 @@ def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callab
         allocate()
 
     with pytest.raises(OutOfMemoryError) as caught:
-        train(config_of("trainer.batch_size=12", "trainer.gradient_accumulation=4"))
+        train(make_config("trainer.batch_size=12", "trainer.gradient_accumulation=4"))
     assert caught.value.found == "out of memory" + (f": {caught.value.found.split(': ')[-1]}" if asked else "")
     assert asked in caught.value.found
     assert "trainer.batch_size=12" in caught.value.where
@@ -85,6 +85,6 @@ def test_other_errors_stay_what_they_are() -> None:
         OSError(errno.ENOSPC, "full"),
         SettingsError("size overflow"),
     ):
-        with pytest.raises(type(error)) as caught, memory.explained(config_of()):
+        with pytest.raises(type(error)) as caught, memory.explained(make_config()):
             raise error
         assert caught.value is error

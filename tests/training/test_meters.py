@@ -14,7 +14,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters as instruments
 from nanolm.training.distributed.ranks import ALONE
 from nanolm.training.trainer import train
-from tests.helpers import final_state, rows, same, settings
+from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 
 CPU = torch.device("cpu")
 
@@ -47,14 +47,14 @@ def test_rows_have_the_norms_where_they_are_asked_for(small_text: Path, tmp_path
         run = RunDirectory(tmp_path / asked)
         run.path.mkdir()
         line = ("trainer.max_steps=10", "trainer.log_every=5", f"trainer.log_norms={asked}", "trainer.clip_norm=null")
-        train(settings(small_text, *line), run)
+        train(small_config(small_text, *line), run)
         found.append(run)
-    row, plain = (next(row for row in rows(run) if row["split"] == "train") for run in found)
+    row, plain = (next(row for row in untimed_rows(run) if row["split"] == "train") for run in found)
     assert set(row) - set(plain) == {"weight_norms", "grad_norms"}
     assert {"blocks.0.attention", "blocks.1.feed_forward", "token_embedding", "head"} <= set(row["grad_norms"])
     total = math.sqrt(sum(norm**2 for norm in row["grad_norms"].values()))
     assert total == pytest.approx(row["grad_norm"], rel=1e-4)
-    assert same(*(final_state(run)[0] for run in found))
+    assert is_same_state(*(final_state(run)[0] for run in found))
 
 
 def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
@@ -111,14 +111,14 @@ def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
 
 def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    summary = train(settings(small_text, "trainer.max_steps=10", "trainer.peak_flops=1e9"), run).summary
+    summary = train(small_config(small_text, "trainer.max_steps=10", "trainer.peak_flops=1e9"), run).summary
     timed = [row for row in run.read_metrics() if row["split"] == "train"]
     expected = timed[0]["tokens_per_second"] * summary["flops_per_token"] / 1e9
     assert timed[0]["mfu"] == pytest.approx(expected, rel=0.01)
 
 
 def test_the_flops_are_those_of_the_formula(small_text: Path) -> None:
-    config = settings(small_text, "model=gpt")
+    config = small_config(small_text, "model=gpt")
     flops = instruments.training_flops_per_token(config, 65)
     matrices = sum(module.weight.numel() for module in build(config, 65).modules() if isinstance(module, nn.Linear))
     over_context = 4 * config.size.n_layers * config.size.context_length * config.size.d_model

@@ -7,7 +7,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from tests.helpers import final_state, same, settings
+from tests.helpers import final_state, is_same_state, small_config
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
@@ -16,10 +16,10 @@ def test_a_trace_of_some_steps_is_written_and_changes_nothing(steps: int, small_
     for asked in ("true", "false"):
         run = RunDirectory(tmp_path / asked)
         run.path.mkdir()
-        train(settings(small_text, f"trainer.max_steps={steps}", f"trainer.profile={asked}"), run)
+        train(small_config(small_text, f"trainer.max_steps={steps}", f"trainer.profile={asked}"), run)
         found.append(run)
     traced, plain = found
-    assert same(*(final_state(run)[0] for run in found))
+    assert is_same_state(*(final_state(run)[0] for run in found))
     assert not plain.profile.exists()
     events = json.loads(traced.profile.read_text())["traceEvents"]
     assert len({event["name"] for event in events if event["name"].startswith("ProfilerStep#")}) == min(5, steps)

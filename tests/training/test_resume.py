@@ -15,7 +15,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import precision
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, Nanolm, final_state, rows, same, settings, stopped_at
+from tests.helpers import SMALL, Nanolm, final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
 
 OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 SCHEDULERS = sorted(path.stem for path in config_folder().glob("scheduler/*.yaml"))
@@ -40,17 +40,17 @@ COMMON = (
 
 def whole_and_parted(text: Path, folder: Path, *overrides: str) -> bool:
     """Whether a run in one go and a run that was stopped in its middle end alike, to the bit, in all they hold."""
-    config = settings(text, *COMMON, *overrides)
+    config = small_config(text, *COMMON, *overrides)
     whole, parted = RunDirectory(folder / "whole"), RunDirectory(folder / "parted")
     for run in (whole, parted):
         run.path.mkdir()
     train(config, whole)
-    with stopped_at(STEPS // 2):
+    with sigterm_at_step(STEPS // 2):
         train(config, parted)
     assert parted.read_summary()["step"] == STEPS // 2
     train(config, parted)
     assert final_state(whole)[1]["numbers"]["step"] == STEPS
-    return rows(parted) == rows(whole) and same(final_state(parted), final_state(whole))
+    return untimed_rows(parted) == untimed_rows(whole) and is_same_state(final_state(parted), final_state(whole))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -62,7 +62,7 @@ def test_every_optimizer_goes_on_as_if_it_had_never_stopped(optimizer: str, smal
 def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small_text: Path, tmp_path: Path) -> None:
     overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]
     assert whole_and_parted(small_text, tmp_path, "optimizer=sgd", *overrides)
-    lrs = {row["lr"] for row in rows(RunDirectory(tmp_path / "whole")) if row["split"] == "train"}
+    lrs = {row["lr"] for row in untimed_rows(RunDirectory(tmp_path / "whole")) if row["split"] == "train"}
     assert len(lrs) > 1 or scheduler == "constant"
 
 
@@ -72,18 +72,18 @@ def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
 ) -> None:
     # The text has 8,034 tokens, 502 rows of 16: an epoch is 5 steps, and ends at a save.
     line = ("trainer.sampling=epochs", "trainer.batch_size=100", "trainer.save_every=5")
-    config = settings(small_text, *COMMON, *line, "optimizer=muon", "size.context_length=16")
+    config = small_config(small_text, *COMMON, *line, "optimizer=muon", "size.context_length=16")
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):
         run.path.mkdir()
     train(config, whole)
     for stop in stops:
-        with stopped_at(stop):
+        with sigterm_at_step(stop):
             train(config, parted)
     assert parted.read_summary()["step"] == sum(stops)
     train(config, parted)
-    assert rows(parted) == rows(whole)
-    assert same(final_state(parted), final_state(whole))
+    assert untimed_rows(parted) == untimed_rows(whole)
+    assert is_same_state(final_state(parted), final_state(whole))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_equality_would_notice_a_missing_part(
 
 def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    train(settings(small_text, "optimizer=schedule_free", "trainer.max_steps=20"), run)
+    train(small_config(small_text, "optimizer=schedule_free", "trainer.max_steps=20"), run)
     scored = run.read_summary()["best_val_loss"]
     assert evaluate(load_run(str(tmp_path), "last", "cpu"))["loss"] == pytest.approx(scored, rel=1e-6)
     weights, state = final_state(run)
@@ -138,10 +138,12 @@ def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_t
     for every in (1, 7):
         run = RunDirectory(tmp_path / f"every{every}")
         run.path.mkdir()
-        config = settings(small_text, "optimizer=schedule_free", "trainer.max_steps=14", f"trainer.eval_every={every}")
+        config = small_config(
+            small_text, "optimizer=schedule_free", "trainer.max_steps=14", f"trainer.eval_every={every}"
+        )
         train(config, run)
-        found.append((final_state(run)[0], [row for row in rows(run) if row["split"] == "train"]))
-    assert same(*found)
+        found.append((final_state(run)[0], [row for row in untimed_rows(run) if row["split"] == "train"]))
+    assert is_same_state(*found)
 
 
 def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path) -> None:
@@ -167,8 +169,8 @@ def test_a_resumed_run_keeps_its_number_format_or_says_so(
 ) -> None:
     """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""
     run = RunDirectory(tmp_path)
-    config = settings(small_text, *COMMON, "trainer.sample_tokens=0")
-    with monkeypatch.context() as patch, stopped_at(8):
+    config = small_config(small_text, *COMMON, "trainer.sample_tokens=0")
+    with monkeypatch.context() as patch, sigterm_at_step(8):
         patch.setattr(precision, "resolve", lambda *arguments: before)
         train(config, run)
     assert train(config, run).summary["precision"] == after

@@ -27,7 +27,7 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import split_loss
-from tests.helpers import SMALL, awaken, config_of
+from tests.helpers import SMALL, make_config, randomize_weights
 
 CPU = torch.device("cpu")
 FP32 = NumberFormat(Precision.fp32, CPU)
@@ -68,8 +68,8 @@ def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
     monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
     tokens = np.random.default_rng(0).integers(0, 11, 60).astype(np.uint8)
     starts = [0, 3, 4, 30, 41]
-    model = build(config_of("size.context_length=8", "size.n_layers=2"), 11).eval()
-    awaken(model)
+    model = build(make_config("size.context_length=8", "size.n_layers=2"), 11).eval()
+    randomize_weights(model)
     stream = Stream(tokens, scored_bytes=60, rows=Rows(np.array([*starts, 60], dtype=np.uint64), 10, 8))
     assert stream.rows is not None
     found = split_loss(model, model, stream, context_length=8, stride=8, vocab_size=11, device=CPU, number_format=FP32)
@@ -86,8 +86,8 @@ def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
 
 def test_padding_changes_nothing() -> None:
     tokens = np.arange(8, dtype=np.uint8)
-    model = build(config_of("size.context_length=8", "size.n_layers=2"), 11).eval()
-    awaken(model)
+    model = build(make_config("size.context_length=8", "size.n_layers=2"), 11).eval()
+    randomize_weights(model)
     inputs, targets = (
         torch.from_numpy(side) for side in gather_rows(tokens, Rows(np.array([0, 3, 8]), 10, 8), np.arange(2))
     )
@@ -99,7 +99,7 @@ def test_padding_changes_nothing() -> None:
 def trained(folder: Path, *overrides: str, max_steps: int = 12) -> RunDirectory:
     run = RunDirectory(folder)
     run.path.mkdir(exist_ok=True)
-    train(config_of(*SMALL, f"trainer.max_steps={max_steps}", "trainer.save_every=6", *overrides), run)
+    train(make_config(*SMALL, f"trainer.max_steps={max_steps}", "trainer.save_every=6", *overrides), run)
     return run
 
 

@@ -15,7 +15,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import Outcome, train
-from tests.helpers import final_state, rows, same, settings, stopped_at
+from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
 
 
 def run_of(config: Config, folder: Path, **keywords: Any) -> Outcome:
@@ -29,11 +29,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) -> None:
-    config = settings(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.sample_tokens=20")
+    config = small_config(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.sample_tokens=20")
     outcome = run_of(config, folder, choices={"model": "gpt"})
     run = RunDirectory(folder)
     assert load_yaml(run.config) == config
-    steps = [(row["split"], row["step"]) for row in rows(run)]
+    steps = [(row["split"], row["step"]) for row in untimed_rows(run)]
     assert steps == [(split, step) for step in (10, 20, 30) for split in ("train", "val")]
     assert set(json.loads(run.metrics.read_text().splitlines()[0])) == {
         "step", "split", "loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second",
@@ -42,7 +42,7 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
     assert summary == outcome.summary
     assert summary["status"] == "completed"
     assert summary["tokens"] == 30 * 4 * 16
-    assert summary["best_val_loss"] == min(row["loss"] for row in rows(run) if row["split"] == "val")
+    assert summary["best_val_loss"] == min(row["loss"] for row in untimed_rows(run) if row["split"] == "val")
     assert summary["bits_per_byte"] == pytest.approx(summary["best_val_loss"] / math.log(2))
     for key in ("parameters", "seed", "versions", "git", "corpus", "tokenizer", "seconds", "tokens_per_second"):
         assert summary[key] is not None, key
@@ -52,14 +52,14 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
 
 
 def test_the_loss_falls(small_text: Path, folder: Path) -> None:
-    config = settings(small_text, "trainer.max_steps=200", "trainer.eval_every=100", "optimizer.lr=1e-2")
+    config = small_config(small_text, "trainer.max_steps=200", "trainer.eval_every=100", "optimizer.lr=1e-2")
     summary = run_of(config, folder).summary
     assert summary["best_val_loss"] < 0.8 * summary["reference_losses"]["counted_bigram"]
 
 
 def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: Path) -> None:
     overrides = ("trainer.max_steps=60", "trainer.eval_every=10", "trainer.save_every=5", "optimizer.lr=0.05")
-    summary = run_of(settings(small_text, *overrides), folder).summary
+    summary = run_of(small_config(small_text, *overrides), folder).summary
     kept = sorted(path.name for path in RunDirectory(folder).checkpoints.iterdir())
     assert kept == sorted({f"step-{step:08d}" for step in (summary["best_step"], 55, 60)})
 
@@ -72,12 +72,12 @@ def test_stopped_and_resumed_equals_never_stopped(
     stop_at: int, overrides: tuple[str, ...], small_text: Path, tmp_path: Path
 ) -> None:
     common = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=7", "trainer.log_every=3")
-    config = settings(small_text, "model.dropout=0.3", "trainer.sample_tokens=5", *common, *overrides)
+    config = small_config(small_text, "model.dropout=0.3", "trainer.sample_tokens=5", *common, *overrides)
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):
         run.path.mkdir()
     train(config, whole)
-    with stopped_at(stop_at):
+    with sigterm_at_step(stop_at):
         outcome = train(config, parted)
     assert outcome.exit_status == 143
     assert outcome.summary["status"] == "interrupted"
@@ -85,15 +85,15 @@ def test_stopped_and_resumed_equals_never_stopped(
     torch.rand(3)  # what happened elsewhere in the process has no influence
     outcome = train(config, parted)
     assert outcome.summary["status"] == "completed"
-    assert rows(parted) == rows(whole)
+    assert untimed_rows(parted) == untimed_rows(whole)
     assert parted.samples.read_bytes() == whole.samples.read_bytes()
-    assert same(final_state(parted), final_state(whole))
+    assert is_same_state(final_state(parted), final_state(whole))
     assert final_state(whole)[1]["numbers"]["step"] == 30
 
 
 def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
-    with stopped_at(5):
-        outcome = run_of(settings(small_text, "trainer.max_steps=5"), folder)
+    with sigterm_at_step(5):
+        outcome = run_of(small_config(small_text, "trainer.max_steps=5"), folder)
     assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
 
 
@@ -101,12 +101,12 @@ def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, fold
 def test_the_equality_would_notice_a_missing_part(
     part: str, small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(small_text, "model.dropout=0.3", "trainer.max_steps=20", "trainer.save_every=7")
+    config = small_config(small_text, "model.dropout=0.3", "trainer.max_steps=20", "trainer.save_every=7")
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):
         run.path.mkdir()
     train(config, whole)
-    with stopped_at(8):
+    with sigterm_at_step(8):
         train(config, parted)
     load = checkpoint.Checkpoint.load_state
 
@@ -123,7 +123,7 @@ def test_the_equality_would_notice_a_missing_part(
     monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
     train(config, parted)
     monkeypatch.undo()
-    assert not (same(final_state(parted), final_state(whole)) and rows(parted) == rows(whole))
+    assert not (is_same_state(final_state(parted), final_state(whole)) and untimed_rows(parted) == untimed_rows(whole))
 
 
 def test_evaluating_more_often_changes_no_training_row(small_text: Path, tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_evaluating_more_often_changes_no_training_row(small_text: Path, tmp_pat
     for every in (1, 7):
         run = RunDirectory(tmp_path / f"every{every}")
         run.path.mkdir()
-        train(settings(small_text, "model.dropout=0.3", "trainer.max_steps=20", f"trainer.eval_every={every}"), run)
-        found.append([row for row in rows(run) if row["split"] == "train"])
+        train(small_config(small_text, "model.dropout=0.3", "trainer.max_steps=20", f"trainer.eval_every={every}"), run)
+        found.append([row for row in untimed_rows(run) if row["split"] == "train"])
     assert found[0] == found[1]
 
 
@@ -141,7 +141,7 @@ def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: P
     for parts in (1, 4):
         run = RunDirectory(tmp_path / f"parts{parts}")
         run.path.mkdir()
-        outcome = train(settings(small_text, "trainer.max_steps=20", f"trainer.gradient_accumulation={parts}"), run)
+        outcome = train(small_config(small_text, "trainer.max_steps=20", f"trainer.gradient_accumulation={parts}"), run)
         losses.append(outcome.summary["final_val_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -150,12 +150,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     small_text: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDirectory(folder)
-    train(settings(small_text, "trainer.max_steps=20", "trainer.save_every=5"), run)
+    train(small_config(small_text, "trainer.max_steps=20", "trainer.save_every=5"), run)
     newest = run.checkpoints / "step-00000020"
     content = bytearray((newest / checkpoint.WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 4
     (newest / checkpoint.WEIGHTS).write_bytes(bytes(content))
-    outcome = train(settings(small_text, "trainer.max_steps=30", "trainer.save_every=5"), run)
+    outcome = train(small_config(small_text, "trainer.max_steps=30", "trainer.save_every=5"), run)
     said = capsys.readouterr().err
     assert "passed over a damaged checkpoint" in said
     assert "step-00000020: model.safetensors has been altered" in said
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
 
 def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path, folder: Path) -> None:
     run = RunDirectory(folder)
-    config = settings(
+    config = small_config(
         small_text, "trainer.save_every=1", "trainer.max_steps=50", "optimizer.lr=1e20", "trainer.clip_norm=null"
     )
     with pytest.raises(DivergedError, match=r"diverged at step \d+: loss [\s\S]*last good checkpoint: step-"):
@@ -180,18 +180,18 @@ def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path
 
 def test_another_text_under_a_resumed_run_is_refused(small_text: Path, folder: Path) -> None:
     run = RunDirectory(folder)
-    train(settings(small_text, "trainer.max_steps=5"), run)
+    train(small_config(small_text, "trainer.max_steps=5"), run)
     small_text.write_text(small_text.read_text() + "one more line\n")
     with pytest.raises(RunError, match="the corpus is not the one that the run was trained with"):
-        train(settings(small_text, "trainer.max_steps=10"), run)
+        train(small_config(small_text, "trainer.max_steps=10"), run)
 
 
 def test_bad_data_leaves_an_empty_folder(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(DataError, match="needs 17"):
-        run_of(settings(tmp_path / "short.txt"), folder)
+        run_of(small_config(tmp_path / "short.txt"), folder)
     with pytest.raises(SettingsError, match="no device"):
-        run_of(settings(tmp_path / "short.txt", "trainer.device=cuda:99"), folder)
+        run_of(small_config(tmp_path / "short.txt", "trainer.device=cuda:99"), folder)
     assert list(folder.iterdir()) == []
 
 
@@ -201,7 +201,7 @@ def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, mo
 
     monkeypatch.setattr(trainer.checkpoint, "write", fail)
     with pytest.raises(DiskError, match="cannot be written: No space left on device"):
-        run_of(settings(small_text, "trainer.max_steps=5"), folder)
+        run_of(small_config(small_text, "trainer.max_steps=5"), folder)
     summary = RunDirectory(folder).read_summary()
     assert (summary["status"], summary["error"]) == ("failed", "[Errno 28] No space left on device")
 
@@ -210,7 +210,7 @@ def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, mo
 def test_every_model_trains(model: str, small_text: Path, folder: Path) -> None:
     screen = io.StringIO()
     summary = run_of(
-        settings(small_text, f"model={model}", "trainer.max_steps=10", "tokenizer=byte"),
+        small_config(small_text, f"model={model}", "trainer.max_steps=10", "tokenizer=byte"),
         folder,
         show_bar=True,
         bar_file=screen,
@@ -222,7 +222,7 @@ def test_every_model_trains(model: str, small_text: Path, folder: Path) -> None:
 def test_a_model_and_an_optimizer_of_ones_own_train_like_any_other(small_text: Path, folder: Path) -> None:
     MODELS.register("unigram_of_my_own")(unigram)
     OPTIMIZERS.register("adagrad_of_my_own")(adagrad)
-    config = settings(small_text, "trainer.max_steps=10")
+    config = small_config(small_text, "trainer.max_steps=10")
     config.model.name, config.optimizer.name = "unigram_of_my_own", "adagrad_of_my_own"
     assert run_of(config, folder).summary["parameters"] < 100
 
@@ -250,7 +250,7 @@ def test_a_resumed_run_goes_on_with_its_wandb_record(
     run = RunDirectory(folder)
     ids = []
     for steps in (10, 20):
-        train(settings(small_text, "logger=wandb", f"trainer.max_steps={steps}"), run)
+        train(small_config(small_text, "logger=wandb", f"trainer.max_steps={steps}"), run)
         ids.append(run.read_summary()["wandb_id"])
     assert ids[0] == ids[1]
     assert len(list(run.wandb.glob(f"offline-run-*-{ids[0]}"))) >= 1
@@ -263,8 +263,8 @@ def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path
     for compiled in ("true", "false"):
         run = RunDirectory(tmp_path / compiled)
         run.path.mkdir()
-        train(settings(small_text, "trainer.max_steps=20", f"trainer.compile={compiled}"), run)
-        losses.append([row["loss"] for row in rows(run)])
+        train(small_config(small_text, "trainer.max_steps=20", f"trainer.compile={compiled}"), run)
+        losses.append([row["loss"] for row in untimed_rows(run)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -292,22 +292,22 @@ def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, sma
         "trainer.eval_every=10",
         "size.d_model=32",
     )
-    config = settings(small_text, *line)
+    config = small_config(small_text, *line)
     results = []
     for name, stops in (("whole", ()), ("again", ()), ("parted", (7, 13))):
         run = RunDirectory(tmp_path / name)
         run.path.mkdir()
         for stop in stops:
-            with stopped_at(stop):
+            with sigterm_at_step(stop):
                 train(config, run)
         summary = train(config, run).summary
         assert (summary["step"], summary["deterministic"]) == (20, True)
         timed = ("seconds", "tokens_per_second", "mfu")
-        found = [{key: value for key, value in row.items() if key not in timed} for row in rows(run)]
+        found = [{key: value for key, value in row.items() if key not in timed} for row in untimed_rows(run)]
         results.append((found, final_state(run)))
     for found, state in results[1:]:
         assert found == results[0][0]
-        assert same(state, results[0][1])
+        assert is_same_state(state, results[0][1])
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, sma
 def test_a_mask_that_sees_the_future_is_told_of_once(
     small_text: Path, folder: Path, overrides: tuple[str, ...], expected: list[str]
 ) -> None:
-    run_of(settings(small_text, "trainer.max_steps=12", "trainer.eval_every=6", *overrides), folder)
+    run_of(small_config(small_text, "trainer.max_steps=12", "trainer.eval_every=6", *overrides), folder)
     said = [line for line in (folder / "train.log").read_text().splitlines() if "future" in line]
     assert len(said) == len(expected)
     for line, words in zip(said, expected, strict=True):
@@ -331,22 +331,22 @@ def test_a_mask_that_sees_the_future_is_told_of_once(
 
 def test_a_run_with_a_pattern_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
     pattern = ("mask=banded_causal", "mask.window=3", "mask.pattern=[causal,banded_causal]", "trainer.sample_tokens=20")
-    config = settings(small_text, "trainer.max_steps=8", *pattern)
+    config = small_config(small_text, "trainer.max_steps=8", *pattern)
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):
         run.path.mkdir()
     train(config, whole)
-    with stopped_at(5):
+    with sigterm_at_step(5):
         train(config, parted)
     train(load_yaml(parted.config), parted)
     assert load_yaml(parted.config) == config
-    assert rows(parted) == rows(whole)
+    assert untimed_rows(parted) == untimed_rows(whole)
     assert parted.samples.read_bytes() == whole.samples.read_bytes()
-    assert same(final_state(parted), final_state(whole))
+    assert is_same_state(final_state(parted), final_state(whole))
 
 
 def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path, folder: Path, tmp_path: Path) -> None:
-    config = settings(small_text, "trainer.max_steps=40", "trainer.eval_every=10", "trainer.save_every=100")
+    config = small_config(small_text, "trainer.max_steps=40", "trainer.eval_every=10", "trainer.save_every=100")
     asked = []
 
     def is_hopeless(step: int, loss: float) -> bool:
@@ -356,10 +356,10 @@ def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path,
     outcome = run_of(config, folder, is_hopeless=is_hopeless)
     run = RunDirectory(folder)
     assert (outcome.exit_status, outcome.summary["status"], outcome.summary["step"]) == (0, "pruned", 20)
-    assert asked == [(row["step"], row["loss"]) for row in rows(run) if row["split"] == "val"]
+    assert asked == [(row["step"], row["loss"]) for row in untimed_rows(run) if row["split"] == "val"]
     outcome = run_of(config, folder)
     assert outcome.summary["status"] == "completed"
     (tmp_path / "straight").mkdir()
     run_of(config, tmp_path / "straight")
-    assert rows(run) == rows(RunDirectory(tmp_path / "straight"))
-    assert same(final_state(run), final_state(RunDirectory(tmp_path / "straight")))
+    assert untimed_rows(run) == untimed_rows(RunDirectory(tmp_path / "straight"))
+    assert is_same_state(final_state(run), final_state(RunDirectory(tmp_path / "straight")))

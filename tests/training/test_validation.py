@@ -8,7 +8,7 @@ from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss
 from nanolm.training.validation import exact_loss
-from tests.helpers import awaken, config_of
+from tests.helpers import make_config, randomize_weights
 
 CPU = torch.device("cpu")
 TOKENS = np.random.default_rng(0).integers(0, 11, 103).astype(np.uint8)
@@ -34,8 +34,8 @@ def test_every_token_is_scored_once(
     stride: int, length: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
-    model = build(config_of("size.context_length=8", "size.n_layers=2", "model.dropout=0.5"), 11).train()
-    awaken(model)
+    model = build(make_config("size.context_length=8", "size.n_layers=2", "model.dropout=0.5"), 11).train()
+    randomize_weights(model)
     tokens = TOKENS[:length]
     found = loss_of(model, tokens, stride)
     assert model.training

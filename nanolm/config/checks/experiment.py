@@ -20,7 +20,7 @@ from nanolm.config.wandb_environment import check_logger
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.registry import GROUPS, MASKS
-from nanolm.torchrun import n_ranks
+from nanolm.torchrun import world_size
 
 # Settings of a dataset that name something.
 NOT_BLANK = ("path", "val_path", "test_path", "train_split", "val_split", "test_split", "subset", "url")
@@ -288,7 +288,7 @@ def _wrong_in_pattern(pattern: Any) -> Iterator[NanolmError]:
 
 
 def _check_batch(config: Config) -> Iterator[NanolmError]:
-    trainer, n = config.trainer, n_ranks()
+    trainer, n = config.trainer, world_size()
     if trainer.batch_size % n:
         yield SettingsError(
             f"trainer.batch_size {trainer.batch_size} cannot be shared evenly by {n} processes",
@@ -309,7 +309,7 @@ def _check_batch(config: Config) -> Iterator[NanolmError]:
 def _check_ranks(config: Config) -> Iterator[NanolmError]:
     """What cannot be right in several processes."""
     trainer = config.trainer
-    if n_ranks() == 1:
+    if world_size() == 1:
         return
     if trainer.parallel is Parallel.fsdp and isinstance(config.optimizer, MuonConfig | AdafactorConfig):
         yield SettingsError(
@@ -321,7 +321,7 @@ def _check_ranks(config: Config) -> Iterator[NanolmError]:
         )
     if trainer.device == "mps" or ":" in trainer.device:
         yield SettingsError(
-            f"trainer.device {trainer.device} is one device, and {n_ranks()} processes need one each",
+            f"trainer.device {trainer.device} is one device, and {world_size()} processes need one each",
             where="trainer.device",
             hint="trainer.device=cuda gives every process on a machine a GPU of its own; cpu shares the cores",
         )

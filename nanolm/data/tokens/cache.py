@@ -43,7 +43,7 @@ from nanolm.data.download import cache_folder
 from nanolm.data.tokenizers import Tokenizer, smallest_dtype
 from nanolm.data.tokens.stream import Rows, Shards, Stream, Tokens
 from nanolm.errors import DataError, NanolmError, explain_os_error
-from nanolm.files import remove_tree, sync_folder, temporary_beside, user_path, write_durably
+from nanolm.files import remove_tree, sync_folder, temporary_sibling, user_path, write_durably
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
 
@@ -333,7 +333,7 @@ def _build(folder: Path, corpus: Corpus, tokenizer: Tokenizer, about: dict[str, 
     """Writes a stream beside its place and moves it there when it is whole and on disk."""
     for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
         remove_tree(leftover, ignore_errors=True)
-    temporary = temporary_beside(folder)
+    temporary = temporary_sibling(folder)
     try:
         temporary.mkdir()
         dtype = smallest_dtype(tokenizer.vocab_size)

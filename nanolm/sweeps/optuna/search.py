@@ -284,7 +284,9 @@ def print_outcome(outcomes: Sequence[Outcome], opened: OpenStudy, before: int) -
     if spent and opened.settings.prunes:
         console.print(f"tokens     {spent:,}, {spent / whole:.0%} of the {whole:,} that these runs to their end take")
     if pruned := next((outcome for outcome in unique.values() if outcome.report.state is State.pruned), None):
-        console.print(Text(f"unprune    {shell.resume(shown(pruned.job.run.path))}  (any pruned run)"), soft_wrap=True)
+        console.print(
+            Text(f"unprune    {shell.resume_command(shown(pruned.job.run.path))}  (any pruned run)"), soft_wrap=True
+        )
 
 
 def tokens_of(outcomes: Sequence[Outcome]) -> tuple[int, int]:

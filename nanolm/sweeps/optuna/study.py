@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.errors import RunError
-from nanolm.files import misfits, open_regular
+from nanolm.files import open_regular, wrong_file_types
 from nanolm.json_text import dump_json, parse_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_no_run
@@ -131,7 +131,7 @@ def open_study(
     path = folder / JOURNAL
     require_no_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if found := misfits(folder, [path], []):
+    if found := wrong_file_types(folder, [path], []):
         raise RunError(
             f"the study's journal cannot be written: {', '.join(found)}",
             where=str(folder),

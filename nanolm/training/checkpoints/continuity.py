@@ -108,7 +108,7 @@ def require_same_settings(
             f"{what}: " + "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in apart.items()),
             where=where,
             hint="restore the old values; to train with the new ones, give them on the command line with "
-            f"{shell.resume(run.path)} fork=true, which begins a new run from these weights"
+            f"{shell.resume_command(run.path)} fork=true, which begins a new run from these weights"
             if has_config
             else lost,
         )
@@ -236,7 +236,7 @@ def _check_growing_files(config: Config, run: RunDirectory, resumed: Checkpoint,
                 f"metrics.jsonl {problem}",
                 where=str(path),
                 hint="take it from a copy of the run; without it, a new run can begin from these weights: "
-                + shell.resume(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
+                + shell.resume_command(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
             )
         continuation.lengths[path.name] = path.stat().st_size if path.exists() else 0
         continuation.notes.append(f"{path.name} {problem}: later samples are added to what is there")

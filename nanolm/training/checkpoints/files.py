@@ -23,7 +23,7 @@ from torch import nn
 
 from nanolm import shell
 from nanolm.errors import CheckpointError, DiskError
-from nanolm.files import remove_tree, sync_folder, temporary_beside
+from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
 from nanolm.training.checkpoints.state import copied, flatten, unflatten
 
@@ -136,7 +136,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
     target = _folder_of(folder, snapshot.step)
-    temporary = temporary_beside(target)
+    temporary = temporary_sibling(target)
     _remove_leftovers(folder)
     try:
         temporary.mkdir()
@@ -165,7 +165,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
-            hint=f"make room, then go on from the last good checkpoint: {shell.resume(folder.parent)}",
+            hint=f"make room, then go on from the last good checkpoint: {shell.resume_command(folder.parent)}",
         ) from error
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
@@ -186,7 +186,7 @@ def prune(folder: Path, best_step: int, keep: int | None, keep_every: int | None
         step = step_of(path)
         if step != best_step and not (keep_every and step % keep_every == 0):
             # Out of sight in one step: a removal that is cut off leaves nothing that looks like a checkpoint.
-            leaving = temporary_beside(path)
+            leaving = temporary_sibling(path)
             path.rename(leaving)
             remove_tree(leaving, ignore_errors=True)
 

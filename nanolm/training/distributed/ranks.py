@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from nanolm import shell
 from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import NanolmError, RankError
-from nanolm.torchrun import local_rank, n_ranks, own_rank
+from nanolm.torchrun import local_rank, rank, world_size
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ def started(trainer: TrainerConfig) -> Iterator[Ranks]:
     Raises:
         RankError: another process ended, or has not answered for trainer.rank_timeout seconds.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         yield ALONE
         return
     import torch
@@ -157,8 +157,8 @@ def started(trainer: TrainerConfig) -> Iterator[Ranks]:
         store, _, _ = next(dist.rendezvous("env://", timeout=patience))
         # torchrun may keep one store over its restarts, and with it the addresses of processes that are dead.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(backend, store=store, rank=own_rank(), world_size=n_ranks(), timeout=patience)
-        ranks = Ranks(own_rank(), n_ranks(), dist.new_group(backend="gloo", timeout=PREPARATION))
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=patience)
+        ranks = Ranks(rank(), world_size(), dist.new_group(backend="gloo", timeout=PREPARATION))
         try:
             yield ranks
         except (SystemExit, NanolmError) as error:
@@ -196,9 +196,9 @@ def explained(run: str | os.PathLike[str] | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_of_a_lost_rank(error):
             raise
-        line = "the same line with resume=auto" if run is None else f"torchrun ... -m {shell.resume(run)}"
+        line = "the same line with resume=auto" if run is None else f"torchrun ... -m {shell.resume_command(run)}"
         raise RankError(
-            f"rank {own_rank()} of {n_ranks()} lost another one, which ended or no longer answers: "
+            f"rank {rank()} of {world_size()} lost another one, which ended or no longer answers: "
             + re.sub(r"^\[\S*\] ", "", str(error)).splitlines()[0].split(". ")[0],
             where="what the other process said last, above or in torchrun's logs, is the cause",
             hint=f"go on from the last checkpoint: {line}; torchrun --max-restarts=N does so by itself with "

@@ -20,7 +20,7 @@ from nanolm.data.corpus import reading
 from nanolm.data.corpus.loading import read_documents
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 def whole(config: DatasetConfig) -> str:
@@ -66,7 +66,7 @@ GUTENBERG = (
 def test_shakespeare_has_neither_header_nor_footer(tmp_path: Path) -> None:
     path = tmp_path / "pg100.txt"
     path.write_bytes(GUTENBERG.encode())
-    config = config_of("dataset=shakespeare", f"dataset.path={path}").dataset
+    config = make_config("dataset=shakespeare", f"dataset.path={path}").dataset
     assert isinstance(config, DownloadConfig)
     assert (config.sha256, config.newlines) == (None, Newlines.normalize)
     assert whole(config) == "THE SONNETS\n\nby William\n"

@@ -22,7 +22,7 @@ from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Shards, Stream, chunks, gather_windows
 from nanolm.errors import DataError, PathError
 from nanolm.registry import TOKENIZERS
-from tests.helpers import REPOSITORY, config_of
+from tests.helpers import REPOSITORY, make_config
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}: é\n" for n in range(300))
 
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def text_config(path: Path, *overrides: str) -> Config:
-    return config_of("dataset=text", f"dataset.path='{path}'", *overrides)
+    return make_config("dataset=text", f"dataset.path='{path}'", *overrides)
 
 
 def made(path: Path, text: str, *overrides: str, say: Callable[[str], None] | None = None) -> dict[str, Stream]:
@@ -81,7 +81,7 @@ def test_a_split_shorter_than_a_context_is_refused(cache: Path, tmp_path: Path) 
 
 
 def test_tiny_shakespeare_is_what_it_always_was(cache: Path, shakespeare: Path) -> None:
-    config = config_of("dataset=tiny_shakespeare", f"dataset.path='{shakespeare}'")
+    config = make_config("dataset=tiny_shakespeare", f"dataset.path='{shakespeare}'")
     corpus = corpora.load(config.dataset)
     tokenizer = token_cache.fit_tokenizer(corpus, config)
     streams = token_cache.tokenize(corpus, tokenizer, config)
@@ -331,7 +331,7 @@ def test_a_split_that_begins_within_a_document_begins_one(cache: Path, tmp_path:
 
 def test_documents_without_a_token_are_numbered_all_the_same(cache: Path, tmp_path: Path, registered: Any) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("a b", " ", "c", "d e f")))
-    config = config_of(
+    config = make_config(
         "dataset=jsonl", f"dataset.path='{tmp_path / 'a.jsonl'}'", "dataset.val_fraction=0.4", "size.context_length=1",
         "mask=causal",
     )  # fmt: skip

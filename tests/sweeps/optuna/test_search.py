@@ -20,7 +20,16 @@ from nanolm.sweeps.optuna.search import FEW, check_points, decisive, probes
 from nanolm.sweeps.optuna.settings import OptunaConfig
 from nanolm.sweeps.optuna.space import Choice, Interval, Range
 from nanolm.sweeps.optuna.study import FOLDER, JOURNAL, KernelLock
-from tests.helpers import SMALL, Nanolm, config_of, final_state, kill_tree, rows, same, wait_until
+from tests.helpers import (
+    SMALL,
+    Nanolm,
+    final_state,
+    is_same_state,
+    kill_process_group,
+    make_config,
+    untimed_rows,
+    wait_until,
+)
 
 STUDY = (
     "train",
@@ -77,7 +86,7 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
     for part in (0.3, 0.6, 0.85):
         process = nanolm.start(*line, "hydra.sweep.dir=parted")
         wait_until(lambda part=part: n_rows(parted) >= round(part * wanted), process)
-        kill_tree(process)
+        kill_process_group(process)
         for name, content in finished.items():
             assert (parted / name / "summary.json").read_bytes() == content, "a finished run was touched"
         runs = runs_of(parted)
@@ -97,8 +106,8 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
     assert list(map(told, second)) == list(map(told, first))
     assert runs_of(whole).keys() == runs_of(parted).keys()
     for name, run in runs_of(whole).items():
-        assert rows(run) == rows(RunDirectory(parted / name))
-        assert same(final_state(run), final_state(RunDirectory(parted / name)))
+        assert untimed_rows(run) == untimed_rows(RunDirectory(parted / name))
+        assert is_same_state(final_state(run), final_state(RunDirectory(parted / name)))
     # Nothing is left to do, and nothing is done.
     again = nanolm(*line, "hydra.sweep.dir=parted", timeout=300)
     assert again.returncode == 0, again.stderr
@@ -133,7 +142,7 @@ def test_a_pruned_run_says_so_and_goes_on_when_asked(nanolm: Nanolm, small_text:
     assert done.returncode == 0, done.stderr
     assert "goes on from step 10" in done.stderr
     assert run.read_summary()["status"] == "completed"
-    assert rows(run) == rows(RunDirectory(nanolm.folder / "alone"))
+    assert untimed_rows(run) == untimed_rows(RunDirectory(nanolm.folder / "alone"))
     # The study has its result, and takes none other from the longer run.
     assert nanolm(*line).returncode == 0
     assert trials_of(nanolm.folder / "study")[1].state == TrialState.PRUNED
@@ -284,7 +293,7 @@ def test_a_small_space_is_probed_at_every_point_and_a_large_one_at_its_edges() -
 
 
 def test_what_decides_a_study_is_what_decides_its_runs() -> None:
-    base = decisive(config_of("trainer.max_steps=10"))
-    assert decisive(config_of("trainer.max_steps=10", "trainer.device=cpu", "trainer.log_every=3")) == base
+    base = decisive(make_config("trainer.max_steps=10"))
+    assert decisive(make_config("trainer.max_steps=10", "trainer.device=cpu", "trainer.log_every=3")) == base
     for word in ("trainer.max_steps=20", "trainer.eval_every=7", "seed=3", "model.dropout=0.3"):
-        assert decisive(config_of("trainer.max_steps=10", word)) != base
+        assert decisive(make_config("trainer.max_steps=10", word)) != base

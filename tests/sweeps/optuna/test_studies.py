@@ -13,7 +13,7 @@ from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_sc
 from nanolm.config.run import Config, flat
 from nanolm.errors import SettingsError
 from nanolm.sweeps.planning import Job, combinations, plan
-from tests.helpers import REPOSITORY, SMALL, Nanolm, config_of
+from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config
 
 # As docs/sweeps.md has them.
 N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
@@ -58,7 +58,7 @@ def test_a_study_goes_with_any_text_and_budget_and_gives_way_to_the_line() -> No
     found = jobs("lr", *words)
     assert sorted(job.config.optimizer.lr for job in found) == [0.25, 0.5]
     assert {job.config.trainer.max_steps for job in found} == {20}
-    assert all(job.config.model == config_of("model=gpt2").model for job in found)
+    assert all(job.config.model == make_config("model=gpt2").model for job in found)
 
 
 def test_the_ladder_has_every_rung_that_is_for_a_cpu() -> None:
@@ -66,7 +66,7 @@ def test_the_ladder_has_every_rung_that_is_for_a_cpu() -> None:
     found = {job.swept["variant"]: job.config for job in jobs("ladder")}
     assert set(found) == rungs | {"counted_pairs", "counted_five"}
     for rung in rungs:
-        assert settings(found[rung]) == settings(config_of(f"experiment=ladder/{rung}"))
+        assert settings(found[rung]) == settings(make_config(f"experiment=ladder/{rung}"))
     assert found["counted_five"].model.order == 5
     assert len({(config.trainer.max_steps, config.dataset.name) for config in found.values()}) == 1
 
@@ -75,7 +75,7 @@ def test_the_masks_of_the_study_do_not_see_the_future() -> None:
     from nanolm.model import masks
 
     for job in jobs("masks"):
-        assert masks.leaks(job.config) == []
+        assert masks.noncausal_warnings(job.config) == []
 
 
 def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None:
@@ -83,9 +83,9 @@ def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None
     rising = [name for name in found if name[0].isdigit()]
     falling = [name for name in found if not name[0].isdigit()]
     assert [int(name.split("_")[0]) for name in rising] == list(range(10))
-    recipe = settings(config_of("model=gpt", "optimizer=muon"))
-    assert found[rising[0]] == settings(config_of("model=gpt2"))
-    assert found["8_zero_projections"] == settings(config_of("model=gpt"))
+    recipe = settings(make_config("model=gpt", "optimizer=muon"))
+    assert found[rising[0]] == settings(make_config("model=gpt2"))
+    assert found["8_zero_projections"] == settings(make_config("model=gpt"))
     assert found[rising[-1]] == recipe
 
     def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
@@ -117,7 +117,7 @@ def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
 def test_a_study_needs_a_multirun() -> None:
     with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
         train_verb.train(["sweep=lr"])
-    assert compose_line(["sweep=lr"], multirun=True).config == config_of()
+    assert compose_line(["sweep=lr"], multirun=True).config == make_config()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
         compose_line(["sweep=lrs"], multirun=True)
 

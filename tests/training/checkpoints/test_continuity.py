@@ -14,7 +14,7 @@ from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import final_state, rows, same, settings, stopped_at
+from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
 
 LINE = (
     "model=bigram",
@@ -42,8 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         run = RunDirectory(folder / name)
         shutil.copytree(folder / begins_as, run.path)
-        with run.claim(), stopped_at(steps or 1000):
-            train(settings(text, *LINE, *overrides), run, quiet=True)
+        with run.claim(), sigterm_at_step(steps or 1000):
+            train(small_config(text, *LINE, *overrides), run, quiet=True)
     return folder
 
 
@@ -121,8 +121,8 @@ def test_a_damaged_run_is_refused_or_ends_the_same(damage: str, name: str, runs:
         return
     train(load_yaml(run.require().config), run, quiet=True)
     whole = RunDirectory(runs / "whole")
-    assert rows(run) == rows(whole)
-    assert same(final_state(run)[0], final_state(whole)[0])
+    assert untimed_rows(run) == untimed_rows(whole)
+    assert is_same_state(final_state(run)[0], final_state(whole)[0])
     assert b"\0" not in run.metrics.read_bytes() + run.samples.read_bytes()
 
 
@@ -195,7 +195,7 @@ def test_a_killed_run_without_checkpoints_tells_by_its_summary(runs: Path, tmp_p
     run.write_summary(summary | {"has_checkpoint": False})
     train(load_yaml(run.config), run, quiet=True)
     assert "before its first save: it starts at step 0 again" in run.log.read_text()
-    assert rows(run) == rows(RunDirectory(runs / "whole"))
+    assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
 
 
 def edit(path: Path, old: str, new: str) -> Config:
@@ -243,12 +243,12 @@ def test_without_config_only_the_same_settings_go_on(runs: Path, tmp_path: Path)
         (("trainer.batch_size=8",), r"trainer\.batch_size: 4 -> 8"),
     ):
         with pytest.raises(RunError, match=rf"trained with other settings: {said}[\s\S]*from a copy of the run"):
-            train(settings(text, *LINE, *overrides), run)
+            train(small_config(text, *LINE, *overrides), run)
         assert content_of(run) == before
     with pytest.raises(RunError, match=r"config\.yaml is missing from [\s\S]*resume=auto"):
         run.require()
-    train(settings(text, *LINE), run, quiet=True)
-    assert rows(run) == rows(RunDirectory(runs / "whole"))
+    train(small_config(text, *LINE), run, quiet=True)
+    assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
     assert run.config.exists()
 
 
@@ -271,7 +271,7 @@ def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: P
     text.write_text("2026-01-01 00:00:00 a line of a log\n" * 100)
     before = content_of(run)
     with pytest.raises(SettingsError, match=r"dataset\.path=.* is a file that the run directory .* would overwrite"):
-        train(settings(text, *LINE), run)
+        train(small_config(text, *LINE), run)
     assert content_of(run) == before
 
 
@@ -283,5 +283,5 @@ def test_a_killed_start_may_be_started_again(runs: Path, tmp_path: Path) -> None
     run.write_summary(left | {"status": "running"})
     shutil.copy(runs / "whole" / "tokenizer.json", run.tokenizer)
     (run.path / ".config.yaml.99.tmp").write_text("dataset:")
-    train(settings(runs / "small.txt", *LINE), run, quiet=True)
-    assert rows(run) == rows(RunDirectory(runs / "whole"))
+    train(small_config(runs / "small.txt", *LINE), run, quiet=True)
+    assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))

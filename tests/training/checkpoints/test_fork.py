@@ -13,7 +13,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent, adapted
 from nanolm.training.trainer import train
-from tests.helpers import Nanolm, final_state, rows, same, settings
+from tests.helpers import Nanolm, final_state, is_same_state, small_config, untimed_rows
 
 LINE = (
     "model.dropout=0.3",
@@ -27,7 +27,7 @@ LINE = (
 def parent_of(folder: Path, text: Path, *overrides: str) -> RunDirectory:
     run = RunDirectory(folder / "parent")
     run.path.mkdir()
-    train(settings(text, *LINE, *overrides), run)
+    train(small_config(text, *LINE, *overrides), run)
     return run
 
 
@@ -35,7 +35,7 @@ def forked(parent: RunDirectory, step: int, text: Path, *overrides: str) -> RunD
     run = RunDirectory(parent.path.parent / "fork")
     run.path.mkdir()
     begins_at = Parent(parent, load_yaml(parent.config), checkpoint.at_step(parent.checkpoints, step))
-    train(settings(text, *LINE, *overrides), run, parent=begins_at)
+    train(small_config(text, *LINE, *overrides), run, parent=begins_at)
     return run
 
 
@@ -45,8 +45,8 @@ def test_a_fork_that_changes_nothing_trains_as_its_parent_did(optimizer: str, sm
     parent = parent_of(tmp_path, small_text, *overrides)
     before = {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()}
     fork = forked(parent, 10, small_text, *overrides)
-    assert rows(fork) == [row for row in rows(parent) if row["step"] > 10]
-    assert same(final_state(fork)[0], final_state(parent)[0])
+    assert untimed_rows(fork) == [row for row in untimed_rows(parent) if row["step"] > 10]
+    assert is_same_state(final_state(fork)[0], final_state(parent)[0])
     assert {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()} == before
 
 
@@ -57,16 +57,16 @@ def test_a_fork_says_where_it_comes_from_and_goes_on_by_itself(small_text: Path,
     assert (pointer["run"], pointer["step"]) == (str(parent.path), 10)
     manifest = checkpoint.at_step(parent.checkpoints, 10).manifest
     assert pointer["weights"] == manifest["files"][checkpoint.WEIGHTS]["sha256"]
-    train(settings(small_text, *LINE, "optimizer.lr=1e-4"), fork)
+    train(small_config(small_text, *LINE, "optimizer.lr=1e-4"), fork)
     assert fork.read_summary()["parent"] == pointer
-    assert [row["step"] for row in rows(fork) if row["split"] == "val"] == [15, 20]
+    assert [row["step"] for row in untimed_rows(fork) if row["split"] == "val"] == [15, 20]
 
 
 def test_the_settings_of_a_fork_are_its_own(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     line = ("optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
     fork = forked(parent, 10, small_text, *line)
-    assert {row["lr"] for row in rows(fork) if row["split"] == "train"} == {1e-4}
+    assert {row["lr"] for row in untimed_rows(fork) if row["split"] == "train"} == {1e-4}
     groups = final_state(fork)[1]["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
     assert {tuple(group["betas"]) for group in groups} == {(0.9, 0.9)}
@@ -85,14 +85,14 @@ def test_another_optimizer_begins_anew(small_text: Path, tmp_path: Path) -> None
 def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     tree = checkpoint.at_step(parent.checkpoints, 10).load_state()
-    config = settings(small_text, *LINE)
+    config = small_config(small_text, *LINE)
     optimizer = torch.optim.AdamW([torch.zeros(1)])
     kept: dict[str, Any] = adapted(tree, config, config, optimizer)
     assert kept["numbers"]["step"] == 10
     assert kept["numbers"]["tokens"] == tree["numbers"]["tokens"]
     assert kept["numbers"]["best_val_loss"] == math.inf
     assert "rng" in kept
-    other = settings(small_text, *LINE, "seed=8")
+    other = small_config(small_text, *LINE, "seed=8")
     assert "rng" not in adapted(tree, config, other, optimizer)
 
 

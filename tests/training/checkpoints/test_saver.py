@@ -14,7 +14,7 @@ from nanolm.training import evaluation, pace, trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.trainer import train
-from tests.helpers import settings
+from tests.helpers import small_config
 
 
 def save(saver: Saver, step: int) -> None:
@@ -132,7 +132,7 @@ def test_saved_in_the_background_or_not_every_byte_is_the_same(
         run = RunDirectory(tmp_path / in_background)
         run.path.mkdir()
         line = ("trainer.max_steps=30", "trainer.save_every=4", "trainer.eval_every=10", "trainer.keep_last=null")
-        train(settings(small_text, "model.dropout=0.3", *line, f"trainer.save_in_background={in_background}"), run)
+        train(small_config(small_text, "model.dropout=0.3", *line, f"trainer.save_in_background={in_background}"), run)
         files = [path for path in run.checkpoints.rglob("*") if path.is_file()] + [run.metrics]
         found.append({path.relative_to(run.path): path.read_bytes() for path in files})
     assert len(found[0]) == 4 * 9 + 1
@@ -145,7 +145,7 @@ def test_saving_by_time_changes_no_number(small_text: Path, tmp_path: Path) -> N
         run = RunDirectory(tmp_path / minutes)
         run.path.mkdir()
         line = ("model.dropout=0.3", "trainer.max_steps=12", "trainer.save_every=100", "trainer.keep_last=null")
-        train(settings(small_text, *line, f"trainer.save_every_minutes={minutes}"), run)
+        train(small_config(small_text, *line, f"trainer.save_every_minutes={minutes}"), run)
         assert len(checkpoint.folders(run.checkpoints)) == (1 if minutes == "null" else 12)
         weights.append((run.checkpoints / "step-00000012" / checkpoint.WEIGHTS).read_bytes())
     assert weights[0] == weights[1]
@@ -163,7 +163,7 @@ def test_a_run_is_not_completed_before_its_last_checkpoint_is_on_disk(
         return write(*arguments)
 
     monkeypatch.setattr(checkpoint, "write", slow)
-    train(settings(small_text, "trainer.max_steps=3"), run)
+    train(small_config(small_text, "trainer.max_steps=3"), run)
     assert status == ["running"]
     assert run.read_summary()["status"] == "completed"
     assert (run.checkpoints / "step-00000003").is_dir()
@@ -181,7 +181,7 @@ def test_a_diverged_run_names_the_checkpoint_that_was_in_flight(
     monkeypatch.setattr(checkpoint, "write", slow)
     line = ("trainer.save_every=1", "trainer.max_steps=50", "optimizer.lr=1e20", "trainer.clip_norm=null")
     with pytest.raises(DivergedError) as caught:
-        train(settings(small_text, *line), RunDirectory(tmp_path))
+        train(small_config(small_text, *line), RunDirectory(tmp_path))
     found, _ = checkpoint.newest(RunDirectory(tmp_path).checkpoints)
     assert found is not None
     assert f"last good checkpoint: {found.path.name}" in str(caught.value)
@@ -203,9 +203,9 @@ def test_what_does_not_read_back_ends_the_run(
 
     monkeypatch.setattr(checkpoint, "verify", worn_out)
     with pytest.raises(CheckpointError, match=r"step-00000004: state\.safetensors has been altered"):
-        train(settings(small_text, *line), run)
+        train(small_config(small_text, *line), run)
     assert run.read_summary()["status"] == "failed"
     # Nothing was removed for one that does not verify, and the run goes on from the one before.
     assert checkpoint.at_step(run.checkpoints, 2).step == 2
     monkeypatch.undo()
-    assert train(settings(small_text, *line), run).summary["status"] == "completed"
+    assert train(small_config(small_text, *line), run).summary["status"] == "completed"

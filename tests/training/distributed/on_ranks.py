@@ -18,10 +18,10 @@ from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import NanolmError
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
-from nanolm.torchrun import own_rank
+from nanolm.torchrun import rank
 from nanolm.training.distributed.ranks import started
 from nanolm.training.trainer import train
-from tests.helpers import config_of
+from tests.helpers import make_config
 
 
 @MODELS.register("fails_on_one_rank")
@@ -35,14 +35,14 @@ class FailsOnOneRank(torch.nn.Embedding):
     def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         logits_BxTxV = super().forward(tokens_BxT)
-        return logits_BxTxV * torch.nan if own_rank() == 1 and self.calls == 5 else logits_BxTxV
+        return logits_BxTxV * torch.nan if rank() == 1 and self.calls == 5 else logits_BxTxV
 
 
 def main() -> None:
     jobs = json.loads(Path(sys.argv[1]).read_text())
     with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
         for folder, overrides in jobs:
-            config = config_of(*(word for word in overrides if not word.startswith("model=fails")))
+            config = make_config(*(word for word in overrides if not word.startswith("model=fails")))
             if "model=fails_on_one_rank" in overrides:
                 config.model.name = "fails_on_one_rank"
             try:

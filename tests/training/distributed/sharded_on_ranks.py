@@ -19,7 +19,7 @@ from nanolm.training import setup
 from nanolm.training.distributed.parallel import own_parts
 from nanolm.training.distributed.ranks import started
 from nanolm.training.step import next_token_loss
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     setup.build = build_and_note
     words = (*SMALL, "dataset=text", f"dataset.path={text}", "trainer.parallel=fsdp", "trainer.precision=bf16")
     with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
-        prepared = setup.prepare(config_of(*words), RunDirectory(folder), ranks)
+        prepared = setup.prepare(make_config(*words), RunDirectory(folder), ranks)
         model = prepared.state.model
         shapes = {tuple(sorted(parameter.shape)) for parameter in model.parameters() if parameter.dim() > 1}
         kept: dict[int, torch.UntypedStorage] = {}

@@ -28,7 +28,17 @@ from nanolm.training.distributed import parallel as distributed
 from nanolm.training.distributed.ranks import ALONE, Ranks, started
 from nanolm.training.trainer import train
 from tests.forks import Forked
-from tests.helpers import REPOSITORY, SMALL, Nanolm, config_of, final_state, has_row, rows, same, wait_until
+from tests.helpers import (
+    REPOSITORY,
+    SMALL,
+    Nanolm,
+    final_state,
+    has_reached_step,
+    is_same_state,
+    make_config,
+    untimed_rows,
+    wait_until,
+)
 from tests.system.test_kill import LINE
 
 N = 2
@@ -126,7 +136,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
 
     def on_one(name: str, overrides: tuple[str, ...], steps: int) -> None:
         (folder / name).mkdir(exist_ok=True)
-        train(config_of(*COMMON, text, *overrides, f"trainer.max_steps={steps}"), RunDirectory(folder / name))
+        train(make_config(*COMMON, text, *overrides, f"trainer.max_steps={steps}"), RunDirectory(folder / name))
 
     def job(name: str, overrides: tuple[str, ...], steps: int) -> tuple[Path, tuple[str, ...]]:
         return folder / name, (*COMMON, text, *overrides, f"trainer.max_steps={steps}")
@@ -147,7 +157,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, text: str) -> Path:
 
 
 def losses(run: Path, split: str) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in rows(RunDirectory(run)) if row["split"] == split}
+    return {row["step"]: row["loss"] for row in untimed_rows(RunDirectory(run)) if row["split"] == split}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,7 +166,7 @@ def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
     assert len(losses(one, "train")) == max_steps(case)
     for split in ("train", "val"):
         assert losses(two, split) == pytest.approx(losses(one, split), abs=1e-5)
-    of_one, of_two = (rows(RunDirectory(run)) for run in (one, two))
+    of_one, of_two = (untimed_rows(RunDirectory(run)) for run in (one, two))
     for key in ("grad_norm", "lr"):
         found, expected = ([row[key] for row in some if key in row] for some in (of_two, of_one))
         assert found == pytest.approx(expected, rel=1e-4)
@@ -170,7 +180,7 @@ def test_compiled_on_two_ranks_it_is_the_run_of_one(parallel: str, text: str, tm
     line = (*COMMON, text, "trainer.max_steps=8", f"trainer.parallel={parallel}")
     one = tmp_path / "one"
     one.mkdir()
-    train(config_of(*line), RunDirectory(one))
+    train(make_config(*line), RunDirectory(one))
     words = [*line, "trainer.compile=true", "hydra.run.dir=two"]
     (status, _, errors), (other_status, *_) = ended(start_ranks(["nanolm", "train", *words], tmp_path), timeout=300)
     assert (status, other_status) == (0, 0), errors
@@ -200,7 +210,8 @@ def test_averaged_weights_and_norms_are_those_of_one(case: str, runs: Path) -> N
     torch.testing.assert_close(averages[1], averages[0], atol=1e-4, rtol=1e-3)
     # A run that moves is evaluated where it stops as well.
     of_one, of_more = (
-        {(row["step"], row["split"]): row for row in rows(RunDirectory(runs / name))} for name in ("plain-1", case)
+        {(row["step"], row["split"]): row for row in untimed_rows(RunDirectory(runs / name))}
+        for name in ("plain-1", case)
     )
     for place, expected in of_one.items():
         for kind in ("weight_norms", "grad_norms"):
@@ -222,12 +233,12 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(case: str, runs: Path) -> Non
 
 def test_each_rank_has_dropout_of_its_own_and_takes_it_up_again(runs: Path) -> None:
     whole, parted = RunDirectory(runs / "dropped-2"), RunDirectory(runs / "dropped_in_parts-2")
-    train_rows = [[row for row in rows(run) if row["split"] == "train"] for run in (whole, parted)]
+    train_rows = [[row for row in untimed_rows(run) if row["split"] == "train"] for run in (whole, parted)]
     assert train_rows[0] == train_rows[1]
     (weights, state), (weights_in_parts, state_in_parts) = final_state(whole), final_state(parted)
-    assert same(weights, weights_in_parts)
-    assert same(state["optimizer"], state_in_parts["optimizer"])
-    assert same(state["rng_of_other_ranks"], state_in_parts["rng_of_other_ranks"])
+    assert is_same_state(weights, weights_in_parts)
+    assert is_same_state(state["optimizer"], state_in_parts["optimizer"])
+    assert is_same_state(state["rng_of_other_ranks"], state_in_parts["rng_of_other_ranks"])
     assert not torch.equal(state["rng"]["torch"], state["rng_of_other_ranks"][0]["torch"])
 
 
@@ -263,7 +274,7 @@ def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: py
     wrote = []
     monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
     monkeypatch.setattr(evaluation, "exact_loss", lambda setup, split: 1.0)
-    config = config_of(*COMMON, "dataset.path=unread")
+    config = make_config(*COMMON, "dataset.path=unread")
     for rank, frame in ((0, None), (1, None), (0, "sharded"), (1, "sharded")):
         session = MagicMock(config=config, ranks=Ranks(rank, 2))
         session.state.frame, session.state.averages, session.state.plateau = frame, None, {}
@@ -302,7 +313,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
     processes = start_ranks(line, tmp_path)
-    wait_until(lambda: has_row(run, 20), processes[0])
+    wait_until(lambda: has_reached_step(run, 20), processes[0])
     processes[1].send_signal(number)
     (status, output, errors), (other_status, other_output, other_errors) = ended(processes)
     assert (status, other_status) == (128 + number,) * 2, errors
@@ -316,7 +327,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
 def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     processes = start_ranks(["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path)
-    wait_until(lambda: has_row(run, 60), processes[0])
+    wait_until(lambda: has_reached_step(run, 60), processes[0])
     processes[1].kill()
     began = time.monotonic()
     (status, _, errors), (other_status, _, _) = ended(processes, timeout=30)
@@ -334,7 +345,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000", "trainer.rank_timeout=8"]
     processes = start_ranks([*line, "trainer.parallel=fsdp"], tmp_path)
-    wait_until(lambda: has_row(run, 20), processes[0])
+    wait_until(lambda: has_reached_step(run, 20), processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     try:
         assert processes[0].wait(timeout=60) == 1
@@ -358,7 +369,7 @@ def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, t
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: has_row(run, 60), process)
+    wait_until(lambda: has_reached_step(run, 60), process)
     # The lock says which process writes.
     os.kill(int(run.lock.read_text().split()[1]), signal.SIGKILL)
     ((status, output, errors),) = ended([process])
@@ -382,7 +393,7 @@ def test_mistakes_are_told_once_and_end_every_rank(text: str, tmp_path: Path) ->
 def found_on(n: int, patch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
     for name, word in environment(0, n, 1).items():
         patch.setenv(name, word)
-    return [problem.found for problem in check(config_of(*overrides))]
+    return [problem.found for problem in check(make_config(*overrides))]
 
 
 def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +419,7 @@ def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeyp
 
 def test_a_process_without_a_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with started(config_of().trainer) as ranks:
+    with started(make_config().trainer) as ranks:
         assert ranks is ALONE
         assert not torch.distributed.is_initialized()
     assert ranks.is_main
@@ -422,4 +433,4 @@ def test_parts_of_words_are_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None
     del values["LOCAL_RANK"]
     for name, word in values.items():
         monkeypatch.setenv(name, word)
-    assert check(config_of("trainer.batch_size=5")) == []
+    assert check(make_config("trainer.batch_size=5")) == []

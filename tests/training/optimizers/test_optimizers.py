@@ -15,17 +15,17 @@ from nanolm.training.optimizers import build as optimizers
 from nanolm.training.optimizers.muon import orthogonalize
 from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, config_of
+from tests.helpers import SMALL, make_config
 
 NAMES = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 
 
 def settings(name: str, *overrides: str) -> OptimizerConfig:
-    return config_of(f"optimizer={name}", *(f"optimizer.{override}" for override in overrides)).optimizer
+    return make_config(f"optimizer={name}", *(f"optimizer.{override}" for override in overrides)).optimizer
 
 
 def test_parameters_are_told_apart() -> None:
-    model = build(config_of("model=gpt2", "model.tie_embeddings=false", "size.n_layers=1"), 11)
+    model = build(make_config("model=gpt2", "model.tie_embeddings=false", "size.n_layers=1"), 11)
     groups = optimizers.parameter_groups(model, settings("adamw", "weight_decay=0.3"))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {group["name"]: sorted(names[id(p)] for p in group["params"]) for group in groups}
@@ -46,7 +46,9 @@ def test_parameters_are_told_apart() -> None:
 
 
 def test_a_tied_head_is_an_embedding_and_what_is_unknown_is_other() -> None:
-    groups = optimizers.parameter_groups(build(config_of("model=gpt2", "model.head_bias=true"), 11), settings("adamw"))
+    groups = optimizers.parameter_groups(
+        build(make_config("model=gpt2", "model.head_bias=true"), 11), settings("adamw")
+    )
     assert [group["name"] for group in groups] == ["hidden", "embedding", "norm", "bias"]
     model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3, bias=False))
     model[1].weight = model[0].weight
@@ -57,7 +59,7 @@ def test_a_tied_head_is_an_embedding_and_what_is_unknown_is_other() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_group_has_its_own_lr_and_is_said_to(name: str) -> None:
     config = settings(name, "lr=0.004", "weight_decay=0.1", "lr_multipliers={embedding:0.5,head:0}")
-    model = build(config_of("size.n_layers=1"), 11)
+    model = build(make_config("size.n_layers=1"), 11)
     optimizer = optimizers.build(config, model)
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {
         "hidden": 0.004,
@@ -74,8 +76,8 @@ def test_a_group_has_its_own_lr_and_is_said_to(name: str) -> None:
 
 def test_a_mistyped_group_has_a_neighbour() -> None:
     with pytest.raises(SettingsError, match=r"did you mean optimizer\.lr_multipliers\.embedding\?"):
-        config_of("optimizer.lr_multipliers.embeding=0.5")
-    (problem,) = check(config_of("optimizer.lr_multipliers.embedding=-1"))
+        make_config("optimizer.lr_multipliers.embeding=0.5")
+    (problem,) = check(make_config("optimizer.lr_multipliers.embedding=-1"))
     assert problem.found == "optimizer.lr_multipliers.embedding is -1.0, and must be at least 0"
 
 
@@ -84,7 +86,7 @@ def test_an_optimizer_goes_downhill(name: str) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
     optimizer = optimizers.build(
-        config_of(f"optimizer={name}", "optimizer.lr=0.2", "optimizer.weight_decay=0").optimizer, model
+        make_config(f"optimizer={name}", "optimizer.lr=0.2", "optimizer.weight_decay=0").optimizer, model
     )
     x = torch.randn(64, 4)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
@@ -102,7 +104,7 @@ def test_adamw_is_the_formula() -> None:
     """One step of Loshchilov and Hutter's algorithm 2, by hand."""
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)
-    config = config_of("optimizer.lr=0.1", "optimizer.weight_decay=0.5", "optimizer.eps=1e-8").optimizer
+    config = make_config("optimizer.lr=0.1", "optimizer.weight_decay=0.5", "optimizer.eps=1e-8").optimizer
     optimizer = optimizers.build(config, layer)
     layer(torch.ones(1, 1)).sum().backward()
     optimizer.step()
@@ -137,7 +139,7 @@ def test_newton_schulz_brings_singular_values_near_one() -> None:
 
 def test_muon_takes_query_key_and_value_apart_and_turns_tall_matrices() -> None:
     """The first update of a matrix is lr x 0.2 sqrt(its longer side) x the orthogonal matrix nearest its gradient."""
-    model = build(config_of("size.n_layers=2", "size.d_model=24", "size.n_heads=2"), 11)
+    model = build(make_config("size.n_layers=2", "size.d_model=24", "size.n_heads=2"), 11)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = optimizers.build(settings("muon", "weight_decay=0", "lr=0.1"), model)
     gradients_of(model, 0)
@@ -171,7 +173,7 @@ def test_muons_momentum_warms_up() -> None:
 def test_all_but_hidden_matrices_move_under_muon_as_under_adamw() -> None:
     found = []
     for name in ("muon", "adamw"):
-        model = build(config_of("model=gpt2", "size.n_layers=1", "size.d_model=16", "size.n_heads=2"), 11)
+        model = build(make_config("model=gpt2", "size.n_layers=1", "size.d_model=16", "size.n_heads=2"), 11)
         optimizer = optimizers.build(settings(name, "lr=0.01", "weight_decay=0.1"), model)
         parameters_after(optimizer, model, 5)
         found.append({key: value.detach() for key, value in model.named_parameters()})
@@ -248,6 +250,6 @@ def test_the_default_lr_teaches_a_small_model(name: str, small_text: Path, tmp_p
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     length = ("trainer.max_steps=200", "trainer.eval_every=200", "trainer.save_every=200", "size.d_model=32")
-    config = config_of(*SMALL, "dataset=text", f"dataset.path={small_text}", f"optimizer={name}", *length)
+    config = make_config(*SMALL, "dataset=text", f"dataset.path={small_text}", f"optimizer={name}", *length)
     summary: dict[str, Any] = train(config, run).summary
     assert summary["final_val_loss"] < 0.8 * summary["reference_losses"]["counted_unigram"]

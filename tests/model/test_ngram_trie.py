@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanolm.data.tokens.stream import Shards
-from nanolm.model.grams import continuation_counts, count_grams, level_ends
+from nanolm.model.ngram_trie import continuation_counts, count_grams, level_ends
 
 
 def spelled(keys: np.ndarray, vocab_size: int) -> list[tuple[int, ...]]:
