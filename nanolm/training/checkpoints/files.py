@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from nanolm import shell
+from nanolm import checksummed, shell
+from nanolm.checksummed import MANIFEST
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
 from nanolm.training.checkpoints.state import copied, flatten, unflatten
 
-WEIGHTS, TENSORS, SHAPE, MANIFEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json"
+WEIGHTS, TENSORS, SHAPE = "model.safetensors", "state.safetensors", "state.json"
 AVERAGES = "ema.safetensors"
 
 
@@ -133,43 +132,32 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         CheckpointError: what was written does not read back.
         DiskError: the disk is full or fails. Nothing is left of the attempt, and older checkpoints stand.
     """
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
     target = _folder_of(folder, snapshot.step)
-    temporary = temporary_sibling(target)
-    _remove_leftovers(folder)
     try:
-        temporary.mkdir()
-        # One entry at most: the order of several would be another in every process.
-        shared = {"shared": dump_json(snapshot.shared)} if snapshot.shared else None
-        safetensors.torch.save_file(snapshot.weights, temporary / WEIGHTS, shared)
-        safetensors.torch.save_file(snapshot.tensors, temporary / TENSORS)
-        (temporary / SHAPE).write_text(dump_json(snapshot.shape), encoding="utf-8")
-        names = [WEIGHTS, TENSORS, SHAPE]
-        if snapshot.averages is not None:
-            safetensors.torch.save_file(snapshot.averages, temporary / AVERAGES)
-            names.append(AVERAGES)
-        files = {name: _describe(temporary / name) for name in names}
-        for name in files:
-            _sync_file(temporary / name)
-        manifest = {"step": snapshot.step, **snapshot.about, "files": files}
-        (temporary / MANIFEST).write_bytes(_sealed(manifest))
-        _sync_file(temporary / MANIFEST)
-        sync_folder(temporary)
-        if target.exists():
-            target.rename(_aside(target))
-        temporary.rename(target)
-        sync_folder(folder)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+        # Leftovers of a killed save: the lock on the run ensures that no other process is writing one.
+        checksummed.remove_leftovers(folder, "step-*")
+        with checksummed.FolderWriter(target) as writer:
+            # At most one entry: safetensors writes several in an order that differs between processes.
+            shared = {"shared": dump_json(snapshot.shared)} if snapshot.shared else None
+            safetensors.torch.save_file(snapshot.weights, writer.path / WEIGHTS, shared)
+            safetensors.torch.save_file(snapshot.tensors, writer.path / TENSORS)
+            (writer.path / SHAPE).write_text(dump_json(snapshot.shape), encoding="utf-8")
+            names = [WEIGHTS, TENSORS, SHAPE]
+            if snapshot.averages is not None:
+                safetensors.torch.save_file(snapshot.averages, writer.path / AVERAGES)
+                names.append(AVERAGES)
+            for name in names:
+                writer.add(name)
+            manifest = {"step": snapshot.step, **snapshot.about}
+            writer.commit(manifest, move_existing_to=_aside(target) if target.exists() else None)
     except (OSError, SafetensorError) as error:
-        remove_tree(temporary, ignore_errors=True)
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
-            hint=f"make room, then go on from the last good checkpoint: {shell.resume_command(folder.parent)}",
+            hint=f"free some disk space, then resume from the last good checkpoint: {shell.resume_command(folder.parent)}",
         ) from error
-    except BaseException:
-        remove_tree(temporary, ignore_errors=True)
-        raise
     return verify(target)
 
 
@@ -197,31 +185,33 @@ def verify(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, cut short or altered.
     """
-    manifest = _manifest(path)
-    for fault in _faults(path, manifest):
-        raise fault
+    manifest, damage = inspect(path)
+    if damage:
+        raise damage[0]
+    assert manifest is not None, "an intact checkpoint has a manifest"
     return Checkpoint(path, manifest)
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, whose other files are not read; None where it is missing or damaged."""
-    try:
-        return _manifest(path)
-    except CheckpointError:
-        return None
+    """Return the manifest of a checkpoint, or None if it is missing or damaged. No other file is read."""
+    manifest = checksummed.read_manifest(path)
+    return manifest if manifest and manifest.get("step") == step_of(path) else None
 
 
 def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
-    """Reads every byte of a checkpoint, as `verify` does, and goes on where it would end.
+    """Read every byte of a checkpoint.
 
     Returns:
-        The manifest, None where it cannot be trusted, and what is wrong with each file that is damaged.
+        The manifest, None if it is missing or damaged, and an error for each damaged file.
     """
-    try:
-        manifest = _manifest(path)
-    except CheckpointError as error:
-        return None, [error]
-    return manifest, list(_faults(path, manifest))
+    manifest = read_manifest(path)
+    damage = list(checksummed.find_damage(path))
+    if manifest is None and not damage:
+        damage = [checksummed.Damage(MANIFEST, "belongs to another step")]
+    hint = "use another checkpoint, or restore the file from a copy"
+    return manifest, [
+        CheckpointError(f"{path.name}: {found}", where=str(path / found.name), hint=hint) for found in damage
+    ]
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
@@ -298,69 +288,6 @@ def _first_of(error: RuntimeError) -> str:
 
 def _folder_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, without its seal.
-
-    Raises:
-        CheckpointError: it is missing, or is not to the byte what was written.
-    """
-    try:
-        content = (path / MANIFEST).read_bytes()
-        manifest = json.loads(content)
-        manifest.pop("seal")
-        assert content == _sealed(manifest), "altered"
-        assert {WEIGHTS, TENSORS, SHAPE} <= set(manifest["files"])
-        assert int(manifest["step"]) == step_of(path), "of another step"
-        return manifest
-    except Exception as error:
-        how = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-        raise _fault(path, MANIFEST, f"is {how}") from error
-
-
-def _faults(path: Path, manifest: dict[str, Any]) -> Iterator[CheckpointError]:
-    """What is wrong with each file that is not as the manifest says."""
-    for name, expected in manifest["files"].items():
-        try:
-            found = _describe(path / name)
-        except OSError as error:
-            how = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-            yield _fault(path, name, how)
-            continue
-        size, sha256 = expected["bytes"], expected["sha256"]
-        if found["bytes"] != size:
-            yield _fault(path, name, f"has {found['bytes']:,} bytes, and was saved with {size:,}")
-        elif found["sha256"] != sha256:
-            hashes = f"sha256 {found['sha256'][:16]}..., saved as {sha256[:16]}..."
-            yield _fault(path, name, f"has been altered ({hashes})")
-
-
-def _fault(path: Path, name: str, what: str) -> CheckpointError:
-    hint = "take another checkpoint, or the file from a copy"
-    return CheckpointError(f"{path.name}: {name} {what}", where=str(path / name), hint=hint)
-
-
-def _sealed(manifest: dict[str, Any]) -> bytes:
-    """The manifest as it is written, with a hash of itself: its bytes are a function of what it says."""
-    seal = hashlib.sha256(dump_json(manifest, sort_keys=True).encode()).hexdigest()
-    return (dump_json({**manifest, "seal": seal}, indent=2) + "\n").encode()
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """What a killed save left; the lock on the run says that nobody is writing it."""
-    for path in folder.glob(".step-*.tmp"):
-        remove_tree(path, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:

@@ -1,0 +1,206 @@
+"""Folders of files with checksums, which appear under their name only when they are complete and on disk.
+
+Each has a manifest.json with the size and the SHA-256 of every other file and a SHA-256 of the manifest itself, so that
+a missing, truncated or altered file is detected and named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nanolm.files import remove_tree, sync_folder, temporary_sibling
+from nanolm.json_text import dump_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A file that is not as it was written.
+
+    Attributes:
+        name: of the file in its folder.
+        problem: such as "is missing".
+    """
+
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.problem}"
+
+
+class ChecksummedFile:
+    """A file of a FolderWriter whose checksum is computed while it is written.
+
+    Attributes:
+        n_bytes: bytes written so far.
+    """
+
+    def __init__(self, path: Path, entries: dict[str, dict[str, Any]]) -> None:
+        self.name = path.name
+        self.n_bytes = 0
+        self._file = path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._entries = entries
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append bytes, or the bytes of a contiguous array."""
+        self._file.write(content)
+        self._sha256.update(content)
+        self.n_bytes += memoryview(content).nbytes
+
+    def finish(self) -> None:
+        """Flush the file to disk, close it and record its checksum."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._entries[self.name] = {"bytes": self.n_bytes, "sha256": self._sha256.hexdigest()}
+
+    def close(self) -> None:
+        """Close the file without recording it, as after an error. A second call does nothing."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class FolderWriter:
+    """Writes a folder under a temporary name and renames it when it is complete and on disk.
+
+    Used as a context manager: leaving it without `commit` removes what was written.
+
+    Args:
+        target: the folder to write; its parent exists.
+
+    Attributes:
+        path: the temporary folder, on the same file system as the target.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = temporary_sibling(target)
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    def open(self, name: str) -> ChecksummedFile:
+        """Create a file to be written in parts; it becomes part of the folder when it is finished."""
+        return ChecksummedFile(self.path / name, self._entries)
+
+    def add(self, name: str) -> None:
+        """Record a file that is already in `path`, and flush it to disk."""
+        self._entries[name] = _describe(self.path / name)
+        _sync_file(self.path / name)
+
+    def commit(self, manifest: dict[str, Any], move_existing_to: Path | None = None) -> None:
+        """Write the manifest, flush everything to disk and rename the folder to its target.
+
+        Args:
+            manifest: facts about the folder; its files and checksums are added.
+            move_existing_to: the new name of a folder that is at the target; None: there is none.
+        """
+        (self.path / MANIFEST).write_bytes(_manifest_bytes({**manifest, "files": self._entries}))
+        _sync_file(self.path / MANIFEST)
+        sync_folder(self.path)
+        if move_existing_to is not None:
+            self.target.rename(move_existing_to)
+        self.path.rename(self.target)
+        sync_folder(self.target.parent)
+
+    def __enter__(self) -> Self:
+        self.path.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path.exists():
+            remove_tree(self.path, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove the temporary folders of writers that were killed.
+
+    Args:
+        folder: the parent of the targets.
+        names: a glob pattern of the targets' names. No other process may be writing one of them.
+    """
+    for path in folder.glob(f".{names}.tmp"):
+        remove_tree(path, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest without its own checksum, or None if it is missing or damaged. No other file is read."""
+    manifest = _read_manifest(folder)
+    return None if isinstance(manifest, Damage) else manifest
+
+
+def find_damage(folder: Path) -> Iterator[Damage]:
+    """Read every byte of a folder and compare it with its manifest; sizes are compared before any checksum.
+
+    Yields:
+        Each damaged file. A missing or damaged manifest is reported alone.
+    """
+    manifest = _read_manifest(folder)
+    if isinstance(manifest, Damage):
+        yield manifest
+        return
+    candidates = []
+    for name, written in manifest["files"].items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            yield _unreadable(name, error)
+            continue
+        if size == written["bytes"]:
+            candidates.append((name, written["sha256"]))
+        else:
+            yield Damage(name, f"has {size:,} bytes, and was written with {written['bytes']:,}")
+    for name, sha256 in candidates:
+        try:
+            found = _describe(folder / name)["sha256"]
+        except OSError as error:
+            yield _unreadable(name, error)
+            continue
+        if found != sha256:
+            yield Damage(name, f"has been altered (SHA-256 {found[:16]}..., written as {sha256[:16]}...)")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | Damage:
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        del manifest["sha256"]
+        if content == _manifest_bytes(manifest):
+            return manifest
+    except FileNotFoundError:
+        return Damage(MANIFEST, "is missing")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return Damage(MANIFEST, "is damaged")
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """Serialize a manifest together with its checksum; the bytes are a function of the content."""
+    sha256 = hashlib.sha256(dump_json(manifest, sort_keys=True).encode()).hexdigest()
+    return (dump_json({**manifest, "sha256": sha256}, indent=2) + "\n").encode()
+
+
+def _unreadable(name: str, error: OSError) -> Damage:
+    missing = isinstance(error, FileNotFoundError)
+    return Damage(name, "is missing" if missing else f"cannot be read: {error.strerror}")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
