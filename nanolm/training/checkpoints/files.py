@@ -156,7 +156,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
             where=str(folder),
-            hint=f"free some disk space, then resume from the last good checkpoint: {shell.resume_command(folder.parent)}",
+            hint=f"free some disk space, then resume the run: {shell.resume_command(folder.parent)}",
         ) from error
     return verify(target)
 
