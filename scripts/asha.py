@@ -143,7 +143,7 @@ def kill_half_way(words: list[str], folder: Path, steps: int) -> None:
 
 def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
     """The validation losses of the runs in a folder by step, by what they differ in."""
-    from nanolm.config.run import flat
+    from nanolm.config.fields import flat
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.sweeps.optuna.study import val_losses

@@ -82,7 +82,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     import torch
 
     from nanolm.compose import compose_line
-    from nanolm.config.checks.experiment import check
+    from nanolm.config.checks import check
     from nanolm.errors import raise_all
     from nanolm.model import attention_backends, count
     from nanolm.model.build import build, count_parameters

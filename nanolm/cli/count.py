@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanolm.compose import compose_line
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.model import NgramConfig, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.config.tokenizer import (

@@ -12,7 +12,7 @@ import numpy as np
 
 from nanolm import terminal
 from nanolm.compose import Line, compose_line
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.data import corpus as corpora
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus

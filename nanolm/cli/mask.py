@@ -12,9 +12,8 @@ import torch.nn.functional as F
 
 from nanolm import terminal
 from nanolm.compose import compose_line
-from nanolm.config.checks.experiment import check
-from nanolm.config.mask import MaskConfig
-from nanolm.config.run import layers_by_mask
+from nanolm.config.checks import check
+from nanolm.config.mask import MaskConfig, layers_by_mask
 from nanolm.errors import SettingsError, raise_all
 from nanolm.files import write_output_file
 from nanolm.model import masks

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nanolm import terminal
 from nanolm.compose import compose_line
-from nanolm.config.checks.experiment import check
-from nanolm.config.run import flat
+from nanolm.config.checks import check
+from nanolm.config.fields import flat
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
 from nanolm.errors import raise_all
 from nanolm.files import write_output_file

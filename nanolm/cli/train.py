@@ -95,7 +95,7 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
     """
     from nanolm.compose import import_plugins, register_schemas
     from nanolm.compose.line import check_line
-    from nanolm.config.yaml_io import in_words
+    from nanolm.config.yaml_io import summarize_error
 
     import_plugins([])
     register_schemas()
@@ -123,7 +123,9 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
             hint = 'eval "$(nanolm train --shell-completion install=bash)"'
             raise SettingsError(str(error), where="--shell-completion", hint=hint) from error
         asked = " ".join(word for word in arguments if word.startswith("-"))
-        raise SettingsError(in_words(error), where=asked, hint="`nanolm train --hydra-help` lists the flags") from error
+        raise SettingsError(
+            summarize_error(error), where=asked, hint="`nanolm train --hydra-help` lists the flags"
+        ) from error
     return 0
 
 
@@ -249,7 +251,7 @@ def _train_help(config_dir: str | None) -> str:
 
 def _run_directory(line: Line) -> Path:
     """Where the run of this line goes: the run that it resumes, the folder that it names, or a fresh one."""
-    from nanolm.config.checks.experiment import check
+    from nanolm.config.checks import check
     from nanolm.runs.directory import RunDirectory, fresh
     from nanolm.runs.occupancy import require_startable
 
@@ -355,7 +357,7 @@ def _run_of(path: Path) -> Path:
 
 def _cut_off_run(line: Line) -> Path | None:
     """The newest run beside the new one's place that has these very settings and did not come to its end."""
-    from nanolm.config.run import identity
+    from nanolm.config.identity import identity
     from nanolm.runs.directory import RunDirectory, is_complete
 
     wanted, steps = identity(line.config), line.config.trainer.max_steps
@@ -523,7 +525,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
         NanolmError: the folder holds a run that is not to go on, or the settings cannot be right.
     """
     from nanolm.compose import continue_run
-    from nanolm.config.checks.experiment import check
+    from nanolm.config.checks import check
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import is_complete
     from nanolm.runs.occupancy import is_without_config
@@ -590,7 +592,7 @@ def _fork(config: Config, line: Line) -> Task:
         NanolmError: there is no such run or checkpoint, or it has no step to go on with.
     """
     from nanolm.compose import continue_run
-    from nanolm.config.run import flat
+    from nanolm.config.fields import flat
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.training.checkpoints import files as checkpoint

@@ -12,10 +12,17 @@ from omegaconf.errors import GrammarParseError
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.run import Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config.yaml_io import in_words, missing_values, to_config, to_omegaconf, unresolved, unresolved_values
+from nanolm.config.yaml_io import (
+    missing_values,
+    summarize_error,
+    to_config,
+    to_omegaconf,
+    unresolved,
+    unresolved_values,
+)
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
 from nanolm.registry import GROUPS
 
@@ -232,7 +239,7 @@ def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list
     problems = files.check(_choices(chosen))
     if problems:
         return problems
-    text = in_words(error)
+    text = summarize_error(error)
     # Hydra names the option that it was reading; what it says of it is enough.
     named = match[1].removesuffix(".yaml") if (match := re.search(r"In '([^']+)'", text)) else ""
     file = next((file for file in files.files.values() if f"{file.group}/{file.option}" == named), None)
@@ -298,4 +305,4 @@ def _said(error: Exception, text: str, task: DictConfig | None = None) -> list[N
     if isinstance(error, GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
         key, _, value = text.partition("=")
         return [unresolved(key.lstrip("+"), value, GrammarParseError())]
-    return [SettingsError(in_words(error), where=text)]
+    return [SettingsError(summarize_error(error), where=text)]

@@ -27,9 +27,10 @@ from nanolm.compose.overrides import (
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.typed import as_hydra_reads
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
-from nanolm.config.checks.experiment import check
-from nanolm.config.run import Config, flat
-from nanolm.config.yaml_io import in_words, load_yaml, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.checks import check
+from nanolm.config.fields import flat
+from nanolm.config.run import Config
+from nanolm.config.yaml_io import load_yaml, summarize_error, to_config, unknown_keys, unresolved, unresolved_values
 from nanolm.errors import NanolmError, Problems, SettingsError, raise_all
 from nanolm.files import user_path
 
@@ -162,7 +163,7 @@ def _composed(
         problems = diagnose(parsed, multirun, files, base)
         raise_all(problems)
         in_lists = ", ".join(word.input_line or "" for word in parsed if LIST_PART.search(word.key_or_group))
-        raise SettingsError(in_words(error), where=in_lists or "the command line") from error
+        raise SettingsError(summarize_error(error), where=in_lists or "the command line") from error
     from hydra.core.hydra_config import HydraConfig
 
     HydraConfig.instance().set_config(composed)

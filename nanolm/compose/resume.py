@@ -6,7 +6,9 @@ import copy
 from typing import Any
 
 from nanolm.compose.line import Line
-from nanolm.config.run import Config, changes_in_words, differing, flat, may_change
+from nanolm.config.fields import flat
+from nanolm.config.identity import describe_changes, differing, may_change
+from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
 
 
@@ -62,7 +64,7 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
             setattr(_at(merged, nodes), name, getattr(_at(line.config, nodes), name))
     if is_fork:
         merged.resume, merged.fork = line.config.resume, True
-    return merged, changes_in_words(changed)
+    return merged, describe_changes(changed)
 
 
 def _at(config: Config, names: list[str]) -> Any:

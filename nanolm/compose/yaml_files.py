@@ -18,7 +18,7 @@ from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config.yaml_io import in_words
+from nanolm.config.yaml_io import summarize_error
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
@@ -260,7 +260,7 @@ class YamlFiles:
             except OmegaConfBaseException as error:
                 where = file.where(key_in_file)
                 explained = explain_value(task, key, value, where) if isinstance(error, MISFITS) else None
-                problems.append(explained or SettingsError(in_words(error), where=f"{where} ({key})"))
+                problems.append(explained or SettingsError(summarize_error(error), where=f"{where} ({key})"))
         return problems
 
     def _entries(self, file: YamlFile) -> Iterator[tuple[str, str, bool, int]]:

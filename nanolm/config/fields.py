@@ -99,6 +99,11 @@ def plain(value: Any) -> Any:
     return value.name if isinstance(value, enum.Enum) else value
 
 
+def flat(config: Any) -> dict[str, Any]:
+    """The settings of a dataclass as {dotted key: plain value}, enums by their name."""
+    return {key: plain(value) for key, _, value in leaves(config)}
+
+
 def declare(registry: Registry, *schemas: type[Any]) -> None:
     """Puts the schemas of built-in options into the table of their group. A plugin's own comes with its decorator."""
     for schema in schemas:

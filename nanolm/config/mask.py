@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from nanolm.config.fields import declare, in_context
+from nanolm.config.model import TransformerConfig
 from nanolm.registry import MASKS
+
+if TYPE_CHECKING:
+    from nanolm.config.run import Config
 
 
 @dataclasses.dataclass
@@ -139,3 +143,27 @@ def pattern_part(base: MaskConfig, name: str) -> MaskConfig:
     }
     is_written = base.within_documents and not type(base).within_documents
     return schema(name=name, pattern=None, within_documents=is_written or schema.within_documents, **written)
+
+
+def layer_masks(config: Config) -> list[MaskConfig]:
+    """The mask of each layer, its own settings and no pattern in it. The settings must be sound."""
+    names = pattern_names(config.mask)
+    parts = [pattern_part(config.mask, name) for name in names] if names else [config.mask]
+    return [parts[layer % len(parts)] for layer in range(config.size.n_layers)]
+
+
+def reads_documents(config: Config) -> bool:
+    """Whether the model must be told which document each token is of. The settings must be sound."""
+    return isinstance(config.model, TransformerConfig) and any(mask.within_documents for mask in layer_masks(config))
+
+
+def layers_by_mask(config: Config) -> list[tuple[MaskConfig, list[int]]]:
+    """The masks that differ, in the order in which layers first have them, each with its layers, counted from 0."""
+    found: list[tuple[MaskConfig, list[int]]] = []
+    for layer, mask in enumerate(layer_masks(config)):
+        known = next((layers for other, layers in found if other == mask), None)
+        if known is None:
+            found.append((mask, [layer]))
+        else:
+            known.append(layer)
+    return found

@@ -39,7 +39,7 @@ def to_config(composed: DictConfig) -> Config:
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise SettingsError(in_words(error), where=str(error.full_key or "")) from error
+        raise SettingsError(summarize_error(error), where=str(error.full_key or "")) from error
     assert isinstance(config, Config)
     _each_string(config, lambda text: MISSING if text == _QUESTION_MARKS else text)
     return config
@@ -109,7 +109,7 @@ def load_yaml(path: Path) -> Config:
     except NanolmError:
         raise
     except OmegaConfBaseException as error:
-        raise RunError(f"config.yaml does not fit: {in_words(error)}", where=str(path), hint=hint) from error
+        raise RunError(f"config.yaml does not fit: {summarize_error(error)}", where=str(path), hint=hint) from error
     except KeyError as error:
         raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), hint=hint) from error
 
@@ -166,7 +166,7 @@ def unresolved(key: str, raw: Any, error: BaseException, where: str = "") -> Set
     elif match := re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not)", text):
         reason = f"it resolves to {match[1]!r}, which does not fit the setting"
     else:
-        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", in_words(error))
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", summarize_error(error))
     return SettingsError(
         f"{key} cannot be resolved: {reason}",
         where=where or f"{key}={raw}",
@@ -230,7 +230,7 @@ def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
     return registry.schemas.get(name, BASE_SCHEMAS[group])
 
 
-def in_words(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """The one line of a Hydra or OmegaConf error that says what is wrong."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = re.sub(r"\s+full_key:.*", "", str(cause), flags=re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanolm.config.run import reads_documents
+from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Precision
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens.cache import tokenize

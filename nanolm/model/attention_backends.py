@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nanolm.config.mask import BandedCausalConfig, BandedConfig, BlockLocalConfig, MaskConfig
+from nanolm.config.mask import BandedCausalConfig, BandedConfig, BlockLocalConfig, MaskConfig, layers_by_mask
 from nanolm.config.model import AttentionKind, TransformerConfig
-from nanolm.config.run import Config, layers_by_mask
+from nanolm.config.run import Config
 from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
 from nanolm.model.masks import same_document

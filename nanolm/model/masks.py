@@ -17,8 +17,9 @@ from nanolm.config.mask import (
     NoMaskConfig,
     PrefixConfig,
     StridedConfig,
+    layers_by_mask,
 )
-from nanolm.config.run import Config, layers_by_mask
+from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.registry import MASKS
 

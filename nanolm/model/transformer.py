@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config.mask import CausalConfig, MaskConfig
+from nanolm.config.mask import CausalConfig, MaskConfig, layers_by_mask
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
-from nanolm.config.run import Config, layers_by_mask
+from nanolm.config.run import Config
 from nanolm.model import masks
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, choose_backend, uniform
 from nanolm.model.cache import Cache, settled_positions

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nanolm.analysis.collection import Run
-from nanolm.config.run import layer_masks
+from nanolm.config.mask import layer_masks
 from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
 from nanolm.inference.load import Loaded, load_run

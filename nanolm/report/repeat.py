@@ -12,8 +12,8 @@ from omegaconf import MISSING
 
 from nanolm import shell
 from nanolm.compose import compose_line, quoted
+from nanolm.config.fields import flat
 from nanolm.config.interpolation import escape, map_strings, unescape
-from nanolm.config.run import flat
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanolm.config.run import Config, flat
+from nanolm.config.fields import flat
+from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import user_path
 from nanolm.run_layout import is_run

@@ -189,15 +189,15 @@ class SweepJob:
         from hydra.core.hydra_config import HydraConfig
 
         from nanolm.compose import choices_of
-        from nanolm.config.checks.experiment import check
-        from nanolm.config.run import changes_in_words, differing
+        from nanolm.config.checks import check
+        from nanolm.config.identity import describe_changes, differing
         from nanolm.config.yaml_io import load_yaml
         from nanolm.training.trainer import train
 
         raise_all(check(config))
         changes = []
         if run.exists():
-            changes = changes_in_words(differing(load_yaml(run.config), config))
+            changes = describe_changes(differing(load_yaml(run.config), config))
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         outcome = train(

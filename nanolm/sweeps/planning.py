@@ -20,7 +20,9 @@ from filelock import FileLock
 from nanolm import shell
 from nanolm.compose import as_hydra_reads, compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
-from nanolm.config.run import Config, differing, flat, identity
+from nanolm.config.fields import flat
+from nanolm.config.identity import differing, identity
+from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
 from nanolm.files import wrong_file_types
 from nanolm.json_text import dump_json

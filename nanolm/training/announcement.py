@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
-from nanolm.config.run import reads_documents
 from nanolm.config.scheduler import ConstantConfig
 from nanolm.model import attention_backends, masks
 from nanolm.model.build import FittedModel

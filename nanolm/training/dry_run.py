@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from nanolm.config.run import Config, recorded
+from nanolm.config.identity import recorded
+from nanolm.config.run import Config
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import count
 from nanolm.model.build import FittedModel, count_parameters

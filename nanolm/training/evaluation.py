@@ -8,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from nanolm.config.run import reads_documents
+from nanolm.config.mask import reads_documents
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.training import ema, schedules

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanolm.config.run import Config, identity, reads_documents
+from nanolm.config.identity import identity
+from nanolm.config.mask import reads_documents
+from nanolm.config.run import Config
 from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
 from nanolm.data import tokenizers

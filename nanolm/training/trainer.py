@@ -19,7 +19,9 @@ import torch
 from nanolm import shell
 from nanolm.baselines import compressors
 from nanolm.baselines.entropy import bigram_loss, unigram_loss
-from nanolm.config.run import Config, changes_in_words, flat, recorded
+from nanolm.config.fields import flat
+from nanolm.config.identity import describe_changes, recorded
+from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
 from nanolm.data.prompt import choose_prompt
@@ -110,7 +112,7 @@ def train(
     instruments.start_of_peak_memory(setup.state.device)
     before = run.read_summary()
     summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
-    changes = [*dict.fromkeys([*(changes or []), *changes_in_words(setup.continuation.changes)])]
+    changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.continuation.changes)])]
     changes += _changes_of_machine(before, summary)
     # From the moment that there is a run, signals end it with a save.
     with StopRequest() as stop:

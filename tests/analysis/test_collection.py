@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nanolm.analysis import collection
-from nanolm.config.run import flat
+from nanolm.config.fields import flat
 from nanolm.errors import Problems, RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.cli import count as count_verb
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.errors import SettingsError
 from tests.helpers import Nanolm, make_config
 

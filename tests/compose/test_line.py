@@ -5,8 +5,8 @@ import pytest
 
 from nanolm.compose import compose_jobs, compose_line, continue_run, hidden_options, quoted
 from nanolm.config.dataset import TextConfig
+from nanolm.config.fields import flat
 from nanolm.config.optimizer import AdamWConfig
-from nanolm.config.run import flat
 from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
 from tests.helpers import make_config

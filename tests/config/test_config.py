@@ -5,8 +5,9 @@ import math
 import pytest
 
 from nanolm.compose import compose_line, config_folder
-from nanolm.config.checks.experiment import check
-from nanolm.config.fields import leaves, outside_bounds
+from nanolm.config.checks import check
+from nanolm.config.fields import flat, leaves, outside_bounds
+from nanolm.config.identity import identity, may_change
 from nanolm.config.mask import (
     BandedCausalConfig,
     BlockLocalConfig,
@@ -14,9 +15,12 @@ from nanolm.config.mask import (
     DocumentConfig,
     MaskConfig,
     StridedConfig,
+    layer_masks,
+    layers_by_mask,
+    reads_documents,
 )
 from nanolm.config.optimizer import LrMultipliers
-from nanolm.config.run import Config, flat, identity, layer_masks, layers_by_mask, may_change, reads_documents
+from nanolm.config.run import Config
 from nanolm.config.size import SizeConfig
 from nanolm.config.trainer import TrainerConfig
 from nanolm.registry import GROUPS

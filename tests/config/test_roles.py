@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
+from nanolm.config.fields import flat
+from nanolm.config.identity import identity
 from nanolm.config.roles import QUIET, is_quiet
-from nanolm.config.run import flat, identity
 from tests.helpers import make_config
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.logger import WandbConfig, WandbMode
 from nanolm.config.wandb_environment import check_wandb, destination
 from tests.helpers import make_config

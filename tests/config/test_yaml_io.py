@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from nanolm.analysis.collection import plain_settings
 from nanolm.config.dataset import TextConfig
+from nanolm.config.fields import flat
+from nanolm.config.identity import identity
 from nanolm.config.logger import WandbConfig
 from nanolm.config.mask import PatternConfig
-from nanolm.config.run import flat, identity
 from nanolm.config.yaml_io import load_yaml, save_yaml, to_config, to_omegaconf
 from nanolm.errors import NanolmError, RunError
 from tests.helpers import make_config

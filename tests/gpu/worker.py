@@ -92,7 +92,7 @@ OTHERS = (
 
 def combinations() -> list[tuple[str, ...]]:
     """The overrides of every combination that is tried."""
-    from nanolm.config.checks.experiment import check
+    from nanolm.config.checks import check
 
     @functools.cache
     def allows(positions: str, mask: str, path: str) -> bool:
@@ -178,7 +178,7 @@ class Parts:
     def __init__(self, config: Any, model: Any, fault: str | None) -> None:
         import torch
 
-        from nanolm.config.run import reads_documents
+        from nanolm.config.mask import reads_documents
         from nanolm.training import ema
         from nanolm.training.checkpoints.state import TrainState
         from nanolm.training.optimizers import build as optimizers

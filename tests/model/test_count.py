@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanolm.compose import config_folder
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.model import (
     Activation,
     AttentionKind,

@@ -13,8 +13,9 @@ from nanolm.config.mask import (
     NoMaskConfig,
     PrefixConfig,
     StridedConfig,
+    layer_masks,
 )
-from nanolm.config.run import Config, layer_masks
+from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.model import masks
 from nanolm.model.build import build

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanolm.compose import config_folder
-from nanolm.config.run import layers_by_mask
+from nanolm.config.mask import layers_by_mask
 from nanolm.model import masks
 from nanolm.model.build import build, count_parameters
 from nanolm.model.transformer import Transformer

@@ -6,7 +6,8 @@ import pytest
 
 from nanolm.analysis.collection import find, plain_settings
 from nanolm.compose import compose_line
-from nanolm.config.run import flat, identity
+from nanolm.config.fields import flat
+from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
 from nanolm.report.repeat import command
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from nanolm import shell
 from nanolm.analysis import metrics as figures
 from nanolm.compose import compose_jobs, parse
-from nanolm.config.checks.experiment import check
-from nanolm.config.fields import outside_bounds
-from nanolm.config.run import Config, flat, may_change
+from nanolm.config.checks import check
+from nanolm.config.fields import flat, outside_bounds
+from nanolm.config.identity import may_change
+from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory, shown, steps_done
 from nanolm.signals import Stopped

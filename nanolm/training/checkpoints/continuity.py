@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from nanolm import shell
-from nanolm.config.run import Config, identity, may_change, recorded
+from nanolm.config.identity import identity, may_change, recorded
+from nanolm.config.run import Config
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 
 from nanolm.cli import train as train_verb
 from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_schemas
-from nanolm.config.run import Config, flat
+from nanolm.config.fields import flat
+from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.sweeps.planning import Job, combinations, plan
 from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config

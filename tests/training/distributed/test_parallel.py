@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from nanolm.cli.main import run as nanolm_run
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.trainer import Parallel
 from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory

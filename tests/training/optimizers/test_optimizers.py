@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nanolm.compose import config_folder
-from nanolm.config.checks.experiment import check
+from nanolm.config.checks import check
 from nanolm.config.optimizer import OptimizerConfig
 from nanolm.errors import SettingsError
 from nanolm.model.build import build
