@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""Resources of this machine: memory and CPU cores."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def host_memory() -> int | None:
 def batch_bytes(sequences: int, context_length: int) -> int:
     """Return the bytes of the tokens of a batch."""
     return sequences * context_length * TOKEN_BYTES
+
+
+def n_cores() -> int:
+    """Return the number of CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,9 @@ import torch
 from nanolm.compose import Bases, compose_config
 from nanolm.config.mask import CausalConfig
 from nanolm.config.run import Config
+from nanolm.data import corpus as corpora
+from nanolm.data.tokens import cache as token_cache
+from nanolm.data.tokens.stream import Stream
 from nanolm.model.attention_backends import AttentionContext
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import trainer
@@ -179,3 +182,32 @@ def randomize_weights(model: torch.nn.Module) -> None:
 
 def causal_context(length: int) -> AttentionContext:
     return AttentionContext(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
+
+
+def text_config(path: Path, *overrides: str) -> Config:
+    """A config whose dataset is a text file, a folder or a glob."""
+    return make_config("dataset=text", f"dataset.path='{path}'", *overrides)
+
+
+def tokenize_text(
+    path: Path, text: str, *overrides: str, report: Callable[[str], None] | None = None
+) -> dict[str, Stream]:
+    """Write a text to a file and tokenize it."""
+    path.write_bytes(text.encode())
+    return tokenize_config(text_config(path, *overrides), report)
+
+
+def tokenize_config(config: Config, report: Callable[[str], None] | None = None) -> dict[str, Stream]:
+    """Tokenize the dataset of a config."""
+    corpus = corpora.load(config.dataset)
+    return token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config, report)
+
+
+def stream_folders(cache: Path) -> list[Path]:
+    """The folders of the streams in a cache, without the fitted tokenizers."""
+    return sorted(path for path in (cache / "streams").glob("[!.]*") if path.name != "tokenizers")
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """The names below a folder that an interrupted write left."""
+    return [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]

@@ -1,6 +1,6 @@
-"""Batches as a function of (stream, seed, step): no state but the step, so that a seek costs nothing.
+"""Batches as a function of (stream, seed, step), without sampler state: any step can be drawn at the same cost.
 
-Every rank of a data-parallel run asks for its share of the same batch: rows rank * B / world_size and on.
+Each rank of a data-parallel run draws its share of the same batch, the rows from rank * B / world_size on.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from nanolm.data.permutation import mix, permute
 from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
 from nanolm.errors import SettingsError
 
-# A target that is not scored: the padding behind a row's text.
+# The target at padded positions, which is not scored; PyTorch's default ignore_index.
 IGNORE_INDEX = -100
 
-# Steps whose positions are drawn together, which costs about as much as drawing those of one.
-STEPS_AT_ONCE = 64
+# Steps drawn together, at about the cost of one.
+STEPS_PER_BLOCK = 64
 
 
 class Batch(NamedTuple):
-    """What a model reads and is scored on, int64.
+    """Inputs and targets of a model, int64.
 
-    A document's first token is a target like any other, of the last position of the document before it: every token
-    is scored, whatever a mask hides.
+    The first token of a document is a target of the last position of the previous document: every token is scored,
+    also under a document mask.
 
     Attributes:
         inputs_BxT: tokens.
-        targets_BxT: the tokens that follow them; IGNORE_INDEX behind a row's end.
-        documents_BxT: which of the stream's documents each input is of, counted from 0; None where nobody asked, and
-            where a row is a piece of a single document.
+        targets_BxT: the tokens that follow them; IGNORE_INDEX after the end of a row.
+        documents_BxT: index of the document of each input; None if not requested, or if every row is part of a single
+            document.
     """
 
-    inputs_BxT: np.ndarray  # noqa: N815  its shape is in its name
+    inputs_BxT: np.ndarray  # noqa: N815  the name shows the shape
     targets_BxT: np.ndarray  # noqa: N815
     documents_BxT: np.ndarray | None = None  # noqa: N815
 
@@ -52,58 +52,59 @@ def draw(
     world_size: int = 1,
     with_documents: bool = False,
 ) -> Batch:
-    """The batch of a step, or a rank's share of it.
+    """Draw the batch of a step, or a rank's share of it.
 
     Args:
-        kind: what a row is made of; lines and documents need a stream with rows.
+        kind: how rows are sampled; lines and documents need a stream with rows.
+        stream: the tokens.
         seed: of the run.
         step: counted from 0.
         batch_size: rows of all ranks together.
-        context_length: tokens a row.
+        context_length: tokens per row.
         rank: from 0 to world_size - 1.
-        world_size: processes that share the batch.
-        with_documents: whether to say which document each input is of.
+        world_size: number of ranks.
+        with_documents: whether to return documents_BxT.
 
     Raises:
-        SettingsError: the batch cannot be shared evenly.
+        SettingsError: batch_size is not divisible by world_size.
     """
     if batch_size % world_size:
         raise SettingsError(
-            f"trainer.batch_size {batch_size} cannot be shared evenly by {world_size} processes",
+            f"trainer.batch_size ({batch_size}) is not divisible by the number of processes ({world_size})",
             where="trainer.batch_size",
-            hint=f"a multiple of {world_size}, such as {-(-batch_size // world_size) * world_size}",
+            hint=f"use a multiple of {world_size}, such as {-(-batch_size // world_size) * world_size}",
         )
     share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    block, row = divmod(step, STEPS_PER_BLOCK)
     if kind is Sampling.windows:
-        starts_B = _random_starts(len(stream.tokens) - context_length, seed, step, batch_size)[share]
-        return _windows_at(stream, starts_B, context_length, with_documents)
-    block, row = divmod(step, STEPS_AT_ONCE)
+        starts_B = _random_starts(len(stream.tokens) - context_length, seed, block, batch_size)[row, share]
+        return _windows(stream, starts_B, context_length, with_documents)
     if kind is Sampling.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
-        starts_B = _in_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
-        return _windows_at(stream, starts_B, context_length, with_documents)
+        starts_B = _shuffled_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
+        return _windows(stream, starts_B, context_length, with_documents)
     assert stream.rows is not None, f"{kind} of a stream without rows"
-    rows_B = _in_epochs(len(stream.rows), seed, block, batch_size)[row, share]
+    rows_B = _shuffled_epochs(len(stream.rows), seed, block, batch_size)[row, share]
     return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
 
 
 def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
-    """Which document each token of some windows is of.
+    """Return the index of the document of each token in some windows.
 
     Args:
-        documents: where each document begins in the tokens, from 0 on in order, uint64. One without a token begins
-            where the next one does.
-        starts_B: where each window begins in the tokens.
-        length: tokens a window.
+        documents: index of the first token of each document, ascending from 0, uint64. An empty document has the same
+            start as the next one.
+        starts_B: index of the first token of each window.
+        length: tokens per window.
 
     Returns:
-        documents_BxL, int64: counted from 0.
+        documents_BxL, int64.
     """
-    # Of the type of `documents`, or numpy would convert a copy of them all.
+    # The dtype of `documents`: for another one, numpy would convert a copy of them all.
     first_B = starts_B.astype(documents.dtype)
     begun_B = np.searchsorted(documents, first_B, side="right")
     begun_by_end_B = np.searchsorted(documents, first_B + (length - 1), side="right")
-    # Only a window's ends are looked up. A number goes up by one wherever a document begins between them.
+    # Only the ends of each window are searched; the index grows by one at each document start between them.
     inside_B = begun_by_end_B - begun_B
     window_N = np.repeat(np.arange(len(starts_B)), inside_B)
     document_N = np.arange(len(window_N)) + np.repeat(begun_by_end_B - np.cumsum(inside_B), inside_B)
@@ -114,21 +115,21 @@ def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np
 
 
 def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of these numbers, padded at the end: inputs with 0, targets with IGNORE_INDEX.
+    """Return rows by their indices, padded at the end: inputs with 0, targets with IGNORE_INDEX.
 
-    Padding stands behind all that is scored, where a causal mask does not see it.
+    A causal mask hides the padding from every scored position, as it comes last.
 
     Returns:
         inputs_BxT and targets_BxT, int64.
     """
-    begin_B, length_B, begins_piece_B = rows.targets(rows_B)
+    begin_B, length_B, begins_segment_B = rows.targets(rows_B)
     inputs_BxT = np.zeros((len(rows_B), rows.context_length), dtype=np.int64)
     targets_BxT = np.full((len(rows_B), rows.context_length), IGNORE_INDEX, dtype=np.int64)
-    for row, (begin, length, begins_piece) in enumerate(
-        zip(begin_B.tolist(), length_B.tolist(), begins_piece_B.tolist(), strict=True)
+    for row, (begin, length, begins_segment) in enumerate(
+        zip(begin_B.tolist(), length_B.tolist(), begins_segment_B.tolist(), strict=True)
     ):
         targets_BxT[row, :length] = tokens[begin : begin + length]
-        if begins_piece and rows.start is not None:
+        if begins_segment and rows.start is not None:
             inputs_BxT[row, 0] = rows.start
             inputs_BxT[row, 1:length] = targets_BxT[row, : length - 1]
         else:
@@ -136,33 +137,28 @@ def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndar
     return inputs_BxT, targets_BxT
 
 
-def _random_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    block, row = divmod(step, STEPS_AT_ONCE)
-    return _positions(n_starts, seed, block, batch_size)[row]
-
-
 @functools.lru_cache(maxsize=4)
-def _positions(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
-    """Starts of the windows of a block of steps, STEPS_AT_ONCE x B, each in [0, high).
+def _random_starts(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+    """Draw the window starts of a block of steps, shape STEPS_PER_BLOCK x B, each in [0, high).
 
-    They come from Philox (Salmon et al. 2011), a counter-based generator: the seed is its key and the block its
-    counter, so that every block has a stream of numbers of its own.
+    Philox (Salmon et al. 2011) is a counter-based generator: with the seed as key and the block as counter, blocks are
+    independent of each other.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, block, 0, 0]))
-    return generator.integers(0, high, size=(STEPS_AT_ONCE, batch_size))
+    return generator.integers(0, high, size=(STEPS_PER_BLOCK, batch_size))
 
 
 @functools.lru_cache(maxsize=4)
-def _in_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
-    """What is drawn in a block of steps, STEPS_AT_ONCE x B, from an endless row of epochs.
+def _shuffled_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+    """Return the indices of a block of steps, shape STEPS_PER_BLOCK x B, from a sequence of epochs.
 
-    An epoch is all of 0..n-1 in an order of its own; a batch may end one epoch and begin the next.
+    An epoch is a permutation of 0..n-1, different for each epoch; a batch may span two epochs.
     """
-    places = np.arange(STEPS_AT_ONCE * batch_size, dtype=np.int64) + block * STEPS_AT_ONCE * batch_size
-    return permute(places % n, n, mix(seed, places // n)).reshape(STEPS_AT_ONCE, batch_size)
+    positions = np.arange(STEPS_PER_BLOCK * batch_size, dtype=np.int64) + block * STEPS_PER_BLOCK * batch_size
+    return permute(positions % n, n, mix(seed, positions // n)).reshape(STEPS_PER_BLOCK, batch_size)
 
 
-def _windows_at(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
+def _windows(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
     rows_BxT1 = gather_windows(stream.tokens, starts_B, context_length + 1).astype(np.int64)
     documents_BxT = document_ids(stream.documents, starts_B, context_length) if with_documents else None
     return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)

@@ -1,4 +1,4 @@
-"""Files fetched once into the cache."""
+"""Download of files into the cache."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from pathlib import Path
 from nanolm.errors import DataError, explain_os_error
 from nanolm.files import user_path
 
+# How to choose another cache folder, for hints.
+CACHE_OPTION = "export NANOLM_CACHE=FOLDER"
+
 
 def fetch(url: str, sha256: str | None) -> Path:
-    """The cached copy of a file, downloaded with a progress bar when it is not there or is damaged.
+    """Return the cached copy of a file; download it, with a progress bar, if it is missing or damaged.
 
-    Without a sha256 whatever came once is taken.
+    Args:
+        url: where the file is downloaded from.
+        sha256: the expected checksum; None accepts any content.
 
     Raises:
-        DataError: it cannot be fetched, or what came has another sha256.
+        DataError: it cannot be downloaded, or the download has another SHA-256.
         PathError: the cache cannot be written to.
-        DiskError: the same, because the disk is full or fails.
+        DiskError: the disk is full or fails.
     """
     import pooch
     import requests
 
     folder = cache_folder() / "downloads"
     name = url.rsplit("/", 1)[-1]
+    by_hand = f"(sha256 {sha256 or 'not fixed'}) and set dataset.path=FILE"
     pooch.get_logger().setLevel("WARNING")
     try:
         return Path(
@@ -38,31 +44,29 @@ def fetch(url: str, sha256: str | None) -> Path:
         )
     except ValueError as error:
         raise DataError(
-            f"what came is not the file that was asked for: {error}".splitlines()[0],
+            f"the download is not the expected file: {error}".splitlines()[0],
             where=url,
-            hint=f"get it by hand (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE",
+            hint=f"download it by hand {by_hand}",
         ) from error
     except (requests.RequestException, ConnectionError, TimeoutError) as error:
         raise DataError(
-            f"cannot fetch {url}: {_reason(error)}",
-            where=f"the network, on the way to {folder}",
-            hint=f"get the file by other means (sha256 {sha256 or 'not fixed'}) and say dataset.path=FILE; "
-            "dataset=python_docs needs no network",
+            f"cannot fetch {url}: {_root_cause(error)}",
+            where=f"download into {folder}",
+            hint=f"get the file by other means {by_hand}; dataset=python_docs needs no network",
         ) from error
     except OSError as error:
-        option = "export NANOLM_CACHE=FOLDER"
-        raise explain_os_error(error, "the file cannot be kept", where=str(folder), option=option) from error
+        raise explain_os_error(error, "the download cannot be saved", where=str(folder), option=CACHE_OPTION) from error
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $NANOLM_CACHE, else the user's cache folder."""
+    """Return the cache folder: $NANOLM_CACHE, or the operating system's cache folder of the user."""
     import platformdirs
 
     return user_path(os.environ.get("NANOLM_CACHE") or platformdirs.user_cache_dir("nanolm"))
 
 
-def _reason(error: Exception) -> str:
-    """The innermost words of a network error, in one line."""
+def _root_cause(error: Exception) -> str:
+    """Return the message of the innermost cause of a network error, on one line."""
     cause: BaseException = error
     while (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A prompt from a run's own text."""
+"""A default prompt, taken from the training text."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import NanolmError
 
-# How much of the text is looked at, and how long a prompt is at most.
+# Tokens of the text that are considered, and the maximum length of a prompt.
 TOKENS = 256
-CHARACTERS = 20
+MAX_CHARACTERS = 20
 
 
 def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:
-    """Choose the beginning of a text as a prompt that its tokenizer encodes and gives back.
+    """Choose a prompt from the beginning of a text that its tokenizer encodes and decodes without loss.
 
     Args:
         stream: the tokens of the text.
         tokenizer: of the same tokens.
 
     Returns:
-        A few words of one line where there are any, else a few characters. With a lossy tokenizer, text that it
-        encodes but does not give back is the last choice; "" if it encodes nothing.
+        A few words of one line if there are any, else a few characters. Text that a lossy tokenizer encodes but does
+        not restore is the last choice; "" if it encodes nothing.
     """
     try:
         text = tokenizer.decode(stream.tokens[:TOKENS].tolist())
@@ -33,24 +33,24 @@ def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:
 
 
 def _candidates(text: str) -> list[str]:
-    """Prompts, the best ones first."""
+    """Return possible prompts, best first."""
     lines = [line for line in re.findall(r"\w[^\n\r]*", text) if line.isprintable()]
-    words = [_cut(line) for line in lines]
-    # A word tokenizer with a small vocabulary may know only some of the words.
+    beginnings = [_truncate(line) for line in lines]
+    # A word tokenizer may have only some of the words in its vocabulary.
     single = re.findall(r"\w+", text)
-    return [prompt for prompt in (*words, *single, *dict.fromkeys(text), text) if prompt]
+    return [prompt for prompt in (*beginnings, *single, *dict.fromkeys(text), text) if prompt]
 
 
-def _cut(line: str) -> str:
-    """Up to 20 characters of a line, cut at the end of a word if it has more than one."""
-    if len(line) <= CHARACTERS:
+def _truncate(line: str) -> str:
+    """Shorten a line to MAX_CHARACTERS, at the end of a word if it has several."""
+    if len(line) <= MAX_CHARACTERS:
         return line.rstrip()
-    words = line[: CHARACTERS + 1].rsplit(None, 1)
-    return words[0].rstrip() if len(words) > 1 else line[:CHARACTERS]
+    words = line[: MAX_CHARACTERS + 1].rsplit(None, 1)
+    return words[0].rstrip() if len(words) > 1 else line[:MAX_CHARACTERS]
 
 
 def _round_trip(prompt: str, tokenizer: Tokenizer) -> str:
-    """The prompt as the tokenizer gives it back; "" if it cannot be encoded."""
+    """Encode and decode a prompt; "" if it cannot be encoded."""
     try:
         return tokenizer.decode(tokenizer.encode(prompt).tolist())
     except NanolmError:

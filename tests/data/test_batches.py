@@ -13,47 +13,47 @@ from nanolm.errors import SettingsError
 TOKENS = np.arange(500, dtype=np.uint16)
 
 
-def windows(tokens: np.ndarray, **about: int) -> tuple[np.ndarray, np.ndarray]:
-    batch = draw(Sampling.windows, stream_of(tokens), **about)
+def draw_windows(tokens: np.ndarray, **settings: int) -> tuple[np.ndarray, np.ndarray]:
+    batch = draw(Sampling.windows, make_stream(tokens), **settings)
     return batch.inputs_BxT, batch.targets_BxT
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 8), st.integers(1, 40))
-def test_targets_follow_inputs(seed: int, step: int, batch_size: int, context_length: int) -> None:
-    inputs, targets = windows(TOKENS, seed=seed, step=step, batch_size=batch_size, context_length=context_length)
+def test_draw_targets_follow_inputs(seed: int, step: int, batch_size: int, context_length: int) -> None:
+    inputs, targets = draw_windows(TOKENS, seed=seed, step=step, batch_size=batch_size, context_length=context_length)
     assert inputs.shape == targets.shape == (batch_size, context_length)
     assert inputs.dtype == targets.dtype == np.int64
     assert (targets == inputs + 1).all()
-    again, _ = windows(TOKENS, seed=seed, step=step, batch_size=batch_size, context_length=context_length)
+    again, _ = draw_windows(TOKENS, seed=seed, step=step, batch_size=batch_size, context_length=context_length)
     assert (again == inputs).all()
 
 
-def test_steps_and_seeds_differ() -> None:
+def test_draw_differs_between_steps_and_seeds() -> None:
     starts = {
-        (seed, step): tuple(windows(TOKENS, seed=seed, step=step, batch_size=8, context_length=8)[0][:, 0])
+        (seed, step): tuple(draw_windows(TOKENS, seed=seed, step=step, batch_size=8, context_length=8)[0][:, 0])
         for seed in range(3)
         for step in range(50)
     }
     assert len(set(starts.values())) == len(starts)
 
 
-def test_every_position_is_drawn_alike_and_none_beyond_the_end() -> None:
+def test_draw_windows_is_uniform_over_positions() -> None:
     counts = np.zeros(len(TOKENS), dtype=int)
     for step in range(400):
-        inputs, _ = windows(TOKENS, seed=0, step=step, batch_size=64, context_length=20)
+        inputs, _ = draw_windows(TOKENS, seed=0, step=step, batch_size=64, context_length=20)
         counts += np.bincount(inputs[:, 0], minlength=len(TOKENS))
     assert counts[480:].sum() == 0
-    # 25,600 draws over 480 positions: 53 each, standard deviation 7.3; 6 of them is beyond chance.
+    # 25,600 draws over 480 positions: 53 each with a standard deviation of 7.3; the limit is 6 deviations.
     assert abs(counts[:480] - 53.3).max() < 6 * 7.3
 
 
-def test_a_text_of_one_window_has_one_batch() -> None:
-    inputs, targets = windows(np.arange(9), seed=1, step=1, batch_size=3, context_length=8)
+def test_draw_text_of_one_window_has_one_batch() -> None:
+    inputs, targets = draw_windows(np.arange(9), seed=1, step=1, batch_size=3, context_length=8)
     assert (inputs == np.arange(8)).all()
     assert (targets == np.arange(1, 9)).all()
 
 
-def stream_of(tokens: np.ndarray, row_starts: list[int] | None = None, context_length: int = 8) -> Stream:
+def make_stream(tokens: np.ndarray, row_starts: list[int] | None = None, context_length: int = 8) -> Stream:
     rows = None
     if row_starts is not None:
         rows = Rows(np.array([*row_starts, len(tokens)], dtype=np.uint64), 499, context_length)
@@ -69,36 +69,37 @@ kinds = st.sampled_from(list(Sampling))
 
 
 @given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(1, 4), st.integers(1, 5))
-def test_the_ranks_share_one_batch_whatever_their_number(
-    kind: Sampling, seed: int, step: int, world_size: int, rows_a_rank: int
-) -> None:
-    stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
-    about = {"seed": seed, "step": step, "batch_size": world_size * rows_a_rank, "context_length": 8}
-    whole = draw(kind, stream, **about, with_documents=True)
+def test_draw_ranks_share_one_batch(kind: Sampling, seed: int, step: int, world_size: int, rows_per_rank: int) -> None:
+    stream = make_stream(TOKENS, random_rows(12, 0) if kind.in_rows else None)
+    settings = {"seed": seed, "step": step, "batch_size": world_size * rows_per_rank, "context_length": 8}
+    full = draw(kind, stream, **settings, with_documents=True)
     shares = [
-        draw(kind, stream, **about, with_documents=True, rank=rank, world_size=world_size) for rank in range(world_size)
+        draw(kind, stream, **settings, with_documents=True, rank=rank, world_size=world_size)
+        for rank in range(world_size)
     ]
-    for side, *parts in zip(whole, *shares, strict=True):
+    for side, *parts in zip(full, *shares, strict=True):
         if side is None:
             assert kind.in_rows
             assert parts == [None] * world_size
             continue
-        assert {part.shape for part in parts} == {(rows_a_rank, 8)}
+        assert {part.shape for part in parts} == {(rows_per_rank, 8)}
         assert (np.concatenate(parts) == side).all()
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"cannot be shared evenly by 3[\s\S]*a multiple of 3, such as 9"):
-        draw(Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=8, context_length=8, world_size=3)
+def test_draw_refuses_indivisible_batch_size() -> None:
+    with pytest.raises(
+        SettingsError, match=r"is not divisible by the number of processes \(3\)[\s\S]*a multiple of 3, such as 9"
+    ):
+        draw(Sampling.windows, make_stream(TOKENS), seed=0, step=0, batch_size=8, context_length=8, world_size=3)
 
 
 @given(st.integers(10, 400), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**63 - 1))
-def test_every_block_comes_once_an_epoch(n_tokens: int, context_length: int, batch_size: int, seed: int) -> None:
+def test_draw_epochs_use_every_block_once(n_tokens: int, context_length: int, batch_size: int, seed: int) -> None:
     tokens = np.arange(n_tokens)
     n_blocks = (n_tokens - 1) // context_length
     n_steps = -(-3 * n_blocks // batch_size)
-    about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
-    drawn = [draw(Sampling.epochs, stream_of(tokens), step=step, **about) for step in range(n_steps)]
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    drawn = [draw(Sampling.epochs, make_stream(tokens), step=step, **settings) for step in range(n_steps)]
     assert all((batch.targets_BxT == batch.inputs_BxT + 1).all() for batch in drawn)
     firsts = np.concatenate([batch.inputs_BxT[:, 0] for batch in drawn])
     for epoch in range(3):
@@ -106,26 +107,26 @@ def test_every_block_comes_once_an_epoch(n_tokens: int, context_length: int, bat
         assert sorted(blocks.tolist()) == [block * context_length for block in range(n_blocks)]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_draw_epochs_order_differs_by_epoch_and_seed() -> None:
     orders = set()
     for seed in range(5):
         for epoch in range(5):
-            batch = draw(Sampling.epochs, stream_of(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
+            batch = draw(Sampling.epochs, make_stream(TOKENS), seed=seed, step=epoch, batch_size=62, context_length=8)
             orders.add(tuple(batch.inputs_BxT[:, 0].tolist()))
     assert len(orders) == 25
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 2**63 - 1), st.integers(1, 7))
-def test_every_token_of_every_row_is_a_target_once_an_epoch(
+def test_draw_rows_score_every_token_once_per_epoch(
     n_rows: int, context_length: int, seed: int, batch_size: int
 ) -> None:
     starts = random_rows(n_rows, seed % 1000)
     tokens = np.arange(starts[-1] + 5)
-    stream = stream_of(tokens, starts, context_length)
+    stream = make_stream(tokens, starts, context_length)
     assert stream.rows is not None
     n_steps = -(-len(stream.rows) // batch_size)
-    about = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
-    drawn = [draw(Sampling.lines, stream, step=step, **about) for step in range(n_steps)]
+    settings = {"seed": seed, "batch_size": batch_size, "context_length": context_length}
+    drawn = [draw(Sampling.lines, stream, step=step, **settings) for step in range(n_steps)]
     sides = [batch[:2] for batch in drawn]
     inputs, targets = (np.concatenate(side)[: len(stream.rows)] for side in zip(*sides, strict=True))
     assert inputs.shape == targets.shape == (len(stream.rows), context_length)
@@ -138,13 +139,13 @@ def test_every_token_of_every_row_is_a_target_once_an_epoch(
 
 
 @given(kinds, st.integers(0, 2**63 - 1), st.integers(0, 10**12))
-def test_a_seek_finds_what_a_walk_finds(kind: Sampling, seed: int, step: int) -> None:
-    stream = stream_of(TOKENS, random_rows(12, 0) if kind.in_rows else None)
-    about = {"seed": seed, "batch_size": 4, "context_length": 8}
-    walked = [draw(kind, stream, step=step + ahead, **about, with_documents=True) for ahead in range(4)]
-    sought = [draw(kind, stream, step=step + ahead, **about, with_documents=True) for ahead in (3, 1, 0, 2)]
-    for ahead, found in zip((3, 1, 0, 2), sought, strict=True):
-        assert all(np.array_equal(one, other) for one, other in zip(found, walked[ahead], strict=True))
+def test_draw_does_not_depend_on_order_of_steps(kind: Sampling, seed: int, step: int) -> None:
+    stream = make_stream(TOKENS, random_rows(12, 0) if kind.in_rows else None)
+    settings = {"seed": seed, "batch_size": 4, "context_length": 8}
+    in_order = [draw(kind, stream, step=step + ahead, **settings, with_documents=True) for ahead in range(4)]
+    out_of_order = [draw(kind, stream, step=step + ahead, **settings, with_documents=True) for ahead in (3, 1, 0, 2)]
+    for ahead, found in zip((3, 1, 0, 2), out_of_order, strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(found, in_order[ahead], strict=True))
 
 
 def document_starts(lengths: list[int]) -> np.ndarray:
@@ -155,9 +156,7 @@ lengths_of_documents = st.lists(st.integers(0, 30), max_size=40)
 
 
 @given(lengths_of_documents, st.integers(1, 20), st.data())
-def test_a_token_is_of_the_last_document_that_begins_at_or_before_it(
-    lengths: list[int], length: int, data: st.DataObject
-) -> None:
+def test_document_ids_match_search_by_hand(lengths: list[int], length: int, data: st.DataObject) -> None:
     starts = document_starts(lengths)
     begins = data.draw(st.lists(st.integers(0, int(starts[-1])), min_size=1, max_size=8))
     found = document_ids(starts, np.array(begins), length)
@@ -170,11 +169,11 @@ def test_a_token_is_of_the_last_document_that_begins_at_or_before_it(
 
 
 @given(st.sampled_from([Sampling.windows, Sampling.epochs]), lengths_of_documents, st.integers(0, 10**9))
-def test_a_batch_says_which_document_its_inputs_are_of(kind: Sampling, lengths: list[int], step: int) -> None:
+def test_draw_with_documents_returns_their_ids(kind: Sampling, lengths: list[int], step: int) -> None:
     # Each token is its own position.
-    stream = dataclasses.replace(stream_of(TOKENS), documents=document_starts(lengths))
-    about = {"seed": 1, "step": step, "batch_size": 4, "context_length": 8}
-    batch, plain = (draw(kind, stream, **about, with_documents=wanted) for wanted in (True, False))
+    stream = dataclasses.replace(make_stream(TOKENS), documents=document_starts(lengths))
+    settings = {"seed": 1, "step": step, "batch_size": 4, "context_length": 8}
+    batch, plain = (draw(kind, stream, **settings, with_documents=wanted) for wanted in (True, False))
     assert batch.documents_BxT is not None
     expected = np.searchsorted(stream.documents.astype(np.int64), batch.inputs_BxT, side="right") - 1
     assert (batch.documents_BxT == expected).all()
@@ -183,9 +182,9 @@ def test_a_batch_says_which_document_its_inputs_are_of(kind: Sampling, lengths: 
     assert (plain.targets_BxT == batch.targets_BxT).all()
 
 
-def test_a_text_without_documents_is_one() -> None:
+def test_draw_text_without_documents_is_one_document() -> None:
     batch = draw(
-        Sampling.windows, stream_of(TOKENS), seed=0, step=0, batch_size=4, context_length=8, with_documents=True
+        Sampling.windows, make_stream(TOKENS), seed=0, step=0, batch_size=4, context_length=8, with_documents=True
     )
     assert batch.documents_BxT is not None
     assert not batch.documents_BxT.any()

@@ -18,7 +18,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", "word", "bpe"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_prompt_comes_from_the_text(text: str, tokenizer: str, tmp_path: Path) -> None:
+def test_choose_prompt_takes_beginning_of_text(text: str, tokenizer: str, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(text * 200, encoding="utf-8", newline="")
     config = make_config("dataset=text", f"dataset.path={path}", f"tokenizer={tokenizer}", "size.context_length=4")

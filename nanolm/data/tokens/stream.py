@@ -1,4 +1,4 @@
-"""Tokens as batches read them: of one split, in order, from memory maps; where rows and documents begin in them."""
+"""The tokens of a split, with the starts of its rows and documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Shards:
-    """Arrays that read as one: length, slices, and stretches from many places at once."""
+    """Several arrays that are read as one, by length and slices."""
 
     def __init__(self, parts: list[np.ndarray]) -> None:
         self.parts = parts
@@ -35,38 +35,38 @@ Tokens = np.ndarray | Shards
 
 
 def gather_windows(tokens: Tokens, starts_B: np.ndarray, length: int) -> np.ndarray:
-    """Stretches of `length` tokens from each start: BxL, in the type of the tokens."""
+    """Return the windows of `length` tokens from each start: shape BxL, dtype of the tokens."""
     if isinstance(tokens, np.ndarray):
-        # Every stretch there is, as a view that costs nothing: rows that begin one token apart.
+        # A view of all windows, one token apart, costs no copy.
         shape, strides = (len(tokens) - length + 1, length), (tokens.itemsize, tokens.itemsize)
         return np.ndarray(shape, tokens.dtype, tokens, strides=strides)[starts_B]
     return np.stack([tokens[start : start + length] for start in starts_B.tolist()])
 
 
 def chunks(tokens: Tokens, length: int = 2**22, overlap: int = 0) -> Iterator[np.ndarray]:
-    """The tokens in order, some at a time; a chunk begins with the last `overlap` tokens of the one before it."""
+    """Yield the tokens in order, in chunks; each begins with the last `overlap` tokens of the previous chunk."""
     for start in range(0, max(len(tokens) - overlap, 0), length):
         yield tokens[start : start + length + overlap]
 
 
 class Rows:
-    """Pieces of text (lines or documents) with an end of their own, cut to rows of at most context_length targets.
+    """Segments of text (lines or documents), split into rows of at most context_length targets.
 
-    A row's inputs begin with what precedes every piece: the line end before it, `start`, where the tokenizer has a
-    token for it; a piece longer than a row goes on in the next one behind its last token. So every token of the split
-    is a target once. Where there is no such token the first of each piece is seen, and never a target.
+    The first input of a segment is `start`, the line end before it, so that every token of the split is a target once.
+    A segment longer than a row continues in the next row, whose first input is the last target of the previous row.
+    If the tokenizer has no token for `start`, the first token of each segment is an input but never a target.
 
     Args:
-        starts: where each piece begins in the tokens, and where the last one ends.
-        start: the token before each piece, or None.
-        context_length: targets a row.
+        starts: index of the first token of each segment, and of the end of the last one.
+        start: the token before each segment, or None.
+        context_length: maximum number of targets in a row.
     """
 
     def __init__(self, starts: np.ndarray, start: int | None, context_length: int) -> None:
         self.start = start
         self.context_length = context_length
         self._starts = starts
-        # Rows that come before each piece; a piece of one token that has nothing before it makes none.
+        # Rows before each segment; a segment of one token without a start token has no row.
         scored = np.diff(starts).astype(np.int64) - (start is None)
         self._rows_before = np.concatenate([[0], np.cumsum(-(-scored // context_length))])
 
@@ -74,21 +74,26 @@ class Rows:
         return int(self._rows_before[-1])
 
     @property
-    def n_pieces(self) -> int:
-        """Lines or documents."""
+    def n_segments(self) -> int:
+        """The number of lines or documents."""
         return len(self._starts) - 1
 
     @property
     def n_targets(self) -> int:
-        """Targets of all rows together."""
-        return int(self._starts[-1]) - (self.n_pieces if self.start is None else 0)
+        """The number of targets in all rows."""
+        return int(self._starts[-1]) - (self.n_segments if self.start is None else 0)
 
     def targets(self, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the targets of rows begin in the tokens, how many there are, and which rows begin a piece."""
-        piece_B = np.searchsorted(self._rows_before, rows_B, side="right") - 1
-        part_B = rows_B - self._rows_before[piece_B]
-        begin_B = self._starts[piece_B].astype(np.int64) + (self.start is None) + part_B * self.context_length
-        length_B = np.minimum(self._starts[piece_B + 1].astype(np.int64) - begin_B, self.context_length)
+        """Locate the targets of some rows.
+
+        Returns:
+            begin_B, length_B: index of the first target in the tokens, and number of targets.
+            begins_segment_B: whether the row is the first of its segment.
+        """
+        segment_B = np.searchsorted(self._rows_before, rows_B, side="right") - 1
+        part_B = rows_B - self._rows_before[segment_B]
+        begin_B = self._starts[segment_B].astype(np.int64) + (self.start is None) + part_B * self.context_length
+        length_B = np.minimum(self._starts[segment_B + 1].astype(np.int64) - begin_B, self.context_length)
         return begin_B, length_B, part_B == 0
 
 
@@ -98,13 +103,12 @@ class Stream:
 
     Attributes:
         tokens: ids, one-dimensional.
-        scored_bytes: bytes of UTF-8 that the scored tokens stand for; of the original text where the tokenizer is
-            lossy.
-        rows: None where batches are cut from the text without regard to its lines.
-        documents: where each document begins in the tokens, in order, uint64. The piece of a document with which a
-            split begins is one, and so begins at 0. Split by line there are none, and what stands here means nothing.
-        n_characters: of its text.
-        n_bytes: of its text in UTF-8.
+        scored_bytes: bytes of UTF-8 that the scored tokens represent; of the original text if the tokenizer is lossy.
+        rows: None if batches are windows of the continuous text.
+        documents: index of the first token of each document, ascending, uint64. A part of a document at the start of
+            the split counts as a document. Meaningless for a text that is split by line.
+        n_characters: characters of its text.
+        n_bytes: bytes of its text in UTF-8.
     """
 
     tokens: Tokens
@@ -116,14 +120,14 @@ class Stream:
 
     @property
     def n_documents(self) -> int:
-        """Documents and pieces of documents."""
+        """The number of documents, parts of documents included."""
         return len(self.documents)
 
     @property
     def scored_tokens(self) -> int:
-        """How many tokens are scored: all but the first, which nothing precedes; in rows, every target."""
+        """The number of tokens that are scored: all but the first, or the targets of all rows."""
         return max(0, len(self.tokens) - 1) if self.rows is None else self.rows.n_targets
 
     def bits_per_byte(self, loss: float) -> float:
-        """The loss over the split, in nats a token, as bits a byte of the very text that was scored."""
+        """Convert the loss over the split from nats per token to bits per byte of the scored text."""
         return loss * self.scored_tokens / self.scored_bytes / math.log(2)

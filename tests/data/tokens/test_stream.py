@@ -7,7 +7,7 @@ from nanolm.data.batches import gather_rows
 from nanolm.data.tokens.stream import Rows, Shards, Stream, chunks, gather_windows
 
 
-def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
+def test_bits_per_byte_of_uniform_bytes_is_eight() -> None:
     stream = Stream(np.zeros(101, dtype=np.uint8), scored_bytes=100)
     assert stream.bits_per_byte(math.log(256)) == pytest.approx(8)
 
@@ -23,7 +23,7 @@ def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight() -> None:
         ),
     ],
 )
-def test_what_stands_before_a_row(start: int | None, inputs: list[list[int]], targets: list[list[int]]) -> None:
+def test_rows_inputs_and_targets(start: int | None, inputs: list[list[int]], targets: list[list[int]]) -> None:
     tokens = np.array([10, 11, 12, 13, 14, 20, 30, 31], dtype=np.uint8)
     rows = Rows(np.array([0, 5, 6, 8], dtype=np.uint64), start, context_length=3)
     found_inputs, found_targets = gather_rows(tokens, rows, np.arange(len(rows)))
@@ -32,7 +32,7 @@ def test_what_stands_before_a_row(start: int | None, inputs: list[list[int]], ta
     assert rows.n_targets == (found_targets >= 0).sum()
 
 
-def test_arrays_read_as_one() -> None:
+def test_shards_read_as_one_array() -> None:
     parts = [np.arange(0, 7), np.arange(7, 8), np.arange(8, 30)]
     shards, flat = Shards(parts), np.arange(30)
     assert len(shards) == 30
