@@ -86,7 +86,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.errors import raise_all
     from nanolm.model import attention_backends, count
     from nanolm.model.build import build, count_parameters
-    from nanolm.training import meters as instruments
+    from nanolm.training import meters
     from nanolm.training.determinism import set_determinism
     from nanolm.training.optimizers import build as optimizers
     from nanolm.training.precision import NumberFormat, choose_device
@@ -102,7 +102,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     model = build(config, vocab_size).to(device)
     forward = torch.compile(model) if settings.compile else model
     optimizer = optimizers.build(config.optimizer, model)
-    instruments.start_of_peak_memory(device)
+    meters.reset_peak_memory(device)
     shape = (settings.batch_size, config.size.context_length + 1)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, shape, generator=generator).to(device)
@@ -117,15 +117,15 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - began)
     n_parameters = count_parameters(model)
     flops = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
-    peak = instruments.peak_flops(device, number_format.name, None)
+    peak = meters.peak_flops(device, number_format.name, None)
     return {
         "parameters": n_parameters,
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "steps": steps,
         "tokens_per_second": speed,
-        "mfu": instruments.utilisation(speed, flops, peak, 1),
-        "peak_memory": instruments.peak_memory(device),
+        "mfu": meters.utilisation(speed, flops, peak, 1),
+        "peak_memory": meters.peak_memory(device),
         "peak_memory_by_formula": count.peak_memory(config, n_parameters, vocab_size, number_format.name),
     }
 

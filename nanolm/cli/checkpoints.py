@@ -72,7 +72,7 @@ def show(path: str, as_json: bool = False) -> int:
     """
     run = RunDirectory(path)
     entries = look(run)
-    aside = [path.name for path in checkpoint.those_aside(run.checkpoints)]
+    aside = [path.name for path in checkpoint.quarantined(run.checkpoints)]
     if as_json:
         print(dump_json({"checkpoints": [_plain(entry) for entry in entries], "set_aside": aside}))
     else:

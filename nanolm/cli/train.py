@@ -55,7 +55,7 @@ The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 def train(arguments: list[str]) -> int:
     """`nanolm train`: composes the line and runs it or, with -m, has Hydra launch a job for every combination."""
     from nanolm.compose import compose_line, hidden_options
-    from nanolm.training.distributed.ranks import started
+    from nanolm.training.distributed.ranks import process_group
 
     flags, arguments = _train_flags(arguments)
     if flags.help:
@@ -82,8 +82,8 @@ def train(arguments: list[str]) -> int:
         )
     if flags.multirun:
         return _sweep(arguments, line, flags.config_dir)
-    with started(line.config.trainer) as ranks:
-        directory = ranks.from_main(lambda: _run_directory(line))
+    with process_group(line.config.trainer) as ranks:
+        directory = ranks.run_on_main(lambda: _run_directory(line))
         return _run(line, ranks, directory)
 
 
@@ -468,8 +468,8 @@ def _job(line: Line, ranks: Ranks) -> float | None:
 
     run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
     with contextlib.ExitStack() as stack:
-        ranks.from_main(lambda: stack.enter_context(run.claim()))
-        task = ranks.from_main(lambda: _task(line.config, run, line))
+        ranks.run_on_main(lambda: stack.enter_context(run.claim()))
+        task = ranks.run_on_main(lambda: _task(line.config, run, line))
         if task is None:
             return run.read_summary().get("best_val_loss")
         if task.config.trainer.dry_run:
@@ -530,7 +530,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     from nanolm.runs.directory import is_complete
     from nanolm.runs.occupancy import is_without_config
     from nanolm.training.checkpoints import files as checkpoint
-    from nanolm.training.checkpoints.continuity import require_unedited
+    from nanolm.training.checkpoints.resume_checks import require_unedited
 
     task = Task(config, [])
     if (config.resume == "never" or config.fork) and (run.exists() or is_without_config(run)):
@@ -596,8 +596,8 @@ def _fork(config: Config, line: Line) -> Task:
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.training.checkpoints import files as checkpoint
-    from nanolm.training.checkpoints.continuity import require_same_settings
     from nanolm.training.checkpoints.fork import Parent
+    from nanolm.training.checkpoints.resume_checks import require_same_settings
 
     path = user_path(config.resume)
     run = RunDirectory(_run_of(path)).require()

@@ -10,7 +10,7 @@ from nanolm.data import corpus as corpora
 from nanolm.data.tokens.cache import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.inference.load import Loaded
-from nanolm.training.memory import explained
+from nanolm.training.memory import translate_memory_errors
 from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import split_loss
 
@@ -56,7 +56,7 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
             hint="bring back the same text",
         )
     stream = tokenize(corpus, loaded.tokenizer, config)[split]
-    with explained(config):
+    with translate_memory_errors(config):
         loss = split_loss(
             loaded.model,
             loaded.model,

@@ -9,7 +9,7 @@ from nanolm import option_types
 from nanolm.errors import SettingsError
 from nanolm.inference.load import Loaded
 from nanolm.model.sampling import sample
-from nanolm.training.memory import explained
+from nanolm.training.memory import translate_memory_errors
 
 
 def generate(
@@ -50,7 +50,7 @@ def generate(
     tokens = loaded.tokenizer.encode(prompt)
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", hint="give it at least one word")
-    with explained(loaded.config):
+    with translate_memory_errors(loaded.config):
         written = sample(
             loaded.model,
             torch.from_numpy(tokens.astype(np.int64)).to(loaded.device),

@@ -19,7 +19,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, memory
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.checkpoints.continuity import LOADED, require_same_settings
+from nanolm.training.checkpoints.resume_checks import LOADED, require_same_settings
 from nanolm.training.precision import choose_device
 
 
@@ -68,10 +68,10 @@ def load_run(
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, which)
     require_same_settings(config, run, found.manifest, found.path, LOADED)
-    with memory.explained(config):
+    with memory.translate_memory_errors(config):
         loaded = checkpoint.weights_only(found, build(config, tokenizer.vocab_size), chosen)
     if weights == "ema":
-        ema.put(_averages(found), loaded)
+        ema.copy_(_averages(found), loaded)
     return Loaded(run, config, tokenizer, loaded, found.step, chosen)
 
 

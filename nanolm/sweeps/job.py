@@ -207,7 +207,7 @@ class SweepJob:
             changes=changes,
             show_bar=False if self._is_elsewhere else None,
             quiet=True,
-            is_hopeless=self.watch(run) if self.watch else None,
+            should_prune=self.watch(run) if self.watch else None,
             group=run.path.absolute().parent.name,
         )
         return outcome.exit_status

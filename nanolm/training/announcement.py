@@ -31,7 +31,11 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
         f"on {summary['device']} in {summary['precision']}"
-        + (f", {session.ranks.n} ranks by {config.trainer.parallel.name}" if session.ranks.n > 1 else "")
+        + (
+            f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}"
+            if session.ranks.world_size > 1
+            else ""
+        )
     )
     attention = attention_backends.describe_backends(config, session.state.device.type)
     if attention is not None:
@@ -39,7 +43,7 @@ def announce(session: Session, summary: dict[str, Any], passed_over: list[str], 
     if not summary["lossless"]:
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
     if session.state.optimizer is not None and (
-        groups := optimizers.in_words(config.optimizer, session.state.optimizer)
+        groups := optimizers.describe_groups(config.optimizer, session.state.optimizer)
     ):
         say(groups)
     if isinstance(config.optimizer, ScheduleFreeConfig) and not isinstance(config.scheduler, ConstantConfig):

@@ -19,20 +19,19 @@ from nanolm.model import count
 from nanolm.model.build import FittedModel, count_parameters
 from nanolm.runs.console import in_time, in_units
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import meters as instruments
-from nanolm.training import schedules
+from nanolm.training import meters, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
-from nanolm.training.distributed.ranks import ALONE, Ranks
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.evaluation import exact_loss, write_sample
-from nanolm.training.memory import explains_memory
-from nanolm.training.optimizers.build import weights_that_count
+from nanolm.training.memory import translates_memory_errors
+from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import times_due
-from nanolm.training.setup import DIVERGED_HINT, Setup, batch_parts, prepare, set_lr
+from nanolm.training.setup import DIVERGED_HINT, Setup, micro_batches, prepare, set_lr
 from nanolm.training.step import update
-from nanolm.training.torch_errors import translate_errors
+from nanolm.training.torch_errors import translate_torch_errors
 
 # Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
 WARMUP_STEPS, MOST_STEPS, MOST_SECONDS = 2, 50, 5.0
@@ -90,9 +89,11 @@ class Estimate:
         )
 
 
-@explains_memory
-@translate_errors()
-def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: Parent | None = None) -> Estimate:
+@translates_memory_errors
+@translate_torch_errors()
+def dry_run(
+    config: Config, run: RunDirectory, *, ranks: Ranks = SINGLE_PROCESS, parent: Parent | None = None
+) -> Estimate:
     """Prepares a run as `train` does, makes some steps, one evaluation and one save, and leaves nothing of it.
 
     Args:
@@ -114,15 +115,15 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
             where="trainer.dry_run",
             hint="leave trainer.dry_run out; counting takes seconds",
         )
-    instruments.start_of_peak_memory(setup.state.device)
+    meters.reset_peak_memory(setup.state.device)
     settings, state = config.trainer, setup.state
     first, last = state.step, settings.max_steps
     step_seconds, tokens_a_step = _time_steps(setup)
     evaluation_seconds = _time_evaluation(setup)
-    peak_memory = instruments.peak_memory(state.device)
-    model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
-    save_seconds, checkpoint_bytes = ranks.from_main(lambda: _time_save(setup, model, tree, averages))
-    peak = setup.peak_flops or instruments.measured_peak(state.device, state.number_format.dtype)
+    peak_memory = meters.peak_memory(state.device)
+    model, tree, averages = state.full_model(), state.state_dict(), state.full_averages()
+    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, model, tree, averages))
+    peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
     vocab_size, number_format = setup.tokenizer.vocab_size, state.number_format.name
@@ -151,7 +152,7 @@ def dry_run(config: Config, run: RunDirectory, *, ranks: Ranks = ALONE, parent: 
         evaluations=times_due(first, last, settings.eval_every),
         saves=times_due(first, last, settings.save_every),
         tokens_per_second=speed,
-        mfu=instruments.utilisation(speed, setup.flops_per_token, peak, ranks.n),
+        mfu=meters.utilisation(speed, setup.flops_per_token, peak, ranks.world_size),
         peak_flops=peak,
         is_peak_measured=setup.peak_flops is None,
         lrs=[
@@ -173,7 +174,7 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             began = time.perf_counter()
         step = min(state.step + number, settings.max_steps - 1)
         set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
-        parts, n_scored = batch_parts(setup, step)
+        parts, n_scored = micro_batches(setup, step)
         loss, grad_norm = update(
             setup.forward,
             state.optimizer,
@@ -188,7 +189,7 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             raise _diverged(f"at step {step + 1}: loss {loss}, gradient norm {grad_norm}")
         if number >= WARMUP_STEPS:
             steps, tokens = steps + 1, tokens + n_scored
-            if setup.ranks.largest(time.perf_counter() - began) > MOST_SECONDS:
+            if setup.ranks.max(time.perf_counter() - began) > MOST_SECONDS:
                 break
     return (time.perf_counter() - began) / steps, tokens / steps
 
@@ -196,7 +197,7 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
 def _time_evaluation(setup: Setup) -> float:
     began = time.perf_counter()
     assert setup.state.optimizer is not None, "a model that is counted has no steps"
-    with weights_that_count(setup.state.optimizer):
+    with evaluation_weights(setup.state.optimizer):
         loss = exact_loss(setup, "val")
         if not math.isfinite(loss):
             raise _diverged(f"within the steps that were tried: validation loss {loss}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from nanolm.training.distributed.parallel import own_parts
+from nanolm.training.distributed.parallel import local_shards
 
 # By the name of the parameter; one that has several names has the first.
 Averages = dict[str, torch.Tensor]
@@ -21,7 +21,7 @@ def begin(model: nn.Module) -> Averages:
 
 
 @torch.no_grad()
-def follow(averages: Averages, model: nn.Module, decay: float, step: int) -> None:
+def update(averages: Averages, model: nn.Module, decay: float, step: int) -> None:
     """Moves each average towards its weight, in place.
 
     average <- d average + (1 - d) weight, with d = min(decay, (1 + step) / (10 + step)): at first the average follows
@@ -32,7 +32,7 @@ def follow(averages: Averages, model: nn.Module, decay: float, step: int) -> Non
     """
     weights = dict(model.named_parameters())
     current = min(decay, (1 + step) / (10 + step))
-    own, towards = own_parts(list(averages.values())), own_parts([weights[name] for name in averages])
+    own, towards = local_shards(list(averages.values())), local_shards([weights[name] for name in averages])
     torch._foreach_lerp_(own, towards, 1 - current)
 
 
@@ -56,7 +56,7 @@ def _swap(averages: Averages, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def put(averages: Averages, model: nn.Module) -> None:
+def copy_(averages: Averages, model: nn.Module) -> None:
     """Gives a model the averages as its weights, for good."""
     for name, parameter in model.named_parameters():
         parameter.copy_(averages[name])

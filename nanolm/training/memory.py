@@ -65,7 +65,7 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
 
 
 @contextlib.contextmanager
-def explained(config: Config) -> Iterator[None]:
+def translate_memory_errors(config: Config) -> Iterator[None]:
     """Translate the errors of torch and numpy when memory runs out.
 
     Raises:
@@ -83,12 +83,12 @@ def explained(config: Config) -> Iterator[None]:
         raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), hint=_hint(config)) from error
 
 
-def explains_memory(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
-    """Run a function whose first argument is the config inside `explained`."""
+def translates_memory_errors(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
+    """Run a function whose first argument is the config inside `translate_memory_errors`."""
 
     @functools.wraps(function)
     def wrapped(config: Config, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with explained(config):
+        with translate_memory_errors(config):
             return function(config, *args, **kwargs)
 
     return wrapped

@@ -14,7 +14,7 @@ from torch import nn
 
 from nanolm.config.run import Config
 from nanolm.model import count
-from nanolm.training.distributed.parallel import is_sharded, own_parts
+from nanolm.training.distributed.parallel import is_sharded, local_shards
 from nanolm.training.distributed.ranks import Ranks
 
 # Dense matrix products a second, in FLOPs, by the model of the GPU and the number format: NVIDIA's data sheets, without
@@ -67,11 +67,11 @@ def peak_flops(device: torch.device, number_format: str, given: float | None) ->
     """
     if given is not None or device.type != "cuda":
         return given
-    name = known_gpu(torch.cuda.get_device_name(device))
+    name = match_gpu(torch.cuda.get_device_name(device))
     return None if name is None else PEAKS[name].get(number_format)
 
 
-def known_gpu(device_name: str) -> str | None:
+def match_gpu(device_name: str) -> str | None:
     """The entry of PEAKS for a device, by whole words of its name ("NVIDIA H100 80GB HBM3" is H100); None if unknown.
 
     Other editions of a card (Laptop, Max-Q, Ti, a part of one by MIG) have other peaks, and are unknown.
@@ -95,7 +95,7 @@ def product_size(device: torch.device) -> tuple[int, int]:
     return (8192, 10) if device.type == "cuda" else (1024, 1)
 
 
-def measured_peak(
+def measure_peak_flops(
     device: torch.device, dtype: torch.dtype | None, size: int | None = None, seconds: float = 0.3
 ) -> float:
     """Measure the FLOPs per second of matrix products.
@@ -128,7 +128,7 @@ def utilisation(
     return tokens_per_second * flops_per_token / (peak * n_devices)
 
 
-def start_of_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Forgets how much memory was in use at most before now, where the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -166,7 +166,7 @@ def norms(model: nn.Module, ranks: Ranks) -> dict[str, dict[str, float]]:
     any_sharded = any(map(is_sharded, parameters.values()))
     found: dict[str, dict[str, float]] = {}
     for kind, tensors in (("weight_norms", parameters), ("grad_norms", gradients)):
-        own = own_parts([tensor.detach() for tensor in tensors.values()])
+        own = local_shards([tensor.detach() for tensor in tensors.values()])
         # Fetched together, so that a GPU is waited for once.
         norms = torch.stack([torch.linalg.vector_norm(part.float()) for part in own]).tolist() if own else []
         squares: dict[str, float] = {}

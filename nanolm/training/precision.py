@@ -11,12 +11,12 @@ from nanolm.config.trainer import Precision
 from nanolm.errors import SettingsError
 from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.torchrun import local_rank
-from nanolm.training.distributed.ranks import ALONE, Ranks
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device") -> torch.device:
+def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "trainer.device") -> torch.device:
     """The device of that name; `auto` is cuda, else mps, else cpu. Of several ranks each has the GPU of its number.
 
     A GPU that is named by its number becomes the current device of the process.
@@ -30,7 +30,7 @@ def choose_device(name: str, ranks: Ranks = ALONE, where: str = "trainer.device"
     if not DEVICES.fullmatch(name):
         raise SettingsError(f"no device is called {name!r}", where=where, hint=DEVICES_HINT)
     has_mps = torch.backends.mps.is_available()
-    if ranks.n > 1 and name in ("auto", "cuda"):
+    if ranks.world_size > 1 and name in ("auto", "cuda"):
         name = f"cuda:{local_rank()}" if name == "cuda" or torch.cuda.is_available() else "cpu"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")

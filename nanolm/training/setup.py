@@ -27,11 +27,10 @@ from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
-from nanolm.training import ema, rng
-from nanolm.training import meters as instruments
+from nanolm.training import ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.checkpoints.continuity import Continuation, check_run
-from nanolm.training.checkpoints.fork import Parent, adapted
+from nanolm.training.checkpoints.fork import Parent, adapt_state
+from nanolm.training.checkpoints.resume_checks import Continuation, check_run
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import set_determinism
@@ -80,12 +79,12 @@ class Session(Setup):
 
     Attributes:
         log, saver: of the run.
-        is_hopeless: asked after each evaluation with the step and the validation loss whether to give the run up.
+        should_prune: asked after each evaluation with the step and the validation loss whether to give the run up.
     """
 
     log: Log | NoLog
     saver: Saver
-    is_hopeless: Callable[[int, float], bool] | None
+    should_prune: Callable[[int, float], bool] | None
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:
@@ -101,20 +100,22 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         NanolmError: the data, the device or the checkpoint is not as it must be.
     """
     settings = config.trainer
-    device = ranks.together(lambda: choose_device(settings.device, ranks))
+    device = ranks.run_on_all(lambda: choose_device(settings.device, ranks))
     set_determinism(settings.deterministic, device)
     attention_backends.require_device(settings.attention_backend, device)
-    is_sharded = ranks.n > 1 and settings.parallel is Parallel.fsdp
-    resumed, damaged = ranks.from_main(lambda: checkpoint.newest(run.checkpoints))
+    is_sharded = ranks.world_size > 1 and settings.parallel is Parallel.fsdp
+    resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
     # FSDP computes in half precision by itself: autocast would keep copies of all gathered weights.
     number_format = NumberFormat(settings.precision, device, before, has_autocast=not is_sharded)
     if is_sharded:
         number_format.require_no_scale()
-    continuation = ranks.from_main(lambda: check_run(config, run, resumed, damaged))
+    continuation = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
     start = parent.checkpoint if parent else resumed
-    corpus, tokenizer, streams = ranks.main_first(lambda: _prepare_text(config, run, resumed is not None, parent))
+    corpus, tokenizer, streams = ranks.run_on_main_first(
+        lambda: _prepare_text(config, run, resumed is not None, parent)
+    )
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
@@ -140,8 +141,8 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         if averages is not None and (saved := start.load_averages()) is not None:
             state.load_averages(saved)
         if parent is not None and optimizer is not None:
-            tree = adapted(tree, parent.config, config, optimizer)
-        state.load_tree(tree, config.seed)
+            tree = adapt_state(tree, parent.config, config, optimizer)
+        state.load_state_dict(tree, config.seed)
     return Setup(
         config=config,
         run=run,
@@ -155,8 +156,8 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         damaged=damaged,
         parent=parent,
         continuation=continuation,
-        flops_per_token=instruments.training_flops_per_token(config, tokenizer.vocab_size),
-        peak_flops=instruments.peak_flops(device, number_format.name, settings.peak_flops),
+        flops_per_token=meters.training_flops_per_token(config, tokenizer.vocab_size),
+        peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )
 
 
@@ -181,14 +182,14 @@ def _build_model(
             source.load_weights(model)
         return model
 
-    if ranks.n == 1 or parallel is not Parallel.fsdp:
+    if ranks.world_size == 1 or parallel is not Parallel.fsdp:
         model = with_weights().to(device)
         is_counted = isinstance(model, FittedModel)
         return model, model if is_counted else distributed.share(model, parallel, ranks, device), None
     # Only rank 0 holds the whole model, in host memory, until every rank has its part on its device.
-    whole = ranks.together(lambda: with_weights() if ranks.is_main else None)
+    whole = ranks.run_on_all(lambda: with_weights() if ranks.is_main else None)
     model = distributed.on_meta(lambda: build(config, vocab_size))
-    frame = distributed.frame_of(model)
+    frame = distributed.meta_copy(model)
     forward = distributed.share(model, parallel, ranks, device, number_format.dtype)
     distributed.fill(model, whole, ranks, device)
     return model, forward, frame
@@ -226,7 +227,7 @@ def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None
             )
 
 
-def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
+def micro_batches(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
     """This rank's micro-batches of a step, on the device, and the number of scored targets of the whole batch."""
     settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
     batch = draw(
@@ -237,14 +238,14 @@ def batch_parts(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, .
         batch_size=settings.batch_size,
         context_length=setup.config.size.context_length,
         rank=ranks.rank,
-        world_size=ranks.n,
+        world_size=ranks.world_size,
         with_documents=reads_documents(setup.config),
     )
     targets_BxT = batch.targets_BxT
     if settings.sampling.in_rows:
         n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORE_INDEX))))
     else:
-        n_scored = targets_BxT.size * ranks.n
+        n_scored = targets_BxT.size * ranks.world_size
     sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
     return zip(*(side.chunk(settings.gradient_accumulation) for side in sides), strict=True), n_scored
 
@@ -258,7 +259,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
 def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> DivergedError:
     """What to say when a loss or a gradient is not finite; the last save is waited for."""
     state = session.state
-    session.saver.settle()
+    session.saver.wait_and_report()
     try:
         last, _ = checkpoint.newest(session.run.checkpoints)
     except CheckpointError:

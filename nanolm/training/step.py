@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from nanolm.data.batches import IGNORE_INDEX
-from nanolm.training.distributed.parallel import meeting, own_parts, total_norm
-from nanolm.training.distributed.ranks import ALONE, Ranks
+from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat
 
 # inputs_BxT, and documents_BxT where the model reads them, to logits_BxTxV.
@@ -30,7 +30,7 @@ def update(
     number_format: NumberFormat,
     clip_norm: float | None,
     clip_value: float | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[float, float]:
     """Gathers the gradient over the parts of a batch, clips it, and moves the weights.
 
@@ -53,24 +53,24 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     # A batch in one part is its own mean; counting would wait for the device.
-    is_one_part = len(parts) == ranks.n == 1
+    is_one_part = len(parts) == ranks.world_size == 1
     n_scored = 1 if is_one_part else ranks.sum(sum(int((targets != IGNORE_INDEX).sum()) for _, targets, *_ in parts))
     for number, (inputs_BxT, targets_BxT, *documents) in enumerate(parts, start=1):
-        with meeting(forward, is_last=number == len(parts)):
+        with gradient_sync(forward, is_last=number == len(parts)):
             with number_format.autocast():
                 # Without a name, so that the logits are freed as soon as the backward pass has used them.
                 loss = next_token_loss(forward(inputs_BxT, *documents), targets_BxT, "mean" if is_one_part else "sum")
             # Gradients become their mean over the ranks, and the loss is to be their sum.
-            share = loss if is_one_part else loss * (ranks.n / max(n_scored, 1))
+            share = loss if is_one_part else loss * (ranks.world_size / max(n_scored, 1))
             (share if scaler is None else scaler.scale(share)).backward()
-        total += share.item() / ranks.n
+        total += share.item() / ranks.world_size
     total = ranks.sum(total)
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = total_norm(gradients, ranks)
     if math.isfinite(norm):
-        _clip(own_parts(gradients), norm, clip_norm, clip_value)
+        _clip(local_shards(gradients), norm, clip_norm, clip_value)
     if scaler is not None:
         if math.isfinite(total):
             scaler.step(optimizer)

@@ -54,7 +54,7 @@ class StopRequest:
 
         A rank that hears of it before its own signal comes is not ended by that one: a launcher sends it to each.
         """
-        heard_of = int(ranks.largest(self.signal or 0))
+        heard_of = int(ranks.max(self.signal or 0))
         self.signal = self.signal or heard_of or None
         return heard_of > 0
 

@@ -17,7 +17,7 @@ NO_COMPILER = {
 
 
 @contextlib.contextmanager
-def translate_errors() -> Iterator[None]:
+def translate_torch_errors() -> Iterator[None]:
     """Translate errors about operations without a deterministic implementation and about missing compilers.
 
     Raises:

@@ -34,8 +34,7 @@ from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
-from nanolm.training import ema, memory, profiling, schedules
-from nanolm.training import meters as instruments
+from nanolm.training import ema, memory, meters, profiling, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
 from nanolm.training.checkpoints import files as checkpoint
@@ -43,15 +42,15 @@ from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import is_deterministic
-from nanolm.training.distributed.ranks import ALONE, Ranks, explained
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
 from nanolm.training.evaluation import evaluate, exact_loss
-from nanolm.training.optimizers.build import weights_that_count
+from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
 from nanolm.training.precision import device_facts
-from nanolm.training.setup import Session, Setup, batch_parts, diverged, prepare, set_lr
+from nanolm.training.setup import Session, Setup, diverged, micro_batches, prepare, set_lr
 from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
-from nanolm.training.torch_errors import translate_errors
+from nanolm.training.torch_errors import translate_torch_errors
 
 # The reference lines are counted anew at every start, at some ten million tokens a second.
 COUNTABLE_TOKENS = 2**27
@@ -67,7 +66,7 @@ class Outcome:
     prompt: str
 
 
-@memory.explains_memory
+@memory.translates_memory_errors
 def train(
     config: Config,
     run: RunDirectory,
@@ -77,8 +76,8 @@ def train(
     show_bar: bool | None = None,
     bar_file: IO[str] | None = None,
     quiet: bool = False,
-    ranks: Ranks = ALONE,
-    is_hopeless: Callable[[int, float], bool] | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
+    should_prune: Callable[[int, float], bool] | None = None,
     parent: Parent | None = None,
     group: str | None = None,
 ) -> Outcome:
@@ -95,7 +94,7 @@ def train(
         bar_file: where the bar is drawn; None is stderr.
         quiet: what is said goes to train.log alone.
         ranks: the processes that train together.
-        is_hopeless: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
+        should_prune: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
             behind a checkpoint.
         parent: where the run begins as a fork, if it has no checkpoint of its own yet.
         group: the sweep that the run is a job of; None: none, or that of the run that goes on.
@@ -109,7 +108,7 @@ def train(
     began = time.perf_counter()
     keep_freed_memory()
     setup = prepare(config, run, ranks, parent)
-    instruments.start_of_peak_memory(setup.state.device)
+    meters.reset_peak_memory(setup.state.device)
     before = run.read_summary()
     summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
     changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.continuation.changes)])]
@@ -121,11 +120,11 @@ def train(
             write_durably(run.tokenizer, text.encode())
             run.write_summary({**before, **summary})
             write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
-        passed_over = ranks.from_main(lambda: _set_aside(setup))
+        passed_over = ranks.run_on_main(lambda: _set_aside(setup))
         lengths = setup.state.lengths | setup.continuation.lengths
         with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
-            session = Session(**vars(setup), log=log, saver=saver, is_hopeless=is_hopeless)
+            session = Session(**vars(setup), log=log, saver=saver, should_prune=should_prune)
             announce(session, summary, passed_over, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
@@ -139,12 +138,12 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
     config, state, streams, vocab_size = setup.config, setup.state, setup.streams, setup.tokenizer.vocab_size
     return {
         "status": "running",
-        "has_checkpoint": setup.ranks.from_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
+        "has_checkpoint": setup.ranks.run_on_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
         "choices": choices,
         "device": str(state.device),
         "deterministic": is_deterministic(config.trainer.deterministic, state.device),
         **device_facts(state.device),
-        "ranks": setup.ranks.n,
+        "ranks": setup.ranks.world_size,
         "seed": config.seed,
         "parameters": count_parameters(state.model),
         "flops_per_token": setup.flops_per_token,
@@ -154,8 +153,8 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
         "train_tokens": len(streams["train"].tokens),
         "val_tokens": len(streams["val"].tokens),
         "val_scored_tokens": streams["val"].scored_tokens,
-        "reference_losses": setup.ranks.from_main(lambda: _reference_losses(streams, vocab_size)),
-        "reference_bits_per_byte": setup.ranks.from_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
+        "reference_losses": setup.ranks.run_on_main(lambda: _reference_losses(streams, vocab_size)),
+        "reference_bits_per_byte": setup.ranks.run_on_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
         **setup.about,
         "git": provenance.git(Path.cwd()),
         **({} if setup.parent is None else {"parent": setup.parent.pointer()}),
@@ -177,7 +176,7 @@ def _set_aside(setup: Setup) -> list[str]:
     """Puts damaged checkpoints out of the way; says of each what is wrong and where it is."""
     if not setup.damaged:
         return []
-    aside = checkpoint.set_aside(setup.run.checkpoints, setup.state.step)
+    aside = checkpoint.quarantine(setup.run.checkpoints, setup.state.step)
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, aside, strict=True)]
 
 
@@ -194,9 +193,9 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
     is_counted = isinstance(session.state.model, FittedModel)
     try:
         with (
-            explained(session.run.path),
-            memory.explained(session.config),
-            translate_errors(),
+            translate_rank_errors(session.run.path),
+            memory.translate_memory_errors(session.config),
+            translate_torch_errors(),
             session.saver,
         ):
             text = count(session, began) if is_counted else loop(session, stop, began)
@@ -243,7 +242,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             set_lr(optimizer, lr_factor)
-            parts, n_scored = batch_parts(session, state.step)
+            parts, n_scored = micro_batches(session, state.step)
             loss, grad_norm = update(
                 session.forward,
                 optimizer,
@@ -265,7 +264,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
             state.loss_sum += loss
             state.loss_steps += 1
             if state.averages is not None and settings.ema_decay is not None and not is_skipped:
-                ema.follow(state.averages, state.model, settings.ema_decay, state.step)
+                ema.update(state.averages, state.model, settings.ema_decay, state.step)
             pace.step(n_scored, counts=not is_first)
             is_first = False
             profile_step()
@@ -278,13 +277,13 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                 state.loss_sum, state.loss_steps = 0.0, 0
 
             if state.step % settings.eval_every == 0 or is_last:
-                with pace.paused("evaluation"), weights_that_count(optimizer):
+                with pace.paused("evaluation"), evaluation_weights(optimizer):
                     is_better, text = evaluate(session, began)
                 is_stopping = _is_pruned(session)
 
             is_stopping = stop.is_asked(session.ranks) or is_stopping
             if _is_save_due(session) or is_last or is_better or is_stopping:
-                with pace.paused("save"), weights_that_count(optimizer):
+                with pace.paused("save"), evaluation_weights(optimizer):
                     state.seconds = time.perf_counter() - began
                     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
                     _save(session)
@@ -304,7 +303,7 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dic
     """A row of metrics.jsonl; what is not known or not asked for is left out."""
     state = session.state
     speed = pace.tokens_per_second()
-    used = instruments.utilisation(speed, session.flops_per_token, session.peak_flops, session.ranks.n)
+    used = meters.utilisation(speed, session.flops_per_token, session.peak_flops, session.ranks.world_size)
     return {
         "step": state.step,
         "split": "train",
@@ -316,7 +315,7 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dic
         "seconds": round(state.seconds, 3),
         **({} if speed is None else {"tokens_per_second": round(speed, 1)}),
         **({} if used is None else {"mfu": round(used, 4)}),
-        **(instruments.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}),
+        **(meters.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}),
     }
 
 
@@ -375,16 +374,16 @@ def count(session: Session, began: float) -> str:
 
 def _is_pruned(session: Session) -> bool:
     """Whether the one who asked for this run gives it up for the loss that was just measured."""
-    if session.is_hopeless is None:
+    if session.should_prune is None:
         return False
-    is_hopeless, state = session.is_hopeless, session.state
-    return session.ranks.from_main(lambda: is_hopeless(state.step, state.val_loss))
+    should_prune, state = session.should_prune, session.state
+    return session.ranks.run_on_main(lambda: should_prune(state.step, state.val_loss))
 
 
 def _is_save_due(session: Session) -> bool:
     """Whether a checkpoint falls on this step; by rank 0's clock, where the time decides."""
     due = functools.partial(session.saver.is_due, session.state.step)
-    return due() if session.config.trainer.save_every_minutes is None else session.ranks.from_main(due)
+    return due() if session.config.trainer.save_every_minutes is None else session.ranks.run_on_main(due)
 
 
 def _save(session: Session) -> None:
@@ -397,8 +396,8 @@ def _save(session: Session) -> None:
         "settings": recorded(session.config),
         "logs": session.log.checksums(),
     }
-    model, tree, averages = state.whole_model(), state.to_tree(), state.whole_averages()
-    session.ranks.from_main(lambda: session.saver.save(state.step, model, tree, about, state.best_step, averages))
+    model, tree, averages = state.full_model(), state.state_dict(), state.full_averages()
+    session.ranks.run_on_main(lambda: session.saver.save(state.step, model, tree, about, state.best_step, averages))
 
 
 def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
@@ -424,7 +423,7 @@ def _results(state: TrainState, val: Stream) -> dict[str, Any]:
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
         "tokens_per_second": round(state.timed_tokens / state.timed_seconds, 1) if state.timed_seconds else None,
-        "peak_memory_bytes": instruments.peak_memory(state.device),
+        "peak_memory_bytes": meters.peak_memory(state.device),
         "best_val_loss": best,
         "best_step": state.best_step,
         "final_val_loss": known(state.val_loss),

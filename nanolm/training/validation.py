@@ -12,7 +12,7 @@ from torch import nn
 
 from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows
 from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
-from nanolm.training.distributed.ranks import ALONE, Ranks
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import Forward, next_token_loss
 
@@ -40,7 +40,7 @@ def split_loss(
     device: torch.device,
     number_format: NumberFormat,
     reads_documents: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> float:
     """Mean nats a token over a split as it is trained on: as one text (`exact_loss`), or row by row (`rows_loss`).
 
@@ -72,13 +72,13 @@ def rows_loss(
     vocab_size: int,
     device: torch.device,
     number_format: NumberFormat,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> float:
     """Mean nats a token over rows, each behind nothing but its own beginning; padding is not scored."""
     was_training = model.training
     model.eval()
     total = 0.0
-    at_once = _rows_at_once(vocab_size, rows.context_length) * ranks.n
+    at_once = _rows_at_once(vocab_size, rows.context_length) * ranks.world_size
     for start in range(0, len(rows), at_once):
         rows_B, counts = _own_share(np.arange(start, min(start + at_once, len(rows))), ranks)
         inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in gather_rows(tokens, rows, rows_B))
@@ -92,7 +92,7 @@ def _own_share(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
 
     A rank that has none left takes one that does not count: a sharded model runs on all ranks or on none.
     """
-    own_B = rows_B[ranks.rank :: ranks.n]
+    own_B = rows_B[ranks.rank :: ranks.world_size]
     return (own_B, True) if len(own_B) else (rows_B[:1], False)
 
 
@@ -112,7 +112,7 @@ def exact_loss(
     device: torch.device,
     number_format: NumberFormat,
     documents: np.ndarray | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> float:
     """Mean nats a token over a split, without dropout.
 
@@ -134,7 +134,7 @@ def exact_loss(
     was_training = model.training
     model.eval()
     total = 0.0
-    rows_at_once = _rows_at_once(vocab_size, context_length) * ranks.n
+    rows_at_once = _rows_at_once(vocab_size, context_length) * ranks.world_size
     for all_starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
         starts_B, counts = _own_share(all_starts_B, ranks)
         rows = torch.from_numpy(gather_windows(tokens, starts_B, length + 1).astype(np.int64)).to(device)

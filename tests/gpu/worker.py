@@ -218,10 +218,10 @@ class Parts:
 
     def average(self) -> None:
         from nanolm.training import ema
-        from nanolm.training.optimizers.build import weights_that_count
+        from nanolm.training.optimizers.build import evaluation_weights
 
-        ema.follow(self.state.averages, self.state.model, 0.9, 3)
-        with ema.swapped(self.state.averages, self.state.model), weights_that_count(self.state.optimizer):
+        ema.update(self.state.averages, self.state.model, 0.9, 3)
+        with ema.swapped(self.state.averages, self.state.model), evaluation_weights(self.state.optimizer):
             pass
 
     def evaluate(self) -> None:
@@ -255,11 +255,11 @@ class Parts:
 
         from nanolm.training.checkpoints.state import flatten, unflatten
 
-        shape, tensors = flatten(self.state.to_tree())
+        shape, tensors = flatten(self.state.state_dict())
         assert all(tensor.device.type == "cpu" for tensor in tensors.values())
         tree = unflatten(shape, tensors)
         del tree["rng"]  # NumPy's needs values
-        self.state.load_tree(tree, seed=1)
+        self.state.load_state_dict(tree, seed=1)
         for parameter, state in self.state.optimizer.state.items():
             for name, value in state.items():
                 # The step of Adafactor is counted on the CPU, as torch has it.

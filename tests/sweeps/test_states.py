@@ -29,7 +29,7 @@ def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> N
         return False
 
     with run.claim():
-        train(config, run, is_hopeless=look, quiet=True)
+        train(config, run, should_prune=look, quiet=True)
     assert seen == [State.running, State.cut_off]
     report = read_run(run, 4)
     assert (report.state, report.error) == (State.completed, "")

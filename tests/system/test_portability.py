@@ -31,7 +31,7 @@ for module, names in (
 from nanolm.cli import main as cli
 from nanolm.training import meters
 
-meters.STATUS = instruments.STATUS.with_name("nowhere")
+meters.STATUS = meters.STATUS.with_name("nowhere")
 for words in ([], ["hydra.run.dir=tried", "trainer.dry_run=true"]):
     assert cli.run([*sys.argv[1:], *words]) == 0
 """

@@ -23,7 +23,7 @@ def test_the_average_is_that_of_the_formula() -> None:
     for step in range(1, 30):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        ema.follow(averages, model, 0.7, step)
+        ema.update(averages, model, 0.7, step)
         decay = min(0.7, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert averages["weight"].item() == pytest.approx(expected, rel=1e-5)

@@ -36,7 +36,7 @@ def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPat
     words = ("model=bigram", "trainer.batch_size=1000000", "size.context_length=64")
     with pytest.raises(SettingsError) as caught:
         memory.require_memory(make_config(*words), 65, CPU)
-    word = caught.value.hint.split(" (gradient accumulation)")[0]
+    word = caught.value.hint.split(" makes")[0]
     assert word == "trainer.gradient_accumulation=4"
     memory.require_memory(make_config(*words, word), 65, CPU)
 
@@ -65,7 +65,7 @@ def refuse(error: Exception) -> None:
     ],
 )
 def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callable[[], object], asked: str) -> None:
-    @memory.explains_memory
+    @memory.translates_memory_errors
     def train(config: object) -> None:
         allocate()
 
@@ -85,6 +85,6 @@ def test_other_errors_stay_what_they_are() -> None:
         OSError(errno.ENOSPC, "full"),
         SettingsError("size overflow"),
     ):
-        with pytest.raises(type(error)) as caught, memory.explained(make_config()):
+        with pytest.raises(type(error)) as caught, memory.translate_memory_errors(make_config()):
             raise error
         assert caught.value is error

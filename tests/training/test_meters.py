@@ -11,8 +11,8 @@ from torch import nn
 
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import meters as instruments
-from nanolm.training.distributed.ranks import ALONE
+from nanolm.training import meters
+from nanolm.training.distributed.ranks import SINGLE_PROCESS
 from nanolm.training.trainer import train
 from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def test_norms_are_told_apart_by_part_and_add_up() -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 1))
     model(torch.randn(5, 3)).sum().backward()
-    found = instruments.norms(model, ALONE)
+    found = meters.norms(model, SINGLE_PROCESS)
     assert found["weight_norms"]["0"] == pytest.approx(model[0].weight.norm().item())
     total = math.sqrt(sum(norm**2 for norm in found["grad_norms"].values()))
     assert total == pytest.approx(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
@@ -38,7 +38,7 @@ def test_norms_are_told_apart_by_part_and_add_up() -> None:
     ],
 )
 def test_a_part_is_a_module_of_a_layer_or_what_stands_outside_them(name: str, part: str) -> None:
-    assert instruments.part_of(name) == part
+    assert meters.part_of(name) == part
 
 
 def test_rows_have_the_norms_where_they_are_asked_for(small_text: Path, tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_rows_have_the_norms_where_they_are_asked_for(small_text: Path, tmp_path
 
 
 def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
-    assert instruments.peak_flops(CPU, "fp32", None) is None
-    assert instruments.peak_flops(CPU, "fp32", 1e12) == 1e12
+    assert meters.peak_flops(CPU, "fp32", None) is None
+    assert meters.peak_flops(CPU, "fp32", 1e12) == 1e12
 
 
 @pytest.mark.parametrize(
@@ -84,29 +84,29 @@ def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
     ],
 )
 def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, expected: str | None) -> None:
-    assert instruments.known_gpu(name) == expected
+    assert meters.match_gpu(name) == expected
 
 
 def test_the_peak_is_that_of_the_device_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {0: "NVIDIA L4", 1: "NVIDIA L40"}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: names[device.index])
-    assert instruments.peak_flops(torch.device("cuda", 1), "bf16", None) == 181e12
-    assert instruments.peak_flops(torch.device("cuda", 0), "bf16", None) == 121e12
+    assert meters.peak_flops(torch.device("cuda", 1), "bf16", None) == 181e12
+    assert meters.peak_flops(torch.device("cuda", 0), "bf16", None) == 121e12
 
 
 def test_measuring_waits_for_the_device_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    instruments._wait(torch.device("cuda", 1))
-    instruments._wait(CPU)
+    meters._wait(torch.device("cuda", 1))
+    meters._wait(CPU)
     assert waited == [torch.device("cuda", 1)]
 
 
 def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
-    assert instruments.utilisation(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
-    assert instruments.utilisation(None, 10**6, 1e9, 1) is None
-    assert instruments.utilisation(1000.0, None, 1e9, 1) is None
-    assert instruments.utilisation(1000.0, 10**6, None, 1) is None
+    assert meters.utilisation(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
+    assert meters.utilisation(None, 10**6, 1e9, 1) is None
+    assert meters.utilisation(1000.0, None, 1e9, 1) is None
+    assert meters.utilisation(1000.0, 10**6, None, 1) is None
 
 
 def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:
@@ -119,33 +119,33 @@ def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp
 
 def test_the_flops_are_those_of_the_formula(small_text: Path) -> None:
     config = small_config(small_text, "model=gpt")
-    flops = instruments.training_flops_per_token(config, 65)
+    flops = meters.training_flops_per_token(config, 65)
     matrices = sum(module.weight.numel() for module in build(config, 65).modules() if isinstance(module, nn.Linear))
     over_context = 4 * config.size.n_layers * config.size.context_length * config.size.d_model
     assert flops == 3 * (2 * matrices + over_context)
 
 
 def test_products_reach_some_peak() -> None:
-    assert instruments.measured_peak(CPU, None, size=64, seconds=0.02) > 1e6
+    assert meters.measure_peak_flops(CPU, None, size=64, seconds=0.02) > 1e6
 
 
 def test_products_on_a_gpu_take_longer_than_their_launch() -> None:
-    size, _ = instruments.product_size(torch.device("cuda", 0))
-    fastest = max(peaks["bf16"] for peaks in instruments.PEAKS.values() if "bf16" in peaks)
+    size, _ = meters.product_size(torch.device("cuda", 0))
+    fastest = max(peaks["bf16"] for peaks in meters.PEAKS.values() if "bf16" in peaks)
     assert 2 * size**3 / fastest > 20 * 10e-6
 
 
 def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
-    instruments.start_of_peak_memory(CPU)
-    before = instruments.peak_memory(CPU)
+    meters.reset_peak_memory(CPU)
+    before = meters.peak_memory(CPU)
     # Not by malloc, which may have kept as much from an earlier test.
     with mmap.mmap(-1, 2**28) as held:
         held.write(b"x" * 2**28)
-    assert instruments.peak_memory(CPU) - before > 0.8 * 2**28
+    assert meters.peak_memory(CPU) - before > 0.8 * 2**28
 
 
 def test_peak_memory_is_none_where_the_system_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instruments, "STATUS", tmp_path / "nowhere")
-    assert isinstance(instruments.peak_memory(CPU), int), "from the module resource"
+    monkeypatch.setattr(meters, "STATUS", tmp_path / "nowhere")
+    assert isinstance(meters.peak_memory(CPU), int), "from the module resource"
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert instruments.peak_memory(CPU) is None
+    assert meters.peak_memory(CPU) is None

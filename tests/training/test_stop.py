@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nanolm.training.distributed.ranks import ALONE
+from nanolm.training.distributed.ranks import SINGLE_PROCESS
 from nanolm.training.stop import StopRequest
 
 POSIX = ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
@@ -55,7 +55,7 @@ def test_another_thread_may_ask_and_its_word_is_no_second_signal() -> None:
     with StopRequest() as stop:
         assert StopRequest.current is stop
         stop.ask()
-        assert stop.is_asked(ALONE)
+        assert stop.is_asked(SINGLE_PROCESS)
         assert stop.exit_status == 143
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.exit_status == 143

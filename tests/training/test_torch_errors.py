@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanolm.errors import SettingsError
-from nanolm.training.torch_errors import translate_errors
+from nanolm.training.torch_errors import translate_torch_errors
 from tests.helpers import REPOSITORY
 
 
@@ -15,7 +15,7 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
     try:
         with (
             pytest.raises(SettingsError, match=r"put_ has no deterministic[\s\S]*trainer\.deterministic=false"),
-            translate_errors(),
+            translate_torch_errors(),
         ):
             torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), gradient_accumulation=False)
     finally:
@@ -24,15 +24,15 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
 
 def test_other_errors_are_left_as_they_are() -> None:
     error = RuntimeError("something else")
-    with pytest.raises(RuntimeError) as found, translate_errors():
+    with pytest.raises(RuntimeError) as found, translate_torch_errors():
         raise error
     assert found.value is error
 
 
 def test_a_missing_compiler_is_named_with_the_setting(tmp_path: Path) -> None:
     code = (
-        "import torch\nfrom nanolm.training.torch_errors import translate_errors\n"
-        "with translate_errors():\n torch.compile(lambda x: (x * 2).sin())(torch.ones(3))\n"
+        "import torch\nfrom nanolm.training.torch_errors import translate_torch_errors\n"
+        "with translate_torch_errors():\n torch.compile(lambda x: (x * 2).sin())(torch.ones(3))\n"
     )
     environment = {
         "CXX": "/nonexistent",

@@ -349,11 +349,11 @@ def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path,
     config = small_config(small_text, "trainer.max_steps=40", "trainer.eval_every=10", "trainer.save_every=100")
     asked = []
 
-    def is_hopeless(step: int, loss: float) -> bool:
+    def should_prune(step: int, loss: float) -> bool:
         asked.append((step, loss))
         return step == 20
 
-    outcome = run_of(config, folder, is_hopeless=is_hopeless)
+    outcome = run_of(config, folder, should_prune=should_prune)
     run = RunDirectory(folder)
     assert (outcome.exit_status, outcome.summary["status"], outcome.summary["step"]) == (0, "pruned", 20)
     assert asked == [(row["step"], row["loss"]) for row in untimed_rows(run) if row["split"] == "val"]

@@ -268,7 +268,7 @@ def watch(opened: OpenStudy, number: int, run: RunDirectory) -> Callable[[int, f
     """
     earlier = val_losses(run) if run.exists() else {}
 
-    def is_hopeless(step: int, loss: float) -> bool:
+    def should_prune(step: int, loss: float) -> bool:
         report(opened, number, {**{before: value for before, value in earlier.items() if before < step}, step: loss})
         trial = opened.trials()[number]
         if trial.user_attrs.get(PRUNED) is not None:
@@ -279,7 +279,7 @@ def watch(opened: OpenStudy, number: int, run: RunDirectory) -> Callable[[int, f
         opened.mark(number, PRUNED if hopeless else KEPT, step)
         return hopeless
 
-    return is_hopeless
+    return should_prune
 
 
 def report(opened: OpenStudy, number: int, losses: Mapping[int, float]) -> None:

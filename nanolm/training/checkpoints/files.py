@@ -262,7 +262,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def set_aside(folder: Path, newest_step: int) -> list[Path]:
+def quarantine(folder: Path, newest_step: int) -> list[Path]:
     """Renames the checkpoints that are newer than the newest one that verifies, so that they count as none.
 
     Were they left among the others, `prune` would take them for the newest and remove the good ones.
@@ -274,7 +274,7 @@ def set_aside(folder: Path, newest_step: int) -> list[Path]:
     return [path.rename(_aside(path)) for path in passed_over]
 
 
-def those_aside(folder: Path) -> list[Path]:
+def quarantined(folder: Path) -> list[Path]:
     """The damaged checkpoints that were kept under another name."""
     return sorted(folder.glob("step-*.replaced-*"))
 

@@ -58,8 +58,10 @@ class Parent:
         }
 
 
-def adapted(tree: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of a parent (`TrainState.to_tree`) as its fork begins with it.
+def adapt_state(
+    tree: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """The state of a parent (`TrainState.state_dict`) as its fork begins with it.
 
     What was trained on so far is kept: steps, tokens, seconds, the optimizer's memory and the generators. The optimizer
     has the settings of the fork; its memory goes where it is another optimizer, the generators' where the seed is

@@ -92,7 +92,7 @@ class Saver:
         if in_flight is not None:
             in_flight.result()
 
-    def settle(self) -> None:
+    def wait_and_report(self) -> None:
         """Waits, and announces an error instead of raising it: for a run that another error ends."""
         try:
             self.wait()
@@ -117,4 +117,4 @@ class Saver:
         if kind is None:
             self.wait()
         else:
-            self.settle()
+            self.wait_and_report()

@@ -12,7 +12,7 @@ from torch import nn
 from nanolm.errors import CheckpointError
 from nanolm.training import rng
 from nanolm.training.distributed import parallel as distributed
-from nanolm.training.distributed.ranks import ALONE, Ranks
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.precision import NumberFormat
 
@@ -34,7 +34,7 @@ class TrainState:
         averages: of the weights (`ema`), where trainer.ema_decay asks for them.
         ema_val_loss: the exact validation loss of the averaged weights, and the lowest so far.
         timed_tokens, timed_seconds: of the steps whose speed counts (`Pace`), earlier sessions included.
-        frame: of a sharded model, a model without numbers for its whole weights (`distributed.frame_of`).
+        frame: of a sharded model, a model without numbers for its whole weights (`distributed.meta_copy`).
         lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
     """
 
@@ -42,7 +42,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer | None
     number_format: NumberFormat
     device: torch.device
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     frame: nn.Module | None = None
     averages: Averages | None = None
     step: int = 0
@@ -68,14 +68,14 @@ class TrainState:
         names = (field.name for field in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name not in parts}
 
-    def whole_model(self) -> nn.Module:
+    def full_model(self) -> nn.Module:
         """The model with all its weights. All ranks must ask."""
-        return self.model if self.frame is None else distributed.whole_model(self.model, self.frame)
+        return self.model if self.frame is None else distributed.full_model(self.model, self.frame)
 
-    def to_tree(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All but the weights, which have a file of their own. All ranks must ask, and get the same."""
         scaler = self.number_format.scaler
-        own, *others = self.ranks.gathered(rng.get_state(self.device))
+        own, *others = self.ranks.gather(rng.get_state(self.device))
         return {
             "numbers": self.numbers(),
             "optimizer": None if self.optimizer is None else distributed.whole(self.optimizer.state_dict()),
@@ -84,19 +84,19 @@ class TrainState:
             **({"rng_of_other_ranks": others} if others else {}),
         }
 
-    def whole_averages(self) -> Averages | None:
+    def full_averages(self) -> Averages | None:
         """The averages, whole. All ranks must ask."""
         return None if self.averages is None else distributed.whole(self.averages)
 
     def load_averages(self, saved: Averages) -> None:
-        """Takes over what `whole_averages` gave."""
+        """Takes over what `full_averages` gave."""
         weights = dict(self.model.named_parameters())
         self.averages = {
-            name: distributed.part_like(weights[name], average.to(self.device)) for name, average in saved.items()
+            name: distributed.shard_like(weights[name], average.to(self.device)) for name, average in saved.items()
         }
 
-    def load_tree(self, tree: dict[str, Any], seed: int) -> None:
-        """Takes over what `to_tree` gave, the generators last; those of a rank that was not there begin anew.
+    def load_state_dict(self, tree: dict[str, Any], seed: int) -> None:
+        """Takes over what `state_dict` gave, the generators last; those of a rank that was not there begin anew.
 
         Raises:
             CheckpointError: the optimizer goes over other groups of parameters than the one that was saved.
@@ -105,7 +105,7 @@ class TrainState:
             setattr(self, name, value)
         try:
             if self.optimizer is not None:
-                self.optimizer.load_state_dict(distributed.shared_out(self.optimizer, tree["optimizer"]))
+                self.optimizer.load_state_dict(distributed.shard_optimizer_state(self.optimizer, tree["optimizer"]))
         except ValueError as error:
             raise CheckpointError(
                 f"the optimizer's state does not fit: {error}",

@@ -30,7 +30,7 @@ def share(
         dtype: with fsdp, in which weights are gathered and computed with (None: fp32). Autocast would keep its own
             copies of all gathered weights until the backward pass; gradients are reduced in fp32 all the same.
     """
-    if ranks.n == 1:
+    if ranks.world_size == 1:
         return model
     if parallel is Parallel.ddp:
         # Buffers are tables, the same on every rank. torch 2.13 has another name for leaving them alone.
@@ -44,7 +44,7 @@ def share(
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy() if dtype is None else MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32)
-    mesh = init_device_mesh(device.type, (ranks.n,))
+    mesh = init_device_mesh(device.type, (ranks.world_size,))
     # Each layer is gathered when it is its turn, and those inside another one are told apart from it first.
     layers = [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
     for part in (*reversed(layers), model):
@@ -53,7 +53,7 @@ def share(
     return model
 
 
-def meeting(forward: Callable[..., torch.Tensor], is_last: bool) -> contextlib.AbstractContextManager[Any]:
+def gradient_sync(forward: Callable[..., torch.Tensor], is_last: bool) -> contextlib.AbstractContextManager[Any]:
     """Around the two passes of a part of a batch: whole gradients go between the ranks once an update, in the last.
 
     Those of a sharded model go with every part: to wait would mean to keep them whole.
@@ -68,14 +68,14 @@ def is_sharded(tensor: Any) -> bool:
     return hasattr(tensor, "to_local")
 
 
-def own_parts(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def local_shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The part of each tensor that is on this rank, in place."""
     return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
 
 
 def total_norm(gradients: Sequence[torch.Tensor], ranks: Ranks) -> float:
     """The 2-norm of all gradients as one vector, the parts on other ranks included."""
-    norm = torch.nn.utils.get_total_norm(own_parts(gradients)).item()
+    norm = torch.nn.utils.get_total_norm(local_shards(gradients)).item()
     return math.sqrt(ranks.sum(norm**2)) if any(map(is_sharded, gradients)) else norm
 
 
@@ -102,8 +102,8 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         return build().to("meta")
 
 
-def frame_of(model: nn.Module) -> nn.Module:
-    """A model without values, for `whole_model` to fill a copy of; to be made before the model is sharded."""
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A model without values, for `full_model` to fill a copy of; to be made before the model is sharded."""
     return copy.deepcopy(model).to("meta")
 
 
@@ -117,7 +117,7 @@ def fill(model: nn.Module, whole: nn.Module | None, ranks: Ranks, device: torch.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    buffers: dict[str, torch.Tensor] = ranks.from_main(lambda: dict(whole.named_buffers()) if whole else {})
+    buffers: dict[str, torch.Tensor] = ranks.run_on_main(lambda: dict(whole.named_buffers()) if whole else {})
     model.to_empty(device=device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
@@ -125,7 +125,7 @@ def fill(model: nn.Module, whole: nn.Module | None, ranks: Ranks, device: torch.
     set_model_state_dict(model, {} if whole is None else whole.state_dict(), options=options)
 
 
-def whole_model(model: nn.Module, frame: nn.Module) -> nn.Module:
+def full_model(model: nn.Module, frame: nn.Module) -> nn.Module:
     """All weights of a sharded model, on the CPU, in a copy of its frame; all ranks must ask."""
     tensors = model.state_dict(keep_vars=True)
     gathered = {id(tensor): whole(tensor) for tensor in tensors.values()}
@@ -134,17 +134,17 @@ def whole_model(model: nn.Module, frame: nn.Module) -> nn.Module:
     return filled
 
 
-def shared_out(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def shard_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     """What an optimizer saved, whole, in the parts that its parameters here are in."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
-        number: {name: part_like(parameters[number], value) for name, value in buffers.items()}
+        number: {name: shard_like(parameters[number], value) for name, value in buffers.items()}
         for number, buffers in saved["state"].items()
     }
     return {**saved, "state": parts}
 
 
-def part_like(parameter: torch.Tensor, value: Any) -> Any:
+def shard_like(parameter: torch.Tensor, value: Any) -> Any:
     """The part of a tensor that this rank has of a parameter of its shape; anything else as it is."""
     if not (is_sharded(parameter) and isinstance(value, torch.Tensor) and value.shape == parameter.shape):
         return value

@@ -1,7 +1,7 @@
-"""The processes that train one model together, as each of them sees them.
+"""The process group of a distributed run, as seen from one of its ranks.
 
-torchrun starts them and numbers them from 0. Rank 0 writes all that is written; every rank draws its share of each
-batch. A process without a launcher is alone: it imports nothing for this, and waits for nobody.
+torchrun starts the processes and numbers them from 0. Rank 0 writes all files; every rank draws its share of each
+batch. A process that was started without torchrun is rank 0 of 1: it imports nothing for this and never waits.
 """
 
 from __future__ import annotations
@@ -23,57 +23,58 @@ from nanolm.torchrun import local_rank, rank, world_size
 
 T = TypeVar("T")
 
-# While rank 0 fetches and tokenizes a text the others wait longer than for anything else.
-PREPARATION = datetime.timedelta(days=1)
+# How long the other ranks wait for rank 0 to download and tokenize a text.
+PREPARATION_TIMEOUT = datetime.timedelta(days=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """One process among `n`. Every rank must call the same methods in the same order.
+    """Collective operations of one rank. Every rank must call the same methods in the same order.
 
     Attributes:
-        rank: from 0 to n - 1.
-        n: processes that train together.
-        patient: the group of all of them, for what may take as long as PREPARATION.
+        rank: from 0 to world_size - 1.
+        world_size: number of processes that train together.
+        slow_group: a process group of all ranks with PREPARATION_TIMEOUT; None for a single process.
     """
 
     rank: int = 0
-    n: int = 1
-    patient: Any = None
+    world_size: int = 1
+    slow_group: Any = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def sum(self, value: float) -> float:
-        """Of all ranks, in fp64: the same number on each."""
-        return self._reduced(value, "SUM")
+        """Sum over all ranks, in fp64; the same number on each."""
+        return self._all_reduce(value, "SUM")
 
-    def largest(self, value: float) -> float:
-        """Of all ranks."""
-        return self._reduced(value, "MAX")
+    def max(self, value: float) -> float:
+        """Maximum over all ranks."""
+        return self._all_reduce(value, "MAX")
 
-    def gathered(self, value: T) -> list[T]:
-        """That of every rank, by rank, on each of them."""
-        if self.n == 1:
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, ordered by rank, on every rank."""
+        if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
-        values: list[Any] = [None] * self.n
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, work: Callable[[], T], patiently: bool = False) -> T:
-        """What rank 0 gets from some work, on every rank; the others wait.
+    def run_on_main(self, work: Callable[[], T], is_slow: bool = False) -> T:
+        """Run a function on rank 0 and broadcast its result.
 
         Args:
-            patiently: whether they wait for as long as PREPARATION.
+            work: called on rank 0 only.
+            is_slow: wait for it up to PREPARATION_TIMEOUT instead of trainer.rank_timeout.
 
         Raises:
-            NanolmError: rank 0's, on every rank.
+            NanolmError: raised by rank 0; on every rank.
         """
-        if self.n == 1:
+        if self.world_size == 1:
             return work()
         import torch.distributed as dist
 
@@ -83,28 +84,28 @@ class Ranks:
                 box[0] = work()
             except NanolmError as error:
                 box[1] = error
-        dist.broadcast_object_list(box, src=0, group=self.patient if patiently else None)
+        dist.broadcast_object_list(box, src=0, group=self.slow_group if is_slow else None)
         if box[1] is not None:
             raise box[1]
         return box[0]
 
-    def main_first(self, work: Callable[[], T]) -> T:
-        """Rank 0 does some work that leaves files, and then every other rank does it, who finds them.
+    def run_on_main_first(self, work: Callable[[], T]) -> T:
+        """Run a function that caches its result in files: on rank 0 first, then on the other ranks.
 
         Raises:
-            NanolmError: that of any rank, on every rank.
+            NanolmError: raised by any rank; on every rank.
         """
         done: list[T] = []
-        self.from_main(lambda: done.append(work()), patiently=True)
-        return self.together(lambda: done[0] if done else work())
+        self.run_on_main(lambda: done.append(work()), is_slow=True)
+        return self.run_on_all(lambda: done[0] if done else work())
 
-    def together(self, work: Callable[[], T]) -> T:
-        """Every rank does some work.
+    def run_on_all(self, work: Callable[[], T]) -> T:
+        """Run a function on every rank, so that an error of one rank ends all of them.
 
         Raises:
-            NanolmError: that of any rank, on every rank.
+            NanolmError: raised by any rank; on every rank.
         """
-        if self.n == 1:
+        if self.world_size == 1:
             return work()
         result: Any = None
         error = None
@@ -112,13 +113,13 @@ class Ranks:
             result = work()
         except NanolmError as found:
             error = found
-        for raised in self.gathered(error):
+        for raised in self.gather(error):
             if raised is not None:
                 raise raised
         return result
 
-    def _reduced(self, value: float, operation: str) -> float:
-        if self.n == 1:
+    def _all_reduce(self, value: float, operation: str) -> float:
+        if self.world_size == 1:
             return value
         import torch
         import torch.distributed as dist
@@ -128,21 +129,21 @@ class Ranks:
         return reduced.item()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @contextlib.contextmanager
-def started(trainer: TrainerConfig) -> Iterator[Ranks]:
-    """Brings the processes that torchrun started together, and parts them at the end; nothing without torchrun.
+def process_group(trainer: TrainerConfig) -> Iterator[Ranks]:
+    """Initialize and destroy the process group that torchrun asks for; without torchrun do nothing.
 
-    Numbers and objects go between the ranks by gloo, whose connections break at once when a process dies; gradients of
-    a GPU by NCCL.
+    Scalars and objects are exchanged by gloo, whose connections break at once when a process dies; gradients on a GPU
+    by NCCL.
 
     Raises:
         RankError: another process ended, or has not answered for trainer.rank_timeout seconds.
     """
     if world_size() == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch
     import torch.distributed as dist
@@ -152,41 +153,41 @@ def started(trainer: TrainerConfig) -> Iterator[Ranks]:
     else:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    with explained():
-        patience = datetime.timedelta(seconds=trainer.rank_timeout)
-        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-        # torchrun may keep one store over its restarts, and with it the addresses of processes that are dead.
+    with translate_rank_errors():
+        timeout = datetime.timedelta(seconds=trainer.rank_timeout)
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may reuse one store across restarts, with the addresses of dead processes in it.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=patience)
-        ranks = Ranks(rank(), world_size(), dist.new_group(backend="gloo", timeout=PREPARATION))
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=timeout)
+        ranks = Ranks(rank(), world_size(), dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT))
         try:
             yield ranks
         except (SystemExit, NanolmError) as error:
             if not isinstance(error, RankError):
-                _part(ranks, error)
+                _destroy(ranks, error)
             raise
-        _part(ranks)
+        _destroy(ranks)
 
 
-def _part(ranks: Ranks, error: BaseException | None = None) -> None:
-    """Waits for rank 0 to have written everything: a launcher that sees one process end stops the others."""
+def _destroy(ranks: Ranks, error: BaseException | None = None) -> None:
+    """Destroy the process group once rank 0 is done: a launcher that sees one process end stops the others."""
     import torch.distributed as dist
 
     if error is not None:
-        # They hold the model.
+        # The frames hold references to the model.
         traceback.clear_frames(error.__traceback__)
-    ranks.from_main(lambda: None)
-    # Sharded tensors that outlive their group abort the process at its exit.
+    ranks.run_on_main(lambda: None)
+    # Sharded tensors that outlive their process group abort the process at exit.
     gc.collect()
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def explained(run: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Turns what torch says when another rank has gone into an error that says what to do.
+def translate_rank_errors(run: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Translate collective errors after a rank failure.
 
     Args:
-        run: the run directory, when it is known.
+        run: the run directory, once it is known.
 
     Raises:
         RankError: in place of the RuntimeError of a broken or silent connection.
@@ -194,20 +195,20 @@ def explained(run: str | os.PathLike[str] | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_of_a_lost_rank(error):
+        if not _is_collective_error(error):
             raise
-        line = "the same line with resume=auto" if run is None else f"torchrun ... -m {shell.resume_command(run)}"
+        command = "the same command with resume=auto" if run is None else f"torchrun ... -m {shell.resume_command(run)}"
         raise RankError(
-            f"rank {rank()} of {world_size()} lost another one, which ended or no longer answers: "
+            f"rank {rank()} of {world_size()} lost the connection to another rank, which ended or does not answer: "
             + re.sub(r"^\[\S*\] ", "", str(error)).splitlines()[0].split(". ")[0],
-            where="what the other process said last, above or in torchrun's logs, is the cause",
-            hint=f"go on from the last checkpoint: {line}; torchrun --max-restarts=N does so by itself with "
-            "resume=auto; trainer.rank_timeout is how long a silent one is waited for, in seconds",
+            where="the cause is in the last output of the other process, above or in torchrun's logs",
+            hint=f"resume from the last checkpoint: {command}; torchrun --max-restarts=N does so by itself with "
+            "resume=auto; trainer.rank_timeout sets how many seconds a silent rank is waited for",
         ) from error
 
 
-def _is_of_a_lost_rank(error: RuntimeError) -> bool:
+def _is_collective_error(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
-    # gloo's are plain RuntimeErrors; the path of its source is in their text.
+    # gloo raises plain RuntimeErrors whose text has the path of its source.
     return dist.is_available() and (isinstance(error, dist.DistError) or "gloo" in str(error))

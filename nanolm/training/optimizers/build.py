@@ -71,7 +71,7 @@ def _group_of(model: nn.Module) -> dict[int, str]:
     return found
 
 
-def in_words(config: OptimizerConfig, optimizer: torch.optim.Optimizer) -> str:
+def describe_groups(config: OptimizerConfig, optimizer: torch.optim.Optimizer) -> str:
     """The groups of parameters, how many numbers are in each, and what is its own; '' of an optimizer without names."""
     written = []
     for group in optimizer.param_groups:
@@ -89,7 +89,7 @@ def in_words(config: OptimizerConfig, optimizer: torch.optim.Optimizer) -> str:
 
 
 @contextlib.contextmanager
-def weights_that_count(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Inside, the model has the weights to evaluate and to save: of schedule_free the averaged ones."""
     with optimizer.averaged() if isinstance(optimizer, ScheduleFreeAdamW) else contextlib.nullcontext():
         yield

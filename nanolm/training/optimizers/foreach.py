@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 
-def moving(group: dict[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def parameters_with_grad(group: dict[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The parameters of a group that have a gradient, and their gradients."""
     parameters: list[torch.Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
     return parameters, [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def buffers(
+def state_tensors(
     state: MutableMapping[torch.Tensor, dict[str, torch.Tensor]], parameters: list[torch.Tensor], name: str
 ) -> list[torch.Tensor]:
     """The tensor of that name which an optimizer keeps for each parameter; it begins at zero."""
@@ -24,7 +24,7 @@ def buffers(
     return [state[parameter][name] for parameter in parameters]
 
 
-def divisors(second_moments: list[torch.Tensor], beta2: float, updates: int, eps: float) -> list[torch.Tensor]:
+def denominators(second_moments: list[torch.Tensor], beta2: float, updates: int, eps: float) -> list[torch.Tensor]:
     """What Adam divides by: the roots of second moments, freed of their beginning at zero, and eps."""
     roots = list(torch._foreach_sqrt(second_moments))
     torch._foreach_div_(roots, (1 - beta2**updates) ** 0.5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import buffers, moving
+from nanolm.training.optimizers.foreach import parameters_with_grad, state_tensors
 
 
 class Lion(torch.optim.Optimizer):
@@ -25,10 +25,10 @@ class Lion(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every group."""
         for group in self.param_groups:
-            parameters, gradients = moving(group)
+            parameters, gradients = parameters_with_grad(group)
             if not parameters:
                 continue
-            momenta = buffers(self.state, parameters, "momentum")
+            momenta = state_tensors(self.state, parameters, "momentum")
             beta1, beta2 = group["betas"]
             directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
             torch._foreach_sign_(directions)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import buffers, divisors, moving
+from nanolm.training.optimizers.foreach import denominators, parameters_with_grad, state_tensors
 
 # A quintic that drives every singular value between 0 and 1 to somewhere between 0.7 and 1.2 (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -60,14 +60,14 @@ class Muon(torch.optim.Optimizer):
         """One update of every group."""
         rules = {"muon": self._by_muon, "adamw": self._by_adamw}
         for group in self.param_groups:
-            parameters, gradients = moving(group)
+            parameters, gradients = parameters_with_grad(group)
             if parameters:
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 rules[group["rule"]](group, parameters, gradients)
                 group["updates"] += 1
 
     def _by_muon(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        momenta = buffers(self.state, parameters, "momentum")
+        momenta = state_tensors(self.state, parameters, "momentum")
         weight = _momentum(group)
         torch._foreach_lerp_(momenta, gradients, 1 - weight)
         looking_ahead = torch._foreach_lerp(gradients, momenta, weight)
@@ -86,14 +86,14 @@ class Muon(torch.optim.Optimizer):
                 part.sub_(towards, alpha=scale)
 
     def _by_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        first = buffers(self.state, parameters, "first_moment")
-        second = buffers(self.state, parameters, "second_moment")
+        first = state_tensors(self.state, parameters, "first_moment")
+        second = state_tensors(self.state, parameters, "second_moment")
         beta1, beta2 = group["betas"]
         n = group["updates"] + 1
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        roots = divisors(second, beta2, n, group["eps"])
+        roots = denominators(second, beta2, n, group["eps"])
         torch._foreach_addcdiv_(parameters, first, roots, -group["lr"] / (1 - beta1**n))
 
 

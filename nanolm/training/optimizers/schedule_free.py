@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import buffers, divisors, moving
+from nanolm.training.optimizers.foreach import denominators, parameters_with_grad, state_tensors
 
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):
@@ -33,7 +33,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every group."""
         for group in self.param_groups:
-            parameters, gradients = moving(group)
+            parameters, gradients = parameters_with_grad(group)
             if parameters:
                 self._update(group, parameters, gradients)
 
@@ -42,7 +42,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             if "z" not in self.state[parameter]:
                 self.state[parameter]["z"] = parameter.clone()
         z = [self.state[parameter]["z"] for parameter in parameters]
-        second = buffers(self.state, parameters, "second_moment")
+        second = state_tensors(self.state, parameters, "second_moment")
         lr = group["lr"]
         beta1, beta2 = group["betas"]
         group["updates"] += 1
@@ -51,7 +51,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         share = lr**2 / group["weight_sum"] if group["weight_sum"] else 0.0
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        directions = list(torch._foreach_div(gradients, divisors(second, beta2, group["updates"], group["eps"])))
+        directions = list(torch._foreach_div(gradients, denominators(second, beta2, group["updates"], group["eps"])))
         if group["weight_decay"]:
             torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
         # The new y, with the new x and z put in.

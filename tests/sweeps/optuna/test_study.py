@@ -256,9 +256,9 @@ def test_a_job_finds_its_trial_by_the_folder_of_its_run(tmp_path: Path) -> None:
     study.mark(1, FOLDER, "mine")
     # As it goes to another process.
     watcher = pickle.loads(pickle.dumps(Watch(str(tmp_path), "study", study.settings, SPACE, 90)))  # noqa: S301
-    is_hopeless = watcher(RunDirectory(tmp_path / "mine"))
-    assert is_hopeless is not None
-    is_hopeless(10, 3.0)
+    should_prune = watcher(RunDirectory(tmp_path / "mine"))
+    assert should_prune is not None
+    should_prune(10, 3.0)
     assert study.trials()[1].intermediate_values == {10: 3.0}
     assert watcher(RunDirectory(tmp_path / "other")) is None
     study.study.tell(1, 3.0)

@@ -129,14 +129,14 @@ def test_damaged_ones_that_were_passed_over_do_not_push_out_good_ones(tmp_path: 
         saved = save(tmp_path, step)
         if step > 1:
             os.truncate(saved.path / checkpoint.WEIGHTS, 9)
-    aside = checkpoint.set_aside(tmp_path, newest_step=1)
+    aside = checkpoint.quarantine(tmp_path, newest_step=1)
     assert [path.name for path in aside] == ["step-00000006.replaced-1", "step-00000005.replaced-1"]
     save(tmp_path, 2)
     checkpoint.prune(tmp_path, best_step=0, keep=1, keep_every=None)
     found, damaged = checkpoint.newest(tmp_path)
     assert found is not None
     assert (found.step, damaged) == (2, [])
-    assert checkpoint.those_aside(tmp_path) == sorted(aside)
+    assert checkpoint.quarantined(tmp_path) == sorted(aside)
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:

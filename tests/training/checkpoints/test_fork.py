@@ -11,7 +11,7 @@ from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.checkpoints.fork import Parent, adapted
+from nanolm.training.checkpoints.fork import Parent, adapt_state
 from nanolm.training.trainer import train
 from tests.helpers import Nanolm, final_state, is_same_state, small_config, untimed_rows
 
@@ -87,13 +87,13 @@ def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> 
     tree = checkpoint.at_step(parent.checkpoints, 10).load_state()
     config = small_config(small_text, *LINE)
     optimizer = torch.optim.AdamW([torch.zeros(1)])
-    kept: dict[str, Any] = adapted(tree, config, config, optimizer)
+    kept: dict[str, Any] = adapt_state(tree, config, config, optimizer)
     assert kept["numbers"]["step"] == 10
     assert kept["numbers"]["tokens"] == tree["numbers"]["tokens"]
     assert kept["numbers"]["best_val_loss"] == math.inf
     assert "rng" in kept
     other = small_config(small_text, *LINE, "seed=8")
-    assert "rng" not in adapted(tree, config, other, optimizer)
+    assert "rng" not in adapt_state(tree, config, other, optimizer)
 
 
 def test_a_model_of_another_shape_is_refused(small_text: Path, tmp_path: Path) -> None:

@@ -46,4 +46,4 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
     two = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}])
     saved, state = (TrainState(model, it, NumberFormat(Precision.fp32, device), device) for it in (one, two))
     with pytest.raises(CheckpointError, match="the optimizer's state does not fit: loaded state dict has a different"):
-        state.load_tree(saved.to_tree(), seed=1)
+        state.load_state_dict(saved.state_dict(), seed=1)

@@ -19,7 +19,7 @@ from nanolm.errors import NanolmError
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
 from nanolm.torchrun import rank
-from nanolm.training.distributed.ranks import started
+from nanolm.training.distributed.ranks import process_group
 from nanolm.training.trainer import train
 from tests.helpers import make_config
 
@@ -40,7 +40,7 @@ class FailsOnOneRank(torch.nn.Embedding):
 
 def main() -> None:
     jobs = json.loads(Path(sys.argv[1]).read_text())
-    with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
+    with process_group(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
         for folder, overrides in jobs:
             config = make_config(*(word for word in overrides if not word.startswith("model=fails")))
             if "model=fails_on_one_rank" in overrides:

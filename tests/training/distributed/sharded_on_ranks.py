@@ -16,8 +16,8 @@ from nanolm.config.trainer import TrainerConfig
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import setup
-from nanolm.training.distributed.parallel import own_parts
-from nanolm.training.distributed.ranks import started
+from nanolm.training.distributed.parallel import local_shards
+from nanolm.training.distributed.ranks import process_group
 from nanolm.training.step import next_token_loss
 from tests.helpers import SMALL, make_config
 
@@ -33,7 +33,7 @@ def main() -> None:
 
     setup.build = build_and_note
     words = (*SMALL, "dataset=text", f"dataset.path={text}", "trainer.parallel=fsdp", "trainer.precision=bf16")
-    with started(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
+    with process_group(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
         prepared = setup.prepare(make_config(*words), RunDirectory(folder), ranks)
         model = prepared.state.model
         shapes = {tuple(sorted(parameter.shape)) for parameter in model.parameters() if parameter.dim() > 1}
@@ -44,7 +44,7 @@ def main() -> None:
                 kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
             return tensor
 
-        parts, _ = setup.batch_parts(prepared, 0)
+        parts, _ = setup.micro_batches(prepared, 0)
         inputs, targets = next(parts)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -57,7 +57,7 @@ def main() -> None:
         found = {
             "built_on": built_on,
             "whole": sum(parameter.numel() for parameter in model.parameters()),
-            "own": sum(part.numel() for part in own_parts(list(model.parameters()))),
+            "own": sum(part.numel() for part in local_shards(list(model.parameters()))),
             "kept_weight_bytes": kept_weight_bytes,
             "gradient_dtypes": sorted({str(parameter.grad.dtype) for parameter in model.parameters()}),
         }

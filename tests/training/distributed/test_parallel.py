@@ -25,7 +25,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import evaluation, rng
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.distributed import parallel as distributed
-from nanolm.training.distributed.ranks import ALONE, Ranks, started
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, process_group
 from nanolm.training.trainer import train
 from tests.forks import Forked
 from tests.helpers import (
@@ -333,7 +333,7 @@ def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> 
     (status, _, errors), (other_status, _, _) = ended(processes, timeout=30)
     assert time.monotonic() - began < 30
     assert (status, other_status) == (1, -signal.SIGKILL)
-    assert "rank 0 of 2 lost another one" in errors
+    assert "rank 0 of 2 lost the connection to another rank" in errors
     assert "resume=run" in errors
     assert "Traceback" not in errors
     assert run.read_summary()["status"] == "failed"
@@ -352,7 +352,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
     finally:
         processes[1].kill()
     (_, _, errors), _ = ended(processes)
-    assert "rank 0 of 2 lost another one" in errors
+    assert "rank 0 of 2 lost the connection to another rank" in errors
     assert "trainer.rank_timeout" in errors
 
 
@@ -419,13 +419,13 @@ def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeyp
 
 def test_a_process_without_a_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    with started(make_config().trainer) as ranks:
-        assert ranks is ALONE
+    with process_group(make_config().trainer) as ranks:
+        assert ranks is SINGLE_PROCESS
         assert not torch.distributed.is_initialized()
     assert ranks.is_main
-    assert ranks.gathered(3) == [3]
-    assert (ranks.sum(2.5), ranks.largest(1)) == (2.5, 1)
-    assert ranks.main_first(lambda: "done") == "done"
+    assert ranks.gather(3) == [3]
+    assert (ranks.sum(2.5), ranks.max(1)) == (2.5, 1)
+    assert ranks.run_on_main_first(lambda: "done") == "done"
 
 
 def test_parts_of_words_are_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_a_group_has_its_own_lr_and_is_said_to(name: str) -> None:
         "head": 0.0,
         "embedding": 0.002,
     }
-    words = optimizers.in_words(config, optimizer)
+    words = optimizers.describe_groups(config, optimizer)
     rules = ("muon, ", "adamw, ") if name == "muon" else ("", "")
     assert words == (
         f"{name}, lr 0.004: hidden 196,608 ({rules[0]}decay 0.1), head 1,408 ({rules[1]}lr 0, decay 0.1), "
@@ -215,7 +215,7 @@ def test_schedule_free_is_the_algorithm_of_the_paper() -> None:
         x = (1 - lr**2 / total) * x + lr**2 / total * z
         y = 0.2 * z + 0.8 * x
         torch.testing.assert_close(model.weight.detach(), y)
-        with optimizers.weights_that_count(optimizer):
+        with optimizers.evaluation_weights(optimizer):
             torch.testing.assert_close(model.weight.detach(), x)
 
 
