@@ -1,4 +1,4 @@
-"""Command-line options whose values are checked as they are parsed: the bounds, and a parser that reports mistakes."""
+"""Command-line options: checks of their values, and a parser that reports every mistake at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.files import user_path
 
-# Turns the text of an option into its value; raises a SettingsError without a place.
+# Converts the text of an option to its value; raises a SettingsError without `where`.
 Check = Callable[[str], Any]
 
-# Characters of a mistaken value that an error repeats.
+# Length limit of a value quoted in an error.
 SHOWN_CHARACTERS = 40
 
-# Names that trainer.device and --device take.
+# Values of trainer.device and --device.
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
 DEVICES_HINT = "one of: auto, cpu, mps, cuda, cuda:0, cuda:1, ..."
 
@@ -32,8 +32,8 @@ class Number:
 
     Attributes:
         kind: int or float.
-        low, high: both are allowed.
-        hint: what to type instead; None says the range.
+        low, high: inclusive bounds.
+        hint: what to type instead; by default, the range.
     """
 
     kind: type[int] | type[float]
@@ -42,10 +42,10 @@ class Number:
     hint: str = ""
 
     def __call__(self, text: str) -> int | float:
-        """Return the number that a text is.
+        """Parse a number.
 
         Raises:
-            SettingsError: it is not a number, or out of the range.
+            SettingsError: the text is not a number, or is out of range.
         """
         noun = "a whole number" if self.kind is int else "a number"
         hint = self.hint or f"{noun} of at least {self.low:g}"
@@ -54,26 +54,25 @@ class Number:
         except ValueError as error:
             raise SettingsError(f"is {shown(text)}, which is not {noun}", hint=hint) from error
         if not self.low <= number <= self.high:
-            words = f"must be at least {self.low:g}" if number < self.low else "is too large"
-            words = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else words
-            raise SettingsError(f"is {shown(text)[1:-1]}, which {words}", hint=hint)
+            reason = f"must be at least {self.low:g}" if number < self.low else "is too large"
+            reason = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else reason
+            raise SettingsError(f"is {shown(text)[1:-1]}, which {reason}", hint=hint)
         return number
 
 
-# The bounds of every number on the command line.
 SEED = Number(int, 0, LARGEST, f"a whole number from 0 to {LARGEST}")
 COUNT = Number(int, 1, LARGEST, "a whole number, 1 or more")
 COUNT_OR_NONE = Number(int, 0, LARGEST, "a whole number, 0 or more")
-TEMPERATURE = Number(float, 0.0, 1e30, "0 (the likeliest token), or a number above 0 such as 0.8")
+TEMPERATURE = Number(float, 0.0, 1e30, "0 (greedy decoding), or a number above 0 such as 0.8")
 LOSS = Number(float, math.ulp(0.0), 1e300, "a loss above 0, such as 1.88")
 SECONDS = Number(float, math.ulp(0.0), 86_400.0, "seconds above 0, at most a day (86400)")
 
 
 def text(value: str) -> str:
-    """Return a text that can be encoded.
+    """Return a text that is not empty and can be encoded.
 
     Raises:
-        SettingsError: it is empty, or the terminal's bytes were not UTF-8.
+        SettingsError: the text is empty, or the terminal did not send UTF-8.
     """
     try:
         value.encode()
@@ -83,10 +82,10 @@ def text(value: str) -> str:
 
 
 def nonempty(value: str) -> str:
-    """Return a value that is not empty, as that of a shell variable that is not set.
+    """Return a value that is not empty, as an unset shell variable would be.
 
     Raises:
-        SettingsError: it is empty.
+        SettingsError: the value is empty.
     """
     if not value.strip():
         raise SettingsError("is empty", hint="give it a value, or leave it out")
@@ -94,15 +93,15 @@ def nonempty(value: str) -> str:
 
 
 def path(value: str) -> Path:
-    """Return a path that is not empty; a leading ~/ is the home folder."""
+    """Return a path that is not empty; a leading ~/ is expanded."""
     return user_path(nonempty(value))
 
 
 def file_to_write(value: str) -> Path:
-    """Return the path of a file, which may be there already.
+    """Return the path of a file, which may exist.
 
     Raises:
-        SettingsError: it is empty or a folder.
+        SettingsError: the path is empty or a folder.
     """
     found = path(value)
     try:
@@ -115,15 +114,15 @@ def file_to_write(value: str) -> Path:
     return found
 
 
-def words(value: str) -> list[str]:
-    """Return names that are separated by commas, at least one.
+def names(value: str) -> list[str]:
+    """Split names at commas.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no name.
     """
-    found = [word.strip() for word in value.split(",") if word.strip()]
+    found = [name.strip() for name in value.split(",") if name.strip()]
     if not found:
-        raise SettingsError(f"is {shown(value)}, which holds no name", hint="names with commas between them")
+        raise SettingsError(f"is {shown(value)}, which contains no name", hint="names separated by commas")
     return found
 
 
@@ -131,7 +130,7 @@ def device(value: str) -> str:
     """Return the name of a device, which this machine may not have.
 
     Raises:
-        SettingsError: no device is called so.
+        SettingsError: the name is not that of a device.
     """
     if not DEVICES.fullmatch(value):
         raise SettingsError(f"is {shown(value)}", hint=DEVICES_HINT)
@@ -139,10 +138,10 @@ def device(value: str) -> str:
 
 
 def checkpoint(value: str) -> str:
-    """Return which checkpoint: best, last, or a step.
+    """Return "best", "last", or a step.
 
     Raises:
-        SettingsError: it is none of these.
+        SettingsError: the value is none of these.
     """
     if value in ("best", "last"):
         return value
@@ -153,24 +152,28 @@ def checkpoint(value: str) -> str:
 
 
 def shown(value: str) -> str:
-    """Return a value as an error repeats it."""
+    """Quote a value for an error, shortened."""
     return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}...")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises every mistake in the options as a SettingsError, all of them at once."""
+    """A parser that raises one SettingsError with every mistake in the options."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._problems: dict[str, NanolmError] = {}
 
+    def describe(self, text: str) -> None:
+        """Append sentences to the description."""
+        self.description = f"{self.description} {text}"
+
     def add(self, *names: str, check: Check, **settings: Any) -> None:
         """Add an option whose value is checked.
 
         Args:
-            names: as add_argument takes them.
-            check: returns the value of the option's text, or raises a SettingsError that says what is wrong with it.
-            settings: as add_argument takes them.
+            names: as for add_argument.
+            check: converts the text to the value; raises a SettingsError without `where`.
+            settings: as for add_argument.
         """
         label = max(names, key=len) if names[0].startswith("-") else str(settings.get("metavar") or names[0])
 
@@ -185,10 +188,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*names, type=checked, **settings)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse the words of a command, which may be in any order.
+        """Parse options and positional arguments in any order.
 
         Raises:
-            SettingsError: with every mistake in them.
+            SettingsError: with every mistake.
         """
         self._problems.clear()
         found = self.parse_intermixed_args(arguments)
@@ -196,7 +199,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse says is wrong, with the mistakes that were found before."""
+        """Raise the error of argparse, together with the mistakes found before."""
         problem = SettingsError(message, where=self.prog, hint=f"`{self.prog} --help` lists the options")
         raise_all([*self._problems.values(), problem])
         raise problem

@@ -1,35 +1,72 @@
-"""Pictures as PNG files, drawn by matplotlib, which is an extra."""
+"""Curves in the terminal (plotext), and figures as PNG files (matplotlib, an optional dependency)."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from nanolm.errors import SettingsError, install_hint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HEIGHT = 16
+
+
+class Curve(NamedTuple):
+    """A line of a terminal plot."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str | None = None
+    marker: str = "braille"
+
+
+def terminal_plot(
+    curves: Sequence[Curve], width: int, x_label: str, y_label: str, *, y_ticks: Sequence[float] = ()
+) -> str:
+    """Plot curves as HEIGHT lines of text, with five ticks over the whole range of x.
+
+    Args:
+        curves: at least one.
+        width: in characters.
+        x_label, y_label: titles of the axes.
+        y_ticks: from the lower to the upper end of the y axis; empty lets plotext choose.
+    """
+    import plotext
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(width, HEIGHT)
+    for curve in curves:
+        plotext.plot(curve.x, curve.y, label=curve.label, marker=curve.marker)
+    if y_ticks:
+        plotext.ylim(y_ticks[0], y_ticks[-1])
+        plotext.yticks(y_ticks, [f"{tick:.3g}" for tick in y_ticks])
+    first, last = min(min(curve.x) for curve in curves), max(max(curve.x) for curve in curves)
+    plotext.xticks(sorted({round(first + (last - first) * n / 4) for n in range(5)}))
+    plotext.xlabel(x_label)
+    plotext.ylabel(y_label)
+    return "\n".join(line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines())
+
 
 @contextlib.contextmanager
 def importing_matplotlib() -> Iterator[None]:
-    """Around its imports.
+    """Explain a missing matplotlib to the user.
 
     Raises:
-        SettingsError: it is not installed.
+        SettingsError: matplotlib is not installed.
     """
     try:
         yield
     except ImportError as error:
-        raise SettingsError(
-            "the PNG is drawn by matplotlib, which is not installed", where="--png", hint=install_hint("plot")
-        ) from error
+        raise SettingsError("--png needs matplotlib", where="--png", hint=install_hint("plot")) from error
 
 
 def encode(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """Render a figure as the content of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

@@ -91,7 +91,7 @@ def fit(points: Sequence[Point]) -> Fit:
         raise RunError(
             f"too few runs for a power law: {n_places} different pairs of size and tokens, with {len(sizes)} sizes and "
             f"{len(texts)} amounts of tokens",
-            where="--fit",
+            where="nanolm scaling",
             hint="4 or more sizes with one amount of tokens, 4 amounts with one size, or 3 of each in 6 pairs",
         )
     notes = []

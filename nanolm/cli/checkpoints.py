@@ -1,32 +1,34 @@
-"""`nanolm checkpoints`: which checkpoints a run has, and whether every byte of them is as it was saved."""
+"""`nanolm checkpoints`: list the checkpoints of a run and verify their checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from nanolm.cli.arguments import add_json, add_run
 from nanolm.json_text import dump_json
+from nanolm.option_types import Parser
 from nanolm.runs.console import in_units
 from nanolm.runs.directory import RunDirectory
-from nanolm.training.checkpoints import files as checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A checkpoint as it was found.
+    """A checkpoint in the list.
 
     Attributes:
-        step: updates done when it was saved.
-        val_loss: of the newest evaluation by then, in nats per token; None before the first, or where the manifest is
-            damaged.
-        n_bytes: of all its files.
-        saved: when, in local time with its offset from UTC, as the file system says.
+        step: optimizer steps done when it was saved.
+        val_loss: the latest validation loss at that step, in nats per token; None before the first evaluation, or if
+            the manifest is damaged.
+        n_bytes: total size of its files.
+        saved: modification time in ISO 8601, local time with its UTC offset.
         is_best: whether it has the lowest validation loss of the run.
-        is_last: whether it is the one that a run goes on from: the newest whole one.
-        faults: what is wrong with each damaged file; none of a whole one.
+        is_last: whether it is the newest intact checkpoint, from which the run resumes.
+        faults: a description of each damaged file; empty if the checkpoint is intact.
     """
 
     step: int
@@ -38,19 +40,42 @@ class Entry:
     faults: list[str]
 
 
-def look(run: RunDirectory) -> list[Entry]:
-    """Reads every byte of every checkpoint of a run, the oldest first. Nothing is changed.
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe("Every file is read and compared with its SHA-256. Exit status 1: a checkpoint is damaged.")
+    add_run(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the checkpoints as a table or as JSON; the exit status is 1 if one is damaged, else 0."""
+    from nanolm.training.checkpoints import files as checkpoint
+
+    directory = RunDirectory(arguments.run)
+    entries = list_checkpoints(directory)
+    quarantined = [path.name for path in checkpoint.quarantined(directory.checkpoints)]
+    if arguments.json:
+        print(dump_json({"checkpoints": [_as_dict(entry) for entry in entries], "quarantined": quarantined}))
+    else:
+        _print_table(directory, entries, quarantined)
+    return int(any(entry.faults for entry in entries))
+
+
+def list_checkpoints(run: RunDirectory) -> list[Entry]:
+    """Verify every checkpoint of a run without changing anything; returns them from the oldest to the newest.
 
     Raises:
-        RunError: there is no run.
+        RunError: the directory is not a run.
     """
+    from nanolm.training.checkpoints import files as checkpoint
+
     paths = checkpoint.folders(run.require().checkpoints)
     found = [(path, *checkpoint.inspect(path)) for path in paths]
-    # Of a run in motion, one may have been removed for newer ones in the meantime.
+    # A run in progress may have removed one in the meantime.
     found = [(path, manifest, faults) for path, manifest, faults in found if path.exists()]
-    whole = [checkpoint.Checkpoint(path, manifest) for path, manifest, faults in found if manifest and not faults]
-    last_step = whole[-1].step if whole else None
-    best_step = whole[-1].numbers()["best_step"] if whole else None
+    intact = [checkpoint.Checkpoint(path, manifest) for path, manifest, faults in found if manifest and not faults]
+    last_step = intact[-1].step if intact else None
+    best_step = intact[-1].numbers()["best_step"] if intact else None
     entries = []
     for path, manifest, faults in found:
         step = checkpoint.step_of(path)
@@ -61,63 +86,35 @@ def look(run: RunDirectory) -> list[Entry]:
     return entries
 
 
-def show(path: str, as_json: bool = False) -> int:
-    """Prints the checkpoints of a run as a table or as one JSON object.
-
-    Returns:
-        The exit status: 1 where one is damaged, else 0.
-
-    Raises:
-        RunError: there is no run.
-    """
-    run = RunDirectory(path)
-    entries = look(run)
-    aside = [path.name for path in checkpoint.quarantined(run.checkpoints)]
-    if as_json:
-        print(dump_json({"checkpoints": [_plain(entry) for entry in entries], "set_aside": aside}))
-    else:
-        _print_table(run, entries, aside)
-    return int(any(entry.faults for entry in entries))
-
-
-def _print_table(run: RunDirectory, entries: list[Entry], aside: list[str]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    from nanolm.tables import Console
+def _print_table(run: RunDirectory, entries: list[Entry], quarantined: list[str]) -> None:
+    from nanolm.tables import Console, Table, cell
 
     console = Console()
     if not entries:
-        console.print(f"{escape(str(run.path))} has no checkpoint yet", soft_wrap=True)
+        console.print(cell(f"{run.path} has no checkpoint yet"), soft_wrap=True)
     else:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("step", "val loss", "size", "saved"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("")
-        table.add_column("verified")
+        table = Table(["step", "val loss", "size", "saved", "", "verified"], "RRRRll")
         for entry in entries:
-            marks = [name for name, is_so in (("best", entry.is_best), ("last", entry.is_last)) if is_so]
             table.add_row(
                 f"{entry.step:,}",
                 "" if entry.val_loss is None else f"{entry.val_loss:.4f}",
                 in_units(entry.n_bytes),
                 datetime.datetime.fromisoformat(entry.saved).strftime("%Y-%m-%d %H:%M:%S"),
-                ", ".join(marks),
-                "[bold red]damaged:[/] " + escape("; ".join(entry.faults)) if entry.faults else "whole",
+                ", ".join(["best"] * entry.is_best + ["last"] * entry.is_last),
+                cell(f"damaged: {'; '.join(entry.faults)}", "bold red") if entry.faults else "intact",
             )
         console.print(table)
-    if aside:
-        console.print(f"damaged, and set aside when the run went on: {escape(', '.join(aside))}", soft_wrap=True)
+    if quarantined:
+        console.print(cell(f"damaged, quarantined on resume: {', '.join(quarantined)}"), soft_wrap=True)
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def _as_dict(entry: Entry) -> dict[str, Any]:
     renamed = {"n_bytes": "bytes", "is_best": "best", "is_last": "last"}
     return {renamed.get(name, name): value for name, value in dataclasses.asdict(entry).items()}
 
 
 def _size_and_time(path: Path) -> tuple[int, str]:
-    """Bytes of all files of a checkpoint, and when the last of them was written."""
+    """Return the total size of a checkpoint's files and the time of the latest write."""
     stats = []
     for file in path.iterdir():
         with contextlib.suppress(FileNotFoundError):

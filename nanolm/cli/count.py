@@ -1,12 +1,15 @@
-"""`nanolm count`: what the model of a `nanolm train` line comes to, before anything is allocated or read."""
+"""`nanolm count`: count parameters, FLOPs per token and training memory, by formula."""
 
 from __future__ import annotations
 
+import re
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nanolm.compose import compose_line
+from nanolm import option_types as types
+from nanolm.cli.arguments import add_json, add_overrides
+from nanolm.compose import Line, compose_line
 from nanolm.config.checks import check
 from nanolm.config.model import NgramConfig, TransformerConfig
 from nanolm.config.run import Config
@@ -23,12 +26,13 @@ from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.json_text import dump_json
 from nanolm.model import count
 from nanolm.model.count import Part
+from nanolm.option_types import Parser
 from nanolm.runs.console import in_units
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from nanolm.tables import Table
 
-# The letters of the formulas.
+# Symbols in the formulas.
 SYMBOLS = {
     "V": "vocab_size",
     "C": "d_model",
@@ -42,7 +46,7 @@ SYMBOLS = {
 
 
 def known_vocab_size(tokenizer: TokenizerConfig) -> int | None:
-    """How many tokens there are, where that is known without the text; trained subwords may turn out fewer."""
+    """Return the vocabulary size if it is known without the text; a trained subword tokenizer may have fewer."""
     if tokenizer.name == ByteConfig.name:
         return 256
     if tokenizer.name == Gpt2Config.name:
@@ -52,21 +56,38 @@ def known_vocab_size(tokenizer: TokenizerConfig) -> int | None:
     return None
 
 
-def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size: int | None = None) -> dict[str, Any]:
-    """What the model of this line comes to, as plain values.
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe("Nothing is allocated and no text is read.")
+    add_overrides(parser)
+    help_text = "vocabulary size (default: the tokenizer's, if its settings give it)"
+    parser.add("--vocab-size", check=types.COUNT, metavar="N", help=help_text)
+    add_json(parser)
 
-    A plugin's model is built without memory, and only its parameters are counted: what has no formula is None.
+
+def run(arguments: Namespace) -> int:
+    """Print the counts."""
+    result = count_model(compose_line(arguments.overrides, arguments.config_dir), arguments.vocab_size)
+    if arguments.json:
+        print(dump_json(result))
+    else:
+        _print_tables(result)
+    return 0
+
+
+def count_model(line: Line, vocab_size: int | None = None) -> dict[str, Any]:
+    """Count the parameters, FLOPs and memory of a composed model, as plain values.
+
+    A plugin's model is built on the meta device and only its parameters are counted; values without a formula are None.
 
     Args:
-        overrides: as `nanolm train` takes them.
-        config_dir: the user's own folder of YAML files.
-        vocab_size: how many tokens there are; None takes it from the tokenizer's settings.
+        line: the composed command line.
+        vocab_size: None takes it from the tokenizer's settings.
 
     Raises:
-        SettingsError: the line is not as it must be, the vocabulary is not known, a plugin's model cannot be built, or
-            the model is a table as large as its text makes it.
+        SettingsError: the settings have mistakes, the vocabulary size is unknown, a plugin's model cannot be built, or
+            the model is a table whose size depends on its text.
     """
-    line = compose_line(overrides, config_dir)
     config = line.config
     problems = check(config)
     if config.model.name == NgramConfig.name:
@@ -76,13 +97,11 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
     if vocab_size is None:
         problems.append(
             SettingsError(
-                f"the vocabulary of tokenizer={line.choices['tokenizer']} is not known before its text is read",
+                f"the vocabulary size of tokenizer={line.choices['tokenizer']} is unknown until its text is read",
                 where="tokenizer",
-                hint="give its size, as in --vocab-size 65; `nanolm data show` finds it out",
+                hint="give it, for example --vocab-size 65; `nanolm data show` prints it",
             )
         )
-    elif vocab_size < 1:
-        problems.append(SettingsError(f"--vocab-size is {vocab_size}", where="--vocab-size", hint="1 or more"))
     raise_all(problems)
     assert vocab_size is not None
     by_formula = count.has_formula(config)
@@ -126,70 +145,53 @@ def counted(overrides: Sequence[str], config_dir: str | None = None, vocab_size:
     }
 
 
-def show(
-    overrides: Sequence[str], config_dir: str | None = None, vocab_size: int | None = None, as_json: bool = False
-) -> None:
-    """Prints what the model of this line comes to.
-
-    Raises:
-        SettingsError: as `counted`.
-    """
-    found = counted(overrides, config_dir, vocab_size)
-    if as_json:
-        print(dump_json(found))
-        return
-    from rich.text import Text
-
-    from nanolm.tables import Console
+def _print_tables(result: dict[str, Any]) -> None:
+    from nanolm.tables import Console, Table, cell
 
     console = Console()
     sizes, parameters, flops, memory = (
-        found[key] for key in ("sizes", "parameters", "flops_per_token", "memory_bytes")
+        result[key] for key in ("sizes", "parameters", "flops_per_token", "memory_bytes")
     )
-    console.print(Text.assemble((found["model"], "bold"), f" of size {found['size']}"))
-    written = " ".join(part["formula"] for part in [*parameters["parts"], *(flops["parts"] or [])])
-    used = {symbol for word in written.replace("(", " ").replace(")", " ").split() for symbol in word.split("^")}
-    legend = (f"{name} {symbol} {sizes[name]:,}" for symbol, name in SYMBOLS.items() if symbol in {"V", *used})
-    console.print(Text(", ".join(legend), "dim"))
-    table = _table("part", "formula", "a layer", "parameters", "share")
+    console.print(cell(result["model"], "bold"), cell(f"of size {result['size']}"))
+    formulas = " ".join(part["formula"] for part in [*parameters["parts"], *(flops["parts"] or [])])
+    used = {"V", *re.findall(r"\b[A-Za-z]\b", formulas)}
+    legend = (f"{name} {symbol} {sizes[name]:,}" for symbol, name in SYMBOLS.items() if symbol in used)
+    console.print(cell(", ".join(legend), "dim"))
+    table = Table(["part", "formula", "per layer", "parameters", "share"], "llrrr")
     for part in parameters["parts"]:
         table.add_row(*_cells(part), f"{part['amount'] / max(parameters['total'], 1):.1%}")
-    _close(table, "total, N", "", "", f"{parameters['total']:,}", "")
+    _add_total(table, "total, N", "", "", f"{parameters['total']:,}", "")
     console.print(table)
     if flops["parts"] is None:
-        console.print("FLOPs and activations have no formula for a model of your own\n")
+        console.print("no formula for the FLOPs and activations of a plugin's model\n")
     else:
-        table = _table("FLOPs a token", "formula", "a layer", "FLOPs")
+        table = Table(["FLOPs per token", "formula", "per layer", "FLOPs"], "llrr")
         for part in flops["parts"]:
             table.add_row(*_cells(part))
-        _close(table, "forward", "", "", f"{flops['forward']:,}")
+        _add_total(table, "forward", "", "", f"{flops['forward']:,}")
         table.add_row("training", "3 forward", "", f"{flops['training']:,}", style="bold")
         console.print(table)
-    table = _table("memory to train", "formula", "bytes", "")
+    table = Table(["training memory", "formula", "bytes", ""], "llrr")
     for part in memory["parts"]:
         name = f"{part['part']}, {memory['optimizer_name']}" if part["part"] == "optimizer" else part["part"]
         table.add_row(name, part["formula"], f"{part['amount']:,}", in_units(part["amount"]))
     if memory["optimizer"] is None:
-        table.add_row(f"optimizer, {memory['optimizer_name']}", "not known", "", "")
-    estimate = memory["activations_estimate"]
-    if estimate is not None:
-        table.add_row(
-            "activations, about", estimate["formula"], f"{estimate['amount']:,}", in_units(estimate["amount"])
-        )
-        peak = memory["peak_estimate"]
-        table.add_row("peak of a step, about", "", f"{peak:,}", in_units(peak), style="bold")
+        table.add_row(f"optimizer, {memory['optimizer_name']}", "unknown", "", "")
+    activations, peak = memory["activations_estimate"], memory["peak_estimate"]
+    if activations is not None:
+        amount = activations["amount"]
+        table.add_row("activations (est.)", activations["formula"], f"{amount:,}", in_units(amount))
+        table.add_row("peak (est.)", "", f"{peak:,}", in_units(peak), style="bold")
     console.print(table)
-    if estimate is not None:
+    if activations is not None:
         console.print(
-            f"activations: an estimate for micro-batches of {memory['batch_size']:,} sequences (B), in eager mode,"
-        )
-        console.print(
+            f"activations: estimate for micro-batches of {memory['batch_size']:,} sequences (B), in eager mode,\n"
             f"in {memory['precision']}; the loss takes 12 bytes per logit. Not all parts are live at the peak"
         )
 
 
 def _built_parts(config: Config, vocab_size: int) -> list[Part]:
-    """The parameters of a plugin's model, by its submodules, from building it on the meta device."""
+    """Count the parameters of a plugin's model, by submodule, by building it on the meta device."""
     import torch
 
     from nanolm.model.build import FittedModel, build
@@ -206,19 +208,19 @@ def _built_parts(config: Config, vocab_size: int) -> list[Part]:
         raise
     except Exception as error:
         raise SettingsError(
-            f"the model {config.model.name!r} has no formula, and cannot be built without memory to be counted: "
+            f"the model {config.model.name!r} has no formula, and cannot be built on the meta device: "
             f"{type(error).__name__}: {error}",
             where="model",
-            hint='it is built under torch.device("meta"), where tensors have shapes and no values',
+            hint='nanolm builds it under torch.device("meta"), where tensors have shapes but no values',
         ) from error
     return [Part(name, "built", amount) for name, amount in sizes.items()]
 
 
 def _no_size(config: Config) -> SettingsError:
     return SettingsError(
-        f"the model {config.model.name!r} is a table that is as large as its text makes it",
+        f"the model {config.model.name!r} is a table whose size depends on its text",
         where="model",
-        hint=f"`nanolm train model={config.model.name}` counts it, and its summary.json says how many entries it has",
+        hint=f"run `nanolm train model={config.model.name}`; its summary.json has the number of entries",
     )
 
 
@@ -231,17 +233,6 @@ def _cells(part: dict[str, Any]) -> tuple[str, str, str, str]:
     return part["part"], part["formula"], per_layer, f"{part['amount']:,}"
 
 
-def _table(*columns: str) -> Table:
-    """Words to the left, figures to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < 2 else "right")
-    return table
-
-
-def _close(table: Table, *cells: str) -> None:
+def _add_total(table: Table, *cells: str) -> None:
     table.add_section()
     table.add_row(*cells, style="bold")

@@ -1,101 +1,121 @@
-"""`nanolm report`: runs read, their attention looked at, the page and the pictures written."""
+"""`nanolm report`: write an HTML report on runs that opens offline."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanolm import option_types as types
 from nanolm import shell, terminal
 from nanolm.analysis.collection import Run, find
+from nanolm.cli.arguments import add_plugins, add_runs
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.files import write_output_file
-from nanolm.report.contents import gather
-from nanolm.report.html import Without, to_html
+from nanolm.files import is_stdout, write_output_file
+from nanolm.option_types import Parser
 from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
-
-# Runs that have attention maps, the best first: each is a model to load, and some hundred kilobytes on the page.
-MAPS = 4
+    from nanolm.report.html import Without
 
 
-def make(
-    paths: Sequence[str],
-    output: Path,
-    *,
-    png: Path | None = None,
-    texts: Sequence[str] = (),
-    layers: Sequence[int] | None = None,
-    n_maps: int = MAPS,
-    plugins: Sequence[str] = (),
-) -> list[str]:
-    """Writes the report of runs.
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe(
+        "It has results, curves, settings, samples, attention maps and masks, and the commands that reproduce each "
+        "run. Needs plotly; --png needs matplotlib."
+    )
+    add_runs(parser)
+    parser.add(
+        "-o",
+        "--output",
+        check=types.path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="the HTML file (default: report.html)",
+    )
+    parser.add("--png", check=types.path, metavar="FOLDER", help="also write the figures as PNG files")
+    parser.add(
+        "--text",
+        check=types.text,
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="texts to show attention on (default: the last sample of the best run)",
+    )
+    parser.add(
+        "--layer", check=types.COUNT_OR_NONE, nargs="+", metavar="N", help="layers to show attention of (default: all)"
+    )
+    # Each run with maps is a model to load, and some hundred kilobytes on the page.
+    parser.add(
+        "--maps",
+        check=types.COUNT_OR_NONE,
+        default=4,
+        metavar="N",
+        help="number of runs with attention maps, best first; 0 for none (default: 4)",
+    )
+    add_plugins(parser)
 
-    Args:
-        paths: runs, or folders of runs.
-        output: the HTML file.
-        png: a folder for pictures, made where it is not there.
-        texts: what attention is looked at over; none: the beginning of the best run's last sample.
-        layers: of the maps, counted from 0; None: all.
-        n_maps: how many runs have maps, the best first; 0: none.
-        plugins: the user's modules that the runs were made with.
 
-    Returns:
-        What is to be said about it, in lines.
+def run(arguments: Namespace) -> int:
+    """Write the report and print what was written.
 
     Raises:
-        RunError: there are no runs, or nothing of them can be read.
-        SettingsError: a text or layer that no run has, a file that cannot be written, or a package that is missing.
+        RunError: there are no runs, or none can be read.
+        SettingsError: no run has a given text or layer, a file cannot be written, or a package is missing.
     """
-    raise_all(_wrong_places(output, png))
+    from nanolm.report.contents import gather
+    from nanolm.report.html import to_html
+
+    raise_all(_check_places(arguments.output, arguments.png))
     terminal.ignore_write_errors()
-    runs = find(paths)
+    runs = find(arguments.runs)
     contents = gather(runs)
     places = {entry.path: place for place, entry in enumerate(contents.runs)}
     best_first = sorted(runs, key=lambda run: places[str(run.path)])
-    maps, without = _maps(best_first, texts, layers, n_maps, plugins) if n_maps else ([], [])
+    maps, without = _attention_maps(best_first, arguments) if arguments.maps else ([], [])
     page = to_html(contents, maps, without).encode()
-    write_output_file("-o", output, page)
-    said = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {output}, {len(page) / 1e6:.1f} MB"]
-    said += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
-    said += [f"{run.path}: {fault}" for run in contents.runs for fault in run.faults]
-    said += [f"{run.path}: {note}" for run in runs for note in run.notes]
-    if png is not None:
+    write_output_file("-o", arguments.output, page)
+    lines = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {arguments.output}, {len(page) / 1e6:.1f} MB"]
+    lines += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
+    lines += [f"{entry.path}: {fault}" for entry in contents.runs for fault in entry.faults]
+    lines += [f"{run.path}: {note}" for run in runs for note in run.notes]
+    if arguments.png is not None:
         from nanolm.report import pictures
 
-        said += [f"picture: {path}" for path in pictures.write_all(contents, maps, png)]
-    return said
+        lines += [f"picture: {path}" for path in pictures.write_all(contents, maps, arguments.png)]
+    (terminal.say if is_stdout(arguments.output) else terminal.write)("\n".join(lines))
+    return 0
 
 
-def _maps(
-    runs: Sequence[Run], texts: Sequence[str], layers: Sequence[int] | None, most: int, plugins: Sequence[str]
-) -> tuple[list[RunMaps], list[Without]]:
-    """The attention of the first runs that have any, and why others have none.
+def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[RunMaps], list[Without]]:
+    """Compute the attention maps of the first runs that have attention, and collect why others have none.
 
     Raises:
-        NanolmError: what was asked for by name, a text or a layer, is to be had of no run.
+        NanolmError: a text or layer was given, and no run has it.
     """
     from nanolm.report import attention_maps
+    from nanolm.report.html import Without
 
     reasons = [(run, attention_maps.why_none(run)) for run in runs]
     without = [Without(run.name, reason) for run, reason in reasons if reason]
-    with_attention = [run for run, reason in reasons if not reason][:most]
+    with_attention = [run for run, reason in reasons if not reason][: arguments.maps]
     found, refused = [], []
     for run in with_attention:
         try:
-            found.append(attention_maps.of_run(run, texts, layers, plugins))
+            found.append(attention_maps.of_run(run, arguments.text, arguments.layer, arguments.plugins))
         except NanolmError as error:
             refused.append(error)
             without.append(Without(run.name, error.found, is_fault=True))
-    if refused and not found and (texts or layers is not None):
+    if refused and not found and (arguments.text or arguments.layer is not None):
         raise_all(refused)
     return found, without
 
 
-def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
-    """What can be known to fail before anything is read."""
+def _check_places(output: Path, png: Path | None) -> list[NanolmError]:
+    """Find every mistake in the paths to write before any run is read."""
     problems: list[NanolmError] = []
     for path in (output, png):
         if path is not None:
@@ -103,22 +123,16 @@ def _wrong_places(output: Path, png: Path | None) -> list[NanolmError]:
                 require_outside_runs(path, OVERWRITES)
             except RunError as error:
                 problems.append(error)
+    found, hint = "", "name a file in a folder"
     if output.is_dir():
-        problems.append(
-            SettingsError(f"{output} is a folder", where=f"-o {output}", hint=f"-o {output / 'report.html'}")
-        )
+        found, hint = f"{output} is a folder", f"-o {output / 'report.html'}"
     elif output.parent.exists() and not output.parent.is_dir():
-        problems.append(
-            SettingsError(f"{output.parent} is no folder", where=f"-o {output}", hint="name a file in a folder")
-        )
+        found = f"{output.parent} is not a folder"
     elif not output.parent.is_dir():
-        problems.append(
-            SettingsError(
-                f"there is no folder {output.parent}",
-                where=f"-o {output}",
-                hint=shell.join("mkdir", "-p", shell.path_argument(output.parent)),
-            )
-        )
+        found = f"there is no folder {output.parent}"
+        hint = shell.join("mkdir", "-p", shell.path_argument(output.parent))
+    if found:
+        problems.append(SettingsError(found, where=f"-o {output}", hint=hint))
     if png is not None and png.exists() and not png.is_dir():
-        problems.append(SettingsError(f"{png} is no folder", where=f"--png {png}", hint="name a folder"))
+        problems.append(SettingsError(f"{png} is not a folder", where=f"--png {png}", hint="name a folder"))
     return problems

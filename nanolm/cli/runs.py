@@ -1,46 +1,50 @@
-"""`nanolm runs`: which runs there are, how each stands, and the best value of each."""
+"""`nanolm runs`: list runs with their status and best validation loss."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.analysis import metrics as figures
+from nanolm import option_types as types
+from nanolm.analysis import metrics
 from nanolm.analysis.collection import Run, find, values_of
 from nanolm.analysis.comparison import near
+from nanolm.cli.arguments import add_json
 from nanolm.errors import SettingsError, nearest, raise_all
 from nanolm.json_text import dump_json
+from nanolm.option_types import Parser
 from nanolm.runs.directory import RunDirectory
 from nanolm.terminal import visible
-from nanolm.wording import format_value
+from nanolm.wording import MISSING, format_value
 
 STATUSES = (
     "completed", "running", "cut off", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
 )  # fmt: skip
-# Groups whose choice is shown.
-SHOWN = ("model", "size", "dataset")
+# Config groups shown as columns.
+GROUPS = ("model", "size", "dataset")
 STYLES = {"completed": "green", "running": "cyan", "failed": "red", "diverged": "red", "damaged": "red"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A run in a line.
+    """A run in the list.
 
     Attributes:
-        name: short, and its own.
-        path: its directory.
+        name: the shortest unique name.
+        path: the run directory.
         status: as collection.Run has it.
-        step: updates done.
-        max_steps: updates to do.
-        best_val_loss: nats per token.
-        bits_per_byte: of the same.
-        choices: the option chosen in each group.
-        age: seconds since it last wrote.
-        faults: what is damaged, or the error that it failed with.
-        notes: what else a reader should know, such as an edited config.yaml.
+        step: optimizer steps done.
+        max_steps: optimizer steps to do.
+        best_val_loss: in nats per token.
+        bits_per_byte: at the best validation loss.
+        choices: the option chosen in each config group.
+        age: seconds since the last write.
+        faults: damaged files, or the error of a failed run.
+        notes: remarks such as an edited config.yaml.
     """
 
     name: str
@@ -56,45 +60,74 @@ class Entry:
     notes: list[str]
 
 
-NOT_COLUMNS = ("path", "choices", "faults", "notes")
-COLUMNS = tuple(field.name for field in dataclasses.fields(Entry) if field.name not in NOT_COLUMNS)
+COLUMNS = ("name", "status", "step", "max_steps", "best_val_loss", "bits_per_byte", "age")
 
 
-def look(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), sort: str = "age") -> list[Entry]:
-    """The runs at and below a folder that fit all conditions.
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    help_text = "the folder to search, with its subfolders (default: outputs)"
+    parser.add("folder", check=types.nonempty, nargs="?", default="outputs", metavar="FOLDER", help=help_text)
+    parser.add(
+        "--status", check=types.names, default=[], metavar="NAMES", help="only runs with these, separated by commas"
+    )
+    parser.add(
+        "--where",
+        check=types.nonempty,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only runs with this setting or option; may be repeated",
+    )
+    parser.add(
+        "--sort", check=types.nonempty, default="age", metavar="COLUMN", help="sort by this column (default: age)"
+    )
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the runs as a table or as JSON."""
+    entries = list_runs(arguments.folder, arguments.status, arguments.where, arguments.sort)
+    if arguments.json:
+        print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
+    else:
+        _print_table(entries)
+    return 0
+
+
+def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), sort: str = "age") -> list[Entry]:
+    """Return the runs in a folder and its subfolders that satisfy all conditions.
 
     Args:
-        folder: where to look.
-        statuses: states to show; none: all.
-        where: key=value with a setting, the end of its key or a group; a run must have all of them.
-        sort: a column, upward, or a group. What has no value comes last.
+        folder: the folder to search.
+        statuses: statuses to include; empty includes all.
+        where: key=value conditions with a setting, the last part of its key or a config group.
+        sort: a column, ascending, or a config group. Runs without a value come last.
 
     Raises:
         RunError: there is no run.
-        SettingsError: a status, a key or a column is not known; all problems at once.
+        SettingsError: with every unknown status, key and column.
     """
     runs = find([folder])
     problems = [
-        SettingsError(f"no run can be {status!r}", where="--status", hint=nearest(status, STATUSES))
+        SettingsError(f"unknown status {status!r}", where="--status", hint=nearest(status, STATUSES))
         for status in statuses
         if status not in STATUSES
     ]
-    if sort not in COLUMNS and sort not in SHOWN:
-        problems.append(
-            SettingsError(f"there is no column {sort!r}", where="--sort", hint=near(sort, [*COLUMNS, *SHOWN]))
-        )
+    if sort not in COLUMNS and sort not in GROUPS:
+        hint = near(sort, [*COLUMNS, *GROUPS])
+        problems.append(SettingsError(f"there is no column {sort!r}", where="--sort", hint=hint))
     kept = set(range(len(runs)))
     for condition in where:
         key, equals, wanted = condition.partition("=")
         if not equals:
-            problems.append(SettingsError(f"--where {condition} is no condition", where="--where", hint="KEY=VALUE"))
+            problems.append(SettingsError(f"--where {condition} has no value", where="--where", hint="KEY=VALUE"))
             continue
         try:
             _, values = values_of(key, runs)
         except SettingsError as error:
             problems.append(error)
             continue
-        kept &= {at for at, value in enumerate(values) if is_same(value, wanted)}
+        kept &= {at for at, value in enumerate(values) if matches(value, wanted)}
     raise_all(problems)
     now = time.time()
     found = [_entry(run, now) for at, run in enumerate(runs) if at in kept]
@@ -107,58 +140,42 @@ def look(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), s
     return sorted(found, key=order)
 
 
-def show(folder: str, statuses: Sequence[str], where: Sequence[str], sort: str, as_json: bool) -> None:
-    """Prints them as a table or as one JSON object.
-
-    Raises:
-        NanolmError: as `look`.
-    """
-    entries = look(folder, statuses, where, sort)
-    if as_json:
-        print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nanolm.tables import Console, cell
+def _print_table(entries: Sequence[Entry]) -> None:
+    from nanolm.tables import Console, Table, cell
 
     console = Console()
     if not entries:
-        console.print("no run fits these conditions")
+        console.print("no run satisfies these conditions")
         return
-    shown = [group for group in SHOWN if any(entry.choices.get(group) for entry in entries)]
-    lines = [
+    groups = [group for group in GROUPS if any(entry.choices.get(group) for entry in entries)]
+    headings = ["run", "status", "step", "val loss", "bits/byte", "age", *groups]
+    rows = [
         [
-            entry.name,
-            entry.status,
-            steps_in_words(entry),
-            "–" if entry.best_val_loss is None else f"{entry.best_val_loss:.4f}",
-            "–" if entry.bits_per_byte is None else f"{entry.bits_per_byte:.4f}",
-            ago(entry.age),
-            *(entry.choices.get(group, "–") for group in shown),
+            visible(entry.name),
+            visible(entry.status),
+            format_step(entry),
+            MISSING if entry.best_val_loss is None else f"{entry.best_val_loss:.4f}",
+            MISSING if entry.bits_per_byte is None else f"{entry.bits_per_byte:.4f}",
+            format_age(entry.age),
+            *(visible(entry.choices.get(group, MISSING)) for group in groups),
         ]
         for entry in entries
     ]
-    headings = ["run", "state", "step", "val loss", "bits/byte", "age", *shown]
-    lines = [[visible(text) for text in line] for line in lines]
-    widths = [max(map(len, column)) + 2 for column in zip(headings, *lines, strict=True)]
-    # A choice goes before a name is broken.
+    widths = [max(map(len, column)) + 2 for column in zip(headings, *rows, strict=True)]
+    # Hide the columns of config groups before wrapping names.
     while len(widths) > 6 and sum(widths) + 1 > console.width:
         widths.pop()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for at, heading in enumerate(headings[: len(widths)]):
-        table.add_column(heading, justify="right" if 2 <= at <= 5 else "left", no_wrap=at > 0, overflow="fold")
-    for name, status, *rest in lines:
-        state = cell(status, STYLES.get(status, "yellow"))
-        table.add_row(cell(name), state, *map(cell, rest[: len(widths) - 2]))
+    table = Table(headings[: len(widths)], "lLRRRRLLL"[: len(widths)])
+    for name, status, *rest in rows:
+        table.add_row(name, cell(status, STYLES.get(status, "yellow")), *rest[: len(widths) - 2])
     console.print(table)
     for entry in entries:
         for remark in (*entry.faults, *entry.notes):
             console.print(cell(f"{entry.name}: {remark}"))
 
 
-def is_same(value: Any, wanted: str) -> bool:
-    """Whether a setting has the value that someone typed: 1e-3 is 0.001."""
+def matches(value: Any, wanted: str) -> bool:
+    """Return whether a setting has the value that was typed: 1e-3 matches 0.001."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return float(wanted) == value
@@ -167,19 +184,16 @@ def is_same(value: Any, wanted: str) -> bool:
     return format_value(value) == wanted.strip("[]").replace(" ", "")
 
 
-def steps_in_words(entry: Entry) -> str:
-    """The step, and the last one where it is another."""
+def format_step(entry: Entry) -> str:
+    """Format the step, with the number of steps to do unless they are done: 20/100."""
     if entry.step is None:
-        return "–"
-    return (
-        f"{entry.step:,}"
-        if entry.step == entry.max_steps or not entry.max_steps
-        else f"{entry.step:,}/{entry.max_steps:,}"
-    )
+        return MISSING
+    is_done = entry.step == entry.max_steps or not entry.max_steps
+    return f"{entry.step:,}" if is_done else f"{entry.step:,}/{entry.max_steps:,}"
 
 
-def ago(seconds: float) -> str:
-    """A time that has passed, in its largest unit: 12 s, 5 min, 3 h, 2 d."""
+def format_age(seconds: float) -> str:
+    """Format a duration in its largest unit: 12 s, 5 min, 3 h, 2 d."""
     for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
@@ -187,7 +201,7 @@ def ago(seconds: float) -> str:
 
 
 def _entry(run: Run, now: float) -> Entry:
-    found = figures.of(run)
+    found = metrics.of(run)
     faults = [*run.faults, *([found.fault] if found.fault else [])]
     if run.status == "failed" and run.summary.get("error"):
         faults.append(str(run.summary["error"]))
@@ -196,7 +210,7 @@ def _entry(run: Run, now: float) -> Entry:
         path=str(run.path),
         status=run.status,
         step=found.step,
-        max_steps=figures.max_steps(run),
+        max_steps=metrics.max_steps(run),
         best_val_loss=found.best_val_loss,
         bits_per_byte=found.bits_per_byte,
         choices=run.choices,

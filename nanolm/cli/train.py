@@ -52,7 +52,7 @@ The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 """
 
 
-def train(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """`nanolm train`: composes the line and runs it or, with -m, has Hydra launch a job for every combination."""
     from nanolm.compose import compose_line, hidden_options
     from nanolm.training.distributed.ranks import process_group

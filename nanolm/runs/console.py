@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm import shell
+from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
 from nanolm.terminal import visible
 
@@ -14,32 +15,24 @@ from nanolm.terminal import visible
 LOSSY = "lossy tokenizer: <unk> hides text, bits per byte do not compare"
 
 
-def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int, height: int = 16) -> str:
+def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int) -> str:
     """Draws the losses of metrics.jsonl over steps, and constant lines to compare them with.
 
     Returns:
         Lines of text; an empty string where there are fewer than two points of a split to join.
     """
-    import plotext
-
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plot_size(width, height)
-    drawn = []
+    curves = []
     for split, marker in (("train", "braille"), ("val", "hd")):
         points = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
         if len(points) > 1:
-            plotext.plot(*zip(*points, strict=True), label=f"{split} loss", marker=marker)
-            drawn += points
-    if not drawn:
+            steps, losses = zip(*points, strict=True)
+            curves.append(Curve(steps, losses, f"{split} loss", marker))
+    if not curves:
         return ""
-    ends = [min(drawn)[0], max(drawn)[0]]
+    ends = [min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves)]
     for name, loss in references.items():
-        plotext.plot(ends, [loss, loss], label=name.replace("_", " "), marker="·")
-    plotext.xticks(sorted({round(ends[0] + (ends[1] - ends[0]) * n / 4) for n in range(5)}))
-    plotext.xlabel("step")
-    plotext.ylabel("nats per token")
-    return "\n".join(line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines())
+        curves.append(Curve(ends, [loss, loss], name.replace("_", " "), "·"))
+    return terminal_plot(curves, width, "step", "nats per token")
 
 
 def closing_table(

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from nanolm.cli.checkpoints import look, show
+from nanolm.cli import main as cli
+from nanolm.cli.checkpoints import list_checkpoints
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
@@ -19,8 +21,8 @@ def run(small_text: Path, tmp_path: Path) -> RunDirectory:
     return run
 
 
-def test_whole_ones_are_listed(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = look(run)
+def test_intact_checkpoints_are_listed(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = list_checkpoints(run)
     assert [entry.step for entry in entries] == [25, 30]
     best = run.read_summary()["best_step"]
     assert [(entry.is_best, entry.is_last) for entry in entries] == [(False, False), (best == 30, True)]
@@ -29,14 +31,14 @@ def test_whole_ones_are_listed(run: RunDirectory, capsys: pytest.CaptureFixture[
     for entry in entries:
         path = run.checkpoints / f"step-{entry.step:08d}"
         assert entry.n_bytes == sum(file.stat().st_size for file in path.iterdir())
-    assert show(str(run.path)) == 0
+    assert cli.run(["checkpoints", str(run.path)]) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert printed[0].split() == ["step", "val", "loss", "size", "saved", "verified"]
-    assert [line.split()[-1] for line in printed if "KiB" in line] == ["whole", "whole"]
+    assert [line.split()[-1] for line in printed if "KiB" in line] == ["intact", "intact"]
     assert "last" in printed[-1]
 
 
-def test_damage_is_named_and_is_the_exit_status(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_damaged_files_are_named_and_exit_status_is_1(run: RunDirectory, nanolm: Nanolm) -> None:
     damaged = run.checkpoints / "step-00000030"
     os.truncate(damaged / checkpoint.WEIGHTS, 100)
     (damaged / checkpoint.SHAPE).unlink()
@@ -52,30 +54,28 @@ def test_damage_is_named_and_is_the_exit_status(run: RunDirectory, nanolm: Nanol
     assert "damaged: model.safetensors has 100 bytes" in " ".join(done.stdout.split())
 
 
-def test_a_damaged_manifest_and_one_set_aside(
+def test_a_damaged_manifest_and_a_quarantined_checkpoint(
     run: RunDirectory, small_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = run.checkpoints / "step-00000030" / checkpoint.MANIFEST
     manifest.write_bytes(manifest.read_bytes().replace(b"0", b"1", 1))
-    entries = look(run)
+    entries = list_checkpoints(run)
     assert (entries[1].val_loss, entries[1].faults) == (None, ["manifest.json is damaged"])
     train(small_config(small_text, "trainer.max_steps=35", "trainer.save_every=5"), run)
     capsys.readouterr()
-    assert show(str(run.path), as_json=True) == 0
-    assert json.loads(capsys.readouterr().out)["set_aside"] == ["step-00000030.replaced-1"]
-    show(str(run.path))
-    assert capsys.readouterr().out.splitlines()[-1].endswith("when the run went on: step-00000030.replaced-1")
+    assert cli.run(["checkpoints", str(run.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["quarantined"] == ["step-00000030.replaced-1"]
+    cli.run(["checkpoints", str(run.path)])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("quarantined on resume: step-00000030.replaced-1")
 
 
-def test_a_run_without_any(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
+def test_a_run_without_checkpoints(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run.checkpoints)
-    assert show(str(run.path)) == 0
+    assert cli.run(["checkpoints", str(run.path)]) == 0
     assert "has no checkpoint yet" in capsys.readouterr().out
 
 
-def test_what_is_no_run_is_said(nanolm: Nanolm) -> None:
+def test_a_missing_run_is_an_error(nanolm: Nanolm) -> None:
     done = nanolm("checkpoints", "nowhere")
     assert done.returncode == 2
     assert "there is no folder nowhere" in done.stderr

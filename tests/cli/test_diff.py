@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.cli import diff as diff_verb
+from nanolm.cli import main as cli
 from nanolm.errors import Problems, RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
@@ -17,12 +17,12 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_what_differs_and_what_they_were_made_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_and_versions_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make_run(tmp_path / "a", versions=VERSIONS, git={"commit": "1" * 40, "dirty": False})
     changes = {"optimizer.lr": 0.01, "mask.pattern": ["causal", "banded"], "trainer.save_every": 5}
     versions = VERSIONS | {"torch": "2.14"}
     second = make_run(tmp_path / "b", settings=changes, versions=versions, git={"commit": "2" * 40, "dirty": False})
-    diff_verb.show(str(first), str(second))
+    cli.run(["diff", str(first), str(second)])
     out = lines(capsys)
     assert ["setting", "a", "b"] in out
     assert ["mask.pattern", "null", "causal,banded"] in out
@@ -31,41 +31,41 @@ def test_what_differs_and_what_they_were_made_with(tmp_path: Path, capsys: pytes
     assert ["git.commit", "1" * 16, "2" * 16] in out
     words = " ".join(word for line in out for word in line)
     assert "versions.python" not in words
-    assert "what changes no number: trainer.save_every (--all)" in words
+    assert "differ without affecting the results: trainer.save_every (--all)" in words
 
 
-def test_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_shows_equal_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", settings={"trainer.save_every": 5})
-    diff_verb.show(str(first), str(second))
-    assert "no setting differs that changes a number" in capsys.readouterr().out
-    diff_verb.show(str(first), str(second), everything=True)
+    cli.run(["diff", str(first), str(second)])
+    assert "no setting that affects the results differs" in capsys.readouterr().out
+    cli.run(["diff", str(first), str(second), "--all"])
     out = lines(capsys)
     assert ["trainer.save_every", "250", "5"] in out
     assert ["seed", "1", "1"] in out
 
 
-def test_nothing_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    diff_verb.show(str(first), str(second))
+    cli.run(["diff", str(first), str(second)])
     assert capsys.readouterr().out == "no setting differs\n"
 
 
-def test_files_of_settings_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_files_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text("seed: 1\nmodel: {name: gpt}\n")
     (tmp_path / "b.yaml").write_text("seed: 1\nmodel: {name: gpt, dropout: null}\n")
-    diff_verb.show(str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), as_json=True)
+    cli.run(["diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found == {"settings": {"model.dropout": ["not there", None]}, "made_with": {}}
+    assert found == {"settings": {"model.dropout": ["absent", None]}, "made_with": {}}
 
 
-def test_both_mistakes_at_once(tmp_path: Path) -> None:
+def test_both_mistakes_are_reported(tmp_path: Path) -> None:
     (tmp_path / "torn.yaml").write_text("{")
     with pytest.raises(Problems) as caught:
-        diff_verb.show(str(tmp_path / "nowhere"), str(tmp_path / "torn.yaml"))
+        cli.run(["diff", str(tmp_path / "nowhere"), str(tmp_path / "torn.yaml")])
     assert "there is no folder" in str(caught.value)
     assert "torn.yaml is damaged" in str(caught.value)
     with pytest.raises(RunError, match="is not a run directory"):
-        diff_verb.show(str(tmp_path), str(make_run(tmp_path / "a")))
+        cli.run(["diff", str(tmp_path), str(make_run(tmp_path / "a"))])
 
 
 def test_real_runs(nanolm: Nanolm, small_text: Path) -> None:
@@ -80,5 +80,5 @@ def test_real_runs(nanolm: Nanolm, small_text: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [row.split() for row in done.stdout.splitlines()]
     assert ["choices.model", "bigram", "gpt"] in rows
-    assert ["model.dropout", "not", "there", "0"] in rows
+    assert ["model.dropout", "absent", "0"] in rows
     assert not any(row[:1] in (["seed"], ["corpus"]) for row in rows)

@@ -21,8 +21,9 @@ def test_help_imports_nothing_heavy() -> None:
     code += f"print([n for n in {HEAVY} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
-    for verb in cli.VERBS:
-        assert f"nanolm {verb} " in done.stdout
+    for name, command in cli.COMMANDS.items():
+        assert f"nanolm {name} " in done.stdout
+        assert command.example in done.stdout
     assert done.stdout.splitlines()[0].startswith("nanolm: ")
 
 
@@ -35,18 +36,22 @@ def test_the_schema_is_checked_before_torch_is_imported() -> None:
     assert done.stdout == "False\n"
 
 
-def test_a_mistyped_verb_comes_with_the_nearest() -> None:
-    with pytest.raises(SettingsError, match=r"no verb 'trian'[\s\S]*did you mean train\?"):
-        cli.run(["trian"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["trian"], r"'trian'[\s\S]*did you mean train\?"), (["data", "shwo"], r"'data shwo'[\s\S]*did you mean show\?")],
+)
+def test_a_mistyped_command_suggests_the_nearest(arguments: list[str], expected: str) -> None:
+    with pytest.raises(SettingsError, match="unknown command " + expected):
+        cli.run(arguments)
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS])
-def test_every_verb_explains_itself(verb: str, nanolm: Nanolm) -> None:
-    done = nanolm(verb, "--help")
+@pytest.mark.parametrize("name", ["data", "mask", "schedule", "wandb", *cli.COMMANDS])
+def test_every_command_has_help(name: str, nanolm: Nanolm) -> None:
+    done = nanolm(*name.split(), "--help")
     assert done.returncode == 0
-    assert f"nanolm {verb}" in done.stdout
+    assert f"nanolm {name}" in done.stdout
     assert done.stderr == ""
-    if verb == "train":
+    if name == "train":
         for part in (
             "optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd",
             "dataset:    huggingface, jsonl, python_docs",

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import strategies as st
 
 from nanolm.cli import main as cli
-from nanolm.cli.parsers import PARSERS
 from nanolm.errors import Problems, SettingsError
 
 NASTY = (
@@ -19,7 +18,8 @@ NASTY = (
 VALUES = st.sampled_from(NASTY) | st.text(st.characters(exclude_characters="\0"), max_size=20) | st.floats().map(str)
 
 
-MADE = {command: make() for command, make in PARSERS.items()}
+# Hydra parses the arguments of train.
+MADE = {name: cli.make_parser(name) for name in cli.COMMANDS if name != "train"}
 # The options and arguments of each command that take a value.
 TAKING = {command: [action for action in parser._actions if action.nargs != 0] for command, parser in MADE.items()}
 OPTIONS = [(command, action) for command, actions in TAKING.items() for action in actions]
@@ -44,7 +44,7 @@ def parsed(command: str, action: argparse.Action, value: str) -> tuple[object, S
         return None, error
 
 
-@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize("command", MADE)
 def test_every_option_is_checked(command: str) -> None:
     for action in TAKING[command]:
         is_override = action.dest == "overrides"
@@ -83,9 +83,9 @@ def test_numbers_are_finite_and_in_bounds() -> None:
         ("count --vocab-size 1e3", "--vocab-size is '1e3', which is not a whole number"),
         ("compare R --target 0", "--target is 0, which must be at least"),
         ("compare R --json --csv", "not allowed with argument"),
-        ("wandb push R --patience 1e300", "--patience is 1e300, which is too large"),
+        ("wandb push R --timeout 1e300", "--timeout is 1e300, which is too large"),
         ("mask show --png .", "--png is '.', which is a folder"),
-        ("runs --status ,", "--status is ',', which holds no name"),
+        ("runs --status ,", "--status is ',', which contains no name"),
     ],
 )
 def test_mistakes_in_options_say_where_and_what_to_type(line: str, expected: str) -> None:
@@ -105,7 +105,7 @@ def test_all_mistakes_in_options_are_reported_at_once() -> None:
 
 
 def test_options_may_stand_anywhere() -> None:
-    found = PARSERS["generate"]().parse(["--prompt", "-1 is less", "--seed=7", "R", "--plugins", "a", "b"])
+    found = cli.make_parser("generate").parse(["--prompt", "-1 is less", "--seed=7", "R", "--plugins", "a", "b"])
     assert (found.run, found.prompt, found.seed, found.plugins) == ("R", "-1 is less", 7, ["a", "b"])
-    assert PARSERS["runs"]().parse([]).folder == "outputs"
-    assert PARSERS["count"]().parse(["model=gpt", "--json", "size=tiny"]).overrides == ["model=gpt", "size=tiny"]
+    assert cli.make_parser("runs").parse([]).folder == "outputs"
+    assert cli.make_parser("count").parse(["model=gpt", "--json", "size=tiny"]).overrides == ["model=gpt", "size=tiny"]

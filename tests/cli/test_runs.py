@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import time
@@ -5,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.cli import runs as runs_verb
-from nanolm.cli.runs import ago, is_same, look
+from nanolm.cli import main as cli
+from nanolm.cli.runs import COLUMNS, Entry, format_age, list_runs, matches
 from nanolm.errors import NanolmError, Problems
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
@@ -32,13 +33,13 @@ def outputs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_there_the_newest_first(
+def test_runs_are_listed_newest_first(
     outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with RunDirectory(outputs / "gone").claim():
-        assert look(str(outputs), statuses=["running"])[0].name == "gone"
-    runs_verb.show(str(outputs), [], [], "age", False)
+        assert list_runs(str(outputs), statuses=["running"])[0].name == "gone"
+    cli.run(["runs", str(outputs)])
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
     assert rows[3] == ["done", "completed", "100", "2.0000", "3.0000", "5", "s", "bigram", "small"]
@@ -49,13 +50,13 @@ def test_what_is_there_the_newest_first(
     assert "torn: config.yaml is damaged" in out
     assert all(len(line) <= 80 for line in out.splitlines())
     monkeypatch.setenv("COLUMNS", "100")
-    runs_verb.show(str(outputs), [], [], "age", False)
+    cli.run(["runs", str(outputs)])
     assert "tiny_shakespeare" in capsys.readouterr().out
 
 
 def test_runs_are_filtered_by_state_and_settings(outputs: Path) -> None:
     def names(**options: list[str]) -> list[str]:
-        return [entry.name for entry in look(str(outputs), **options)]
+        return [entry.name for entry in list_runs(str(outputs), **options)]
 
     assert names(statuses=["pruned", "cut off"]) == ["gone", "late"]
     assert names(where=["lr=1e-2"]) == names(where=["optimizer.lr=0.01"]) == ["gone", "late"]
@@ -65,7 +66,7 @@ def test_runs_are_filtered_by_state_and_settings(outputs: Path) -> None:
 
 def test_runs_are_sorted_by_a_column(outputs: Path) -> None:
     def names(sort: str) -> list[str]:
-        return [entry.name for entry in look(str(outputs), sort=sort)]
+        return [entry.name for entry in list_runs(str(outputs), sort=sort)]
 
     assert names("best_val_loss")[:3] == ["done", "torn", "late"]
     assert names("best_val_loss")[-1] == "bad"
@@ -73,14 +74,14 @@ def test_runs_are_sorted_by_a_column(outputs: Path) -> None:
     assert names("model")[-1] == "late"
 
 
-def test_all_mistakes_at_once(outputs: Path) -> None:
+def test_all_mistakes_are_reported(outputs: Path) -> None:
     with pytest.raises(Problems) as caught:
-        look(str(outputs), ["complete"], ["modle=gpt", "lr"], "loss")
+        list_runs(str(outputs), ["complete"], ["modle=gpt", "lr"], "loss")
     text = str(caught.value)
-    for words in ("did you mean completed", "did you mean model", "--where lr is no condition", "best_val_loss"):
+    for words in ("did you mean completed", "did you mean model", "--where lr has no value", "best_val_loss"):
         assert words in text
     with pytest.raises(NanolmError, match="there is no folder"):
-        look(str(outputs / "nowhere"))
+        list_runs(str(outputs / "nowhere"))
 
 
 def test_a_real_run_as_json(nanolm: Nanolm, small_text: Path) -> None:
@@ -95,21 +96,25 @@ def test_a_real_run_as_json(nanolm: Nanolm, small_text: Path) -> None:
     assert entry["best_val_loss"] == run.read_summary()["best_val_loss"]
     assert entry["choices"] == {"model": "bigram"}
     assert 0 <= entry["age"] < 100
-    assert nanolm("runs", "--where", "model=gpt").stdout == "no run fits these conditions\n"
+    assert nanolm("runs", "--where", "model=gpt").stdout == "no run satisfies these conditions\n"
 
 
-def test_an_empty_place_is_named(nanolm: Nanolm) -> None:
+def test_a_missing_folder_is_an_error(nanolm: Nanolm) -> None:
     done = nanolm("runs")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no folder outputs" in done.stderr
 
 
-def test_values_as_people_type_them() -> None:
-    assert is_same(0.001, "1e-3")
-    assert is_same(3, "3")
-    assert is_same(True, "true")
-    assert is_same(None, "null")
-    assert is_same(["causal", "banded"], "[causal, banded]")
-    assert not is_same(0.001, "small")
-    assert not is_same("gpt", "gpt2")
-    assert [ago(seconds) for seconds in (3, 125, 7300, 200_000)] == ["3 s", "2 min", "2 h", "2 d"]
+def test_matching_of_typed_values() -> None:
+    assert matches(0.001, "1e-3")
+    assert matches(3, "3")
+    assert matches(True, "true")
+    assert matches(None, "null")
+    assert matches(["causal", "banded"], "[causal, banded]")
+    assert not matches(0.001, "small")
+    assert not matches("gpt", "gpt2")
+    assert [format_age(seconds) for seconds in (3, 125, 7300, 200_000)] == ["3 s", "2 min", "2 h", "2 d"]
+
+
+def test_columns_are_fields_of_the_entries() -> None:
+    assert set(COLUMNS) < {field.name for field in dataclasses.fields(Entry)}

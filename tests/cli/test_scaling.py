@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from nanolm.analysis.collection import find
-from nanolm.cli import scaling as scaling_verb
+from nanolm.cli import main as cli
+from nanolm.cli.scaling import collect_points
 from nanolm.errors import RunError
 from tests.runs.made import make_run
 
@@ -33,9 +34,9 @@ def ladder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_law_of_runs_is_printed_with_what_it_foretells(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_law_is_printed_with_fitted_losses(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(ladder / "failed", losses=[], status="failed")
-    scaling_verb.show([str(ladder)])
+    cli.run(["scaling", str(ladder)])
     out = capsys.readouterr().out
     assert "L = 1.2 + 30 / N^0.400 + 50 / D^0.450" in out
     assert "18 runs, residual 0.00%" in out
@@ -43,32 +44,38 @@ def test_the_law_of_runs_is_printed_with_what_it_foretells(ladder: Path, capsys:
     expected = loss(16_000, 25_600)
     row = ["16k", "25.6k", "2", f"{expected:.4f}", f"{expected:.4f}"]
     assert row in [line.split()[:5] for line in out.splitlines()]
-    assert "1 of 19 runs are left out" in out
-    assert "up to 2.0 times" in out
+    assert "1 of 19 runs were ignored" in out
+    assert "up to 2.0 epochs" in out
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
-def test_the_law_as_json(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scaling_verb.show([str(ladder)], as_json=True)
+def test_law_as_json(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["scaling", str(ladder), "--json"])
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (found["E"], found["a"], found["b"]) == tuple(pytest.approx(value, rel=1e-4) for value in (1.2, 0.4, 0.45))
     assert (found["n_points"], found["unit"]) == (18, "nats per token")
 
 
-def test_what_else_differs_is_said(ladder: Path) -> None:
+def test_other_varying_settings_are_noted(ladder: Path) -> None:
     make_run(ladder / "other", settings={"optimizer.lr": 0.5, "model.name": "mine"}, choices={"model": "mine"})
-    _, _, notes = scaling_verb.points_of(find([ladder]))
-    assert any("differ in model, optimizer.lr too" in note for note in notes)
+    _, _, notes = collect_points(find([ladder]))
+    assert any("also differ in model, optimizer.lr" in note for note in notes)
 
 
-def test_other_texts_have_other_laws(ladder: Path) -> None:
+def test_different_texts_are_an_error(ladder: Path) -> None:
     make_run(ladder / "other", corpus="d" * 64)
     with pytest.raises(RunError, match="different validation texts"):
-        scaling_verb.points_of(find([ladder]))
+        collect_points(find([ladder]))
 
 
-def test_other_tokens_are_fitted_in_bits_per_byte(ladder: Path) -> None:
+def test_different_tokenizers_are_fitted_in_bits_per_byte(ladder: Path) -> None:
     make_run(ladder / "other", tokenizer="u" * 64, losses=[2.0], bits_per_nat=0.5)
-    points, unit, _ = scaling_verb.points_of(find([ladder / "other", ladder]))
+    points, unit, _ = collect_points(find([ladder / "other", ladder]))
     assert unit == "bits per byte"
     assert points[0].loss == 1.0
+
+
+def test_too_few_runs_are_an_error(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    with pytest.raises(RunError, match="too few runs for a power law"):
+        cli.run(["scaling", str(tmp_path)])

@@ -117,7 +117,7 @@ def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
 
 def test_a_study_needs_a_multirun() -> None:
     with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
-        train_verb.train(["sweep=lr"])
+        train_verb.run(["sweep=lr"])
     assert compose_line(["sweep=lr"], multirun=True).config == make_config()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
         compose_line(["sweep=lrs"], multirun=True)

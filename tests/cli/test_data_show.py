@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.cli import data as data_verbs
+from nanolm.cli import main as cli
 from nanolm.errors import SettingsError
 from tests.helpers import Nanolm
 
@@ -13,7 +13,7 @@ def test_prepare_does_ahead_what_training_needs(nanolm: Nanolm, small_text: Path
     line = ("dataset=text", f"dataset.path={small_text}")
     done = nanolm("data", "prepare", *line)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"tokens +train [\d,]+, val [\d,]+; \d+ kinds", done.stdout)
+    assert re.search(r"tokens +train [\d,]+, val [\d,]+; vocab size \d+", done.stdout)
     folder = Path(re.search(r"folder +(\S+)", done.stdout)[1])  # type: ignore[index]
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = nanolm("data", "prepare", *line)
@@ -72,9 +72,9 @@ def test_mistakes_are_named(nanolm: Nanolm, small_text: Path) -> None:
 def test_a_batch_that_no_memory_holds_is_refused(small_text: Path) -> None:
     line = ["dataset=text", f"dataset.path={small_text}", f"trainer.batch_size={9 * 10**18}"]
     with pytest.raises(SettingsError, match=r"the tokens of a batch take [\d.,]+ PiB, and this machine has"):
-        data_verbs.look(line)
+        cli.run(["data", "show", *line])
 
 
 def test_a_config_dir_without_a_name_is_refused() -> None:
-    with pytest.raises(SettingsError, match="there is no folder without a name"):
-        data_verbs.look(["dataset=text"], "")
+    with pytest.raises(SettingsError, match="--config-dir is empty"):
+        cli.run(["data", "show", "dataset=text", "--config-dir", ""])

@@ -1,38 +1,42 @@
-"""`nanolm wandb push`: the whole record of a run, from its directory to Weights & Biases."""
+"""`nanolm wandb push`: upload complete runs to Weights & Biases."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanolm import option_types as types
 from nanolm import terminal
 from nanolm.analysis import collection
 from nanolm.analysis.collection import Run
+from nanolm.cli.arguments import add_runs
 from nanolm.config.logger import WandbConfig
 from nanolm.config.wandb_environment import check_wandb
 from nanolm.errors import DiskError, NanolmError, RunError, ServerError, SettingsError, raise_all
+from nanolm.option_types import Parser
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import reason_of
 from nanolm.terminal import visible
 
-# Rows that a server which is slow, but there, takes in a second.
-ROWS_A_SECOND = 500
+# Rows per second that a slow server accepts.
+ROWS_PER_SECOND = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where records go; None leaves it to the run's own settings.
+    """The destination; None uses the run's own settings.
 
     Attributes:
         mode: "online" or "offline".
-        keeps_id: whether a record takes the place of the one that the run had, or stands beside it.
-        patience: seconds that the server has to answer, and at the end to take what it has not taken by then; there it
-            has more for many rows.
+        keeps_id: whether to replace the run's earlier wandb run instead of creating another.
+        timeout: seconds to wait for an answer of the server, and at the end for the rest of the upload (longer for
+            many rows).
     """
 
     mode: str
@@ -40,15 +44,17 @@ class Target:
     entity: str | None = None
     group: str | None = None
     keeps_id: bool = False
-    patience: float = 30.0
+    timeout: float = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-    """What became of a run: how many rows of which steps are in its record, and where that is.
+    """A sent run.
 
     Attributes:
-        place: its page, or its folder in the run directory.
+        n_rows: number of rows of metrics.jsonl.
+        steps: first and last step; None without rows.
+        place: its web page, or its folder in the run directory.
     """
 
     n_rows: int
@@ -56,22 +62,50 @@ class Sent:
     place: str
 
 
-def push(paths: Sequence[str], target: Target) -> int:
-    """Sends every run at or below the paths, each as a record of its own, and says what it sent.
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe(
+        "The rows come from metrics.jsonl, which is complete even if the run was killed; live logging to wandb may "
+        "then have lost some."
+    )
+    add_runs(parser)
+    parser.add_argument("--offline", action="store_true", help="write to RUN/wandb, for `wandb sync` to upload later")
+    for name, help_text in (
+        ("project", "default: the run's logger.project, else WANDB_PROJECT, else nanolm"),
+        ("entity", "owner of the project (default: the run's logger.entity, else WANDB_ENTITY, else your account)"),
+        ("group", "default: the run's logger.group, else the name of its sweep"),
+    ):
+        parser.add(f"--{name}", check=types.text, metavar="NAME", help=help_text)
+    parser.add_argument("--keep-id", action="store_true", help="replace the run's earlier wandb run (default: add one)")
+    parser.add(
+        "--timeout",
+        check=types.SECONDS,
+        default=30.0,
+        metavar="SECONDS",
+        help="time to wait for an answer of the server (default: 30)",
+    )
 
-    A run that cannot be sent lets the others go.
 
-    Returns:
-        The exit status.
+def run(arguments: Namespace) -> int:
+    """Send every run, each as a wandb run of its own, and print what was sent.
+
+    A run that cannot be sent does not stop the others; a server that does not answer does.
 
     Raises:
-        NanolmError: what was not sent and why; a server that does not answer ends it all.
+        NanolmError: with the reason for every run that was not sent.
     """
+    mode = "offline" if arguments.offline or os.environ.get("WANDB_MODE") == "offline" else "online"
+    target = Target(mode, arguments.project, arguments.entity, arguments.group, arguments.keep_id, arguments.timeout)
     terminal.ignore_write_errors()
-    runs = collection.find(paths)
+    runs = collection.find(arguments.runs)
     settings = WandbConfig(project=target.project, entity=target.entity, group=target.group)
     raise_all(check_wandb(settings, prefix="--"))
-    _require_account(target)
+    if target.mode == "online" and not wandb_record.has_account():
+        raise SettingsError(
+            "not logged in to wandb",
+            where="WANDB_API_KEY, or the netrc file written by `wandb login`",
+            hint="run `wandb login`, or use --offline and upload later",
+        )
     width = max(len(visible(run.name)) for run in runs)
     problems: list[NanolmError] = []
     for run in runs:
@@ -86,7 +120,7 @@ def push(paths: Sequence[str], target: Target) -> int:
         terminal.write(f"{visible(run.name):<{width}}  {sent.n_rows:>6,} rows{steps}  {visible(sent.place)}")
     n_sent = len(runs) - len(problems)
     if n_sent and target.mode == "offline":
-        print("written offline: `wandb sync RUN/wandb/offline-run-...` sends one")
+        print("written offline: upload with `wandb sync RUN/wandb/offline-run-...`")
     if problems and n_sent:
         print(f"{n_sent} of {len(runs)} runs sent")
     raise_all(problems)
@@ -94,82 +128,71 @@ def push(paths: Sequence[str], target: Target) -> int:
 
 
 def send(run: Run, target: Target) -> Sent:
-    """Writes a run's settings, rows, reference lines, samples and summary as one record, and keeps its id.
+    """Write a run's settings, metrics, baselines, samples and summary as one wandb run, and keep its id.
 
     Raises:
-        RunError: the run is damaged, or a process writes to it.
-        DiskError: its directory cannot be written to.
-        ServerError: the server does not answer, or refuses.
+        RunError: the run is damaged, or another process writes to it.
+        DiskError: the run directory cannot be written to.
+        ServerError: the server does not answer, or refuses the run.
     """
     directory = RunDirectory(run.path)
     if run.faults:
-        raise RunError("; ".join(run.faults), where=str(run.path), hint="nothing of this run was sent")
+        raise RunError("; ".join(run.faults), where=str(run.path), hint="this run was not sent")
     rows = _rows(run)
     settings = _settings(run, target)
-    had = run.summary.get("wandb_id") if target.keeps_id else None
     try:
         with directory.claim():
-            with _refusals(run):
+            with _translate_errors(run):
                 record = wandb_record.begin(
                     settings,
                     directory,
                     run.settings,
                     mode=target.mode,
-                    run_id=had,
+                    run_id=run.summary.get("wandb_id") if target.keeps_id else None,
                     is_live=False,
                     group=run.summary.get("group"),
                 )
                 references = wandb_record.reference_lines(run.summary)
                 for row in rows:
                     record.log(wandb_record.values(row, references), step=row["step"])
-                wandb_record.end(record, directory, _summary(run, rows), target.patience + len(rows) / ROWS_A_SECOND)
-            about = {"wandb_id": record.id, "wandb_mode": target.mode}
-            directory.write_summary({**directory.read_summary(), **about})
+                wandb_record.end(record, directory, _summary(run, rows), target.timeout + len(rows) / ROWS_PER_SECOND)
+            directory.write_summary({**directory.read_summary(), "wandb_id": record.id, "wandb_mode": target.mode})
     except OSError as error:
         raise DiskError(
             f"the run directory cannot be written to: {error.strerror or error}",
             where=str(run.path),
-            hint="the record and its id are kept there",
+            hint="make it writable: the wandb id is stored there",
         ) from error
     place = str(record.url) if target.mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
     return Sent(len(rows), (rows[0]["step"], rows[-1]["step"]) if rows else None, place)
 
 
-def _require_account(target: Target) -> None:
-    if target.mode == "online" and not wandb_record.has_account():
-        raise SettingsError(
-            "no account of wandb is at hand",
-            where="WANDB_API_KEY, or the netrc file that `wandb login` writes",
-            hint="`wandb login`, or --offline to write the records now and send them another time",
-        )
-
-
 def _rows(run: Run) -> list[dict[str, Any]]:
-    """All rows in the order of their steps: wandb drops a step that is smaller than the one before."""
+    """Return all rows sorted by step: wandb drops a row whose step is smaller than the one before."""
     rows = collection.rows(run)
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
             raise RunError(
-                f"line {number} of metrics.jsonl is damaged: it has no step and split",
+                f"line {number} of metrics.jsonl is damaged: it has no step or split",
                 where=str(RunDirectory(run.path).metrics),
-                hint="nothing of this run was sent",
+                hint="this run was not sent",
             )
     return sorted(rows, key=lambda row: row["step"])
 
 
 def _settings(run: Run, target: Target) -> WandbConfig:
-    """What is asked for, else what the run was trained with; what both leave open is up to the environment."""
+    """Combine the given settings with those of the run; wandb reads the rest from the environment."""
     return WandbConfig(
         project=target.project or run.settings.get("logger.project"),
         entity=target.entity or run.settings.get("logger.entity"),
         group=target.group or run.settings.get("logger.group"),
         tags=run.settings.get("logger.tags") or [],
-        init_timeout=target.patience,
+        init_timeout=target.timeout,
     )
 
 
 def _summary(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """summary.json; of a run that was killed, what its rows say in place of what it could not write."""
+    """Return summary.json; values that a killed run could not write are computed from its rows."""
     losses = [row["loss"] for row in rows if row["split"] == "val"]
     found: dict[str, Any] = {"step": rows[-1]["step"] if rows else 0}
     if losses:
@@ -179,13 +202,13 @@ def _summary(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _refusals(run: Run) -> Iterator[None]:
-    """Says in our words what wandb raises, and it raises many kinds."""
+def _translate_errors(run: Run) -> Iterator[None]:
+    """Raise ServerError for the many kinds of exceptions of wandb."""
     try:
         yield
     except Exception as error:
         raise ServerError(
-            f"wandb did not take the run: {reason_of(error)}",
+            f"wandb did not accept the run: {reason_of(error)}",
             where=str(run.path),
-            hint="try again when it answers, or --offline to write the record now and send it another time",
+            hint="try again later, or use --offline and upload later",
         ) from error

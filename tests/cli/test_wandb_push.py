@@ -108,13 +108,13 @@ def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDire
     nanolm.environment |= {"HOME": str(nanolm.folder), "NETRC": str(nanolm.folder / "netrc"), "WANDB_API_KEY": ""}
     done = nanolm("wandb", "push", run.path)
     assert done.returncode == 2
-    assert "no account of wandb is at hand" in done.stderr
+    assert "not logged in to wandb" in done.stderr
     assert "--offline" in done.stderr
     with a_server("dead") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
-        done = nanolm("wandb", "push", run.path, "--patience", "2")
+        done = nanolm("wandb", "push", run.path, "--timeout", "2")
     assert done.returncode == 1
-    assert "wandb did not take the run" in done.stderr
+    assert "wandb did not accept the run" in done.stderr
     assert "--offline" in done.stderr
     assert "Traceback" not in done.stderr
     assert run.read_summary()["wandb_id"] is None
@@ -128,7 +128,7 @@ def test_a_server_that_dies_midway_is_not_said_to_have_everything(run: RunDirect
         file.writelines(json.dumps({**json.loads(row), "step": step}) + "\n" for step in range(13, 5000))
     with a_server("dies midway") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
-        done = nanolm("wandb", "push", run.path, "--patience", "5", timeout=300)
+        done = nanolm("wandb", "push", run.path, "--timeout", "5", timeout=300)
     assert done.returncode == 1, done.stdout
     assert "the server has not taken everything" in done.stderr
     assert run.read_summary()["wandb_id"] is None
@@ -146,7 +146,7 @@ def test_runs_that_cannot_be_sent_are_named_and_let_the_others_go(run: RunDirect
     assert done.returncode == 2
     assert "1 of 4 runs sent" in done.stdout
     assert "line 4 of metrics.jsonl is damaged" in done.stderr
-    assert "line 1 of metrics.jsonl is damaged: it has no step and split" in done.stderr
+    assert "line 1 of metrics.jsonl is damaged: it has no step or split" in done.stderr
     assert f"another process writes to this run: process {os.getpid()}" in done.stderr
     assert by_step(wandb_files.history(only(run))) == expected(run)
     done = nanolm("wandb", "push", ".", "outputs/nothing", "--offline")

@@ -1,27 +1,24 @@
-"""`nanolm data`: the tokens of a `nanolm train` line ahead of time (`prepare`), and a look at them (`show`)."""
+"""`nanolm data show`: show what a model is trained on."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanolm import terminal
-from nanolm.compose import Line, compose_line
-from nanolm.config.checks import check
-from nanolm.data import corpus as corpora
+from nanolm import option_types as types
+from nanolm.cli.arguments import add_json, add_overrides
+from nanolm.cli.dataset import load_dataset
 from nanolm.data.batches import IGNORE_INDEX, draw
-from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
-from nanolm.errors import SettingsError, raise_all
+from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.machine import batch_bytes, host_memory
+from nanolm.option_types import Parser
 from nanolm.runs.console import in_units
 
 if TYPE_CHECKING:
@@ -31,53 +28,34 @@ if TYPE_CHECKING:
 SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom", "nul")
 
 
-def prepare(overrides: Sequence[str], config_dir: str | None = None) -> Path:
-    """Reads, tokenizes and stores what a line would train on; returns the folder of the tokens.
-
-    Raises:
-        NanolmError: the line, the text or the disk is not as it must be.
-    """
-    line, corpus, tokenizer = _read(overrides, config_dir)
-    token_cache.tokenize(corpus, tokenizer, line.config)
-    return token_cache.prepare(corpus, tokenizer, line.config)
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    add_overrides(parser)
+    parser.add("--tokens", check=types.COUNT, default=24, metavar="N", help="number of tokens to show (default: 24)")
+    add_json(parser)
 
 
-def print_prepared(overrides: Sequence[str], config_dir: str | None = None) -> None:
-    """Does it and says what there is now.
-
-    Raises:
-        NanolmError: as `prepare`.
-    """
-    from rich.markup import escape
-
-    began = time.perf_counter()
-    folder = prepare(overrides, config_dir)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    console = _console()
-    counted = (f"{split} {about['tokens']:,}" for split, about in manifest["splits"].items())
-    n_bytes = sum(file["bytes"] for file in manifest["files"].values())
-    rows = [
-        ("tokens", f"{', '.join(counted)}; {manifest['vocab_size']:,} kinds"),
-        ("on disk", f"{n_bytes / 2**20:,.1f} MiB of {manifest['dtype']} in {len(manifest['files'])} files"),
-        ("folder", str(folder)),
-        ("took", f"{time.perf_counter() - began:.1f} s"),
-    ]
-    for name, value in rows:
-        console.print(f"{name:<8} {escape(value)}", soft_wrap=True)
+def run(arguments: Namespace) -> int:
+    """Print what a model is trained on."""
+    found = look(arguments, arguments.tokens)
+    if arguments.json:
+        print(dump_json(found))
+    else:
+        _print(found)
+    return 0
 
 
-def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int = 24) -> dict[str, Any]:
+def look(arguments: Namespace, n_tokens: int = 24) -> dict[str, Any]:
     """What a model of this line would see, as plain values.
 
     Args:
-        overrides: as `nanolm train` takes them.
-        config_dir: the user's own folder of YAML files.
+        arguments: with the overrides of the command line.
         n_tokens: how many of the first tokens, of the vocabulary and of each row of the batch to show.
 
     Raises:
-        NanolmError: as `prepare`.
+        NanolmError: the line or the text is not as it must be.
     """
-    line, corpus, tokenizer = _read(overrides, config_dir)
+    line, corpus, tokenizer = load_dataset(arguments)
     config = line.config
     streams = token_cache.tokenize(corpus, tokenizer, config)
     train = streams["train"]
@@ -120,16 +98,7 @@ def look(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
     }
 
 
-def show(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int = 24, as_json: bool = False) -> None:
-    """Prints what a model of this line would see.
-
-    Raises:
-        NanolmError: as `prepare`.
-    """
-    found = look(overrides, config_dir, n_tokens)
-    if as_json:
-        print(dump_json(found))
-        return
+def _print(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = _console()
@@ -150,15 +119,6 @@ def show(overrides: Sequence[str], config_dir: str | None = None, n_tokens: int 
         )
     )
     console.print(_batch_table(batch["rows"]))
-
-
-def _read(overrides: Sequence[str], config_dir: str | None) -> tuple[Line, Corpus, Tokenizer]:
-    line = compose_line(overrides, config_dir)
-    raise_all(check(line.config))
-    corpus = corpora.load(line.config.dataset)
-    for note in corpus.notes:
-        terminal.say(f"nanolm: {note}")
-    return line, corpus, token_cache.fit_tokenizer(corpus, line.config)
 
 
 def _counts(stream: Stream) -> dict[str, Any]:

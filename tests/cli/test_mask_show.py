@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanolm.cli import mask as mask_verbs
-from nanolm.cli.mask import example_documents, look, picture, show, to_png
+from nanolm.cli import main as cli
+from nanolm.cli.mask_show import HIDDEN_COLOUR, VISIBLE_COLOUR, draw, example_documents, layer_masks, to_png
 from nanolm.config.mask import BandedCausalConfig, BandedConfig, CausalConfig
 from nanolm.errors import SettingsError
 from nanolm.model import masks
-from tests.helpers import Nanolm
+from tests.helpers import Nanolm, make_config
 
 SMALL_PICTURE = """\
 banded_causal, window 1: layers 0, 1, 2
-36.0% of 5 x 5 positions are seen, none of them in the future
+36.0% of 5 x 5 positions are visible, causal
         key
 query   0       4
      0  ■ · · · ·
@@ -24,7 +24,7 @@ query   0       4
      4  · · · ■ ■
 
 banded, window 1: layer 3
-52.0% of 5 x 5 positions are seen, and the future: position 0 sees 1
+52.0% of 5 x 5 positions are visible, not causal: position 0 attends to 1
         key
 query   0       4
      0  ■ ■ · · ·
@@ -35,7 +35,7 @@ query   0       4
 """
 
 
-def test_a_small_mask_is_drawn_whole(nanolm: Nanolm) -> None:
+def test_a_small_mask_is_drawn_as_squares(nanolm: Nanolm) -> None:
     pattern = "mask.pattern=[banded_causal,banded_causal,banded_causal,banded]"
     done = nanolm("mask", "show", "mask=banded", "mask.window=1", pattern, "--length", "5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -44,7 +44,7 @@ def test_a_small_mask_is_drawn_whole(nanolm: Nanolm) -> None:
 
 DOCUMENTS_PICTURE = """\
 document, within documents: every layer, over documents of length 3, 2, 1
-27.8% of 6 x 6 positions are seen, none of them in the future
+27.8% of 6 x 6 positions are visible, causal
         key
 query   0       4
      0  ■ · · · · ·
@@ -56,30 +56,30 @@ query   0       4
 """
 
 
-def test_a_mask_within_documents_is_drawn_over_several(nanolm: Nanolm) -> None:
+def test_a_document_mask_is_drawn_over_documents(nanolm: Nanolm) -> None:
     done = nanolm("mask", "show", "mask=document", "--length", "6")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == DOCUMENTS_PICTURE
 
 
-def test_the_documents_of_an_example_fill_it() -> None:
+def test_example_documents_fill_the_length() -> None:
     for length in range(1, 100):
         lengths = example_documents(length)
         assert sum(lengths) == length
         assert 0 not in lengths
         assert length < 4 or len(lengths) == 3
-    plain, within = look(["mask.pattern=[banded,document]"], length=12)
+    plain, within = layer_masks(make_config("mask.pattern=[banded,document]"), 12)
     assert (plain.title, within.title) == (
         "banded, window 16: layers 0, 2",
         "document, within documents: layers 1, 3, over documents of length 6, 4, 2",
     )
-    assert plain.visible_TxT.all()
+    assert plain.visible_TxS.all()
     blocks = torch.block_diag(*(torch.ones(n, n).tril() for n in (6, 4, 2)))
-    assert torch.equal(within.visible_TxT, blocks.bool())
+    assert torch.equal(within.visible_TxS, blocks.bool())
 
 
-def test_a_middling_mask_is_drawn_in_half_blocks() -> None:
-    lines = picture(masks.dense_mask(BandedConfig(window=1), 25))
+def test_a_medium_mask_is_drawn_in_half_blocks() -> None:
+    lines = draw(masks.dense_mask(BandedConfig(window=1), 25))
     assert lines[:2] == ["        key", "query   0       8       16      24"]
     assert lines[2] == "     0  █" + "█▄" + "·" * 22
     assert lines[3] == "     2  ·▀██▄" + "·" * 20
@@ -88,25 +88,25 @@ def test_a_middling_mask_is_drawn_in_half_blocks() -> None:
 
 
 def test_a_large_mask_is_drawn_in_shades() -> None:
-    lines = picture(masks.dense_mask(CausalConfig(), 256))
+    lines = draw(masks.dense_mask(CausalConfig(), 256))
     assert lines[1].startswith("query   0       32      64")
     assert lines[2] == "     0  ▓░" + "·" * 62
     assert lines[3] == "     8  ██▓░" + "·" * 60
     assert lines[34:] == [
         "        a character is 4 keys wide and 8 queries high;",
-        "        its shade is the share that is seen: · none, ░, ▒, ▓ some, █ all",
+        "        shades show the visible share: · none, ░, ▒, ▓ some, █ all",
     ]
     for length in (65, 129, 1000):
-        whole = picture(torch.ones(length, length, dtype=torch.bool))
+        whole = draw(torch.ones(length, length, dtype=torch.bool))
         assert all(set(line[8:]) == {"█"} for line in whole[2:-2])
         assert max(map(len, whole)) <= 80
 
 
-def test_almost_none_is_not_none_and_almost_all_is_not_all() -> None:
+def test_shades_keep_none_and_all_exact() -> None:
     visible = torch.zeros(256, 256, dtype=torch.bool)
     visible[0, 0] = True
-    assert picture(visible)[2] == "     0  ░" + "·" * 63
-    assert picture(~visible)[2] == "     0  ▓" + "█" * 63
+    assert draw(visible)[2] == "     0  ░" + "·" * 63
+    assert draw(~visible)[2] == "     0  ▓" + "█" * 63
 
 
 def cells(png: bytes, length: int) -> list[torch.Tensor]:
@@ -116,8 +116,7 @@ def cells(png: bytes, length: int) -> list[torch.Tensor]:
 
     pixels = torch.from_numpy(imread(BytesIO(png)).copy())[..., :3]
     seen, unseen = (
-        (pixels - torch.tensor(to_rgb(colour))).abs().amax(-1) < 0.02
-        for colour in (mask_verbs.SEEN_COLOUR, mask_verbs.UNSEEN_COLOUR)
+        (pixels - torch.tensor(to_rgb(colour))).abs().amax(-1) < 0.02 for colour in (VISIBLE_COLOUR, HIDDEN_COLOUR)
     )
     area = seen | unseen
     rows = (area.sum(1) > length).nonzero().flatten()
@@ -138,38 +137,38 @@ def test_the_png_shows_every_position(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "mask.png"
     line = ["mask=pattern", "mask.pattern=[strided,prefix,document]", "mask.stride=3", "mask.prefix_length=4"]
     line.append("size.n_layers=3")
-    show(line, length=17, png=path)
+    cli.run(["mask", "show", *line, "--length", "17", "--png", str(path)])
     assert capsys.readouterr().out.endswith(f"\n\nwritten to {path}\n")
-    drawn = look(line, length=17)
+    drawn = layer_masks(make_config(*line), 17)
     found = cells(path.read_bytes(), 17)
     assert len(found) == len(drawn) == 3
     for pixels, mask in zip(found, drawn, strict=True):
-        assert torch.equal(pixels, mask.visible_TxT)
+        assert torch.equal(pixels, mask.visible_TxS)
 
 
 def test_a_png_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("matplotlib", "matplotlib.colors", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsError, match=r"pip install 'matplotlib>="):
-        show([], png=tmp_path / "mask.png")
+        cli.run(["mask", "show", "--png", str(tmp_path / "mask.png")])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_png_of_many_masks() -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
     names = "banded,banded_causal,block_local,causal,document,none,prefix,strided"
-    drawn = look(["mask=pattern", f"mask.pattern=[{names}]", "size.n_layers=8"], length=24)
+    drawn = layer_masks(make_config("mask=pattern", f"mask.pattern=[{names}]", "size.n_layers=8"), 24)
     assert [mask.title.split(":")[0].split(",")[0] for mask in drawn] == names.split(",")
     assert to_png(drawn).startswith(b"\x89PNG")
 
 
-def test_the_context_is_drawn_where_no_length_is_given() -> None:
-    (mask,) = look(["mask=banded_causal", "size.context_length=40"])
+def test_the_default_length_is_the_context_length() -> None:
+    (mask,) = layer_masks(make_config("mask=banded_causal", "size.context_length=40"))
     assert mask.title == "banded_causal, window 16: every layer"
-    assert torch.equal(mask.visible_TxT, masks.dense_mask(BandedCausalConfig(window=16), 40))
+    assert torch.equal(mask.visible_TxS, masks.dense_mask(BandedCausalConfig(window=16), 40))
 
 
-def test_ones_own_mask_is_drawn(nanolm: Nanolm) -> None:
+def test_a_plugin_mask_is_drawn(nanolm: Nanolm) -> None:
     (nanolm.folder / "my_masks.py").write_text(  # type: ignore[attr-defined]
         "from nanolm.registry import MASKS\n"
         "@MASKS.register('itself')\n"
@@ -187,14 +186,14 @@ def test_ones_own_mask_is_drawn(nanolm: Nanolm) -> None:
     assert "the mask 'only_before' leaves position 0 with nothing to see" in done.stderr
 
 
-def test_mistakes_are_named(nanolm: Nanolm) -> None:
+def test_mistakes_are_reported(nanolm: Nanolm) -> None:
     for arguments, expected in {
         ("shwo",): "did you mean show?",
         ("show", "mask=bandd"): "did you mean banded?",
         ("show", "mask=banded", "mask.window=0"): "mask.window is 0, and must be at least 1",
         ("show", "mask.pattern=SSL"): "mask.pattern has 3 masks",
         ("show", "--length", "0"): "--length is 0, which must be at least 1",
-        ("show", "--length", "100000"): "--length N with N from 1 to 8192",
+        ("show", "--length", "100000"): "--length N with N <= 8192",
     }.items():
         done = nanolm("mask", *arguments)
         assert (done.returncode, done.stdout) == (2, ""), done

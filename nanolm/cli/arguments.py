@@ -1,0 +1,75 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from nanolm import option_types as types
+from nanolm.option_types import Parser
+
+if TYPE_CHECKING:
+    from nanolm.compose import Line
+
+
+def add_run(parser: Parser) -> None:
+    """Add RUN."""
+    parser.add("run", check=types.nonempty, metavar="RUN", help="a run directory")
+
+
+def add_checkpoint(parser: Parser) -> None:
+    """Add RUN with the choice of its checkpoint, and how to load it."""
+    add_run(parser)
+    parser.add("--checkpoint", check=types.checkpoint, default="best", help="best, last or a step (default: best)")
+    parser.add_argument(
+        "--weights",
+        default="trained",
+        choices=["trained", "ema"],
+        help="the weights as trained, or their exponential moving average (default: trained)",
+    )
+    parser.add("--device", check=types.device, default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add_plugins(parser)
+
+
+def add_runs(parser: Parser) -> None:
+    """Add RUN_OR_FOLDER, one or more."""
+    help_text = "run directories, or folders that contain run directories"
+    parser.add("runs", check=types.nonempty, nargs="+", metavar="RUN_OR_FOLDER", help=help_text)
+
+
+def add_plugins(parser: Parser) -> None:
+    """Add --plugins."""
+    help_text = "your own modules that the runs were made with"
+    parser.add("--plugins", check=types.nonempty, nargs="*", default=[], metavar="MODULE", help=help_text)
+
+
+def add_overrides(parser: Parser) -> None:
+    """Add the overrides of a `nanolm train` command; `compose` composes them."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for `nanolm train`")
+    parser.add("--config-dir", "-cd", check=types.nonempty, metavar="FOLDER", help="your own folder of YAML files")
+
+
+def add_json(parser: Parser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_png(parser: Parser) -> None:
+    """Add --png FILE."""
+    help_text = "also write the picture as PNG (needs matplotlib)"
+    parser.add("--png", check=types.file_to_write, metavar="FILE", help=help_text)
+
+
+def compose(arguments: Namespace) -> Line:
+    """Compose the overrides of a command, and check the settings.
+
+    Raises:
+        SettingsError: with every mistake in them.
+    """
+    from nanolm.compose import compose_line
+    from nanolm.config.checks import check
+    from nanolm.errors import raise_all
+
+    line = compose_line(arguments.overrides, arguments.config_dir)
+    raise_all(check(line.config))
+    return line

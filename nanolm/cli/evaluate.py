@@ -1,0 +1,43 @@
+"""`nanolm evaluate`: compute the exact loss of a run on a split."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from nanolm import option_types as types
+from nanolm.cli.arguments import add_checkpoint, add_json
+from nanolm.json_text import dump_json
+from nanolm.option_types import Parser
+from nanolm.runs.console import LOSSY
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe("Every token of the split is scored once, in order.")
+    add_checkpoint(parser)
+    parser.add("--split", check=types.nonempty, default="val", help="train, val or test (default: val)")
+    parser.add(
+        "--stride",
+        check=types.COUNT,
+        metavar="N",
+        help="tokens scored per window: a smaller N gives each token more context (default: the context length)",
+    )
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the loss and the bits per byte."""
+    from nanolm.inference.evaluate import evaluate
+    from nanolm.inference.load import load_run
+
+    loaded = load_run(arguments.run, arguments.checkpoint, arguments.device, arguments.plugins, arguments.weights)
+    result = evaluate(loaded, arguments.split, arguments.stride)
+    if arguments.json:
+        print(dump_json(result))
+    else:
+        print(
+            f"{result['split']} loss {result['loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
+            f"over {result['tokens']:,} tokens (step {result['step']:,}, stride {result['stride']})"
+            + ("" if result["lossless"] else f"; {LOSSY}")
+        )
+    return 0

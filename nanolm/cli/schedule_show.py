@@ -1,0 +1,144 @@
+"""`nanolm schedule show`: plot the learning rate schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from argparse import Namespace
+
+from nanolm import terminal
+from nanolm.cli.arguments import add_json, add_overrides, add_png, compose
+from nanolm.config.fields import flat
+from nanolm.config.run import Config
+from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
+from nanolm.files import write_output_file
+from nanolm.json_text import dump_json
+from nanolm.option_types import Parser
+from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
+from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
+from nanolm.training import schedules
+
+MAX_WIDTH = 100
+
+# More than a terminal has dots and a PNG has pixels. For runs of up to this many steps, all are computed.
+POINTS = 2000
+
+# The fractional part of the golden ratio: its multiples modulo 1 are evenly spread and match no period.
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+X_LABEL = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate of a run.
+
+    Attributes:
+        name: name of the schedule.
+        settings: its settings as plain values, by key without the group.
+        max_steps: number of optimizer steps.
+        warmup_steps: number of warmup steps.
+        steps: the computed steps, counted from 0: all, or those of `sample_steps`.
+        lrs: learning rates at these steps, before lr_multipliers.
+        note: what the curve cannot show, or "".
+    """
+
+    name: str
+    settings: dict[str, object]
+    max_steps: int
+    warmup_steps: int
+    steps: list[int]
+    lrs: list[float]
+    note: str = ""
+
+    def title(self) -> str:
+        """Summarise the schedule in one line."""
+        return (
+            f"{self.name}: {self.max_steps:,} steps, {self.warmup_steps:,} of them warmup; lr from {self.lrs[0]:.3g} "
+            f"to {self.lrs[-1]:.3g}, between {min(self.lrs):.3g} and {max(self.lrs):.3g}"
+        )
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command."""
+    parser.describe(f"--json prints the lr of every step, or of a sample of the steps of runs over {POINTS:,} steps.")
+    add_overrides(parser)
+    add_png(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the curve, or the lr of each step as JSON; write the PNG if one is requested."""
+    if arguments.png is not None:
+        require_outside_runs(arguments.png, OVERWRITES)
+    schedule = make_schedule(compose(arguments).config)
+    if arguments.png is not None:
+        write_output_file("--png", arguments.png, to_png(schedule))
+    if arguments.json:
+        values = {
+            "scheduler": schedule.name,
+            "settings": schedule.settings,
+            "max_steps": schedule.max_steps,
+            "warmup_steps": schedule.warmup_steps,
+            "steps": schedule.steps,
+            "lr": schedule.lrs,
+        }
+        print(dump_json(values))
+        return 0
+    lines = [schedule.title(), draw(schedule, min(terminal.width(), MAX_WIDTH))]
+    terminal.write("\n".join([*lines, *([schedule.note] if schedule.note else [])]))
+    if arguments.png is not None:
+        terminal.write(f"\nwritten to {arguments.png}")
+    return 0
+
+
+def make_schedule(config: Config) -> Schedule:
+    """Compute the learning rates of a run with these checked settings."""
+    scheduler, max_steps = config.scheduler, config.trainer.max_steps
+    steps = sample_steps(max_steps, scheduler)
+    lrs = [config.optimizer.lr * schedules.factor(step, max_steps, scheduler) for step in steps]
+    settings = {key.removeprefix("scheduler."): value for key, value in flat(config).items() if "scheduler." in key}
+    is_plateau = isinstance(scheduler, PlateauConfig)
+    note = "drawn as if the validation loss improved at every evaluation" if is_plateau else ""
+    return Schedule(scheduler.name, settings, max_steps, warmup_of(scheduler, max_steps), steps, lrs, note)
+
+
+def sample_steps(max_steps: int, scheduler: SchedulerConfig) -> list[int]:
+    """Choose the steps at which to compute a schedule, in order: all in a short run, else a few thousand.
+
+    The sample contains the first and the last step, the corners of the schedule (at most POINTS of them), and one step
+    in each of POINTS equal parts of the run. The place within the parts varies, so that a periodic schedule is not
+    sampled at the same phase each time.
+    """
+    if max_steps <= POINTS:
+        return list(range(max_steps))
+    spread = (int((part + part * GOLDEN % 1) * max_steps / POINTS) for part in range(POINTS))
+    corners = itertools.islice(schedules.corners(max_steps, scheduler), POINTS)
+    return sorted({step for step in (0, *spread, *corners, max_steps - 1) if 0 <= step < max_steps})
+
+
+def draw(schedule: Schedule, width: int) -> str:
+    """Plot lr over steps as lines of text."""
+    highest = max(schedule.lrs)
+    ticks = [highest * n / 4 for n in range(5)]
+    return terminal_plot([Curve(schedule.steps, schedule.lrs)], width, X_LABEL, "lr", y_ticks=ticks)
+
+
+def to_png(schedule: Schedule) -> bytes:
+    """Plot lr over steps as a PNG file.
+
+    Raises:
+        SettingsError: matplotlib is not installed.
+    """
+    with importing_matplotlib():
+        from matplotlib.figure import Figure
+    figure = Figure(figsize=(7, 3.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(schedule.steps, schedule.lrs, color="#1f4e79")
+    axes.set_title(schedule.title(), fontsize=8)
+    axes.set_xlabel(X_LABEL)
+    axes.set_ylabel("lr")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    return encode(figure)
