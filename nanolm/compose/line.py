@@ -40,8 +40,20 @@ if TYPE_CHECKING:
 # Settings that name a folder, with an example.
 FOLDERS = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep", "resume": "outputs/my_run"}
 
-# What was composed before, by its words.
-Bases = dict[tuple[str, ...], DictConfig]
+# What was composed before, by its overrides: nanolm's settings, and the option chosen in each group.
+Bases = dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposedJob:
+    """The settings of one job of a sweep.
+
+    Attributes:
+        choices: the option chosen in each group, for people to read.
+    """
+
+    config: Config
+    choices: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,12 +254,12 @@ def compose_config(words: Sequence[str], bases: Bases) -> Config:
         SettingsError: with every mistake in the line.
     """
     try:
-        return _from_bases(parse(as_hydra_reads(words)), bases)
+        return _from_bases(parse(as_hydra_reads(words)), bases).config
     except Exception:
         return compose_line(words).config
 
 
-def _from_bases(line: Sequence[Override], bases: Bases) -> Config:
+def _from_bases(line: Sequence[Override], bases: Bases) -> ComposedJob:
     values = [override for override in line if is_plain_value(override)]
     others = [override.key_or_group for override in line if override not in values]
     if any(
@@ -258,8 +270,10 @@ def _from_bases(line: Sequence[Override], bases: Bases) -> Config:
     if rest not in bases:
         register_schemas()
         with hydra_context():
-            bases[rest] = without_hydra(compose(rest))
-    return to_config(with_values(bases[rest], values))
+            composed = compose(rest)
+            bases[rest] = without_hydra(composed), choices_of(composed.hydra.runtime.choices)
+    task, choices = bases[rest]
+    return ComposedJob(to_config(with_values(task, values)), choices)
 
 
 def _is_part(key: str, of: str) -> bool:
@@ -272,7 +286,7 @@ def compose_jobs(
     searched: Sequence[str] = (),
     *,
     problems_of: Callable[[Config], list[NanolmError]] = check,
-) -> list[Config]:
+) -> list[ComposedJob]:
     """Composes the jobs of a sweep, each a line without several values, and checks their settings.
 
     Args:
@@ -299,39 +313,46 @@ def compose_jobs(
     every = list({override.input_line: override for line in lines for override in line}.values())
     import_plugins(dict.fromkeys(plugins_named(every, YamlFiles(every, config_dir))))
     bases: Bases = {}
-    configs: list[Config | None] = []
+    composed: list[ComposedJob | None] = []
     for line in lines:
         try:
-            configs.append(_from_bases(line, bases))
+            composed.append(_from_bases(line, bases))
         except Exception:
-            configs.append(None)
+            composed.append(None)
     problems: dict[str, NanolmError] = {}
     asked_about: set[str] = set()
     for at, words in enumerate(jobs):
-        if configs[at] is None and asked_about.issuperset(words):
+        if composed[at] is None and asked_about.issuperset(words):
             continue
         try:
             # What does not compose is composed once more, by the one who says which words are to blame.
-            config = configs[at] or compose_line([*words, *searched], config_dir, multirun=True).config
-            configs[at] = config
-            raise_all(problems_of(config))
+            job = composed[at] or _composed_alone([*words, *searched], config_dir)
+            composed[at] = job
+            raise_all(problems_of(job.config))
         except NanolmError as error:
-            asked_about |= set(words) if configs[at] is None else set()
+            asked_about |= set(words) if composed[at] is None else set()
             found = error.problems if isinstance(error, Problems) else [error]
-            found = [_of_an_option(problem, lines[at], configs) for problem in found]
+            found = [_of_an_option(problem, lines[at], composed) for problem in found]
             problems |= {problem.found: problem for problem in found if problem.found not in problems}
     raise_all(list(problems.values()))
-    return [config for config in configs if config is not None]
+    return [job for job in composed if job is not None]
 
 
-def _of_an_option(problem: NanolmError, line: Sequence[Override], configs: Sequence[Config | None]) -> NanolmError:
+def _composed_alone(words: Sequence[str], config_dir: str | None) -> ComposedJob:
+    line = compose_line(words, config_dir, multirun=True)
+    return ComposedJob(line.config, line.choices)
+
+
+def _of_an_option(
+    problem: NanolmError, line: Sequence[Override], composed: Sequence[ComposedJob | None]
+) -> NanolmError:
     """Names the option that lacks a setting, where other jobs of the sweep have it."""
     for override in line:
         key = override.key_or_group
         if problem.found == f"there is no setting {key!r}":
             group = key.split(".")[0]
             chosen = [other.input_line or "" for other in line if other.key_or_group in (group, *GLOBAL_GROUPS)]
-            if chosen and any(config is not None and key in flat(config) for config in configs):
+            if chosen and any(job is not None and key in flat(job.config) for job in composed):
                 return lacking(chosen[-1:], key, ["another job"], override.input_line or key)
     return problem
 

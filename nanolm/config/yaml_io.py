@@ -28,6 +28,8 @@ from nanolm.registry import GROUPS
 # Stands for the string "???" while OmegaConf holds it, for which it is a missing value. From a private use area.
 _QUESTION_MARKS = "\uf8ff???\uf8ff"
 
+_CONFIG_HINT = "it is written by `nanolm train`; take it from a copy of the run"
+
 
 def to_config(composed: DictConfig) -> Config:
     """The dataclasses behind a composed config, with every interpolation resolved.
@@ -67,16 +69,29 @@ def load_yaml(path: Path) -> Config:
     Raises:
         RunError: the file is missing, is not such YAML, or does not fit the schema.
     """
-    hint = "it is written by `nanolm train`; take it from a copy of the run"
     try:
-        raw = yaml.load(path.read_bytes(), Loader=_loader())
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise RunError(f"there is no {path.name}", where=str(path.parent), hint="name a run directory") from error
+    except OSError as error:
+        raise _unreadable(error, path) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str | bytes, path: Path) -> Config:
+    """Parse settings that `save_yaml` wrote. Nothing in the text is resolved, looked up or executed.
+
+    Args:
+        path: the file to name in errors.
+
+    Raises:
+        RunError: the text is not such YAML, or does not fit the schema.
+    """
+    hint = _CONFIG_HINT
+    try:
+        raw = yaml.load(text, Loader=_loader())
     except Exception as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RunError(f"config.yaml cannot be read: {reason}", where=place, hint=hint) from error
+        raise _unreadable(error, path) from error
     if not isinstance(raw, dict):
         raise RunError("config.yaml holds no settings", where=str(path), hint=hint)
     if _has_interpolation(raw):
@@ -112,6 +127,13 @@ def load_yaml(path: Path) -> Config:
         raise RunError(f"config.yaml does not fit: {summarize_error(error)}", where=str(path), hint=hint) from error
     except KeyError as error:
         raise RunError(f"config.yaml has a missing or an unknown key: {error}", where=str(path), hint=hint) from error
+
+
+def _unreadable(error: Exception, path: Path) -> RunError:
+    mark = getattr(error, "problem_mark", None)
+    reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
+    place = f"{path}:{mark.line + 1}" if mark else str(path)
+    return RunError(f"config.yaml cannot be read: {reason}", where=place, hint=_CONFIG_HINT)
 
 
 def missing_values(composed: DictConfig) -> list[NanolmError]:

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
-from nanolm.compose import quoted
 from nanolm.errors import NanolmError
 from nanolm.files import write_text
 from nanolm.signals import Stopped
@@ -134,11 +133,11 @@ class Driver:
 
     def _launch(self, batch: Sequence[Job]) -> None:
         """Has the launcher run some jobs, and takes note of those that are not to be tried again."""
-        words = [[*job.words, f"hydra.sweep.subdir={quoted(job.run.path.name)}"] for job in batch]
+        overrides = [launchers.job_overrides(job) for job in batch]
         results: list[JobResult | None] = [None] * len(batch)
         problem = ""
         try:
-            returned = self._make_launcher().launch(words, initial_job_idx=self._launched)
+            returned = self._make_launcher().launch(overrides, initial_job_idx=self._launched)
             results = [_result(job_return) for job_return in returned]
         except NanolmError:
             raise
@@ -168,9 +167,14 @@ class Driver:
     def _make_launcher(self) -> Any:
         if self._launcher is None:
             from hydra.core.plugins import Plugins
+            from hydra.types import HydraContext
 
+            context = HydraContext(
+                config_loader=launchers.PlannedJobLoader(self._hydra_context.config_loader.get_search_path()),
+                callbacks=self._hydra_context.callbacks,
+            )
             self._launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=self._hydra_context, task_function=self.job, config=self._config
+                hydra_context=context, task_function=self.job, config=self._config
             )
         return self._launcher
 

@@ -1,14 +1,59 @@
-"""What a sweep must know of the launcher that runs its jobs, and how the cores are shared out among them."""
+"""The launcher of a sweep: its limits, the threads of each job, and how it receives the planned settings."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig, open_dict, read_write
+
+from nanolm.compose import import_plugins
+from nanolm.compose.hydra_app import CheckedConfigLoader
+from nanolm.config.interpolation import escape
+from nanolm.config.yaml_io import parse_yaml, save_yaml, to_omegaconf
 from nanolm.errors import SettingsError
+from nanolm.json_text import dump_json, parse_json
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from nanolm.sweeps.planning import Job
+
+# The override that carries a planned job. Hydra's launchers leave overrides that begin with "hydra." out of their logs.
+PLANNED = "hydra.planned="
+
+
+def job_overrides(job: Job) -> list[str]:
+    """Return what a launcher passes to `PlannedJobLoader` for a job, from whichever process it runs the job in."""
+    planned = {
+        "folder": job.run.path.name,
+        "plugins": job.config.plugins,
+        "choices": job.choices,
+        "settings": save_yaml(job.config),
+    }
+    return [PLANNED + dump_json(planned)]
+
+
+class PlannedJobLoader(CheckedConfigLoader):
+    """Config loader that hands a launcher the settings of a job as they were planned, without composing them again."""
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Return the configuration of a job: its planned settings and the Hydra settings of the sweep.
+
+        Args:
+            master_config: the configuration of the sweep.
+            sweep_overrides: the result of `job_overrides`.
+        """
+        (override,) = sweep_overrides
+        planned = parse_json(override.removeprefix(PLANNED))
+        import_plugins(planned["plugins"])
+        settings = to_omegaconf(parse_yaml(planned["settings"], Path(planned["folder"])))
+        composed = master_config.copy()
+        with read_write(composed), open_dict(composed):
+            for name in settings:
+                composed[name] = settings._get_node(name)
+            composed.hydra.sweep.subdir = escape(planned["folder"])
+            composed.hydra.runtime.choices = {**composed.hydra.runtime.choices, **planned["choices"]}
+        return composed
 
 
 def is_in_process(config: DictConfig) -> bool:

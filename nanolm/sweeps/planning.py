@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from nanolm import shell
-from nanolm.compose import as_hydra_reads, compose_jobs, parse
+from nanolm.compose import ComposedJob, as_hydra_reads, compose_jobs, parse
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config.fields import flat
 from nanolm.config.identity import differing, identity
@@ -59,12 +59,14 @@ class Job:
     """One run of a sweep, planned.
 
     Attributes:
-        key: the hash of what decides the run's outcome, with which its folder ends.
+        swept: the settings in which the jobs differ, as {key: value} for people to read.
+        choices: the option chosen in each group, as the run records it.
+        key: a hash of the settings that decide the run's result; the folder's name ends with it.
     """
 
-    words: tuple[str, ...]
     swept: dict[str, str]
     config: Config
+    choices: dict[str, str]
     key: str
     run: RunDirectory
 
@@ -134,14 +136,14 @@ def plan(
             not a run's.
         PathError: the folders cannot be made.
     """
-    configs = compose_jobs([combination.words for combination in wanted], config_dir, searched)
-    unique: dict[str, tuple[Combination, Config]] = {}
+    composed = compose_jobs([combination.words for combination in wanted], config_dir, searched)
+    unique: dict[str, tuple[Combination, ComposedJob]] = {}
     problems: dict[str, SettingsError] = {}
-    for combination, config in zip(wanted, configs, strict=True):
-        key = key_of(config)
+    for combination, job in zip(wanted, composed, strict=True):
+        config, key = job.config, key_of(job.config)
         if key not in unique:
-            unique[key] = combination, config
-        elif apart := differing(unique[key][1], config):
+            unique[key] = combination, job
+        elif apart := differing(unique[key][1].config, config):
             text = ", ".join(apart)
             problems[text] = SettingsError(
                 f"jobs differ only in {text}, which does not decide what a run comes to: they would share a folder",
@@ -168,8 +170,8 @@ def plan(
     names = {key: name_of(combination.swept, key) for key, (combination, _) in unique.items()}
     folders = _reserve(directory, names)
     return [
-        Job(combination.words, combination.swept, config, key, RunDirectory(folders[key]))
-        for key, (combination, config) in unique.items()
+        Job(combination.swept, job.config, job.choices, key, RunDirectory(folders[key]))
+        for key, (combination, job) in unique.items()
     ]
 
 

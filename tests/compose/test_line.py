@@ -97,7 +97,7 @@ def test_config_dir_and_searchpath_are_both_searched(
     words = [f"hydra.searchpath=~/{other}", "size=own"]
     assert compose_line(words, str(tmp_path / config_dir)).config.size.d_model == 24
     jobs = compose_jobs([["size=own", "seed=1"], ["seed=2"]], str(tmp_path / config_dir), words[:1])
-    assert [job.size.d_model for job in jobs] == [24, 128]
+    assert [job.config.size.d_model for job in jobs] == [24, 128]
     for word in (f"hydra.searchpath=[{tmp_path}/none]", "hydra.searchpath="):
         assert "there is no folder" in problems(word)
 
@@ -235,7 +235,7 @@ def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
         ["scheduler=product", "scheduler.parts=[cosine,step]", "logger.project='a, b'", "logger.group=null"],
         ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],
     ]
-    assert compose_jobs(jobs) == [compose_line(words).config for words in jobs]
+    assert [job.config for job in compose_jobs(jobs)] == [compose_line(words).config for words in jobs]
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
 )
 def test_jobs_are_set_in_the_order_of_their_line(words: tuple[str, ...], hidden: int) -> None:
     (job,) = compose_jobs([words])
-    assert job.optimizer.lr_multipliers.hidden == hidden
-    assert job == compose_line(words).config
+    assert job.config.optimizer.lr_multipliers.hidden == hidden
+    assert job.config == compose_line(words).config
 
 
 def test_a_key_may_be_added_to_a_part_of_a_list() -> None:
     parts = ("scheduler=chain", "scheduler.boundaries=[100]", "scheduler.parts=[{name:step},cosine_restarts]")
     lines = [(*parts, f"+scheduler.parts.0.gamma={gamma}") for gamma in (0.5, 0.6)]
-    assert [job.scheduler.parts[0]["gamma"] for job in compose_jobs(lines)] == [0.5, 0.6]  # type: ignore[attr-defined]
+    assert [job.config.scheduler.parts[0]["gamma"] for job in compose_jobs(lines)] == [0.5, 0.6]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def check_points(
         SettingsError: a value is wrong in itself, or no point is right.
     """
     points = [[*fixed, *as_overrides(point)] for point in probes(space)]
-    (first,) = compose_jobs(points[:1], problems_of=lambda config: list(outside_bounds(config)), **looks_in)
+    (job,) = compose_jobs(points[:1], problems_of=lambda config: list(outside_bounds(config)), **looks_in)
+    first = job.config
     known = flat(first)
     raise_all(
         [
@@ -156,7 +157,8 @@ def check_points(
         ]
         + check_length(settings, first.trainer.max_steps)
     )
-    composed = compose_jobs(points, problems_of=lambda config: list(outside_bounds(config)), **looks_in)
+    jobs = compose_jobs(points, problems_of=lambda config: list(outside_bounds(config)), **looks_in)
+    composed = [job.config for job in jobs]
     found = [{problem.found: problem for problem in check(config)} for config in composed]
     # What is wrong everywhere has nothing to do with the values that are searched.
     raise_all([problem for text, problem in found[0].items() if all(text in others for others in found)])
@@ -239,13 +241,11 @@ class Search:
         """How each trial stands that was begun."""
         trials = [trial for trial in self.opened.trials() if FOLDER in trial.user_attrs]
         wanted = [self._combination(trial.number) for trial in trials]
-        configs = compose_jobs([combination.words for combination in wanted], **self.looks_in)
+        composed = compose_jobs([combination.words for combination in wanted], **self.looks_in)
         found = []
-        for trial, (words, swept), config in zip(
-            trials, ((each.words, each.swept) for each in wanted), configs, strict=True
-        ):
+        for trial, combination, each in zip(trials, wanted, composed, strict=True):
             run = RunDirectory(self.directory / trial.user_attrs[FOLDER])
-            job = Job(words, swept, config, key_of(config), run)
+            job = Job(combination.swept, each.config, each.choices, key_of(each.config), run)
             found.append(Outcome(trial.number, job, read(job), trial.state.is_finished()))
         return found
 
