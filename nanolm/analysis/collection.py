@@ -20,7 +20,7 @@ import yaml
 
 from nanolm.analysis.edits import note_of_edits
 from nanolm.config.interpolation import map_strings, unescape
-from nanolm.config.roles import is_quiet
+from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.json_text import parse_json
@@ -128,7 +128,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     keys = list(dict.fromkeys(key for run in readable for key in run.settings))
     apart = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
     texts = {run.summary.get("corpus") for run in readable}
-    loud = [key for key in apart if not is_quiet(key) or (key == "dataset.path" and len(texts) > 1)]
+    loud = [key for key in apart if affects_results(key) or (key == "dataset.path" and len(texts) > 1)]
     return {key: [run.settings.get(key) for run in runs] for key in loud or apart}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from nanolm.analysis import metrics as figures
 from nanolm.analysis.collection import Run, differing, told_apart, values_of
-from nanolm.config.roles import is_quiet
+from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.runs.console import LOSSY
 
@@ -333,7 +333,7 @@ def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) 
     One whose settings cannot be read stands alone.
     """
     apart = differing([one.run for one in measured])
-    keys = [key for key in apart if key != "seed" and not is_quiet(key)]
+    keys = [key for key in apart if key != "seed" and affects_results(key)]
     groups: dict[str, list[_Measured]] = {}
     for one in measured:
         run = one.run

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanolm.config.roles import MAY_CHANGE, is_quiet
+from nanolm.config.roles import is_resumable
 from nanolm.json_text import dump_json, parse_json
 
 # The number of changed settings that a note names.
@@ -28,10 +28,11 @@ def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
         recorded any.
     """
     recorded = _recorded(checkpoints)
+    scheduler = str(recorded.get("scheduler.name"))
     changed = [
         f"{key}: {_shown(old)} -> {_shown(settings[key])}"
         for key, old in recorded.items()
-        if key in settings and not _is_same(old, settings[key]) and not _may_change(key, recorded)
+        if key in settings and not _is_same(old, settings[key]) and not is_resumable(key, scheduler)
     ]
     if not changed:
         return ""
@@ -57,12 +58,6 @@ def _is_same(old: Any, new: Any) -> bool:
         with contextlib.suppress(ValueError):
             return float(new) == old
     return bool(old == new)
-
-
-def _may_change(key: str, settings: Mapping[str, Any]) -> bool:
-    if key == "trainer.eval_every" and settings.get("scheduler.name") == "plateau":
-        return False
-    return key in MAY_CHANGE or is_quiet(key)
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from nanolm import option_types as types
 from nanolm.analysis.collection import plain_settings, short_names
 from nanolm.cli.arguments import add_json
-from nanolm.config.roles import is_quiet
+from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, raise_all
 from nanolm.files import user_path
 from nanolm.json_text import dump_json
@@ -116,7 +116,7 @@ def _print_tables(sides: list[Side], settings: list[Pair], made_with: list[Pair]
     console = Console()
     names = short_names([side.path for side in sides])
     # Settings that do not affect the results.
-    minor = [] if shows_all else [pair.key for pair in settings if is_quiet(pair.key)]
+    minor = [] if shows_all else [pair.key for pair in settings if not affects_results(pair.key)]
     settings = [pair for pair in settings if pair.key not in minor]
     for title, pairs in (("setting", settings), ("made with", made_with)):
         if pairs:

@@ -11,6 +11,8 @@ from nanolm.analysis import metrics
 from nanolm.analysis.collection import Run, find, told_apart
 from nanolm.analysis.comparison import comparability, texts_of
 from nanolm.cli.arguments import add_json, add_runs
+from nanolm.config.fields import Trait
+from nanolm.config.roles import has_trait
 from nanolm.errors import RunError
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
@@ -18,9 +20,6 @@ from nanolm.wording import short_number
 
 if TYPE_CHECKING:
     from nanolm.analysis.scaling import Fit, Point
-
-# Settings that the law accounts for.
-VARIED = {"seed", "size", "trainer.max_steps", "trainer.batch_size", "trainer.gradient_accumulation"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -88,7 +87,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
         notes.append(
             f"{len(runs) - len(points)} of {len(runs)} runs were ignored: count-based, not completed, or without a loss"
         )
-    others = [key for key in told_apart(trained) if key not in VARIED and not key.startswith("size.")]
+    others = [key for key in told_apart(trained) if not has_trait(key, Trait.scale)]
     if others:
         notes.append(f"the runs also differ in {', '.join(others)}, which the law does not account for")
     epochs = max(

@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
+from nanolm.config.fields import MISSING, setting_of
 from nanolm.config.interpolation import escape
 from nanolm.config.run import BASE_SCHEMAS, Config
 from nanolm.files import user_path
@@ -65,7 +66,7 @@ def _path_fields() -> dict[str, bool]:
     found: dict[str, bool] = {}
     for prefix, schema in [("", Config), *((f"{group}.", schema) for group, schema in schemas)]:
         for field in dataclasses.fields(schema):
-            if field.metadata.get("path"):
+            if setting_of(field).is_path:
                 key = f"{prefix}{field.name}"
                 found[key] = found.get(key, True) and "None" in str(field.type)
     return found

@@ -1,140 +1,151 @@
-"""Where the text comes from, and what is held out."""
+"""Datasets: the source of the text and its validation and test splits."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare, path_field
+from nanolm.config.fields import MISSING, Choice, Role, declare, setting
 from nanolm.registry import DATASETS
 
 
-class SplitBy(enum.Enum):
-    """What is held out for validation and test.
+class SplitBy(Choice):
+    """Units of the validation and test splits."""
 
-    fraction: the end of the text, as it stands; the cut may go through a document.
-    document: whole documents, drawn at random.
-    line: single lines, drawn at random.
-    """
-
-    fraction = "fraction"
-    document = "document"
-    line = "line"
+    fraction = "fraction", "The end of the text; the cut may go through a document."
+    document = "document", "Whole documents, drawn at random."
+    line = "line", "Single lines, drawn at random."
 
 
-class Newlines(enum.Enum):
-    """Line ends: kept as they stand, or CRLF and lone CR made LF."""
+class Newlines(Choice):
+    """Treatments of line ends."""
 
-    keep = "keep"
-    normalize = "normalize"
-
-
-class Bom(enum.Enum):
-    """A byte order mark (U+FEFF) that begins a document: kept as a character, or taken off."""
-
-    keep = "keep"
-    strip = "strip"
+    keep = "keep", "Line ends are not changed."
+    normalize = "normalize", "CRLF and lone CR become LF."
 
 
-class Nul(enum.Enum):
-    """Text in which more than 1% of the characters are NUL (U+0000), and at least 4: refused, or read as it stands.
+class Bom(Choice):
+    """Treatments of a byte order mark (U+FEFF) at the start of a document."""
 
-    Such a file is usually UTF-16 without a byte order mark, or no text.
-    """
+    keep = "keep", "It is a character of the text."
+    strip = "strip", "It is removed."
 
-    refuse = "refuse"
-    allow = "allow"
+
+class Nul(Choice):
+    """Treatments of text in which more than 1% of the characters, and at least 4, are NUL (U+0000)."""
+
+    refuse = "refuse", "Such text is an error: it is usually binary, or UTF-16 without a byte order mark."
+    allow = "allow", "NUL is a character of the text."
 
 
 @dataclasses.dataclass
 class DatasetConfig:
-    """What every dataset has: how much is held out, by what, and how line ends, byte order marks and NULs are read."""
+    """Settings of every dataset."""
 
     name: str = MISSING
-    val_fraction: float = bounded(
-        0.1, gt=0, lt=1, off="0.01 keeps it small; it cannot be switched off: runs are judged by their validation loss"
+    val_fraction: float = setting(
+        0.1,
+        doc="Fraction of the text for validation, where the dataset has no validation split of its own.",
+        gt=0,
+        lt=1,
+        off="0.01 keeps it small; it cannot be disabled, since runs are judged by their validation loss",
     )
-    # 0: there is no test split.
-    test_fraction: float = bounded(0.0, ge=0, lt=1, off="0 keeps no test split")
-    split_by: SplitBy = SplitBy.fraction
-    # Draws the documents or lines that are held out; apart from `seed`, so that all seeds are scored on the same text.
-    split_seed: int = bounded(1337, ge=0, lt=2**63)
-    newlines: Newlines = Newlines.keep
-    bom: Bom = Bom.keep
-    nul: Nul = Nul.refuse
+    test_fraction: float = setting(
+        0.0, doc="Fraction of the text for a test split. 0: no test split.", ge=0, lt=1, off="0 keeps no test split"
+    )
+    split_by: SplitBy = setting(SplitBy.fraction, doc="What is held out for validation and test.")
+    split_seed: int = setting(
+        1337,
+        doc="Seed of the random split. It is separate from `seed`, so that runs with different seeds are scored on the "
+        "same text.",
+        ge=0,
+        lt=2**63,
+    )
+    newlines: Newlines = setting(Newlines.keep, doc="Line ends.")
+    bom: Bom = setting(Bom.keep, doc="Byte order mark at the start of a document.")
+    nul: Nul = setting(
+        Nul.refuse, doc="Text with NUL characters: more than 1% of all, and at least 4.", role=Role.runtime
+    )
 
 
 @dataclasses.dataclass
 class PythonDocsConfig(DatasetConfig):
-    """The language reference that comes with every CPython."""
+    """The Python language reference that is part of every CPython installation."""
 
     name: str = "python_docs"
 
 
 @dataclasses.dataclass
 class PythonStdlibConfig(DatasetConfig):
-    """The source of the running CPython's standard library, without its tests; a file a document."""
+    """The source code of the running CPython's standard library without its tests; each file is a document."""
 
     name: str = "python_stdlib"
 
 
+_OWN_SPLIT = "Files, directory or glob of the {} split. null: a fraction of `path`."
+
+
 @dataclasses.dataclass
 class TextConfig(DatasetConfig):
-    """Anyone's text: a file, a folder (every file in it) or a glob such as 'notes/**/*.md'; a file a document."""
+    """Text files; each file is a document."""
 
     name: str = "text"
-    path: str = path_field()
-    # Files, folders or globs of their own, in place of a fraction of `path`.
-    val_path: str | None = path_field(None)
-    test_path: str | None = path_field(None)
+    path: str = setting(
+        doc="A file, a directory (every file in it) or a glob such as 'notes/**/*.md'.",
+        role=Role.runtime,
+        is_path=True,
+    )
+    val_path: str | None = setting(None, doc=_OWN_SPLIT.format("validation"), role=Role.runtime, is_path=True)
+    test_path: str | None = setting(None, doc=_OWN_SPLIT.format("test"), role=Role.runtime, is_path=True)
 
 
 @dataclasses.dataclass
 class JsonlConfig(DatasetConfig):
-    """JSON objects, one a line; the text of `field` is a document. Blank lines are passed over."""
+    """JSON Lines: one JSON object per line, each a document. Blank lines are skipped."""
 
     name: str = "jsonl"
-    path: str = path_field()
-    field: str = "text"
-    # Files, folders or globs of their own, in place of a fraction of `path`.
-    val_path: str | None = path_field(None)
-    test_path: str | None = path_field(None)
+    path: str = setting(doc="A file, a directory (every file in it) or a glob.", role=Role.runtime, is_path=True)
+    field: str = setting("text", doc="Key of the text in each object.")
+    val_path: str | None = setting(None, doc=_OWN_SPLIT.format("validation"), role=Role.runtime, is_path=True)
+    test_path: str | None = setting(None, doc=_OWN_SPLIT.format("test"), role=Role.runtime, is_path=True)
 
 
 @dataclasses.dataclass
 class HuggingFaceConfig(DatasetConfig):
-    """A dataset of the Hugging Face hub, by its name there, or a local folder of parquet or JSON files."""
+    """A dataset of the Hugging Face Hub, or a local directory of parquet or JSON files."""
 
     name: str = "huggingface"
-    path: str = path_field()
-    # The hub's word for it is the configuration of a dataset, such as wikitext-2-raw-v1.
-    subset: str | None = None
-    field: str = "text"
-    train_split: str = "train"
-    # The dataset's own splits, in place of a fraction of `train_split`.
-    val_split: str | None = None
-    test_split: str | None = None
-    # Read as it comes; false fetches all of it into the cache of `datasets` first.
-    streaming: bool = True
-    # Reads the first so many documents of each split; null: all.
-    max_documents: int | None = bounded(None, ge=1, off="null reads all documents")
+    path: str = setting(doc="Name on the Hub, or a local directory.", role=Role.runtime, is_path=True)
+    subset: str | None = setting(
+        None, doc="Configuration of the dataset, such as wikitext-2-raw-v1. null: its only or default one."
+    )
+    field: str = setting("text", doc="Column of the text.")
+    train_split: str = setting("train", doc="Name of the training split.")
+    val_split: str | None = setting(None, doc="Name of the validation split. null: a fraction of `train_split`.")
+    test_split: str | None = setting(None, doc="Name of the test split. null: a fraction of `train_split`.")
+    streaming: bool = setting(
+        True, doc="Read documents while they are downloaded; false downloads all into the cache of `datasets` first."
+    )
+    max_documents: int | None = setting(
+        None, doc="Read only this many documents of each split. null: all.", ge=1, off="null reads all documents"
+    )
 
 
 @dataclasses.dataclass
 class DownloadConfig(DatasetConfig):
-    """A text fetched once into the cache, or read from `path`; either way it must have this sha256.
-
-    sha256 null takes whatever comes, for a file that is issued anew now and then; the run still records what it read.
-    """
+    """A text that is downloaded once into the cache, or read from `path`."""
 
     name: str = "download"
-    url: str = MISSING
-    sha256: str | None = MISSING
-    path: str | None = path_field(None)
-    # Keeps what stands between Project Gutenberg's "*** START OF" and "*** END OF" lines.
-    strip_gutenberg: bool = False
+    url: str = setting(doc="Address of the text.")
+    sha256: str | None = setting(
+        doc="Required SHA-256 of the file, in hexadecimal. null: any file; for files that are reissued from time to "
+        "time. The run records the SHA-256 of the text that it read."
+    )
+    path: str | None = setting(
+        None, doc="A local copy of the file. null: download it.", role=Role.runtime, is_path=True
+    )
+    strip_gutenberg: bool = setting(
+        False, doc="Keep only the text between Project Gutenberg's '*** START OF' and '*** END OF' lines."
+    )
 
 
 declare(DATASETS, PythonDocsConfig, PythonStdlibConfig, TextConfig, JsonlConfig, HuggingFaceConfig, DownloadConfig)

@@ -1,4 +1,4 @@
-"""What a setting is: its default, the range of its value, and how settings are walked through."""
+"""Declare a setting: its default, bounds, documentation and role, on the field of a dataclass."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 import enum
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-from omegaconf import MISSING
 
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.registry import Registry
+
+# The value of a setting without a default. OmegaConf uses the same string for a missing value.
+MISSING: Any = "???"
 
 BOUNDS = {
     "ge": (operator.ge, "at least"),
@@ -21,43 +22,117 @@ BOUNDS = {
     "lt": (operator.lt, "less than"),
 }
 
-# Whole numbers are less than this, as in 64 bits.
+# Integers must be smaller than this in magnitude, to fit into 64 bits.
 LARGEST = 2**63
 
 
-def bounded(default: Any = MISSING, *, off: str = "", **bounds: float) -> Any:
-    """A field with a default and the range its value must lie in.
+class Role(enum.Enum):
+    """What a setting is for. nanolm.config.roles derives from it what may change on resume and what is compared."""
+
+    # Decides the numbers that a run computes.
+    experiment = "experiment"
+    # Where and how a run is computed and stored.
+    runtime = "runtime"
+    # What is logged and shown.
+    reporting = "reporting"
+
+
+class Trait(enum.Enum):
+    """What a rule needs to know of a setting besides its role."""
+
+    # A runtime setting that changes results, but only by floating-point rounding.
+    rounding = "rounding"
+    # How long a run trains or when it is evaluated.
+    horizon = "horizon"
+    # Number of parameters or tokens, or random variation: what a scaling law relates to the loss.
+    scale = "scale"
+    # Text or tokens that losses are measured on: losses per token with different values are not comparable.
+    loss_unit = "loss_unit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Facts about a setting, stored in its field's metadata.
+
+    Attributes:
+        doc: documentation, in full sentences, with the unit and the meaning of null.
+        role: what it is for.
+        traits: further facts that a rule needs.
+        bounds: limits of a number by the names in BOUNDS.
+        off: the value that disables the setting, with an explanation, for hints: "null disables clipping".
+            {trainer.max_steps} is replaced by the value of that setting.
+        is_path: a path on the command line needs no quotes, and a leading ~/ is the home folder.
+        in_context: a number of positions, at most size.context_length.
+    """
+
+    doc: str = ""
+    role: Role = Role.experiment
+    traits: frozenset[Trait] = frozenset()
+    bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    off: str = ""
+    is_path: bool = False
+    in_context: bool = False
+
+
+_UNDECLARED = Setting()
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    doc: str,
+    role: Role = Role.experiment,
+    traits: tuple[Trait, ...] = (),
+    off: str = "",
+    is_path: bool = False,
+    in_context: bool = False,
+    default_factory: Callable[[], Any] | None = None,
+    **bounds: float,
+) -> Any:
+    """Declare a setting as the field of a dataclass.
 
     Args:
-        off: the value that switches off what the setting does, with the words behind it, as a hint for values out of
-            range: "null switches clipping off". {trainer.max_steps} stands for that setting.
+        default: its default; without one, the user must give a value.
+        default_factory: makes the default, for lists and nested dataclasses.
         bounds: ge, gt, le, lt.
+        doc, role, traits, off, is_path, in_context: see Setting.
     """
-    return dataclasses.field(default=default, metadata={"bounds": bounds, "off": off})
+    metadata = {"setting": Setting(doc, role, frozenset(traits), bounds, off, is_path, in_context)}
+    if default_factory is not None:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def in_context(default: int) -> Any:
-    """A count of positions, of a mask: from 1 to size.context_length."""
-    return dataclasses.field(default=default, metadata={"bounds": {"ge": 1}, "in_context": True})
+def setting_of(field: dataclasses.Field[Any]) -> Setting:
+    """Return the facts about a setting; those of an undeclared one, as in a plugin's dataclass, are the defaults."""
+    return field.metadata.get("setting", _UNDECLARED)
 
 
-def path_field(default: Any = MISSING) -> Any:
-    """A field that is a path: on the command line it needs no quotes, and a leading ~/ is the home folder."""
-    return dataclasses.field(default=default, metadata={"path": True})
+class Choice(enum.Enum):
+    """Values of a setting, each with its documentation: `name = "name", "What it does."`."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> Choice:
+        """Create a member with a documentation."""
+        member = object.__new__(cls)
+        member._value_ = value
+        member.doc = doc
+        return member
 
 
 def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
-    """Every number that is not in its range, or is not finite."""
+    """Find every number that is out of its range or not finite."""
     for key, field, value in leaves(config, prefix):
+        declared = setting_of(field)
         for place, number in _numbers(key, value):
-            if wrong := _wrong_with(number, field.metadata.get("bounds", {})):
-                off = field.metadata.get("off", "").format_map(vars(config))
-                hint = f"{key}={off}" if off else ""
-                yield SettingsError(f"{place} is {number}, and must be {wrong}", where=key, hint=hint)
+            if violated := _violated(number, declared.bounds):
+                hint = f"{key}={declared.off.format_map(vars(config))}" if declared.off else ""
+                yield SettingsError(f"{place} is {number}, and must be {violated}", where=key, hint=hint)
 
 
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
-    """The numbers of a value, in lists and tables too, each with its place."""
+    """The numbers in a value, and in the lists and mappings in it, each with its place."""
     if isinstance(value, int | float):
         yield key, value
     elif isinstance(value, list | tuple):
@@ -68,8 +143,8 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:
             yield from _numbers(f"{key}.{name}", item)
 
 
-def _wrong_with(number: int | float, bounds: dict[str, float]) -> str:
-    """What a number must be and is not; an empty string where nothing is wrong with it."""
+def _violated(number: int | float, bounds: Mapping[str, float]) -> str:
+    """The conditions that a number violates; an empty string if there are none."""
     if isinstance(number, float) and not math.isfinite(number):
         return "a finite number"
     if abs(number) >= LARGEST and isinstance(number, int):
@@ -84,7 +159,7 @@ def _wrong_with(number: int | float, bounds: dict[str, float]) -> str:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every setting of a dataclass and the dataclasses in it: its dotted key, its field, its value."""
+    """Iterate over the settings of a dataclass and of those nested in it: dotted key, field and value."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = f"{prefix}{field.name}"
@@ -95,16 +170,16 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: enums by their name."""
+    """Convert an enum to its name, as in JSON and YAML; other values are returned unchanged."""
     return value.name if isinstance(value, enum.Enum) else value
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """The settings of a dataclass as {dotted key: plain value}, enums by their name."""
+    """The settings of a dataclass as {dotted key: plain value}."""
     return {key: plain(value) for key, _, value in leaves(config)}
 
 
 def declare(registry: Registry, *schemas: type[Any]) -> None:
-    """Puts the schemas of built-in options into the table of their group. A plugin's own comes with its decorator."""
+    """Register the schemas of built-in options. A plugin's schema is registered by its decorator."""
     for schema in schemas:
         registry.schemas[schema.name] = schema

@@ -1,4 +1,4 @@
-"""The identity of a run's settings: which two runs are the same experiment, and what may change on resume."""
+"""The identity of an experiment: a hash of its settings, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -6,40 +6,37 @@ import hashlib
 from typing import Any
 
 from nanolm.config.fields import flat
-from nanolm.config.roles import MAY_CHANGE, is_quiet
+from nanolm.config.roles import affects_results, is_resumable
 from nanolm.config.run import Config
-from nanolm.config.scheduler import PlateauConfig
 from nanolm.json_text import dump_json
 
 
+def identity(config: Config) -> str:
+    """Hash all settings that may not change on resume. Two runs with the same hash are the same experiment."""
+    decisive = {key: value for key, value in flat(config).items() if not may_change(key, config)}
+    return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()
+
+
 def may_change(key: str, config: Config) -> bool:
-    """Whether a run with these settings may go on with another value for this one."""
-    if key == "trainer.eval_every" and isinstance(config.scheduler, PlateauConfig):
-        return False
-    return key in MAY_CHANGE or is_quiet(key)
+    """Whether a run with these settings may be resumed with another value of one of them."""
+    return is_resumable(key, config.scheduler.name)
 
 
 def recorded(config: Config) -> dict[str, Any]:
-    """The settings that a checkpoint's manifest repeats, as `flat`: all that may change a number."""
-    return {key: value for key, value in flat(config).items() if not is_quiet(key)}
+    """Return the settings that affect results, as `flat` does. The manifest of a checkpoint records them."""
+    return {key: value for key, value in flat(config).items() if affects_results(key)}
 
 
 def differing(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
-    """The settings that are not the same, in order, with both values; None where one does not have it.
+    """Return the settings that differ, by key, with both values; None where one config does not have the setting.
 
-    How a run begins (resume, fork) is none of them.
+    How a run starts (resume, fork) is left out.
     """
     before, after = flat(first), flat(second)
     keys = sorted({*before, *after} - {"resume", "fork"})
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def describe_changes(found: dict[str, tuple[Any, Any]]) -> list[str]:
-    """What `differing` found, as 'key: old -> new'."""
-    return [f"{key}: {before} -> {after}" for key, (before, after) in found.items()]
-
-
-def identity(config: Config) -> str:
-    """A hash of all that decides a run's numbers: two runs with the same one are the same experiment."""
-    decisive = {key: value for key, value in flat(config).items() if not may_change(key, config)}
-    return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()
+def describe_changes(changes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Format what `differing` returned as 'key: old -> new'."""
+    return [f"{key}: {before} -> {after}" for key, (before, after) in changes.items()]

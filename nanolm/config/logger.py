@@ -1,55 +1,58 @@
-"""Who is told of a run."""
+"""Experiment loggers."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import MISSING, Choice, Role, declare, setting
 from nanolm.registry import LOGGERS
 
 
 @dataclasses.dataclass
 class LoggerConfig:
-    """What every logger has. metrics.jsonl is written whatever is chosen here."""
+    """Settings of every logger. metrics.jsonl is written whichever logger is chosen."""
 
     name: str = MISSING
 
 
 @dataclasses.dataclass
 class NoLoggerConfig(LoggerConfig):
-    """metrics.jsonl and the console only."""
+    """No logger besides metrics.jsonl and the console."""
 
     name: str = "none"
 
 
-class WandbMode(enum.Enum):
-    """auto: online when there is an account (an API key) and it answers, else offline."""
+class WandbMode(Choice):
+    """Modes of Weights & Biases."""
 
-    auto = "auto"
-    online = "online"
-    offline = "offline"
+    auto = "auto", "$WANDB_MODE or $WANDB_DISABLED if set; else online with an API key, offline without."
+    online = "online", "Send to the server."
+    offline = "offline", "Write to the run directory only."
 
 
 @dataclasses.dataclass
 class WandbConfig(LoggerConfig):
-    """Weights & Biases. It never stops a run and never changes one."""
+    """Weights & Biases. A failing or slow server never stops a run or changes its results."""
 
     name: str = "wandb"
-    # null: $WANDB_PROJECT, else nanolm
-    project: str | None = None
-    # null: $WANDB_ENTITY, else the account's own
-    entity: str | None = None
-    # null: $WANDB_RUN_GROUP, else the folder of the sweep that the run is a job of
-    group: str | None = None
-    # empty: $WANDB_TAGS
-    tags: list[str] = dataclasses.field(default_factory=list)
-    # auto: $WANDB_MODE or $WANDB_DISABLED, else online with an account
-    mode: WandbMode = WandbMode.auto
-    # Seconds to wait for the server before the run goes on offline.
-    init_timeout: float = bounded(5.0, gt=0, le=86_400)
+    project: str | None = setting(None, doc="W&B project. null: $WANDB_PROJECT, else nanolm.", role=Role.reporting)
+    entity: str | None = setting(
+        None, doc="W&B user or team. null: $WANDB_ENTITY, else the default of the account.", role=Role.reporting
+    )
+    group: str | None = setting(
+        None,
+        doc="W&B group. null: $WANDB_RUN_GROUP, else the directory of the sweep that the run is a job of.",
+        role=Role.reporting,
+    )
+    tags: list[str] = setting(default_factory=list, doc="W&B tags. []: $WANDB_TAGS.", role=Role.reporting)
+    mode: WandbMode = setting(WandbMode.auto, doc="Where metrics are sent.", role=Role.reporting)
+    init_timeout: float = setting(
+        5.0,
+        doc="Seconds to wait for the server before the run continues offline.",
+        role=Role.reporting,
+        gt=0,
+        le=86_400,
+    )
 
 
 declare(LOGGERS, NoLoggerConfig, WandbConfig)

@@ -1,121 +1,93 @@
-"""The parts of a model."""
+"""Model architectures: bigram, n-gram and transformer."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 from typing import ClassVar
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import MISSING, Choice, declare, setting
 from nanolm.registry import MODELS
 
 
-class Positions(enum.Enum):
-    """How a token knows where it stands.
+class Positions(Choice):
+    """Positional encodings."""
 
-    none: it does not, but for what its mask shows it.
-    learned: a trained vector a position, added to the embedding (Radford et al. 2018).
-    sinusoidal: fixed sines and cosines, added to the embedding (Vaswani et al. 2017, section 3.5).
-    rotary: queries and keys are turned by their position (Su et al. 2021).
-    alibi: scores fall with the distance, at a rate for each head (Press et al. 2022).
-    """
-
-    none = "none"
-    learned = "learned"
-    sinusoidal = "sinusoidal"
-    rotary = "rotary"
-    alibi = "alibi"
+    none = "none", "No positional encoding; only the mask orders the positions."
+    learned = "learned", "A learned vector per position, added to the embedding (Radford et al. 2018)."
+    sinusoidal = "sinusoidal", "Fixed sines and cosines, added to the embedding (Vaswani et al. 2017, section 3.5)."
+    rotary = "rotary", "Queries and keys are rotated by an angle proportional to the position (Su et al. 2021)."
+    alibi = "alibi", "A bias on the scores, linear in the distance, with a slope per head (Press et al. 2022)."
 
 
-class AttentionKind(enum.Enum):
-    """How a position weighs what it sees.
+class AttentionKind(Choice):
+    """Kinds of attention."""
 
-    softmax: by the product of its query and their keys (Vaswani et al. 2017, section 3.2.1).
-    uniform: all alike: the plain mean, without queries, keys, values or heads.
-    """
-
-    softmax = "softmax"
-    uniform = "uniform"
+    softmax = "softmax", "Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1)."
+    uniform = "uniform", "The mean of all visible positions, without queries, keys, values or heads."
 
 
-class Norm(enum.Enum):
-    """What keeps the residual stream in range: nothing, LayerNorm with its weights, or RMSNorm without any."""
+class Norm(Choice):
+    """Normalization layers."""
 
-    none = "none"
-    layer_norm = "layer_norm"
-    rms_norm = "rms_norm"
-
-
-class NormPlacement(enum.Enum):
-    """Whether attention and the feed-forward are normalised as they read (GPT-2), or what they have joined (GPT)."""
-
-    pre = "pre"
-    post = "post"
+    none = "none", "No normalization."
+    layer_norm = "layer_norm", "LayerNorm with weights."
+    rms_norm = "rms_norm", "RMSNorm without weights."
 
 
-class FeedForwardKind(enum.Enum):
-    """What follows attention in a block.
+class NormPlacement(Choice):
+    """Placements of normalization layers."""
 
-    none: nothing.
-    one_layer: width to width, then the activation.
-    two_layers: to size.d_ff, the activation, and back (Vaswani et al. 2017, section 3.3).
-    """
-
-    none = "none"
-    one_layer = "one_layer"
-    two_layers = "two_layers"
+    pre = "pre", "Before attention and the feed-forward (GPT-2)."
+    post = "post", "After each residual addition (GPT-1)."
 
 
-class Activation(enum.Enum):
-    """The non-linearity of the feed-forward.
+class FeedForwardKind(Choice):
+    """Kinds of feed-forward layers."""
 
-    gelu_tanh: GELU in its tanh form, as GPT-2 has it (Hendrycks and Gimpel 2016).
-    relu_squared: max(x, 0)^2 (So et al. 2021).
-    swiglu: swish(x W) * (x U), a second matrix as its gate (Shazeer 2020).
-    """
-
-    relu = "relu"
-    gelu = "gelu"
-    gelu_tanh = "gelu_tanh"
-    relu_squared = "relu_squared"
-    swiglu = "swiglu"
+    none = "none", "No feed-forward."
+    one_layer = "one_layer", "One linear layer of width d_model, then the activation."
+    two_layers = "two_layers", "Linear to size.d_ff, activation, linear back (Vaswani et al. 2017, section 3.3)."
 
 
-class Initialization(enum.Enum):
-    """How the weights begin; biases begin at zero but under pytorch.
+class Activation(Choice):
+    """Activation functions of the feed-forward."""
 
-    gpt2: N(0, 0.02), projections into the residual stream divided by sqrt(2 n_layers).
-    xavier: matrices and learned positions uniform in +-sqrt(6 / (inputs + outputs)), queries, keys and values each for
-        itself; token embeddings N(0, 1) (Glorot and Bengio 2010).
-    pytorch: as torch's modules draw them: U(+-1/sqrt(inputs)) with their biases, embeddings N(0, 1).
-    zero_projections: projections into the residual stream and the head are zero, so that every block begins as the
-        identity; other matrices uniform with variance 1 / inputs, embeddings N(0, 1).
-    """
-
-    gpt2 = "gpt2"
-    xavier = "xavier"
-    pytorch = "pytorch"
-    zero_projections = "zero_projections"
+    relu = "relu", "max(x, 0)."
+    gelu = "gelu", "Exact GELU (Hendrycks and Gimpel 2016)."
+    gelu_tanh = "gelu_tanh", "GELU in its tanh approximation, as in GPT-2."
+    relu_squared = "relu_squared", "max(x, 0)^2 (So et al. 2021)."
+    swiglu = "swiglu", "swish(x W) * (x U), gated by a second matrix (Shazeer 2020)."
 
 
-class Smoothing(enum.Enum):
-    """How an n-gram model gives probability to what it has not counted.
+class Initialization(Choice):
+    """Weight initializations. Biases start at zero, except with pytorch."""
 
-    add_k: `add_k` is added to every count (Jurafsky and Martin, Speech and Language Processing, 3.6).
-    kneser_ney: interpolated Kneser-Ney; shorter contexts fill in for longer ones (Chen and Goodman 1999, section 2.7).
-    """
+    gpt2 = "gpt2", "N(0, 0.02); projections into the residual stream are divided by sqrt(2 n_layers)."
+    xavier = (
+        "xavier",
+        "Matrices and learned positions U(+-sqrt(6 / (inputs + outputs))), with queries, keys and values as separate "
+        "matrices; token embeddings N(0, 1) (Glorot and Bengio 2010).",
+    )
+    pytorch = "pytorch", "PyTorch's defaults: U(+-1/sqrt(inputs)), biases too; embeddings N(0, 1)."
+    zero_projections = (
+        "zero_projections",
+        "Projections into the residual stream and the head are zero, so that every block starts as the identity; "
+        "other matrices are uniform with variance 1 / inputs, embeddings N(0, 1).",
+    )
 
-    add_k = "add_k"
-    kneser_ney = "kneser_ney"
+
+class Smoothing(Choice):
+    """Smoothing methods of an n-gram model, for n-grams with few or no counts."""
+
+    add_k = "add_k", "`add_k` is added to every count (Jurafsky and Martin, Speech and Language Processing, 3.6)."
+    kneser_ney = "kneser_ney", "Interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7)."
 
 
 @dataclasses.dataclass
 class ModelConfig:
-    """What every model has."""
+    """Settings of every model."""
 
-    # Whether the mask means anything to it; one that sees the future is told of where it does.
+    # Whether the model uses the attention mask; a warning about non-causal masks depends on it.
     reads_mask: ClassVar[bool] = True
 
     name: str = MISSING
@@ -123,7 +95,7 @@ class ModelConfig:
 
 @dataclasses.dataclass
 class BigramConfig(ModelConfig):
-    """A V x V table of logits: the next token given this one."""
+    """A V x V table of logits: predicts the next token from the current one."""
 
     reads_mask: ClassVar[bool] = False
 
@@ -132,71 +104,83 @@ class BigramConfig(ModelConfig):
 
 @dataclasses.dataclass
 class NgramConfig(ModelConfig):
-    """A counted table: the next token given the `order` - 1 before it. It has no steps to train."""
+    """An n-gram model, fitted by counting in one pass: predicts a token from the `order` - 1 tokens before it."""
 
     reads_mask: ClassVar[bool] = False
 
     name: str = "ngram"
-    order: int = bounded(3, ge=1, le=5)
-    smoothing: Smoothing = Smoothing.kneser_ney
-    # What add_k adds; kneser_ney finds its discounts in the counts.
-    add_k: float = bounded(1.0, gt=0)
+    order: int = setting(3, doc="Length of the n-grams, in tokens.", ge=1, le=5)
+    smoothing: Smoothing = setting(Smoothing.kneser_ney, doc="Smoothing method.")
+    add_k: float = setting(1.0, doc="Added to every count by smoothing=add_k; Kneser-Ney ignores it.", gt=0)
 
 
 @dataclasses.dataclass
 class TransformerConfig(ModelConfig):
-    """The parts of the one transformer. As it stands here it is `model=gpt`, today's recipe."""
+    """A decoder-only transformer. Its defaults are model=gpt, a current recipe."""
 
     name: str = "transformer"
-    positions: Positions = Positions.rotary
-    attention: AttentionKind = AttentionKind.softmax
-    # Queries and keys are brought to unit mean square before they meet.
-    qk_norm: bool = True
-    # From the gathered values of all heads back to the stream; without it they are laid side by side.
-    output_projection: bool = True
-    feed_forward: FeedForwardKind = FeedForwardKind.two_layers
-    activation: Activation = Activation.relu_squared
-    # Each part adds to the stream; without it each replaces the stream.
-    residual: bool = True
-    norm: Norm = Norm.rms_norm
-    norm_placement: NormPlacement = NormPlacement.pre
-    # Right after the embedding.
-    embedding_norm: bool = True
-    # Before the head; null: where there are norms before the parts, which leave the stream itself as it grows.
-    final_norm: bool | None = None
-    bias: bool = False
-    # Of queries, keys, values and the output projection; null: as `bias` says.
-    attention_bias: bool | None = None
-    tie_embeddings: bool = False
-    # A number for each token, added to its logit.
-    head_bias: bool = False
-    # Logits are kept within +-c by c tanh(logits / c) (Gemma 2, Riviere et al. 2024, section 2); null: as they are.
-    logit_softcap: float | None = bounded(None, gt=0, off="null leaves the logits as they are")
-    initialization: Initialization = Initialization.zero_projections
-    dropout: float = bounded(0.0, ge=0, lt=1, off="0 switches dropout off")
-    # Of the embedding, of the weights of attention, and of what each part adds to the stream; null: as `dropout` says.
-    embedding_dropout: float | None = bounded(None, ge=0, lt=1)
-    attention_dropout: float | None = bounded(None, ge=0, lt=1)
-    residual_dropout: float | None = bounded(None, ge=0, lt=1)
+    positions: Positions = setting(Positions.rotary, doc="Positional encoding.")
+    attention: AttentionKind = setting(AttentionKind.softmax, doc="Kind of attention.")
+    qk_norm: bool = setting(True, doc="Normalize queries and keys to unit mean square before their dot product.")
+    output_projection: bool = setting(
+        True, doc="Project the concatenated heads back to d_model; if false, they are the output of attention."
+    )
+    feed_forward: FeedForwardKind = setting(FeedForwardKind.two_layers, doc="Kind of feed-forward.")
+    activation: Activation = setting(Activation.relu_squared, doc="Activation of the feed-forward.")
+    residual: bool = setting(
+        True, doc="Residual connections around attention and feed-forward; if false, each replaces its input."
+    )
+    norm: Norm = setting(Norm.rms_norm, doc="Normalization layer.")
+    norm_placement: NormPlacement = setting(NormPlacement.pre, doc="Placement of the normalization layers.")
+    embedding_norm: bool = setting(True, doc="Normalize the embedding before the first block.")
+    final_norm: bool | None = setting(
+        None, doc="Normalize before the head. null: true with norm_placement=pre and a norm, else false."
+    )
+    bias: bool = setting(False, doc="Biases in linear and normalization layers.")
+    attention_bias: bool | None = setting(
+        None, doc="Biases of queries, keys, values and the output projection. null: the value of `bias`."
+    )
+    tie_embeddings: bool = setting(False, doc="Share the weights of the token embedding and the head.")
+    head_bias: bool = setting(False, doc="Add a bias to the logits.")
+    logit_softcap: float | None = setting(
+        None,
+        doc="Bound the logits to +-c by c tanh(logits / c) (Gemma 2, Riviere et al. 2024, section 2). null: no bound.",
+        gt=0,
+        off="null leaves the logits unbounded",
+    )
+    initialization: Initialization = setting(Initialization.zero_projections, doc="Weight initialization.")
+    dropout: float = setting(0.0, doc="Dropout probability.", ge=0, lt=1, off="0 disables dropout")
+    embedding_dropout: float | None = setting(
+        None, doc="Dropout of the embedding. null: the value of `dropout`.", ge=0, lt=1
+    )
+    attention_dropout: float | None = setting(
+        None, doc="Dropout of the attention weights. null: the value of `dropout`.", ge=0, lt=1
+    )
+    residual_dropout: float | None = setting(
+        None,
+        doc="Dropout of the outputs of attention and feed-forward. null: the value of `dropout`.",
+        ge=0,
+        lt=1,
+    )
 
     @property
     def has_attention_bias(self) -> bool:
-        """Whether attention's matrices have biases."""
+        """Whether the matrices of attention have biases."""
         return self.bias if self.attention_bias is None else self.attention_bias
 
     @property
     def has_final_norm(self) -> bool:
-        """Whether the stream is normalised before the head."""
+        """Whether there is a normalization before the head."""
         before = self.norm is not Norm.none and self.norm_placement is NormPlacement.pre
         return before if self.final_norm is None else self.final_norm
 
     @property
     def has_gate(self) -> bool:
-        """Whether the feed-forward's first layer is two matrices."""
+        """Whether the feed-forward is gated: its first layer has two matrices."""
         return self.activation is Activation.swiglu
 
     def dropout_of(self, place: float | None) -> float:
-        """The dropout of one of its places."""
+        """Return the dropout of one place, where None stands for the common value."""
         return self.dropout if place is None else place
 
 

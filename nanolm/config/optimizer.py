@@ -1,64 +1,84 @@
-"""How a gradient moves the weights."""
+"""Optimizers and their hyperparameters."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import MISSING, declare, setting
 from nanolm.registry import OPTIMIZERS
 
-# Groups that weight decay reaches.
+# Groups of parameters with weight decay.
 DECAYED_GROUPS = ("hidden", "head")
 
 
 @dataclasses.dataclass
 class LrMultipliers:
-    """lr of each group of parameters, as so many times lr.
+    """Factors on lr for groups of parameters."""
 
-    hidden: matrices of linear layers.
-    head: the matrix of the linear layer of that name, if it is not the embedding's.
-    embedding: tables of embeddings.
-    norm, bias: what norms have, and what is added.
-    other: parameters that are none of these.
-    """
+    hidden: float = setting(1.0, doc="Weight matrices of linear layers.", ge=0)
+    head: float = setting(1.0, doc="Weight matrix of the head, unless it is tied to the embedding.", ge=0)
+    embedding: float = setting(1.0, doc="Embedding tables.", ge=0)
+    norm: float = setting(1.0, doc="Parameters of normalization layers.", ge=0)
+    bias: float = setting(1.0, doc="Biases.", ge=0)
+    other: float = setting(1.0, doc="All other parameters.", ge=0)
 
-    hidden: float = bounded(1.0, ge=0)
-    head: float = bounded(1.0, ge=0)
-    embedding: float = bounded(1.0, ge=0)
-    norm: float = bounded(1.0, ge=0)
-    bias: float = bounded(1.0, ge=0)
-    other: float = bounded(1.0, ge=0)
+
+def _lr(default: float) -> float:
+    return setting(default, doc="Peak learning rate; the scheduler multiplies it by a factor.", gt=0)
+
+
+def _weight_decay(default: float) -> float:
+    return setting(
+        default,
+        doc="Weight decay of matrices; embeddings, norms and biases have none.",
+        ge=0,
+        off="0 disables weight decay",
+    )
+
+
+def _beta1(default: float) -> float:
+    return setting(default, doc="Decay rate of the first moment of the gradient.", ge=0, lt=1)
+
+
+def _beta2(default: float) -> float:
+    return setting(default, doc="Decay rate of the second moment of the gradient.", ge=0, lt=1)
+
+
+def _eps(default: float) -> float:
+    return setting(default, doc="Added to the root of the second moment, against division by zero.", gt=0)
+
+
+def _momentum(default: float) -> float:
+    return setting(default, doc="Momentum.", ge=0, lt=1, off="0 disables momentum")
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """What every optimizer has. Weight decay reaches matrices; embeddings, norms and biases have none."""
+    """Settings of every optimizer."""
 
     name: str = MISSING
-    lr: float = bounded(2e-3, gt=0)
-    weight_decay: float = bounded(0.0, ge=0, off="0 switches weight decay off")
-    lr_multipliers: LrMultipliers = dataclasses.field(default_factory=LrMultipliers)
+    lr: float = _lr(2e-3)
+    weight_decay: float = _weight_decay(0.0)
+    lr_multipliers: LrMultipliers = setting(default_factory=LrMultipliers, doc="Factors on lr by parameter group.")
 
 
 @dataclasses.dataclass
 class AdamConfig(OptimizerConfig):
-    """Adam (Kingma and Ba 2015). Weight decay, if any, is added to the gradient."""
+    """Adam (Kingma and Ba 2015). Weight decay is L2 regularization: it is added to the gradient."""
 
     name: str = "adam"
-    beta1: float = bounded(0.9, ge=0, lt=1)
-    beta2: float = bounded(0.999, ge=0, lt=1)
-    eps: float = bounded(1e-8, gt=0)
+    beta1: float = _beta1(0.9)
+    beta2: float = _beta2(0.999)
+    eps: float = _eps(1e-8)
 
 
 @dataclasses.dataclass
 class AdamWConfig(AdamConfig):
-    """AdamW (Loshchilov and Hutter 2019)."""
+    """AdamW (Loshchilov and Hutter 2019): Adam with decoupled weight decay."""
 
     name: str = "adamw"
-    weight_decay: float = bounded(0.1, ge=0, off="0 switches weight decay off")
-    beta2: float = bounded(0.99, ge=0, lt=1)
+    weight_decay: float = _weight_decay(0.1)
+    beta2: float = _beta2(0.99)
 
 
 @dataclasses.dataclass
@@ -66,64 +86,68 @@ class SGDConfig(OptimizerConfig):
     """Stochastic gradient descent with momentum."""
 
     name: str = "sgd"
-    lr: float = bounded(0.1, gt=0)
-    momentum: float = bounded(0.9, ge=0, lt=1, off="0 switches momentum off")
+    lr: float = _lr(0.1)
+    momentum: float = _momentum(0.9)
 
 
 @dataclasses.dataclass
 class MuonConfig(AdamWConfig):
-    """Muon for hidden matrices (Jordan et al. 2024), AdamW with its own settings for all else; one lr serves both."""
+    """Muon for hidden matrices (Jordan et al. 2024) and AdamW for all other parameters, with the same lr."""
 
     name: str = "muon"
-    lr: float = bounded(0.01, gt=0)
-    momentum: float = bounded(0.95, ge=0, lt=1, off="0 switches momentum off")
-    # Momentum goes in a line from initial_momentum to momentum.
-    initial_momentum: float = bounded(0.85, ge=0, lt=1)
-    momentum_warmup_steps: int = bounded(300, ge=0, off="0 switches its warmup off")
-    newton_schulz_steps: int = bounded(5, ge=1)
+    lr: float = _lr(0.01)
+    momentum: float = _momentum(0.95)
+    initial_momentum: float = setting(
+        0.85, doc="Momentum at the first step; it rises linearly to `momentum`.", ge=0, lt=1
+    )
+    momentum_warmup_steps: int = setting(
+        300, doc="Steps until the momentum reaches its final value.", ge=0, off="0 disables the warmup of the momentum"
+    )
+    newton_schulz_steps: int = setting(5, doc="Newton-Schulz iterations of the orthogonalization.", ge=1)
 
 
 @dataclasses.dataclass
 class LionConfig(OptimizerConfig):
-    """Lion (Chen et al. 2023): the sign of a momentum. It wants a smaller lr than AdamW and a larger weight decay."""
+    """Lion (Chen et al. 2023): sign of an interpolated momentum. Needs a smaller lr than AdamW, more weight decay."""
 
     name: str = "lion"
-    lr: float = bounded(1e-3, gt=0)
-    weight_decay: float = bounded(0.2, ge=0, off="0 switches weight decay off")
-    beta1: float = bounded(0.9, ge=0, lt=1)
-    beta2: float = bounded(0.99, ge=0, lt=1)
+    lr: float = _lr(1e-3)
+    weight_decay: float = _weight_decay(0.2)
+    beta1: float = setting(0.9, doc="Weight of the momentum in the update.", ge=0, lt=1)
+    beta2: float = setting(0.99, doc="Decay rate of the momentum.", ge=0, lt=1)
 
 
 @dataclasses.dataclass
 class AdafactorConfig(OptimizerConfig):
-    """Adafactor (Shazeer and Stern 2018): a second moment by rows and columns, and no first.
+    """Adafactor (Shazeer and Stern 2018): a factored second moment and no first moment.
 
-    lr is relative to the root mean square of a tensor, and is at most the inverse root of the step.
+    lr is relative to the root mean square of each tensor, and at most 1 / sqrt(step).
     """
 
     name: str = "adafactor"
-    lr: float = bounded(0.1, gt=0)
-    # A second moment forgets with the power of the step.
-    beta2_decay: float = bounded(-0.8, le=0)
-    # The least scale of a tensor, and the largest root mean square of an update.
-    min_scale: float = bounded(1e-3, gt=0)
-    clip_threshold: float = bounded(1.0, ge=1)
+    lr: float = _lr(0.1)
+    beta2_decay: float = setting(-0.8, doc="Decay rate of the second moment: 1 - step^beta2_decay.", le=0)
+    min_scale: float = setting(
+        1e-3, doc="Lower bound on the root mean square of a tensor that lr is relative to.", gt=0
+    )
+    clip_threshold: float = setting(1.0, doc="Upper bound on the root mean square of an update.", ge=1)
 
 
 @dataclasses.dataclass
 class ScheduleFreeConfig(OptimizerConfig):
-    """Schedule-free AdamW (Defazio et al. 2024), meant for scheduler=constant.
+    """Schedule-free AdamW (Defazio et al. 2024), for use with scheduler=constant.
 
-    What is evaluated, sampled and saved is the average of the weights.
+    The averaged weights are the ones that are evaluated, sampled from and saved.
     """
 
     name: str = "schedule_free"
-    lr: float = bounded(5e-3, gt=0)
-    weight_decay: float = bounded(0.1, ge=0, off="0 switches weight decay off")
-    # How near to the average the gradient is taken.
-    beta1: float = bounded(0.9, gt=0, lt=1)
-    beta2: float = bounded(0.99, ge=0, lt=1)
-    eps: float = bounded(1e-8, gt=0)
+    lr: float = _lr(5e-3)
+    weight_decay: float = _weight_decay(0.1)
+    beta1: float = setting(
+        0.9, doc="Interpolation between the iterate (0) and the average (1) for the gradient.", gt=0, lt=1
+    )
+    beta2: float = _beta2(0.99)
+    eps: float = _eps(1e-8)
 
 
 declare(

@@ -1,14 +1,12 @@
-"""A whole run: every group, what makes two runs the same, and what may differ when one goes on."""
+"""All settings of a run, by group."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from omegaconf import MISSING
-
 from nanolm.config.dataset import DatasetConfig
-from nanolm.config.fields import bounded, path_field
+from nanolm.config.fields import Role, Trait, setting
 from nanolm.config.logger import LoggerConfig
 from nanolm.config.mask import MaskConfig
 from nanolm.config.model import ModelConfig
@@ -21,30 +19,47 @@ from nanolm.config.trainer import TrainerConfig
 
 @dataclasses.dataclass
 class Config:
-    """Everything that it takes to repeat a run."""
+    """Everything that is needed to repeat a run.
 
-    dataset: DatasetConfig = MISSING
-    tokenizer: TokenizerConfig = MISSING
-    model: ModelConfig = MISSING
-    size: SizeConfig = MISSING
-    mask: MaskConfig = MISSING
-    optimizer: OptimizerConfig = MISSING
-    scheduler: SchedulerConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    logger: LoggerConfig = MISSING
-    seed: int = bounded(1337, ge=0, lt=2**63)
-    # never, auto (go on where a run with these settings was cut off) or a run directory
-    resume: str = path_field("never")
-    # A new run that begins where the one of `resume` stands, or one of its checkpoints, whatever settings differ
-    fork: bool = False
-    # Modules of one's own that register models, optimizers, masks, ...
-    plugins: list[str] = dataclasses.field(default_factory=list)
+    The role and the traits of a group apply to all of its settings.
+    """
+
+    dataset: DatasetConfig = setting(doc="Text and its splits.", traits=(Trait.loss_unit,))
+    tokenizer: TokenizerConfig = setting(doc="Tokenizer.", traits=(Trait.loss_unit,))
+    model: ModelConfig = setting(doc="Model architecture.")
+    size: SizeConfig = setting(doc="Size of the model.", traits=(Trait.scale,))
+    mask: MaskConfig = setting(doc="Attention mask.")
+    optimizer: OptimizerConfig = setting(doc="Optimizer.")
+    scheduler: SchedulerConfig = setting(doc="Learning rate schedule.")
+    trainer: TrainerConfig = setting(doc="Training loop.")
+    logger: LoggerConfig = setting(doc="Experiment logger, besides metrics.jsonl.", role=Role.reporting)
+    seed: int = setting(
+        1337,
+        doc="Seed of initialization, batches, dropout and samples.",
+        traits=(Trait.scale,),
+        ge=0,
+        lt=2**63,
+    )
+    resume: str = setting(
+        "never",
+        doc="never, auto (resume the latest unfinished run with these settings) or the directory of a run to resume.",
+        role=Role.runtime,
+        is_path=True,
+    )
+    fork: bool = setting(
+        False, doc="Start a new run from the latest checkpoint of the run that `resume` names, or from a checkpoint."
+    )
+    plugins: list[str] = setting(
+        default_factory=list,
+        doc="Modules to import, which register models, optimizers, masks, ...",
+        role=Role.runtime,
+    )
 
 
-# Groups with one schema, whatever the option.
+# Schemas of groups in which all options have the same one.
 SINGLE_SCHEMAS: dict[str, type[Any]] = {"size": SizeConfig, "trainer": TrainerConfig}
 
-# The schema of an option that a plugin registers without one.
+# Schemas of options that a plugin registers without one.
 BASE_SCHEMAS: dict[str, type[Any]] = {
     "dataset": DatasetConfig,
     "tokenizer": TokenizerConfig,

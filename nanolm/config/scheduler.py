@@ -1,137 +1,168 @@
-"""How the learning rate goes with the steps."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare
+from nanolm.config.fields import MISSING, declare, setting
 from nanolm.registry import SCHEDULERS
 
 
 @dataclasses.dataclass
 class SchedulerConfig:
-    """What every schedule has: lr rises linearly over `warmup_steps` (null: a twentieth of trainer.max_steps)."""
+    """Settings of every schedule: a factor on optimizer.lr as a function of the step."""
+
+    # Whether validation losses change the schedule: then trainer.eval_every belongs to the experiment.
+    reads_losses: ClassVar[bool] = False
 
     name: str = MISSING
-    warmup_steps: int | None = bounded(None, ge=0, off="0 switches warmup off")
-    # After the warmup lr changes once in so many steps: those of an epoch make a schedule that goes by epochs.
-    update_every: int = bounded(1, ge=1, off="1 changes lr at every step")
+    warmup_steps: int | None = setting(
+        None,
+        doc="Steps in which lr rises linearly from 0. null: a twentieth of trainer.max_steps.",
+        ge=0,
+        off="0 disables warmup",
+    )
+    update_every: int = setting(
+        1,
+        doc="Steps between two changes of lr after the warmup; the steps of an epoch give a schedule by epochs.",
+        ge=1,
+        off="1 changes lr at every step",
+    )
+
+
+_FINAL_FRACTION = "Final lr as a fraction of lr."
+
+
+def _final_fraction(default: float) -> float:
+    return setting(default, doc=_FINAL_FRACTION, ge=0, le=1)
 
 
 @dataclasses.dataclass
 class ConstantConfig(SchedulerConfig):
-    """lr stays at a fraction of itself."""
+    """Constant learning rate after the warmup."""
 
     name: str = "constant"
-    fraction: float = bounded(1.0, gt=0)
+    fraction: float = setting(1.0, doc="Constant factor on lr.", gt=0)
 
 
 @dataclasses.dataclass
 class LinearConfig(SchedulerConfig):
-    """A straight line from lr to `final_fraction` of it at trainer.max_steps."""
+    """Linear decay from lr to `final_fraction` * lr at trainer.max_steps."""
 
     name: str = "linear"
-    final_fraction: float = bounded(0.0, ge=0, le=1)
+    final_fraction: float = _final_fraction(0.0)
 
 
 @dataclasses.dataclass
 class CosineConfig(SchedulerConfig):
-    """Half a cosine from lr to `final_fraction` of it at trainer.max_steps (Loshchilov and Hutter 2017)."""
+    """Cosine decay from lr to `final_fraction` * lr at trainer.max_steps (Loshchilov and Hutter 2017)."""
 
     name: str = "cosine"
-    final_fraction: float = bounded(0.1, ge=0, le=1)
+    final_fraction: float = _final_fraction(0.1)
 
 
 @dataclasses.dataclass
 class CosineRestartsConfig(SchedulerConfig):
-    """Half a cosine from lr to `final_fraction` of it, again and again (SGDR, Loshchilov and Hutter 2017)."""
+    """Cosine decay with warm restarts (SGDR, Loshchilov and Hutter 2017)."""
 
     name: str = "cosine_restarts"
-    # Steps of the first half cosine; null: a quarter of those after the warmup.
-    period: int | None = bounded(None, ge=1, off="null takes a quarter of the steps; scheduler=cosine never restarts")
-    # Each half cosine is so many times as long as the one before.
-    period_multiplier: int = bounded(1, ge=1)
-    final_fraction: float = bounded(0.0, ge=0, le=1)
+    period: int | None = setting(
+        None,
+        doc="Steps of the first decay. null: a quarter of the steps after the warmup.",
+        ge=1,
+        off="null takes a quarter of the steps; scheduler=cosine never restarts",
+    )
+    period_multiplier: int = setting(1, doc="Length of each decay as a multiple of the one before.", ge=1)
+    final_fraction: float = _final_fraction(0.0)
 
 
 @dataclasses.dataclass
 class StepConfig(SchedulerConfig):
-    """lr is multiplied by `gamma` every `step_size` steps."""
+    """Multiply lr by `gamma` every `step_size` steps."""
 
     name: str = "step"
-    # null: a third of the steps after the warmup.
-    step_size: int | None = bounded(
-        None, ge=1, off="null takes a third of the steps; scheduler=constant leaves lr as it is"
+    step_size: int | None = setting(
+        None,
+        doc="Steps between two multiplications. null: a third of the steps after the warmup.",
+        ge=1,
+        off="null takes a third of the steps; scheduler=constant keeps lr constant",
     )
-    gamma: float = bounded(0.1, gt=0, le=1)
+    gamma: float = setting(0.1, doc="Factor.", gt=0, le=1)
 
 
 @dataclasses.dataclass
 class ExponentialConfig(SchedulerConfig):
-    """lr is multiplied by the same number at every step, and is `final_fraction` of itself at trainer.max_steps."""
+    """Exponential decay from lr to `final_fraction` * lr at trainer.max_steps."""
 
     name: str = "exponential"
-    final_fraction: float = bounded(0.01, gt=0, le=1)
+    final_fraction: float = setting(0.01, doc=_FINAL_FRACTION, gt=0, le=1)
 
 
 @dataclasses.dataclass
 class InverseSqrtConfig(SchedulerConfig):
-    """lr falls with the square root of the step, warmup counted in (Vaswani et al. 2017, section 5.3)."""
+    """Decay with the inverse square root of the step, counted from the start of the warmup (Vaswani et al. 2017)."""
 
     name: str = "inverse_sqrt"
 
 
 @dataclasses.dataclass
 class TrapezoidConfig(SchedulerConfig):
-    """Warmup, stable, decay: lr stays, and at the end goes in a line to `final_fraction` of it (Hu et al. 2024)."""
+    """Warmup-stable-decay: constant lr, then linear decay to `final_fraction` * lr (Hu et al. 2024)."""
 
     name: str = "trapezoid"
-    # Of the steps after the warmup.
-    decay_fraction: float = bounded(0.2, ge=0, le=1)
-    final_fraction: float = bounded(0.0, ge=0, le=1)
+    decay_fraction: float = setting(
+        0.2, doc="Length of the decay as a fraction of the steps after the warmup.", ge=0, le=1
+    )
+    final_fraction: float = _final_fraction(0.0)
 
 
 @dataclasses.dataclass
 class OneCycleConfig(SchedulerConfig):
-    """Half a cosine from `initial_fraction` of lr up to it, and another down to almost nothing (Smith and Topin 2018).
+    """Cosine from `initial_fraction` * lr up to lr, then cosine decay to almost zero (Smith and Topin 2018).
 
-    It rises by itself, and has no warmup unless one is given.
+    It has no warmup by default, since it rises itself.
     """
 
     name: str = "one_cycle"
-    warmup_steps: int | None = bounded(0, ge=0, off="0 switches warmup off")
-    rise_fraction: float = bounded(0.3, gt=0, lt=1)
-    initial_fraction: float = bounded(0.04, gt=0, le=1)
-    final_fraction: float = bounded(4e-6, ge=0, le=1)
+    warmup_steps: int | None = setting(
+        0,
+        doc="Steps in which lr rises linearly from 0, before the cycle. null: a twentieth of trainer.max_steps.",
+        ge=0,
+        off="0 disables warmup",
+    )
+    rise_fraction: float = setting(0.3, doc="Length of the rise as a fraction of the steps.", gt=0, lt=1)
+    initial_fraction: float = setting(0.04, doc="Initial lr as a fraction of lr.", gt=0, le=1)
+    final_fraction: float = _final_fraction(4e-6)
 
 
 @dataclasses.dataclass
 class PlateauConfig(SchedulerConfig):
-    """lr is multiplied by `gamma` when the exact validation loss has not fallen for more than `patience` evaluations.
+    """Multiply lr by `gamma` when the validation loss has not improved for more than `patience` evaluations.
 
-    It alone is no function of the step: trainer.eval_every decides too.
+    This schedule alone depends on more than the step: it uses the exact validation loss, every trainer.eval_every
+    steps.
     """
 
+    reads_losses: ClassVar[bool] = True
+
     name: str = "plateau"
-    gamma: float = bounded(0.5, gt=0, lt=1)
-    patience: int = bounded(2, ge=0)
-    # A loss has fallen when it is less than the lowest by this fraction of it.
-    threshold: float = bounded(1e-4, ge=0, lt=1)
-    final_fraction: float = bounded(0.01, ge=0, le=1)
+    gamma: float = setting(0.5, doc="Factor.", gt=0, lt=1)
+    patience: int = setting(2, doc="Evaluations without improvement that are tolerated.", ge=0)
+    threshold: float = setting(
+        1e-4, doc="Smallest decrease of the lowest loss that counts as an improvement, as a fraction of it.", ge=0, lt=1
+    )
+    final_fraction: float = setting(0.01, doc="Lower bound of lr, as a fraction of lr.", ge=0, le=1)
 
 
 @dataclasses.dataclass
 class PartsConfig(SchedulerConfig):
-    """What a schedule has that is made of others.
+    """Settings of schedules that are made of others."""
 
-    A part is the name of a schedule, or its name and settings: [{name: step, gamma: 0.95}, cosine_restarts]. Warmup and
-    `every` belong to the whole.
-    """
-
-    parts: list[Any] = MISSING
+    parts: list[Any] = setting(
+        doc="The schedules, each by name or with settings: [{name: step, gamma: 0.95}, cosine_restarts]. "
+        "warmup_steps and update_every are those of the whole."
+    )
 
 
 @dataclasses.dataclass
@@ -143,11 +174,10 @@ class ProductConfig(PartsConfig):
 
 @dataclasses.dataclass
 class ChainConfig(PartsConfig):
-    """Several schedules, one after another; each sees its own steps, from 0 to its own length."""
+    """Several schedules, one after another. Each counts its own steps from 0."""
 
     name: str = "chain"
-    # The steps of the run at which the second, the third, ... begins.
-    boundaries: list[int] = MISSING
+    boundaries: list[int] = setting(doc="Steps at which the second schedule, the third, ... starts.")
 
 
 declare(
@@ -166,17 +196,21 @@ declare(
     ChainConfig,
 )
 
-# These see the run, and a part sees only its own stretch of it.
+# Schedules that need the whole run, so that they cannot be a part of another.
 NOT_A_PART = {PlateauConfig.name, ProductConfig.name, ChainConfig.name}
 
 
 def warmup_of(config: SchedulerConfig, max_steps: int) -> int:
-    """Steps of the warmup."""
+    """Return the number of warmup steps."""
     return max_steps // 20 if config.warmup_steps is None else config.warmup_steps
 
 
 def schedule_parts(config: PartsConfig) -> list[SchedulerConfig]:
-    """The settings of each part, with the warmup of the whole. They must be sound."""
+    """Return the settings of each part, with the warmup of the whole.
+
+    Args:
+        config: checked settings.
+    """
     written = [{"name": part} if isinstance(part, str) else part for part in config.parts]
     return [
         SCHEDULERS.schemas.get(part["name"], SchedulerConfig)(**{**part, "warmup_steps": config.warmup_steps})

@@ -1,38 +1,48 @@
-"""How large a model is."""
+"""Model sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from nanolm.config.fields import bounded
+from nanolm.config.fields import setting
+
+_DERIVED = "null derives it from size.d_model"
 
 
 @dataclasses.dataclass
 class SizeConfig:
-    """How large the model is. A bigram and an n-gram read only context_length."""
+    """Size of the model. Bigram and n-gram models use only context_length."""
 
-    n_layers: int = bounded(ge=0, le=100_000)
-    n_heads: int = bounded(ge=1)
-    d_model: int = bounded(ge=1)
-    context_length: int = bounded(ge=1)
-    # Width of a head's queries and keys, and of its values; null: d_model / n_heads.
-    d_key: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
-    d_value: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
-    # Width inside the feed-forward; null: 4 d_model, and 8/3 d_model with a gate, which has as many weights.
-    d_ff: int | None = bounded(None, ge=1, off="null derives it from size.d_model")
+    n_layers: int = setting(doc="Number of blocks.", ge=0, le=100_000)
+    n_heads: int = setting(doc="Number of attention heads per block.", ge=1)
+    d_model: int = setting(doc="Width of the residual stream.", ge=1)
+    context_length: int = setting(doc="Maximum number of tokens that the model sees.", ge=1)
+    d_key: int | None = setting(
+        None, doc="Width of the queries and keys of a head. null: d_model / n_heads.", ge=1, off=_DERIVED
+    )
+    d_value: int | None = setting(
+        None, doc="Width of the values of a head. null: d_model / n_heads.", ge=1, off=_DERIVED
+    )
+    d_ff: int | None = setting(
+        None,
+        doc="Hidden width of the feed-forward. null: 4 d_model, or 8/3 d_model with a gated activation, which gives as "
+        "many weights.",
+        ge=1,
+        off=_DERIVED,
+    )
 
     @property
     def key_width(self) -> int:
-        """Width of a head's queries and keys."""
+        """Width of the queries and keys of a head."""
         return self.d_model // self.n_heads if self.d_key is None else self.d_key
 
     @property
     def value_width(self) -> int:
-        """Width of a head's values."""
+        """Width of the values of a head."""
         return self.d_model // self.n_heads if self.d_value is None else self.d_value
 
     def hidden_width(self, has_gate: bool) -> int:
-        """Width inside the feed-forward."""
+        """Return the hidden width of the feed-forward."""
         if self.d_ff is not None:
             return self.d_ff
         return max(1, 8 * self.d_model // 3) if has_gate else 4 * self.d_model

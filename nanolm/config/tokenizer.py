@@ -1,135 +1,148 @@
-"""How text becomes tokens."""
+"""Tokenizers."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 
-from omegaconf import MISSING
-
-from nanolm.config.fields import bounded, declare, path_field
+from nanolm.config.fields import MISSING, Choice, declare, setting
 from nanolm.registry import TOKENIZERS
 
 
 @dataclasses.dataclass
 class TokenizerConfig:
-    """What every tokenizer has."""
+    """Settings of every tokenizer."""
 
     name: str = MISSING
 
 
 @dataclasses.dataclass
 class CharConfig(TokenizerConfig):
-    """One token a character; the vocabulary is the characters of the corpus in code point order."""
+    """Characters. The vocabulary is the characters of the corpus, in code point order."""
 
     name: str = "char"
 
 
 @dataclasses.dataclass
 class ByteConfig(TokenizerConfig):
-    """One token a byte of UTF-8; 256 of them."""
+    """Bytes of UTF-8, a vocabulary of 256."""
 
     name: str = "byte"
 
 
 @dataclasses.dataclass
 class WordsConfig(TokenizerConfig):
-    """What every tokenizer by words has. The most frequent words are the vocabulary."""
+    """Settings of every word tokenizer. The vocabulary is the most frequent words."""
 
-    min_frequency: int = bounded(1, ge=1)
-    # The special tokens count as well; null: no limit.
-    max_size: int | None = bounded(None, ge=1, off="null keeps every word")
-    # Without <unk> an unseen word is an error; without <eos> line ends are lost.
-    special_tokens: list[str] = dataclasses.field(default_factory=lambda: ["<unk>", "<eos>"])
+    min_frequency: int = setting(1, doc="Words with fewer occurrences are left out of the vocabulary.", ge=1)
+    max_size: int | None = setting(
+        None, doc="Maximum vocabulary size, special tokens included. null: no limit.", ge=1, off="null keeps every word"
+    )
+    special_tokens: list[str] = setting(
+        default_factory=lambda: ["<unk>", "<eos>"],
+        doc="Special tokens. Without <unk>, an unknown word is an error; without <eos>, line ends are lost.",
+    )
 
 
 @dataclasses.dataclass
 class WordConfig(WordsConfig):
-    """Words, numbers and signs by our own rules."""
+    """Words, numbers and punctuation by nanolm's own rules."""
 
     name: str = "word"
-    lowercase: bool = False
+    lowercase: bool = setting(False, doc="Convert the text to lower case.")
 
 
 @dataclasses.dataclass
 class SpacyConfig(WordsConfig):
-    """Words by spaCy's rules for a language (needs the package spacy)."""
+    """Words by spaCy's rules for a language. Needs the package spacy."""
 
     name: str = "spacy"
-    language: str = "en"
+    language: str = setting("en", doc="Language code of spaCy.")
 
 
 @dataclasses.dataclass
 class TorchtextConfig(WordsConfig):
-    """Words by a splitter of torchtext 0.6 or of the user's, in torchtext's Vocab.
-
-    Here too max_size counts the special tokens; torchtext itself does not count them.
-    """
+    """Words by a tokenizer function of torchtext 0.6 or of a plugin, with torchtext's Vocab."""
 
     name: str = "torchtext"
-    # basic_english, split (at white space; so does null), toktok, moses, ... or a name registered by a plugin
-    splitter: str | None = "basic_english"
+    splitter: str | None = setting(
+        "basic_english",
+        doc="basic_english, split (at white space; also null), toktok, moses, ... or a name that a plugin registers.",
+    )
+
+
+_VOCAB_SIZE = "Vocabulary size, {} included; a small corpus may give fewer."
 
 
 @dataclasses.dataclass
 class BpeConfig(TokenizerConfig):
-    """Byte-pair encoding trained on the corpus, over bytes."""
+    """Byte-level byte-pair encoding, trained on the corpus."""
 
     name: str = "bpe"
-    # With the 256 bytes and the special tokens; a small corpus may give fewer.
-    vocab_size: int = bounded(4096, ge=256)
-    # Pairs seen less often are not merged.
-    min_frequency: int = bounded(2, ge=1)
-    special_tokens: list[str] = dataclasses.field(default_factory=lambda: ["<|endoftext|>"])
+    vocab_size: int = setting(4096, doc=_VOCAB_SIZE.format("the 256 bytes and the special tokens"), ge=256)
+    min_frequency: int = setting(2, doc="Pairs with fewer occurrences are not merged.", ge=1)
+    special_tokens: list[str] = setting(default_factory=lambda: ["<|endoftext|>"], doc="Special tokens.")
 
 
 @dataclasses.dataclass
 class UnigramConfig(TokenizerConfig):
-    """A unigram language model over pieces of bytes, trained on the corpus."""
+    """A byte-level unigram language model, trained on the corpus."""
 
     name: str = "unigram"
-    # With the 256 bytes and the special tokens; a small corpus may give fewer.
-    vocab_size: int = bounded(4096, ge=256)
-    special_tokens: list[str] = dataclasses.field(default_factory=lambda: ["<|endoftext|>"])
+    vocab_size: int = setting(4096, doc=_VOCAB_SIZE.format("the 256 bytes and the special tokens"), ge=256)
+    special_tokens: list[str] = setting(default_factory=lambda: ["<|endoftext|>"], doc="Special tokens.")
 
 
-class SentencePieceModel(enum.Enum):
-    """What SentencePiece trains: byte-pair encoding or a unigram language model."""
+class SentencePieceModel(Choice):
+    """Models of SentencePiece."""
 
-    bpe = "bpe"
-    unigram = "unigram"
+    bpe = "bpe", "Byte-pair encoding."
+    unigram = "unigram", "Unigram language model."
 
 
 @dataclasses.dataclass
 class SentencePieceConfig(TokenizerConfig):
-    """SentencePiece over characters, trained on the corpus; bytes stand in where it has no piece."""
+    """SentencePiece over characters with byte fallback, trained on the corpus."""
 
     name: str = "sentencepiece"
-    # With the 256 bytes, the line end, <unk> and </s>; a small corpus may give fewer.
-    vocab_size: int = bounded(4096, ge=260)
-    model_type: SentencePieceModel = SentencePieceModel.bpe
-    # The share of the corpus whose characters are pieces; those of the rest are written in bytes.
-    character_coverage: float = bounded(1.0, ge=0.98, le=1)
+    vocab_size: int = setting(4096, doc=_VOCAB_SIZE.format("the 256 bytes, the line end, <unk> and </s>"), ge=260)
+    model_type: SentencePieceModel = setting(SentencePieceModel.bpe, doc="Model that SentencePiece trains.")
+    character_coverage: float = setting(
+        1.0,
+        doc="Fraction of the characters in the corpus that are in the vocabulary; the rest is encoded as bytes.",
+        ge=0.98,
+        le=1,
+    )
+
+
+_OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 
 
 @dataclasses.dataclass
 class Gpt2Config(TokenizerConfig):
-    """GPT-2's own ids, from a folder with encoder.json and vocab.bpe, from a tokenizer.json, or downloaded."""
+    """GPT-2's tokenizer, with its token ids."""
 
     name: str = "gpt2"
-    path: str | None = path_field(None)
-    encoder_url: str = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/encoder.json"
-    encoder_sha256: str = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-    merges_url: str = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
-    merges_sha256: str = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    path: str | None = setting(
+        None,
+        doc="A directory with encoder.json and vocab.bpe, or a tokenizer.json. null: download OpenAI's files.",
+        is_path=True,
+    )
+    encoder_url: str = setting(f"{_OPENAI}encoder.json", doc="Address of encoder.json.")
+    encoder_sha256: str = setting(
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", doc="SHA-256 of encoder.json."
+    )
+    merges_url: str = setting(f"{_OPENAI}vocab.bpe", doc="Address of vocab.bpe.")
+    merges_sha256: str = setting(
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", doc="SHA-256 of vocab.bpe."
+    )
 
 
 @dataclasses.dataclass
 class PretrainedConfig(TokenizerConfig):
-    """Any tokenizer.json of Hugging Face tokenizers, or a folder with one."""
+    """A tokenizer.json of Hugging Face tokenizers."""
 
     name: str = "pretrained"
-    path: str = path_field()
+    path: str = setting(doc="A tokenizer.json, or a directory with one.", is_path=True)
 
 
 declare(

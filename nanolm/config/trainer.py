@@ -1,123 +1,190 @@
-"""The loop: how long, on what, how often."""
+"""The training loop: its length, batches, precision, evaluation and checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 
-from nanolm.config.fields import bounded
+from nanolm.config.fields import Choice, Role, Trait, setting
 
 
-class Sampling(enum.Enum):
-    """What a batch is made of.
+class Sampling(Choice):
+    """Ways to draw the rows of a batch."""
 
-    windows: stretches of text from random positions, drawn with replacement.
-    epochs: the text in blocks of context_length, each once an epoch, in another order every epoch.
-    lines: a line of text a row, each once an epoch; padded at its end, and padding is never scored.
-    documents: the same with a document a row.
-    """
-
-    windows = "windows"
-    epochs = "epochs"
-    lines = "lines"
-    documents = "documents"
+    windows = "windows", "Windows at random positions of the text, drawn with replacement."
+    epochs = "epochs", "Blocks of context_length tokens, each once per epoch, in a new order every epoch."
+    lines = "lines", "One line of text per row, each once per epoch; padding is never scored."
+    documents = "documents", "One document per row, each once per epoch; padding is never scored."
 
     @property
     def in_rows(self) -> bool:
-        """Whether a row is a piece of text with an end of its own."""
+        """Whether each row is one line or document."""
         return self in (Sampling.lines, Sampling.documents)
 
 
-class Precision(enum.Enum):
-    """auto: bf16 on a GPU that has it (Ampere or newer), fp16 on an older one, fp32 on CPU and mps; a resumed run
-    keeps its own where the device has it.
+class Precision(Choice):
+    """Number formats of training."""
 
-    tf32: fp32 whose matrix products are made with 10 bits behind the point, by GPUs from Ampere on.
-    """
-
-    auto = "auto"
-    fp32 = "fp32"
-    tf32 = "tf32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class AttentionBackend(enum.Enum):
-    """How attention is computed; every way gives the same numbers up to rounding.
-
-    auto: the fastest that is exact for the mask, the length and the device.
-    dense: the formula over a table of all scores; the reference.
-    sdpa: PyTorch's fused kernels.
-    blocked: blocks of neighbours, for masks that see near by only.
-    flex: FlexAttention, compiled for the mask; on a GPU, without attention dropout.
-    """
-
-    auto = "auto"
-    dense = "dense"
-    sdpa = "sdpa"
-    blocked = "blocked"
-    flex = "flex"
+    auto = (
+        "auto",
+        "bf16 on GPUs that support it (Ampere or newer), fp16 on older ones, fp32 on CPU and mps. A resumed run keeps "
+        "its format where the device supports it.",
+    )
+    fp32 = "fp32", "32-bit floating point."
+    tf32 = "tf32", "fp32 with TF32 matmuls (10-bit mantissa), on GPUs from Ampere on."
+    bf16 = "bf16", "Mixed precision with bfloat16."
+    fp16 = "fp16", "Mixed precision with float16 and loss scaling."
 
 
-class Parallel(enum.Enum):
-    """How the processes that torchrun starts share the work. Each has its share of every batch; one alone needs none.
+class AttentionBackend(Choice):
+    """Implementations of attention. All give the same results up to rounding."""
 
-    ddp: every process keeps the whole model (DistributedDataParallel).
-    fsdp: every process keeps a part of the weights, the gradients and the optimizer's state (FSDP2, fully_shard).
-    """
+    auto = "auto", "The fastest one that is exact for the mask, the length and the device."
+    dense = "dense", "The formula, with the full matrix of scores; the reference."
+    sdpa = "sdpa", "PyTorch's fused kernels (scaled_dot_product_attention)."
+    blocked = "blocked", "Attention within neighbouring blocks, for masks with a bounded reach."
+    flex = "flex", "FlexAttention, compiled for the mask; on a GPU, without attention dropout."
 
-    ddp = "ddp"
-    fsdp = "fsdp"
+
+class Parallel(Choice):
+    """Ways to share the work among the processes that torchrun starts. Each has its share of every batch."""
+
+    ddp = "ddp", "Every process has the whole model (DistributedDataParallel)."
+    fsdp = "fsdp", "Weights, gradients and optimizer state are sharded over the processes (FSDP2, fully_shard)."
 
 
 @dataclasses.dataclass
 class TrainerConfig:
-    """The loop. Steps are optimizer updates."""
+    """Settings of the training loop. A step is one optimizer update."""
 
-    max_steps: int = bounded(1000, ge=1)
-    # Sequences per optimizer step, summed over all processes. `gradient_accumulation` splits each process's share into
-    # that many micro-batches to save memory; the update is the same.
-    batch_size: int = bounded(16, ge=1)
-    gradient_accumulation: int = bounded(1, ge=1, off="1 switches gradient accumulation off")
-    sampling: Sampling = Sampling.windows
-    # Gradients are scaled down to this norm, or each number of them is cut to this size; null: never.
-    clip_norm: float | None = bounded(1.0, gt=0, off="null switches clipping by norm off")
-    clip_value: float | None = bounded(None, gt=0, off="null switches clipping by value off")
-    # A moving average of the weights with this decay is evaluated and saved beside them; null: none.
-    ema_decay: float | None = bounded(None, gt=0, lt=1, off="null keeps no average of the weights")
-    precision: Precision = Precision.auto
-    # auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N; cuda of several processes is a GPU for each
-    device: str = "auto"
-    # On a GPU: deterministic kernels, so that a run repeats bit for bit; false takes the fastest ones.
-    deterministic: bool = True
-    compile: bool = False
-    attention_backend: AttentionBackend = AttentionBackend.auto
-    parallel: Parallel = Parallel.ddp
-    # Seconds that a process waits for the others before it takes one of them for dead.
-    rank_timeout: int = bounded(600, ge=1, le=31_536_000)
-    log_every: int = bounded(
-        10, ge=1, off="{trainer.max_steps} (trainer.max_steps) writes one row, at the end; rows cannot be switched off"
+    max_steps: int = setting(1000, doc="Number of training steps.", traits=(Trait.horizon, Trait.scale), ge=1)
+    batch_size: int = setting(
+        16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale,), ge=1
     )
-    eval_every: int = bounded(250, ge=1, off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end")
-    # Checkpoints: the best and the last always, and besides every so many steps, and when so many minutes have passed
-    # since the last save; null: never by time.
-    save_every: int = bounded(
-        250, ge=1, off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint"
+    gradient_accumulation: int = setting(
+        1,
+        doc="Number of micro-batches that each process splits its share of a batch into, to save memory.",
+        role=Role.runtime,
+        traits=(Trait.rounding, Trait.scale),
+        ge=1,
+        off="1 disables gradient accumulation",
     )
-    save_every_minutes: float | None = bounded(None, gt=0, off="null never saves by time")
-    # How many of the newest stay, the best besides; null: all.
-    keep_last: int | None = bounded(2, ge=1, off="1 keeps the best and the newest checkpoint, null keeps all")
-    # Saved at every multiple of so many steps, and those stay for good; null: none.
-    keep_every: int | None = bounded(None, ge=1, off="null keeps none for its step")
-    # Written by a thread of its own while training goes on; a copy of the state is held in memory until it is done.
-    save_in_background: bool = True
-    # Tokens of the sample written at every evaluation; 0: none.
-    sample_tokens: int = bounded(200, ge=0, off="0 writes no samples")
-    # Rows have the norms of weights and gradients of each part of the model besides.
-    log_norms: bool = False
-    # FLOPs that one device can do in a second, for rows to say how much of it is used; null: those of known GPUs.
-    peak_flops: float | None = bounded(None, gt=0, off="null takes it from the table of known GPUs")
-    # A few steps are traced by PyTorch's profiler, into profile.json.
-    profile: bool = False
-    # What the run would come to, and how long it would take, is measured and printed; nothing is written.
-    dry_run: bool = False
+    sampling: Sampling = setting(Sampling.windows, doc="How the rows of a batch are drawn.")
+    clip_norm: float | None = setting(
+        1.0, doc="Maximum L2 norm of the gradient. null: no clipping.", gt=0, off="null disables clipping by norm"
+    )
+    clip_value: float | None = setting(
+        None,
+        doc="Maximum absolute value of each element of the gradient. null: no clipping.",
+        gt=0,
+        off="null disables clipping by value",
+    )
+    ema_decay: float | None = setting(
+        None,
+        doc="Decay of an exponential moving average of the weights, which is evaluated and saved with them. null: no "
+        "average.",
+        gt=0,
+        lt=1,
+        off="null disables the average of the weights",
+    )
+    precision: Precision = setting(Precision.auto, doc="Number format.")
+    device: str = setting(
+        "auto",
+        doc="auto (cuda if available, else mps, else cpu), cpu, mps, cuda or cuda:N. With several processes, cuda "
+        "gives each its own GPU.",
+        role=Role.runtime,
+        traits=(Trait.rounding,),
+    )
+    deterministic: bool = setting(
+        True,
+        doc="Use deterministic GPU kernels, so that a run can be repeated bit for bit; false allows faster ones.",
+        role=Role.runtime,
+        traits=(Trait.rounding,),
+    )
+    compile: bool = setting(
+        False, doc="Compile the model with torch.compile.", role=Role.runtime, traits=(Trait.rounding,)
+    )
+    attention_backend: AttentionBackend = setting(
+        AttentionBackend.auto, doc="Implementation of attention.", role=Role.runtime, traits=(Trait.rounding,)
+    )
+    parallel: Parallel = setting(
+        Parallel.ddp, doc="How processes share the work.", role=Role.runtime, traits=(Trait.rounding,)
+    )
+    rank_timeout: int = setting(
+        600,
+        doc="Seconds that a process waits for the others before it reports one of them as lost.",
+        role=Role.runtime,
+        ge=1,
+        le=31_536_000,
+    )
+    log_every: int = setting(
+        10,
+        doc="Steps between two training rows in metrics.jsonl.",
+        role=Role.reporting,
+        ge=1,
+        off="{trainer.max_steps} (trainer.max_steps) writes one row, at the end; rows cannot be disabled",
+    )
+    eval_every: int = setting(
+        250,
+        doc="Steps between two evaluations of the validation loss.",
+        traits=(Trait.horizon,),
+        ge=1,
+        off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end",
+    )
+    save_every: int = setting(
+        250,
+        doc="Steps between two checkpoints. The best and the last state are saved as well.",
+        role=Role.runtime,
+        ge=1,
+        off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint",
+    )
+    save_every_minutes: float | None = setting(
+        None,
+        doc="Minutes after the last save until the next one, besides save_every. null: no saves by time.",
+        role=Role.runtime,
+        gt=0,
+        off="null disables saves by time",
+    )
+    keep_last: int | None = setting(
+        2,
+        doc="Number of latest checkpoints to keep, besides the best. null: all.",
+        role=Role.runtime,
+        ge=1,
+        off="1 keeps the best and the latest checkpoint, null keeps all",
+    )
+    keep_every: int | None = setting(
+        None,
+        doc="Steps between two checkpoints that are saved and kept permanently. null: none.",
+        role=Role.runtime,
+        ge=1,
+        off="null keeps no checkpoint permanently",
+    )
+    save_in_background: bool = setting(
+        True,
+        doc="Write checkpoints in a background thread, from a copy of the state in memory.",
+        role=Role.runtime,
+    )
+    sample_tokens: int = setting(
+        200,
+        doc="Tokens of the sample that is generated at every evaluation. 0: no samples.",
+        role=Role.reporting,
+        ge=0,
+        off="0 disables samples",
+    )
+    log_norms: bool = setting(
+        False, doc="Log the norms of weights and gradients of each part of the model.", role=Role.reporting
+    )
+    peak_flops: float | None = setting(
+        None,
+        doc="Peak FLOP/s of one device, for the utilization (MFU) in metrics.jsonl. null: a table of known GPUs.",
+        role=Role.reporting,
+        gt=0,
+        off="null uses the table of known GPUs",
+    )
+    profile: bool = setting(
+        False, doc="Trace a few steps with PyTorch's profiler into profile.json.", role=Role.reporting
+    )
+    dry_run: bool = setting(
+        False,
+        doc="Estimate time and memory from a few steps, print them and write nothing.",
+        role=Role.runtime,
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
 
-from nanolm.config.fields import LARGEST
+from nanolm.config.fields import LARGEST, setting_of
 from nanolm.config.interpolation import unescape
 from nanolm.errors import SettingsError, nearest
 
@@ -66,7 +66,7 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     return SettingsError(
         f"{key} is {'empty' if is_empty else _shown(value)}, and must be {wanted}",
         where=where,
-        hint=_hint(task, key, value, kinds, field.metadata.get("off", "")),
+        hint=_hint(task, key, value, kinds, setting_of(field).off),
     )
 
 

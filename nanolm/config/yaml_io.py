@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationKeyError,
@@ -18,7 +18,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from nanolm.config.fields import plain
+from nanolm.config.fields import MISSING, plain
 from nanolm.config.interpolation import escape, has_interpolation, map_strings
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
@@ -105,7 +105,7 @@ def parse_yaml(text: str | bytes, path: Path) -> Config:
         typed = OmegaConf.structured(Config)
         for field in dataclasses.fields(Config):
             group = field.name
-            if group not in raw and field.default is not MISSING:
+            if group not in raw and field.default != MISSING:
                 continue  # a setting that is younger than the run
             value = raw.pop(group)
             if isinstance(value, dict):

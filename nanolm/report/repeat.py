@@ -8,11 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import MISSING
-
 from nanolm import shell
 from nanolm.compose import compose_line, quoted
-from nanolm.config.fields import flat
+from nanolm.config.fields import MISSING, flat
 from nanolm.config.interpolation import escape, map_strings, unescape
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS

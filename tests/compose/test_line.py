@@ -371,7 +371,7 @@ def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
 WRONG_VALUES = {
     "trainer.clip_norm=none": "is 'none', and must be a number or null\n  where: trainer.clip_norm=none\n",
     "trainer.ema_decay=off": "hint:  trainer.ema_decay=null keeps no average of the weights",
-    "++trainer.clip_value=false": "hint:  trainer.clip_value=null switches clipping by value off",
+    "++trainer.clip_value=false": "hint:  trainer.clip_value=null disables clipping by value",
     "trainer.eval_every=no": "hint:  trainer.eval_every=1000 (trainer.max_steps) evaluates only at the end",
     "trainer.keep_last=": "trainer.keep_last is empty, and must be a whole number or null",
     "trainer.device=[a]": "trainer.device is ['a'], and must be a string",

@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import MISSING
-
 from nanolm.config.checks.scheduler import check_scheduler
 from nanolm.config.dataset import SplitBy
-from nanolm.config.fields import leaves, outside_bounds
+from nanolm.config.fields import MISSING, leaves, outside_bounds, setting_of
 from nanolm.config.mask import (
     LOCAL_MASKS,
     PATTERN_LETTERS,
@@ -244,7 +242,7 @@ def _check_masks(config: Config) -> Iterator[NanolmError]:
                     where="mask.pattern",
                     hint=f"mask={mask.name} mask.{key}=... with the pattern beside it",
                 )
-            elif field.metadata.get("in_context") and value > context_length:
+            elif setting_of(field).in_context and value > context_length:
                 has_it = hasattr(config.mask, key)
                 yield SettingsError(
                     f"mask.{key} {value}{'' if has_it else f', as {mask.name} has it,'} is longer than "

@@ -14,8 +14,9 @@ from nanolm import shell
 from nanolm.analysis import metrics as figures
 from nanolm.compose import compose_jobs, parse
 from nanolm.config.checks import check
-from nanolm.config.fields import flat, outside_bounds
+from nanolm.config.fields import Trait, flat, outside_bounds
 from nanolm.config.identity import may_change
+from nanolm.config.roles import has_trait
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory, shown, steps_done
@@ -25,7 +26,7 @@ from nanolm.sweeps.driver import PATIENCE, Driver
 from nanolm.sweeps.grid import searched
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.optuna.samplers import FAILED
-from nanolm.sweeps.optuna.settings import SAME_FOR_A_PRUNER, OptunaConfig, check_length, check_settings, n_trials_of
+from nanolm.sweeps.optuna.settings import OptunaConfig, check_length, check_settings, n_trials_of
 from nanolm.sweeps.optuna.space import Dimension, Interval, Range, Value, as_overrides, grid, size_of, space_of
 from nanolm.sweeps.optuna.study import (
     FOLDER,
@@ -188,7 +189,7 @@ def decisive(config: Config) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in flat(config).items()
-        if key in SAME_FOR_A_PRUNER or key.endswith("path") or not may_change(key, config)
+        if has_trait(key, Trait.horizon) or key.endswith("path") or not may_change(key, config)
     }
     return {key: value for key, value in kept.items() if key != "resume"}
 

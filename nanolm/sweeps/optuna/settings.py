@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm.compose.ranges import MOST_VALUES
-from nanolm.config.fields import bounded, outside_bounds
+from nanolm.config.fields import Role, Trait, outside_bounds, setting
+from nanolm.config.roles import has_trait
 from nanolm.errors import NanolmError, SettingsError, install_hint, nearest
 from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, in_word, size_of
 
@@ -19,39 +20,51 @@ PRUNER_NAMES = ("none", "asha", "hyperband", "median")
 # How many trials where neither the line nor a grid says it.
 DEFAULT_TRIALS = 20
 
-# Their losses are per token of another text or another tokenizer: none of them is less than another one.
-NOT_COMPARABLE = ("dataset", "tokenizer")
-# A pruner compares losses at the same step of the same schedule.
-SAME_FOR_A_PRUNER = ("trainer.max_steps", "trainer.eval_every")
-
 
 @dataclasses.dataclass
 class OptunaConfig:
-    """hydra/sweeper=optuna: a study of Optuna's over what a line lets vary."""
+    """Settings of hydra/sweeper=optuna. Experiment settings decide which trials are drawn and pruned."""
 
-    _target_: str = "hydra_plugins.nanolm_sweepers.OptunaSweeper"
-    # tpe, random, grid (choices and ranges, every point once) or cmaes (numbers alone)
-    sampler: str = "tpe"
-    # none, asha, hyperband or median
-    pruner: str = "none"
-    # null: every point of a grid, else 20. A greater one goes on with the study.
-    n_trials: int | None = bounded(None, ge=1)
-    # Trials that are drawn and run at a time; null: as many as the launcher runs, or one where it does not say.
-    max_batch_size: int | None = bounded(None, ge=1)
-    # Of the sampler: the same one draws the same trials when they run one after another.
-    seed: int = bounded(1337, ge=0)
-    # asha and hyperband: one in so many goes on from a rung, and rungs are so many times further apart each.
-    reduction_factor: int = bounded(4, ge=2)
-    # No trial is given up before so many steps, where asha's first rung is; null: max_steps / reduction_factor ** 2.
-    min_steps: int | None = bounded(None, ge=1)
-    # median: nothing is given up before so many trials are complete.
-    median_after: int = bounded(5, ge=1)
-    # tpe: so many trials at random come first.
-    tpe_after: int = bounded(10, ge=1)
-    # More that varies, for files: {optimizer.lr: "tag(log,interval(1e-4,1e-2))"}
-    params: dict[str, Any] | None = None
-    # Whether no trial starts after one that failed; on the line it is called sweep.fail_fast.
-    fail_fast: bool = False
+    _target_: str = setting(
+        "hydra_plugins.nanolm_sweepers.OptunaSweeper", doc="The sweeper's class, for Hydra.", role=Role.runtime
+    )
+    sampler: str = setting(
+        "tpe", doc="tpe, random, grid (choices and ranges, each point once) or cmaes (numbers only)."
+    )
+    pruner: str = setting("none", doc="none, asha, hyperband or median.")
+    n_trials: int | None = setting(
+        None,
+        doc="Number of trials of the study; a larger one continues it. null: every point of a grid, else 20.",
+        role=Role.runtime,
+        ge=1,
+    )
+    max_batch_size: int | None = setting(
+        None,
+        doc="Trials that are drawn and run at a time. null: the number of jobs of the launcher, or 1.",
+        role=Role.runtime,
+        ge=1,
+    )
+    seed: int = setting(1337, doc="Seed of the sampler. It draws the same trials if they run one after another.", ge=0)
+    reduction_factor: int = setting(
+        4,
+        doc="asha and hyperband: one of this many trials continues past a rung; also the ratio of successive rungs.",
+        ge=2,
+    )
+    min_steps: int | None = setting(
+        None,
+        doc="No trial is pruned before this step; asha's first rung. null: max_steps / reduction_factor ** 2.",
+        ge=1,
+    )
+    median_after: int = setting(5, doc="median: number of complete trials before the first is pruned.", ge=1)
+    tpe_after: int = setting(10, doc="tpe: number of random trials at the start.", ge=1)
+    params: dict[str, Any] | None = setting(
+        None,
+        doc='More of the search space, for files: {optimizer.lr: "tag(log,interval(1e-4,1e-2))"}.',
+        role=Role.runtime,
+    )
+    fail_fast: bool = setting(
+        False, doc="Start no trial after a failed one; on the command line, sweep.fail_fast.", role=Role.runtime
+    )
 
     @property
     def prunes(self) -> bool:
@@ -142,7 +155,7 @@ def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
                 hint=f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe",
             )
         )
-    if key.split(".")[0] in NOT_COMPARABLE:
+    if has_trait(key, Trait.loss_unit):
         problems.append(
             SettingsError(
                 "losses on other tokens do not compare, and a study looks for the least",
@@ -150,7 +163,7 @@ def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
                 hint="-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte",
             )
         )
-    if settings.prunes and key in SAME_FOR_A_PRUNER:
+    if settings.prunes and has_trait(key, Trait.horizon):
         problems.append(
             SettingsError(
                 "a pruner compares trials at the same steps of the same length",

@@ -22,6 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nanolm.config.fields import Role, leaves, setting_of
 from nanolm.errors import RunError
 from nanolm.files import open_regular, wrong_file_types
 from nanolm.json_text import dump_json, parse_json
@@ -112,8 +113,7 @@ def name_of(settings: OptunaConfig, space: Sequence[Dimension], fixed: Mapping[s
     Args:
         fixed: what all trials share and what decides their losses, by key.
     """
-    free = {"_target_", "n_trials", "max_batch_size", "params", "fail_fast"}
-    decisive = {key: value for key, value in dataclasses.asdict(settings).items() if key not in free}
+    decisive = {key: value for key, field, value in leaves(settings) if setting_of(field).role is Role.experiment}
     dimensions = [(type(dimension).__name__, dataclasses.asdict(dimension)) for dimension in space]
     text = dump_json([decisive, sorted(dimensions, key=str), dict(fixed)], sort_keys=True, default=str)
     return f"{settings.sampler}_{settings.pruner}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
