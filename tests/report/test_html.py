@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nanolm.analysis.collection import find
-from nanolm.cli.report import make
+from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import Without, to_html, to_script
 from tests.report_fixtures import LONG_NAME
@@ -108,11 +108,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     driver.quit()
 
 
+def write_report(runs: Path, path: Path, *arguments: str) -> None:
+    assert cli.run(["report", str(runs), "-o", str(path), *arguments]) == 0
+
+
 @pytest.fixture(scope="module")
 def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of twenty runs, with the attention of two."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    make([str(sweep)], path, texts=["12 and 13 make 25", "1 and 2"], n_maps=2)
+    write_report(sweep, path, "--text", "12 and 13 make 25", "1 and 2", "--maps", "2")
     return path
 
 
@@ -302,12 +306,12 @@ def test_what_it_takes_to_repeat_a_run(browser: Browser, report: Path, sweep: Pa
 def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, text: Path, tmp_path: Path) -> None:
     from tests.report_fixtures import make_run
 
-    make([str(pair / "bigram")], tmp_path / "one.html")
+    write_report(pair / "bigram", tmp_path / "one.html")
     browser.open(tmp_path / "one.html")
     assert browser.js("return document.getElementById('settings').hidden")
     assert browser.texts("#attention-note") == ["Without a map: bigram (the model bigram has no attention)."]
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
-    make([str(pair), str(tmp_path / "bytes")], tmp_path / "several.html", n_maps=0)
+    write_report(pair, tmp_path / "several.html", str(tmp_path / "bytes"), "--maps", "0")
     browser.open(tmp_path / "several.html", "phone")
     assert "2 different tokenizers" in browser.texts("#notes")[0]
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
