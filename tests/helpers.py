@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from nanolm.compose import Bases, compose_config
+from nanolm.config.checks import check
 from nanolm.config.mask import CausalConfig
 from nanolm.config.run import Config
 from nanolm.data import corpus as corpora
@@ -119,6 +120,11 @@ def kill_process_group(process: subprocess.Popen[str] | Forked) -> None:
 def make_config(*overrides: str) -> Config:
     """The settings of a line."""
     return compose_config(overrides, BASES)
+
+
+def mistakes(*overrides: str) -> list[str]:
+    """Compose overrides and return the mistakes that checking the settings finds."""
+    return [problem.found for problem in check(make_config(*overrides))]
 
 
 def small_config(text: Path, *overrides: str) -> Config:

@@ -126,7 +126,7 @@ def test_all_mistakes_are_reported(nanolm: Nanolm) -> None:
         ("size.d_modl=3", "--vocab-size", "9"): ["no setting 'size.d_modl'", "did you mean size.d_model?"],
         ("--vocab-size", "0"): ["--vocab-size is 0"],
         ("model=ngram",): ["the model 'ngram' is a table whose size depends on its text", "summary.json has"],
-        ("size.n_heads=3",): ["cannot be divided among size.n_heads 3", "--vocab-size 65"],
+        ("size.n_heads=3",): ["is not divisible by size.n_heads (3)", "--vocab-size 65"],
     }.items():
         done = nanolm("count", *arguments)
         assert (done.returncode, done.stdout) == (2, ""), done

@@ -59,8 +59,8 @@ def test_mistakes_are_named(nanolm: Nanolm, small_text: Path) -> None:
         ("data", "show", "datset=text"): "did you mean dataset?",
         ("data", "show", "dataset=text", "dataset.path=nowhere"): "no file, folder or match",
         ("data", "show", "--tokens", "0"): "--tokens is 0",
-        ("data", "prepare", "dataset.val_fraction=0.6", "dataset.test_fraction=0.5"): "leave nothing to train on",
-        ("data", "prepare", "dataset.split_by=line", "trainer.sampling=documents"): "takes them apart",
+        ("data", "prepare", "dataset.val_fraction=0.6", "dataset.test_fraction=0.5"): "leave no training text",
+        ("data", "prepare", "dataset.split_by=line", "trainer.sampling=documents"): "dataset.split_by=line splits them",
     }.items():
         done = nanolm(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done

@@ -203,7 +203,7 @@ def test_a_job_that_cannot_be_right_stops_a_sweep_before_any_runs(nanolm: Nanolm
     done = nanolm("train", "-m", *line, "size.n_heads=3,2,5")
     assert done.returncode == 2
     for heads in (3, 5):
-        assert f"size.d_model 16 cannot be divided among size.n_heads {heads} heads" in done.stderr
+        assert f"size.d_model (16) is not divisible by size.n_heads ({heads})" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (nanolm.folder / "sweep").exists()
 

@@ -109,7 +109,7 @@ def test_every_mistake_in_every_job_is_said_once_and_no_folder_is_made(tmp_path:
     for part in (
         "no model is called 'gtp2'",
         "optimizer.lr is 'fast', and must be a number",
-        "16 cannot be divided among size.n_heads 3 heads",
+        "(16) is not divisible by size.n_heads (3)",
     ):
         assert text.count(part) == 1
     with pytest.raises(SettingsError, match=r"there is no setting 'optimizer\.lrr'"):

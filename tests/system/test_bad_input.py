@@ -25,7 +25,7 @@ from tests.runs.made import make_run
         (["trainer.max_step=3"], ["there is no setting 'trainer.max_step'", "did you mean trainer.max_steps?"]),
         (["+trainer.max_stepps=3"], ["there is no setting 'trainer.max_stepps'", "did you mean trainer.max_steps?"]),
         (["optimizer.lr=fast"], ["optimizer.lr is 'fast', and must be a number", "optimizer.lr=fast"]),
-        (["size.n_heads=3"], ["size.d_model 16 cannot be divided among size.n_heads 3 heads", "n_heads = 1, 2, 4"]),
+        (["size.n_heads=3"], ["size.d_model (16) is not divisible by size.n_heads (3)", "n_heads = 1, 2 or 4"]),
         (["size.context_length=900"], ["the val split has", "needs 901", "size.context_length 900"]),
         (["dataset.path=missing.txt"], ["no file, folder or match of 'missing.txt'"]),
         (["dataset.path=empty.txt"], ["the text is empty", "empty.txt"]),

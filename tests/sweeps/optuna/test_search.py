@@ -238,7 +238,7 @@ def test_trials_that_cannot_be_composed_are_replaced(
     said = capsys.readouterr()
     assert f"left out   {n_failed} trial" in said.out
     assert "2 jobs: 2 completed" in said.out
-    assert "cannot be divided among size.n_heads 2 heads" in said.err
+    assert "is not divisible by size.n_heads (2)" in said.err
     # Nothing but impossible trials: the search ends.
     monkeypatch.setattr(search, "MAX_IMPOSSIBLE", 1)
     with pytest.raises(SystemExit, match="1"):
@@ -258,7 +258,7 @@ def test_values_that_do_not_fit_together_are_left_to_the_search(small_text: Path
         checked(Choice("size.n_heads", (3, 5)))
     with pytest.raises(SettingsError, match="must be at least 1"):
         checked(Choice("size.n_heads", (2, 0)))
-    with pytest.raises(SettingsError, match=r"d_model 16 cannot be divided among size\.n_heads 3"):
+    with pytest.raises(SettingsError, match=r"d_model \(16\) is not divisible by size\.n_heads \(3\)"):
         checked(Choice("optimizer.lr", (1e-3, 1e-2)), more=("size.n_heads=3",))
 
 

@@ -384,7 +384,7 @@ def test_mistakes_are_told_once_and_end_every_rank(text: str, tmp_path: Path) ->
     processes = start_ranks(["nanolm", "train", *LINE, text, *wrong, "hydra.run.dir=run"], tmp_path)
     (status, _, errors), (other_status, *other_words) = ended(processes)
     assert (status, other_status) == (2, 2)
-    assert "trainer.batch_size 5 cannot be shared evenly by 2 processes" in errors
+    assert "trainer.batch_size (5) is not divisible by the 2 processes" in errors
     assert "optimizer=muon needs whole matrices" in errors
     assert other_words == ["", ""]
     assert not (tmp_path / "run").exists()
@@ -401,7 +401,7 @@ def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeyp
     assert found_on(1, monkeypatch, "optimizer=muon", "trainer.parallel=fsdp", "trainer.batch_size=5") == []
     assert found_on(4, monkeypatch, "optimizer=muon") == []
     (shares,) = found_on(4, monkeypatch, "trainer.batch_size=8", "trainer.gradient_accumulation=4")
-    assert shares == "trainer.batch_size 8, 2 a process, cannot be cut into trainer.gradient_accumulation 4 equal parts"
+    assert shares == "trainer.batch_size (8 / 4 processes = 2) is not divisible by trainer.gradient_accumulation (4)"
     problems = found_on(
         4,
         monkeypatch,
@@ -411,7 +411,9 @@ def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeyp
         "trainer.device=cuda:0",
         "model=ngram",
     )
-    for number, words in enumerate(["shared evenly by 4", "adafactor needs whole", "is one device", "counted in one"]):
+    for number, words in enumerate(
+        ["divisible by the 4", "adafactor needs whole", "is a single device", "fitted in one"]
+    ):
         assert words in problems[number]
     with pytest.raises(SettingsError, match="-m makes many runs"):
         nanolm_run(["train", "-m", "seed=1,2"])

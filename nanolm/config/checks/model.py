@@ -1,0 +1,87 @@
+"""Check the settings of the model and its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
+from nanolm.config.run import Config
+from nanolm.config.size import SizeConfig
+from nanolm.errors import NanolmError, SettingsError
+
+
+def check_model(config: Config) -> Iterator[NanolmError]:
+    """Find widths and components that do not fit together."""
+    if isinstance(config.model, NgramConfig):
+        yield from _check_order(config.model, config.size)
+    if isinstance(config.model, TransformerConfig):
+        if config.model.attention is not AttentionKind.uniform:
+            yield from _check_widths(config.model, config.size)
+        yield from _check_components(config.model)
+
+
+def _check_order(model: NgramConfig, size: SizeConfig) -> Iterator[NanolmError]:
+    if model.order - 1 > size.context_length:
+        yield SettingsError(
+            f"model.order ({model.order}) needs a context of {model.order - 1} tokens, but size.context_length is "
+            f"{size.context_length}",
+            where="model.order, size.context_length",
+            hint=f"use size.context_length={model.order - 1} or more, or model.order={size.context_length + 1} or less",
+        )
+
+
+def _check_widths(model: TransformerConfig, size: SizeConfig) -> Iterator[NanolmError]:
+    if size.d_model % size.n_heads and None in (size.d_key, size.d_value):
+        # Only nearby divisors, since d_model may be absurdly large.
+        nearby = range(max(1, size.n_heads - 1000), min(size.d_model, size.n_heads + 1000) + 1)
+        divisors = {1, *(n for n in nearby if size.d_model % n == 0)}
+        *others, last = sorted(sorted(divisors, key=lambda n: abs(n - size.n_heads))[:3])
+        choices = f"{', '.join(map(str, others))} or {last}" if others else last
+        yield SettingsError(
+            f"size.d_model ({size.d_model}) is not divisible by size.n_heads ({size.n_heads})",
+            where="size.d_model, size.n_heads",
+            hint=f"use n_heads = {choices}, or d_model = {(size.d_model // size.n_heads + 1) * size.n_heads}; "
+            "size.d_key and size.d_value set the widths of a head independently",
+        )
+        return
+    if model.positions is Positions.rotary and size.key_width % 2:
+        yield SettingsError(
+            f"model.positions=rotary needs an even head width, but queries and keys have width {size.key_width}",
+            where="model.positions, size.d_model, size.n_heads, size.d_key",
+            hint="use an even size.d_key, or model.positions=learned",
+        )
+    out = size.n_heads * size.value_width
+    if not model.output_projection and out != size.d_model:
+        yield SettingsError(
+            f"without an output projection, {size.n_heads} heads with values of width {size.value_width} give a "
+            f"residual stream of width {out}, but size.d_model is {size.d_model}",
+            where="model.output_projection, size.n_heads, size.d_value",
+            hint="use model.output_projection=true, or size.d_value = size.d_model / size.n_heads",
+        )
+        if model.tie_embeddings:
+            yield SettingsError(
+                f"a head tied to the token embedding has width {size.d_model}, but the residual stream has width {out}",
+                where="model.tie_embeddings, model.output_projection",
+                hint="use model.tie_embeddings=false, or equal widths",
+            )
+
+
+def _check_components(model: TransformerConfig) -> Iterator[NanolmError]:
+    if model.attention is AttentionKind.uniform and model.positions in (Positions.rotary, Positions.alibi):
+        yield SettingsError(
+            f"model.positions={model.positions.name} changes attention scores, but uniform attention has none",
+            where="model.positions, model.attention",
+            hint="use model.positions=learned, sinusoidal or none",
+        )
+    if model.final_norm and model.norm is Norm.none:
+        yield SettingsError(
+            "model.final_norm is true, but model.norm is none",
+            where="model.final_norm, model.norm",
+            hint="use model.norm=layer_norm or rms_norm, or leave out model.final_norm",
+        )
+    if model.initialization is Initialization.zero_projections and not model.residual:
+        yield SettingsError(
+            "model.initialization=zero_projections without residual connections gives zero outputs and gradients",
+            where="model.initialization, model.residual",
+            hint="use model.initialization=gpt2, xavier or pytorch, or model.residual=true",
+        )
