@@ -18,6 +18,7 @@ import torch
 from nanolm.compose import Bases, compose_config
 from nanolm.config.checks import check
 from nanolm.config.mask import CausalConfig
+from nanolm.config.optimizer import OptimizerConfig
 from nanolm.config.run import Config
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
@@ -150,7 +151,7 @@ def is_same_state(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        timed = ("seconds", "timed_seconds", "lengths")
+        timed = ("seconds", "timed_seconds")
         return a.keys() == b.keys() and all(is_same_state(a[key], b[key]) for key in a if key not in timed)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(is_same_state, a, b))
@@ -217,3 +218,14 @@ def stream_folders(cache: Path) -> list[Path]:
 def temporary_files(folder: Path) -> list[str]:
     """The names below a folder that an interrupted write left."""
     return [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+def make_optimizer_config(name: str, *overrides: str) -> OptimizerConfig:
+    """The config of an optimizer with overrides such as "lr=0.1"."""
+    return make_config(f"optimizer={name}", *(f"optimizer.{override}" for override in overrides)).optimizer
+
+
+def set_random_gradients(model: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -75,7 +75,7 @@ def list_checkpoints(run: RunDirectory) -> list[Entry]:
     found = [(path, manifest, faults) for path, manifest, faults in found if path.exists()]
     intact = [checkpoint.Checkpoint(path, manifest) for path, manifest, faults in found if manifest and not faults]
     last_step = intact[-1].step if intact else None
-    best_step = intact[-1].numbers()["best_step"] if intact else None
+    best_step = intact[-1].best_step if intact else None
     entries = []
     for path, manifest, faults in found:
         step = checkpoint.step_of(path)

@@ -69,10 +69,12 @@ def load_run(
     found = _find(run, which)
     require_same_settings(config, run, found.manifest, found.path, LOADED)
     with memory.translate_memory_errors(config):
-        loaded = checkpoint.weights_only(found, build(config, tokenizer.vocab_size), chosen)
+        model = build(config, tokenizer.vocab_size)
+        found.load_weights(model)
+        model.requires_grad_(False).to(chosen).eval()
     if weights == "ema":
-        ema.copy_(_averages(found), loaded)
-    return Loaded(run, config, tokenizer, loaded, found.step, chosen)
+        ema.copy_(_averages(found), model)
+    return Loaded(run, config, tokenizer, model, found.step, chosen)
 
 
 def _averages(found: checkpoint.Checkpoint) -> ema.Averages:
@@ -104,7 +106,7 @@ def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
         if damaged:
             raise damaged[0]
         return last
-    best = int(last.numbers()["best_step"])
+    best = last.best_step
     if damaged and best != last.step:
         # A newer checkpoint that cannot be read may have been the best: say so instead of guessing.
         raise damaged[0]

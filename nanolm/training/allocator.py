@@ -1,24 +1,23 @@
-"""What becomes of the memory that tensors free."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# <malloc.h> of glibc.
+# Parameters of mallopt, from glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 ONE_GIB = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Lets the process keep what tensors free, for the next ones.
+    """Let the process keep freed memory for the next tensors, instead of returning it to the system.
 
-    By default glibc gives large pieces back to the system at once, and every step asks for its logits and their
-    gradients anew, page by page: with a vocabulary of 14,000 words on a CPU that is half of the time. The process stays
-    as large as it was at its largest.
+    By default glibc returns large blocks at once, so that every step maps its logits and their gradients anew, page by
+    page: with a vocabulary of 14,000 words on a CPU this takes half of the time. The process stays at its peak size.
 
     Returns:
-        Whether the C library was told: that of Linux, if it is glibc.
+        Whether the allocator was configured, which is possible with glibc on Linux.
     """
     if not sys.platform.startswith("linux"):
         return False

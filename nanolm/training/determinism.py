@@ -8,7 +8,7 @@ import torch
 
 
 def set_determinism(is_deterministic: bool, device: torch.device) -> None:
-    """Choose deterministic kernels or the fastest ones; call it before the first kernel of a run.
+    """Choose deterministic kernels or the fastest ones; must be called before the first kernel of a run.
 
     On a CPU every kernel that nanolm uses is deterministic, and nothing is set. On a GPU several backward passes
     (attention, embedding, index_add) add atomically, in an order that differs from run to run, unless PyTorch is told
@@ -16,13 +16,13 @@ def set_determinism(is_deterministic: bool, device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
-    # cuBLAS reads it when its first handle is made, which may be that of a later run of this process.
+    # cuBLAS reads it when its first handle is created, which may be that of a later run of this process.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(is_deterministic)
-    # Only uninitialised memory that is read would make a difference, and filling it takes a kernel a tensor.
+    # nanolm reads no uninitialized memory, and filling it takes one kernel per tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def is_deterministic(setting: bool, device: torch.device) -> bool:
-    """Whether a run repeats bit for bit on this device with `trainer.deterministic=setting`."""
+    """Return whether a run is reproducible bit for bit on this device with `trainer.deterministic=setting`."""
     return device.type == "cpu" or (device.type == "cuda" and setting)

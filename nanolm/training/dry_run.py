@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from nanolm.config.identity import recorded
 from nanolm.config.run import Config
@@ -121,8 +121,8 @@ def dry_run(
     step_seconds, tokens_a_step = _time_steps(setup)
     evaluation_seconds = _time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
-    model, tree, averages = state.full_model(), state.state_dict(), state.full_averages()
-    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, model, tree, averages))
+    weights, tree, averages = state.full_weights(), state.state_dict(), state.full_averages()
+    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, weights, tree, averages))
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
@@ -211,14 +211,16 @@ def _diverged(how: str) -> DivergedError:
     return DivergedError(f"the dry run diverged {how}", where="trainer.dry_run", hint=DIVERGED_HINT)
 
 
-def _time_save(setup: Setup, model: nn.Module, tree: Any, averages: Averages | None) -> tuple[float, int]:
+def _time_save(
+    setup: Setup, weights: dict[str, torch.Tensor], tree: Any, averages: Averages | None
+) -> tuple[float, int]:
     """Seconds and bytes of a checkpoint, written where the run's would be and taken away again."""
     setup.run.path.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=setup.run.path))
     try:
         began = time.perf_counter()
         about = {**setup.about, "settings": recorded(setup.config)}
-        snapshot = checkpoint.take(setup.state.step, model, tree, about, averages)
+        snapshot = checkpoint.take_snapshot(setup.state.step, weights, tree, about, averages)
         copied = time.perf_counter() - began
         saved = checkpoint.write(folder, snapshot)
         took = time.perf_counter() - began

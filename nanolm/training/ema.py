@@ -1,4 +1,4 @@
-"""A moving average of the weights, kept beside them (Polyak and Juditsky 1992)."""
+"""Exponential moving averages of the weights (Polyak and Juditsky 1992)."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from torch import nn
 
 from nanolm.training.distributed.parallel import local_shards
 
-# By the name of the parameter; one that has several names has the first.
+# By parameter name; tied parameters appear once, under their first name.
 Averages = dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def begin(model: nn.Module) -> Averages:
-    """The weights as they are, copied."""
+def init(model: nn.Module) -> Averages:
+    """Return averages that equal the current weights."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 @torch.no_grad()
 def update(averages: Averages, model: nn.Module, decay: float, step: int) -> None:
-    """Moves each average towards its weight, in place.
+    """Update the averages in place: average <- d average + (1 - d) weight.
 
-    average <- d average + (1 - d) weight, with d = min(decay, (1 + step) / (10 + step)): at first the average follows
-    fast, or it would be that of weights that know nothing (as tf.train.ExponentialMovingAverage does with num_updates).
+    d = min(decay, (1 + step) / (10 + step)) lets early averages forget the initial weights, as num_updates does in
+    tf.train.ExponentialMovingAverage.
 
     Args:
-        step: updates done.
+        averages: one tensor per parameter.
+        model: after the optimizer step.
+        decay: trainer.ema_decay.
+        step: optimizer steps done.
     """
     weights = dict(model.named_parameters())
-    current = min(decay, (1 + step) / (10 + step))
-    own, towards = local_shards(list(averages.values())), local_shards([weights[name] for name in averages])
-    torch._foreach_lerp_(own, towards, 1 - current)
+    current_decay = min(decay, (1 + step) / (10 + step))
+    shards, weight_shards = local_shards(list(averages.values())), local_shards([weights[name] for name in averages])
+    torch._foreach_lerp_(shards, weight_shards, 1 - current_decay)
 
 
 @contextlib.contextmanager
 def swapped(averages: Averages, model: nn.Module) -> Iterator[None]:
-    """Inside, the model has the averages as its weights; then it has its own again, to the bit."""
+    """Use the averages as the weights of the model inside the context; the weights are restored exactly."""
     _swap(averages, model)
     try:
         yield
@@ -50,13 +53,13 @@ def swapped(averages: Averages, model: nn.Module) -> Iterator[None]:
 def _swap(averages: Averages, model: nn.Module) -> None:
     weights = dict(model.named_parameters())
     for name, average in averages.items():
-        kept = average.clone()
+        copy = average.clone()
         average.copy_(weights[name])
-        weights[name].copy_(kept)
+        weights[name].copy_(copy)
 
 
 @torch.no_grad()
 def copy_(averages: Averages, model: nn.Module) -> None:
-    """Gives a model the averages as its weights, for good."""
+    """Copy the averages into the weights of the model."""
     for name, parameter in model.named_parameters():
         parameter.copy_(averages[name])

@@ -32,7 +32,7 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
         state.best_val_loss, state.best_step = state.val_loss, state.step
     text = ""
     # A sharded model is run by all ranks or by none.
-    if config.trainer.sample_tokens and (session.ranks.is_main or state.frame is not None):
+    if config.trainer.sample_tokens and (session.ranks.is_main or state.is_sharded):
         text = write_sample(session)
         log.sample(state.step, text)
     of_averages = _of_averages(session)

@@ -1,4 +1,4 @@
-"""The random generators that a training step draws from (dropout, and whatever a user's model adds)."""
+"""Global random generators, from which a training step may draw (dropout, user models)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Puts every global generator at the start of a run."""
+    """Seed the global generators of Python, NumPy and PyTorch."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def seed_rank(seed: int, step: int, rank: int) -> None:
-    """Puts every global generator where a rank begins that has no state of its own to go on with.
+    """Seed the global generators of a rank that has no saved state.
 
-    Rank 0 begins at the seed, any other at a number that follows from the seed, the step it joins at and its rank.
+    Args:
+        seed: of the run; rank 0 uses it unchanged.
+        step: at which the rank joins the run.
+        rank: other ranks derive their seed from all three numbers.
     """
     derived = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     seed_everything(int(derived[0]) if rank else seed)
 
 
 def get_state(device: torch.device) -> dict[str, Any]:
-    """The state of every global generator, as tensors and plain numbers."""
+    """Return the state of the global generators as tensors and plain numbers."""
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -47,7 +50,7 @@ def get_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts every global generator where `get_state` found it. Called last, so that nothing draws after it (C6)."""
+    """Restore what `get_state` returned. Call it last on resume, so that nothing draws random numbers after it."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)

@@ -127,22 +127,22 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         _require_same(resumed, about)
 
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
-    model, forward, frame = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
+    model, forward = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
     is_counted = isinstance(model, FittedModel)
     if settings.compile and not is_counted:
         forward = torch.compile(forward)
     optimizer = None if is_counted else optimizers.build(config.optimizer, model)
-    averages = None if is_counted or settings.ema_decay is None else ema.begin(model)
-    state = TrainState(model, optimizer, number_format, device, ranks, frame, averages)
+    averages = None if is_counted or settings.ema_decay is None else ema.init(model)
+    state = TrainState(model, optimizer, number_format, device, ranks, averages)
     if start is None:
         rng.seed_rank(config.seed, 0, ranks.rank)
     else:
-        tree = start.load_state()
+        saved_state = start.load_state()
         if averages is not None and (saved := start.load_averages()) is not None:
             state.load_averages(saved)
         if parent is not None and optimizer is not None:
-            tree = adapt_state(tree, parent.config, config, optimizer)
-        state.load_state_dict(tree, config.seed)
+            saved_state = adapt_state(saved_state, parent.config, config, optimizer)
+        state.load_state_dict(saved_state, config.seed)
     return Setup(
         config=config,
         run=run,
@@ -168,8 +168,8 @@ def _build_model(
     ranks: Ranks,
     device: torch.device,
     number_format: NumberFormat,
-) -> tuple[nn.Module, Forward, nn.Module | None]:
-    """The model on its device, what a training step calls in its place, and of a sharded model its frame.
+) -> tuple[nn.Module, Forward]:
+    """Build the model on its device, and what a training step calls in its place.
 
     Args:
         source: where the weights come from; None leaves them as they are initialized.
@@ -185,14 +185,13 @@ def _build_model(
     if ranks.world_size == 1 or parallel is not Parallel.fsdp:
         model = with_weights().to(device)
         is_counted = isinstance(model, FittedModel)
-        return model, model if is_counted else distributed.share(model, parallel, ranks, device), None
+        return model, model if is_counted else distributed.parallelize(model, parallel, ranks, device)
     # Only rank 0 holds the whole model, in host memory, until every rank has its part on its device.
     whole = ranks.run_on_all(lambda: with_weights() if ranks.is_main else None)
     model = distributed.on_meta(lambda: build(config, vocab_size))
-    frame = distributed.meta_copy(model)
-    forward = distributed.share(model, parallel, ranks, device, number_format.dtype)
+    forward = distributed.parallelize(model, parallel, ranks, device, number_format.dtype)
     distributed.fill(model, whole, ranks, device)
-    return model, forward, frame
+    return model, forward
 
 
 def _prepare_text(

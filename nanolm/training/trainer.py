@@ -121,8 +121,9 @@ def train(
             run.write_summary({**before, **summary})
             write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
         passed_over = ranks.run_on_main(lambda: _set_aside(setup))
-        lengths = setup.state.lengths | setup.continuation.lengths
-        with contextlib.closing(Log(run, lengths, show_bar, bar_file, quiet) if ranks.is_main else NoLog()) as log:
+        with contextlib.closing(
+            Log(run, setup.continuation.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
+        ) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
             session = Session(**vars(setup), log=log, saver=saver, should_prune=should_prune)
             announce(session, summary, passed_over, changes)
@@ -157,7 +158,7 @@ def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
         "reference_bits_per_byte": setup.ranks.run_on_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
         **setup.about,
         "git": provenance.git(Path.cwd()),
-        **({} if setup.parent is None else {"parent": setup.parent.pointer()}),
+        **({} if setup.parent is None else {"parent": setup.parent.reference()}),
     }
 
 
@@ -389,15 +390,15 @@ def _is_save_due(session: Session) -> bool:
 def _save(session: Session) -> None:
     """Saves a checkpoint; when it reads back, those go that need not stay."""
     state = session.state
-    state.lengths = session.log.lengths()
+    offsets, checksums = session.log.lengths(), session.log.checksums()
     about = {
         "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
         **session.about,
         "settings": recorded(session.config),
-        "logs": session.log.checksums(),
+        "logs": {name: {"bytes": offsets[name], "sha256": checksums[name]} for name in offsets},
     }
-    model, tree, averages = state.full_model(), state.state_dict(), state.full_averages()
-    session.ranks.run_on_main(lambda: session.saver.save(state.step, model, tree, about, state.best_step, averages))
+    weights, tree, averages = state.full_weights(), state.state_dict(), state.full_averages()
+    session.ranks.run_on_main(lambda: session.saver.save(state.step, weights, tree, about, state.best_step, averages))
 
 
 def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:

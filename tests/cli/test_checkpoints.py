@@ -41,7 +41,7 @@ def test_intact_checkpoints_are_listed(run: RunDirectory, capsys: pytest.Capture
 def test_damaged_files_are_named_and_exit_status_is_1(run: RunDirectory, nanolm: Nanolm) -> None:
     damaged = run.checkpoints / "step-00000030"
     os.truncate(damaged / checkpoint.WEIGHTS, 100)
-    (damaged / checkpoint.SHAPE).unlink()
+    (damaged / checkpoint.STRUCTURE).unlink()
     done = nanolm("checkpoints", run.path, "--json")
     assert (done.returncode, done.stderr) == (1, "")
     first, last = json.loads(done.stdout)["checkpoints"]

@@ -80,7 +80,7 @@ def test_a_checkpoint_to_resume_points_at_its_run(run: RunDirectory) -> None:
     line = compose_line([f"resume={step}", "fork=true", "trainer.max_steps=8"])
     assert train_verb._fork(line.config, line).parent is not None
     line = compose_line(["resume=R/checkpoints/step-3", "fork=true", "trainer.max_steps=8"])
-    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 3[\s\S]*there are: 2, 4"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 3[\s\S]*existing checkpoints: 2, 4"):
         train_verb._fork(line.config, line)
 
 

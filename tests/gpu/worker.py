@@ -190,7 +190,7 @@ class Parts:
             model.register_forward_hook(lambda module, inputs, logits: FAULTS[fault](logits))
         optimizer = optimizers.build(config.optimizer, model)
         number_format = NumberFormat(config.trainer.precision, device)
-        self.state = TrainState(model, optimizer, number_format, device, averages=ema.begin(model))
+        self.state = TrainState(model, optimizer, number_format, device, averages=ema.init(model))
         self.reads_documents = reads_documents(config)
         shape = (config.trainer.batch_size, config.size.context_length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=device)

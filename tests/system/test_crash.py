@@ -29,8 +29,8 @@ CRASHED = 77
 def save(saver: Saver, step: int) -> None:
     model = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.weight, float(step))
-    tree = {"numbers": {"step": step, "best_step": 0}, "moment": torch.full((4,), float(step))}
-    saver.save(step, model, tree, {"val_loss": None}, best_step=0)
+    tree = {"scalars": {"step": step}, "moment": torch.full((4,), float(step))}
+    saver.save(step, model.state_dict(), tree, {"val_loss": None}, best_step=0)
 
 
 def saver_of(folder: Path, said: Path | None = None) -> Saver:

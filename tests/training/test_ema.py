@@ -18,7 +18,7 @@ from tests.training.test_resume import whole_and_parted
 
 def test_the_average_is_that_of_the_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
-    averages = ema.begin(model)
+    averages = ema.init(model)
     expected = model.weight.item()
     for step in range(1, 30):
         with torch.no_grad():
@@ -31,7 +31,7 @@ def test_the_average_is_that_of_the_formula() -> None:
 
 def test_weights_that_were_swapped_come_back_to_the_bit() -> None:
     model = nn.Linear(5, 5)
-    averages = ema.begin(model)
+    averages = ema.init(model)
     with torch.no_grad():
         model.weight.normal_()
     own, kept = model.weight.clone(), averages["weight"].clone()

@@ -49,7 +49,7 @@ def whole_and_parted(text: Path, folder: Path, *overrides: str) -> bool:
         train(config, parted)
     assert parted.read_summary()["step"] == STEPS // 2
     train(config, parted)
-    assert final_state(whole)[1]["numbers"]["step"] == STEPS
+    assert final_state(whole)[1]["scalars"]["step"] == STEPS
     return untimed_rows(parted) == untimed_rows(whole) and is_same_state(final_state(parted), final_state(whole))
 
 
@@ -107,8 +107,8 @@ def test_the_equality_would_notice_a_missing_part(
         if self.step == STEPS:
             return tree
         if part == "plateau":
-            assert tree["numbers"]["plateau"]["reduction"] < 1
-            tree["numbers"]["plateau"] = {}
+            assert tree["scalars"]["plateau"]["reduction"] < 1
+            tree["scalars"]["plateau"] = {}
         for group in tree["optimizer"]["param_groups"]:
             if part in group:
                 group[part] = 0

@@ -88,7 +88,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert untimed_rows(parted) == untimed_rows(whole)
     assert parted.samples.read_bytes() == whole.samples.read_bytes()
     assert is_same_state(final_state(parted), final_state(whole))
-    assert final_state(whole)[1]["numbers"]["step"] == 30
+    assert final_state(whole)[1]["scalars"]["step"] == 30
 
 
 def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_equality_would_notice_a_missing_part(
         elif part == "rng":
             state["rng"]["torch"] = torch.Generator().manual_seed(1).get_state()
         else:
-            state["numbers"][part] -= 1
+            state["scalars"][part] -= 1
         return state
 
     monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
@@ -174,7 +174,7 @@ def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path
     summary = run.read_summary()
     assert summary["status"] == "diverged"
     weights, state = final_state(run)
-    assert state["numbers"]["step"] == summary["step"]
+    assert state["scalars"]["step"] == summary["step"]
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 

@@ -1,16 +1,14 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoint folders: written atomically, verified by checksum, pruned.
 
-A checkpoint is a folder: model.safetensors, state.safetensors and state.json (the rest of the state), and
-manifest.json, which is written last and holds the sha256 of the others. Of a run that averages its weights there is
-ema.safetensors besides. The folder gets its name when all of it is on disk.
+A checkpoint is a folder step-N with model.safetensors, state.safetensors and state.json (all other state, split into
+tensors and structure), ema.safetensors if the run averages its weights, and manifest.json (`nanolm.checksummed`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +22,31 @@ from nanolm.checksummed import MANIFEST
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
-from nanolm.training.checkpoints.state import copied, flatten, unflatten
+from nanolm.training.checkpoints.serialization import cpu_copy, flatten, unflatten
 
-WEIGHTS, TENSORS, SHAPE = "model.safetensors", "state.safetensors", "state.json"
-AVERAGES = "ema.safetensors"
+WEIGHTS, AVERAGES = "model.safetensors", "ema.safetensors"
+TENSORS, STRUCTURE = "state.safetensors", "state.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder that has been read against its manifest."""
+    """A checkpoint that has been verified."""
 
     path: Path
     manifest: dict[str, Any]
 
     @property
     def step(self) -> int:
-        """Updates done when it was saved."""
+        """Optimizer steps done when it was saved."""
         return int(self.manifest["step"])
 
-    def numbers(self) -> dict[str, Any]:
-        """The plain numbers of the state (TrainState.numbers), without reading its tensors."""
-        return unflatten(dict(self._shape()["dict"])["numbers"], {})
+    @property
+    def best_step(self) -> int:
+        """Step of the lowest validation loss when it was saved; 0 before the first evaluation."""
+        return int(self.manifest["best_step"])
 
     def load_weights(self, model: nn.Module) -> None:
-        """Fills a model of the same shape.
+        """Load the weights into a model.
 
         Raises:
             CheckpointError: the model has other parameters than the file.
@@ -56,81 +55,83 @@ class Checkpoint:
             safetensors.torch.load_model(model, self.path / WEIGHTS)
         except RuntimeError as error:
             raise CheckpointError(
-                f"the weights do not fit the model: {_first_of(error)}",
+                f"the weights do not fit the model: {_first_mismatch(error)}",
                 where=str(self.path / WEIGHTS),
-                hint="the code of the model has changed since; use the version that the manifest names",
+                hint="the model code has changed since; use the nanolm version that the manifest names",
             ) from error
 
     def load_state(self) -> Any:
-        """The rest of the state, as it was given to `save`."""
-        return unflatten(self._shape(), safetensors.torch.load_file(self.path / TENSORS))
+        """Return all other state, as it was given to `take_snapshot`."""
+        structure = json.loads((self.path / STRUCTURE).read_text(encoding="utf-8"))
+        return unflatten(structure, safetensors.torch.load_file(self.path / TENSORS))
 
     def load_averages(self) -> dict[str, torch.Tensor] | None:
-        """The averaged weights by their names; None of a run that averages none."""
+        """Return the averaged weights by name; None if the run does not average its weights."""
         return safetensors.torch.load_file(self.path / AVERAGES) if AVERAGES in self.manifest["files"] else None
-
-    def _shape(self) -> Any:
-        return json.loads((self.path / SHAPE).read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint is written from: a run between two steps, in memory of its own that no later step changes.
+    """A copy of the state of a run between two steps, in host memory that later steps do not change.
 
     Attributes:
-        step: updates done.
-        weights: the model's, on the CPU, shared ones once.
-        shared: the other names of shared weights, each with the name that is in `weights`.
-        shape: the rest of the state without its tensors (`flatten`).
-        tensors: those, on the CPU.
-        averages: of the weights, on the CPU, by name; None where there are none.
-        about: what else the manifest says (versions, fingerprints, val_loss).
+        step: optimizer steps done.
+        weights: the state dict of the model; tied weights once.
+        tied: the other names of tied weights, each with the name that is in `weights`.
+        structure: all other state without its tensors (`flatten`).
+        tensors: those tensors.
+        averages: averaged weights by name; None if there are none.
+        facts: further entries of the manifest (versions, fingerprints, losses).
     """
 
     step: int
     weights: dict[str, torch.Tensor]
-    shared: dict[str, str]
-    shape: Any
+    tied: dict[str, str]
+    structure: Any
     tensors: dict[str, torch.Tensor]
     averages: dict[str, torch.Tensor] | None
-    about: dict[str, Any]
+    facts: dict[str, Any]
 
 
-def take(
-    step: int, model: nn.Module, tree: Any, about: dict[str, Any], averages: dict[str, torch.Tensor] | None = None
+def take_snapshot(
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    state: Any,
+    facts: dict[str, Any],
+    averages: dict[str, torch.Tensor] | None = None,
 ) -> Snapshot:
-    """Copies a run's state, which takes as much memory again on the CPU.
+    """Copy the state of a run to host memory.
 
     Args:
-        step: updates done.
-        model: its weights are saved, shared ones once.
-        tree: the rest of the state: tensors and plain numbers in dicts and lists.
-        about: what else the manifest says.
-        averages: of the weights, by name, if there are any.
+        step: optimizer steps done.
+        weights: the full state dict of the model, in which tied weights share their memory.
+        state: all other state: tensors and plain values in nested dicts, lists and tuples.
+        facts: further entries of the manifest.
+        averages: averaged weights by name, if there are any.
     """
-    names: dict[Any, str] = {}
-    weights, shared = {}, {}
-    for name, tensor in sorted(model.state_dict().items()):
+    first_names: dict[Any, str] = {}
+    untied, tied = {}, {}
+    for name, tensor in sorted(weights.items()):
         memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
-        first = names.setdefault(memory, name)
-        if first == name:
-            weights[name] = copied(tensor)
+        first_name = first_names.setdefault(memory, name)
+        if first_name == name:
+            untied[name] = cpu_copy(tensor)
         else:
-            shared[name] = first
-    kept = None if averages is None else {name: copied(average) for name, average in averages.items()}
-    return Snapshot(step, weights, shared, *flatten(tree), kept, about)
+            tied[name] = first_name
+    copied = None if averages is None else {name: cpu_copy(average) for name, average in averages.items()}
+    return Snapshot(step, untied, tied, *flatten(state), copied, facts)
 
 
 def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
-    """Writes folder/step-N and reads it back.
+    """Write folder/step-N atomically and verify it. Its bytes are a function of the snapshot.
 
     Args:
-        folder: the run's checkpoints.
-        snapshot: the bytes on the disk are a function of it.
+        folder: the checkpoints of the run.
+        snapshot: what to write.
 
     Raises:
-        CheckpointError: what was written does not read back.
-        DiskError: the disk is full or fails. Nothing is left of the attempt, and older checkpoints stand.
+        CheckpointError: the written files do not verify.
+        DiskError: the disk is full or fails; older checkpoints are unchanged and nothing else is left.
     """
     target = _folder_of(folder, snapshot.step)
     try:
@@ -140,18 +141,18 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         checksummed.remove_leftovers(folder, "step-*")
         with checksummed.FolderWriter(target) as writer:
             # At most one entry: safetensors writes several in an order that differs between processes.
-            shared = {"shared": dump_json(snapshot.shared)} if snapshot.shared else None
-            safetensors.torch.save_file(snapshot.weights, writer.path / WEIGHTS, shared)
+            metadata = {"shared": dump_json(snapshot.tied)} if snapshot.tied else None
+            safetensors.torch.save_file(snapshot.weights, writer.path / WEIGHTS, metadata)
             safetensors.torch.save_file(snapshot.tensors, writer.path / TENSORS)
-            (writer.path / SHAPE).write_text(dump_json(snapshot.shape), encoding="utf-8")
-            names = [WEIGHTS, TENSORS, SHAPE]
+            (writer.path / STRUCTURE).write_text(dump_json(snapshot.structure), encoding="utf-8")
+            names = [WEIGHTS, TENSORS, STRUCTURE]
             if snapshot.averages is not None:
                 safetensors.torch.save_file(snapshot.averages, writer.path / AVERAGES)
                 names.append(AVERAGES)
             for name in names:
                 writer.add(name)
-            manifest = {"step": snapshot.step, **snapshot.about}
-            writer.commit(manifest, move_existing_to=_aside(target) if target.exists() else None)
+            manifest = {"step": snapshot.step, **snapshot.facts}
+            writer.commit(manifest, move_existing_to=_quarantine_name(target) if target.exists() else None)
     except (OSError, SafetensorError) as error:
         raise DiskError(
             f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
@@ -161,29 +162,28 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     return verify(target)
 
 
-def prune(folder: Path, best_step: int, keep: int | None, keep_every: int | None) -> None:
-    """Removes the checkpoints that need not stay. Call it when the newest one has been verified.
+def prune(folder: Path, best_step: int, keep_last: int | None, keep_every: int | None) -> None:
+    """Remove checkpoints that are no longer needed, once the newest one has been verified.
 
     Args:
-        folder: the run's checkpoints.
-        best_step: the step of one that stays.
-        keep: how many of the newest stay; None: all.
-        keep_every: multiples of so many steps stay; None: none for that.
+        folder: the checkpoints of the run.
+        best_step: the step of the best checkpoint, which is kept.
+        keep_last: number of newest checkpoints to keep; None keeps all.
+        keep_every: multiples of this number of steps are kept; None keeps none for that reason.
     """
-    for path in folders(folder)[:-keep] if keep else []:
+    for path in folders(folder)[:-keep_last] if keep_last else []:
         step = step_of(path)
         if step != best_step and not (keep_every and step % keep_every == 0):
-            # Out of sight in one step: a removal that is cut off leaves nothing that looks like a checkpoint.
-            leaving = temporary_sibling(path)
-            path.rename(leaving)
-            remove_tree(leaving, ignore_errors=True)
+            # Renamed first: a removal that is interrupted leaves nothing that looks like a checkpoint.
+            renamed = path.rename(temporary_sibling(path))
+            remove_tree(renamed, ignore_errors=True)
 
 
 def verify(path: Path) -> Checkpoint:
-    """Reads every byte of a checkpoint against its manifest.
+    """Read every byte of a checkpoint and compare it with the manifest.
 
     Raises:
-        CheckpointError: a file is missing, cut short or altered.
+        CheckpointError: a file is missing, truncated or altered.
     """
     manifest, damage = inspect(path)
     if damage:
@@ -215,13 +215,13 @@ def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
-    """The newest checkpoint that verifies, and what is wrong with each newer one; those are left as they are.
+    """Find the newest intact checkpoint. Nothing is changed.
 
     Returns:
-        (None, []) where there are none.
+        The checkpoint and an error for each newer one, which is damaged; (None, []) if there are no checkpoints.
 
     Raises:
-        CheckpointError: there are some and none of them verifies.
+        CheckpointError: there are checkpoints and all are damaged.
     """
     damaged: list[CheckpointError] = []
     for path in reversed(folders(folder)):
@@ -233,72 +233,63 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
         raise CheckpointError(
             f"none of the {len(damaged)} checkpoints can be used: " + "; ".join(error.found for error in damaged),
             where=str(folder),
-            hint="take the folder from a copy; to start over, choose another run directory",
+            hint="restore the folder from a copy; to start over, choose another run directory",
         )
     return None, []
 
 
 def at_step(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of a step, verified.
+    """Verify and return the checkpoint of a step.
 
     Raises:
-        CheckpointError: it is not there or is damaged.
+        CheckpointError: it does not exist or is damaged.
     """
     path = _folder_of(folder, step)
     if not path.is_dir():
-        have = ", ".join(str(step_of(path)) for path in folders(folder)) or "none"
-        raise CheckpointError(f"there is no checkpoint of step {step}", where=str(folder), hint=f"there are: {have}")
+        steps = ", ".join(str(step_of(path)) for path in folders(folder)) or "none"
+        raise CheckpointError(
+            f"there is no checkpoint of step {step}", where=str(folder), hint=f"existing checkpoints: {steps}"
+        )
     return verify(path)
 
 
 def folders(folder: Path) -> list[Path]:
-    """Checkpoint folders, damaged ones among them, the oldest first."""
+    """List checkpoint folders, damaged ones included, in order of their steps."""
     found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
     return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step that the folder of a checkpoint is named after."""
+    """Return the step that the folder of a checkpoint is named after."""
     return int(path.name.removeprefix("step-"))
 
 
 def quarantine(folder: Path, newest_step: int) -> list[Path]:
-    """Renames the checkpoints that are newer than the newest one that verifies, so that they count as none.
-
-    Were they left among the others, `prune` would take them for the newest and remove the good ones.
+    """Rename the damaged checkpoints after the newest intact one, so that `prune` does not count them.
 
     Returns:
-        The new names, the newest first.
+        The new paths, newest first.
     """
-    passed_over = [path for path in reversed(folders(folder)) if step_of(path) > newest_step]
-    return [path.rename(_aside(path)) for path in passed_over]
+    damaged = [path for path in reversed(folders(folder)) if step_of(path) > newest_step]
+    return [path.rename(_quarantine_name(path)) for path in damaged]
 
 
 def quarantined(folder: Path) -> list[Path]:
-    """The damaged checkpoints that were kept under another name."""
+    """List the checkpoints that `quarantine` or a later save at the same step renamed."""
     return sorted(folder.glob("step-*.replaced-*"))
 
 
-def _first_of(error: RuntimeError) -> str:
-    """The first of the misfits that torch lists, and how many there are."""
-    _, *misfits = (line.strip() for line in str(error).splitlines() if line.strip())
-    more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-    return misfits[0].rstrip(".") + more if misfits else str(error)
+def _first_mismatch(error: RuntimeError) -> str:
+    """Return the first of the mismatches that PyTorch lists, and how many more there are."""
+    _, *mismatches = (line.strip() for line in str(error).splitlines() if line.strip())
+    more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+    return mismatches[0].rstrip(".") + more if mismatches else str(error)
 
 
 def _folder_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _aside(path: Path) -> Path:
-    """A free name beside a checkpoint that is in the way (a damaged one, passed over by a resume)."""
-    names: Iterator[Path] = (path.with_name(f"{path.name}.replaced-{n}") for n in range(1, 10_000))
+def _quarantine_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.replaced-{n}") for n in range(1, 10_000))
     return next(name for name in names if not name.exists())
-
-
-def weights_only(checkpoint: Checkpoint, model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with the checkpoint's weights, on a device, without dropout."""
-    checkpoint.load_weights(model)
-    with contextlib.suppress(AttributeError):
-        model.requires_grad_(False)
-    return model.to(device).eval()

@@ -1,4 +1,4 @@
-"""A new run that begins where another one stands, with other settings."""
+"""Forks: new runs that start from a checkpoint of another run, with other settings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from nanolm.errors import CheckpointError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
 
-# What optimizers count in their groups; all else there are settings.
+# Counters in the parameter groups of optimizers; everything else there is a setting.
 COUNTERS = ("updates", "weight_sum")
+
+# Losses belong to the parent: a fork has its own best.
+FRESH_SCALARS = {
+    **dict.fromkeys(("best_val_loss", "val_loss", "ema_val_loss", "best_ema_val_loss"), math.inf),
+    "best_step": 0,
+    "loss_sum": 0.0,
+    "loss_steps": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """Where a fork begins.
+    """The run and the checkpoint that a fork starts from.
 
     Attributes:
-        config: the settings that the parent was trained with.
-        checkpoint: of the parent, verified.
+        run: its directory.
+        config: the settings that it was trained with.
+        checkpoint: verified.
     """
 
     run: RunDirectory
@@ -33,10 +42,10 @@ class Parent:
     checkpoint: Checkpoint
 
     def load_weights(self, model: nn.Module) -> None:
-        """Fills a model of the fork's settings.
+        """Load the parent's weights into the model of the fork.
 
         Raises:
-            SettingsError: it has another shape than the parent.
+            SettingsError: the model has other parameters.
         """
         try:
             self.checkpoint.load_weights(model)
@@ -47,8 +56,8 @@ class Parent:
                 hint="a fork keeps the model, its size and the vocabulary of its parent; anything else may change",
             ) from error
 
-    def pointer(self) -> dict[str, Any]:
-        """What the fork's summary says of it."""
+    def reference(self) -> dict[str, Any]:
+        """Return the entry of the fork's summary that identifies the checkpoint."""
         manifest = self.checkpoint.manifest
         return {
             "run": str(self.run.path),
@@ -59,41 +68,37 @@ class Parent:
 
 
 def adapt_state(
-    tree: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
+    state: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """The state of a parent (`TrainState.state_dict`) as its fork begins with it.
+    """Adapt the state of a parent (`TrainState.state_dict`) to the settings of its fork.
 
-    What was trained on so far is kept: steps, tokens, seconds, the optimizer's memory and the generators. The optimizer
-    has the settings of the fork; its memory goes where it is another optimizer, the generators' where the seed is
-    another. Losses were of the parent, and begin anew.
+    Kept are the counters of training (steps, tokens, seconds), the optimizer state unless the optimizer is another,
+    and the random generators unless the seed is another. Losses start anew, and so does a plateau scheduler.
 
     Args:
-        optimizer: the fork's, new.
+        state: of the parent's checkpoint.
+        parent: the settings of the parent.
+        config: the settings of the fork.
+        optimizer: the fork's, without state.
     """
-    numbers = tree["numbers"] | {
-        "best_val_loss": math.inf,
-        "best_step": 0,
-        "val_loss": math.inf,
-        "ema_val_loss": math.inf,
-        "best_ema_val_loss": math.inf,
-        "loss_sum": 0.0,
-        "loss_steps": 0,
-        "lengths": {},
-    }
+    scalars = state["scalars"] | FRESH_SCALARS
     if parent.scheduler != config.scheduler or isinstance(config.scheduler, PlateauConfig):
-        numbers["plateau"] = {}
-    fork = {**tree, "numbers": numbers, "optimizer": _with_own_settings(tree["optimizer"], parent, config, optimizer)}
+        scalars["plateau"] = {}
+    fork = {
+        **state,
+        "scalars": scalars,
+        "optimizer": _adapt_optimizer_state(state["optimizer"], parent, config, optimizer),
+    }
     if parent.seed != config.seed:
         del fork["rng"]
     return fork
 
 
-def _with_own_settings(
+def _adapt_optimizer_state(
     saved: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     own = optimizer.state_dict()
-    is_alike = parent.optimizer.name == config.optimizer.name and len(own["param_groups"]) == len(saved["param_groups"])
-    if not is_alike:
+    if parent.optimizer.name != config.optimizer.name or len(own["param_groups"]) != len(saved["param_groups"]):
         return own
     groups = [
         {

@@ -31,12 +31,12 @@ class Continuation:
     """What a run directory says besides the checkpoint that training continues from.
 
     Attributes:
-        lengths: bytes to keep of each growing file where that is not the number in the checkpoint.
+        file_offsets: bytes to keep of metrics.jsonl and of the samples; later content is cut off.
         notes: what to tell the user about the files.
         changes: recorded settings that differ from those of the checkpoint, with the old and the new value.
     """
 
-    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+    file_offsets: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     changes: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
@@ -225,11 +225,10 @@ def _check_growing_files(config: Config, run: RunDirectory, resumed: Checkpoint,
     Raises:
         RunError: metrics.jsonl is missing, shorter or other than it was.
     """
-    lengths = resumed.numbers().get("lengths", {})
-    sums = resumed.manifest.get("logs", {})
     for path in (run.metrics, run.samples):
-        length = lengths.get(path.name, 0)
-        problem = _problem_of(path, length, sums.get(path.name))
+        recorded_file = resumed.manifest["logs"][path.name]
+        continuation.file_offsets[path.name] = recorded_file["bytes"]
+        problem = _problem_of(path, recorded_file["bytes"], recorded_file["sha256"])
         if problem is None:
             continue
         if path == run.metrics:
@@ -239,7 +238,7 @@ def _check_growing_files(config: Config, run: RunDirectory, resumed: Checkpoint,
                 hint="take it from a copy of the run; without it, a new run can begin from these weights: "
                 + shell.resume_command(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
             )
-        continuation.lengths[path.name] = path.stat().st_size if path.exists() else 0
+        continuation.file_offsets[path.name] = path.stat().st_size if path.exists() else 0
         continuation.notes.append(f"{path.name} {problem}: later samples are added to what is there")
 
 

@@ -1,29 +1,31 @@
-"""When checkpoints are saved, which of them stay, and the thread that writes them while training goes on."""
+"""The schedule of checkpoints and the background thread that writes them."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from nanolm.config.trainer import TrainerConfig
 from nanolm.training.checkpoints import files as checkpoint
 
 
 class Saver:
-    """Saves the checkpoints of a run, one at a time. Entered, it does not leave before the last one is on disk.
+    """Saves the checkpoints of a run, one at a time, and prunes old ones.
+
+    Used as a context manager, it exits when the last checkpoint is on disk.
 
     Args:
-        folder: the run's checkpoints.
-        settings: how often, how many stay, and whether in the background.
-        announce: called with a line about each checkpoint that is on disk, by the thread that wrote it.
+        folder: the checkpoints of the run.
+        settings: how often to save, how many to keep, and whether to save in the background.
+        announce: called with a message for each checkpoint on disk, by the thread that wrote it.
         on_first: called once, by the same thread, when the first checkpoint is on disk.
+        clock: monotonic seconds.
 
     Attributes:
         has_saved: whether a checkpoint was written.
@@ -35,17 +37,19 @@ class Saver:
         settings: TrainerConfig,
         announce: Callable[[str], None],
         on_first: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._settings, self._announce, self._on_first = folder, settings, announce, on_first
+        self._clock = clock
         self.has_saved = False
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._in_flight: concurrent.futures.Future[None] | None = None
-        self._saved_at = time.monotonic()
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._saved_at = clock()
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint falls on this step by trainer.save_every, keep_every or save_every_minutes."""
+        """Return whether trainer.save_every, keep_every or save_every_minutes asks for a checkpoint at this step."""
         settings = self._settings
-        minutes = (time.monotonic() - self._saved_at) / 60
+        minutes = (self._clock() - self._saved_at) / 60
         return (
             step % settings.save_every == 0
             or (settings.keep_every is not None and step % settings.keep_every == 0)
@@ -55,45 +59,45 @@ class Saver:
     def save(
         self,
         step: int,
-        model: nn.Module,
-        tree: Any,
-        about: dict[str, Any],
+        weights: Mapping[str, torch.Tensor],
+        state: Any,
+        facts: dict[str, Any],
         best_step: int,
         averages: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Copies the state; the copy is written in the background, or before this returns.
+        """Copy the state to host memory and write it in the background, or before returning.
 
         Args:
-            step: updates done.
-            model: its weights are saved.
-            tree: the rest of the state.
-            about: what else the manifest says.
-            best_step: the step of the checkpoint that stays as the best.
-            averages: of the weights, by name, if there are any.
+            step: optimizer steps done.
+            weights: the full state dict of the model.
+            state: all other state.
+            facts: further entries of the manifest.
+            best_step: the step of the best checkpoint, which is kept.
+            averages: averaged weights by name, if there are any.
 
         Raises:
-            CheckpointError: what was written, now or by the save before, does not read back.
-            DiskError: the disk is full or fails, now or in the save before. Older checkpoints stand.
+            CheckpointError: this checkpoint or the previous one does not verify.
+            DiskError: the disk is full or failed, now or at the previous save; older checkpoints are unchanged.
         """
         self.wait()
-        snapshot = checkpoint.take(step, model, tree, about, averages)
-        self._saved_at = time.monotonic()
-        self._in_flight = self._thread.submit(self._write, snapshot, best_step)
+        snapshot = checkpoint.take_snapshot(step, weights, state, {**facts, "best_step": best_step}, averages)
+        self._saved_at = self._clock()
+        self._pending = self._thread.submit(self._write, snapshot, best_step)
         if not self._settings.save_in_background:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written.
+        """Wait for the checkpoint that is being written.
 
         Raises:
-            CheckpointError, DiskError: as `save`.
+            CheckpointError, DiskError: see `save`.
         """
-        in_flight, self._in_flight = self._in_flight, None
-        if in_flight is not None:
-            in_flight.result()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def wait_and_report(self) -> None:
-        """Waits, and announces an error instead of raising it: for a run that another error ends."""
+        """Wait, and announce an error instead of raising it: another error is ending the run."""
         try:
             self.wait()
         except Exception as error:

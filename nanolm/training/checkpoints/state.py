@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on as if it had never stopped, as one tree of tensors and plain numbers."""
+"""The state of a training run: everything that an exact resume needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from nanolm.errors import CheckpointError
 from nanolm.training import rng
-from nanolm.training.distributed import parallel as distributed
+from nanolm.training.distributed import parallel
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.precision import NumberFormat
@@ -19,23 +19,22 @@ from nanolm.training.precision import NumberFormat
 
 @dataclasses.dataclass
 class TrainState:
-    """A run in motion.
+    """The model, its optimizer and the counters of a run.
 
     Attributes:
-        optimizer: None of a model that is counted and not trained.
-        step: updates done, which is also the index of the next one.
+        optimizer: None for a model that is fitted in one pass.
+        averages: moving averages of the weights (`ema`); None without trainer.ema_decay.
+        step: optimizer steps done, which is also the index of the next one.
         tokens: tokens trained on.
-        seconds: wall time, evaluations and earlier sessions included.
-        best_val_loss: the lowest exact validation loss so far, and `best_step` its step.
-        plateau: what scheduler=plateau remembers of the evaluations.
-        loss_sum: losses since the last row of metrics.jsonl, `loss_steps` of them.
+        seconds: wall time, including evaluations and earlier sessions.
+        best_val_loss: lowest exact validation loss so far, reached at best_step.
+        val_loss: exact validation loss of the latest evaluation.
+        ema_val_loss: the same of the averaged weights, whose lowest is best_ema_val_loss.
+        timed_tokens: tokens of the steps that count towards the speed (`Pace`), which took timed_seconds.
+        plateau: memory of scheduler=plateau.
+        loss_sum: sum of the losses of the loss_steps steps since the last row of metrics.jsonl.
         skipped_updates: under fp16, updates that were skipped because a gradient overflowed.
-        entries: of a counted model's table.
-        averages: of the weights (`ema`), where trainer.ema_decay asks for them.
-        ema_val_loss: the exact validation loss of the averaged weights, and the lowest so far.
-        timed_tokens, timed_seconds: of the steps whose speed counts (`Pace`), earlier sessions included.
-        frame: of a sharded model, a model without numbers for its whole weights (`distributed.meta_copy`).
-        lengths: bytes of each file that grows with the run (metrics.jsonl, samples.txt) at the last save.
+        entries: table entries of a fitted model.
     """
 
     model: nn.Module
@@ -43,7 +42,6 @@ class TrainState:
     number_format: NumberFormat
     device: torch.device
     ranks: Ranks = SINGLE_PROCESS
-    frame: nn.Module | None = None
     averages: Averages | None = None
     step: int = 0
     tokens: int = 0
@@ -60,101 +58,72 @@ class TrainState:
     loss_steps: int = 0
     skipped_updates: int = 0
     entries: int = 0
-    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def numbers(self) -> dict[str, Any]:
-        """The fields that are plain numbers."""
-        parts = {"model", "optimizer", "number_format", "device", "ranks", "frame", "averages"}
-        names = (field.name for field in dataclasses.fields(self))
-        return {name: getattr(self, name) for name in names if name not in parts}
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a part of the model only."""
+        return any(map(parallel.is_sharded, self.model.parameters()))
 
-    def full_model(self) -> nn.Module:
-        """The model with all its weights. All ranks must ask."""
-        return self.model if self.frame is None else distributed.full_model(self.model, self.frame)
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return the full state dict of the model on rank 0, an empty one elsewhere. All ranks must call it."""
+        return parallel.full_weights(self.model, self.ranks)
+
+    def full_averages(self) -> Averages | None:
+        """Return the full averages on rank 0. All ranks must call it."""
+        return parallel.gather_full(self.averages, self.ranks)
+
+    def load_averages(self, full: Averages) -> None:
+        """Restore what `full_averages` returned."""
+        weights = dict(self.model.named_parameters())
+        self.averages = {
+            name: parallel.shard_like(weights[name], average.to(self.device)) for name, average in full.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the weights, which have a file of their own. All ranks must ask, and get the same."""
+        """Return everything but the weights and averages; complete on rank 0. All ranks must call it."""
         scaler = self.number_format.scaler
         own, *others = self.ranks.gather(rng.get_state(self.device))
+        optimizer = None if self.optimizer is None else self.optimizer.state_dict()
         return {
-            "numbers": self.numbers(),
-            "optimizer": None if self.optimizer is None else distributed.whole(self.optimizer.state_dict()),
+            "scalars": self._scalars(),
+            "optimizer": parallel.gather_full(optimizer, self.ranks),
             "scaler": None if scaler is None else scaler.state_dict(),
             "rng": own,
             **({"rng_of_other_ranks": others} if others else {}),
         }
 
-    def full_averages(self) -> Averages | None:
-        """The averages, whole. All ranks must ask."""
-        return None if self.averages is None else distributed.whole(self.averages)
+    def load_state_dict(self, state: dict[str, Any], seed: int) -> None:
+        """Restore what `state_dict` returned, random generators last.
 
-    def load_averages(self, saved: Averages) -> None:
-        """Takes over what `full_averages` gave."""
-        weights = dict(self.model.named_parameters())
-        self.averages = {
-            name: distributed.shard_like(weights[name], average.to(self.device)) for name, average in saved.items()
-        }
-
-    def load_state_dict(self, tree: dict[str, Any], seed: int) -> None:
-        """Takes over what `state_dict` gave, the generators last; those of a rank that was not there begin anew.
+        Args:
+            state: as saved; "rng" may be missing.
+            seed: seeds the generators of a rank whose state was not saved.
 
         Raises:
-            CheckpointError: the optimizer goes over other groups of parameters than the one that was saved.
+            CheckpointError: the optimizer has other parameter groups than the saved one.
         """
-        for name, value in tree["numbers"].items():
+        for name, value in state["scalars"].items():
             setattr(self, name, value)
         try:
             if self.optimizer is not None:
-                self.optimizer.load_state_dict(distributed.shard_optimizer_state(self.optimizer, tree["optimizer"]))
+                self.optimizer.load_state_dict(parallel.shard_optimizer_state(self.optimizer, state["optimizer"]))
         except ValueError as error:
             raise CheckpointError(
-                f"the optimizer's state does not fit: {error}",
-                where="the checkpoint that the run goes on from",
-                hint="the code has changed since; use the version that the run's summary.json names",
+                f"the optimizer state does not match: {error}",
+                where="the checkpoint that the run resumes from",
+                hint="the code has changed since; use the nanolm version that the run's summary.json names",
             ) from error
-        if self.number_format.scaler is not None and tree["scaler"] is not None:
-            self.number_format.scaler.load_state_dict(tree["scaler"])
-        generators = [tree["rng"], *tree.get("rng_of_other_ranks", [])] if "rng" in tree else []
+        if self.number_format.scaler is not None and state["scaler"] is not None:
+            self.number_format.scaler.load_state_dict(state["scaler"])
+        # Last, so that nothing draws random numbers after the generators are restored.
+        generators = [state["rng"], *state.get("rng_of_other_ranks", [])] if "rng" in state else []
         if self.ranks.rank < len(generators):
             rng.set_state(generators[self.ranks.rank], self.device)
         else:
             rng.seed_rank(seed, self.step, self.ranks.rank)
 
-
-def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, contiguous, in memory of its own."""
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-
-def flatten(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Parts a tree into JSON that says its shape and copies of the tensors in it by number."""
-    tensors: dict[str, torch.Tensor] = {}
-
-    def walk(node: Any) -> Any:
-        if isinstance(node, torch.Tensor):
-            name = f"{len(tensors):06d}"
-            tensors[name] = copied(node)
-            return {"tensor": name}
-        if isinstance(node, dict):
-            return {"dict": [[key, walk(value)] for key, value in node.items()]}
-        if isinstance(node, list | tuple):
-            return {type(node).__name__: [walk(item) for item in node]}
-        assert node is None or isinstance(node, bool | int | float | str), f"{type(node)} in a checkpoint"
-        if isinstance(node, float) and not math.isfinite(node):
-            return {"float": repr(node)}  # JSON has no number for it; older checkpoints have {"value": Infinity}
-        return {"value": node}
-
-    return walk(tree), tensors
-
-
-def unflatten(shape: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The tree that `flatten` parted."""
-    ((kind, content),) = shape.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: unflatten(value, tensors) for key, value in content}
-    if kind in ("list", "tuple"):
-        items = [unflatten(item, tensors) for item in content]
-        return items if kind == "list" else tuple(items)
-    return float(content) if kind == "float" else content
+    def _scalars(self) -> dict[str, Any]:
+        objects = {"model", "optimizer", "number_format", "device", "ranks", "averages"}
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in objects
+        }

@@ -1,10 +1,9 @@
-"""Optimizers by name, and which parameters each setting reaches."""
+"""Build optimizers by name, with parameter groups that differ in lr and weight decay."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,12 +28,12 @@ from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
 
 
 def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that the settings name, over all parameters of the model."""
+    """Build the configured optimizer for all parameters of a model."""
     return OPTIMIZERS[config.name](model, config)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The parameters of the model by group, each with its lr and weight decay; groups without any are left out."""
+    """Split the parameters of a model into groups, each with its lr and weight decay; empty groups are omitted."""
     group_of = _group_of(model)
     groups: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(LrMultipliers)}
     for parameter in model.parameters():
@@ -52,7 +51,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def _group_of(model: nn.Module) -> dict[int, str]:
-    """The group of each parameter by its id; a matrix that is an embedding too is one."""
+    """Map the id of each parameter to its group; a tied embedding and head belong to "embedding"."""
     found: dict[int, str] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -72,38 +71,40 @@ def _group_of(model: nn.Module) -> dict[int, str]:
 
 
 def describe_groups(config: OptimizerConfig, optimizer: torch.optim.Optimizer) -> str:
-    """The groups of parameters, how many numbers are in each, and what is its own; '' of an optimizer without names."""
-    written = []
+    """Describe the size of each parameter group and its lr and weight decay where they differ from the default.
+
+    Returns:
+        An empty string for an optimizer whose groups have no names, as a plugin may register.
+    """
+    descriptions = []
     for group in optimizer.param_groups:
         if "name" not in group:
             return ""
-        own = [group["rule"]] if "rule" in group else []
-        own_lr = config.lr * getattr(config.lr_multipliers, group["name"])
-        if own_lr != config.lr:
-            own.append(f"lr {own_lr:.3g}")
+        settings = [group["rule"]] if "rule" in group else []
+        lr = config.lr * getattr(config.lr_multipliers, group["name"])
+        if lr != config.lr:
+            settings.append(f"lr {lr:.3g}")
         if group["weight_decay"]:
-            own.append(f"decay {group['weight_decay']:g}")
+            settings.append(f"decay {group['weight_decay']:g}")
         count = sum(parameter.numel() for parameter in group["params"])
-        written.append(f"{group['name']} {count:,}" + (f" ({', '.join(own)})" if own else ""))
-    return f"{config.name}, lr {config.lr:g}: {', '.join(written)}"
+        descriptions.append(f"{group['name']} {count:,}" + (f" ({', '.join(settings)})" if settings else ""))
+    return f"{config.name}, lr {config.lr:g}: {', '.join(descriptions)}"
 
 
-@contextlib.contextmanager
-def evaluation_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside, the model has the weights to evaluate and to save: of schedule_free the averaged ones."""
-    with optimizer.averaged() if isinstance(optimizer, ScheduleFreeAdamW) else contextlib.nullcontext():
-        yield
+def evaluation_weights(optimizer: torch.optim.Optimizer) -> contextlib.AbstractContextManager[None]:
+    """Set the weights that are evaluated and saved inside the context: the averages of schedule_free."""
+    return optimizer.averaged() if isinstance(optimizer, ScheduleFreeAdamW) else contextlib.nullcontext()
 
 
 @OPTIMIZERS.register("adam")
 def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-    """Adam in one fused kernel where the device has it."""
+    """Build Adam, fused where the device supports it."""
     return torch.optim.Adam(parameter_groups(model, config), **_adam_settings(model, config))
 
 
 @OPTIMIZERS.register("adamw")
 def adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
-    """AdamW in one fused kernel where the device has it."""
+    """Build AdamW, fused where the device supports it."""
     return torch.optim.AdamW(parameter_groups(model, config), **_adam_settings(model, config))
 
 
@@ -119,13 +120,13 @@ def _adam_settings(model: nn.Module, config: AdamConfig) -> dict[str, Any]:
 
 @OPTIMIZERS.register("sgd")
 def sgd(model: nn.Module, config: SGDConfig) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Build stochastic gradient descent with momentum."""
     return torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum)
 
 
 @OPTIMIZERS.register("muon")
 def muon(model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
-    """Muon for the hidden matrices, AdamW for all else."""
+    """Build Muon for the hidden matrices and AdamW for all other parameters."""
     groups = parameter_groups(model, config)
     for group in groups:
         group["rule"] = "muon" if group["name"] == "hidden" else "adamw"
@@ -143,9 +144,9 @@ def muon(model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
 
 
 def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
-    """How many rows each matrix has where a linear layer holds several, one above another.
+    """Map each fused weight to the row counts of the matrices it holds.
 
-    A module says so of its linear layers, as in `row_counts = {"query_key_value": (64, 64, 64)}`.
+    A module declares them for its linear layers, as in `row_counts = {"query_key_value": (64, 64, 64)}`.
     """
     return {
         linear.weight: tuple(counts)
@@ -157,13 +158,12 @@ def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
 
 @OPTIMIZERS.register("lion")
 def lion(model: nn.Module, config: LionConfig) -> torch.optim.Optimizer:
-    """Lion."""
     return Lion(parameter_groups(model, config), lr=config.lr, betas=(config.beta1, config.beta2))
 
 
 @OPTIMIZERS.register("adafactor")
 def adafactor(model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimizer:
-    """Adafactor without a first moment."""
+    """Build Adafactor without a first moment."""
     return torch.optim.Adafactor(
         parameter_groups(model, config),
         lr=config.lr,
@@ -175,7 +175,6 @@ def adafactor(model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimize
 
 @OPTIMIZERS.register("schedule_free")
 def schedule_free(model: nn.Module, config: ScheduleFreeConfig) -> torch.optim.Optimizer:
-    """Schedule-free AdamW."""
     return ScheduleFreeAdamW(
         parameter_groups(model, config), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
     )

@@ -1,4 +1,4 @@
-"""Lion: every weight moves by lr, one way or the other."""
+"""The Lion optimizer: updates are the sign of a momentum."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Lion(torch.optim.Optimizer):
     """Lion (Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2).
 
     Args:
-        groups: each with its lr and weight_decay.
-        lr: of a group that has none.
-        betas: how much of the momentum counts for the sign, and how much of it is kept.
+        groups: parameter groups, each with its lr and weight_decay.
+        lr: for groups without one.
+        betas: decay of the momentum in the update and in the state.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]) -> None:
@@ -23,7 +23,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every group."""
+        """Update the parameters of every group."""
         for group in self.param_groups:
             parameters, gradients = parameters_with_grad(group)
             if not parameters:

@@ -1,4 +1,14 @@
-"""Muon: a matrix moves along the orthogonal matrix nearest to its momentum."""
+"""The Muon optimizer: updates are momenta, orthogonalized by Newton-Schulz iteration.
+
+On a square matrix it computes what torch.optim.Muon computes with adjust_lr_fn="match_rms_adamw", nesterov=True and the
+same coefficients; a test compares the two. This implementation adds:
+
+- matrices of equal shape go through Newton-Schulz as one batch, instead of one kernel launch per matrix and product;
+- fused weights (query, key and value in one linear layer) are split by rows, and each part is orthogonalized by itself;
+- the momentum warms up from initial_momentum;
+- parameters that are not hidden matrices are updated by AdamW in the same optimizer, so that one state dict holds all;
+- the iteration runs in fp32 on a CPU, where bf16 is slow, and in bf16 on a GPU; torch.optim.Muon always uses bf16.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +20,25 @@ import torch
 
 from nanolm.training.optimizers.foreach import denominators, parameters_with_grad, state_tensors
 
-# A quintic that drives every singular value between 0 and 1 to somewhere between 0.7 and 1.2 (Jordan et al. 2024).
-QUINTIC = (3.4445, -4.7750, 2.0315)
+# The quintic of the iteration maps singular values in (0, 1] to between 0.7 and 1.2 (Jordan et al. 2024).
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-# The root mean square of AdamW's updates, to which Muon's are scaled (Liu et al. 2025, section 2.2).
+# RMS of AdamW's updates, to which Muon's are scaled (Liu et al. 2025, section 2.2).
 ADAMW_RMS = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) with the scale and weight decay of Liu et al. 2025, and AdamW beside it.
+    """Muon (Jordan et al. 2024), with the scale and weight decay of Liu et al. 2025, and AdamW.
 
     Args:
-        groups: each with its `rule`, "muon" (matrices) or "adamw", and its lr and weight_decay.
-        row_counts: of a parameter that is several matrices one above another, the rows of each.
-        lr: of a group that has none.
-        momentum: Nesterov's; it goes in a line from initial_momentum in the first momentum_warmup_steps updates.
-        newton_schulz_steps: more come nearer to orthogonal.
-        betas, eps: AdamW's.
+        groups: parameter groups, each with its lr, weight_decay and `rule`: "muon" (for matrices) or "adamw".
+        row_counts: for parameters that hold several matrices stacked along the rows, the number of rows of each.
+        lr: for groups without one.
+        momentum: Nesterov momentum after warmup.
+        initial_momentum: momentum of the first update.
+        momentum_warmup_steps: updates in which the momentum changes linearly from initial_momentum to momentum.
+        newton_schulz_steps: iterations; more make updates closer to orthogonal.
+        betas, eps: of AdamW.
     """
 
     def __init__(
@@ -57,8 +69,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every group."""
-        rules = {"muon": self._by_muon, "adamw": self._by_adamw}
+        """Update the parameters of every group."""
+        rules = {"muon": self._step_muon, "adamw": self._step_adamw}
         for group in self.param_groups:
             parameters, gradients = parameters_with_grad(group)
             if parameters:
@@ -66,26 +78,27 @@ class Muon(torch.optim.Optimizer):
                 rules[group["rule"]](group, parameters, gradients)
                 group["updates"] += 1
 
-    def _by_muon(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        momenta = state_tensors(self.state, parameters, "momentum")
-        weight = _momentum(group)
-        torch._foreach_lerp_(momenta, gradients, 1 - weight)
-        looking_ahead = torch._foreach_lerp(gradients, momenta, weight)
-        # Matrices of one shape go through Newton-Schulz together, lying down: a tall one is turned on its side.
-        alike: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
-        for parameter, direction in zip(parameters, looking_ahead, strict=True):
+    def _step_muon(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+        buffers = state_tensors(self.state, parameters, "momentum")
+        momentum = _current_momentum(group)
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        updates = torch._foreach_lerp(gradients, buffers, momentum)
+        # Matrices of one shape are batched; those with more rows than columns are transposed.
+        by_shape: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+        for parameter, update in zip(parameters, updates, strict=True):
             rows = self._row_counts.get(parameter, (len(parameter),))
-            for part, towards in zip(parameter.split(rows), direction.split(rows), strict=True):
-                lying = (part, towards) if part.size(0) <= part.size(1) else (part.T, towards.T)
-                alike[lying[0].size(0), lying[0].size(1)].append(lying)
-        for (_, longer), pairs in alike.items():
-            directions_NxRxC = torch.stack([towards for _, towards in pairs])
-            orthogonal_NxRxC = orthogonalize(directions_NxRxC, group["newton_schulz_steps"])
-            scale = group["lr"] * ADAMW_RMS * math.sqrt(longer)
-            for (part, _), towards in zip(pairs, orthogonal_NxRxC, strict=True):
-                part.sub_(towards, alpha=scale)
+            for weight, direction in zip(parameter.split(rows), update.split(rows), strict=True):
+                pair = (weight, direction) if weight.size(0) <= weight.size(1) else (weight.T, direction.T)
+                by_shape[pair[0].size(0), pair[0].size(1)].append(pair)
+        for (_, n_columns), pairs in by_shape.items():
+            orthogonal_NxRxC = orthogonalize(
+                torch.stack([direction for _, direction in pairs]), group["newton_schulz_steps"]
+            )
+            scale = group["lr"] * ADAMW_RMS * math.sqrt(n_columns)
+            for (weight, _), direction in zip(pairs, orthogonal_NxRxC, strict=True):
+                weight.sub_(direction, alpha=scale)
 
-    def _by_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    def _step_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         first = state_tensors(self.state, parameters, "first_moment")
         second = state_tensors(self.state, parameters, "second_moment")
         beta1, beta2 = group["betas"]
@@ -93,29 +106,29 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        roots = denominators(second, beta2, n, group["eps"])
-        torch._foreach_addcdiv_(parameters, first, roots, -group["lr"] / (1 - beta1**n))
+        torch._foreach_addcdiv_(
+            parameters, first, denominators(second, beta2, n, group["eps"]), -group["lr"] / (1 - beta1**n)
+        )
 
 
-def _momentum(group: dict[str, Any]) -> float:
-    """The momentum of the update that comes next."""
+def _current_momentum(group: dict[str, Any]) -> float:
     steps = group["momentum_warmup_steps"]
     progress = min(group["updates"] / steps, 1.0) if steps else 1.0
     return group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
 
 
 def orthogonalize(matrices_NxRxC: torch.Tensor, steps: int) -> torch.Tensor:
-    """U V^T, nearly, of each matrix U S V^T, by Newton-Schulz iteration (Jordan et al. 2024).
+    """Approximate U V^T for each matrix with the SVD U S V^T, by Newton-Schulz iteration (Jordan et al. 2024).
 
     Args:
-        matrices_NxRxC: R is at most C.
-        steps: of the iteration.
+        matrices_NxRxC: a batch of N matrices of R rows and C columns, R <= C.
+        steps: iterations.
 
     Returns:
-        The same shape and dtype; singular values are between 0.7 and 1.2, save for those that are almost nothing.
+        The same shape and dtype; singular values are between 0.7 and 1.2, except for those that were close to zero.
     """
-    a, b, c = QUINTIC
-    # The iteration forgives rounding, and GPUs are fastest in bf16; CPUs are not.
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    # The iteration tolerates rounding errors, and GPUs are fastest in bf16; CPUs are not.
     x_NxRxC = matrices_NxRxC.bfloat16() if matrices_NxRxC.is_cuda else matrices_NxRxC
     x_NxRxC = x_NxRxC / (x_NxRxC.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: an average of the weights in place of a falling learning rate."""
+"""Schedule-free AdamW: averaging of the weights in place of a learning rate schedule."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nanolm.training.optimizers.foreach import denominators, parameters_with_gra
 
 
 class ScheduleFreeAdamW(torch.optim.Optimizer):
-    """AdamW, schedule-free (Defazio et al. 2024, The Road Less Scheduled, algorithm 1).
+    """Schedule-free AdamW (Defazio et al. 2024, The Road Less Scheduled, algorithm 1).
 
-    There are three points: z makes the steps, x is the average of all z, weighted by lr squared, and the gradient is
-    taken at y = (1 - beta1) z + beta1 x. The parameters are y, but for the time of `averaged`, when they are x. Kept
-    are z and the second moment; x follows from y and z.
+    Three sequences: z takes the steps, x is the average of all z weighted by lr squared, and gradients are computed at
+    y = (1 - beta1) z + beta1 x. The parameters hold y, and x inside `averaged`. The state holds z and the second
+    moment; x follows from y and z.
 
     Args:
-        groups: each with its lr and weight_decay.
-        lr: of a group that has none.
-        betas: how near y is to x, more than 0; and the decay of the second moment.
-        eps: added to the root of the second moment.
+        groups: parameter groups, each with its lr and weight_decay.
+        lr: for groups without one.
+        betas: interpolation between z and x, greater than 0; decay of the second moment.
+        eps: added to the square root of the second moment.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
@@ -31,7 +31,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every group."""
+        """Update the parameters of every group."""
         for group in self.param_groups:
             parameters, gradients = parameters_with_grad(group)
             if parameters:
@@ -47,46 +47,46 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         group["updates"] += 1
         group["weight_sum"] += lr**2
-        # How much of the average the new z is.
+        # The weight of the new z in the average x.
         share = lr**2 / group["weight_sum"] if group["weight_sum"] else 0.0
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
         directions = list(torch._foreach_div(gradients, denominators(second, beta2, group["updates"], group["eps"])))
         if group["weight_decay"]:
             torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
-        # The new y, with the new x and z put in.
+        # The new y in terms of the old y and z, with the updates of x and z substituted.
         torch._foreach_lerp_(parameters, z, share)
         torch._foreach_add_(parameters, directions, alpha=lr * (beta1 * (1 - share) - 1))
         torch._foreach_add_(z, directions, alpha=-lr)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the parameters are the averaged ones, x; then they are y again, to the bit.
+        """Set the parameters to the averages x inside the context; y is restored exactly.
 
-        What is saved inside can be loaded outside, and goes on exactly.
+        A state dict that is taken inside can be loaded outside for an exact resume.
         """
         with torch.no_grad():
-            for parameter, state, beta1 in self._stepped():
+            for parameter, state, beta1 in self._updated_parameters():
                 state["y"] = parameter.clone()
                 parameter.lerp_(state["z"], 1 - 1 / beta1)
         try:
             yield
         finally:
-            self._return_to_y()
+            self._restore_y()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the state, and with it the point at which the gradient is taken."""
+        """Load the state, and set the parameters to y."""
         super().load_state_dict(state_dict)
-        self._return_to_y()
+        self._restore_y()
 
     @torch.no_grad()
-    def _return_to_y(self) -> None:
-        for parameter, state, _ in self._stepped():
+    def _restore_y(self) -> None:
+        for parameter, state, _ in self._updated_parameters():
             if "y" in state:
                 parameter.copy_(state.pop("y"))
 
-    def _stepped(self) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor], float]]:
-        """Every parameter that has moved, its state, and its group's beta1."""
+    def _updated_parameters(self) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor], float]]:
+        """Yield each parameter that has been updated, its state and beta1."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if self.state.get(parameter):

@@ -9,17 +9,17 @@ import torch
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.training.checkpoints import files as checkpoint
 
-FILES = (checkpoint.WEIGHTS, checkpoint.TENSORS, checkpoint.SHAPE, checkpoint.MANIFEST)
+FILES = (checkpoint.WEIGHTS, checkpoint.TENSORS, checkpoint.STRUCTURE, checkpoint.MANIFEST)
 
 
 def save(folder: Path, step: int, value: float = 1.0) -> checkpoint.Checkpoint:
     model = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.weight, value)
-    tree = {"numbers": {"step": step}, "moment": torch.full((4,), value)}
-    return checkpoint.write(folder, checkpoint.take(step, model, tree, {"val_loss": value}))
+    state = {"scalars": {"step": step}, "moment": torch.full((4,), value)}
+    return checkpoint.write(folder, checkpoint.take_snapshot(step, model.state_dict(), state, {"val_loss": value}))
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     saved = save(tmp_path / "c", 7, 2.5)
     assert (saved.path.name, saved.step, saved.manifest["val_loss"]) == ("step-00000007", 7, 2.5)
     found, damaged = checkpoint.newest(tmp_path / "c")
@@ -29,14 +29,14 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     found.load_weights(model)
     assert torch.equal(model.weight, torch.full((3, 4), 2.5))
     state = found.load_state()
-    assert state["numbers"] == {"step": 7}
+    assert state["scalars"] == {"step": 7}
     assert torch.equal(state["moment"], torch.full((4,), 2.5))
 
 
-def test_shared_weights_are_saved_once(tmp_path: Path) -> None:
+def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False))
     model[1].weight = model[0].weight
-    saved = checkpoint.write(tmp_path, checkpoint.take(1, model, {}, {}))
+    saved = checkpoint.write(tmp_path, checkpoint.take_snapshot(1, model.state_dict(), {}, {}))
     assert (saved.path / checkpoint.WEIGHTS).stat().st_size < 2 * 64 * 64 * 4
     other = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False))
     other[1].weight = other[0].weight
@@ -44,13 +44,13 @@ def test_shared_weights_are_saved_once(tmp_path: Path) -> None:
     assert torch.equal(other[1].weight, model[1].weight)
 
 
-def test_none_is_none(tmp_path: Path) -> None:
+def test_newest_of_missing_folder_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nowhere") == (None, [])
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("cut", [0, 0.01, 0.1, 0.5, 0.99])
-def test_a_cut_is_found_and_the_one_before_is_used(name: str, cut: float, tmp_path: Path) -> None:
+def test_truncated_checkpoint_falls_back_to_previous(name: str, cut: float, tmp_path: Path) -> None:
     save(tmp_path, 1)
     path = save(tmp_path, 2).path / name
     size = path.stat().st_size
@@ -63,7 +63,7 @@ def test_a_cut_is_found_and_the_one_before_is_used(name: str, cut: float, tmp_pa
     assert path.exists()
 
 
-def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+def test_flipped_bit_is_found(tmp_path: Path) -> None:
     generator = random.Random(0)
     save(tmp_path, 1)
     path = save(tmp_path, 2).path
@@ -84,14 +84,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     assert found.step == 2
 
 
-def test_none_valid_while_some_exist_is_an_error(tmp_path: Path) -> None:
+def test_only_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
     os.truncate(save(tmp_path, 1).path / checkpoint.WEIGHTS, 3)
     (save(tmp_path, 2).path / checkpoint.TENSORS).unlink()
     with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints[\s\S]*is missing[\s\S]*has 3 bytes"):
         checkpoint.newest(tmp_path)
 
 
-def test_a_step_saved_again_replaces_a_damaged_one_and_keeps_it(tmp_path: Path) -> None:
+def test_saving_a_damaged_step_again_quarantines_it(tmp_path: Path) -> None:
     os.truncate(save(tmp_path, 2).path / checkpoint.WEIGHTS, 3)
     save(tmp_path, 2, 5.0)
     found, damaged = checkpoint.newest(tmp_path)
@@ -111,20 +111,20 @@ def test_a_step_saved_again_replaces_a_damaged_one_and_keeps_it(tmp_path: Path) 
         (20, None, [1, 2, 3, 4, 5, 6, 7]),
     ],
 )
-def test_pruning_keeps_the_best_the_newest_and_some_for_good(
+def test_prune_keeps_best_last_and_every(
     keep: int | None, keep_every: int | None, left: list[int], tmp_path: Path
 ) -> None:
     for step in range(1, 8):
         save(tmp_path, step)
-        checkpoint.prune(tmp_path, best_step=2, keep=keep, keep_every=keep_every)
+        checkpoint.prune(tmp_path, best_step=2, keep_last=keep, keep_every=keep_every)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{n:08d}" for n in left]
     assert checkpoint.at_step(tmp_path, 2).step == 2
     if 3 not in left:
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 3[\s\S]*there are: 2"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 3[\s\S]*existing checkpoints: 2"):
             checkpoint.at_step(tmp_path, 3)
 
 
-def test_damaged_ones_that_were_passed_over_do_not_push_out_good_ones(tmp_path: Path) -> None:
+def test_prune_does_not_count_quarantined(tmp_path: Path) -> None:
     for step in (1, 5, 6):
         saved = save(tmp_path, step)
         if step > 1:
@@ -132,14 +132,14 @@ def test_damaged_ones_that_were_passed_over_do_not_push_out_good_ones(tmp_path: 
     aside = checkpoint.quarantine(tmp_path, newest_step=1)
     assert [path.name for path in aside] == ["step-00000006.replaced-1", "step-00000005.replaced-1"]
     save(tmp_path, 2)
-    checkpoint.prune(tmp_path, best_step=0, keep=1, keep_every=None)
+    checkpoint.prune(tmp_path, best_step=0, keep_last=1, keep_every=None)
     found, damaged = checkpoint.newest(tmp_path)
     assert found is not None
     assert (found.step, damaged) == (2, [])
     assert checkpoint.quarantined(tmp_path) == sorted(aside)
 
 
-def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
+def test_steps_are_ordered_numerically(tmp_path: Path) -> None:
     for step in (99_999_999, 100_000_000):
         save(tmp_path, step)
     found, _ = checkpoint.newest(tmp_path)
@@ -147,9 +147,11 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     assert found.step == 100_000_000
 
 
-def test_a_snapshot_is_not_changed_by_later_steps(tmp_path: Path) -> None:
+def test_snapshot_is_not_changed_by_later_steps(tmp_path: Path) -> None:
     model, moment = torch.nn.Linear(2, 2), torch.zeros(3)
-    snapshot = checkpoint.take(1, model, {"moment": moment, "transposed": moment.expand(2, 3).T}, {})
+    snapshot = checkpoint.take_snapshot(
+        1, model.state_dict(), {"moment": moment, "transposed": moment.expand(2, 3).T}, {}
+    )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.nn.init.constant_(model.weight, 9.0)
     moment += 1
@@ -160,21 +162,18 @@ def test_a_snapshot_is_not_changed_by_later_steps(tmp_path: Path) -> None:
     assert saved.load_state()["transposed"].shape == (3, 2)
 
 
-def test_the_bytes_are_a_function_of_the_state(tmp_path: Path) -> None:
+def test_bytes_are_a_function_of_the_state(tmp_path: Path) -> None:
     model = torch.nn.ModuleDict({name: torch.nn.Linear(3, 3) for name in "abcdef"})
     for name in "bcdef":
         model[name].weight = model["a"].weight
-    saved = [checkpoint.write(tmp_path / str(n), checkpoint.take(1, model, {}, {})).path for n in range(4)]
+    saved = [
+        checkpoint.write(tmp_path / str(n), checkpoint.take_snapshot(1, model.state_dict(), {}, {})).path
+        for n in range(4)
+    ]
     assert len({tuple((path / name).read_bytes() for name in FILES) for path in saved}) == 1
 
 
-def test_the_numbers_are_read_without_the_tensors(tmp_path: Path) -> None:
-    saved = save(tmp_path, 7)
-    (saved.path / checkpoint.TENSORS).unlink()
-    assert saved.numbers() == {"step": 7}
-
-
-def test_a_failing_disk_leaves_the_old_one_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_disk_leaves_only_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
     calls: list[Any] = []
 
@@ -193,7 +192,7 @@ def test_a_failing_disk_leaves_the_old_one_and_no_rest(tmp_path: Path, monkeypat
     assert found.step == 1
 
 
-def test_the_rest_of_a_killed_save_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_save_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-00000009.1.tmp").mkdir()
     save(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

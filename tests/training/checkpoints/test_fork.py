@@ -78,7 +78,7 @@ def test_the_settings_of_a_fork_are_its_own(small_text: Path, tmp_path: Path) ->
 def test_another_optimizer_begins_anew(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     fork = forked(parent, 10, small_text, "optimizer=lion")
-    assert final_state(fork)[1]["numbers"]["step"] == 20
+    assert final_state(fork)[1]["scalars"]["step"] == 20
     assert math.isfinite(fork.read_summary()["final_val_loss"])
 
 
@@ -88,9 +88,9 @@ def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> 
     config = small_config(small_text, *LINE)
     optimizer = torch.optim.AdamW([torch.zeros(1)])
     kept: dict[str, Any] = adapt_state(tree, config, config, optimizer)
-    assert kept["numbers"]["step"] == 10
-    assert kept["numbers"]["tokens"] == tree["numbers"]["tokens"]
-    assert kept["numbers"]["best_val_loss"] == math.inf
+    assert kept["scalars"]["step"] == 10
+    assert kept["scalars"]["tokens"] == tree["scalars"]["tokens"]
+    assert kept["scalars"]["best_val_loss"] == math.inf
     assert "rng" in kept
     other = small_config(small_text, *LINE, "seed=8")
     assert "rng" not in adapt_state(tree, config, other, optimizer)

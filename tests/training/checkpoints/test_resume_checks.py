@@ -261,7 +261,7 @@ def test_lengths_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> Non
     train(config, run, quiet=True)
     found, _ = checkpoint.newest(run.checkpoints)
     assert found is not None
-    assert found.numbers()["lengths"]["samples.txt"] == run.samples.stat().st_size
+    assert found.manifest["logs"]["samples.txt"]["bytes"] == run.samples.stat().st_size
 
 
 def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: Path) -> None:

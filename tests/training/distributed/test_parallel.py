@@ -266,7 +266,7 @@ def test_ddp_keeps_one_copy_of_the_gradients(monkeypatch: pytest.MonkeyPatch) ->
             found.update(settings)
 
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapped)
-    distributed.share(model, Parallel.ddp, Ranks(0, 2), torch.device("cpu"))
+    distributed.parallelize(model, Parallel.ddp, Ranks(0, 2), torch.device("cpu"))
     assert found["gradient_as_bucket_view"] is True
 
 
@@ -275,9 +275,9 @@ def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: py
     monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
     monkeypatch.setattr(evaluation, "exact_loss", lambda setup, split: 1.0)
     config = make_config(*COMMON, "dataset.path=unread")
-    for rank, frame in ((0, None), (1, None), (0, "sharded"), (1, "sharded")):
+    for rank, is_sharded in ((0, False), (1, False), (0, True), (1, True)):
         session = MagicMock(config=config, ranks=Ranks(rank, 2))
-        session.state.frame, session.state.averages, session.state.plateau = frame, None, {}
+        session.state.is_sharded, session.state.averages, session.state.plateau = is_sharded, None, {}
         session.state.best_val_loss, session.state.step = 2.0, 1
         session.state.val_loss = session.streams["val"].bits_per_byte.return_value = 1.0
         evaluation.evaluate(session, 0.0)
