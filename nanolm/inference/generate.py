@@ -30,7 +30,7 @@ def generate(
 
     Raises:
         SettingsError: a number out of its range, or an empty prompt.
-        TokenizerError: the prompt has characters that the tokenizer has never seen.
+        TokenizerError: the prompt has characters that are not in the tokenizer's vocabulary.
     """
     if not prompt:
         raise SettingsError("the prompt is empty", where="--prompt", hint="give it at least one character")

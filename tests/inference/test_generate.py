@@ -29,7 +29,7 @@ def test_the_cache_changes_no_text(trained: Path) -> None:  # noqa: F811
 
 def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
     loaded = load_run(str(trained))
-    with pytest.raises(TokenizerError, match=r"never seen: 'Q' \(U\+0051\), '中' \(U\+4E2D\)"):
+    with pytest.raises(TokenizerError, match=r"not in the tokenizer's vocabulary: 'Q' \(U\+0051\), '中' \(U\+4E2D\)"):
         generate(loaded, "Q 中")
     for prompt, keywords, expected in (
         ("", {}, "the prompt is empty"),

@@ -63,7 +63,7 @@ def test_a_run_with_bad_words_after_it(nanolm: Nanolm, small_text: Path) -> None
     run = nanolm.folder / "run"
     done = nanolm("generate", run, "--prompt", "1 Zü")
     assert done.returncode == 2
-    assert "2 characters that the tokenizer has never seen: 'Z' (U+005A), 'ü' (U+00FC)" in done.stderr
+    assert "2 characters not in the tokenizer's vocabulary: 'Z' (U+005A), 'ü' (U+00FC)" in done.stderr
     for verb in ("generate", "evaluate"):
         prompt = ["--prompt", "1"] if verb == "generate" else []
         done = nanolm(verb, nanolm.folder, *prompt)

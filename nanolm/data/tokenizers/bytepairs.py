@@ -11,96 +11,96 @@ import numpy as np
 
 from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
-from nanolm.data.tokenizers.byte_pieces import CHARACTER_OF_BYTE, Pieces, chunks, spelled
-from nanolm.data.tokenizers.protocol import require_distinct, smallest_dtype, strings
+from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, TokenBytes, text_chunks, token_bytes
+from nanolm.data.tokenizers.protocol import check_vocab_size, get_strings, smallest_dtype
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
 from nanolm.registry import TOKENIZERS
 
-# GPT-2's expression, equal in what it matches. In the group is what an automaton can do, which is most of a text and
-# faster by half; blanks at the end are in it, so that the engine need not try back from there one by one.
+# Matches what GPT-2's expression matches. The group has what needs no backtracking, which is most of a text and faster
+# by half; blanks at the end of a text are in it, so that the engine does not backtrack over them one by one.
 _EXPRESSION = r"(?:'(?:[dmst]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+$)|\s+(?!\S)|\s"
-_ENCODER, _MERGES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
+_ENCODER_NAMES, _MERGES_NAMES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
 
 
 class _BytePairs:
-    """Merges in order of rank, run by tiktoken.
+    """Byte-pair encoding, run by tiktoken.
 
-    Ids are the 256 bytes in GPT-2's order, a token a merge, and the special tokens.
+    Ids are the 256 bytes in GPT-2's order, one token per merge, and the special tokens.
 
     Args:
-        merges: two tokens in GPT-2's spelling and a blank between them.
+        merges: two tokens in GPT-2's spelling, separated by a blank, in order of rank.
         special_tokens: names.
 
     Raises:
-        TokenizerError: a merge is of tokens that no merge before it made, or a token is made twice.
+        TokenizerError: a merge uses tokens that no earlier merge produces, or produces an existing token.
     """
 
     lossless = True
 
     def __init__(self, merges: Sequence[str], special_tokens: Sequence[str]) -> None:
         self.merges = list(merges)
-        tokens = vocabulary(self.merges)
-        content = [spelled(token) or b"" for token in tokens]
+        tokens = tokens_of_merges(self.merges)
+        content = [token_bytes(token) or b"" for token in tokens]
         self.special_tokens = {name: len(tokens) + n for n, name in enumerate(special_tokens)}
         self.vocab_size = len(tokens) + len(special_tokens)
-        self._integers = smallest_dtype(self.vocab_size)
-        self._pieces = Pieces(content + [b""] * len(special_tokens), self.special_tokens)
+        self._dtype = smallest_dtype(self.vocab_size)
+        self._bytes = TokenBytes(content + [b""] * len(special_tokens), self.special_tokens)
         self._engine = _engine({token: rank for rank, token in enumerate(content)})
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of the text's pairs, merged lowest rank first.
+        """Convert text to ids, merging the pair of lowest rank first.
 
         Raises:
             TokenizerError: the text has a lone surrogate.
         """
-        parts = [self._engine.encode_to_numpy(part, disallowed_special=()) for part in chunks(text)]
-        ids = np.empty(sum(map(len, parts)), dtype=self._integers)
+        parts = [self._engine.encode_to_numpy(part, disallowed_special=()) for part in text_chunks(text)]
+        ids = np.empty(sum(map(len, parts)), dtype=self._dtype)
         return np.concatenate(parts, out=ids, casting="unsafe") if parts else ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens by their names."""
-        return self._pieces.text(ids)
+        """Convert ids to text; special tokens become their names."""
+        return self._bytes.decode(ids)
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """The bytes of the tokens; special tokens have none."""
-        return self._pieces.count_bytes(ids)
+        """Return the number of bytes of the ids; special tokens have none."""
+        return self._bytes.count_bytes(ids)
 
     def to_json(self) -> dict[str, Any]:
-        """The merges in order of rank, and the names of the special tokens."""
+        """Return the merges in order of rank, and the names of the special tokens."""
         return {"merges": self.merges, "special_tokens": list(self.special_tokens)}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """From merges and special tokens."""
-        return cls(strings(state, "merges"), strings(state, "special_tokens"))
+        """Make the tokenizer from its merges and special tokens."""
+        return cls(get_strings(state, "merges"), get_strings(state, "special_tokens"))
 
 
 @TOKENIZERS.register("bpe")
 class BpeTokenizer(_BytePairs):
-    """Byte-pair encoding of the corpus, trained by Hugging Face tokenizers."""
+    """Byte-pair encoding trained on the corpus by Hugging Face tokenizers."""
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: BpeConfig) -> Self:
-        """The most frequent pair is merged again and again, until the vocabulary is full or no pair is left.
+        """Merge the most frequent pair until the vocabulary is full or no pair is left.
 
         Raises:
-            TokenizerError: vocab_size has no room for the bytes and the special tokens.
+            TokenizerError: vocab_size is too small for the bytes and the special tokens.
         """
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-        size = room(config.vocab_size, config.special_tokens, 256)
+        size = check_vocab_size(config.vocab_size, config.special_tokens, required=256)
         engine = Tokenizer(models.BPE())
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trainer = trainers.BpeTrainer(
             vocab_size=size,
             min_frequency=config.min_frequency,
             show_progress=False,
-            initial_alphabet=list(CHARACTER_OF_BYTE.values()),
+            initial_alphabet=list(BYTE_TO_CHARACTER.values()),
         )
-        engine.train_from_iterator((part for text in texts for part in chunks(text)), trainer)
+        engine.train_from_iterator((part for text in texts for part in text_chunks(text)), trainer)
         merges = json.loads(engine.to_str())["model"]["merges"]
-        # Two merges may make the same token; the first of them is the token's rank.
+        # Two merges may produce the same token; its rank is that of the first.
         distinct: dict[str, str] = {}
         for left, right in merges:
             distinct.setdefault(left + right, f"{left} {right}")
@@ -109,33 +109,31 @@ class BpeTokenizer(_BytePairs):
 
 @TOKENIZERS.register("gpt2")
 class Gpt2Tokenizer(_BytePairs):
-    """GPT-2's own ids: 50,256 tokens and <|endoftext|>, whose name in a text is ordinary text."""
+    """GPT-2's own vocabulary: 50,256 tokens and <|endoftext|>, whose name in a text is ordinary text."""
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: Gpt2Config) -> Self:
-        """Reads OpenAI's two files, or a tokenizer.json of the same, from tokenizer.path; else downloads them.
+        """Read OpenAI's two files, or an equivalent tokenizer.json, from tokenizer.path; download them without it.
 
         Raises:
-            TokenizerError: a file is missing or damaged, the two do not fit each other, or the network does not answer.
+            TokenizerError: a file is missing or damaged, the two are inconsistent, or the download fails.
         """
         if config.path is None:
             try:
-                files = [
-                    fetch(config.encoder_url, config.encoder_sha256),
-                    fetch(config.merges_url, config.merges_sha256),
-                ]
+                encoder = fetch(config.encoder_url, config.encoder_sha256)
+                merges = fetch(config.merges_url, config.merges_sha256)
             except DataError as error:
                 raise TokenizerError(
                     error.found,
                     where=error.where,
-                    hint="get encoder.json and vocab.bpe by other means and say tokenizer.path=FOLDER",
+                    hint="get encoder.json and vocab.bpe by other means and set tokenizer.path=FOLDER",
                 ) from error
-            return cls._of_files(*files)
+            return cls._from_files(encoder, merges)
         path = user_path(config.path)
         if path.is_dir():
-            encoder, merges = _first(path, _ENCODER), _first(path, _MERGES)
-            if encoder is not None and merges is not None:
-                return cls._of_files(encoder, merges)
+            found = [_first_file(path, _ENCODER_NAMES), _first_file(path, _MERGES_NAMES)]
+            if found[0] is not None and found[1] is not None:
+                return cls._from_files(found[0], found[1])
             path = path / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(
@@ -144,105 +142,85 @@ class Gpt2Tokenizer(_BytePairs):
                 hint="name a folder with GPT-2's two files, or a tokenizer.json; "
                 "without tokenizer.path they are downloaded",
             )
-        return cls._of_tokenizer_json(path)
+        return cls._from_tokenizer_json(path)
 
     @classmethod
-    def _of_files(cls, encoder: Path, merges: Path) -> Self:
+    def _from_files(cls, encoder: Path, merges: Path) -> Self:
+        # tiktoken.load.data_gym_to_mergeable_bpe_ranks reads these files too, but returns no merges for tokenizer.json,
+        # and its check of one file against the other is an assertion without a message.
         lines = _read(merges).replace("\r\n", "\n").split("\n")
         rules = [line for n, line in enumerate(lines) if line and not (n == 0 and line.startswith("#version"))]
-        return cls._fitting(_json(encoder), rules, encoder, merges)
+        return cls._from_vocab(_read_json(encoder), rules, encoder, merges)
 
     @classmethod
-    def _of_tokenizer_json(cls, path: Path) -> Self:
-        state = _json(path)
+    def _from_tokenizer_json(cls, path: Path) -> Self:
+        state = _read_json(path)
         model, before = state.get("model"), state.get("pre_tokenizer")
         level = isinstance(before, dict) and before.get("type") == "ByteLevel" and not before.get("add_prefix_space")
         if not (isinstance(model, dict) and model.get("type") == "BPE" and level and state.get("normalizer") is None):
             raise TokenizerError(
-                "this is not GPT-2's kind of tokenizer: BPE over bytes, nothing normalised, no blank put in front",
+                "this is not a tokenizer like GPT-2's: byte-level BPE without normalizer and prefix space",
                 where=str(path),
-                hint=f"tokenizer=pretrained tokenizer.path={path} takes any",
+                hint=f"tokenizer=pretrained tokenizer.path={path} reads any tokenizer.json",
             )
         rules = model.get("merges")
         if not isinstance(rules, list):
             raise TokenizerError("it has no list of merges", where=str(path))
         rules = [" ".join(map(str, rule)) if isinstance(rule, list) else str(rule) for rule in rules]
-        return cls._fitting(model.get("vocab"), rules, path, path)
+        return cls._from_vocab(model.get("vocab"), rules, path, path)
 
     @classmethod
-    def _fitting(cls, vocab: object, merges: list[str], encoder_path: Path, merges_path: Path) -> Self:
-        """From a table of ids and the merges, which must give each token the rank that is its id."""
+    def _from_vocab(cls, vocab: object, merges: list[str], encoder_path: Path, merges_path: Path) -> Self:
+        """Make the tokenizer from its merges, after checking that the ids of its vocabulary are their ranks."""
+        hint = "take both files from the same place"
         if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
             raise TokenizerError("it must be a JSON object from tokens to ids", where=str(encoder_path))
-        hint = "take both files from the same place"
         try:
-            tokens = vocabulary(merges)
+            tokens = tokens_of_merges(merges)
         except TokenizerError as error:
             raise TokenizerError(error.found, where=str(merges_path), hint=hint) from error
         by_id = sorted(vocab, key=vocab.__getitem__)
         if [vocab[token] for token in by_id] != list(range(len(by_id))):
-            raise TokenizerError("two tokens have the same id, or an id is left out", where=str(encoder_path))
-        for number, token in enumerate(tokens):
-            if vocab.get(token) != number:
-                raise TokenizerError(
-                    f"the two files do not fit: by the merges {token!r} has the id {number}, "
-                    f"and by the table {vocab.get(token)}",
-                    where=f"{merges_path}, {encoder_path}",
-                    hint=hint,
-                )
+            raise TokenizerError("two tokens have the same id, or an id is missing", where=str(encoder_path))
         special_tokens = by_id[len(tokens) :]
-        if len(special_tokens) > 1:
-            raise TokenizerError(
-                f"the two files do not fit: no merge makes {special_tokens[0]!r} and {len(special_tokens) - 1:,} more",
-                where=f"{merges_path}, {encoder_path}",
-                hint=hint,
-            )
+        wrong = next(((token, number) for number, token in enumerate(tokens) if vocab.get(token) != number), None)
+        problem = ""
+        if wrong is not None:
+            problem = f"{wrong[0]!r} has the id {wrong[1]} by the merges, and {vocab.get(wrong[0])} in the vocabulary"
+        elif len(special_tokens) > 1:
+            problem = f"no merge produces {special_tokens[0]!r} and {len(special_tokens) - 1:,} more tokens"
+        if problem:
+            where = f"{merges_path}, {encoder_path}"
+            raise TokenizerError(f"the two files are inconsistent: {problem}", where=where, hint=hint)
         return cls(merges, special_tokens)
 
 
-def vocabulary(merges: Iterable[str]) -> list[str]:
-    """The tokens of merges in GPT-2's spelling, by id: the 256 bytes and a token a merge.
+def tokens_of_merges(merges: Iterable[str]) -> list[str]:
+    """Return the tokens of merges in GPT-2's spelling, by id: the 256 bytes and one token per merge.
 
     Raises:
-        TokenizerError: a merge is of tokens that no merge before it made, or makes a token that is there.
+        TokenizerError: a merge uses tokens that no earlier merge produces, or produces an existing token.
     """
-    tokens = dict.fromkeys(CHARACTER_OF_BYTE.values())
+    tokens = dict.fromkeys(BYTE_TO_CHARACTER.values())
     for rank, merge in enumerate(merges):
         left, _, right = merge.partition(" ")
         if left not in tokens or right not in tokens:
-            raise TokenizerError(f"merge {rank}, {merge!r}, is not of two tokens made before it", where="merges")
+            raise TokenizerError(f"merge {rank}, {merge!r}, uses tokens that no earlier merge produces", where="merges")
         if left + right in tokens:
-            raise TokenizerError(f"merge {rank}, {merge!r}, makes a token that is there already", where="merges")
+            raise TokenizerError(f"merge {rank}, {merge!r}, produces a token that exists already", where="merges")
         tokens[left + right] = None
     return list(tokens)
-
-
-def room(vocab_size: int, special_tokens: Sequence[str], needed: int) -> int:
-    """What a vocabulary has room for beside the special tokens.
-
-    Raises:
-        TokenizerError: less than it needs, or a special token is named twice.
-    """
-    require_distinct(special_tokens, where="tokenizer.special_tokens")
-    if vocab_size - len(special_tokens) < needed:
-        raise TokenizerError(
-            f"a vocabulary of {vocab_size:,} has no room for {needed:,} tokens that it must have "
-            f"and {len(special_tokens)} special ones",
-            where="tokenizer.vocab_size, tokenizer.special_tokens",
-            hint=f"tokenizer.vocab_size={needed + len(special_tokens)} or more",
-        )
-    return vocab_size - len(special_tokens)
 
 
 def _engine(ranks: dict[bytes, int]) -> Any:
     import tiktoken
 
-    # It is never looked up, but without any special token the search for the next one stops at every character.
+    # Never encoded, but without any special token the search for the next one stops at every character.
     special_tokens = {"<|endoftext|>": len(ranks)}
     return tiktoken.Encoding("nanolm", pat_str=_EXPRESSION, mergeable_ranks=ranks, special_tokens=special_tokens)
 
 
-def _first(folder: Path, names: Iterable[str]) -> Path | None:
+def _first_file(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -253,12 +231,11 @@ def _read(path: Path) -> str:
         raise TokenizerError(f"cannot read the file: {error}", where=str(path)) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _read(path)
     try:
-        state = json.loads(_read(path))
+        state = json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, TokenizerError):
-            raise
         raise TokenizerError(f"it is not JSON: {error}", where=str(path)) from error
     if not isinstance(state, dict):
         raise TokenizerError("it must be a JSON object", where=str(path))

@@ -1,4 +1,4 @@
-"""What every tokenizer does, how it is stored, and what they share in checking what they are given."""
+"""The protocol of tokenizers, with their files and the checks that they share."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from nanolm.registry import TOKENIZERS
 
 Value = TypeVar("Value")
 
-_NEEDED = ("vocab_size", "encode", "decode", "count_bytes", "to_json")
+# Members that a plugin's tokenizer must have.
+REQUIRED = ("vocab_size", "encode", "decode", "count_bytes", "to_json")
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What every tokenizer does.
-
-    A plugin's may leave out the last two attributes; `fit` and `from_file` then set them to False and to none.
+    """Text to token ids and back.
 
     Attributes:
-        vocab_size: ids lie in [0, vocab_size).
-        lossless: whether decode(encode(text)) == text for every text that encodes.
-        special_tokens: the ids that stand for no text of the corpus, by their names.
+        vocab_size: ids are in [0, vocab_size).
+        lossless: whether decode(encode(text)) == text for every text that encodes; False if a plugin leaves it out.
+        special_tokens: ids of tokens that represent no text of the corpus, by name; empty if a plugin leaves it out.
     """
 
     vocab_size: int
@@ -38,57 +37,57 @@ class Tokenizer(Protocol):
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: Any) -> Self:
-        """The tokenizer of a corpus, which comes in pieces."""
+        """Fit a tokenizer to a corpus, given in pieces."""
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids, one-dimensional, in the smallest unsigned integers that hold the vocabulary.
+        """Convert text to ids, one-dimensional, of the smallest unsigned dtype that holds the vocabulary.
 
         The name of a special token in the text is ordinary text.
 
         Raises:
-            TokenizerError: the text holds something that the vocabulary lacks, or half a character.
+            TokenizerError: the text has something that is not in the vocabulary, or a lone surrogate.
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids.
+        """Convert ids to text.
 
         Raises:
             TokenizerError: an id is outside the vocabulary.
         """
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """How many bytes of UTF-8 the ids stand for; where the tokenizer is not lossless, as best as can be told."""
+        """Return the number of bytes of UTF-8 that the ids represent; an estimate if the tokenizer is lossy."""
 
     def to_json(self) -> dict[str, Any]:
-        """All that it takes to make it again, as plain JSON values."""
+        """Return everything that `from_json` needs, as JSON values."""
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """The tokenizer that `to_json` described.
+        """Make the tokenizer from the result of `to_json`.
 
         Raises:
-            TokenizerError: the description is not one of this kind.
+            TokenizerError: it does not describe a tokenizer of this class.
         """
 
 
 def fit(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that the settings name, fitted to the pieces of a corpus.
+    """Fit the configured tokenizer to the pieces of a corpus.
 
     Raises:
-        TokenizerError: it cannot be fitted, or is a plugin's and lacks a part of the protocol.
+        TokenizerError: it cannot be fitted, or a plugin's tokenizer does not implement the protocol.
     """
     kind = TOKENIZERS[config.name]
-    _require(kind, config.name, ("fit", "from_json"))
-    return _completed(kind.fit(texts, config), config.name)
+    _require_members(kind, config.name, ("fit", "from_json"))
+    return _with_defaults(kind.fit(texts, config), config.name)
 
 
 def to_text(name: str, tokenizer: Tokenizer) -> str:
-    """tokenizer.json: the short name and the tokenizer's own description."""
+    """Return the content of tokenizer.json: the registered name and the tokenizer's own description."""
     return dump_json({"name": name, **tokenizer.to_json()}, ensure_ascii=False, indent=1) + "\n"
 
 
 def from_file(path: Path) -> Tokenizer:
-    """Reads a tokenizer.json.
+    """Read a tokenizer.json.
 
     Raises:
         TokenizerError: it is missing, is not JSON, or does not describe a tokenizer.
@@ -97,11 +96,11 @@ def from_file(path: Path) -> Tokenizer:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(state, dict) or not isinstance(state.get("name"), str):
-            raise TokenizerError("not a tokenizer: it is no JSON object with a name", where=str(path), hint=hint)
+            raise TokenizerError("not a tokenizer: expected a JSON object with a name", where=str(path), hint=hint)
         name = state.pop("name")
         kind = TOKENIZERS[name]
-        _require(kind, name, ("from_json",))
-        return _completed(kind.from_json(state), name)
+        _require_members(kind, name, ("from_json",))
+        return _with_defaults(kind.from_json(state), name)
     except TokenizerError as error:
         raise TokenizerError(error.found, where=str(path), hint=error.hint or hint) from error
     except NanolmError:
@@ -119,21 +118,21 @@ def from_file(path: Path) -> Tokenizer:
 
 
 def fingerprint(name: str, tokenizer: Tokenizer) -> str:
-    """sha256 of the tokenizer's description: equal for tokenizers that give equal ids."""
+    """Return the SHA-256 of a tokenizer's description; tokenizers with the same fingerprint give the same ids."""
     canonical = dump_json({"name": name, **tokenizer.to_json()}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The narrowest unsigned integers that hold every id of a vocabulary."""
+    """Return the smallest unsigned integer dtype that holds every id of a vocabulary."""
     return np.min_scalar_type(max(vocab_size - 1, 0))
 
 
-def utf8(text: str) -> bytes:
-    """The text in UTF-8.
+def encode_utf8(text: str) -> bytes:
+    """Encode text as UTF-8.
 
     Raises:
-        TokenizerError: the text has a lone surrogate, which UTF-8 has no bytes for.
+        TokenizerError: the text has a lone surrogate, which UTF-8 cannot represent.
     """
     try:
         return text.encode("utf-8")
@@ -141,12 +140,12 @@ def utf8(text: str) -> bytes:
         raise TokenizerError(
             f"U+{ord(text[error.start]):04X} is half a character (a lone surrogate)",
             where=f"character {error.start} of the text",
-            hint="leave it out",
+            hint="remove it",
         ) from error
 
 
-def checked(ids: Iterable[int], vocab_size: int) -> np.ndarray:
-    """The ids, one-dimensional, in 64 bits.
+def check_ids(ids: Iterable[int], vocab_size: int) -> np.ndarray:
+    """Return ids as a one-dimensional int64 array.
 
     Raises:
         TokenizerError: one of them is outside the vocabulary.
@@ -158,42 +157,63 @@ def checked(ids: Iterable[int], vocab_size: int) -> np.ndarray:
     return array
 
 
-def entry(state: dict[str, Any], key: str, kind: type[Value]) -> Value:
-    """One entry of a tokenizer's description.
+def check_vocab_size(vocab_size: int, special_tokens: Sequence[str], required: int) -> int:
+    """Return how many tokens of a vocabulary are not special.
+
+    Args:
+        vocab_size: all tokens.
+        special_tokens: names of the special tokens.
+        required: how many other tokens there must be at least.
+
+    Raises:
+        TokenizerError: the vocabulary is too small, or a special token is listed twice.
+    """
+    require_distinct(special_tokens, where="tokenizer.special_tokens")
+    if vocab_size - len(special_tokens) < required:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size:,} has no room for {required:,} required tokens "
+            f"and {len(special_tokens)} special tokens",
+            where="tokenizer.vocab_size, tokenizer.special_tokens",
+            hint=f"use tokenizer.vocab_size={required + len(special_tokens)} or more",
+        )
+    return vocab_size - len(special_tokens)
+
+
+def get_entry(state: dict[str, Any], key: str, kind: type[Value]) -> Value:
+    """Return one entry of a tokenizer's description.
 
     Raises:
         TokenizerError: it is missing or of another type.
     """
     value = state.get(key)
-    # bool is an int to Python, and not to a reader of JSON.
+    # A bool is an int in Python, but not in JSON.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        found = f"{key!r} is missing" if key not in state else f"{key!r} is {_shown(value)}, not a {kind.__name__}"
+        found = f"{key!r} is missing" if key not in state else f"{key!r} is {_abbreviate(value)}, not a {kind.__name__}"
         raise TokenizerError(f"not a tokenizer of this kind: {found}", where="tokenizer.json")
     return value
 
 
-def strings(state: dict[str, Any], key: str) -> list[str]:
-    """One entry of a tokenizer's description that lists strings, each of them once.
+def get_strings(state: dict[str, Any], key: str) -> list[str]:
+    """Return one entry of a tokenizer's description that is a list of distinct strings.
 
     Raises:
-        TokenizerError: it is missing, holds something else, or a string twice.
+        TokenizerError: it is missing, is something else, or has a string twice.
     """
-    values = entry(state, key, list)
-    wrong = next((value for value in values if not isinstance(value, str)), None)
-    if wrong is not None or any(value is None for value in values):
-        raise TokenizerError(f"{key!r} must list strings, and holds {_shown(wrong)}", where="tokenizer.json")
+    values = get_entry(state, key, list)
+    for value in values:
+        if not isinstance(value, str):
+            found = f"{key!r} must be a list of strings, but has {_abbreviate(value)}"
+            raise TokenizerError(found, where="tokenizer.json")
     require_distinct(values, where="tokenizer.json")
     return values
 
 
 def require_distinct(tokens: Sequence[str], where: str) -> None:
-    """Refuses a vocabulary in which two ids stand for the same token.
+    """Refuse a vocabulary that has a token twice.
 
     Raises:
-        TokenizerError: with the first token that is there twice.
+        TokenizerError: it names the first such token.
     """
-    if len(set(tokens)) == len(tokens):
-        return
     seen: set[str] = set()
     for token in tokens:
         if token in seen:
@@ -201,24 +221,24 @@ def require_distinct(tokens: Sequence[str], where: str) -> None:
         seen.add(token)
 
 
-def _require(thing: object, name: str, members: Iterable[str]) -> None:
-    lacking = [member for member in members if not hasattr(thing, member)]
-    if lacking:
+def _require_members(thing: object, name: str, members: Iterable[str]) -> None:
+    missing = [member for member in members if not hasattr(thing, member)]
+    if missing:
         raise TokenizerError(
-            f"the tokenizer {name!r} has no {', '.join(lacking)}",
+            f"the tokenizer {name!r} has no {', '.join(missing)}",
             where=getattr(thing, "__module__", ""),
-            hint="nanolm.data.tokenizers.Tokenizer says what each must do",
+            hint="implement the protocol nanolm.data.tokenizers.Tokenizer",
         )
 
 
-def _completed(tokenizer: Any, name: str) -> Tokenizer:
-    _require(tokenizer, name, _NEEDED)
-    for attribute, value in (("lossless", False), ("special_tokens", {})):
+def _with_defaults(tokenizer: Any, name: str) -> Tokenizer:
+    _require_members(tokenizer, name, REQUIRED)
+    for attribute, default in (("lossless", False), ("special_tokens", {})):
         if not hasattr(tokenizer, attribute):
-            setattr(tokenizer, attribute, value)
+            setattr(tokenizer, attribute, default)
     return tokenizer
 
 
-def _shown(value: object) -> str:
+def _abbreviate(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,4 +1,4 @@
-"""SentencePiece (Kudo and Richardson 2018), set so that every text comes back byte for byte."""
+"""SentencePiece (Kudo and Richardson 2018), configured to be lossless."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import SentencePieceConfig
-from nanolm.data.tokenizers.byte_pieces import Pieces, grouped
-from nanolm.data.tokenizers.bytepairs import room
-from nanolm.data.tokenizers.protocol import entry, smallest_dtype, utf8
+from nanolm.data.tokenizers.byte_pieces import TokenBytes, batched
+from nanolm.data.tokenizers.protocol import check_vocab_size, encode_utf8, get_entry, smallest_dtype
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 
-# It writes a blank as U+2581, so that one in the text would come back as a blank. The trainer passes over a line
-# with U+2585, its own mark, and over one of more than 4,192 bytes.
+# SentencePiece writes a blank as U+2581, so that this character in a text would be decoded as a blank.
 _BLANK = "\u2581"
+# Its trainer skips a line that has U+2585, its own marker, or more than 4,192 bytes.
 _MARK = "\u2585"
-_LONGEST = 1000
-_LINES = 4096
+_MAX_TRAINING_CHARACTERS = 1000
+# Parts of a text that are encoded together.
+_BATCH = 4096
 
 
 @TOKENIZERS.register("sentencepiece")
 class SentencePieceTokenizer:
-    """A SentencePiece model over characters; what it has no piece for is written in bytes.
+    """A SentencePiece model over characters with byte fallback.
 
-    A line end is a token of its own. U+2581 is written in its three bytes.
+    A line end is a token of its own. U+2581 is encoded as its three bytes.
 
     Args:
         model: the serialized model.
 
     Raises:
-        TokenizerError: it is not a model, or not one with bytes and a line end.
+        TokenizerError: it is not a model, or lacks byte tokens or a line end.
     """
 
     lossless = True
@@ -57,27 +57,28 @@ class SentencePieceTokenizer:
             engine.id_to_piece(n): n for n in numbers if engine.is_control(n) or engine.is_unknown(n)
         }
         content = [
-            bytes([int(piece[3:5], 16)]) if engine.is_byte(n) else utf8(piece.replace(_BLANK, " "))
+            bytes([int(piece[3:5], 16)]) if engine.is_byte(n) else encode_utf8(piece.replace(_BLANK, " "))
             for n, piece in ((n, engine.id_to_piece(n)) for n in numbers)
         ]
-        self._pieces = Pieces(content, self.special_tokens)
+        self._bytes = TokenBytes(content, self.special_tokens)
         id_of_byte = {content[n]: n for n in numbers if engine.is_byte(n)}
-        self._line_end = engine.piece_to_id("\n")
-        if len(id_of_byte) != 256 or content[self._line_end] != b"\n":
-            raise TokenizerError("the model has not all bytes, or no line end", where="tokenizer.json")
-        self._apart = {"\n": [self._line_end], _BLANK: [id_of_byte[bytes([byte])] for byte in utf8(_BLANK)]}
-        self._integers = smallest_dtype(self.vocab_size)
+        line_end = engine.piece_to_id("\n")
+        if len(id_of_byte) != 256 or content[line_end] != b"\n":
+            raise TokenizerError("the model does not have all bytes and a line end", where="tokenizer.json")
+        # Texts that are encoded without the model.
+        self._fixed = {"\n": [line_end], _BLANK: [id_of_byte[bytes([byte])] for byte in encode_utf8(_BLANK)]}
+        self._dtype = smallest_dtype(self.vocab_size)
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: SentencePieceConfig) -> Self:
-        """Trains a model on the lines of the corpus, in one thread, so that the same text gives the same model.
+        """Train a model on the lines of the corpus, in one thread, so that the same text gives the same model.
 
         Raises:
-            TokenizerError: vocab_size has no room for the bytes and the characters, or there is no text.
+            TokenizerError: vocab_size is too small for the bytes and the characters, or there is no text.
         """
         import sentencepiece
 
-        room(config.vocab_size, (), 260)
+        check_vocab_size(config.vocab_size, (), required=260)
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -92,7 +93,7 @@ class SentencePieceTokenizer:
                 allow_whitespace_only_pieces=True,
                 user_defined_symbols=["\n"],
                 character_coverage=config.character_coverage,
-                # A small corpus gives a smaller vocabulary than was asked for.
+                # A small corpus gives a smaller vocabulary than requested.
                 hard_vocab_limit=False,
                 num_threads=1,
                 unk_id=0,
@@ -102,59 +103,57 @@ class SentencePieceTokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            few = "required_chars" in str(error)
+            is_too_small = "required_chars" in str(error)
             raise TokenizerError(
                 f"SentencePiece cannot train {config.vocab_size:,} pieces: "
-                + ("the bytes and the characters of the corpus are more" if few else f"{error}".strip()),
-                where="tokenizer.vocab_size, tokenizer.character_coverage" if few else "the corpus",
-                hint="a larger tokenizer.vocab_size, or a smaller tokenizer.character_coverage" if few else "",
+                + ("the bytes and the characters of the corpus are more" if is_too_small else f"{error}".strip()),
+                where="tokenizer.vocab_size, tokenizer.character_coverage" if is_too_small else "the corpus",
+                hint="use a larger tokenizer.vocab_size or a smaller tokenizer.character_coverage"
+                if is_too_small
+                else "",
             ) from error
         return cls(model.getvalue())
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of the text.
+        """Convert text to ids.
 
         Raises:
             TokenizerError: the text has a lone surrogate.
         """
-        utf8(text)
-        parts: list[np.ndarray] = [np.empty(0, dtype=self._integers)]
-        for several in grouped(_cut(text), _LINES):
-            ordinary = [part for part in several if part not in self._apart]
+        encode_utf8(text)
+        # No piece spans a line end or U+2581.
+        parts = re.findall(f"[\n{_BLANK}]|[^\n{_BLANK}]+", text)
+        arrays: list[np.ndarray] = [np.empty(0, dtype=self._dtype)]
+        for batch in batched(parts, _BATCH):
+            ordinary = [part for part in batch if part not in self._fixed]
             encoded = iter(self._engine.encode(ordinary, out_type=int, num_threads=1))
-            numbers = [n for part in several for n in (self._apart.get(part) or next(encoded))]
-            parts.append(np.array(numbers, dtype=self._integers))
-        return np.concatenate(parts)
+            numbers = [n for part in batch for n in (self._fixed.get(part) or next(encoded))]
+            arrays.append(np.array(numbers, dtype=self._dtype))
+        return np.concatenate(arrays)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens by their names."""
-        return self._pieces.text(ids)
+        """Convert ids to text; special tokens become their names."""
+        return self._bytes.decode(ids)
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """The bytes of the pieces; special tokens have none."""
-        return self._pieces.count_bytes(ids)
+        """Return the number of bytes of the ids; special tokens have none."""
+        return self._bytes.count_bytes(ids)
 
     def to_json(self) -> dict[str, Any]:
-        """The model in base64."""
+        """Return the model in base64."""
         return {"model": base64.b64encode(self._model).decode("ascii")}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """From a model in base64."""
+        """Make the tokenizer from its model in base64."""
         try:
-            return cls(base64.b64decode(entry(state, "model", str), validate=True))
+            return cls(base64.b64decode(get_entry(state, "model", str), validate=True))
         except binascii.Error as error:
             raise TokenizerError(f"the model is not base64: {error}", where="tokenizer.json") from error
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        utf8(text)
-        for match in re.finditer(f"[^\n{_BLANK}{_MARK}]{{1,{_LONGEST}}}", text):
+        encode_utf8(text)
+        for match in re.finditer(f"[^\n{_BLANK}{_MARK}]{{1,{_MAX_TRAINING_CHARACTERS}}}", text):
             yield match.group()
-
-
-def _cut(text: str) -> Iterator[str]:
-    """The text in line ends, U+2581 and what stands between them, as no piece goes across those."""
-    for match in re.finditer(f"[\n{_BLANK}]|[^\n{_BLANK}]+", text):
-        yield match.group()
