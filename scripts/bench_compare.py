@@ -10,7 +10,7 @@ what is printed beside it is that start alone (`nanolm --version`), so that a sl
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import random
 import statistics
 import subprocess
@@ -21,6 +21,8 @@ from pathlib import Path
 
 from nanolm.compose import compose_line
 from nanolm.config.yaml_io import save_yaml
+from nanolm.runs.metrics import TRAIN, VAL, MetricsRow, encode_row
+from nanolm.runs.summary import Summary, write_summary
 
 ROWS_TO_EVALUATION = 40
 
@@ -39,41 +41,33 @@ def make_runs(folder: Path, n_runs: int, n_rows: int) -> None:
         rows, loss = [], 4.0
         for step in range(1, n_rows + 1):
             loss = 1.5 + (loss - 1.5) * 0.999 + draw.gauss(0, 1e-3)
-            at = {"tokens": 640 * step, "seconds": step / 100}
-            row = {
-                "step": step,
-                "split": "train",
-                "loss": loss,
-                "lr": 1e-3,
-                "grad_norm": 0.5,
-                **at,
-                "tokens_per_second": 64e3,
-            }
+            row = MetricsRow(step=step, split=TRAIN, loss=loss, lr=1e-3, grad_norm=0.5, tokens_per_second=64e3)
             if step % ROWS_TO_EVALUATION == 0:
-                row = {"step": step, "split": "val", "loss": loss, "bits_per_byte": loss * 1.44, **at}
-            rows.append(json.dumps(row) + "\n")
-        (path / "metrics.jsonl").write_text("".join(rows), encoding="utf-8")
-        summary = {
-            "status": "completed",
-            "choices": {"model": "gpt", "size": "tiny"},
-            "seed": config.seed,
-            "parameters": 812_800,
-            "vocab_size": 65,
-            "lossless": True,
-            "val_scored_tokens": 1000,
-            "reference_losses": {"counted_bigram": 2.5},
-            "corpus": "c" * 64,
-            "tokenizer": "t" * 64,
-            "step": n_rows,
-            "tokens": 640 * n_rows,
-            "seconds": n_rows / 100,
-            "tokens_per_second": 64_000.0,
-            "best_val_loss": loss,
-            "final_val_loss": loss,
-            "bits_per_byte": loss * 1.44,
-            "flops_per_token": 5_000_000,
-        }
-        (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+                row = MetricsRow(step=step, split=VAL, loss=loss, bits_per_byte=loss * 1.44)
+            rows.append(encode_row(dataclasses.replace(row, tokens=640 * step, seconds=step / 100)))
+        (path / "metrics.jsonl").write_bytes(b"".join(rows))
+        summary = Summary(
+            status="completed",
+            kind="trained",
+            choices={"model": "gpt", "size": "tiny"},
+            seed=config.seed,
+            parameters=812_800,
+            vocab_size=65,
+            lossless=True,
+            val_scored_tokens=1000,
+            baseline_losses={"counted_bigram": 2.5},
+            corpus="c" * 64,
+            tokenizer="t" * 64,
+            step=n_rows,
+            tokens=640 * n_rows,
+            seconds=n_rows / 100,
+            tokens_per_second=64_000.0,
+            best_val_loss=loss,
+            final_val_loss=loss,
+            bits_per_byte=loss * 1.44,
+            flops_per_token=5_000_000,
+        )
+        write_summary(path / "summary.json", summary)
 
 
 def seconds(*arguments: str, times: int = 5) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from nanolm.compose import compose_line
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import TRAIN
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.trainer import train
 
@@ -61,7 +62,7 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
             with tempfile.TemporaryDirectory() as folder:
                 run = RunDirectory(folder)
                 train(config, run, show_bar=True, bar_file=screen)
-                seconds = [row["seconds"] for row in run.read_metrics() if row["split"] == "train"]
+                seconds = [row.seconds for row in run.read_metrics(TRAIN)]
             return seconds[-1]
 
         corpus = corpora.load(config.dataset)
@@ -114,7 +115,7 @@ def saving(pairs: int) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory(folder)
             train(compose_line([*line, *words]).config, run, show_bar=False)
-            return [row["seconds"] for row in run.read_metrics() if row["split"] == "train"][-1]
+            return [row.seconds for row in run.read_metrics(TRAIN)][-1]
 
     saves = (steps - 1) // every
     rows = []

@@ -30,6 +30,7 @@ from nanolm.compose import compose_line
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import TRAIN
 from nanolm.training.trainer import train
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
@@ -102,7 +103,7 @@ def ours(line: list[str], steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
         train(compose_line([*line, *words]).config, run, show_bar=True, bar_file=io.StringIO())
-        seconds = {row["step"]: row["seconds"] for row in run.read_metrics() if row["split"] == "train"}
+        seconds = {row.step: row.seconds for row in run.read_metrics(TRAIN)}
     return seconds[total] - seconds[WARMUP]
 
 

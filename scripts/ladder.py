@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from nanolm.inference.evaluate import evaluate
 from nanolm.inference.load import load_run
+from nanolm.runs.directory import RunDirectory
 
 # Each rung, and the losses that are published for it (training and validation, nats a character).
 RUNGS: dict[str, tuple[float | None, float | None]] = {
@@ -77,8 +78,7 @@ def main() -> None:
 
 def train(folder: Path, line: list[str]) -> None:
     """Trains one run, or goes on with it, unless it is finished."""
-    summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "completed":
+    if RunDirectory(folder).read_summary().status == "completed":
         return
     begun = (folder / "config.yaml").is_file()
     words = [f"resume={folder}"] if begun else [*line, f"hydra.run.dir={folder}"]
@@ -94,10 +94,10 @@ def figures(name: str, folders: list[Path]) -> dict[str, Any]:
     for folder in folders:
         loaded = load_run(str(folder), "last", "cpu")
         train_losses.append(evaluate(loaded, "train")["loss"])
-        val_losses.append(loaded.run.read_summary()["final_val_loss"])
+        val_losses.append(loaded.run.read_summary().final_val_loss)
     return {
         "rung": name,
-        "parameters": loaded.run.read_summary()["parameters"],
+        "parameters": loaded.run.read_summary().parameters,
         "seeds": len(folders),
         "train": train_losses,
         "val": val_losses,

@@ -23,9 +23,9 @@ from nanolm.config.interpolation import map_strings, unescape
 from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, RunError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
-from nanolm.json_text import parse_json
 from nanolm.run_layout import BESIDE_CONFIG, CONFIG, SWEEP_LOCK, is_run
 from nanolm.runs.directory import RunDirectory, enclosing_run
+from nanolm.runs.summary import Summary
 
 # libyaml is some ten times as fast, where PyYAML was built with it.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,7 +49,7 @@ class Run:
     path: Path
     name: str
     settings: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Summary
     status: str
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -57,8 +57,7 @@ class Run:
     @property
     def choices(self) -> dict[str, str]:
         """The option chosen in each group."""
-        choices = self.summary.get("choices")
-        return choices if isinstance(choices, dict) else {}
+        return self.summary.choices
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
@@ -95,29 +94,6 @@ def _remains_of_run(path: Path) -> RunError | None:
     return None
 
 
-def rows(run: Run, split: str | None = None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, or those of one split. A last line that a kill cut short is left out.
-
-    Raises:
-        RunError: another line is not a JSON object.
-    """
-    path = RunDirectory(run.path).metrics
-    content = path.read_bytes() if path.exists() else b""
-    content = content[: content.rfind(b"\n") + 1]
-    found = []
-    for line in content.split(b"\n")[:-1] if split is None else _lines_with(content, f'"{split}"'.encode()):
-        try:
-            row = parse_json(line)
-            if not isinstance(row, dict):
-                raise ValueError("it is no table")
-            if split is None or row["split"] == split:
-                found.append(row)
-        except (ValueError, TypeError, KeyError) as error:
-            number = content.split(b"\n").index(line) + 1
-            raise RunError(f"line {number} of metrics.jsonl is damaged: {error}", where=str(path)) from error
-    return found
-
-
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings that are not the same in all runs, in their order in config.yaml, with each run's value.
 
@@ -127,7 +103,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     readable = [run for run in runs if run.settings]
     keys = list(dict.fromkeys(key for run in readable for key in run.settings))
     apart = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
-    texts = {run.summary.get("corpus") for run in readable}
+    texts = {run.summary.corpus for run in readable}
     loud = [key for key in apart if affects_results(key) or (key == "dataset.path" and len(texts) > 1)]
     return {key: [run.settings.get(key) for run in runs] for key in loud or apart}
 
@@ -232,7 +208,7 @@ def _read_yaml(content: bytes) -> Any:
 def _read(path: Path, name: str) -> Run:
     run = RunDirectory(path)
     settings: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
+    summary = Summary()
     faults = []
     try:
         settings = plain_settings(run.config)
@@ -246,10 +222,10 @@ def _read(path: Path, name: str) -> Run:
     return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults), (edited,) if edited else ())
 
 
-def _status(run: RunDirectory, summary: dict[str, Any], faults: Sequence[str]) -> str:
+def _status(run: RunDirectory, summary: Summary, faults: Sequence[str]) -> str:
     if faults:
         return "damaged"
-    status = str(summary.get("status") or "no summary")
+    status = summary.status or "no summary"
     return "cut off" if status == "running" and not run.is_claimed() else status
 
 
@@ -290,15 +266,6 @@ def _flat(settings: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _lines_with(content: bytes, word: bytes) -> Iterator[bytes]:
-    """The lines that have a word in them, without a look at the others: a log is long, and a split's rows are few."""
-    at = content.find(word)
-    while at >= 0:
-        end = content.index(b"\n", at)
-        yield content[content.rfind(b"\n", 0, at) + 1 : end]
-        at = content.find(word, end)
 
 
 def _choice(run: Run, group: str) -> Any:

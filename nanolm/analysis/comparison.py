@@ -14,6 +14,7 @@ from nanolm.analysis.collection import Run, differing, told_apart, values_of
 from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.runs.console import LOSSY
+from nanolm.runs.summary import Summary
 
 # Two-sided, for intervals and for the test.
 LEVEL = 0.95
@@ -266,8 +267,8 @@ def _require_metrics(names: Sequence[str], sort: str | None, target: float | Non
 def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
     """What is to be said of it, and why losses per token do not compare; None where they do."""
     texts = texts_of(runs)
-    kinds = {run.summary["tokenizer"] for run in runs if run.summary.get("tokenizer")}
-    scored = {run.summary["val_scored_tokens"] for run in runs if run.summary.get("val_scored_tokens")}
+    kinds = {run.summary.tokenizer for run in runs if run.summary.tokenizer}
+    scored = {run.summary.val_scored_tokens for run in runs if run.summary.val_scored_tokens}
     if len(texts) > 1:
         problem = f"the runs are scored on {len(texts)} different validation texts"
         advice = (
@@ -290,12 +291,12 @@ def texts_of(runs: Sequence[Run]) -> set[str]:
 
 def text_of(run: Run) -> str | None:
     """Stands for the validation text of a run; None where its files do not say."""
-    if not run.summary.get("corpus") or not run.settings:
+    if not run.summary.corpus or not run.settings:
         return None
     split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
     if split["split_by"] != "fraction":
         split["split_seed"] = run.settings.get("dataset.split_seed")
-    return repr([run.summary["corpus"], split])
+    return repr([run.summary.corpus, split])
 
 
 def _chosen_metrics(asked: Sequence[str], only_bits: bool, has_target: bool) -> list[str]:
@@ -338,7 +339,7 @@ def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) 
     for one in measured:
         run = one.run
         values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
-        own = run.settings and [values, text_of(run), run.summary.get("tokenizer")]
+        own = run.settings and [values, text_of(run), run.summary.tokenizer]
         groups.setdefault(repr(own or str(run.path)), []).append(one)
     return list(groups.values())
 
@@ -362,8 +363,8 @@ def _row(group: Sequence[_Measured]) -> Row:
         status=status,
         estimates=estimates,
         n_reached=len(estimates["tokens_to_target"].values),
-        is_lossless=all(run.summary.get("lossless", True) for run in runs),
-        sees_future=any(run.summary.get("sees_future", False) for run in runs),
+        is_lossless=not any(run.summary.is_lossy for run in runs),
+        sees_future=any(run.summary.sees_future for run in runs),
     )
 
 
@@ -414,18 +415,17 @@ def _told_apart(rows: Sequence[Row], by: Sequence[str], by_run: dict[int, tuple[
     ]
 
 
-def odd_ones(summaries: Sequence[Mapping[str, Any]]) -> list[bool]:
+def odd_ones(summaries: Sequence[Summary]) -> list[bool]:
     """Of which runs the loss is not to be held against the others'.
 
     They have a mask that sees the future, where others do not, or hide text behind <unk>, where tokenizers differ.
     """
     # One that never began has no say.
-    known = [summary for summary in summaries if summary.get("tokenizer")]
-    all_see_future = all(summary.get("sees_future") for summary in known)
-    n_tokenizers = len({summary["tokenizer"] for summary in known})
+    known = [summary for summary in summaries if summary.tokenizer]
+    all_see_future = all(summary.sees_future for summary in known)
+    n_tokenizers = len({summary.tokenizer for summary in known})
     return [
-        bool(summary.get("sees_future") and not all_see_future)
-        or bool(not summary.get("lossless", True) and n_tokenizers > 1)
+        bool(summary.sees_future and not all_see_future) or bool(summary.is_lossy and n_tokenizers > 1)
         for summary in summaries
     ]
 
@@ -509,27 +509,25 @@ def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Refere
     measured = [one for one in measured if one.run.settings]
     runs = [one.run for one in measured]
     by_text = {text_of(run): run for run in reversed(runs)}
-    n_kinds = len({run.summary.get("tokenizer") for run in runs if run.summary.get("tokenizer")})
+    n_kinds = len({run.summary.tokenizer for run in runs if run.summary.tokenizer})
     texts = _labels("dataset", "corpus", by_text) if len(texts_of(runs)) > 1 else {}
     tokenizers = {
-        text: _labels(
-            "tokenizer", "tokenizer", {run.summary.get("tokenizer"): run for run in runs if text_of(run) == text}
-        )
+        text: _labels("tokenizer", "tokenizer", {run.summary.tokenizer: run for run in runs if text_of(run) == text})
         for text in (by_text if n_kinds > 1 else ())
     }
     found: dict[tuple[Any, ...], Reference] = {}
     for one in measured:
-        run, text, kind = one.run, text_of(one.run), one.run.summary.get("tokenizer")
+        run, text, kind = one.run, text_of(one.run), one.run.summary.tokenizer
         of_text = [texts[text]] if texts else []
         of_tokens = [*of_text, tokenizers[text][kind]] if tokenizers else of_text
         loss, bits = one.values["best_val_loss"], one.values["bits_per_byte"]
         # Bits per byte that a nat per token is on this text; a run that was never scored cannot say.
         ratio = bits / loss if loss and bits else None
-        for name, nats in figures.numbers(run.summary.get("reference_losses")).items():
-            mark = "" if run.summary.get("lossless", True) else "*"
+        for name, nats in run.summary.baseline_losses.items():
+            mark = "*" if run.summary.is_lossy else ""
             line = Reference(_named(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)
             _keep_fuller(found, (text, kind, name), line)
-        for name, its_bits in figures.numbers(run.summary.get("reference_bits_per_byte")).items():
+        for name, its_bits in run.summary.baseline_bits_per_byte.items():
             # Older runs have differences of compressed sizes that were too small to say anything.
             if its_bits > 0:
                 line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
@@ -557,7 +555,7 @@ def _labels(group: str, fingerprint: str, runs: Mapping[str | None, Run]) -> dic
         labels[key] = " ".join([option, *words])
     n_uses = Counter(labels.values())
     return {
-        key: label if n_uses[label] == 1 else f"{label} {str(runs[key].summary.get(fingerprint))[:8]}"
+        key: label if n_uses[label] == 1 else f"{label} {str(getattr(runs[key].summary, fingerprint))[:8]}"
         for key, label in labels.items()
     }
 
@@ -582,4 +580,4 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def _seed(run: Run) -> Any:
-    return run.settings.get("seed", run.summary.get("seed"))
+    return run.settings.get("seed", run.summary.seed)

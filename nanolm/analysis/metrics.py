@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from nanolm.analysis.collection import Run, rows
+from nanolm.analysis.collection import Run
 from nanolm.errors import NanolmError
 from nanolm.json_text import is_finite_number
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import VAL
 
 # Of these the summary's figures are those of the last start, or none yet.
 IN_MOTION = ("running", "cut off", "no summary")
@@ -61,7 +62,7 @@ class Reached:
 def of(run: Run) -> Figures:
     """The figures of a run. Rows are read of those alone that have not ended."""
     known: dict[str, Any] = {
-        name: number(run.summary.get(name))
+        name: getattr(run.summary, name)
         for name in (
             "step",
             "tokens",
@@ -74,16 +75,16 @@ def of(run: Run) -> Figures:
         )
     }
     fault = None
-    if run.status in IN_MOTION or "best_val_loss" not in run.summary:
+    if run.status in IN_MOTION or run.summary.best_val_loss is None:
         try:
             known |= _from_rows(run)
         except NanolmError as error:
             fault = error.found
     best, tokens = known["best_val_loss"], known["tokens"]
-    flops_per_token = number(run.summary.get("flops_per_token")) or _flops_by_formula(run)
+    flops_per_token = run.summary.flops_per_token or _flops_by_formula(run)
     return Figures(
         **known,
-        parameters=number(run.summary.get("entries", run.summary.get("parameters"))),
+        parameters=run.summary.entries if run.summary.is_fitted else run.summary.parameters,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
         perplexity=None if best is None else math.exp(min(best, 700.0)),
         fault=fault,
@@ -96,52 +97,40 @@ def reached(run: Run, target: float, figure: str = "loss") -> Reached | None:
     Raises:
         RunError: metrics.jsonl is damaged.
     """
-    for row in rows(run, "val"):
-        value = number(row.get(figure))
+    for row in RunDirectory(run.path).read_metrics(VAL):
+        value = getattr(row, figure)
         if value is not None and value <= target:
-            return Reached(*(number(row.get(name)) for name in ("step", "tokens", "seconds")))
+            return Reached(row.step, row.tokens, row.seconds)
     return None
-
-
-def number(value: Any) -> Any:
-    """A finite number as it is; None for anything else that a file may hold in its place."""
-    return value if is_finite_number(value) else None
-
-
-def numbers(table: Any) -> dict[str, float]:
-    """The finite numbers of a table."""
-    return (
-        {name: value for name, value in table.items() if number(value) is not None} if isinstance(table, dict) else {}
-    )
 
 
 def max_steps(run: Run) -> int | None:
     """How many updates the run is to make; a model that is counted has one."""
-    return 1 if "entries" in run.summary else number(run.settings.get("trainer.max_steps"))
+    steps = run.settings.get("trainer.max_steps")
+    return 1 if run.summary.is_fitted else steps if is_finite_number(steps) else None
 
 
 def _from_rows(run: Run) -> dict[str, Any]:
-    everything = rows(run)
-    if not everything:
+    rows = RunDirectory(run.path).read_metrics()
+    if not rows:
         return {}
-    last = everything[-1]
-    found = {name: number(last.get(name)) for name in ("step", "tokens", "seconds")}
-    if found["tokens"] and found["seconds"]:
-        found["tokens_per_second"] = round(found["tokens"] / found["seconds"], 1)
-    scored = [row for row in everything if row.get("split") == "val" and number(row.get("loss")) is not None]
+    last = rows[-1]
+    found: dict[str, Any] = {"step": last.step, "tokens": last.tokens, "seconds": last.seconds}
+    if last.tokens and last.seconds:
+        found["tokens_per_second"] = round(last.tokens / last.seconds, 1)
+    scored = [(row.loss, row) for row in rows if row.split == VAL and row.loss is not None]
     if scored:
-        best = min(scored, key=lambda row: row["loss"])
-        found |= {"best_val_loss": best["loss"], "bits_per_byte": number(best.get("bits_per_byte"))}
-        found["final_val_loss"] = scored[-1]["loss"]
-        averaged = [row["ema_loss"] for row in scored if number(row.get("ema_loss")) is not None]
+        best_loss, best = min(scored, key=lambda pair: pair[0])
+        found |= {"best_val_loss": best_loss, "bits_per_byte": best.bits_per_byte, "final_val_loss": scored[-1][0]}
+        averaged = [row.ema_loss for _, row in scored if row.ema_loss is not None]
         found["best_ema_val_loss"] = min(averaged, default=None)
     return found
 
 
 def _flops_by_formula(run: Run) -> int | None:
     """FLOPs to train on a token, by model/count.py; None where there is no formula or the settings cannot be read."""
-    vocab_size = number(run.summary.get("vocab_size"))
-    if vocab_size is None or "entries" in run.summary:
+    vocab_size = run.summary.vocab_size
+    if vocab_size is None or run.summary.is_fitted:
         return None
     decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in ("model", "size")}
     return _flops_of(repr([decisive, vocab_size]), RunDirectory(run.path).config, vocab_size)

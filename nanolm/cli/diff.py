@@ -100,9 +100,9 @@ def read_side(path: str) -> Side:
         return Side(file, plain_settings(file), {})
     directory = RunDirectory(path).require()
     summary = directory.read_summary()
-    made_with = {name: summary.get(name, ABSENT) for name in MADE_WITH}
+    made_with = {name: ABSENT if (value := getattr(summary, name)) is None else value for name in MADE_WITH}
     for group in ("choices", "versions", "git"):
-        made_with |= {f"{group}.{name}": value for name, value in (summary.get(group) or {}).items()}
+        made_with |= {f"{group}.{name}": value for name, value in getattr(summary, group).items()}
     return Side(directory.path, plain_settings(directory.config), made_with)
 
 

@@ -203,8 +203,8 @@ def format_age(seconds: float) -> str:
 def _entry(run: Run, now: float) -> Entry:
     found = metrics.of(run)
     faults = [*run.faults, *([found.fault] if found.fault else [])]
-    if run.status == "failed" and run.summary.get("error"):
-        faults.append(str(run.summary["error"]))
+    if run.status == "failed" and run.summary.error:
+        faults.append(run.summary.error)
     return Entry(
         name=run.name,
         path=str(run.path),

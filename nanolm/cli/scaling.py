@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
             hint="name runs with the same validation text",
         )
     name, unit = ("bits_per_byte", "bits per byte") if comparability(runs)[1] else ("best_val_loss", "nats per token")
-    trained = [run for run in runs if run.status == "completed" and "entries" not in run.summary]
+    trained = [run for run in runs if run.status == "completed" and not run.summary.is_fitted]
     points, notes = [], []
     for run in trained:
         found = metrics.of(run)
@@ -90,9 +91,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
     others = [key for key in told_apart(trained) if not has_trait(key, Trait.scale)]
     if others:
         notes.append(f"the runs also differ in {', '.join(others)}, which the law does not account for")
-    epochs = max(
-        (run.summary["tokens"] / run.summary["train_tokens"] for run in trained if _has_epochs(run)), default=0
-    )
+    epochs = max(((run.summary.tokens or 0) / (run.summary.train_tokens or math.inf) for run in trained), default=0)
     if epochs > 1:
         notes.append(f"some runs trained for up to {epochs:.1f} epochs: D counts repeated tokens each time")
     return points, unit, notes
@@ -106,7 +105,3 @@ def formula(law: Fit) -> str:
     if law.B is not None:
         terms.append(f"{law.B:.4g} / D^{law.b:.3f}")
     return " + ".join(terms)
-
-
-def _has_epochs(run: Run) -> bool:
-    return bool(run.summary.get("tokens") and run.summary.get("train_tokens"))

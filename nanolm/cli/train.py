@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanolm.compose import Line
     from nanolm.config.run import Config
     from nanolm.runs.directory import RunDirectory
+    from nanolm.runs.summary import Summary
     from nanolm.training.checkpoints.fork import Parent
     from nanolm.training.distributed.ranks import Ranks
 
@@ -342,7 +343,7 @@ def _named_like_its_parent(line: Line) -> Path:
     from nanolm.runs.directory import RunDirectory
 
     folder = line.run_directory
-    had = RunDirectory(_run_of(user_path(line.config.resume))).read_summary().get("choices") or {}
+    had = RunDirectory(_run_of(user_path(line.config.resume))).read_summary().choices
     chosen = line.choices | {group: option for group, option in had.items() if f"{group}.name" not in line.given}
     endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
     return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
@@ -358,13 +359,13 @@ def _run_of(path: Path) -> Path:
 def _cut_off_run(line: Line) -> Path | None:
     """The newest run beside the new one's place that has these very settings and did not come to its end."""
     from nanolm.config.identity import identity
-    from nanolm.runs.directory import RunDirectory, is_complete
+    from nanolm.runs.directory import RunDirectory
 
     wanted, steps = identity(line.config), line.config.trainer.max_steps
     for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
-            if summary.get("identity") == wanted and not is_complete(summary, steps):
+            if summary.identity == wanted and not summary.is_complete(steps):
                 return path.parent
     return None
 
@@ -471,7 +472,7 @@ def _job(line: Line, ranks: Ranks) -> float | None:
         ranks.run_on_main(lambda: stack.enter_context(run.claim()))
         task = ranks.run_on_main(lambda: _task(line.config, run, line))
         if task is None:
-            return run.read_summary().get("best_val_loss")
+            return run.read_summary().best_val_loss
         if task.config.trainer.dry_run:
             from nanolm.training.dry_run import dry_run, show
 
@@ -488,7 +489,7 @@ def _job(line: Line, ranks: Ranks) -> float | None:
             closing_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
         if outcome.exit_status:
             sys.exit(outcome.exit_status)
-        return outcome.summary.get("best_val_loss")
+        return outcome.summary.best_val_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -511,7 +512,7 @@ class Task:
 def _choices(task: Task, run: RunDirectory, line: Line) -> dict[str, str]:
     """The option of each group, for the summary: as the run that goes on or is forked has it, where it does."""
     origin = run if task.parent is None else task.parent.run
-    recorded = origin.read_summary().get("choices")
+    recorded = origin.read_summary().choices
     if not recorded and origin.exists():
         groups = {field.name: getattr(task.config, field.name) for field in dataclasses.fields(task.config)}
         recorded = {name: group.name for name, group in groups.items() if hasattr(group, "name")}
@@ -527,7 +528,6 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     from nanolm.compose import continue_run
     from nanolm.config.checks import check
     from nanolm.config.yaml_io import load_yaml
-    from nanolm.runs.directory import is_complete
     from nanolm.runs.occupancy import is_without_config
     from nanolm.training.checkpoints import files as checkpoint
     from nanolm.training.checkpoints.resume_checks import require_unedited
@@ -544,9 +544,9 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
         saved = load_yaml(run.config)
         task = Task(*continue_run(saved, line))
         summary = run.read_summary()
-        if is_complete(summary, task.config.trainer.max_steps):
+        if summary.is_complete(task.config.trainer.max_steps):
             require_unedited(saved, run)
-            terminal.say(f"nothing to do: {run.path} is completed at step {summary['step']}")
+            terminal.say(f"nothing to do: {run.path} is completed at step {summary.step}")
             return None
         if task.config.fork and not checkpoint.folders(run.checkpoints):
             task = dataclasses.replace(task, parent=_recorded_parent(run, summary))
@@ -556,7 +556,7 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     return task
 
 
-def _recorded_parent(run: RunDirectory, summary: dict[str, Any]) -> Parent:
+def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent:
     """Where a fork began that was ended before its first save: it begins there again.
 
     Raises:
@@ -567,7 +567,7 @@ def _recorded_parent(run: RunDirectory, summary: dict[str, Any]) -> Parent:
     from nanolm.training.checkpoints import files as checkpoint
     from nanolm.training.checkpoints.fork import Parent
 
-    pointer = summary.get("parent") or {}
+    pointer = summary.parent or {}
     if not {"run", "step", "weights"} <= set(pointer):
         raise RunError(
             "the run is a fork without a checkpoint, and its summary does not name the parent",
@@ -607,7 +607,7 @@ def _fork(config: Config, line: Line) -> Task:
         found = checkpoint.verify(path) if _is_checkpoint(path) else checkpoint.newest(run.checkpoints)[0]
     if found is None:
         summary = run.read_summary()
-        was_saved = summary.get("has_checkpoint") or summary.get("step")
+        was_saved = summary.has_checkpoint or summary.step
         raise RunError(
             "the run has no checkpoint to begin from",
             where=str(run.checkpoints),

@@ -22,6 +22,8 @@ from nanolm.option_types import Parser
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import reason_of
+from nanolm.runs.metrics import MetricsRow, val_losses
+from nanolm.runs.summary import Summary, update_summary
 from nanolm.terminal import visible
 
 # Rows per second that a slow server accepts.
@@ -138,7 +140,8 @@ def send(run: Run, target: Target) -> Sent:
     directory = RunDirectory(run.path)
     if run.faults:
         raise RunError("; ".join(run.faults), where=str(run.path), hint="this run was not sent")
-    rows = _rows(run)
+    # wandb drops a row whose step is smaller than that of the row before.
+    rows = sorted(directory.read_metrics(), key=lambda row: row.step)
     settings = _settings(run, target)
     try:
         with directory.claim():
@@ -148,15 +151,15 @@ def send(run: Run, target: Target) -> Sent:
                     directory,
                     run.settings,
                     mode=target.mode,
-                    run_id=run.summary.get("wandb_id") if target.keeps_id else None,
+                    run_id=run.summary.wandb_id if target.keeps_id else None,
                     is_live=False,
-                    group=run.summary.get("group"),
+                    group=run.summary.group,
                 )
-                references = wandb_record.reference_lines(run.summary)
+                references = wandb_record.baselines(run.summary)
                 for row in rows:
-                    record.log(wandb_record.values(row, references), step=row["step"])
+                    record.log(wandb_record.values(row, references), step=row.step)
                 wandb_record.end(record, directory, _summary(run, rows), target.timeout + len(rows) / ROWS_PER_SECOND)
-            directory.write_summary({**directory.read_summary(), "wandb_id": record.id, "wandb_mode": target.mode})
+            update_summary(directory.summary, wandb_id=record.id, wandb_mode=target.mode)
     except OSError as error:
         raise DiskError(
             f"the run directory cannot be written to: {error.strerror or error}",
@@ -164,20 +167,7 @@ def send(run: Run, target: Target) -> Sent:
             hint="make it writable: the wandb id is stored there",
         ) from error
     place = str(record.url) if target.mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
-    return Sent(len(rows), (rows[0]["step"], rows[-1]["step"]) if rows else None, place)
-
-
-def _rows(run: Run) -> list[dict[str, Any]]:
-    """Return all rows sorted by step: wandb drops a row whose step is smaller than the one before."""
-    rows = collection.rows(run)
-    for number, row in enumerate(rows, start=1):
-        if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
-            raise RunError(
-                f"line {number} of metrics.jsonl is damaged: it has no step or split",
-                where=str(RunDirectory(run.path).metrics),
-                hint="this run was not sent",
-            )
-    return sorted(rows, key=lambda row: row["step"])
+    return Sent(len(rows), (rows[0].step, rows[-1].step) if rows else None, place)
 
 
 def _settings(run: Run, target: Target) -> WandbConfig:
@@ -191,14 +181,14 @@ def _settings(run: Run, target: Target) -> WandbConfig:
     )
 
 
-def _summary(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(run: Run, rows: Sequence[MetricsRow]) -> Summary:
     """Return summary.json; values that a killed run could not write are computed from its rows."""
-    losses = [row["loss"] for row in rows if row["split"] == "val"]
-    found: dict[str, Any] = {"step": rows[-1]["step"] if rows else 0}
+    losses = list(val_losses(rows).values())
+    found: dict[str, Any] = {"step": rows[-1].step if rows else 0}
     if losses:
         found |= {"best_val_loss": min(losses), "final_val_loss": losses[-1]}
-    known = {key: value for key, value in run.summary.items() if value is not None}
-    return {**found, **known, "status": run.status}
+    unknown = {name: value for name, value in found.items() if getattr(run.summary, name) is None}
+    return dataclasses.replace(run.summary, status=run.status, **unknown)
 
 
 @contextlib.contextmanager

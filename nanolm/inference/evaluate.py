@@ -47,7 +47,7 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
     corpus = corpora.load(config.dataset)
     if split not in corpus.splits:
         raise SettingsError(f"there is no split {split!r}", where="--split", hint=nearest(split, corpus.splits))
-    trained_on = loaded.run.read_summary().get("corpus")
+    trained_on = loaded.run.read_summary().corpus
     if trained_on and trained_on != corpus.fingerprint:
         raise RunError(
             f"the text is not the one that the run was trained with: sha256 {corpus.fingerprint[:16]}..., "

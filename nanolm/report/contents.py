@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm.analysis import metrics as figures
-from nanolm.analysis.collection import Run, rows, short_keys, told_apart
+from nanolm.analysis.collection import Run, short_keys, told_apart
 from nanolm.analysis.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
-from nanolm.analysis.metrics import number
 from nanolm.errors import RunError
 from nanolm.report.curves import MOST_POINTS, Curve, curve
 from nanolm.report.repeat import command
@@ -18,6 +17,8 @@ from nanolm.report.samples import read as read_samples
 from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import TRAIN, VAL, val_losses
+from nanolm.runs.summary import Summary
 from nanolm.wording import format_value
 
 # Characters of a label that have room in a legend; of a longer one the middle is left out.
@@ -141,7 +142,7 @@ def labels(runs: Sequence[Run], apart: dict[str, list[Any]]) -> list[str]:
     # A choice is known by its own word: gpt2, but lr 0.003.
     said = {key: "" if "." not in key and key != "seed" else f"{short} " for key, short in short_keys(apart).items()}
     found = [
-        ", ".join(f"{word}{_in_words(apart[key][n])}" for key, word in said.items()) if run.summary.get("group") else ""
+        ", ".join(f"{word}{_in_words(apart[key][n])}" for key, word in said.items()) if run.summary.group else ""
         for n, run in enumerate(runs)
     ]
     found = [label or run.name for label, run in zip(found, runs, strict=True)]
@@ -155,17 +156,17 @@ def _in_words(value: Any) -> str:
 def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
     summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
     try:
-        measured = rows(run)
+        measured = directory.read_metrics()
     except RunError as error:
         measured = []
         faults.append(error.found)
-    train = [row for row in measured if row.get("split") == "train"]
-    val = [row for row in measured if row.get("split") == "val"]
+    train = [row for row in measured if row.split == TRAIN]
+    val = [row for row in measured if row.split == VAL]
     come_to = figures.of(run)
-    best = min((row for row in val if number(row.get("loss")) is not None), key=lambda row: row["loss"], default=None)
+    losses = val_losses(val)
     names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
-    known = {name: number(getattr(come_to, name)) for name in (*names, "bits_per_byte")}
-    known["best_step"] = number(best.get("step")) if best else number(summary.get("best_step"))
+    known = {name: getattr(come_to, name) for name in (*names, "bits_per_byte")}
+    known["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
     return Entry(
         name=run.name,
         label=label,
@@ -195,7 +196,7 @@ def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
     """What a reader must know beside the figures."""
     notes, _ = comparability(runs)
     leaky = [run.name for row in compared.rows if row.sees_future for run in row.runs]
-    hiding = [run.name for run in runs if not run.summary.get("lossless", True)]
+    hiding = [run.name for run in runs if run.summary.is_lossy]
     return [
         *notes,
         *([f"{', '.join(leaky)}: {SEES_FUTURE}"] if leaky else []),
@@ -203,14 +204,13 @@ def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
     ]
 
 
-def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
-    versions = summary.get("versions") or {}
-    git = summary.get("git") or {}
+def _provenance(summary: Summary) -> dict[str, Any]:
+    git = summary.git
     uncommitted = ", with changes that were not committed" if git.get("dirty") else ""
     return {
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
+        "versions": ", ".join(f"{name} {version}" for name, version in summary.versions.items()) or None,
         "git commit": f"{git['commit']}{uncommitted}" if git.get("commit") else None,
-        **{name: summary.get(name) for name in PROVENANCE},
+        **{name: getattr(summary, name) for name in PROVENANCE},
     }
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from nanolm.json_text import is_finite_number
+from nanolm.runs.metrics import MetricsRow
 
 # Points of a curve on the page. Those of twenty runs make some megabytes, and a screen has no more columns.
 MOST_POINTS = 1500
@@ -17,17 +16,18 @@ PLACES = ("step", "tokens", "seconds")
 Curve = dict[str, list[float]]
 
 
-def curve(rows: Iterable[dict[str, Any]], quantity: str, most: int = MOST_POINTS) -> Curve:
+def curve(rows: Iterable[MetricsRow], quantity: str, most: int = MOST_POINTS) -> Curve:
     """One quantity of the rows, with the places where it was measured.
 
     Returns:
         Lists of equal length: the quantity under "y", and `PLACES`. Rows without the quantity, and those where it is no
         finite number, are left out; so is a place that some row lacks. All are empty where nothing is left.
     """
-    kept = [row for row in rows if is_finite_number(row.get(quantity))]
-    kept = [kept[index] for index in thinned([row[quantity] for row in kept], most)]
-    places = [place for place in PLACES if all(is_finite_number(row.get(place)) for row in kept)]
-    return {"y": [_short(row[quantity]) for row in kept], **{p: [_short(row[p]) for row in kept] for p in places}}
+    kept = [row for row in rows if getattr(row, quantity) is not None]
+    kept = [kept[index] for index in thinned([getattr(row, quantity) for row in kept], most)]
+    places = [place for place in PLACES if all(getattr(row, place) is not None for row in kept)]
+    fields = {"y": quantity} | {place: place for place in places}
+    return {name: [_short(getattr(row, field)) for row in kept] for name, field in fields.items()}
 
 
 def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from nanolm import shell
 from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
 from nanolm.terminal import visible
 
 # Beside every figure of such a run: what <unk> stands for was never predicted.
 LOSSY = "lossy tokenizer: <unk> hides text, bits per byte do not compare"
 
 
-def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int) -> str:
+def curve(rows: Sequence[MetricsRow], references: dict[str, float], width: int) -> str:
     """Draws the losses of metrics.jsonl over steps, and constant lines to compare them with.
 
     Returns:
@@ -23,7 +24,7 @@ def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int) 
     """
     curves = []
     for split, marker in (("train", "braille"), ("val", "hd")):
-        points = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
+        points = [(row.step, row.loss) for row in rows if row.split == split and row.loss is not None]
         if len(points) > 1:
             steps, losses = zip(*points, strict=True)
             curves.append(Curve(steps, losses, f"{split} loss", marker))
@@ -36,7 +37,7 @@ def curve(rows: list[dict[str, Any]], references: dict[str, float], width: int) 
 
 
 def closing_table(
-    summary: dict[str, Any], run: RunDirectory, sample: str, prompt: str = "", plugins: Sequence[str] = ()
+    summary: Summary, run: RunDirectory, sample: str, prompt: str = "", plugins: Sequence[str] = ()
 ) -> None:
     """Print the result of a run: loss curve, losses beside the baselines, a sample, and the next commands.
 
@@ -55,58 +56,57 @@ def closing_table(
 
     console = Console()
     path = visible(str(run.path))
-    bigram = {name: loss for name, loss in summary["reference_losses"].items() if name == "counted_bigram"}
+    bigram = {name: loss for name, loss in summary.baseline_losses.items() if name == "counted_bigram"}
     if drawn := curve(run.read_metrics(), bigram, width=min(console.width, 100)):
         print(drawn)
-    console.print(f"{summary['status']} at step {summary['step']:,}")
+    console.print(f"{summary.status} at step {summary.step:,}")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("")
     table.add_column("nats/token", justify="right")
     table.add_column("bits/byte", justify="right")
     table.add_column("")
-    best = summary["best_val_loss"]
+    best = summary.best_val_loss
     if best is not None:
         # What a nat a token is in bits a byte; a loss of nothing does not say.
-        bits = summary["bits_per_byte"] / best if best else math.nan
+        bits = (summary.bits_per_byte or math.nan) / best if best else math.nan
         table.add_row(
             "val loss, best",
             f"[bold]{best:.4f}[/]",
             f"[bold]{best * bits:.4f}[/]",
-            f"step {summary['best_step']:,}, all {summary['val_scored_tokens']:,} tokens",
+            f"step {summary.best_step:,}, all {summary.val_scored_tokens:,} tokens",
         )
-        final = summary["final_val_loss"]
-        if final != best:
+        final = summary.final_val_loss
+        if final is not None and final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
-        averaged = summary.get("final_ema_val_loss")
+        averaged = summary.final_ema_val_loss
         if averaged is not None:
-            lowest = summary["best_ema_val_loss"]
+            lowest = summary.best_ema_val_loss
             note = "of the last weights, averaged" + (f"; lowest {lowest:.4f}" if lowest != averaged else "")
             table.add_row("val loss, ema", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
-        compressed = {name: its_bits / bits for name, its_bits in summary["reference_bits_per_byte"].items()}
-        for name, loss in (summary["reference_losses"] | compressed).items():
+        compressed = {name: its_bits / bits for name, its_bits in summary.baseline_bits_per_byte.items()}
+        for name, loss in (summary.baseline_losses | compressed).items():
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", _relative_to(loss, best))
         console.print(table)
-        if not summary["lossless"]:
+        if summary.is_lossy:
             console.print(f"[bold]{LOSSY}[/]\n")
     if sample:
         console.print("[bold]a sample of its writing[/]")
         console.print(Text(visible(sample.strip("\n"), multiline=True) + "\n"))
-    speed = f", {summary['tokens_per_second']:,.0f} tokens/s" if summary["tokens_per_second"] else ""
-    is_counted = "entries" in summary
-    amount = f"{summary['entries']:,} entries" if is_counted else f"{summary['parameters']:,} parameters"
-    peak = summary.get("peak_memory_bytes")
+    speed = f", {summary.tokens_per_second:,.0f} tokens/s" if summary.tokens_per_second else ""
+    amount = f"{summary.entries:,} entries" if summary.is_fitted else f"{summary.parameters:,} parameters"
+    peak = summary.peak_memory_bytes
     memory = "" if peak is None else f", {in_units(peak)} at most"
-    console.print(f"{amount}, {summary['tokens']:,} tokens in {summary['seconds']:.0f} s{speed}{memory}")
+    console.print(f"{amount}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}{memory}")
     console.print(Text(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)"), soft_wrap=True)
-    if summary.get("wandb_id"):
-        how = "offline; `wandb sync` sends it" if summary["wandb_mode"] == "offline" else summary["wandb_mode"]
-        project = f"project {summary['wandb_project']}, " if summary.get("wandb_project") else ""
+    if summary.wandb_id:
+        how = "offline; `wandb sync` sends it" if summary.wandb_mode == "offline" else summary.wandb_mode
+        project = f"project {summary.wandb_project}, " if summary.wandb_project else ""
         console.print(Text(f"wandb      {path}/wandb  ({project}{how})"), soft_wrap=True)
     if prompt:
         console.print(Text(f"write      {shell.generate_command(run.path, prompt, plugins)}"), soft_wrap=True)
-    is_completed = summary["status"] == "completed"
-    if not (is_completed and is_counted):
-        more = [f"trainer.max_steps={summary['step'] * 2}"] if is_completed else []
+    is_completed = summary.status == "completed"
+    if not (is_completed and summary.is_fitted):
+        more = [f"trainer.max_steps={summary.steps_done * 2}"] if is_completed else []
         console.print(Text(f"go on      {shell.resume_command(run.path, *more)}"), soft_wrap=True)
 
 

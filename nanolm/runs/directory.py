@@ -9,13 +9,13 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nanolm.errors import BusyError, RunError, explain_os_error
-from nanolm.files import open_regular, user_path, write_durably, write_text, wrong_file_types
-from nanolm.json_text import dump_json, is_finite_number, parse_json
+from nanolm.files import user_path, write_text, wrong_file_types
+from nanolm.runs.metrics import MetricsRow, read_rows
+from nanolm.runs.summary import Summary, read_summary
 
 
 class RunDirectory:
@@ -101,51 +101,17 @@ class RunDirectory:
             hint="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
         )
 
-    def read_summary(self) -> dict[str, Any]:
-        """summary.json, or an empty dict when there is none yet.
+    def read_summary(self) -> Summary:
+        """Read summary.json; an empty summary where there is none yet.
 
         Raises:
-            RunError: it is not a JSON object.
+            RunError: it cannot be read or is not a JSON object.
         """
-        try:
-            summary = parse_json(self.summary.read_text(encoding="utf-8"))
-            if not isinstance(summary, dict):
-                raise ValueError("it is no table")
-            return summary
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise _unreadable(self.summary, error) from error
-        except ValueError as error:
-            raise RunError(
-                f"summary.json is damaged: {error}",
-                where=str(self.summary),
-                hint="take it from a copy of the run, or delete it: going on with the run writes it again",
-            ) from error
+        return read_summary(self.summary)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl. A last line that a kill cut short is left out.
-
-        Raises:
-            RunError: another line is not JSON.
-        """
-        try:
-            lines = self.metrics.read_bytes().split(b"\n") if self.metrics.exists() else []
-        except OSError as error:
-            raise _unreadable(self.metrics, error) from error
-        rows = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                rows.append(parse_json(line))
-            except ValueError as error:
-                raise RunError(
-                    f"line {number} of metrics.jsonl is damaged: {error}", where=str(self.metrics)
-                ) from error
-        return rows
-
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replaces summary.json in one step."""
-        write_durably(self.summary, (dump_json(summary, indent=2) + "\n").encode())
+    def read_metrics(self, split: str | None = None) -> list[MetricsRow]:
+        """Read the rows of metrics.jsonl, as `read_rows` does."""
+        return read_rows(self.metrics, split)
 
     def is_claimed(self) -> bool:
         """Whether a process writes to this run now. To ask takes no part in the lock for longer than the answer."""
@@ -169,18 +135,6 @@ class RunDirectory:
                 return False
         except (Timeout, OSError):
             return True
-
-    def write_last_summary(self, summary: dict[str, Any]) -> None:
-        """The same for the last time; where the disk has no room for a second file, over the one that is there."""
-        try:
-            self.write_summary(summary)
-        except OSError:
-            # How a run ended matters more than that a crash just now would damage the file.
-            with contextlib.suppress(OSError), open_regular(self.summary, "r+b") as file:
-                file.write((dump_json(summary, indent=2) + "\n").encode())
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def claim(self, patience: float = 0.0) -> Iterator[None]:
@@ -238,18 +192,6 @@ class RunDirectory:
             self.lock.unlink(missing_ok=True)
 
 
-def steps_done(summary: dict[str, Any]) -> float:
-    """The number of updates that a summary says; 0 where it does not say one."""
-    step = summary.get("step")
-    return step if isinstance(step, int | float) and is_finite_number(step) else 0
-
-
-def is_complete(summary: dict[str, Any], max_steps: int) -> bool:
-    """Whether there is nothing to go on with; a model that was counted, and so has entries, never has a next step."""
-    has_all_steps = "entries" in summary or steps_done(summary) >= max_steps
-    return summary.get("status") == "completed" and has_all_steps
-
-
 def enclosing_run(path: Path) -> Path | None:
     """The run that a checkpoint, or another file or folder of a run, is a part of; None of any other path."""
     absolute = path.absolute()
@@ -296,14 +238,6 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
 def _open_at_once(name: str, flags: int) -> int:
     """An opener that does not wait for the writer of a FIFO."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _unreadable(path: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{path.name} cannot be read: {error.strerror or error}",
-        where=str(path),
-        hint="take it from a copy of the run, or move it away",
-    )
 
 
 def _make_folders(path: Path) -> list[Path]:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from nanolm.errors import RunError
 from nanolm.files import hash_prefix, open_regular
-from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
+from nanolm.runs.metrics import MetricsRow, encode_row
 from nanolm.terminal import say, visible
 
 
@@ -31,7 +31,7 @@ class NoLog:
     def advance(self) -> None:
         """Nothing."""
 
-    def row(self, row: dict[str, Any]) -> None:
+    def row(self, row: MetricsRow) -> None:
         """Nothing."""
 
     def sample(self, step: int, text: str) -> None:
@@ -143,14 +143,14 @@ class Log:
         if self._bar is not None:
             self._bar.update()
 
-    def row(self, row: dict[str, Any]) -> None:
+    def row(self, row: MetricsRow) -> None:
         """Writes a row of metrics, gives it to the logger and shows it in the bar."""
-        self._append(self._metrics, (dump_json(row) + "\n").encode())
+        self._append(self._metrics, encode_row(row))
         self.logger.log(row)
         if self._show_bar and self._bar is not None:
-            self._shown[row["split"]] = f"{row['split']} {row['loss']:.4f}"
-            if "tokens_per_second" in row:
-                self._shown["speed"] = f"{row['tokens_per_second']:,.0f} tokens/s"
+            self._shown[row.split] = f"{row.split} {row.loss:.4f}"
+            if row.tokens_per_second is not None:
+                self._shown["speed"] = f"{row.tokens_per_second:,.0f} tokens/s"
             self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
 
     def sample(self, step: int, text: str) -> None:

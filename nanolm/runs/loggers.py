@@ -13,6 +13,8 @@ from nanolm.config.wandb_environment import destination
 from nanolm.registry import LOGGERS
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import TRAIN, MetricsRow
+from nanolm.runs.summary import Summary
 from nanolm.runs.wandb_record import has_account
 
 Warn = Callable[[str], None]
@@ -29,16 +31,16 @@ class About:
     """
 
     config: dict[str, Any]
-    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: Summary = dataclasses.field(default_factory=Summary)
 
 
 class Logger(Protocol):
     """What every logger does."""
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: MetricsRow) -> None:
         """Takes a row of metrics.jsonl."""
 
-    def close(self, summary: dict[str, Any]) -> None:
+    def close(self, summary: Summary) -> None:
         """Ends the record with the run's summary."""
 
     def about(self) -> dict[str, Any]:
@@ -62,10 +64,10 @@ def open_logger(config: LoggerConfig, run: RunDirectory, about: About, warn: War
 class NoLogger:
     """Nothing besides metrics.jsonl."""
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: MetricsRow) -> None:
         """Nothing."""
 
-    def close(self, summary: dict[str, Any]) -> None:
+    def close(self, summary: Summary) -> None:
         """Nothing."""
 
     def about(self) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class WandbLogger:
     def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
         self._run = run
         self._warn = warn
-        self._references = wandb_record.reference_lines(about.summary)
+        self._references = wandb_record.baselines(about.summary)
         goal = destination(config)
         if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
             place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
@@ -112,9 +114,9 @@ class WandbLogger:
                     run,
                     about.config,
                     mode=attempt,
-                    run_id=about.summary.get("wandb_id"),
+                    run_id=about.summary.wandb_id,
                     is_live=True,
-                    group=about.summary.get("group"),
+                    group=about.summary.group,
                 )
                 break
             except Exception as error:
@@ -127,18 +129,18 @@ class WandbLogger:
         self._failed = False
         self._last_row = -math.inf
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: MetricsRow) -> None:
         """The row under wandb_record's names; training rows at most ten a second."""
         now = time.monotonic()
-        if self._failed or (row["split"] == "train" and now - self._last_row < self.PACE):
+        if self._failed or (row.split == TRAIN and now - self._last_row < self.PACE):
             return
-        self._last_row = now if row["split"] == "train" else self._last_row
+        self._last_row = now if row.split == TRAIN else self._last_row
         try:
-            self._record.log(wandb_record.values(row, self._references), step=row["step"])
+            self._record.log(wandb_record.values(row, self._references), step=row.step)
         except Exception as error:
             self._fail(error)
 
-    def close(self, summary: dict[str, Any]) -> None:
+    def close(self, summary: Summary) -> None:
         """Fills the summary and ends the record; a server that does not answer is given up after a while."""
         if self._failed:
             return

@@ -16,6 +16,8 @@ from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import user_path
 from nanolm.run_layout import is_run
 from nanolm.runs.directory import RunDirectory, enclosing_run
+from nanolm.runs.records import from_json
+from nanolm.runs.summary import Summary
 
 # Why no picture or report is written among the files of a run.
 OVERWRITES = "its own files are not replaced"
@@ -123,8 +125,8 @@ def is_without_config(run: RunDirectory) -> bool:
         return False
     if any(path.name.removeprefix("step-").isdigit() for path in run.checkpoints.glob("step-*/")):
         return True
-    summary = _json_object(run.summary)
-    return _is_summary(summary) and bool(summary.get("step") or summary.get("has_checkpoint"))
+    summary = from_json(Summary, _json_object(run.summary))
+    return _is_own(summary) and bool(summary.step or summary.has_checkpoint)
 
 
 def require_inputs_outside(config: Config, run: RunDirectory) -> None:
@@ -199,15 +201,15 @@ def _is_tokenizer(path: Path) -> bool:
     return _is_empty(path) or isinstance(state.get("name"), str)
 
 
-def _is_summary(summary: dict[str, Any]) -> bool:
-    return isinstance(summary.get("identity"), str) and "status" in summary
+def _is_own(summary: Summary) -> bool:
+    return summary.identity is not None and summary.status is not None
 
 
 RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".lock": _is_lock,
     "metrics.jsonl": _is_empty,
     "samples.txt": _is_empty,
-    "summary.json": lambda path: _is_empty(path) or _is_summary(_json_object(path)),
+    "summary.json": lambda path: _is_empty(path) or _is_own(from_json(Summary, _json_object(path))),
     "tokenizer.json": _is_tokenizer,
     "train.log": _is_log,
 }

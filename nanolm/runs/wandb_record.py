@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from nanolm.config.logger import WandbConfig
 from nanolm.config.wandb_environment import destination
 from nanolm.json_text import finite
+from nanolm.runs import metrics
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import VAL, MetricsRow
+from nanolm.runs.summary import Summary, to_json
 
 if TYPE_CHECKING:
     import wandb
@@ -78,25 +81,27 @@ def begin(
     )
 
 
-def reference_lines(summary: dict[str, Any]) -> dict[str, float]:
+def baselines(summary: Summary) -> dict[str, float]:
     """The reference lines of a summary under wandb's names: nats a token like val/loss, or bits per byte by name."""
-    losses, bits = summary.get("reference_losses") or {}, summary.get("reference_bits_per_byte") or {}
-    return {f"reference/{name}": loss for name, loss in losses.items()} | {
-        f"reference/{name}_bits_per_byte": value for name, value in bits.items()
+    return {f"baseline/{name}": loss for name, loss in summary.baseline_losses.items()} | {
+        f"baseline/{name}_bits_per_byte": value for name, value in summary.baseline_bits_per_byte.items()
     }
 
 
-def values(row: dict[str, Any], references: dict[str, float]) -> dict[str, Any]:
+def values(row: MetricsRow, references: dict[str, float]) -> dict[str, Any]:
     """A row of metrics.jsonl under its split's name: train/loss, val/bits_per_byte, ...
 
     The reference lines come with every row of val, so that a chart has them as lines of their own beside val/loss.
     """
-    row = {key: value for key, value in finite(row).items() if value is not None}
-    named = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("split", "step")}
-    return named | references if row["split"] == "val" else named
+    named = {
+        f"{row.split}/{key}": value
+        for key, value in finite(metrics.to_json(row)).items()
+        if key not in ("split", "step") and value is not None
+    }
+    return named | references if row.split == VAL else named
 
 
-def end(record: wandb.Run, run: RunDirectory, summary: dict[str, Any], patience: float) -> None:
+def end(record: wandb.Run, run: RunDirectory, summary: Summary, patience: float) -> None:
     """Adds the run's samples and its summary, and closes the record; online, when the server has everything.
 
     Raises:
@@ -112,9 +117,9 @@ def end(record: wandb.Run, run: RunDirectory, summary: dict[str, Any], patience:
                 Path(record.dir).mkdir(parents=True, exist_ok=True)
                 copy = shutil.copy(run.samples, record.dir)
                 record.save(copy, base_path=record.dir, policy="now")
-            for key, value in finite(summary).items():
+            for key, value in to_json(summary).items():
                 record.summary[key] = value
-            record.finish(exit_code=0 if summary.get("status") in ENDED_WELL else 1)
+            record.finish(exit_code=0 if summary.status in ENDED_WELL else 1)
         except Exception as error:
             errors.append(error)
 

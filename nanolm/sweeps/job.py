@@ -195,7 +195,7 @@ class SweepJob:
         outcome = train(
             config,
             run,
-            choices=run.read_summary().get("choices") or choices_of(HydraConfig.get().runtime.choices),
+            choices=run.read_summary().choices or choices_of(HydraConfig.get().runtime.choices),
             changes=changes,
             show_bar=False if self._is_elsewhere else None,
             quiet=True,

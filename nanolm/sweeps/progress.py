@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from nanolm.analysis.comparison import odd_ones
-from nanolm.json_text import parse_json
+from nanolm.runs.metrics import read_last_step
 from nanolm.sweeps.planning import Job, measure
 from nanolm.sweeps.states import DONE, Report, State, read
 from nanolm.terminal import visible
@@ -95,7 +95,7 @@ class Progress:
                     continue
                 self._marks[key] = mark
                 before, report = self._reports[key], read(job, looks_at_lock=False)
-                if report.state is State.cut_off and report.summary.get("status") == "running":
+                if report.state is State.cut_off and report.summary.status == "running":
                     report = Report(State.running, report.summary)
                 self._reports[key] = report
                 if report.state in ENDED and (before.state not in DONE):
@@ -120,7 +120,7 @@ class Progress:
         """The lowest figure so far: nats a token, or bits a byte where jobs do not read the same tokens."""
         ended = [report.summary for report in self._reports.values() if report.state in DONE]
         compares = [not is_odd for is_odd in odd_ones(ended)]
-        values = [summary.get(self._figure) for summary in itertools.compress(ended, compares)]
+        values = [getattr(summary, self._figure) for summary in itertools.compress(ended, compares)]
         return min((value for value in values if value is not None), default=None)
 
     def seconds_left(self) -> float | None:
@@ -139,7 +139,7 @@ class Progress:
             return 1.0
         if not job.run.metrics.exists():
             return 0.0
-        return min(1.0, _last_step(job) / job.config.trainer.max_steps)
+        return min(1.0, read_last_step(job.run.metrics) / job.config.trainer.max_steps)
 
     def _count(self, *states: State) -> int:
         return sum(report.state in states for report in self._reports.values())
@@ -176,17 +176,6 @@ def _mark(job: Job) -> tuple[int, ...]:
         except OSError:
             found.append(0)
     return tuple(found)
-
-
-def _last_step(job: Job) -> int:
-    """The step of the last whole row of metrics.jsonl, found from its end."""
-    with job.run.metrics.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - 4096))
-        lines = file.read().split(b"\n")[:-1]
-    try:
-        return int(parse_json(lines[-1])["step"]) if lines else 0
-    except (ValueError, KeyError, TypeError):
-        return 0
 
 
 def _in_words(seconds: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
 
 from nanolm.errors import RunError
-from nanolm.runs.directory import RunDirectory, is_complete, steps_done
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import Summary
 from nanolm.sweeps.planning import Job
 
 
@@ -33,18 +33,18 @@ class Report:
     """A job as its directory has it.
 
     Attributes:
-        summary: summary.json, or an empty dict.
+        summary: summary.json; empty where there is none.
         error: what ended it, of a failed or diverged one.
     """
 
     state: State
-    summary: dict[str, Any]
+    summary: Summary
     error: str = ""
 
     @property
     def value(self) -> float | None:
         """The best validation loss, in nats a token; what a sweeper minimises."""
-        return self.summary.get("best_val_loss")
+        return self.summary.best_val_loss
 
 
 def read(job: Job, *, looks_at_lock: bool = True) -> Report:
@@ -57,11 +57,11 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
     try:
         summary = run.read_summary()
     except RunError as error:
-        return Report(State.failed, {}, str(error))
-    status = summary.get("status")
+        return Report(State.failed, Summary(), str(error))
+    status = summary.status
     if goes_beyond(summary, max_steps):
-        return Report(State.failed, {}, str(too_far(run, summary, max_steps)))
-    if is_complete(summary, max_steps) and run.exists():
+        return Report(State.failed, Summary(), str(too_far(run, summary, max_steps)))
+    if summary.is_complete(max_steps) and run.exists():
         return Report(State.completed, summary)
     if looks_at_lock and run.is_claimed():
         return Report(State.running, summary)
@@ -69,19 +69,19 @@ def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -
     if status in ("diverged", "pruned", "interrupted"):
         return Report(State(status), summary, text)
     if text or status == "failed":
-        return Report(State.failed, summary, text or str(summary.get("error", "")))
+        return Report(State.failed, summary, text or summary.error or "")
     return Report(State.cut_off if run.exists() else State.new, summary)
 
 
-def goes_beyond(summary: dict[str, Any], max_steps: int) -> bool:
+def goes_beyond(summary: Summary, max_steps: int) -> bool:
     """Whether a run was trained for longer than its job asks for, by hand: its figures are not the job's."""
-    return "entries" not in summary and steps_done(summary) > max_steps
+    return not summary.is_fitted and summary.steps_done > max_steps
 
 
-def too_far(run: RunDirectory, summary: dict[str, Any], max_steps: int) -> RunError:
+def too_far(run: RunDirectory, summary: Summary, max_steps: int) -> RunError:
     """What to say of such a run."""
     return RunError(
-        f"it was trained on to step {summary['step']:,}, and the sweep asks for {max_steps:,}",
+        f"it was trained on to step {summary.step:,}, and the sweep asks for {max_steps:,}",
         where=str(run.path),
         hint="move the folder elsewhere to train the job anew",
     )

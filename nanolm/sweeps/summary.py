@@ -24,7 +24,7 @@ def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Re
     odd = odd_ones([report.summary for report in reports])
 
     def place(at: int) -> tuple[bool, bool, float]:
-        value = reports[at].summary.get(figure)
+        value = getattr(reports[at].summary, figure)
         return value is None, odd[at], value or 0.0
 
     return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=place)]
@@ -58,11 +58,11 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
         if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(report)
     ]
     for place, (job, report, is_odd) in enumerate(rows):
-        loss, bits = report.summary.get("best_val_loss"), report.summary.get("bits_per_byte")
+        loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
         table.add_row(
             escape(visible(job.run.path.name)),
             f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
-            f"{report.summary.get('step', 0):,}",
+            f"{report.summary.steps_done:,}",
             "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
             "" if bits is None else f"{bits:.4f}" + ("†" if is_odd else ""),
         )

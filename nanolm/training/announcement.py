@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
 from nanolm.model import attention_backends, masks
-from nanolm.model.build import FittedModel
 from nanolm.runs.console import LOSSY
+from nanolm.runs.summary import Summary
 from nanolm.training import schedules
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.setup import Session
 
 
-def announce(session: Session, summary: dict[str, Any], passed_over: list[str], changes: list[str]) -> None:
+def announce(session: Session, summary: Summary, passed_over: list[str], changes: list[str]) -> None:
     """The first lines that people read."""
     config, say = session.config, session.log.say
     for problem in passed_over:
         say(f"passed over a damaged checkpoint: {problem}")
     for note in session.corpus.notes:
         say(note)
-    chosen = summary["choices"]
+    chosen = summary.choices
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
-    amount = (
-        "a table to count" if isinstance(session.state.model, FittedModel) else f"{summary['parameters']:,} parameters"
-    )
+    is_parallel = session.ranks.world_size > 1
+    amount = "a table to count" if summary.is_fitted else f"{summary.parameters:,} parameters"
     say(
         f"{' '.join(part for part in parts if part)}: {amount}, "
-        f"{summary['train_tokens']:,} + {summary['val_tokens']:,} tokens of {summary['vocab_size']:,} kinds, "
-        f"on {summary['device']} in {summary['precision']}"
-        + (
-            f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}"
-            if session.ranks.world_size > 1
-            else ""
-        )
+        f"{summary.train_tokens:,} + {summary.val_tokens:,} tokens of {summary.vocab_size:,} kinds, "
+        f"on {summary.device} in {summary.precision}"
+        + (f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
     attention = attention_backends.describe_backends(config, session.state.device.type)
     if attention is not None:
         say(attention)
-    if not summary["lossless"]:
+    if summary.is_lossy:
         say(f"{LOSSY}: bits per byte are counted on the text as it was")
     if session.state.optimizer is not None and (
         groups := optimizers.describe_groups(config.optimizer, session.state.optimizer)

@@ -11,6 +11,7 @@ import torch
 from nanolm.config.mask import reads_documents
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
+from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.training import ema, schedules
 from nanolm.training.setup import Session, Setup, diverged
 from nanolm.training.validation import split_loss
@@ -35,37 +36,37 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     if config.trainer.sample_tokens and (session.ranks.is_main or state.is_sharded):
         text = write_sample(session)
         log.sample(state.step, text)
-    of_averages = _of_averages(session)
+    ema_loss = _score_averages(session)
     state.seconds = time.perf_counter() - began
     bits_per_byte = session.streams["val"].bits_per_byte(state.val_loss)
     log.row(
-        {
-            "step": state.step,
-            "split": "val",
-            "loss": state.val_loss,
-            **of_averages,
-            "bits_per_byte": bits_per_byte,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-        }
+        MetricsRow(
+            step=state.step,
+            split=VAL,
+            loss=state.val_loss,
+            ema_loss=ema_loss,
+            bits_per_byte=bits_per_byte,
+            tokens=state.tokens,
+            seconds=round(state.seconds, 3),
+        )
     )
     log.say(
         f"step {state.step:>6}  val loss {state.val_loss:.4f}  {bits_per_byte:.4f} bits per byte"
-        + (f"  averaged weights {state.ema_val_loss:.4f}" if of_averages else "")
+        + (f"  averaged weights {state.ema_val_loss:.4f}" if ema_loss is not None else "")
         + ("  (best so far)" if is_best else "")
     )
     return is_best, text
 
 
-def _of_averages(setup: Setup) -> dict[str, float]:
-    """The loss of the averaged weights, for a row; nothing of a run that has none."""
+def _score_averages(setup: Setup) -> float | None:
+    """The exact validation loss of the averaged weights; None for a run without them."""
     state = setup.state
     if state.averages is None:
-        return {}
+        return None
     with ema.swapped(state.averages, state.model):
         state.ema_val_loss = exact_loss(setup, "val")
     state.best_ema_val_loss = min(state.best_ema_val_loss, state.ema_val_loss)
-    return {"ema_loss": state.ema_val_loss}
+    return state.ema_val_loss
 
 
 def exact_loss(setup: Setup, split: str) -> float:

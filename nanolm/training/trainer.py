@@ -11,56 +11,46 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 
 from nanolm import shell
-from nanolm.baselines import compressors
-from nanolm.baselines.entropy import bigram_loss, unigram_loss
 from nanolm.config.fields import flat
 from nanolm.config.identity import describe_changes, recorded
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
 from nanolm.data.prompt import choose_prompt
-from nanolm.data.tokens.stream import Stream
 from nanolm.errors import DiskError, DivergedError
 from nanolm.files import write_durably
-from nanolm.model import masks
-from nanolm.model.build import FittedModel, count_parameters
-from nanolm.runs import provenance
+from nanolm.model.build import FittedModel
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
-from nanolm.training import ema, memory, meters, profiling, schedules
+from nanolm.runs.metrics import TRAIN, MetricsRow
+from nanolm.runs.summary import Summary, update_summary, write_final_summary, write_summary
+from nanolm.training import ema, memory, meters, profiling, schedules, summaries
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.checkpoints.saver import Saver
-from nanolm.training.checkpoints.state import TrainState
-from nanolm.training.determinism import is_deterministic
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
 from nanolm.training.evaluation import evaluate, exact_loss
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
-from nanolm.training.precision import device_facts
 from nanolm.training.setup import Session, Setup, diverged, micro_batches, prepare, set_lr
 from nanolm.training.step import update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
-
-# The reference lines are counted anew at every start, at some ten million tokens a second.
-COUNTABLE_TOKENS = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a run ended: its summary, its exit status, the last sample of its writing, and a prompt from its text."""
 
-    summary: dict[str, Any]
+    summary: Summary
     exit_status: int
     sample: str
     prompt: str
@@ -110,15 +100,15 @@ def train(
     setup = prepare(config, run, ranks, parent)
     meters.reset_peak_memory(setup.state.device)
     before = run.read_summary()
-    summary = {**_kept(before), **_about(setup, choices or {}), "group": group or before.get("group")}
+    summary = summaries.initial(setup, before, choices or {}, group)
     changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.continuation.changes)])]
-    changes += _changes_of_machine(before, summary)
+    changes += summaries.machine_changes(before, summary)
     # From the moment that there is a run, signals end it with a save.
     with StopRequest() as stop:
         if ranks.is_main:
             text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
             write_durably(run.tokenizer, text.encode())
-            run.write_summary({**before, **summary})
+            write_summary(run.summary, summary)
             write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
         passed_over = ranks.run_on_main(lambda: _set_aside(setup))
         with contextlib.closing(
@@ -129,48 +119,15 @@ def train(
             announce(session, summary, passed_over, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
-                summary |= log.logger.about()
-                run.write_summary({**before, **summary})
+                summary = dataclasses.replace(summary, **log.logger.about())
+                write_summary(run.summary, summary)
             return _train(session, stop, summary, began)
-
-
-def _about(setup: Setup, choices: dict[str, str]) -> dict[str, Any]:
-    """What the summary of a run says from its beginning on."""
-    config, state, streams, vocab_size = setup.config, setup.state, setup.streams, setup.tokenizer.vocab_size
-    return {
-        "status": "running",
-        "has_checkpoint": setup.ranks.run_on_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
-        "choices": choices,
-        "device": str(state.device),
-        "deterministic": is_deterministic(config.trainer.deterministic, state.device),
-        **device_facts(state.device),
-        "ranks": setup.ranks.world_size,
-        "seed": config.seed,
-        "parameters": count_parameters(state.model),
-        "flops_per_token": setup.flops_per_token,
-        "vocab_size": vocab_size,
-        "lossless": setup.tokenizer.lossless,
-        "sees_future": bool(masks.noncausal_warnings(config)),
-        "train_tokens": len(streams["train"].tokens),
-        "val_tokens": len(streams["val"].tokens),
-        "val_scored_tokens": streams["val"].scored_tokens,
-        "reference_losses": setup.ranks.run_on_main(lambda: _reference_losses(streams, vocab_size)),
-        "reference_bits_per_byte": setup.ranks.run_on_main(lambda: compressors.validation_bits_per_byte(setup.corpus)),
-        **setup.about,
-        "git": provenance.git(Path.cwd()),
-        **({} if setup.parent is None else {"parent": setup.parent.reference()}),
-    }
-
-
-def _kept(before: dict[str, Any]) -> dict[str, Any]:
-    """What a run that goes on keeps of its summary; None for what was never there."""
-    return {name: before.get(name) for name in ("wandb_id", "wandb_mode", "wandb_project", "wandb_entity", "parent")}
 
 
 def _note_first_checkpoint(run: RunDirectory) -> None:
     """Records in summary.json that the run has been saved: without checkpoints it must not start again unnoticed."""
     with contextlib.suppress(OSError):
-        run.write_summary({**run.read_summary(), "has_checkpoint": True})
+        update_summary(run.summary, has_checkpoint=True)
 
 
 def _set_aside(setup: Setup) -> list[str]:
@@ -181,15 +138,9 @@ def _set_aside(setup: Setup) -> list[str]:
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, aside, strict=True)]
 
 
-def _changes_of_machine(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The number of ranks and the number format, where a resumed run has others than before."""
-    names = [name for name in ("ranks", "precision") if name in before and before[name] != now[name]]
-    return [f"{name}: {before[name]} -> {now[name]}" for name in names]
-
-
-def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: float) -> Outcome:
+def _train(session: Session, stop: StopRequest, summary: Summary, began: float) -> Outcome:
     """Runs the loop, or counts, and writes how it ended whatever happens in it."""
-    status = "failed"
+    status, error_text = "failed", None
     text = ""
     is_counted = isinstance(session.state.model, FittedModel)
     try:
@@ -206,20 +157,25 @@ def _train(session: Session, stop: StopRequest, summary: dict[str, Any], began: 
         status = "diverged"
         raise
     except OSError as error:
-        summary["error"] = str(error)
+        error_text = str(error)
         raise DiskError(
             f"the run cannot be written: {error.strerror or error}",
             where=str(error.filename or session.run.path),
             hint=f"make room, then go on from the last good checkpoint: {shell.resume_command(session.run.path)}",
         ) from error
     except Exception as error:
-        summary["error"] = f"{type(error).__name__}: {error}"
+        error_text = f"{type(error).__name__}: {error}"
         raise
     finally:
-        summary["has_checkpoint"] = summary["has_checkpoint"] or session.saver.has_saved
-        summary |= {"status": status, **_results(session.state, session.streams["val"])}
+        summary = dataclasses.replace(
+            summary,
+            status=status,
+            error=error_text,
+            has_checkpoint=summary.has_checkpoint or session.saver.has_saved,
+            **summaries.results(session.state, session.streams["val"]),
+        )
         if session.ranks.is_main:
-            session.run.write_last_summary(summary)
+            write_final_summary(session.run.summary, summary)
         session.log.logger.close(summary)
     prompt = choose_prompt(session.streams["train"], session.tokenizer)
     return Outcome(summary, stop.exit_status if stop.signal else 0, text, prompt)
@@ -300,24 +256,26 @@ def has_slow_first_step(is_compiled: bool, device: torch.device) -> bool:
     return is_compiled or device.type == "cuda"
 
 
-def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> dict[str, Any]:
-    """A row of metrics.jsonl; what is not known or not asked for is left out."""
+def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> MetricsRow:
+    """The row of metrics.jsonl for the steps since the last one."""
     state = session.state
     speed = pace.tokens_per_second()
     used = meters.utilisation(speed, session.flops_per_token, session.peak_flops, session.ranks.world_size)
-    return {
-        "step": state.step,
-        "split": "train",
-        "loss": state.loss_sum / state.loss_steps,
-        "lr": lr,
-        **({"grad_norm": grad_norm} if math.isfinite(grad_norm) else {}),
-        **({"skipped_updates": state.skipped_updates} if state.number_format.scaler is not None else {}),
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        **({} if speed is None else {"tokens_per_second": round(speed, 1)}),
-        **({} if used is None else {"mfu": round(used, 4)}),
-        **(meters.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}),
-    }
+    norms = meters.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}
+    return MetricsRow(
+        step=state.step,
+        split=TRAIN,
+        loss=state.loss_sum / state.loss_steps,
+        lr=lr,
+        grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+        skipped_updates=None if state.number_format.scaler is None else state.skipped_updates,
+        tokens=state.tokens,
+        seconds=round(state.seconds, 3),
+        tokens_per_second=None if speed is None else round(speed, 1),
+        mfu=None if used is None else round(used, 4),
+        weight_norms=norms.get("weight_norms"),
+        grad_norms=norms.get("grad_norms"),
+    )
 
 
 def _seconds_left(session: Session, pace: Pace) -> float | None:
@@ -358,14 +316,14 @@ def count(session: Session, began: float) -> str:
     loss = exact_loss(session, "train")
     state.seconds = time.perf_counter() - began
     log.row(
-        {
-            "step": state.step,
-            "split": "train",
-            "loss": loss,
-            "tokens": state.tokens,
-            "seconds": round(state.seconds, 3),
-            "tokens_per_second": round(pace.tokens / pace.seconds, 1),
-        }
+        MetricsRow(
+            step=state.step,
+            split=TRAIN,
+            loss=loss,
+            tokens=state.tokens,
+            seconds=round(state.seconds, 3),
+            tokens_per_second=round(pace.tokens / pace.seconds, 1),
+        )
     )
     _, text = evaluate(session, began)
     state.seconds = time.perf_counter() - began
@@ -399,41 +357,3 @@ def _save(session: Session) -> None:
     }
     weights, tree, averages = state.full_weights(), state.state_dict(), state.full_averages()
     session.ranks.run_on_main(lambda: session.saver.save(state.step, weights, tree, about, state.best_step, averages))
-
-
-def _reference_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
-    """What counting reaches on the same validation tokens, in nats a token; nothing where counting takes minutes."""
-    train, val = streams["train"].tokens, streams["val"].tokens
-    if len(train) > COUNTABLE_TOKENS:
-        return {}
-    return {
-        "counted_unigram": unigram_loss(train, val, vocab_size),
-        "counted_bigram": bigram_loss(train, val, vocab_size),
-    }
-
-
-def _results(state: TrainState, val: Stream) -> dict[str, Any]:
-    """The figures of a summary; None for what was never measured. Only a counted model's has "entries"."""
-
-    def known(loss: float) -> float | None:
-        return loss if math.isfinite(loss) else None
-
-    best = known(state.best_val_loss)
-    return {
-        "step": state.step,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "tokens_per_second": round(state.timed_tokens / state.timed_seconds, 1) if state.timed_seconds else None,
-        "peak_memory_bytes": meters.peak_memory(state.device),
-        "best_val_loss": best,
-        "best_step": state.best_step,
-        "final_val_loss": known(state.val_loss),
-        "bits_per_byte": None if best is None else val.bits_per_byte(best),
-        **(
-            {}
-            if state.averages is None
-            else {"final_ema_val_loss": known(state.ema_val_loss), "best_ema_val_loss": known(state.best_ema_val_loss)}
-        ),
-        **({"skipped_updates": state.skipped_updates} if state.number_format.scaler is not None else {}),
-        **({"entries": state.entries} if isinstance(state.model, FittedModel) else {}),
-    }

@@ -107,27 +107,6 @@ def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) 
     assert run.settings["optimizer.eps"] == pytest.approx(1e-8)
     assert run.summary == directory.read_summary()
     assert (run.status, run.faults, run.choices["model"]) == ("completed", (), "gpt")
-    assert collection.rows(run) == directory.read_metrics()
-    assert collection.rows(run, "val") == [row for row in directory.read_metrics() if row["split"] == "val"]
-
-
-def test_the_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    whole = [{"step": step, "split": split, "loss": 1.0} for step in (1, 2) for split in ("train", "val")]
-    text = "".join(json.dumps(row) + "\n" for row in whole)
-    (path / "metrics.jsonl").write_text(text + json.dumps(whole[-1])[:-4])
-    (run,) = collection.find([path])
-    assert collection.rows(run) == whole
-    assert collection.rows(run, "val") == whole[1::2]
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    (path / "metrics.jsonl").write_text('{"split": "val", "loss": 1}\n{"split": "val", "lo\n{"split": "val"}\n')
-    (run,) = collection.find([path])
-    for split in (None, "val"):
-        with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):
-            collection.rows(run, split)
 
 
 def test_a_damaged_run_is_shown_with_its_faults(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from nanolm.analysis import metrics as figures
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import METRICS, Comparison, Row, compare, holm, interval, odd_ones, welch
 from nanolm.errors import SettingsError
+from nanolm.runs.summary import Summary
 from tests.runs.made import make_run
 
 GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"}
@@ -251,7 +252,7 @@ def test_reference_names_are_unique(
 
 
 def test_references_of_no_measure_are_left_out(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", losses=[2.0], reference_bits_per_byte={"gzip": -0.2, "bz2": 0.0, "xz": 0.1})
+    make_run(tmp_path / "a", losses=[2.0], baseline_bits_per_byte={"gzip": -0.2, "bz2": 0.0, "xz": 0.1})
     assert [line.name for line in compared(tmp_path).references if not line.name.startswith("counted")] == ["xz"]
 
 
@@ -385,9 +386,9 @@ def test_what_was_cut_off_is_not_said_to_be_averaged(tmp_path: Path) -> None:
     [
         {"best_val_loss": "oops"},
         {"best_val_loss": math.nan},
-        {"reference_losses": {"counted_unigram": None}},
+        {"baseline_losses": {"counted_unigram": None}},
         {"choices": "x"},
-        {"reference_bits_per_byte": [1]},
+        {"baseline_bits_per_byte": [1]},
     ],
 )
 def test_odd_values_of_a_summary_spoil_no_table(change: dict[str, Any], tmp_path: Path) -> None:
@@ -414,11 +415,11 @@ def test_a_run_without_settings_does_not_hide_what_a_choice_says(tmp_path: Path)
 
 def test_who_is_odd_is_told_among_those_that_began() -> None:
     future, past, lossy = (
-        {"tokenizer": "t", "sees_future": True},
-        {"tokenizer": "t"},
-        {"tokenizer": "w", "lossless": False},
+        Summary(tokenizer="t", sees_future=True),
+        Summary(tokenizer="t"),
+        Summary(tokenizer="w", lossless=False),
     )
-    assert odd_ones([future, past, {}]) == [True, False, False]
+    assert odd_ones([future, past, Summary()]) == [True, False, False]
     assert odd_ones([lossy, past]) == [True, False]
-    assert odd_ones([future, future, {}]) == [False, False, False]
-    assert odd_ones([lossy, lossy, {}]) == [False, False, False]
+    assert odd_ones([future, future, Summary()]) == [False, False, False]
+    assert odd_ones([lossy, lossy, Summary()]) == [False, False, False]

@@ -24,9 +24,9 @@ def run(small_text: Path, tmp_path: Path) -> RunDirectory:
 def test_intact_checkpoints_are_listed(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     entries = list_checkpoints(run)
     assert [entry.step for entry in entries] == [25, 30]
-    best = run.read_summary()["best_step"]
+    best = run.read_summary().best_step
     assert [(entry.is_best, entry.is_last) for entry in entries] == [(False, False), (best == 30, True)]
-    evaluated = [row["loss"] for row in run.read_metrics() if row["split"] == "val"]
+    evaluated = [row.loss for row in run.read_metrics("val")]
     assert [entry.val_loss for entry in entries] == evaluated[1:]
     for entry in entries:
         path = run.checkpoints / f"step-{entry.step:08d}"

@@ -156,7 +156,7 @@ def test_a_damaged_run_is_shown_with_the_others(
 def test_runs_without_metrics_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(tmp_path / "a", losses=[], status="failed", reference_losses=None, reference_bits_per_byte=None)
+    make_run(tmp_path / "a", losses=[], status="failed", baseline_losses=None, baseline_bits_per_byte=None)
     assert "failed" in printed(capsys, monkeypatch, 80, str(tmp_path))
 
 

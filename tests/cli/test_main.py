@@ -87,7 +87,7 @@ def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
 
     done = nanolm("evaluate", run, "--split", "val", "--json")
     figures = json.loads(done.stdout)
-    assert figures["loss"] == pytest.approx(RunDirectory(path).read_summary()["best_val_loss"], rel=1e-5)
+    assert figures["loss"] == pytest.approx(RunDirectory(path).read_summary().best_val_loss, rel=1e-5)
     assert "val loss" in nanolm("evaluate", run).stdout
 
     done = nanolm(
@@ -98,7 +98,7 @@ def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
 
     done = nanolm("train", f"resume={run}", "trainer.max_steps=30")
     assert "goes on from step 20 with trainer.max_steps: 20 -> 30" in done.stderr
-    assert RunDirectory(path).read_summary()["step"] == 30
+    assert RunDirectory(path).read_summary().step == 30
     done = nanolm("train", f"resume={run}", "optimizer.lr=0.5")
     assert done.returncode == 2
     assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
@@ -116,7 +116,7 @@ def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text:
     given = (*line, "hydra.run.dir=mine", "resume=auto")
     for steps in (10, 20):
         nanolm("train", *given, f"trainer.max_steps={steps}")
-    assert RunDirectory(nanolm.folder / "mine").read_summary()["step"] == 20
+    assert RunDirectory(nanolm.folder / "mine").read_summary().step == 20
     done = nanolm("train", *given, "trainer.max_steps=20")
     assert "nothing to do" in done.stderr
     assert done.returncode == 0
@@ -130,7 +130,7 @@ def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> N
     done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
     assert done.returncode == 0, done.stderr
     runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]
-    found = [(run.read_summary()["choices"]["model"], run.read_summary()["seed"]) for run in runs]
+    found = [(run.read_summary().choices["model"], run.read_summary().seed) for run in runs]
     assert found == [("bigram", 1), ("bigram", 2), ("gpt2", 1), ("gpt2", 2)]
     assert [run.path.name.rpartition("-")[0] for run in runs] == [f"model={m},seed={n}" for m, n in found]
 

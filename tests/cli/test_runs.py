@@ -93,7 +93,7 @@ def test_a_real_run_as_json(nanolm: Nanolm, small_text: Path) -> None:
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)["runs"]
     assert (entry["name"], entry["status"], entry["step"], entry["max_steps"]) == ("run", "completed", 4, 4)
-    assert entry["best_val_loss"] == run.read_summary()["best_val_loss"]
+    assert entry["best_val_loss"] == run.read_summary().best_val_loss
     assert entry["choices"] == {"model": "bigram"}
     assert 0 <= entry["age"] < 100
     assert nanolm("runs", "--where", "model=gpt").stdout == "no run satisfies these conditions\n"

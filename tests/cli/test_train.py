@@ -9,6 +9,7 @@ from nanolm.cli import train as train_verb
 from nanolm.compose import compose_line
 from nanolm.errors import RunError, SettingsError
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import update_summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
 from tests.helpers import Nanolm, small_config, untimed_rows
@@ -112,9 +113,7 @@ def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirector
     train(task.config, fork, parent=task.parent, quiet=True)
     expected = untimed_rows(fork)
     # As a kill before the first save leaves it.
-    summary = {**fork.read_summary(), "status": "running", "has_checkpoint": False}
-    del summary["step"]
-    fork.write_summary(summary)
+    update_summary(fork.summary, status="running", has_checkpoint=False, step=None)
     shutil.rmtree(fork.checkpoints)
     fork.metrics.write_bytes(b"")
     line = compose_line(["resume=F"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import to_json
 from tests import wandb_files
 from tests.helpers import SMALL, Nanolm, kill_process_group, wait_until
 from tests.wandb_server import a_server
@@ -37,13 +38,13 @@ def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
     """What a record must have at each step, from metrics.jsonl and summary.json alone."""
     found: dict[int, dict[str, Any]] = {}
     summary = run.read_summary()
-    lines = {f"reference/{name}": loss for name, loss in summary["reference_losses"].items()}
-    lines |= {f"reference/{name}_bits_per_byte": bits for name, bits in summary["reference_bits_per_byte"].items()}
-    assert set(lines) >= {"reference/counted_bigram", "reference/xz_bits_per_byte"}
+    lines = {f"baseline/{name}": loss for name, loss in summary.baseline_losses.items()}
+    lines |= {f"baseline/{name}_bits_per_byte": bits for name, bits in summary.baseline_bits_per_byte.items()}
+    assert set(lines) >= {"baseline/counted_bigram", "baseline/xz_bits_per_byte"}
     for row in run.read_metrics():
-        values = found.setdefault(row["step"], {})
-        values |= {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}
-        if row["split"] == "val":
+        values = found.setdefault(row.step, {})
+        values |= {f"{row.split}/{key}": value for key, value in to_json(row).items() if key not in ("step", "split")}
+        if row.split == "val":
             values |= lines
     return found
 
@@ -55,7 +56,7 @@ def by_step(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 def only(run: RunDirectory) -> Path:
     """The folder of the record that the run knows of."""
-    (folder,) = run.wandb.glob(f"offline-run-*-{run.read_summary()['wandb_id']}")
+    (folder,) = run.wandb.glob(f"offline-run-*-{run.read_summary().wandb_id}")
     return folder
 
 
@@ -70,10 +71,10 @@ def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
     header, summary = wandb_files.header(folder), wandb_files.summary(folder)
     assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
     assert wandb_files.config(folder)["optimizer.lr"] == 2e-3
-    assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary()["best_val_loss"])
+    assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary().best_val_loss)
     assert wandb_files.exit_codes(folder) == [0]
     assert (folder / "files" / "samples.txt").read_text() == run.samples.read_text()
-    assert run.read_summary()["status"] == "completed", "the run's own summary stays"
+    assert run.read_summary().status == "completed", "the run's own summary stays"
 
 
 @pytest.mark.slow
@@ -81,7 +82,7 @@ def test_a_second_record_stands_beside_the_first_unless_its_id_is_kept(run: RunD
     ids = []
     for flags in ((), (), ("--keep-id",)):
         assert nanolm("wandb", "push", run.path, "--offline", *flags).returncode == 0
-        ids.append(run.read_summary()["wandb_id"])
+        ids.append(run.read_summary().wandb_id)
         time.sleep(1.1)  # wandb names the folder of a session by its second
     assert ids[0] != ids[1] == ids[2]
     folders = sorted(run.wandb.glob("offline-run-*"))
@@ -95,12 +96,12 @@ def test_online_the_server_has_everything_when_it_is_said(run: RunDirectory, nan
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
         done = nanolm("wandb", "push", run.path)
         assert done.returncode == 0, done.stderr
-        run_id = run.read_summary()["wandb_id"]
+        run_id = run.read_summary().wandb_id
         assert f"{server.url}/me/nanolm/runs/{run_id}" in done.stdout
         assert by_step(server.rows[run_id]) == expected(run)
         assert server.ended == {run_id}
         assert server.files[f"{run_id}/samples.txt"] == run.samples.read_text()
-    assert run.read_summary()["wandb_mode"] == "online"
+    assert run.read_summary().wandb_mode == "online"
 
 
 def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDirectory, nanolm: Nanolm) -> None:
@@ -117,7 +118,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDire
     assert "wandb did not accept the run" in done.stderr
     assert "--offline" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run.read_summary()["wandb_id"] is None
+    assert run.read_summary().wandb_id is None
 
 
 @pytest.mark.slow
@@ -131,7 +132,7 @@ def test_a_server_that_dies_midway_is_not_said_to_have_everything(run: RunDirect
         done = nanolm("wandb", "push", run.path, "--timeout", "5", timeout=300)
     assert done.returncode == 1, done.stdout
     assert "the server has not taken everything" in done.stderr
-    assert run.read_summary()["wandb_id"] is None
+    assert run.read_summary().wandb_id is None
 
 
 def test_runs_that_cannot_be_sent_are_named_and_let_the_others_go(run: RunDirectory, nanolm: Nanolm) -> None:

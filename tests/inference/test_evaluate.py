@@ -13,15 +13,15 @@ from tests.inference.test_load import trained  # noqa: F401
 def test_it_repeats_what_training_measured(trained: Path) -> None:  # noqa: F811
     summary = RunDirectory(trained).read_summary()
     figures = evaluate(load_run(str(trained)))
-    assert figures["loss"] == pytest.approx(summary["best_val_loss"], rel=1e-5)
+    assert figures["loss"] == pytest.approx(summary.best_val_loss, rel=1e-5)
     assert figures["bits_per_byte"] == pytest.approx(figures["loss"] / math.log(2))
-    assert figures["tokens"] == summary["val_tokens"] - 1
-    assert (figures["split"], figures["stride"], figures["step"]) == ("val", 16, summary["best_step"])
+    assert figures["tokens"] == summary.val_tokens - 1
+    assert (figures["split"], figures["stride"], figures["step"]) == ("val", 16, summary.best_step)
 
 
 def test_the_training_split_and_another_stride(trained: Path) -> None:  # noqa: F811
     loaded = load_run(str(trained), "last")
-    assert evaluate(loaded, "train")["tokens"] == RunDirectory(trained).read_summary()["train_tokens"] - 1
+    assert evaluate(loaded, "train")["tokens"] == RunDirectory(trained).read_summary().train_tokens - 1
     assert evaluate(loaded, stride=1)["loss"] != evaluate(loaded)["loss"]
 
 

@@ -25,7 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_the_last_and_any_step_can_be_chosen(trained: Path) -> None:
-    best = RunDirectory(trained).read_summary()["best_step"]
+    best = RunDirectory(trained).read_summary().best_step
     assert load_run(str(trained)).step == best
     assert load_run(str(trained), "last").step == 30
     assert load_run(str(trained), "20").step == 20

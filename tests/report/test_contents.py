@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from nanolm.analysis.collection import Run, find, rows
+from nanolm.analysis.collection import Run, find
 from nanolm.analysis.comparison import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
 from nanolm.report.curves import MOST_POINTS
 from nanolm.runs.console import LOSSY
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import Summary
 from tests.helpers import SMALL, make_config
 from tests.report_fixtures import LONG_NAME, make_run
 
@@ -39,15 +41,15 @@ def test_the_best_is_first_and_what_differs_is_told(sweep: Path) -> None:
 def test_figures_are_those_of_the_run(pair: Path) -> None:
     (run,) = find([pair / "gpt"])
     (entry,) = gather([run]).runs
-    val = rows(run, "val")
-    assert entry.figures["best_val_loss"] == min(row["loss"] for row in val)
+    val = RunDirectory(run.path).read_metrics("val")
+    assert entry.figures["best_val_loss"] == min(row.loss for row in val)
     assert entry.figures["tokens"] == 6 * 4 * 16
     assert entry.curves["val"]["step"] == [3, 6]
     assert entry.curves["train"]["step"] == [1, 2, 3, 4, 5, 6]
-    assert entry.curves["bits_per_byte"]["y"] == [float(f"{row['bits_per_byte']:.6g}") for row in val]
+    assert entry.curves["bits_per_byte"]["y"] == [float(f"{row.bits_per_byte:.6g}") for row in val]
     assert [step for step, _ in entry.samples] == [3, 6]
     assert entry.config == (run.path / "config.yaml").read_text()
-    assert entry.provenance["corpus"] == run.summary["corpus"]
+    assert entry.provenance["corpus"] == run.summary.corpus
     assert "torch" in entry.provenance["versions"]
 
 
@@ -66,8 +68,8 @@ def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None
     counted = {line.name: line for line in found.references if line.name.startswith("counted")}
     assert list(counted) == ["counted unigram", "counted bigram"]
     assert {"gzip", "bz2", "xz"} <= {line.name for line in found.references}
-    bits_per_nat = summary["bits_per_byte"] / summary["best_val_loss"]
-    for name, loss in summary["reference_losses"].items():
+    bits_per_nat = summary.bits_per_byte / summary.best_val_loss
+    for name, loss in summary.baseline_losses.items():
         line = counted[name.replace("_", " ")]
         assert line.loss == loss
         assert line.bits_per_byte == pytest.approx(loss * bits_per_nat)
@@ -95,7 +97,7 @@ def test_other_texts_are_said_to_be_others(pair: Path, tmp_path: Path) -> None:
 
 def test_jobs_of_a_sweep_are_called_by_what_tells_them_apart() -> None:
     def run(name: str, group: str | None) -> Run:
-        return Run(Path(name), name, {}, {"group": group}, "completed")
+        return Run(Path(name), name, {}, Summary(group=group), "completed")
 
     apart = {"model": ["gpt", "gpt2", "gpt"], "optimizer.lr": [1e-3, 3e-3, 1e-3], "seed": [1, 1, None]}
     jobs = [run(f"model=gpt,optimizer.lr=0.001,seed={n}-0123456789", "sweep") for n in range(3)]
@@ -128,7 +130,7 @@ def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: 
     (entry,) = of(run).runs
     assert entry.status == "cut off"
     assert entry.figures["best_step"] == 3
-    assert (entry.figures["best_val_loss"] or 0) > summary["best_val_loss"]
+    assert (entry.figures["best_val_loss"] or 0) > summary.best_val_loss
     assert entry.figures["tokens"] == 6 * 4 * 16
     assert entry.faults == ()
 

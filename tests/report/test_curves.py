@@ -1,6 +1,8 @@
 import random
 
 from nanolm.report.curves import MOST_POINTS, curve, thinned
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.records import from_json
 
 
 def test_short_curves_are_kept_whole() -> None:
@@ -37,7 +39,7 @@ def test_any_length_fits() -> None:
 
 
 def test_a_curve_has_its_places() -> None:
-    rows = [{"step": n, "tokens": 64 * n, "seconds": n / 3, "loss": 1 / 3} for n in range(1, 4)]
+    rows = [MetricsRow(step=n, split="val", tokens=64 * n, seconds=n / 3, loss=1 / 3) for n in range(1, 4)]
     assert curve(rows, "loss") == {
         "y": [0.333333] * 3,
         "step": [1, 2, 3],
@@ -47,6 +49,7 @@ def test_a_curve_has_its_places() -> None:
 
 
 def test_what_is_no_number_is_left_out() -> None:
-    rows = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 2.0}, {"step": 3}, {"step": 4, "loss": "low"}]
+    tables = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 2.0}, {"step": 3}, {"step": 4, "loss": "low"}]
+    rows = [from_json(MetricsRow, {"split": "val", **table}) for table in tables]
     assert curve(rows, "loss") == {"y": [2.0], "step": [2]}
     assert curve([], "loss") == {"y": [], "step": [], "tokens": [], "seconds": []}

@@ -41,7 +41,7 @@ def test_a_real_run_has_a_line(pair: Path) -> None:
     for run in find([pair]):
         found = command(run.settings, run.choices)
         assert found is not None
-        assert identity(compose_line(shlex.split(found)[2:]).config) == run.summary["identity"]
+        assert identity(compose_line(shlex.split(found)[2:]).config) == run.summary.identity
 
 
 def test_where_there_is_no_line() -> None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nanolm.runs.metrics import TRAIN, VAL, MetricsRow, encode_row
+from nanolm.runs.summary import Summary, to_json
+
 CONFIG = """\
 dataset: {name: download, val_fraction: 0.1, test_fraction: 0.0, split_by: fraction, split_seed: 1337, path: a.txt}
 tokenizer: {name: char}
@@ -41,7 +44,7 @@ def make_run(
         settings: by dotted key, in place of those of CONFIG.
         rows: whether there is a metrics.jsonl, with a row of training in each step.
         config: the whole config.yaml.
-        summary: in place of what a completed run has; None takes a figure away.
+        summary: fields to replace in the summary of a completed run; they may have the wrong type.
     """
     import yaml
 
@@ -53,46 +56,47 @@ def make_run(
     (path / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False) if config is None else config)
     steps = 10 * len(losses)
     best = min(losses, default=None)
-    full = {
-        "status": "completed",
-        "choices": {"model": "bigram", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"},
-        "seed": written["seed"],
-        "parameters": 4225,
-        "vocab_size": 65,
-        "lossless": True,
-        "sees_future": False,
-        "train_tokens": 1000,
-        "val_tokens": 101,
-        "val_scored_tokens": 100,
-        "reference_losses": {"counted_unigram": 3.5, "counted_bigram": 2.5},
-        "reference_bits_per_byte": {"gzip": 3.1, "xz": 2.6},
-        "corpus": "c" * 64,
-        "tokenizer": "t" * 64,
-        "step": steps,
-        "tokens": 64 * steps,
-        "seconds": steps / 10,
-        "tokens_per_second": 640.0,
-        "best_val_loss": best,
-        "final_val_loss": losses[-1] if losses else None,
-        "bits_per_byte": None if best is None else best * bits_per_nat,
-        "flops_per_token": 1000,
-        **summary,
-    }
-    gone = [name for name, value in summary.items() if value is None and name != "best_val_loss"]
-    full = {name: value for name, value in full.items() if name not in gone}
-    (path / "summary.json").write_text(json.dumps(full))
+    known = Summary(
+        status="completed",
+        kind="trained",
+        choices={"model": "bigram", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"},
+        seed=written["seed"],
+        parameters=4225,
+        vocab_size=65,
+        lossless=True,
+        sees_future=False,
+        train_tokens=1000,
+        val_tokens=101,
+        val_scored_tokens=100,
+        baseline_losses={"counted_unigram": 3.5, "counted_bigram": 2.5},
+        baseline_bits_per_byte={"gzip": 3.1, "xz": 2.6},
+        corpus="c" * 64,
+        tokenizer="t" * 64,
+        step=steps,
+        tokens=64 * steps,
+        seconds=steps / 10,
+        tokens_per_second=640.0,
+        best_val_loss=best,
+        final_val_loss=losses[-1] if losses else None,
+        bits_per_byte=None if best is None else best * bits_per_nat,
+        flops_per_token=1000,
+    )
+    # Tests also write values of the wrong type.
+    (path / "summary.json").write_text(json.dumps(to_json(known) | summary))
     if rows:
-        (path / "metrics.jsonl").write_text("".join(metrics(losses, bits_per_nat)))
+        (path / "metrics.jsonl").write_bytes(b"".join(map(encode_row, metrics(losses, bits_per_nat))))
     return path
 
 
-def metrics(losses: Sequence[float], bits_per_nat: float) -> list[str]:
-    """The lines of metrics.jsonl."""
-    lines = []
+def metrics(losses: Sequence[float], bits_per_nat: float) -> list[MetricsRow]:
+    """A training row for every step, and a validation row after every tenth."""
+    rows = []
     for step in range(1, 10 * len(losses) + 1):
-        at = {"tokens": 64 * step, "seconds": step / 10}
-        lines.append({"step": step, "split": "train", "loss": 3.0, "lr": 0.002, **at, "tokens_per_second": 640.0})
+        tokens, seconds = 64 * step, step / 10
+        train = {"loss": 3.0, "lr": 0.002, "grad_norm": 0.5, "tokens_per_second": 640.0}
+        rows.append(MetricsRow(step=step, split=TRAIN, tokens=tokens, seconds=seconds, **train))
         if step % 10 == 0:
             loss = losses[step // 10 - 1]
-            lines.append({"step": step, "split": "val", "loss": loss, "bits_per_byte": loss * bits_per_nat, **at})
-    return [json.dumps(line) + "\n" for line in lines]
+            val = {"loss": loss, "bits_per_byte": loss * bits_per_nat}
+            rows.append(MetricsRow(step=step, split=VAL, tokens=tokens, seconds=seconds, **val))
+    return rows

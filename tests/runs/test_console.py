@@ -5,9 +5,11 @@ import pytest
 
 from nanolm.runs.console import closing_table, curve
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
 
-ROWS = [{"step": n, "split": "train", "loss": 4 / n + 1} for n in range(1, 101)]
-ROWS += [{"step": n, "split": "val", "loss": 4 / n + 1.2} for n in (50, 100)]
+ROWS = [MetricsRow(step=n, split="train", loss=4 / n + 1) for n in range(1, 101)]
+ROWS += [MetricsRow(step=n, split="val", loss=4 / n + 1.2) for n in (50, 100)]
 
 
 def test_a_curve_has_axes_units_and_names() -> None:
@@ -20,25 +22,25 @@ def test_a_curve_has_axes_units_and_names() -> None:
 
 
 def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {
-        "status": "completed",
-        "step": 100,
-        "best_val_loss": 1.25,
-        "best_step": 90,
-        "final_val_loss": 1.5,
-        "bits_per_byte": 1.8034,
-        "val_tokens": 1001,
-        "val_scored_tokens": 1000,
-        "lossless": True,
-        "reference_losses": {"counted_unigram": 3.0, "counted_bigram": 2.5, "zero": 0.0, "lower": 1.0, "equal": 1.25},
-        "reference_bits_per_byte": {"gzip": 3.2},
-        "parameters": 1234,
-        "tokens": 6400,
-        "seconds": 3.2,
-        "tokens_per_second": 2000.0,
-        "wandb_id": "abc",
-        "wandb_mode": "offline",
-    }
+    summary = Summary(
+        status="completed",
+        step=100,
+        best_val_loss=1.25,
+        best_step=90,
+        final_val_loss=1.5,
+        bits_per_byte=1.8034,
+        val_tokens=1001,
+        val_scored_tokens=1000,
+        lossless=True,
+        baseline_losses={"counted_unigram": 3.0, "counted_bigram": 2.5, "zero": 0.0, "lower": 1.0, "equal": 1.25},
+        baseline_bits_per_byte={"gzip": 3.2},
+        parameters=1234,
+        tokens=6400,
+        seconds=3.2,
+        tokens_per_second=2000.0,
+        wandb_id="abc",
+        wandb_mode="offline",
+    )
     run = tmp_path / "it's a run"
     run.mkdir()
     closing_table(summary, RunDirectory(run), "[bold] is not markup here\x1b", "The first", ["mine"])
@@ -56,7 +58,6 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
 
 
 def test_a_run_that_measured_nothing_can_still_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {"status": "interrupted", "step": 1, "best_val_loss": None, "reference_losses": {}, "parameters": 1}
-    summary |= {"tokens": 8, "seconds": 0.1, "tokens_per_second": 80.0}
+    summary = Summary(status="interrupted", step=1, parameters=1, tokens=8, seconds=0.1, tokens_per_second=80.0)
     closing_table(summary, RunDirectory(tmp_path), "")
     assert "interrupted at step 1" in capsys.readouterr().out

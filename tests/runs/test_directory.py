@@ -1,5 +1,3 @@
-import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from nanolm.errors import BusyError, PathError, RunError
-from nanolm.runs.directory import RunDirectory, fresh, is_complete, shown, write_durably
+from nanolm.files import write_durably
+from nanolm.runs.directory import RunDirectory, fresh, shown
+from nanolm.runs.summary import Summary
 
 
 def test_a_claim_that_ends_without_a_run_leaves_no_folder(tmp_path: Path) -> None:
@@ -71,47 +71,6 @@ def test_a_folder_that_is_no_run_is_named_with_the_newest_that_is(tmp_path: Path
     assert RunDirectory(tmp_path / "one").require().exists()
 
 
-def test_a_summary_is_read_back_and_a_damaged_one_named(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    assert run.read_summary() == {}
-    run.write_summary({"step": 3})
-    assert run.read_summary() == json.loads(run.summary.read_text()) == {"step": 3}
-    run.summary.write_text('{"step": ')
-    with pytest.raises(RunError, match=r"summary\.json is damaged"):
-        run.read_summary()
-
-
-def test_metrics_are_read_up_to_a_line_that_was_cut(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    assert run.read_metrics() == []
-    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
-    run.metrics.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    with pytest.raises(RunError, match=r"line 2 of metrics\.jsonl is damaged"):
-        run.read_metrics()
-
-
-def test_how_a_run_ended_is_written_where_not_one_more_file_fits(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)]
-    mounted = subprocess.run(mount, capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        run = RunDirectory(small)
-        run.write_summary({"status": "running", "step": 1})
-        with contextlib.suppress(OSError), (small / "rest").open("wb", buffering=0) as file:
-            while file.write(b"x" * 4096):
-                pass
-        with pytest.raises(OSError, match="No space left"):
-            run.write_summary({"status": "failed"})
-        run.write_last_summary({"status": "failed", "error": "No space left on device"})
-        assert run.read_summary() == {"status": "failed", "error": "No space left on device"}
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
-
-
 def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "a")
     assert not run.is_claimed()
@@ -124,14 +83,6 @@ def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> N
             pass
         assert time.monotonic() - began >= 0.2
     assert not run.is_claimed()
-
-
-def test_a_run_is_complete_with_all_steps_that_are_asked_of_it() -> None:
-    assert is_complete({"status": "completed", "step": 5}, 5)
-    assert not is_complete({"status": "completed", "step": 5}, 6)
-    assert not is_complete({"status": "interrupted", "step": 5}, 5)
-    assert is_complete({"status": "completed", "step": 1, "entries": 9}, 6)
-    assert not is_complete({}, 1)
 
 
 def test_a_path_is_shown_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +161,7 @@ def test_a_file_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
         path.mkdir()
         with pytest.raises(RunError, match=rf"{path.name} cannot be read: Is a directory"):
             read()
-    assert RunDirectory(tmp_path / "file").read_summary() == {}
+    assert RunDirectory(tmp_path / "file").read_summary() == Summary()
 
 
 def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -7,8 +8,10 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
 
-ROW = {"step": 1, "split": "train", "loss": 2.0, "tokens_per_second": 1234.0}
+ROW = MetricsRow(step=1, split="train", loss=2.0, tokens_per_second=1234.0)
 
 
 class Terminal(io.StringIO):
@@ -20,7 +23,7 @@ def test_rows_are_lines_of_json(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     log = Log(run, {})
     log.row(ROW)
-    log.row({**ROW, "step": 2})
+    log.row(dataclasses.replace(ROW, step=2))
     log.close()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
@@ -31,12 +34,12 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
     log.row(ROW)
     log.sample(1, "kept é")
     lengths = log.lengths()
-    log.row({**ROW, "step": 2})
+    log.row(dataclasses.replace(ROW, step=2))
     log.sample(2, "lost")
     log.close()
     run.metrics.write_bytes(run.metrics.read_bytes()[:-7])  # a row cut short by a kill
     log = Log(run, lengths)
-    log.row({**ROW, "step": 3})
+    log.row(dataclasses.replace(ROW, step=3))
     log.close()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 3]
     assert run.samples.read_text(encoding="utf-8") == "--- step 1\nkept é\n\n"
@@ -49,7 +52,7 @@ def test_the_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
     for _ in range(5):
         log.advance()
     log.row(ROW)
-    log.row({"step": 1, "split": "val", "loss": 3.0})
+    log.row(MetricsRow(step=1, split="val", loss=3.0))
     log.say("a line above the bar")
     log.close()
     shown = screen.getvalue()
@@ -70,13 +73,13 @@ def test_away_from_a_terminal_there_is_no_bar(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_every_row_reaches_the_logger(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = []
+    rows: list[MetricsRow] = []
 
     class Collector:
-        def log(self, row: dict[str, Any]) -> None:
+        def log(self, row: MetricsRow) -> None:
             rows.append(row)
 
-        def close(self, summary: dict[str, Any]) -> None: ...
+        def close(self, summary: Summary) -> None: ...
 
         def about(self) -> dict[str, Any]:
             return {}

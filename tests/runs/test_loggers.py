@@ -7,6 +7,8 @@ import pytest
 from nanolm.config.logger import NoLoggerConfig, WandbConfig, WandbMode
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import About, NoLogger, WandbLogger, open_logger
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
 from tests import wandb_files
 
 ABOUT = About({"optimizer.lr": 0.5})
@@ -21,11 +23,11 @@ def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp
     run.path.mkdir()
     first = open_logger(WandbConfig(), run, ABOUT, said.append)
     assert isinstance(first, WandbLogger)
-    first.log({"step": 10, "split": "train", "loss": 2.5})
-    first.log({"step": 10, "split": "val", "loss": 3.5, "bits_per_byte": 1.0})
-    first.close({"status": "interrupted", "parameters": 7})
+    first.log(MetricsRow(step=10, split="train", loss=2.5))
+    first.log(MetricsRow(step=10, split="val", loss=3.5, bits_per_byte=1.0))
+    first.close(Summary(status="interrupted", parameters=7))
     time.sleep(1.1)  # wandb names the folder of a session by its second
-    again = open_logger(WandbConfig(), run, dataclasses.replace(ABOUT, summary=first.about()), said.append)
+    again = open_logger(WandbConfig(), run, dataclasses.replace(ABOUT, summary=Summary(**first.about())), said.append)
     assert isinstance(again, WandbLogger)
     assert (
         again.about()
@@ -36,8 +38,8 @@ def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp
             "wandb_project": "nanolm",
         }
     )
-    again.log({"step": 20, "split": "train", "loss": 1.5})
-    again.close({"status": "completed"})
+    again.log(MetricsRow(step=20, split="train", loss=1.5))
+    again.close(Summary(status="completed"))
     assert said == []
     folders = sorted(run.wandb.glob(f"offline-run-*-{first.run_id}"))
     rows = [row for folder in folders for row in wandb_files.history(folder)]
@@ -57,8 +59,8 @@ def test_an_account_without_an_answer_falls_back_to_offline(tmp_path: Path, monk
     assert logger.about()["wandb_mode"] == "offline"
     assert len(said) == 1
     assert "recorded offline" in said[0]
-    logger.log({"step": 1, "split": "train", "loss": 1.0})
-    logger.close({"status": "completed"})
+    logger.log(MetricsRow(step=1, split="train", loss=1.0))
+    logger.close(Summary(status="completed"))
 
 
 def test_a_logger_that_fails_is_replaced_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,16 +79,16 @@ def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path
     assert isinstance(logger, WandbLogger)
     logger._record.finish()
     for step in range(3):
-        logger.log({"step": step, "split": "train", "loss": 1.0})
-    logger.close({"status": "completed"})
+        logger.log(MetricsRow(step=step, split="train", loss=1.0))
+    logger.close(Summary(status="completed"))
     assert len(said) == 1
     assert said[0].startswith("wandb is off from here on")
 
 
 def test_no_logger_takes_everything(tmp_path: Path) -> None:
     logger = open_logger(NoLoggerConfig(), RunDirectory(tmp_path), ABOUT, print)
-    logger.log({})
-    logger.close({})
+    logger.log(MetricsRow(step=1, split="train"))
+    logger.close(Summary())
     assert logger.about() == {}
 
 
@@ -96,10 +98,10 @@ def test_training_rows_are_sent_at_a_walking_pace(tmp_path: Path) -> None:
     logger = open_logger(WandbConfig(mode=WandbMode.offline), run, ABOUT, print)
     began = time.monotonic()
     for step in range(1, 2001):
-        logger.log({"step": step, "split": "train", "loss": 1.0})
+        logger.log(MetricsRow(step=step, split="train", loss=1.0))
     seconds = time.monotonic() - began
-    logger.log({"step": 2000, "split": "val", "loss": 2.0})
-    logger.close({"status": "completed"})
+    logger.log(MetricsRow(step=2000, split="val", loss=2.0))
+    logger.close(Summary(status="completed"))
     (folder,) = run.wandb.glob("offline-run-*")
     kept = wandb_files.history(folder)
     assert kept[0]["_step"] == 1

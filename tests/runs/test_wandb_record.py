@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +5,8 @@ import pytest
 from nanolm.config.logger import WandbConfig
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
 from tests import wandb_files
 from tests.helpers import SMALL, Nanolm
 
@@ -23,13 +24,13 @@ def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.Mo
     assert wandb_record.has_account()
 
 
-def test_reference_lines_come_with_every_row_of_val_and_no_other() -> None:
-    summary = {"reference_losses": {"counted_bigram": 2.5}, "reference_bits_per_byte": {"gzip": 3.0}, "seed": 1}
-    references = wandb_record.reference_lines(summary)
-    assert references == {"reference/counted_bigram": 2.5, "reference/gzip_bits_per_byte": 3.0}
-    assert wandb_record.reference_lines({"reference_losses": None}) == {}
-    train = {"step": 3, "split": "train", "loss": 2.0, "lr": 0.1}
-    val = {"step": 3, "split": "val", "loss": 2.1}
+def test_baselines_come_with_every_row_of_val_and_no_other() -> None:
+    summary = Summary(baseline_losses={"counted_bigram": 2.5}, baseline_bits_per_byte={"gzip": 3.0}, seed=1)
+    references = wandb_record.baselines(summary)
+    assert references == {"baseline/counted_bigram": 2.5, "baseline/gzip_bits_per_byte": 3.0}
+    assert wandb_record.baselines(Summary()) == {}
+    train = MetricsRow(step=3, split="train", loss=2.0, lr=0.1)
+    val = MetricsRow(step=3, split="val", loss=2.1)
     assert wandb_record.values(train, references) == {"train/loss": 2.0, "train/lr": 0.1}
     assert wandb_record.values(val, references) == {"val/loss": 2.1, **references}
 
@@ -49,7 +50,7 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
     alone.finish()
     for record, run, loss in zip(records, runs, (1.0, 2.0), strict=True):
         record.log({"val/loss": loss}, step=1)
-        wandb_record.end(record, run, {"status": "completed"}, patience=30)
+        wandb_record.end(record, run, Summary(status="completed"), patience=30)
     for run, loss in zip(runs, (1.0, 2.0), strict=True):
         (folder,) = run.wandb.glob("offline-run-*")
         assert [row["val/loss"] for row in wandb_files.history(folder)] == [loss]
@@ -82,25 +83,25 @@ def test_each_job_of_a_sweep_is_a_run_of_its_group_and_is_closed(nanolm: Nanolm,
     assert done.returncode == 1, done.stderr
     found = {}
     for path in (nanolm.folder / "outputs" / "rates").glob("*/config.yaml"):
-        summary = json.loads(path.with_name("summary.json").read_text())
-        (folder,) = (path.parent / "wandb").glob(f"offline-run-*-{summary['wandb_id']}")
+        summary = RunDirectory(path.parent).read_summary()
+        (folder,) = (path.parent / "wandb").glob(f"offline-run-*-{summary.wandb_id}")
         header = wandb_files.header(folder)
         assert (header.run_group, header.display_name) == ("rates", path.parent.name)
         found[wandb_files.config(folder)["scheduler.name"]] = (summary, folder)
-    assert {name: summary["status"] for name, (summary, _) in found.items()} == {
+    assert {name: summary.status for name, (summary, _) in found.items()} == {
         "constant": "completed",
         "breaks": "failed",
         "linear": "completed",
     }
-    assert len({summary["wandb_id"] for summary, _ in found.values()}) == 3
+    assert len({summary.wandb_id for summary, _ in found.values()}) == 3
     for name, (summary, folder) in found.items():
         assert wandb_files.exit_codes(folder) == [1 if name == "breaks" else 0]
         told = wandb_files.summary(folder)
         for key in ("status", "step", "parameters", "best_val_loss", "seed"):
-            assert told[key] == summary[key]
+            assert told[key] == getattr(summary, key)
         val = [row for row in wandb_files.history(folder) if "val/loss" in row]
         assert [row["_step"] for row in val] == ([3] if name == "breaks" else [3, 6])
-        assert val[-1]["val/loss"] == summary["final_val_loss"]
-        lines = wandb_record.reference_lines(summary)
-        assert {"reference/counted_bigram", "reference/gzip_bits_per_byte"} <= set(lines)
+        assert val[-1]["val/loss"] == summary.final_val_loss
+        lines = wandb_record.baselines(summary)
+        assert {"baseline/counted_bigram", "baseline/gzip_bits_per_byte"} <= set(lines)
         assert all({key: row[key] for key in lines} == lines for row in val)

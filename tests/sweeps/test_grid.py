@@ -6,6 +6,7 @@ import pytest
 
 from nanolm.cli import main as cli
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import update_summary
 from tests.helpers import SMALL
 
 
@@ -58,7 +59,7 @@ def test_a_run_of_a_sweep_is_named_as_it_is_called(line: tuple[str, ...]) -> Non
     assert sweep(*line, "seed=1,2", "optimizer.lr=1e-3,1e-2") == 0
     (folder,) = Path("outputs/sweep").glob("optimizer.lr=0.01,seed=2-*")
     assert cli.run(["train", f"resume={folder}", "trainer.max_steps=5"]) == 0
-    assert RunDirectory(folder).read_summary()["step"] == 5
+    assert RunDirectory(folder).read_summary().step == 5
 
 
 def test_what_was_cut_off_goes_on(line: tuple[str, ...]) -> None:
@@ -66,12 +67,12 @@ def test_what_was_cut_off_goes_on(line: tuple[str, ...]) -> None:
     before = times()
     for name in before:
         run = RunDirectory(Path("outputs/sweep") / name)
-        if run.read_summary()["seed"] == 2:
-            run.write_summary({**run.read_summary(), "status": "running"})
+        if run.read_summary().seed == 2:
+            update_summary(run.summary, status="running")
             cut_off = run
     assert sweep(*line, "seed=1,2") == 0
     assert [name for name, time in times().items() if time != before[name]] == [cut_off.path.name]
-    assert cut_off.read_summary()["status"] == "completed"
+    assert cut_off.read_summary().status == "completed"
     assert "goes on from step 3" in cut_off.log.read_text()
 
 
@@ -167,7 +168,7 @@ def test_a_job_that_was_trained_on_by_hand_is_none_of_the_sweep(
 ) -> None:
     assert sweep(*line, "seed=1,2") == 0
     (run,) = Path("outputs/sweep").glob("seed=1-*")
-    steps = 2 * RunDirectory(run).read_summary()["step"]
+    steps = 2 * RunDirectory(run).read_summary().step
     assert cli.run(["train", f"resume={run}", f"trainer.max_steps={steps}"]) == 0
     rows = RunDirectory(run).metrics.read_bytes()
     capsys.readouterr()

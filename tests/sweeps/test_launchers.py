@@ -102,7 +102,7 @@ def test_a_launcher_runs_the_jobs_elsewhere(module: str, words: list[str], nanol
     assert "failed: there is no file, folder or match of 'missing.txt'" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     runs = [RunDirectory(path.parent) for path in (nanolm.folder / "sweep").glob("*/config.yaml")]
-    assert [run.read_summary()["status"] for run in runs] == ["completed"] * 2
+    assert [run.read_summary().status for run in runs] == ["completed"] * 2
     share = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
     logs = [path.read_text() for path in (nanolm.folder / "sweep").glob(".submitit/*/*.out")]
     assert f"threads {share}" in done.stdout + "".join(logs)

@@ -3,9 +3,11 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.planning import Job, combinations, plan
 from nanolm.sweeps.progress import Progress, _in_words
 from nanolm.sweeps.states import read
@@ -17,9 +19,9 @@ def jobs(tmp_path: Path) -> list[Job]:
     return plan(combinations([*SMALL, "trainer.max_steps=10", "seed=1,2,3,4"]), tmp_path)
 
 
-def leave(job: Job, **summary: object) -> None:
+def leave(job: Job, **summary: Any) -> None:
     """A run directory that says this of itself."""
-    job.run.write_summary(summary)
+    write_summary(job.run.summary, Summary(**summary))
     job.run.config.touch()
 
 
@@ -33,7 +35,7 @@ def test_a_line_for_each_job_that_ends_and_none_for_those_that_had(jobs: list[Jo
     assert progress.line() == "1/4 done, 0 running, 3 left, best 2.5000"
 
     leave(jobs[1], status="running", step=0)
-    jobs[1].run.metrics.write_text(json.dumps({"step": 5}) + "\n" + '{"ste')
+    jobs[1].run.metrics.write_text(json.dumps({"step": 5, "split": "train"}) + "\n" + '{"ste')
     progress.look()
     assert progress.line().startswith("1/4 done, 1 running, 2 left, ")
     assert "to go" in progress.line()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.states import State, read_run
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, make_config
@@ -33,7 +34,7 @@ def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> N
     assert seen == [State.running, State.cut_off]
     report = read_run(run, 4)
     assert (report.state, report.error) == (State.completed, "")
-    assert report.value == run.read_summary()["best_val_loss"]
+    assert report.value == run.read_summary().best_val_loss
     assert state_of(run, max_steps=5) is State.cut_off
     beyond = read_run(run, 3)
     assert (beyond.state, beyond.value) == (State.failed, None)
@@ -45,7 +46,7 @@ def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> N
 @pytest.mark.parametrize("status", ["diverged", "pruned", "interrupted", "failed"])
 def test_how_a_run_ended_is_in_its_summary(status: str, run: RunDirectory) -> None:
     run.path.mkdir()
-    run.write_summary({"status": status, "step": 2, "error": "no memory"})
+    write_summary(run.summary, Summary(status=status, step=2, error="no memory"))
     report = read_run(run, 4)
     assert report.state is State(status)
     assert report.error == ("no memory" if status == "failed" else "")

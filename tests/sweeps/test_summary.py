@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm.runs.summary import Summary
 from nanolm.sweeps.planning import Job, combinations, measure, plan
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.summary import ROWS, print_summary, ranked
@@ -15,12 +16,12 @@ def jobs_of(folder: Path, *words: str) -> list[Job]:
 
 
 def completed(loss: float, bits: float = 1.0) -> Report:
-    return Report(State.completed, {"step": 9, "best_val_loss": loss, "bits_per_byte": bits})
+    return Report(State.completed, Summary(step=9, best_val_loss=loss, bits_per_byte=bits))
 
 
 def test_the_best_comes_first_and_what_failed_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(tmp_path, "seed=1,2,3")
-    reports = [Report(State.failed, {}, "no memory"), completed(2.5), completed(2.25)]
+    reports = [Report(State.failed, Summary(), "no memory"), completed(2.5), completed(2.25)]
     assert [report.value for _, report in ranked(jobs, reports)] == [2.25, 2.5, None]
     print_summary(jobs, reports, tmp_path, before=1)
     out = capsys.readouterr().out
@@ -48,7 +49,7 @@ def test_of_many_jobs_the_best_are_shown_and_all_that_went_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = jobs_of(tmp_path, "seed=range(0,60)")
-    reports = [completed(3 - n / 100) for n in range(59)] + [Report(State.failed, {}, "no memory")]
+    reports = [completed(3 - n / 100) for n in range(59)] + [Report(State.failed, Summary(), "no memory")]
     print_summary(jobs, reports, tmp_path, before=0)
     out = capsys.readouterr().out
     assert out.count(" completed ") == ROWS // 2

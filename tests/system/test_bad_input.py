@@ -12,7 +12,7 @@ from nanolm.cli import main as cli
 from nanolm.json_text import is_finite_number
 from nanolm.report.contents import gather
 from nanolm.report.html import to_script
-from nanolm.runs.directory import RunDirectory, is_complete
+from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import goes_beyond
 from tests.helpers import SMALL, Nanolm
 from tests.runs.made import make_run
@@ -114,7 +114,7 @@ def test_numbers_that_are_no_json_end_no_reader(tmp_path: Path, capsys: pytest.C
                 json.loads(said, parse_constant=pytest.fail)
         page = to_script(dataclasses.asdict(gather(find([tmp_path]))))
         json.loads(page, parse_constant=pytest.fail)
-        assert not is_complete(RunDirectory(bad).read_summary(), 10)
+        assert not RunDirectory(bad).read_summary().is_complete(10)
         assert not goes_beyond(RunDirectory(bad).read_summary(), 10)
 
 

@@ -1,6 +1,5 @@
 """Consoles that nobody reads, that are full, closed, or of another encoding; terminals; and signals from outside."""
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import update_summary
 from tests.forks import FORKS, run_module
 from tests.helpers import REPOSITORY, Nanolm, has_reached_step
 
@@ -47,7 +47,7 @@ def test_training_goes_on_when_its_console_fails(nanolm: Nanolm, small_text: Pat
     sweep = begin(nanolm, [*line, "-m", "hydra.sweep.dir=sweep", "seed=1"], FULL, FULL)
     assert [status_of(child) for child in (unread, full, sweep)] == [0, 0, 0]
     for path in (nanolm.folder / "unread", nanolm.folder / "full", *(nanolm.folder / "sweep").glob("*-*")):
-        assert RunDirectory(path).read_summary()["status"] == "completed"
+        assert RunDirectory(path).read_summary().status == "completed"
         assert "val loss" in (path / "train.log").read_text()
 
 
@@ -71,7 +71,7 @@ def test_control_characters_are_escaped_on_a_terminal_alone(nanolm: Nanolm, smal
     line = ["train", *SHORT, f"dataset.path={small_text}", "hydra.run.dir=R", "size.context_length=8"]
     assert nanolm(*line).returncode == 0
     run = RunDirectory(nanolm.folder / "R")
-    run.write_summary({**run.read_summary(), "status": "failed", "error": "\x1b[2J\x9b", "choices": {"size": "\x1b"}})
+    update_summary(run.summary, status="failed", error="\x1b[2J\x9b", choices={"size": "\x1b"})
     words = ["generate", "R", "--prompt", "\x1b]52;c", "--max-new-tokens", "5"]
     exact = nanolm(*words).stdout
     assert exact.startswith("\x1b]52;c")
@@ -125,9 +125,9 @@ def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Pat
     for _ in range(2):
         os.kill(child.pid, signal.SIGHUP)
     assert status_of(child) == 128 + signal.SIGHUP, (tmp_path / "errors").read_text()
-    summary = json.loads(run.summary.read_text())
-    assert summary["status"] == "interrupted"
-    assert re.search(rf"saved step-0*{summary['step']}\b", run.log.read_text())
+    summary = run.read_summary()
+    assert summary.status == "interrupted"
+    assert re.search(rf"saved step-0*{summary.step}\b", run.log.read_text())
 
 
 def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tuple[Path, Path]) -> None:

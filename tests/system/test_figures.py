@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import Summary
 from nanolm.training.trainer import train
 from tests.helpers import make_config
 
 COUNTED_BIGRAM = 2.4819
 
 
-def summary_of(folder: Path, *overrides: str) -> dict:  # type: ignore[type-arg]
+def summary_of(folder: Path, *overrides: str) -> Summary:
     run = RunDirectory(folder / "run")
     run.path.mkdir()
     return train(make_config("logger=none", *overrides), run).summary
@@ -20,9 +21,9 @@ def summary_of(folder: Path, *overrides: str) -> dict:  # type: ignore[type-arg]
 @pytest.mark.slow
 def test_the_trained_bigram_comes_to_its_counted_limit(shakespeare: Path, tmp_path: Path) -> None:
     summary = summary_of(tmp_path, "experiment=bigram", f"dataset.path={shakespeare}")
-    assert summary["reference_losses"]["counted_bigram"] == pytest.approx(COUNTED_BIGRAM, abs=5e-5)
-    assert abs(summary["final_val_loss"] - COUNTED_BIGRAM) < 0.02
-    assert abs(summary["best_val_loss"] - COUNTED_BIGRAM) < 0.02
+    assert summary.baseline_losses["counted_bigram"] == pytest.approx(COUNTED_BIGRAM, abs=5e-5)
+    assert abs(summary.final_val_loss - COUNTED_BIGRAM) < 0.02
+    assert abs(summary.best_val_loss - COUNTED_BIGRAM) < 0.02
 
 
 @pytest.mark.slow
@@ -36,7 +37,7 @@ def test_gpt2_tiny_reaches_what_nanogpt_states(shakespeare: Path, tmp_path: Path
 @pytest.mark.slow
 def test_the_first_run_is_a_fifth_under_the_counted_bigram(tmp_path: Path) -> None:
     summary = summary_of(tmp_path)
-    assert summary["final_val_loss"] < 0.8 * summary["reference_losses"]["counted_bigram"]
+    assert summary.final_val_loss < 0.8 * summary.baseline_losses["counted_bigram"]
 
 
 @pytest.mark.slow
@@ -44,7 +45,7 @@ def test_the_first_run_is_a_fifth_under_the_counted_bigram(tmp_path: Path) -> No
 def test_the_first_rungs_reach_what_is_published(rung: str, highest: float, shakespeare: Path, tmp_path: Path) -> None:
     """2.4911 and 2.3698; the whole ladder is scripts/ladder.py, and docs/ladder.md what it ended with."""
     summary = summary_of(tmp_path, f"experiment=ladder/{rung}", "seed=4", f"dataset.path={shakespeare}")
-    assert summary["final_val_loss"] <= highest
+    assert summary.final_val_loss <= highest
 
 
 @pytest.mark.slow
@@ -59,4 +60,4 @@ def test_the_gpt_of_words_learns(positions: str, shakespeare: Path, tmp_path: Pa
         "trainer.sample_tokens=20",
     )
     summary = summary_of(tmp_path, *line, f"model.positions={positions}", *steps)
-    assert summary["best_val_loss"] < 0.92 * summary["reference_losses"]["counted_unigram"]
+    assert summary.best_val_loss < 0.92 * summary.baseline_losses["counted_unigram"]

@@ -52,13 +52,13 @@ def test_killed_three_times_and_resumed(
         process = nanolm.start("train", *line)
         wait_until(lambda step=step: has_reached_step(run, step), process)
         kill_process_group(process)
-        assert run.read_summary()["status"] == "running"
+        assert run.read_summary().status == "running"
     done = nanolm("train", *line)
     assert done.returncode == 0, done.stderr
     assert "goes on from step" in done.stderr
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])
-    assert run.read_summary()["status"] == "completed"
+    assert run.read_summary().status == "completed"
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert "Traceback" not in err
     assert "interrupted at step" in out
     summary = run.read_summary()
-    assert summary["status"] == "interrupted"
-    assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+    assert summary.status == "interrupted"
+    assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
     done = nanolm("train", "resume=parted")
     assert done.returncode == 0, done.stderr
-    assert f"goes on from step {summary['step']}" in done.stderr
+    assert f"goes on from step {summary.step}" in done.stderr
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])
 
@@ -121,9 +121,9 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small
     assert "resume=run" in done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()} == before
-    assert run.read_summary()["status"] == "failed"
+    assert run.read_summary().status == "failed"
     assert nanolm("train", "resume=run", "trainer.max_steps=40").returncode == 0
-    assert run.read_summary()["status"] == "completed"
+    assert run.read_summary().status == "completed"
 
 
 def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp
         assert damaged == []
         assert sorted(run.checkpoints.iterdir()) == checkpoint.folders(run.checkpoints)
         assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
-        assert run.read_summary()["status"] == "failed"
+        assert run.read_summary().status == "failed"
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
         done = nanolm("train", f"resume={small}/run")
         assert done.returncode == 0, done.stderr

@@ -75,11 +75,11 @@ def test_asked_to_stop_once_and_twice(moment: str, times: int, small_text: Path,
     assert damaged == []
     summary = run.read_summary()
     if times == 1:
-        assert (summary["status"], summary["step"]) == ("interrupted", found.step)
+        assert (summary.status, summary.step) == ("interrupted", found.step)
         assert not list(run.checkpoints.glob(".*"))
     else:
         # Ended at once: before the save that the first one asked for, and in the middle of the one that was on.
-        assert summary["status"] == "running"
+        assert summary.status == "running"
         assert found.step == {"forward": 12, "evaluation": 12, "save": 6}[moment]
         assert bool(list(run.checkpoints.glob(".step-*.tmp"))) == (moment == "save")
     train(config, run)
@@ -133,6 +133,6 @@ def test_killed_at_random_moments(kills: int, small_text: Path, tmp_path: Path) 
         assert (found.step if found else 0) >= last_announced(run)
     assert in_the_loop >= kills // 2
     assert in_a_save >= kills // 8
-    assert train(config, run).summary["status"] == "completed"
+    assert train(config, run).summary.status == "completed"
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])

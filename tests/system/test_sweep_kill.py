@@ -36,7 +36,7 @@ def begun(folder: Path) -> int:
 
 
 def is_completed(run: RunDirectory) -> bool:
-    return run.read_summary().get("status") == "completed"
+    return run.read_summary().status == "completed"
 
 
 def record(run: RunDirectory) -> tuple[Any, ...]:
@@ -92,11 +92,11 @@ def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) 
     assert "4 jobs: 4 completed" in said[0][0]
     assert "5 jobs: 5 completed" in said[1][0]
     runs = runs_in(nanolm.folder / "outputs" / "sweep")
-    assert sorted(run.read_summary()["seed"] for run in runs.values()) == [1, 2, 3, 4, 5]
+    assert sorted(run.read_summary().seed for run in runs.values()) == [1, 2, 3, 4, 5]
     for run in runs.values():
         # Each begins once: a run says where it is when it begins, and every step has one row.
         assert run.log.read_text().count("run directory") == 1
-        assert [row["step"] for row in run.read_metrics() if row["split"] == "train"] == [10, 20, 30, 40]
+        assert [row.step for row in run.read_metrics("train")] == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_a_signal_ends_the_sweep_behind_a_checkpoint(
     assert "1 interrupted" in out
     (run,) = runs_in(folder).values()
     summary = run.read_summary()
-    assert summary["status"] == "interrupted"
-    assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+    assert summary.status == "interrupted"
+    assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == [run.path.name]
     assert not list(folder.glob(".stop*"))
 
@@ -134,9 +134,9 @@ def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, sma
     assert "2 interrupted" in out
     for run in runs_in(folder).values():
         summary = run.read_summary()
-        assert summary["status"] == "interrupted"
-        assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] <= summary["step"]
-        assert (run.checkpoints / f"step-{summary['step']:08d}").is_dir()
+        assert summary.status == "interrupted"
+        assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] <= summary.step
+        assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
 
 
 FRAGILE = """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm.runs.directory import RunDirectory
 from tests.helpers import SMALL, Nanolm
 from tests.wandb_server import a_server
 
@@ -35,14 +36,14 @@ def test_an_outage_changes_no_row(how: str, steps: int, nanolm: Nanolm, small_te
     assert done.returncode == 0, done.stderr
     assert server.was_called == (how != "dead")
     assert rows(nanolm.folder / "with") == rows(nanolm.folder / "without")
-    summary = json.loads((nanolm.folder / "with" / "summary.json").read_text())
-    assert (summary["status"], summary["step"]) == ("completed", steps)
+    summary = RunDirectory(nanolm.folder / "with").read_summary()
+    assert (summary.status, summary.step) == ("completed", steps)
     log = (nanolm.folder / "with" / "train.log").read_text()
     if how == "dies midway":
-        assert summary["wandb_mode"] == "online"
+        assert summary.wandb_mode == "online"
         assert "wandb does not answer; what it has not sent is in metrics.jsonl" in log
         return
-    assert summary["wandb_mode"] == "offline"
+    assert summary.wandb_mode == "offline"
     began, told = (
         datetime.fromisoformat(next(line for line in log.splitlines() if words in line)[:19])
         for words in ("run directory", "wandb does not answer")

@@ -23,6 +23,7 @@ from nanolm.model.build import build
 from nanolm.model.ngram import Ngram
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import Summary, write_summary
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
@@ -42,28 +43,28 @@ def test_a_counted_run_is_one_step_with_exact_losses(
     outcome = train(small_config(small_text, "model=ngram", "trainer.sample_tokens=20", *overrides), run)
     summary = run.read_summary()
     assert summary == outcome.summary
-    assert (summary["status"], summary["step"], summary["best_step"]) == ("completed", 1, 1)
-    assert (summary["parameters"], summary["tokens"]) == (0, summary["train_tokens"])
+    assert (summary.status, summary.step, summary.best_step) == ("completed", 1, 1)
+    assert (summary.parameters, summary.tokens) == (0, summary.train_tokens)
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [(row["split"], row["step"]) for row in lines] == [("train", 1), ("val", 1)]
     assert set(lines[0]) == {"step", "split", "loss", "tokens", "seconds", "tokens_per_second"}
     assert set(lines[1]) == {"step", "split", "loss", "bits_per_byte", "tokens", "seconds"}
-    assert lines[1]["loss"] == summary["best_val_loss"] == summary["final_val_loss"]
+    assert lines[1]["loss"] == summary.best_val_loss == summary.final_val_loss
     assert outcome.sample in run.samples.read_text()
     loaded = load_run(str(run.path))
     assert isinstance(loaded.model, Ngram)
-    assert summary["entries"] == len(loaded.model.keys) > 100
+    assert summary.entries == len(loaded.model.keys) > 100
     for split, row in zip(("train", "val"), lines, strict=True):
         assert evaluate(loaded, split)["loss"] == pytest.approx(row["loss"], rel=1e-6)
     if not overrides:
-        assert evaluate(loaded, stride=1)["loss"] < summary["best_val_loss"]
+        assert evaluate(loaded, stride=1)["loss"] < summary.best_val_loss
     assert generate(loaded, "7 and", max_new_tokens=10) == generate(loaded, "7 and", max_new_tokens=10)
 
 
 def test_counting_pairs_gives_the_reference_line(small_text: Path, run: RunDirectory) -> None:
     config = small_config(small_text, "model=ngram", "model.order=2", "model.smoothing=add_k")
     summary = train(config, run).summary
-    assert summary["best_val_loss"] == pytest.approx(summary["reference_losses"]["counted_bigram"], rel=1e-6)
+    assert summary.best_val_loss == pytest.approx(summary.baseline_losses["counted_bigram"], rel=1e-6)
 
 
 def test_a_run_that_ended_before_its_checkpoint_counts_again(
@@ -81,7 +82,7 @@ def test_a_run_that_ended_before_its_checkpoint_counts_again(
     with pytest.raises(KeyboardInterrupt):
         train(config, run)
     monkeypatch.undo()
-    assert train(config, run).summary["status"] == "completed"
+    assert train(config, run).summary.status == "completed"
     assert untimed_rows(run) == untimed_rows(whole)
     assert run.samples.read_bytes() == whole.samples.read_bytes()
     assert is_same_state(final_state(run), final_state(whole))
@@ -92,11 +93,11 @@ def test_a_run_that_ended_behind_its_checkpoint_is_completed(
 ) -> None:
     config = small_config(small_text, "model=ngram")
     before = train(config, run).summary
-    run.write_summary({"status": "running"})
+    write_summary(run.summary, Summary(status="running"))
     monkeypatch.setattr(Ngram, "fit", None)
     after = train(config, run).summary
     for key in ("status", "step", "entries", "best_val_loss", "tokens"):
-        assert after[key] == before[key], key
+        assert getattr(after, key) == getattr(before, key), key
     assert len(untimed_rows(run)) == 2
 
 
@@ -109,7 +110,7 @@ def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatc
 
     monkeypatch.setattr(Ngram, "fit", interrupted)
     outcome = train(small_config(small_text, "model=ngram"), run)
-    assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
+    assert (outcome.summary.status, outcome.exit_status) == ("completed", 143)
     assert load_run(str(run.path)).step == 1
 
 
@@ -118,9 +119,9 @@ def test_a_model_of_ones_own_is_counted_when_it_has_fit(small_text: Path, run: R
     config = small_config(small_text, "trainer.max_steps=50", "trainer.compile=true")
     config.model = ModelConfig(name="frequencies")
     summary = train(config, run).summary
-    assert (summary["status"], summary["step"], summary["entries"]) == ("completed", 1, summary["vocab_size"])
-    assert summary["best_val_loss"] == pytest.approx(summary["reference_losses"]["counted_unigram"], rel=1e-5)
-    assert evaluate(load_run(str(run.path)))["loss"] == pytest.approx(summary["best_val_loss"])
+    assert (summary.status, summary.step, summary.entries) == ("completed", 1, summary.vocab_size)
+    assert summary.best_val_loss == pytest.approx(summary.baseline_losses["counted_unigram"], rel=1e-5)
+    assert evaluate(load_run(str(run.path)))["loss"] == pytest.approx(summary.best_val_loss)
 
 
 def frequencies(config: Config, vocab_size: int) -> torch.nn.Module:
@@ -149,7 +150,7 @@ def test_a_table_of_another_model_is_refused(small_text: Path, run: RunDirectory
         load_run(str(run.path))
     found, _ = checkpoint.newest(run.checkpoints)
     assert found is not None
-    other = build(load_yaml(run.config), run.read_summary()["vocab_size"])
+    other = build(load_yaml(run.config), run.read_summary().vocab_size)
     with pytest.raises(CheckpointError, match=r"do not fit the model: .*not the n-grams of order 2"):
         found.load_weights(other)
 
@@ -176,7 +177,7 @@ def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, sma
     done = nanolm("train", "-m", *line, "model.order=1,2", "model.smoothing=add_k,kneser_ney", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("model.order=*"))]
-    losses = {run.path.name.rpartition("-")[0]: run.read_summary()["best_val_loss"] for run in runs}
+    losses = {run.path.name.rpartition("-")[0]: run.read_summary().best_val_loss for run in runs}
     assert all(map(math.isfinite, losses.values()))
     ones, twos = ([loss for name, loss in losses.items() if f"order={order}" in name] for order in (1, 2))
     assert (len(ones), len(twos)) == (2, 2)
@@ -187,9 +188,7 @@ def test_the_loop_is_not_for_counted_models(
     small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "loop", None)
-    assert (
-        train(small_config(small_text, "model=ngram", "trainer.precision=bf16"), run).summary["status"] == "completed"
-    )
+    assert train(small_config(small_text, "model=ngram", "trainer.precision=bf16"), run).summary.status == "completed"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -198,5 +197,5 @@ def test_a_gpu_counts_the_same(small_text: Path, tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         (tmp_path / device).mkdir()
         config = small_config(small_text, "model=ngram", "model.order=5", f"trainer.device={device}")
-        found.append(train(config, RunDirectory(tmp_path / device)).summary["best_val_loss"])
+        found.append(train(config, RunDirectory(tmp_path / device)).summary.best_val_loss)
     assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -182,7 +182,7 @@ def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, 
     assert found["loss"] == pytest.approx(loss_of_documents_alone(loaded.model, stream, 16, stride), rel=1e-5)
     assert found["tokens"] == len(stream.tokens) - 1
     if stride == 16:
-        assert found["loss"] == pytest.approx(run.read_summary()["best_val_loss"], rel=1e-5)
+        assert found["loss"] == pytest.approx(run.read_summary().best_val_loss, rel=1e-5)
 
 
 # Masks by distance alone: with rotary positions a document reads the same wherever in a window it stands.
@@ -207,7 +207,7 @@ def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
     found = evaluate(loaded, stride=stride)["loss"]
     assert found == pytest.approx(loss_of_documents_alone(loaded.model, stream, 16, stride), rel=1e-5)
     if stride == 16:
-        assert found == pytest.approx(run.read_summary()["best_val_loss"], rel=1e-5)
+        assert found == pytest.approx(run.read_summary().best_val_loss, rel=1e-5)
     vocab_size = loaded.tokenizer.vocab_size
     about = {"context_length": 16, "stride": stride, "vocab_size": vocab_size, "device": CPU, "number_format": FP32}
     across = split_loss(loaded.model, loaded.model, stream, **about)
@@ -223,7 +223,7 @@ def test_a_model_is_told_of_documents_only_where_a_row_may_have_several(
 ) -> None:
     monkeypatch.setitem(MODELS._builders, "test_gathers", lambda config, vocab_size: TokensAlone(vocab_size))
     run = trained(settings(tales, *line, "trainer.max_steps=2", "trainer.gradient_accumulation=2"), tmp_path / "run")
-    assert evaluate(load_run(str(run.path)))["tokens"] == run.read_summary()["val_scored_tokens"]
+    assert evaluate(load_run(str(run.path)))["tokens"] == run.read_summary().val_scored_tokens
 
 
 def test_a_text_of_one_document_is_named(small_text: Path, tales: Path, tmp_path: Path) -> None:

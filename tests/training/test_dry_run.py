@@ -17,10 +17,10 @@ def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path)
     found = dry_run(config, run)
     assert not any(run.path.iterdir())
     summary = train(config, run).summary
-    assert found.parameters == summary["parameters"]
-    assert found.tokens == summary["tokens"]
-    assert found.flops == summary["tokens"] * summary["flops_per_token"]
-    assert found.epochs == pytest.approx(summary["tokens"] / summary["train_tokens"])
+    assert found.parameters == summary.parameters
+    assert found.tokens == summary.tokens
+    assert found.flops == summary.tokens * summary.flops_per_token
+    assert found.epochs == pytest.approx(summary.tokens / summary.train_tokens)
     assert (found.steps, found.evaluations, found.saves) == (70, 4, 3)
     sizes = {sum(path.stat().st_size for path in folder.iterdir()) for folder in run.checkpoints.iterdir()}
     assert all(abs(size - found.checkpoint_bytes) < 2000 for size in sizes)

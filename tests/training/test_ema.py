@@ -73,7 +73,7 @@ def test_the_averaged_weights_are_scored_and_saved_beside_the_others(small_text:
     outcome = train(small_config(small_text, "trainer.ema_decay=0.95", "trainer.max_steps=40"), run)
     row = [row for row in untimed_rows(run) if row["split"] == "val"][-1]
     assert row["ema_loss"] != row["loss"]
-    assert outcome.summary["final_ema_val_loss"] == row["ema_loss"]
+    assert outcome.summary.final_ema_val_loss == row["ema_loss"]
     scored = [
         evaluate(load_run(str(tmp_path), "last", "cpu", weights=weights))["loss"] for weights in ("trained", "ema")
     ]

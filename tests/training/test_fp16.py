@@ -42,8 +42,8 @@ def test_gradients_that_are_never_finite_end_as_diverged(
     run = RunDirectory(tmp_path)
     with pytest.raises(DivergedError, match=r"gradient norm inf, .*loss scale 0\.5"):
         train(small_config(small_text, "trainer.max_steps=1000", *FP16), run)
-    assert run.read_summary()["status"] == "diverged"
-    assert run.read_summary()["skipped_updates"] == run.read_summary()["step"] == 16, "65536 halves to 1 in 16 updates"
+    assert run.read_summary().status == "diverged"
+    assert run.read_summary().skipped_updates == run.read_summary().step == 16, "65536 halves to 1 in 16 updates"
 
 
 def test_a_skipped_update_is_counted_and_leaves_json_that_is_json(
@@ -53,7 +53,7 @@ def test_a_skipped_update_is_counted_and_leaves_json_that_is_json(
     run = RunDirectory(tmp_path)
     line = ("trainer.max_steps=5", "trainer.ema_decay=0.5", *FP16)
     summary = train(small_config(small_text, *line), run).summary
-    assert summary["skipped_updates"] == 1
+    assert summary.skipped_updates == 1
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

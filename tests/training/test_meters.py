@@ -112,9 +112,9 @@ def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
 def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     summary = train(small_config(small_text, "trainer.max_steps=10", "trainer.peak_flops=1e9"), run).summary
-    timed = [row for row in run.read_metrics() if row["split"] == "train"]
-    expected = timed[0]["tokens_per_second"] * summary["flops_per_token"] / 1e9
-    assert timed[0]["mfu"] == pytest.approx(expected, rel=0.01)
+    timed = run.read_metrics("train")
+    expected = timed[0].tokens_per_second * summary.flops_per_token / 1e9
+    assert timed[0].mfu == pytest.approx(expected, rel=0.01)
 
 
 def test_the_flops_are_those_of_the_formula(small_text: Path) -> None:

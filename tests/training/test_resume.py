@@ -47,7 +47,7 @@ def whole_and_parted(text: Path, folder: Path, *overrides: str) -> bool:
     train(config, whole)
     with sigterm_at_step(STEPS // 2):
         train(config, parted)
-    assert parted.read_summary()["step"] == STEPS // 2
+    assert parted.read_summary().step == STEPS // 2
     train(config, parted)
     assert final_state(whole)[1]["scalars"]["step"] == STEPS
     return untimed_rows(parted) == untimed_rows(whole) and is_same_state(final_state(parted), final_state(whole))
@@ -80,7 +80,7 @@ def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
     for stop in stops:
         with sigterm_at_step(stop):
             train(config, parted)
-    assert parted.read_summary()["step"] == sum(stops)
+    assert parted.read_summary().step == sum(stops)
     train(config, parted)
     assert untimed_rows(parted) == untimed_rows(whole)
     assert is_same_state(final_state(parted), final_state(whole))
@@ -126,7 +126,7 @@ def test_the_equality_would_notice_a_missing_part(
 def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     train(small_config(small_text, "optimizer=schedule_free", "trainer.max_steps=20"), run)
-    scored = run.read_summary()["best_val_loss"]
+    scored = run.read_summary().best_val_loss
     assert evaluate(load_run(str(tmp_path), "last", "cpu"))["loss"] == pytest.approx(scored, rel=1e-6)
     weights, state = final_state(run)
     y = state["optimizer"]["state"][0]["y"]
@@ -173,7 +173,7 @@ def test_a_resumed_run_keeps_its_number_format_or_says_so(
     with monkeypatch.context() as patch, sigterm_at_step(8):
         patch.setattr(precision, "resolve", lambda *arguments: before)
         train(config, run)
-    assert train(config, run).summary["precision"] == after
+    assert train(config, run).summary.precision == after
     said = run.log.read_text()
     assert words in said
     assert ("precision:" in said) == bool(words)

@@ -119,15 +119,15 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(
     parts = trained(tmp_path / "parts", *text)
     assert rows_of(parts) == rows_of(whole)
     summary = whole.read_summary()
-    assert summary["lossless"] is True
+    assert summary.lossless is True
     figures = evaluate(load_run(str(whole.path)))
-    assert figures["loss"] == pytest.approx(summary["best_val_loss"], rel=1e-5)
-    assert figures["tokens"] == summary["val_scored_tokens"]
+    assert figures["loss"] == pytest.approx(summary.best_val_loss, rel=1e-5)
+    assert figures["tokens"] == summary.val_scored_tokens
     if batches == "epochs":
         return
     # Every character is scored, the first of a line as well.
-    assert summary["val_scored_tokens"] == summary["val_tokens"]
-    assert summary["tokens"] < 12 * 4 * 16
+    assert summary.val_scored_tokens == summary.val_tokens
+    assert summary.tokens < 12 * 4 * 16
     with pytest.raises(SettingsError, match="leave --stride out"):
         evaluate(load_run(str(whole.path)), stride=4)
 
@@ -166,11 +166,11 @@ def test_a_lossy_run_is_marked_wherever_its_figure_stands(
     nanolm_run(["train", *SMALL, "trainer.max_steps=2", *overrides, f"hydra.run.dir='{tmp_path / 'run'}'"])
     assert "lossy tokenizer: <unk> hides text" in " ".join(capsys.readouterr().out.split())
     summary = RunDirectory(tmp_path / "run").read_summary()
-    assert summary["lossless"] is False
+    assert summary.lossless is False
     # 130 characters in 160 bytes; the first is never scored, and its token stands for one byte.
-    assert summary["val_scored_tokens"] == 129
-    expected = summary["best_val_loss"] * 129 / 159 / math.log(2)
-    assert summary["bits_per_byte"] == pytest.approx(expected)
+    assert summary.val_scored_tokens == 129
+    expected = summary.best_val_loss * 129 / 159 / math.log(2)
+    assert summary.bits_per_byte == pytest.approx(expected)
     nanolm_run(["evaluate", str(tmp_path / "run")])
     assert "lossy tokenizer: <unk> hides text, bits per byte do not compare" in capsys.readouterr().out
     nanolm_run(["evaluate", str(tmp_path / "run"), "--json"])

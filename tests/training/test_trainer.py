@@ -40,12 +40,12 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
     }  # fmt: skip
     summary = run.read_summary()
     assert summary == outcome.summary
-    assert summary["status"] == "completed"
-    assert summary["tokens"] == 30 * 4 * 16
-    assert summary["best_val_loss"] == min(row["loss"] for row in untimed_rows(run) if row["split"] == "val")
-    assert summary["bits_per_byte"] == pytest.approx(summary["best_val_loss"] / math.log(2))
+    assert summary.status == "completed"
+    assert summary.tokens == 30 * 4 * 16
+    assert summary.best_val_loss == min(row["loss"] for row in untimed_rows(run) if row["split"] == "val")
+    assert summary.bits_per_byte == pytest.approx(summary.best_val_loss / math.log(2))
     for key in ("parameters", "seed", "versions", "git", "corpus", "tokenizer", "seconds", "tokens_per_second"):
-        assert summary[key] is not None, key
+        assert getattr(summary, key) is not None, key
     assert run.samples.read_text().count("--- step") == 3
     assert outcome.sample in run.samples.read_text()
     assert "val loss" in run.log.read_text()
@@ -54,14 +54,14 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
 def test_the_loss_falls(small_text: Path, folder: Path) -> None:
     config = small_config(small_text, "trainer.max_steps=200", "trainer.eval_every=100", "optimizer.lr=1e-2")
     summary = run_of(config, folder).summary
-    assert summary["best_val_loss"] < 0.8 * summary["reference_losses"]["counted_bigram"]
+    assert summary.best_val_loss < 0.8 * summary.baseline_losses["counted_bigram"]
 
 
 def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: Path) -> None:
     overrides = ("trainer.max_steps=60", "trainer.eval_every=10", "trainer.save_every=5", "optimizer.lr=0.05")
     summary = run_of(small_config(small_text, *overrides), folder).summary
     kept = sorted(path.name for path in RunDirectory(folder).checkpoints.iterdir())
-    assert kept == sorted({f"step-{step:08d}" for step in (summary["best_step"], 55, 60)})
+    assert kept == sorted({f"step-{step:08d}" for step in (summary.best_step, 55, 60)})
 
 
 @pytest.mark.parametrize("stop_at", [1, 9, 10, 11, 25])
@@ -80,11 +80,11 @@ def test_stopped_and_resumed_equals_never_stopped(
     with sigterm_at_step(stop_at):
         outcome = train(config, parted)
     assert outcome.exit_status == 143
-    assert outcome.summary["status"] == "interrupted"
-    assert parted.read_summary()["step"] == stop_at
+    assert outcome.summary.status == "interrupted"
+    assert parted.read_summary().step == stop_at
     torch.rand(3)  # what happened elsewhere in the process has no influence
     outcome = train(config, parted)
-    assert outcome.summary["status"] == "completed"
+    assert outcome.summary.status == "completed"
     assert untimed_rows(parted) == untimed_rows(whole)
     assert parted.samples.read_bytes() == whole.samples.read_bytes()
     assert is_same_state(final_state(parted), final_state(whole))
@@ -94,7 +94,7 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
     with sigterm_at_step(5):
         outcome = run_of(small_config(small_text, "trainer.max_steps=5"), folder)
-    assert (outcome.summary["status"], outcome.exit_status) == ("completed", 143)
+    assert (outcome.summary.status, outcome.exit_status) == ("completed", 143)
 
 
 @pytest.mark.parametrize("part", ["optimizer", "rng", "step", "loss_sum"])
@@ -142,7 +142,7 @@ def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: P
         run = RunDirectory(tmp_path / f"parts{parts}")
         run.path.mkdir()
         outcome = train(small_config(small_text, "trainer.max_steps=20", f"trainer.gradient_accumulation={parts}"), run)
-        losses.append(outcome.summary["final_val_loss"])
+        losses.append(outcome.summary.final_val_loss)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     assert "passed over a damaged checkpoint" in said
     assert "step-00000020: model.safetensors has been altered" in said
     assert "goes on from step 15" in said
-    assert outcome.summary["step"] == 30
+    assert outcome.summary.step == 30
     assert (run.checkpoints / "step-00000020.replaced-1").is_dir()
 
 
@@ -172,9 +172,9 @@ def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path
     with pytest.raises(DivergedError, match=r"diverged at step \d+: loss [\s\S]*last good checkpoint: step-"):
         train(config, run)
     summary = run.read_summary()
-    assert summary["status"] == "diverged"
+    assert summary.status == "diverged"
     weights, state = final_state(run)
-    assert state["scalars"]["step"] == summary["step"]
+    assert state["scalars"]["step"] == summary.step
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
@@ -203,7 +203,7 @@ def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, mo
     with pytest.raises(DiskError, match="cannot be written: No space left on device"):
         run_of(small_config(small_text, "trainer.max_steps=5"), folder)
     summary = RunDirectory(folder).read_summary()
-    assert (summary["status"], summary["error"]) == ("failed", "[Errno 28] No space left on device")
+    assert (summary.status, summary.error) == ("failed", "[Errno 28] No space left on device")
 
 
 @pytest.mark.parametrize("model", ["bigram", "gpt", "gpt2"])
@@ -215,7 +215,7 @@ def test_every_model_trains(model: str, small_text: Path, folder: Path) -> None:
         show_bar=True,
         bar_file=screen,
     ).summary
-    assert summary["final_val_loss"] < math.log(256)
+    assert summary.final_val_loss < math.log(256)
     assert "10/10" in screen.getvalue()
 
 
@@ -224,7 +224,7 @@ def test_a_model_and_an_optimizer_of_ones_own_train_like_any_other(small_text: P
     OPTIMIZERS.register("adagrad_of_my_own")(adagrad)
     config = small_config(small_text, "trainer.max_steps=10")
     config.model.name, config.optimizer.name = "unigram_of_my_own", "adagrad_of_my_own"
-    assert run_of(config, folder).summary["parameters"] < 100
+    assert run_of(config, folder).summary.parameters < 100
 
 
 def unigram(config: Config, vocab_size: int) -> torch.nn.Module:
@@ -251,7 +251,7 @@ def test_a_resumed_run_goes_on_with_its_wandb_record(
     ids = []
     for steps in (10, 20):
         train(small_config(small_text, "logger=wandb", f"trainer.max_steps={steps}"), run)
-        ids.append(run.read_summary()["wandb_id"])
+        ids.append(run.read_summary().wandb_id)
     assert ids[0] == ids[1]
     assert len(list(run.wandb.glob(f"offline-run-*-{ids[0]}"))) >= 1
 
@@ -301,7 +301,7 @@ def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, sma
             with sigterm_at_step(stop):
                 train(config, run)
         summary = train(config, run).summary
-        assert (summary["step"], summary["deterministic"]) == (20, True)
+        assert (summary.step, summary.deterministic) == (20, True)
         timed = ("seconds", "tokens_per_second", "mfu")
         found = [{key: value for key, value in row.items() if key not in timed} for row in untimed_rows(run)]
         results.append((found, final_state(run)))
@@ -355,10 +355,10 @@ def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path,
 
     outcome = run_of(config, folder, should_prune=should_prune)
     run = RunDirectory(folder)
-    assert (outcome.exit_status, outcome.summary["status"], outcome.summary["step"]) == (0, "pruned", 20)
+    assert (outcome.exit_status, outcome.summary.status, outcome.summary.step) == (0, "pruned", 20)
     assert asked == [(row["step"], row["loss"]) for row in untimed_rows(run) if row["split"] == "val"]
     outcome = run_of(config, folder)
-    assert outcome.summary["status"] == "completed"
+    assert outcome.summary.status == "completed"
     (tmp_path / "straight").mkdir()
     run_of(config, tmp_path / "straight")
     assert untimed_rows(run) == untimed_rows(RunDirectory(tmp_path / "straight"))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm import shell
-from nanolm.analysis import metrics as figures
 from nanolm.compose import compose_jobs, parse
 from nanolm.config.checks import check
 from nanolm.config.fields import Trait, flat, outside_bounds
@@ -19,7 +18,7 @@ from nanolm.config.identity import may_change
 from nanolm.config.roles import has_trait
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
-from nanolm.runs.directory import RunDirectory, shown, steps_done
+from nanolm.runs.directory import RunDirectory, shown
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.driver import PATIENCE, Driver
@@ -295,7 +294,7 @@ def tokens_of(outcomes: Sequence[Outcome]) -> tuple[int, int]:
     """Tokens that runs were trained on, and those of all of them to their ends; diverged ones end where they did."""
     spent, whole = 0, 0.0
     for outcome in outcomes:
-        tokens, step = figures.number(outcome.report.summary.get("tokens")) or 0, steps_done(outcome.report.summary)
+        tokens, step = outcome.report.summary.tokens or 0, outcome.report.summary.steps_done
         rest = (
             1.0 if outcome.report.state is State.diverged or not step else outcome.job.config.trainer.max_steps / step
         )

@@ -27,6 +27,7 @@ from nanolm.errors import RunError
 from nanolm.files import open_regular, wrong_file_types
 from nanolm.json_text import dump_json, parse_json
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import VAL, val_losses
 from nanolm.runs.occupancy import require_no_run
 from nanolm.sweeps.optuna.pruners import PRUNERS
 from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS
@@ -266,7 +267,7 @@ def watch(opened: OpenStudy, number: int, run: RunDirectory) -> Callable[[int, f
 
     A loss is reported once and decided upon once, whoever trains the trial and how often it is cut off.
     """
-    earlier = val_losses(run) if run.exists() else {}
+    earlier = val_losses(run.read_metrics(VAL)) if run.exists() else {}
 
     def should_prune(step: int, loss: float) -> bool:
         report(opened, number, {**{before: value for before, value in earlier.items() if before < step}, step: loss})
@@ -296,23 +297,18 @@ def settle(opened: OpenStudy, number: int, run: RunDirectory, outcome: Report) -
     A run that diverged is as bad as can be. To a study without a pruner a run that another one gave up is no result.
     """
     if outcome.state is State.completed:
-        report(opened, number, val_losses(run))
+        report(opened, number, val_losses(run.read_metrics(VAL)))
         opened.study.tell(number, outcome.value)
     elif outcome.state is State.diverged:
         opened.study.tell(number, math.inf)
     elif outcome.state is State.pruned and opened.settings.prunes:
-        report(opened, number, val_losses(run))
+        report(opened, number, val_losses(run.read_metrics(VAL)))
         opened.study.tell(number, state=TrialState.PRUNED)
     else:
         if outcome.state is State.failed:
             opened.mark(number, FAILED, outcome.error or "failed")
         return False
     return True
-
-
-def val_losses(run: RunDirectory) -> dict[int, float]:
-    """The validation losses of a run by step."""
-    return {row["step"]: row["loss"] for row in run.read_metrics() if row["split"] == "val"}
 
 
 def _missing(opened: OpenStudy, trials: Sequence[FrozenTrial]) -> int:

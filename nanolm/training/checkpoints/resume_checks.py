@@ -19,6 +19,7 @@ from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwritten
+from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.files import Checkpoint
 
@@ -71,9 +72,9 @@ def check_run(
         continuation.notes.append(
             "summary.json is missing and is written again; its wandb run and the parent of a fork are unknown now"
         )
-    if (step := summary.get("step") or 0) > resumed.step and not damaged:
+    if summary.steps_done > resumed.step and not damaged:
         continuation.notes.append(
-            f"summary.json counts {step:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
+            f"summary.json counts {summary.steps_done:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
             "the steps between are trained again"
         )
     _check_growing_files(config, run, resumed, continuation)
@@ -146,11 +147,11 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
         if manifest is not None:
             require_same_settings(config, run, manifest, path)
             return
-    if run.read_summary().get("identity") not in (None, identity(config)):
+    if run.read_summary().identity not in (None, identity(config)):
         raise _edited(run)
 
 
-def _check_fresh_start(config: Config, run: RunDirectory, summary: Mapping[str, Any]) -> list[str]:
+def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> list[str]:
     """A run without checkpoints begins at step 0, unless steps were made whose checkpoints are gone.
 
     Returns:
@@ -163,9 +164,11 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Mapping[str, 
     # The second save waits for the first: later rows prove that there was a checkpoint.
     settings = config.trainer
     first = min(settings.save_every, settings.eval_every)
-    was_saved = summary.get("has_checkpoint", bool(summary.get("step") or last_row or _has_content(run.samples)))
+    was_saved = summary.has_checkpoint
+    if was_saved is None:
+        was_saved = bool(summary.step or last_row or _has_content(run.samples))
     if was_saved or last_row > first + settings.save_every:
-        steps = max(summary.get("step") or 0, last_row)
+        steps = max(summary.steps_done, last_row)
         raise RunError(
             f"the run has no checkpoint left, and {steps:,} steps were made"
             if steps
@@ -174,7 +177,7 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Mapping[str, 
             hint="take the folder checkpoints from a copy of the run; to train again from step 0, name a new "
             f"hydra.run.dir=, or move {run.path} away first",
         )
-    if run.exists() and summary.get("identity") not in (None, identity(config)):
+    if run.exists() and summary.identity not in (None, identity(config)):
         raise _edited(run)
     if last_row:
         return [f"the run ended behind step {last_row:,} and before its first save: it starts at step 0 again"]
@@ -205,13 +208,13 @@ def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
         )
 
 
-def _require_own_summary(config: Config, run: RunDirectory, summary: Mapping[str, Any], resumed: Checkpoint) -> None:
+def _require_own_summary(config: Config, run: RunDirectory, summary: Summary, resumed: Checkpoint) -> None:
     """Refuse a summary.json of another run.
 
     Raises:
         RunError: neither these settings nor the checkpoint has its identity.
     """
-    if summary.get("identity") not in (None, identity(config), resumed.manifest.get("identity")):
+    if summary.identity not in (None, identity(config), resumed.manifest.get("identity")):
         raise RunError(
             "summary.json belongs to a run with other settings",
             where=str(run.summary),
@@ -259,7 +262,7 @@ def _problem_of(path: Path, length: int, checksum: str | None) -> str | None:
 def _last_step(run: RunDirectory) -> int:
     """The step of the last complete row, or 0."""
     rows = run.read_metrics()
-    return int(rows[-1].get("step", 0)) if rows else 0
+    return rows[-1].step if rows else 0
 
 
 def _last_sample(run: RunDirectory) -> int:

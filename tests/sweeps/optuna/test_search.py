@@ -93,7 +93,7 @@ def test_a_study_killed_and_continued_is_the_one_that_was_not(nanolm: Nanolm, sm
         finished = {
             name: run.summary.read_bytes()
             for name, run in runs.items()
-            if run.read_summary()["status"] in ("completed", "pruned")
+            if run.read_summary().status in ("completed", "pruned")
         }
     assert finished
     done = nanolm(*line, "hydra.sweep.dir=parted", timeout=300)
@@ -133,15 +133,15 @@ def test_a_pruned_run_says_so_and_goes_on_when_asked(nanolm: Nanolm, small_text:
     assert list(trials[1].intermediate_values) == [5, 10]
     run = RunDirectory(nanolm.folder / "study" / trials[1].user_attrs[FOLDER])
     summary = run.read_summary()
-    assert summary["status"] == "pruned"
-    assert summary["step"] == 10
+    assert summary.status == "pruned"
+    assert summary.step == 10
     assert (run.checkpoints / "step-00000010").is_dir()
     # By itself, from the same settings, to the same end.
     assert nanolm("train", *fixed, "optimizer.lr=1e-5", "hydra.run.dir=alone").returncode == 0
     done = nanolm("train", f"resume=study/{run.path.name}")
     assert done.returncode == 0, done.stderr
     assert "goes on from step 10" in done.stderr
-    assert run.read_summary()["status"] == "completed"
+    assert run.read_summary().status == "completed"
     assert untimed_rows(run) == untimed_rows(RunDirectory(nanolm.folder / "alone"))
     # The study has its result, and takes none other from the longer run.
     assert nanolm(*line).returncode == 0
@@ -204,7 +204,7 @@ def test_two_shells_share_the_trials(nanolm: Nanolm, small_text: Path) -> None:
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert len({trial.user_attrs["owner"] for trial in trials}) == 2
     for run in runs_of(nanolm.folder / "study").values():
-        steps = [row["step"] for row in run.read_metrics() if row["split"] == "val"]
+        steps = [row.step for row in run.read_metrics("val")]
         assert steps == sorted(set(steps))
 
 

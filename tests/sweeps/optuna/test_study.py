@@ -14,6 +14,8 @@ from optuna.trial import TrialState
 
 from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import MetricsRow, encode_row
+from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.settings import OptunaConfig
 from nanolm.sweeps.optuna.space import Choice, Interval
@@ -50,9 +52,10 @@ def run_with(path: Path, status: str, losses: dict[int, float], step: int | None
     path.mkdir(parents=True)
     run = RunDirectory(path)
     run.config.write_text("{}")
-    rows = [{"step": step, "split": "val", "loss": loss} for step, loss in losses.items()]
-    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.write_summary({"status": status, "step": step or max(losses), "best_val_loss": min(losses.values())})
+    rows = [MetricsRow(step=step, split="val", loss=loss) for step, loss in losses.items()]
+    run.metrics.write_bytes(b"".join(map(encode_row, rows)))
+    summary = Summary(status=status, step=step or max(losses), best_val_loss=min(losses.values()))
+    write_summary(run.summary, summary)
     return run
 
 

@@ -53,12 +53,12 @@ def test_a_fork_that_changes_nothing_trains_as_its_parent_did(optimizer: str, sm
 def test_a_fork_says_where_it_comes_from_and_goes_on_by_itself(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     fork = forked(parent, 10, small_text, "optimizer.lr=1e-4", "trainer.max_steps=15")
-    pointer = fork.read_summary()["parent"]
+    pointer = fork.read_summary().parent
     assert (pointer["run"], pointer["step"]) == (str(parent.path), 10)
     manifest = checkpoint.at_step(parent.checkpoints, 10).manifest
     assert pointer["weights"] == manifest["files"][checkpoint.WEIGHTS]["sha256"]
     train(small_config(small_text, *LINE, "optimizer.lr=1e-4"), fork)
-    assert fork.read_summary()["parent"] == pointer
+    assert fork.read_summary().parent == pointer
     assert [row["step"] for row in untimed_rows(fork) if row["split"] == "val"] == [15, 20]
 
 
@@ -79,7 +79,7 @@ def test_another_optimizer_begins_anew(small_text: Path, tmp_path: Path) -> None
     parent = parent_of(tmp_path, small_text)
     fork = forked(parent, 10, small_text, "optimizer=lion")
     assert final_state(fork)[1]["scalars"]["step"] == 20
-    assert math.isfinite(fork.read_summary()["final_val_loss"])
+    assert math.isfinite(fork.read_summary().final_val_loss)
 
 
 def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A run directory whose files are missing, cut short, or of another run: refused, or continued to the same result."""
 
-import json
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import NanolmError, RunError, SettingsError
 from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import update_summary, write_summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
 from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
@@ -186,13 +187,13 @@ def test_a_killed_run_without_checkpoints_tells_by_its_summary(runs: Path, tmp_p
     run = copy_of(runs, "parted", tmp_path)
     shutil.rmtree(run.checkpoints)
     # As a kill leaves them: no results yet, and the first checkpoint recorded or not.
-    summary = {key: value for key, value in run.read_summary().items() if key != "step"} | {"status": "running"}
+    summary = dataclasses.replace(run.read_summary(), step=None, status="running")
     run.metrics.write_bytes(b"".join(run.metrics.read_bytes().splitlines(keepends=True)[:1]))
-    run.write_summary(summary)
-    assert summary["has_checkpoint"] is True
+    write_summary(run.summary, summary)
+    assert summary.has_checkpoint is True
     with pytest.raises(RunError, match="no checkpoint left"):
         train(load_yaml(run.config), run)
-    run.write_summary(summary | {"has_checkpoint": False})
+    update_summary(run.summary, has_checkpoint=False)
     train(load_yaml(run.config), run, quiet=True)
     assert "before its first save: it starts at step 0 again" in run.log.read_text()
     assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
@@ -278,9 +279,8 @@ def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: P
 def test_a_killed_start_may_be_started_again(runs: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    summary = json.loads((runs / "whole" / "summary.json").read_text())
-    left = {key: value for key, value in summary.items() if key not in ("step", "has_checkpoint")}
-    run.write_summary(left | {"status": "running"})
+    summary = RunDirectory(runs / "whole").read_summary()
+    write_summary(run.summary, dataclasses.replace(summary, step=None, has_checkpoint=None, status="running"))
     shutil.copy(runs / "whole" / "tokenizer.json", run.tokenizer)
     (run.path / ".config.yaml.99.tmp").write_text("dataset:")
     train(small_config(runs / "small.txt", *LINE), run, quiet=True)

@@ -159,13 +159,13 @@ def test_a_run_is_not_completed_before_its_last_checkpoint_is_on_disk(
 
     def slow(*arguments: Any) -> checkpoint.Checkpoint:
         time.sleep(0.5)
-        status.append(run.read_summary()["status"])
+        status.append(run.read_summary().status)
         return write(*arguments)
 
     monkeypatch.setattr(checkpoint, "write", slow)
     train(small_config(small_text, "trainer.max_steps=3"), run)
     assert status == ["running"]
-    assert run.read_summary()["status"] == "completed"
+    assert run.read_summary().status == "completed"
     assert (run.checkpoints / "step-00000003").is_dir()
 
 
@@ -204,8 +204,8 @@ def test_what_does_not_read_back_ends_the_run(
     monkeypatch.setattr(checkpoint, "verify", worn_out)
     with pytest.raises(CheckpointError, match=r"step-00000004: state\.safetensors has been altered"):
         train(small_config(small_text, *line), run)
-    assert run.read_summary()["status"] == "failed"
+    assert run.read_summary().status == "failed"
     # Nothing was removed for one that does not verify, and the run goes on from the one before.
     assert checkpoint.at_step(run.checkpoints, 2).step == 2
     monkeypatch.undo()
-    assert train(small_config(small_text, *line), run).summary["status"] == "completed"
+    assert train(small_config(small_text, *line), run).summary.status == "completed"

@@ -46,7 +46,7 @@ def main() -> None:
             if "model=fails_on_one_rank" in overrides:
                 config.model.name = "fails_on_one_rank"
             try:
-                print(train(config, RunDirectory(folder), ranks=ranks).summary["status"])
+                print(train(config, RunDirectory(folder), ranks=ranks).summary.status)
             except NanolmError as error:
                 print(type(error).__name__)
 

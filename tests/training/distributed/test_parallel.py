@@ -299,13 +299,13 @@ def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_sa
 
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(runs: Path) -> None:
     summary = RunDirectory(runs / "fails-2").read_summary()
-    assert (summary["status"], summary["step"]) == ("diverged", 4)
+    assert (summary.status, summary.step) == ("diverged", 4)
     assert list((runs / "fails-2").glob("checkpoints/*")) == []
 
 
 def test_only_the_first_rank_writes(runs: Path) -> None:
     assert (runs / "plain-2" / "train.log").read_text().count("run directory") == 1
-    assert RunDirectory(runs / "plain-2").read_summary()["ranks"] == N
+    assert RunDirectory(runs / "plain-2").read_summary().ranks == N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -320,8 +320,8 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
     assert "interrupted at step" in output
     assert (other_output, other_errors) == ("", "")
     summary = run.read_summary()
-    assert summary["status"] == "interrupted"
-    assert checkpoint.at_step(run.checkpoints, summary["step"]).step == summary["step"]
+    assert summary.status == "interrupted"
+    assert checkpoint.at_step(run.checkpoints, summary.step).step == summary.step
 
 
 def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> 
     assert "rank 0 of 2 lost the connection to another rank" in errors
     assert "resume=run" in errors
     assert "Traceback" not in errors
-    assert run.read_summary()["status"] == "failed"
+    assert run.read_summary().status == "failed"
     assert checkpoint.newest(run.checkpoints)[0] is not None
 
 

@@ -125,4 +125,4 @@ def test_default_lr_trains_a_small_model(name: str, small_text: Path, tmp_path: 
     length = ("trainer.max_steps=200", "trainer.eval_every=200", "trainer.save_every=200", "size.d_model=32")
     config = make_config(*SMALL, "dataset=text", f"dataset.path={small_text}", f"optimizer={name}", *length)
     summary = train(config, run).summary
-    assert summary["final_val_loss"] < 0.8 * summary["reference_losses"]["counted_unigram"]
+    assert summary.final_val_loss < 0.8 * summary.baseline_losses["counted_unigram"]

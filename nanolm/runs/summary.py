@@ -1,0 +1,194 @@
+"""The typed contents of summary.json: provenance, progress and results of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from nanolm.errors import RunError
+from nanolm.files import open_regular, write_durably
+from nanolm.json_text import dump_json, parse_json
+from nanolm.runs.records import from_json
+
+TRAINED = "trained"
+FITTED = "fitted"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The fields of summary.json, in the order of the file. None means unknown or not applicable.
+
+    Attributes:
+        status: running, completed, interrupted, pruned, diverged or failed.
+        kind: TRAINED by gradient steps, or FITTED in one pass (a counted n-gram model).
+        step: optimizer steps done.
+        tokens: training tokens scored, over all epochs.
+        seconds: training time, including evaluations and saves.
+        tokens_per_second: training throughput, without evaluations and saves.
+        peak_memory_bytes: peak memory of the device; on a CPU, of the process.
+        best_val_loss: nats per token.
+        final_val_loss: nats per token.
+        bits_per_byte: of the best validation loss.
+        best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
+        skipped_updates: updates skipped because an fp16 gradient overflowed.
+        error: the exception that ended a failed run.
+        has_checkpoint: whether a checkpoint was ever saved.
+        choices: the option chosen in each config group.
+        group: the sweep that the run belongs to.
+        parameters: trainable parameters.
+        entries: table entries of a fitted model.
+        flops_per_token: of a training step, forward and backward.
+        lossless: whether decoding the tokens gives the text back; False means that <unk> hides text.
+        sees_future: whether the mask lets positions attend to later ones.
+        val_scored_tokens: validation tokens that contribute to the loss.
+        baseline_losses: losses of counted n-grams on the validation tokens, in nats per token.
+        baseline_bits_per_byte: of compressors on the validation text.
+        identity: hash of the experiment's settings.
+        corpus: SHA-256 of the text.
+        tokenizer: SHA-256 of the tokenizer.
+        git: commit of the working directory and whether it is dirty.
+        parent: run, step, identity and weights' SHA-256 that a fork started from.
+    """
+
+    status: str | None = None
+    kind: str | None = None
+    step: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    final_val_loss: float | None = None
+    bits_per_byte: float | None = None
+    best_ema_val_loss: float | None = None
+    final_ema_val_loss: float | None = None
+    skipped_updates: int | None = None
+    error: str | None = None
+    has_checkpoint: bool | None = None
+    choices: dict[str, str] = dataclasses.field(default_factory=dict)
+    group: str | None = None
+    seed: int | None = None
+    parameters: int | None = None
+    entries: int | None = None
+    flops_per_token: int | None = None
+    vocab_size: int | None = None
+    lossless: bool | None = None
+    sees_future: bool | None = None
+    train_tokens: int | None = None
+    val_tokens: int | None = None
+    val_scored_tokens: int | None = None
+    baseline_losses: dict[str, float] = dataclasses.field(default_factory=dict)
+    baseline_bits_per_byte: dict[str, float] = dataclasses.field(default_factory=dict)
+    device: str | None = None
+    precision: str | None = None
+    ranks: int | None = None
+    deterministic: bool | None = None
+    gpu: str | None = None
+    compute_capability: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    identity: str | None = None
+    corpus: str | None = None
+    tokenizer: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    git: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parent: dict[str, Any] | None = None
+    wandb_id: str | None = None
+    wandb_mode: str | None = None
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model was fitted in one pass instead of trained in steps."""
+        return self.kind == FITTED
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the tokenizer is known to hide text behind <unk>."""
+        return self.lossless is False
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps done; 0 where the summary does not say."""
+        return self.step or 0
+
+    def is_complete(self, max_steps: int) -> bool:
+        """Return whether no step is left to train; a fitted model never has a next step."""
+        return self.status == "completed" and (self.is_fitted or self.steps_done >= max_steps)
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Every field as plain values."""
+    return {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+
+
+def read_summary(path: Path) -> Summary:
+    """Read summary.json; an empty summary where there is no file yet.
+
+    Raises:
+        RunError: the file cannot be read or is not a JSON object.
+    """
+    return from_json(Summary, _read_table(path))
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Replace summary.json atomically."""
+    write_durably(path, _encode(to_json(summary)))
+
+
+def update_summary(path: Path, **fields: Any) -> None:
+    """Replace some fields of summary.json atomically, keeping everything else that is in the file.
+
+    Raises:
+        RunError: as `read_summary`.
+    """
+    write_durably(path, _encode(_read_table(path) | fields))
+
+
+def write_final_summary(path: Path, summary: Summary) -> None:
+    """Write summary.json atomically, or in place if the disk has no room for a second copy."""
+    try:
+        write_summary(path, summary)
+    except OSError:
+        # Recording how the run ended outweighs the risk of a crash during this write.
+        with contextlib.suppress(OSError), open_regular(path, "r+b") as file:
+            file.write(_encode(to_json(summary)))
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        table = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ValueError("it is not a JSON object")
+        return table
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise RunError(
+            f"summary.json is damaged: {error}",
+            where=str(path),
+            hint="restore it from a copy of the run, or delete it: resuming the run writes it again",
+        ) from error
+
+
+def unreadable(path: Path, error: OSError) -> RunError:
+    """Return the error for a file of a run that cannot be read."""
+    return RunError(
+        f"{path.name} cannot be read: {error.strerror or error}",
+        where=str(path),
+        hint="restore it from a copy of the run, or move it away",
+    )
+
+
+def _encode(table: dict[str, Any]) -> bytes:
+    return (dump_json(table, indent=2) + "\n").encode()
