@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all browser check format bench clean
+.PHONY: help install train test test-all browser check configs format bench clean
 
 help:  ## list these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,15 @@ browser:  ## install chromium and its driver, where they are missing: the report
 	test "$$(id -u)" = 0 || { echo "as root: apt-get install chromium chromium-driver" >&2; exit 1; }; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver
 
-check: install  ## lint, formatting, types, and which way imports point
+check: install  ## lint, formatting, types, import layers, stale files in configs/
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m nanolm.config.yaml_options --check
+
+configs: install  ## write the settings and comments of the options in configs/ from their schemas
+	@$(BIN)/python -m nanolm.config.yaml_options
 
 format: install  ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff check --fix --quiet .

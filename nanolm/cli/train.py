@@ -96,7 +96,7 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
     """
     from nanolm.compose import import_plugins, register_schemas
     from nanolm.compose.line import check_line
-    from nanolm.config.yaml_io import summarize_error
+    from nanolm.config.composed import summarize_error
 
     import_plugins([])
     register_schemas()

@@ -13,9 +13,7 @@ from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_h
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
 from nanolm.config.checks import check
-from nanolm.config.run import Config
-from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config.yaml_io import (
+from nanolm.config.composed import (
     missing_values,
     summarize_error,
     to_config,
@@ -23,6 +21,8 @@ from nanolm.config.yaml_io import (
     unresolved,
     unresolved_values,
 )
+from nanolm.config.run import Config
+from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
 from nanolm.registry import GROUPS
 

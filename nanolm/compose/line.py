@@ -28,9 +28,10 @@ from nanolm.compose.plugins import import_plugins, plugins_named, register_schem
 from nanolm.compose.typed import as_hydra_reads
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
 from nanolm.config.checks import check
+from nanolm.config.composed import summarize_error, to_config, unknown_keys, unresolved, unresolved_values
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
-from nanolm.config.yaml_io import load_yaml, summarize_error, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import NanolmError, Problems, SettingsError, raise_all
 from nanolm.files import user_path
 

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.yaml_files import YamlFiles
+from nanolm.config.composed import unresolved
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
-from nanolm.config.yaml_io import unresolved
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.registry import GROUPS
 

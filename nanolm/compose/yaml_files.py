@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
+from nanolm.config.composed import summarize_error
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.config.yaml_io import summarize_error
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.registry import GROUPS

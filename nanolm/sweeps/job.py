@@ -232,7 +232,7 @@ class SweepJob:
 
 def _config_of(composed: DictConfig) -> Config:
     from nanolm.compose import import_plugins
-    from nanolm.config.yaml_io import to_config
+    from nanolm.config.composed import to_config
 
     import_plugins(list(composed.get("plugins") or []))
     return to_config(composed)

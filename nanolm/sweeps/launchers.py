@@ -10,8 +10,9 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from nanolm.compose import import_plugins
 from nanolm.compose.hydra_app import CheckedConfigLoader
+from nanolm.config.composed import to_omegaconf
 from nanolm.config.interpolation import escape
-from nanolm.config.yaml_io import parse_yaml, save_yaml, to_omegaconf
+from nanolm.config.yaml_io import parse_yaml, save_yaml
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json, parse_json
 

@@ -8,12 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanolm.analysis.collection import plain_settings
+from nanolm.config.composed import to_config, to_omegaconf
 from nanolm.config.dataset import TextConfig
 from nanolm.config.fields import flat
 from nanolm.config.identity import identity
 from nanolm.config.logger import WandbConfig
 from nanolm.config.mask import PatternConfig
-from nanolm.config.yaml_io import load_yaml, save_yaml, to_config, to_omegaconf
+from nanolm.config.yaml_io import load_yaml, save_yaml
 from nanolm.errors import NanolmError, RunError
 from tests.helpers import make_config
 
@@ -36,8 +37,8 @@ def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
         ("lr: 0.002", "lr: fast", r"does not fit: optimizer\.lr is 'fast', and must be a number"),
         ("max_steps: 1000", "max_steps: 1e3", r"trainer\.max_steps is 1000\.0, and must be a whole number"),
         ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit: there is no setting 'optimizer._target_'"),
-        ("\nseed: 1337", "\nsead: 1337", "missing or an unknown key"),
-        ("name: adamw", "name: lion9", "not known here"),
+        ("\nseed: 1337", "\nsead: 1337", "missing or unknown key"),
+        ("name: adamw", "name: lion9", "not registered"),
         ("model:", "model: [", r"cannot be read: expected[^\n]*\n  where: [^\n]*config\.yaml:\d+\n"),
     ],
 )

@@ -66,5 +66,5 @@ def test_a_run_of_a_plugin_says_which_flag_names_it(trained: Path, tmp_path: Pat
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     config = tmp_path / "config.yaml"
     config.write_text(config.read_text().replace("name: adamw", "name: mine"))
-    with pytest.raises(NanolmError, match=r"optimizer 'mine', which is not known here[\s\S]*--plugins my_module"):
+    with pytest.raises(NanolmError, match=r"optimizer 'mine', which is not registered[\s\S]*--plugins my_module"):
         load_run(str(tmp_path))
