@@ -1,7 +1,7 @@
 """Standard streams: encodings, broken pipes, control characters and the width of the terminal.
 
-`prepare` is called once, at the start of the command. Progress and messages are best effort: a command that trains
-goes on when nobody reads its console. A command whose output is its result fails when that cannot be written.
+`prepare` is called once, at the start of the command. Progress and messages are best effort: training continues when
+the console cannot be written. A command whose output is its result fails if it cannot be written.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, TextIO
 from nanolm.errors import DiskError
 
 DEFAULT_WIDTH = 80
-# A narrower terminal cannot show a table: the reported width is taken as unknown.
+# A smaller reported width is treated as unknown: it could not show a table.
 MIN_WIDTH = 20
 MAX_WIDTH = 10_000
-# Seconds that a message waits for a console that takes nothing.
-PATIENCE = 1.0
+# Seconds to wait for a console that accepts no output, such as a full pipe.
+WRITE_TIMEOUT = 1.0
 
-# ASCII replacements, for consoles that cannot show the character.
+# Replacements for consoles that cannot show a character.
 ASCII = {
     **dict.fromkeys("–—−─━═╌╴╶╸╺╼╾‐‑", "-"),
     **dict.fromkeys("│┃║╎", "|"),
@@ -51,11 +51,11 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def visible(text: str, *, multiline: bool = False) -> str:
-    r"""Escape control characters, so that a terminal shows them and does not obey them.
+    r"""Escape control characters, so that a terminal shows them instead of interpreting them.
 
     Args:
-        text: a name, a setting or a sample: anything that came from a file or a model.
-        multiline: whether line feeds and tabs stay as they are.
+        text: a name, a setting or a sample: anything from a file or a model.
+        multiline: whether to keep line feeds and tabs.
 
     Returns:
         The text with \x1b in place of an escape character, and so on.
@@ -74,19 +74,19 @@ def visible(text: str, *, multiline: bool = False) -> str:
 
 
 def write(text: str) -> None:
-    """Print a text on stdout: as it stands into a file or a pipe, with control characters escaped on a terminal."""
+    """Print a text on stdout: unchanged to a file or a pipe, with control characters escaped on a terminal."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     print(visible(text, multiline=True) if is_terminal else text, flush=True)
 
 
 def say(text: str) -> None:
-    """Print a message on stderr, with control characters escaped; whether anyone can read it does not matter."""
+    """Print a message on stderr, with control characters escaped; write errors are ignored."""
     with contextlib.suppress(OSError):
         print(visible(text, multiline=True), file=sys.stderr, flush=True)
 
 
 def width() -> int:
-    """Columns of the terminal: COLUMNS, else what the terminal reports, else 80. Values below 20 are ignored."""
+    """Return the columns of the terminal: COLUMNS, else as reported, else 80. Values below 20 are ignored."""
     text = os.environ.get("COLUMNS", "")
     found = [int(text)] if text.isascii() and text.isdigit() else []
     for stream in (sys.__stdout__, sys.__stderr__, sys.__stdin__):
@@ -98,7 +98,7 @@ def width() -> int:
 
 
 class _Output(io.FileIO):
-    """A descriptor that Python does not close, and whose write errors are dropped if it is best effort."""
+    """A descriptor that Python does not close; if it is best effort, write errors are ignored."""
 
     def __init__(self, descriptor: int, is_best_effort: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -107,7 +107,7 @@ class _Output(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             while (written := super().write(data)) is None:  # a full pipe, or a terminal, that does not block
-                if not select.select([], [self], [], PATIENCE)[1] and self.is_best_effort:
+                if not select.select([], [self], [], WRITE_TIMEOUT)[1] and self.is_best_effort:
                     return len(data)
             return written
         except BrokenPipeError:
@@ -128,20 +128,20 @@ def open_output(
     line_buffering: bool = True,
     write_through: bool = False,
 ) -> io.TextIOWrapper:
-    """Open a descriptor for text in any encoding: what cannot be encoded is replaced.
+    """Open a descriptor for text in any encoding; characters that cannot be encoded are replaced.
 
     Args:
         descriptor: stays open when the stream is closed.
-        encoding: of the console.
-        errors: a handler that the user asked for; "strict", "surrogateescape" and "backslashreplace" are replaced.
-        is_best_effort: whether write errors are dropped.
-        line_buffering, write_through: as of io.TextIOWrapper.
+        encoding: encoding of the console.
+        errors: an error handler chosen by the user; Python's defaults ("strict", "surrogateescape" and
+            "backslashreplace") are replaced by ours.
+        is_best_effort: whether to ignore write errors.
+        line_buffering, write_through: as for io.TextIOWrapper.
 
     Raises:
-        BrokenPipeError: from a write, if not best effort: the reader has gone.
+        BrokenPipeError: from a write, if not best effort: the reader has closed the pipe.
         DiskError: from a write, if not best effort: for example, the disk is full.
     """
-    # backslashreplace is Python's own choice for stderr.
     if errors in ("strict", "surrogateescape", "backslashreplace"):
         errors = "nanolm.ascii"
     buffer = io.BufferedWriter(_Output(descriptor, is_best_effort))
@@ -151,11 +151,11 @@ def open_output(
 
 
 def prepare() -> None:
-    """Make the standard streams safe: call it before any file is opened.
+    """Make the standard streams safe. Call it before any file is opened.
 
     Closed descriptors are opened on the null device, so that no other file gets their numbers. Stderr becomes best
-    effort. A COLUMNS that is no width is removed from the environment, for libraries that read it. Streams that were
-    replaced from outside (by a notebook or a test) are left alone.
+    effort. An invalid COLUMNS is removed from the environment, for libraries that read it. Streams that were replaced
+    by a notebook or a test are not changed.
     """
     _open_closed_descriptors()
     if str(width()) != os.environ.get("COLUMNS"):
@@ -169,7 +169,7 @@ def prepare() -> None:
 
 
 def ignore_write_errors() -> None:
-    """Make stdout best effort too, for a command whose result is in files: training goes on without its console."""
+    """Make stdout best effort too, for commands whose results are files: training continues without its console."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Output):
         raw.is_best_effort = True
@@ -178,7 +178,7 @@ def ignore_write_errors() -> None:
 def _prepared(
     stream: TextIO | None, original: TextIO | None, descriptor: int, is_best_effort: bool
 ) -> io.TextIOWrapper | None:
-    """The stream that takes the place of one of Python's own; None leaves what is there."""
+    """Return the replacement of a standard stream; None keeps the stream."""
     if stream is None:
         return open_output(descriptor, is_best_effort=is_best_effort)
     is_prepared = isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _Output)
@@ -205,12 +205,12 @@ def _open_closed_descriptors() -> None:
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)
-            # Programs that this one starts need them as well.
+            # Child processes need them too.
             os.set_inheritable(descriptor, True)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """The codec error handler: characters that look alike in ASCII, \\xNN for undecodable bytes, else "?"."""
+    """Handle an encoding error: similar ASCII characters, \\xNN for undecodable bytes, else "?"."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]

@@ -16,7 +16,7 @@ HOSTILE = "\x1b]52;c;aGk=\x07\x9b31m\x7f\u202e\u2028\r\n"
 
 @pytest.fixture
 def screen() -> Iterator[tuple[int, int]]:
-    """A pseudo-terminal: the side that is read, and the side that is written."""
+    """A pseudo-terminal: the descriptors to read and to write."""
     pty = pytest.importorskip("pty")
     pair = pty.openpty()
     yield pair
@@ -37,7 +37,7 @@ def test_control_characters_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("columns", ["0", "-5", "abc", "", "1", "19", "99999999999"])
-def test_a_useless_number_of_columns_is_unknown(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_columns_are_ignored(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((0, 0)))
     assert terminal.width() in (80, terminal.MAX_WIDTH)
@@ -47,7 +47,7 @@ def test_a_useless_number_of_columns_is_unknown(columns: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "koi8-r", "utf-8"])
-def test_a_console_of_any_encoding_takes_any_text(encoding: str, tmp_path: Path) -> None:
+def test_any_encoding_accepts_any_text(encoding: str, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file, terminal.open_output(file.fileno(), encoding) as stream:
         stream.write("┌─┤ ⣿⠀ – … 東 " + os.fsdecode(b"\xff") + "\n")
     written = (tmp_path / "out").read_text(encoding)
@@ -57,13 +57,13 @@ def test_a_console_of_any_encoding_takes_any_text(encoding: str, tmp_path: Path)
         assert written == "+-+ *  - ... ? \\xff\n"
 
 
-def test_a_handler_that_the_user_chose_stays(tmp_path: Path) -> None:
+def test_error_handler_of_the_user_is_kept(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file, terminal.open_output(file.fileno(), "ascii", "ignore") as stream:
         stream.write("a東b")
     assert (tmp_path / "out").read_bytes() == b"ab"
 
 
-def test_best_effort_output_survives_a_full_device_and_a_broken_pipe() -> None:
+def test_best_effort_output_ignores_write_errors() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     for descriptor in (full_device(), writing):
@@ -73,8 +73,8 @@ def test_best_effort_output_survives_a_full_device_and_a_broken_pipe() -> None:
         os.close(descriptor)
 
 
-def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "PATIENCE", 0.01)
+def test_write_to_a_full_pipe_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "WRITE_TIMEOUT", 0.01)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     stream = terminal.open_output(writing, is_best_effort=True)
@@ -85,7 +85,7 @@ def test_a_pipe_that_is_full_and_does_not_block_is_waited_for(monkeypatch: pytes
     os.close(writing)
 
 
-def test_output_that_is_the_result_says_that_it_cannot_be_written() -> None:
+def test_write_errors_of_a_result_are_raised() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     full = full_device()
@@ -98,7 +98,7 @@ def test_output_that_is_the_result_says_that_it_cannot_be_written() -> None:
         stream.close()
 
 
-def test_a_text_is_exact_in_a_pipe_and_escaped_on_a_terminal(
+def test_text_is_escaped_on_a_terminal_only(
     screen: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     piped = io.StringIO()
@@ -113,7 +113,7 @@ def test_a_text_is_exact_in_a_pipe_and_escaped_on_a_terminal(
     assert not set(shown) & set("\x1b\x07\x9b\x7f\u202e\u2028")
 
 
-def test_no_text_of_a_table_reaches_the_terminal_as_a_control_character() -> None:
+def test_console_escapes_control_characters() -> None:
     printed = io.StringIO()
     console = Console(file=printed, force_terminal=True)
     console.print("[bold]bold[/] " + HOSTILE)
@@ -136,7 +136,7 @@ assert os.get_inheritable(2) and not sys.stdin.read()
 """
 
 
-def test_closed_descriptors_are_taken_before_files_are_opened(tmp_path: Path) -> None:
+def test_closed_descriptors_are_reopened(tmp_path: Path) -> None:
     path = tmp_path / "data"
     done = subprocess.run([sys.executable, "-c", CLOSED, path], timeout=60)
     assert done.returncode == 0

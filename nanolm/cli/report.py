@@ -18,7 +18,7 @@ from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
-    from nanolm.report.html import Without
+    from nanolm.report.html import MissingMap
 
 
 def add_arguments(parser: Parser) -> None:
@@ -90,25 +90,25 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[RunMaps], list[Without]]:
+def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[RunMaps], list[MissingMap]]:
     """Compute the attention maps of the first runs that have attention, and collect why others have none.
 
     Raises:
         NanolmError: a text or layer was given, and no run has it.
     """
     from nanolm.report import attention_maps
-    from nanolm.report.html import Without
+    from nanolm.report.html import MissingMap
 
     reasons = [(run, attention_maps.why_none(run)) for run in runs]
-    without = [Without(run.name, reason) for run, reason in reasons if reason]
+    without = [MissingMap(run.name, reason) for run, reason in reasons if reason]
     with_attention = [run for run, reason in reasons if not reason][: arguments.maps]
     found, refused = [], []
     for run in with_attention:
         try:
-            found.append(attention_maps.of_run(run, arguments.text, arguments.layer, arguments.plugins))
+            found.append(attention_maps.run_maps(run, arguments.text, arguments.layer, arguments.plugins))
         except NanolmError as error:
             refused.append(error)
-            without.append(Without(run.name, error.found, is_fault=True))
+            without.append(MissingMap(run.name, error.found, is_fault=True))
     if refused and not found and (arguments.text or arguments.layer is not None):
         raise_all(refused)
     return found, without

@@ -1,4 +1,4 @@
-"""`nanolm evaluate`: the exact loss of a run's checkpoint on a split."""
+"""Evaluate a checkpoint: the exact loss on a split."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from nanolm.training.validation import split_loss
 
 
 def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> dict[str, Any]:
-    """Scores a split.
+    """Compute the loss on every token of a split.
 
     Args:
         loaded: the run.
-        split: train, val, or test where the run has one.
-        stride: tokens scored at a time, each behind context_length - stride tokens of context; None: context_length.
+        split: train, val, or test if the dataset has one.
+        stride: tokens scored per window; each has at least context_length - stride tokens of context. None is
+            context_length.
 
     Returns:
-        loss (nats a token), bits_per_byte, lossless (whether bits_per_byte compares), tokens scored, and what they were
-        scored with.
+        loss (nats per token), bits_per_byte, lossless (whether bits_per_byte is comparable), the number of scored
+        tokens, and run, step, split and stride.
 
     Raises:
-        SettingsError: no such split, or a stride that does not fit the context.
-        RunError: the text is not the one that the run was trained with.
+        SettingsError: there is no such split, or the stride is larger than the context.
+        RunError: the text has changed since the run was trained.
     """
     config = loaded.config
     context_length = config.size.context_length
     if stride is not None and config.trainer.sampling.in_rows:
         raise SettingsError(
-            f"the run was trained on {config.trainer.sampling.name}, and each is scored behind its own beginning alone",
+            f"the run was trained on {config.trainer.sampling.name}, each of which is scored with its own context only",
             where="--stride",
-            hint="leave --stride out",
+            hint="leave out --stride",
         )
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:
@@ -50,10 +51,10 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
     trained_on = loaded.run.read_summary().corpus
     if trained_on and trained_on != corpus.fingerprint:
         raise RunError(
-            f"the text is not the one that the run was trained with: sha256 {corpus.fingerprint[:16]}..., "
-            f"was {trained_on[:16]}...",
+            f"the text has changed since the run was trained: its SHA-256 is {corpus.fingerprint[:16]}... "
+            f"instead of {trained_on[:16]}...",
             where=f"dataset of {loaded.run.path}",
-            hint="bring back the same text",
+            hint="restore the text that the run was trained on",
         )
     stream = tokenize(corpus, loaded.tokenizer, config)[split]
     with translate_memory_errors(config):

@@ -1,4 +1,4 @@
-"""`nanolm generate`: what a run writes behind a prompt."""
+"""Generate text from a prompt."""
 
 from __future__ import annotations
 
@@ -23,30 +23,28 @@ def generate(
     stride: int | None = None,
     use_cache: bool = True,
 ) -> str:
-    """Continues a prompt; the settings are those of `nanolm.model.sampling.sample`.
+    """Generate text; the other arguments are those of `nanolm.model.sampling.sample`.
 
     Returns:
-        The prompt and what follows.
+        The prompt and its continuation.
 
     Raises:
-        SettingsError: a number out of its range, or an empty prompt.
-        TokenizerError: the prompt has characters that are not in the tokenizer's vocabulary.
+        SettingsError: an argument is out of range, or the prompt is empty.
+        TokenizerError: the prompt has characters that are not in the vocabulary.
     """
     if not prompt:
         raise SettingsError("the prompt is empty", where="--prompt", hint="give it at least one character")
-    if max_new_tokens < 1:
-        raise SettingsError(f"--max-new-tokens is {max_new_tokens}", where="--max-new-tokens", hint="1 or more")
-    if not 0 <= temperature < float("inf"):
-        raise SettingsError(f"--temperature is {temperature}", where="--temperature", hint="0 (the likeliest) or more")
-    if top_k is not None and top_k < 1:
-        raise SettingsError(f"--top-k is {top_k}", where="--top-k", hint="1 or more")
-    if not 0 <= seed <= option_types.LARGEST:
-        raise SettingsError(f"--seed is {seed}", where="--seed", hint=option_types.SEED.hint)
     context_length = loaded.config.size.context_length
-    if stride is not None and not 1 <= stride <= context_length:
-        raise SettingsError(
-            f"--stride is {stride}", where="--stride", hint=f"from 1 to the context length, {context_length}"
-        )
+    stride_hint = f"from 1 to the context length, {context_length}"
+    for option, value, is_valid, hint in (
+        ("--max-new-tokens", max_new_tokens, max_new_tokens >= 1, "1 or more"),
+        ("--temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy decoding) or more"),
+        ("--top-k", top_k, top_k is None or top_k >= 1, "1 or more"),
+        ("--seed", seed, 0 <= seed <= option_types.LARGEST, option_types.SEED.hint),
+        ("--stride", stride, stride is None or 1 <= stride <= context_length, stride_hint),
+    ):
+        if not is_valid:
+            raise SettingsError(f"{option} is {value}", where=option, hint=hint)
     tokens = loaded.tokenizer.encode(prompt)
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", hint="give it at least one word")

@@ -1,4 +1,4 @@
-"""A run directory opened for use: its settings, tokenizer and weights, nothing in it executed."""
+"""Load a model from a run directory. Nothing in the directory is executed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nanolm.errors import RunError, SettingsError
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, memory
-from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints import files as checkpoint_files
 from nanolm.training.checkpoints.resume_checks import LOADED, require_same_settings
 from nanolm.training.precision import choose_device
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A run's model, ready to use."""
+    """A loaded run."""
 
     run: RunDirectory
     config: Config
@@ -35,38 +35,34 @@ class Loaded:
     device: torch.device
 
 
-# Which of a checkpoint's weights: as they were trained, or their moving average (trainer.ema_decay).
-WEIGHTS = ("trained", "ema")
-
-
 def load_run(
     path: str,
-    which: str = "best",
+    checkpoint: str = "best",
     device: str = "auto",
     plugins: list[str] | None = None,
     weights: str = "trained",
 ) -> Loaded:
-    """Opens a run directory. Nothing in it is executed: modules of the user's own must be named here again.
+    """Load a model with its settings and tokenizer.
 
     Args:
         path: the run directory.
-        which: "best" (lowest validation loss), "last", or a step.
+        checkpoint: "best" (lowest validation loss), "last", or a step.
         device: as trainer.device.
-        plugins: modules that register what the run was made with.
-        weights: one of WEIGHTS.
+        plugins: the user's modules that the run was made with; they are not imported unless named here.
+        weights: "trained", or "ema" for their exponential moving average (trainer.ema_decay).
 
     Raises:
-        RunError: this is no run, it has no checkpoint yet, or it averages no weights.
+        RunError: the directory is not a run, has no checkpoint yet, or has no averaged weights.
         CheckpointError: the checkpoint is damaged.
     """
     run = RunDirectory(path).require()
     chosen = choose_device(device, where="--device")
     import_plugins(plugins or [])
     config = load_yaml(run.config)
-    # A path of attention is the choice of the machine that trained.
+    # The attention backend was chosen for the machine that trained.
     config.trainer.attention_backend = AttentionBackend.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
-    found = _find(run, which)
+    found = _find(run, checkpoint)
     require_same_settings(config, run, found.manifest, found.path, LOADED)
     with memory.translate_memory_errors(config):
         model = build(config, tokenizer.vocab_size)
@@ -77,37 +73,37 @@ def load_run(
     return Loaded(run, config, tokenizer, model, found.step, chosen)
 
 
-def _averages(found: checkpoint.Checkpoint) -> ema.Averages:
+def _averages(found: checkpoint_files.Checkpoint) -> ema.Averages:
     averages = found.load_averages()
     if averages is None:
         raise RunError(
-            "the run keeps no average of its weights",
+            "the checkpoint has no averaged weights",
             where=f"--weights ema, {found.path}",
-            hint="leave --weights out; a run keeps one with trainer.ema_decay=0.999",
+            hint="leave out --weights, or train with trainer.ema_decay=0.999",
         )
     return averages
 
 
-def _find(run: RunDirectory, which: str) -> checkpoint.Checkpoint:
+def _find(run: RunDirectory, chosen: str) -> checkpoint_files.Checkpoint:
     try:
-        which = option_types.checkpoint(which)
+        chosen = option_types.checkpoint(chosen)
     except SettingsError as error:
         raise SettingsError(f"--checkpoint {error.found}", where="--checkpoint", hint=error.hint) from error
-    if which not in ("best", "last"):
-        return checkpoint.at_step(run.checkpoints, int(which))
-    last, damaged = checkpoint.newest(run.checkpoints)
+    if chosen not in ("best", "last"):
+        return checkpoint_files.at_step(run.checkpoints, int(chosen))
+    last, damaged = checkpoint_files.newest(run.checkpoints)
     if last is None:
         raise RunError(
             "the run has no checkpoint yet",
             where=str(run.checkpoints),
-            hint=f"wait for its first save (trainer.save_every), or go on with it: {shell.resume_command(run.path)}",
+            hint=f"wait for its first save (trainer.save_every), or resume it: {shell.resume_command(run.path)}",
         )
-    if which == "last":
+    if chosen == "last":
         if damaged:
             raise damaged[0]
         return last
     best = last.best_step
     if damaged and best != last.step:
-        # A newer checkpoint that cannot be read may have been the best: say so instead of guessing.
+        # The damaged newer checkpoint may have been the best.
         raise damaged[0]
-    return checkpoint.at_step(run.checkpoints, best) if best else last
+    return checkpoint_files.at_step(run.checkpoints, best) if best else last

@@ -1,1 +1,1 @@
-"""`nanolm report`: runs as one HTML file that needs nothing else to be read."""
+"""Reports on runs: one HTML file that opens offline, and its figures as PNG."""

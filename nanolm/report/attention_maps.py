@@ -1,4 +1,4 @@
-"""Who looks at whom: the attention weights of a run's checkpoint over a short text, beside the mask of each layer."""
+"""Attention maps: the attention weights of a checkpoint on a short text, with the mask of each layer."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.transformer import Transformer
 from nanolm.report.samples import read as read_samples
 
-# More tokens than this are too many to tell apart on a page.
-LONGEST = 32
+# More tokens would be illegible on the page.
+MAX_TOKENS = 32
 
-# What is read where no text is given and the run has written nothing.
-TEXT = "To be"
+# The text if none is given and the run has no samples.
+DEFAULT_TEXT = "To be"
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerMap:
-    """What one layer does with a text.
+    """The attention of one layer on a text.
 
     Attributes:
         layer: counted from 0.
-        mask: its name and settings, in words.
-        visible_TxT: bool; row q, column k is whether query q sees key k.
-        weights_HxTxT: what head h of query q gives to key k; each row sums to 1. Uniform attention has one head.
+        mask: name and settings of the mask.
+        visible_TxS: bool; row q, column k is whether query q attends to key k.
+        weights_HxTxS: attention weights; each row sums to 1. Uniform attention has one head.
     """
 
     layer: int
     mask: str
-    visible_TxT: np.ndarray  # noqa: N815  its shape is in its name
-    weights_HxTxT: np.ndarray  # noqa: N815
+    visible_TxS: np.ndarray  # noqa: N815  the name gives the shape
+    weights_HxTxS: np.ndarray  # noqa: N815
 
 
 @dataclasses.dataclass(frozen=True)
 class TextMap:
-    """A text as one run's checkpoint reads it.
+    """The attention of a checkpoint on a text.
 
     Attributes:
-        text: as it was given.
-        tokens: the text of each token that was looked at.
-        n_left_out: tokens behind those, for which there was no room.
-        step: of the checkpoint.
-        layers: those that were asked for.
+        text: the whole text.
+        tokens: the texts of the first tokens, at most MAX_TOKENS.
+        n_left_out: number of the other tokens.
+        step: step of the checkpoint.
+        layers: the requested layers.
     """
 
     text: str
@@ -67,46 +67,46 @@ class TextMap:
 
 @dataclasses.dataclass(frozen=True)
 class RunMaps:
-    """The texts that a run was given to read; its name is that of the collection."""
+    """The attention maps of a run, by its name in the collection."""
 
     run: str
     texts: list[TextMap]
 
 
-def of_run(run: Run, texts: Sequence[str], layers: Sequence[int] | None, plugins: Sequence[str]) -> RunMaps:
-    """Opens the best checkpoint of a run, on the CPU, and looks at its attention.
+def run_maps(run: Run, texts: Sequence[str], layers: Sequence[int] | None, plugins: Sequence[str]) -> RunMaps:
+    """Compute the attention maps of a run's best checkpoint, on the CPU.
 
     Args:
-        run: one that `why_none` has nothing against.
-        texts: what it reads; none: the beginning of what it wrote last, in which every character is known to it.
-        layers: counted from 0; None: all.
+        run: a run for which `why_none` returns None.
+        texts: input texts; if empty, the beginning of the last sample, whose characters are in the vocabulary.
+        layers: counted from 0; None for all.
         plugins: the user's modules that the run was made with.
 
     Raises:
-        RunError: it has no checkpoint yet.
+        RunError: the run has no checkpoint yet.
         CheckpointError: the checkpoint is damaged.
-        SettingsError, TokenizerError: as `look`.
+        SettingsError, TokenizerError: as `text_map`.
     """
     loaded = load_run(str(run.path), device="cpu", plugins=list(plugins))
-    return RunMaps(run.name, [look(loaded, text, layers) for text in texts or [_own_text(loaded.run.samples)]])
+    return RunMaps(run.name, [text_map(loaded, text, layers) for text in texts or [_last_sample(loaded.run.samples)]])
 
 
-def _own_text(samples: Path) -> str:
+def _last_sample(samples: Path) -> str:
     written = [sample.text.strip() for sample in read_samples(samples)]
-    return next((text[: 8 * LONGEST] for text in reversed(written) if text), TEXT)
+    return next((text[: 8 * MAX_TOKENS] for text in reversed(written) if text), DEFAULT_TEXT)
 
 
-def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> TextMap:
-    """The attention of a checkpoint over the first tokens of a text.
+def text_map(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> TextMap:
+    """Compute the attention of a model on the first tokens of a text.
 
     Args:
-        loaded: the run; its model is a transformer with layers, see `why_none`.
-        text: what it reads.
-        layers: counted from 0; None: all.
+        loaded: a run for which `why_none` returns None.
+        text: the input.
+        layers: counted from 0; None for all.
 
     Raises:
-        SettingsError: there is nothing to read, or no such layer.
-        TokenizerError: the text has characters that the tokenizer has never seen.
+        SettingsError: the text has no tokens, or there is no such layer.
+        TokenizerError: the text has characters that are not in the vocabulary.
     """
     model = loaded.model
     assert isinstance(model, Transformer), f"{type(model).__name__} has no attention"
@@ -120,7 +120,7 @@ def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> Text
     ids = loaded.tokenizer.encode(text)
     if not len(ids):
         raise SettingsError(f"{text!r} has no tokens", where="--text", hint="give it at least one word")
-    length = min(len(ids), LONGEST, loaded.config.size.context_length)
+    length = min(len(ids), MAX_TOKENS, loaded.config.size.context_length)
     tokens_1xT = torch.from_numpy(ids[None, :length].astype(np.int64)).to(loaded.device)
     with _recording(model) as weights:
         model(tokens_1xT)
@@ -143,10 +143,10 @@ def look(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> Text
 
 
 def why_none(run: Run) -> str | None:
-    """Why a run has no attention to look at, in words; None where it has."""
+    """Return why a run has no attention maps; None if it has."""
     name = run.settings.get("model.name")
     if name is None:
-        return "its settings cannot be read"
+        return "config.yaml cannot be read"
     if name != "transformer":
         return f"the model {name} has no attention"
     if not run.settings.get("size.n_layers"):
@@ -156,35 +156,35 @@ def why_none(run: Run) -> str | None:
 
 @contextmanager
 def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
-    """Within it, the weights BxHxTxT of each layer of a forward pass are added to the list."""
-    found: list[torch.Tensor] = []
+    """Record the weights BxHxTxS of each layer during a forward pass."""
+    recorded: list[torch.Tensor] = []
 
     def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        x_BxTxC, gather, *rest = arguments
+        x_BxTxC, attend, *rest = arguments
 
-        def gather_and_keep(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-            found.append(_weights(gather, q, k, v))
-            return gather(q, k, v, dropout)
+        def attend_and_record(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+            recorded.append(_weights(attend, q, k, v))
+            return attend(q, k, v, dropout)
 
-        return x_BxTxC, gather_and_keep, *rest
+        return x_BxTxC, attend_and_record, *rest
 
-    path, was_training = model.attention_backend, model.training
+    backend, was_training = model.attention_backend, model.training
     model.attention_backend = AttentionBackend.dense
     model.eval()
     attentions = [cast(nn.Module, block.attention) for block in model.blocks]
     hooks = [attention.register_forward_pre_hook(record) for attention in attentions]
     try:
         with torch.no_grad():
-            yield found
+            yield recorded
     finally:
-        model.attention_backend = path
+        model.attention_backend = backend
         model.train(was_training)
         for hook in hooks:
             hook.remove()
 
 
-def _weights(gather: AttentionFn, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """What was gathered is linear in the values: of values that are the rows of a unit matrix, it is the weights."""
+def _weights(attend: AttentionFn, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the attention weights: the output is linear in the values, so identity values give the weights."""
     length = k.size(2)
     unit = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
-    return gather(q, k, unit, 0.0)
+    return attend(q, k, unit, 0.0)

@@ -1,4 +1,4 @@
-"""What a report says of runs, as plain values: what the page draws, and nothing that has to be looked up again."""
+"""The contents of a report as plain values, from run directories."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nanolm.analysis import metrics as figures
 from nanolm.analysis.collection import Run, short_keys, told_apart
 from nanolm.analysis.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
 from nanolm.errors import RunError
-from nanolm.report.curves import MOST_POINTS, Curve, curve
-from nanolm.report.repeat import command
+from nanolm.report.curves import MAX_POINTS, Curve, curve
+from nanolm.report.reproduce import command
 from nanolm.report.samples import read as read_samples
 from nanolm.runs import provenance
 from nanolm.runs.console import LOSSY
@@ -21,34 +21,34 @@ from nanolm.runs.metrics import TRAIN, VAL, val_losses
 from nanolm.runs.summary import Summary
 from nanolm.wording import format_value
 
-# Characters of a label that have room in a legend; of a longer one the middle is left out.
-LONGEST_LABEL = 34
+# Longer labels are shortened in legends.
+MAX_LABEL_LENGTH = 34
 
-# Under each run: what it takes to know where its numbers came from, as summary.json has it.
+# Keys of summary.json shown with each run.
 PROVENANCE = ("seed", "device", "precision", "ranks", "corpus", "tokenizer", "identity")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One run.
+    """A run.
 
     Attributes:
-        name: the end of its path that no other has.
-        label: what it is called where it is drawn: its name, or what tells it apart; unlike every other.
-        path: where it lies.
-        status: how it ended, as `Run` has it.
-        settings: of those that tell the runs apart, its value for each.
+        name: the shortest unique end of its path.
+        label: its unique label in plots: its name, or the settings in which it differs.
+        path: the run directory.
+        status: as `Run` has it.
+        settings: its values of the settings in which the runs differ.
         figures: parameters, tokens, flops, seconds, tokens_per_second, best_val_loss, best_step, final_val_loss and
-            bits_per_byte (at the best loss); None for what is not known.
-        compares: whether its result can be held against the others'.
-        flops_per_token: of training; None where there is no formula.
+            bits_per_byte (at the best loss); None if unknown.
+        compares: whether its result is comparable with the others.
+        flops_per_token: training FLOPs; None if there is no formula.
         curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
-        is_thinned: whether they have fewer points than there are rows.
-        samples: [step, text] in order.
-        command: a line that makes it again, or None.
-        config: config.yaml as it stands.
+        is_thinned: whether the curves have fewer points than there are rows.
+        samples: [step, text] sorted by step.
+        command: the command that reproduces the run, or None.
+        config: content of config.yaml.
         provenance: versions, git and fingerprints.
-        faults: what is damaged in it.
+        faults: descriptions of damaged files.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """A whole report, the best run first.
+    """The contents of a report.
 
     Attributes:
-        made: when, and by which version.
-        runs: at least one.
-        keys: the settings that tell the runs apart, with a short name for each.
-        by_bits: whether the runs are held against each other by bits per byte: where nats a token do not compare.
-        notes: what a reader must know beside the figures.
-        references: the reference lines.
+        made: version and date.
+        runs: at least one, best first.
+        keys: the settings in which the runs differ, with their short names.
+        by_bits: whether runs are compared by bits per byte, because their nats per token are not comparable.
+        notes: remarks on comparability.
+        references: the baselines.
     """
 
     made: str
@@ -89,25 +89,25 @@ class Contents:
     references: list[Reference]
 
     def result(self, entry: Entry) -> float | None:
-        """What the runs are ordered by."""
+        """Return the metric that runs are ranked by."""
         return entry.figures["bits_per_byte" if self.by_bits else "best_val_loss"]
 
 
 def gather(runs: Sequence[Run]) -> Contents:
-    """Reads all that is to be told of the runs.
+    """Read the contents from runs.
 
     Raises:
-        RunError: the metrics of no run can be read.
+        RunError: none of the runs can be read.
     """
-    apart = told_apart(runs)
+    varying = told_apart(runs)
     entries = [
-        _entry(run, label, {key: values[n] for key, values in apart.items()})
-        for n, (run, label) in enumerate(zip(runs, labels(runs, apart), strict=True))
+        _entry(run, label, {key: values[n] for key, values in varying.items()})
+        for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
     ]
     unreadable = [fault for entry in entries for fault in entry.faults]
     if all(entry.faults for entry in entries):
         raise RunError(
-            "nothing can be read of " + ("this run" if len(runs) == 1 else "these runs"),
+            "this run cannot be read" if len(runs) == 1 else "none of these runs can be read",
             where=", ".join(entry.path for entry in entries),
             hint="; ".join(dict.fromkeys(unreadable)),
         )
@@ -115,7 +115,7 @@ def gather(runs: Sequence[Run]) -> Contents:
     found = Contents(
         made=f"nanolm {provenance.versions()['nanolm']}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
         runs=entries,
-        keys=short_keys(apart),
+        keys=short_keys(varying),
         by_bits=comparability(runs)[1] is not None,
         notes=_notes(runs, compared),
         references=compared.references,
@@ -128,28 +128,26 @@ def gather(runs: Sequence[Run]) -> Contents:
     return dataclasses.replace(found, runs=best_first)
 
 
-def labels(runs: Sequence[Run], apart: dict[str, list[Any]]) -> list[str]:
-    """What each run is called where it is drawn: its name, or of a job of a sweep what tells it apart.
+def labels(runs: Sequence[Run], varying: dict[str, list[Any]]) -> list[str]:
+    """Return a unique label for each run: its name, or for jobs of a sweep the settings in which they differ.
 
-    The folders of a sweep have names of many settings and a hash, too long for a legend.
+    The folder names of sweep jobs, with many settings and a hash, are too long for a legend.
 
     Args:
-        apart: the settings that differ, with each run's value.
-
-    Returns:
-        As many different ones as there are runs.
+        runs: the runs.
+        varying: the settings in which they differ, with each run's value.
     """
-    # A choice is known by its own word: gpt2, but lr 0.003.
-    said = {key: "" if "." not in key and key != "seed" else f"{short} " for key, short in short_keys(apart).items()}
-    found = [
-        ", ".join(f"{word}{_in_words(apart[key][n])}" for key, word in said.items()) if run.summary.group else ""
-        for n, run in enumerate(runs)
-    ]
-    found = [label or run.name for label, run in zip(found, runs, strict=True)]
+    # The option of a group needs no key: gpt2, but lr 0.003.
+    short = short_keys(varying)
+    prefixes = {key: f"{short[key]} " if "." in key or key == "seed" else "" for key in varying}
+    found = []
+    for n, run in enumerate(runs):
+        label = ", ".join(f"{prefix}{_format(varying[key][n])}" for key, prefix in prefixes.items())
+        found.append(label if label and run.summary.group else run.name)
     return found if len(set(found)) == len(found) else [run.name for run in runs]
 
 
-def _in_words(value: Any) -> str:
+def _format(value: Any) -> str:
     return "none" if value is None else format_value(value)
 
 
@@ -162,10 +160,10 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         faults.append(error.found)
     train = [row for row in measured if row.split == TRAIN]
     val = [row for row in measured if row.split == VAL]
-    come_to = figures.of(run)
+    found = figures.of(run)
     losses = val_losses(val)
     names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
-    known = {name: getattr(come_to, name) for name in (*names, "bits_per_byte")}
+    known = {name: getattr(found, name) for name in (*names, "bits_per_byte")}
     known["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
     return Entry(
         name=run.name,
@@ -175,7 +173,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         settings=settings,
         figures=known,
         compares=True,
-        flops_per_token=come_to.flops / come_to.tokens if come_to.flops is not None and come_to.tokens else None,
+        flops_per_token=found.flops / found.tokens if found.flops is not None and found.tokens else None,
         curves={
             "train": curve(train, "loss"),
             "val": curve(val, "loss"),
@@ -183,7 +181,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
             "lr": curve(train, "lr"),
             "grad_norm": curve(train, "grad_norm"),
         },
-        is_thinned=max(len(train), len(val)) > MOST_POINTS,
+        is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
         command=command(run.settings, run.choices),
         config=_text(directory),
@@ -193,20 +191,20 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
 
 
 def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
-    """What a reader must know beside the figures."""
+    """Return remarks on comparability."""
     notes, _ = comparability(runs)
-    leaky = [run.name for row in compared.rows if row.sees_future for run in row.runs]
-    hiding = [run.name for run in runs if run.summary.is_lossy]
+    noncausal = [run.name for row in compared.rows if row.sees_future for run in row.runs]
+    lossy = [run.name for run in runs if run.summary.is_lossy]
     return [
         *notes,
-        *([f"{', '.join(leaky)}: {SEES_FUTURE}"] if leaky else []),
-        *([f"{', '.join(hiding)}: {LOSSY}"] if hiding else []),
+        *([f"{', '.join(noncausal)}: {SEES_FUTURE}"] if noncausal else []),
+        *([f"{', '.join(lossy)}: {LOSSY}"] if lossy else []),
     ]
 
 
 def _provenance(summary: Summary) -> dict[str, Any]:
     git = summary.git
-    uncommitted = ", with changes that were not committed" if git.get("dirty") else ""
+    uncommitted = " with uncommitted changes" if git.get("dirty") else ""
     return {
         "versions": ", ".join(f"{name} {version}" for name, version in summary.versions.items()) or None,
         "git commit": f"{git['commit']}{uncommitted}" if git.get("commit") else None,

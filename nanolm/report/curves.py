@@ -1,4 +1,4 @@
-"""Curves short enough for a page: of many rows those that show how it went."""
+"""Curves thinned to a number of points that a page can hold."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from collections.abc import Iterable, Sequence
 
 from nanolm.runs.metrics import MetricsRow
 
-# Points of a curve on the page. Those of twenty runs make some megabytes, and a screen has no more columns.
-MOST_POINTS = 1500
+# A screen has no more columns, and the curves of twenty runs take some megabytes.
+MAX_POINTS = 1500
 
-# What a row says of how far the run was.
-PLACES = ("step", "tokens", "seconds")
+# The values of a row that can be on the x axis.
+X_VALUES = ("step", "tokens", "seconds")
 
 Curve = dict[str, list[float]]
 
 
-def curve(rows: Iterable[MetricsRow], quantity: str, most: int = MOST_POINTS) -> Curve:
-    """One quantity of the rows, with the places where it was measured.
+def curve(rows: Iterable[MetricsRow], quantity: str, max_points: int = MAX_POINTS) -> Curve:
+    """Return the curve of one quantity of metrics.jsonl.
 
     Returns:
-        Lists of equal length: the quantity under "y", and `PLACES`. Rows without the quantity, and those where it is no
-        finite number, are left out; so is a place that some row lacks. All are empty where nothing is left.
+        Lists of equal length: the quantity under "y", and one for each of X_VALUES that every row has. Rows where the
+        quantity is missing or not finite are ignored.
     """
     kept = [row for row in rows if getattr(row, quantity) is not None]
-    kept = [kept[index] for index in thinned([getattr(row, quantity) for row in kept], most)]
-    places = [place for place in PLACES if all(getattr(row, place) is not None for row in kept)]
-    fields = {"y": quantity} | {place: place for place in places}
-    return {name: [_short(getattr(row, field)) for row in kept] for name, field in fields.items()}
+    kept = [kept[index] for index in thin([getattr(row, quantity) for row in kept], max_points)]
+    names = [name for name in X_VALUES if all(getattr(row, name) is not None for row in kept)]
+    fields = {"y": quantity} | {name: name for name in names}
+    return {name: [_round(getattr(row, field)) for row in kept] for name, field in fields.items()}
 
 
-def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
-    """Which of the values are drawn: the first, the last, and the lowest and the highest of every few in a row.
+def thin(values: Sequence[float], max_points: int = MAX_POINTS) -> list[int]:
+    """Choose at most `max_points` values: the first, the last, and the minimum and maximum of every few in a row.
 
-    A spike stays a spike, and the height of noise what it was. All are kept where there are at most `most`.
+    Spikes and the amplitude of noise are preserved.
 
     Returns:
-        Their indices, in order, at most `most` of them.
+        The sorted indices of the chosen values.
     """
     count = len(values)
-    if count <= most:
+    if count <= max_points:
         return list(range(count))
     inner = range(1, count - 1)
-    size = math.ceil(len(inner) / ((most - 2) // 2))
+    size = math.ceil(len(inner) / ((max_points - 2) // 2))
     kept = {0, count - 1}
     for start in range(1, count - 1, size):
         group = range(start, min(start + size, count - 1))
@@ -50,6 +50,6 @@ def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
     return sorted(kept)
 
 
-def _short(value: float) -> float:
-    """Six digits: more than any screen shows."""
+def _round(value: float) -> float:
+    """Round to six significant digits, more than any screen shows."""
     return value if isinstance(value, int) else float(f"{value:.6g}")

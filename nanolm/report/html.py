@@ -1,4 +1,4 @@
-"""The HTML file: the template, our styles and scripts, plotly.js and the data, all in one."""
+"""The HTML file: template, styles, scripts, plotly.js and data in one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import SettingsError, install_hint
 from nanolm.json_text import dump_json
-from nanolm.report.contents import LONGEST_LABEL, Contents
-from nanolm.report.curves import MOST_POINTS
+from nanolm.report.contents import MAX_LABEL_LENGTH, Contents
+from nanolm.report.curves import MAX_POINTS
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
 
-# In the order in which they are read.
-SCRIPTS = ("data", "theme", "legend", "results", "curves", "settings", "samples", "attention", "repeat", "start")
+# In the order of execution.
+SCRIPTS = ("data", "theme", "legend", "results", "curves", "settings", "samples", "attention", "reproduce", "start")
 
 
 @dataclasses.dataclass(frozen=True)
-class Without:
-    """A run that has no attention map.
+class MissingMap:
+    """A run without an attention map.
 
     Attributes:
-        run: its name.
-        reason: in words.
-        is_fault: whether it was to have one.
+        run: name of the run.
+        reason: for the user.
+        is_fault: whether computing the map failed.
     """
 
     run: str
@@ -34,23 +34,23 @@ class Without:
     is_fault: bool = False
 
 
-def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequence[Without] = ()) -> str:
-    """The whole page. It asks for nothing from anywhere, and its own policy forbids it to.
+def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequence[MissingMap] = ()) -> str:
+    """Build the page. It makes no network requests, and its content security policy forbids them.
 
     Args:
-        contents: what it says.
-        maps: attention of some of the runs.
-        without_maps: runs that have none, each with the reason.
+        contents: the data of the runs.
+        maps: attention maps of some of the runs.
+        without_maps: the other runs, each with the reason.
 
     Raises:
         SettingsError: plotly is not installed.
     """
     data = {
         **dataclasses.asdict(contents),
-        "maps": [_plain_maps(each) for each in maps],
+        "maps": [_maps_as_dict(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],
-        "most_points": MOST_POINTS,
-        "longest_label": LONGEST_LABEL,
+        "max_points": MAX_POINTS,
+        "max_label_length": MAX_LABEL_LENGTH,
     }
     parts = {
         "STYLE": _part("page.css"),
@@ -66,13 +66,13 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
 
 
 def to_script(data: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
+    """Serialize data as JSON for a script element: nothing in it ends the element or starts a comment."""
     text = dump_json(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _plain_maps(maps: RunMaps) -> dict[str, Any]:
-    """With weights in thousandths: no eye tells more shades apart."""
+def _maps_as_dict(maps: RunMaps) -> dict[str, Any]:
+    """Convert to plain values, with weights in thousandths: more shades cannot be distinguished."""
     return {
         "run": maps.run,
         "texts": [
@@ -85,8 +85,8 @@ def _plain_maps(maps: RunMaps) -> dict[str, Any]:
                     {
                         "layer": layer.layer,
                         "mask": layer.mask,
-                        "visible": layer.visible_TxT.astype(int).tolist(),
-                        "heads": (layer.weights_HxTxT * 1000).round().astype(int).tolist(),
+                        "visible": layer.visible_TxS.astype(int).tolist(),
+                        "heads": (layer.weights_HxTxS * 1000).round().astype(int).tolist(),
                     }
                     for layer in each.layers
                 ],
@@ -101,7 +101,7 @@ def _plotly() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise SettingsError(
-            "the report is drawn by plotly, which is not installed",
+            "the report needs plotly, which is not installed",
             where="nanolm report",
             hint=install_hint("report"),
         ) from error

@@ -1,4 +1,4 @@
-"""The pictures of a report as PNG files for a paper, by matplotlib, in the colours of the page."""
+"""The figures of a report as PNG files, in the colours of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nanolm.errors import explain_os_error
 from nanolm.files import write_output_file
 from nanolm.plotting import encode, importing_matplotlib
-from nanolm.report.contents import LONGEST_LABEL, Contents, Entry
+from nanolm.report.contents import MAX_LABEL_LENGTH, Contents, Entry
 from nanolm.report.curves import Curve
 
 if TYPE_CHECKING:
@@ -20,36 +20,38 @@ if TYPE_CHECKING:
 
     from nanolm.report.attention_maps import RunMaps
 
-# Those of page.css, and the dashes of data.js: colours that no kind of colour blindness makes one, then dashes.
+# The colours of page.css, which are safe for colour blindness, and the dashes of data.js.
 COLOURS = ("#0072b2", "#d55e00", "#00805c", "#b4538a", "#b07400", "#2d9bd6", "#7a2a5c", "#6f6f1f")
 DASHES = ("-", "--", ":", "-.")
 REFERENCE = "#6b7680"
-LOW, HIGH, UNSEEN, SEEN = "#e8f1fa", "#08306b", "#eef0f2", "#0b5cad"
+LOW, HIGH, MASKED, VISIBLE = "#e8f1fa", "#08306b", "#eef0f2", "#0b5cad"
 
-PLACES = {
-    "step": "step (updates of the weights)",
-    "tokens": "tokens trained on",
-    "flops": "FLOPs of training",
-    "seconds": "seconds of training",
+X_LABELS = {
+    "step": "step",
+    "tokens": "training tokens",
+    "flops": "training FLOPs",
+    "seconds": "training seconds",
 }
 
-# With more runs than this the training losses would hide each other.
-FEW = 4
+# Training losses are drawn for up to this many runs; more would hide each other.
+MAX_TRAINING_CURVES = 4
 
 
 def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list[Path]:
-    """Writes a PNG for each picture that the runs have something for; makes the folder.
+    """Write a PNG for each figure that the runs have data for; creates the folder.
 
     Raises:
-        SettingsError: matplotlib is not installed, or a picture cannot be written.
-        PathError: the folder cannot be made.
+        SettingsError: matplotlib is not installed, or a file cannot be written.
+        PathError: the folder cannot be created.
     """
     with importing_matplotlib():
         import matplotlib.figure  # noqa: F401
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise explain_os_error(error, "the folder cannot be made", where=str(folder), option="--png FOLDER") from error
+        raise explain_os_error(
+            error, "the folder cannot be created", where=str(folder), option="--png FOLDER"
+        ) from error
     written = []
     for name, figure in _figures(contents, maps):
         path = folder / f"{name}.png"
@@ -59,15 +61,15 @@ def write_all(contents: Contents, maps: Sequence[RunMaps], folder: Path) -> list
 
 
 def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str, Figure]]:
-    measure = "bits_per_byte" if contents.by_bits else "loss"
-    for place in PLACES:
-        if any(_at(run, run.curves["val"], place) for run in contents.runs):
-            yield f"{measure}_by_{place}", _losses(contents, place)
-    for quantity, title in (("lr", "learning rate"), ("grad_norm", "gradient norm, before clipping")):
+    metric = "bits_per_byte" if contents.by_bits else "loss"
+    for x_name in X_LABELS:
+        if any(_x_values(run, run.curves["val"], x_name) for run in contents.runs):
+            yield f"{metric}_by_{x_name}", _losses(contents, x_name)
+    for quantity, title in (("lr", "learning rate"), ("grad_norm", "gradient norm before clipping")):
         if any(run.curves[quantity]["y"] for run in contents.runs):
             yield quantity, _lines(contents, quantity, title)
     measured = [run for run in contents.runs if contents.result(run) is not None]
-    keys = _widest(contents, measured)
+    keys = _most_varied(contents, measured)
     if len(measured) > 1 and keys:
         yield "settings", _over_two(contents, *keys) if len(keys) > 1 else _over_one(contents, *keys)
     if maps:
@@ -75,19 +77,23 @@ def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str,
         yield "attention", _attention(maps[0], label)
 
 
-def _losses(contents: Contents, place: str) -> Figure:
-    """Loss on validation text, with that on training text faintly where there is room, and the reference lines."""
+def _losses(contents: Contents, x_name: str) -> Figure:
+    """Plot validation losses and baselines, and for few runs faint training losses."""
     from matplotlib.patheffects import withStroke
 
     figure, axes = _figure(contents)
     by_bits = contents.by_bits
     for number, run in reversed(list(enumerate(contents.runs))):
-        look = _look(number)
-        if len(contents.runs) <= FEW and not by_bits and (x := _at(run, run.curves["train"], place)):
-            axes.plot(x, run.curves["train"]["y"], color=look["color"], linewidth=0.7, alpha=0.4)
+        style = _line_style(number)
+        if (
+            len(contents.runs) <= MAX_TRAINING_CURVES
+            and not by_bits
+            and (x := _x_values(run, run.curves["train"], x_name))
+        ):
+            axes.plot(x, run.curves["train"]["y"], color=style["color"], linewidth=0.7, alpha=0.4)
         curve = run.curves["bits_per_byte" if by_bits else "val"]
-        if x := _at(run, curve, place):
-            axes.plot(x, curve["y"], marker="o" if len(x) == 1 else "", **look)
+        if x := _x_values(run, curve, x_name):
+            axes.plot(x, curve["y"], marker="o" if len(x) == 1 else "", **style)
     left, right = axes.get_xlim()
     for line in contents.references:
         y = line.bits_per_byte if by_bits else line.loss
@@ -98,7 +104,7 @@ def _losses(contents: Contents, place: str) -> Figure:
                 fontsize=7, color=REFERENCE, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     axes.set_xlim(left, right)
-    axes.set_xlabel(PLACES[place])
+    axes.set_xlabel(X_LABELS[x_name])
     axes.set_ylabel("bits per byte" if by_bits else "loss, nats per token")
     return figure
 
@@ -107,14 +113,14 @@ def _lines(contents: Contents, quantity: str, title: str) -> Figure:
     figure, axes = _figure(contents)
     for number, run in reversed(list(enumerate(contents.runs))):
         curve = run.curves[quantity]
-        axes.plot(_at(run, curve, "step"), curve["y"], **{**_look(number), "linewidth": 1})
-    axes.set_xlabel(PLACES["step"])
+        axes.plot(_x_values(run, curve, "step"), curve["y"], **{**_line_style(number), "linewidth": 1})
+    axes.set_xlabel(X_LABELS["step"])
     axes.set_ylabel(title)
     return figure
 
 
 def _figure(contents: Contents) -> tuple[Figure, Axes]:
-    """One picture, with a legend of all runs beside it."""
+    """Create a figure with a legend of all runs on the right."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -123,55 +129,55 @@ def _figure(contents: Contents) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e9ecef", linewidth=0.6)
     axes.set_axisbelow(True)
-    handles = [Line2D([], [], label=_short(run.label), **_look(n)) for n, run in enumerate(contents.runs)]
+    handles = [Line2D([], [], label=_shorten(run.label), **_line_style(n)) for n, run in enumerate(contents.runs)]
     figure.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False, handlelength=2.6)
     return figure, axes
 
 
-def _look(number: int) -> dict[str, Any]:
+def _line_style(number: int) -> dict[str, Any]:
     dash = DASHES[number // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": dash, "linewidth": 1.4}
 
 
-def _at(run: Entry, curve: Curve, place: str) -> list[float]:
-    """Where the points of a curve lie along an axis; empty where the run does not say."""
-    if place != "flops":
-        return curve.get(place, [])
+def _x_values(run: Entry, curve: Curve, x_name: str) -> list[float]:
+    """Return the x values of a curve; empty if they are unknown."""
+    if x_name != "flops":
+        return curve.get(x_name, [])
     return [] if run.flops_per_token is None else [n * run.flops_per_token for n in curve.get("tokens", [])]
 
 
-def _widest(contents: Contents, measured: Sequence[Entry]) -> list[str]:
-    """The two settings with the most values, the wider first; the seed only where nothing else differs."""
+def _most_varied(contents: Contents, measured: Sequence[Entry]) -> list[str]:
+    """Return the two settings with the most values, most first; the seed only if nothing else differs."""
     keys = [key for key in contents.keys if key != "seed"] or list(contents.keys)
-    return sorted(keys, key=lambda key: -len({_word(run.settings[key]) for run in measured}))[:2]
+    return sorted(keys, key=lambda key: -len({_format(run.settings[key]) for run in measured}))[:2]
 
 
 def _over_one(contents: Contents, key: str) -> Figure:
-    """The result of each run over a setting, as points in the runs' colours."""
-    figure, axes = _of_settings()
+    """Plot the result of each run over a setting, in the runs' colours."""
+    figure, axes = _settings_figure()
     measured = [run for run in contents.runs if contents.result(run) is not None]
     values = _values(measured, key)
     for number, run in enumerate(contents.runs):
         result = contents.result(run)
         if result is not None:
-            place = values.index(_word(run.settings[key]))
-            axes.plot([place], [result], marker="o", color=_look(number)["color"])
-    _name_values(axes.xaxis, key, values)
+            place = values.index(_format(run.settings[key]))
+            axes.plot([place], [result], marker="o", color=_line_style(number)["color"])
+    _set_ticks(axes.xaxis, key, values)
     axes.set_ylabel(_result_name(contents))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _over_two(contents: Contents, across: str, up: str) -> Figure:
-    """The result over two settings as a heat map, each cell the mean of its runs whatever their other settings."""
-    figure, axes = _of_settings()
+def _over_two(contents: Contents, x_key: str, y_key: str) -> Figure:
+    """Plot the result over two settings as a heat map; each cell is the mean over the other settings."""
+    figure, axes = _settings_figure()
     found: dict[tuple[str, str], list[float]] = {}
     measured = [run for run in contents.runs if contents.result(run) is not None]
     for run in measured:
-        cell = (_word(run.settings[up]), _word(run.settings[across]))
+        cell = (_format(run.settings[y_key]), _format(run.settings[x_key]))
         found.setdefault(cell, []).append(contents.result(run) or 0.0)
     means = {cell: sum(results) / len(results) for cell, results in found.items()}
-    columns, rows = _values(measured, across), _values(measured, up)
+    columns, rows = _values(measured, x_key), _values(measured, y_key)
     table = [[means.get((row, column), math.nan) for column in columns] for row in rows]
     image = axes.imshow(table, cmap="cividis_r", aspect="auto", origin="lower")
     figure.colorbar(image, label=_result_name(contents))
@@ -180,22 +186,22 @@ def _over_two(contents: Contents, across: str, up: str) -> Figure:
         colour = "black" if mean <= middle else "white"
         place = (columns.index(column), rows.index(row))
         axes.annotate(f"{mean:.3f}", place, ha="center", va="center", fontsize=7, color=colour)
-    _name_values(axes.xaxis, across, columns)
-    _name_values(axes.yaxis, up, rows)
+    _set_ticks(axes.xaxis, x_key, columns)
+    _set_ticks(axes.yaxis, y_key, rows)
     axes.spines[:].set_visible(False)
     return figure
 
 
-def _of_settings() -> tuple[Figure, Axes]:
+def _settings_figure() -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), dpi=200, layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _name_values(axis: Axis, key: str, values: Sequence[str]) -> None:
+def _set_ticks(axis: Axis, key: str, values: Sequence[str]) -> None:
     every = math.ceil(len(values) / 12)
-    axis.set_ticks(range(0, len(values), every), [_short(value, 16) for value in values[::every]])
+    axis.set_ticks(range(0, len(values), every), [_shorten(value, 16) for value in values[::every]])
     axis.set_label_text(key)
 
 
@@ -204,46 +210,46 @@ def _result_name(contents: Contents) -> str:
 
 
 def _attention(maps: RunMaps, label: str) -> Figure:
-    """Every head of every layer over the first text, and beside them the mask; eight layers and heads at most."""
+    """Plot the mask and the heads of each layer on the first text; at most eight layers and heads."""
     from matplotlib.colors import LinearSegmentedColormap, ListedColormap
     from matplotlib.figure import Figure
 
     text = maps.texts[0]
     layers = text.layers[:8]
-    heads = min(8, max(len(layer.weights_HxTxT) for layer in layers))
+    heads = min(8, max(len(layer.weights_HxTxS) for layer in layers))
     figure = Figure(figsize=(1.9 * (heads + 1) + 0.5, 2.1 * len(layers) + 0.6), dpi=200, layout="constrained")
     figure.suptitle(
-        f"{_short(label, 60)}, step {text.step:,}: {_short(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
+        f"{_shorten(label, 60)}, step {text.step:,}: {_shorten(text.text.replace(chr(10), ' '), 60)!r}", fontsize=8
     )
-    shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH]).with_extremes(bad=UNSEEN)
+    shades = LinearSegmentedColormap.from_list("weights", [LOW, HIGH]).with_extremes(bad=MASKED)
     grid = figure.subplots(len(layers), heads + 1, squeeze=False)
     for row, layer in zip(grid, layers, strict=True):
         for axes in row:
             axes.axis("off")
-        row[0].imshow(layer.visible_TxT, cmap=ListedColormap([UNSEEN, SEEN]), vmin=0, vmax=1)
+        row[0].imshow(layer.visible_TxS, cmap=ListedColormap([MASKED, VISIBLE]), vmin=0, vmax=1)
         row[0].set_title(f"layer {layer.layer}: {layer.mask}", fontsize=6.5)
-        for head, axes in enumerate(row[1 : 1 + len(layer.weights_HxTxT)]):
-            weights = layer.weights_HxTxT[head].copy()
-            weights[~layer.visible_TxT] = math.nan
+        for head, axes in enumerate(row[1 : 1 + len(layer.weights_HxTxS)]):
+            weights = layer.weights_HxTxS[head].copy()
+            weights[~layer.visible_TxS] = math.nan
             axes.imshow(weights, cmap=shades, vmin=0, vmax=1)
             axes.set_title(f"layer {layer.layer}, head {head}", fontsize=6.5)
     return figure
 
 
 def _values(measured: Sequence[Entry], key: str) -> list[str]:
-    """The values of a setting, numbers by size and before words."""
-    found = {_word(run.settings[key]): run.settings[key] for run in measured}
-    numbers = {word: value for word, value in found.items() if isinstance(value, (int, float))}
-    return sorted(found, key=lambda word: (word not in numbers, numbers.get(word, 0), word))
+    """Return the sorted values of a setting, numbers before strings."""
+    found = {_format(run.settings[key]): run.settings[key] for run in measured}
+    numbers = {text: value for text, value in found.items() if isinstance(value, (int, float))}
+    return sorted(found, key=lambda text: (text not in numbers, numbers.get(text, 0), text))
 
 
-def _word(value: object) -> str:
+def _format(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _short(text: str, longest: int = LONGEST_LABEL) -> str:
-    """A long name with its middle left out, as on the page."""
-    if len(text) <= longest:
+def _shorten(text: str, max_length: int = MAX_LABEL_LENGTH) -> str:
+    """Drop the middle of a long name, as on the page."""
+    if len(text) <= max_length:
         return text
-    end = int((longest - 1) * 0.6)
-    return f"{text[: longest - 1 - end]}…{text[-end:]}"
+    end = int((max_length - 1) * 0.6)
+    return f"{text[: max_length - 1 - end]}…{text[-end:]}"

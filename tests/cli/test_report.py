@@ -39,8 +39,8 @@ def test_mistakes_are_reported(nanolm: Nanolm, pair: Path) -> None:
     (nanolm.folder / "empty").mkdir()
     for arguments, expected in {
         ("empty",): "there is no run in empty",
-        ("nowhere",): "there is not a folder nowhere",
-        (str(pair), "-o", "missing/report.html"): "there is not a folder missing",
+        ("nowhere",): "there is no folder nowhere",
+        (str(pair), "-o", "missing/report.html"): "there is no folder missing",
     }.items():
         done = nanolm("report", *arguments)
         assert (done.returncode, done.stdout) == (2, ""), done
@@ -98,14 +98,14 @@ def test_number_of_maps(sweep: Path, tmp_path: Path) -> None:
 def test_an_unreadable_run_is_an_error(pair: Path, tmp_path: Path) -> None:
     run = shutil.copytree(pair / "gpt", tmp_path / "run")
     (run / "config.yaml").write_text("[")
-    with pytest.raises(RunError, match="nothing can be read of this run") as error:
+    with pytest.raises(RunError, match="this run cannot be read") as error:
         report(run, "-o", tmp_path / "a.html")
     assert "config.yaml is damaged" in error.value.hint
 
 
 def test_missing_plotly_is_an_error(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(SettingsError, match="drawn by plotly, which is not installed") as error:
+    with pytest.raises(SettingsError, match="needs plotly, which is not installed") as error:
         report(pair, "-o", tmp_path / "a.html", "--maps", "0")
     assert error.value.hint.startswith("pip install 'matplotlib>=")
 

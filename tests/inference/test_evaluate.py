@@ -7,10 +7,9 @@ from nanolm.errors import RunError, SettingsError
 from nanolm.inference.evaluate import evaluate
 from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
-from tests.inference.test_load import trained  # noqa: F401
 
 
-def test_it_repeats_what_training_measured(trained: Path) -> None:  # noqa: F811
+def test_evaluate_matches_training(trained: Path) -> None:
     summary = RunDirectory(trained).read_summary()
     figures = evaluate(load_run(str(trained)))
     assert figures["loss"] == pytest.approx(summary.best_val_loss, rel=1e-5)
@@ -19,13 +18,13 @@ def test_it_repeats_what_training_measured(trained: Path) -> None:  # noqa: F811
     assert (figures["split"], figures["stride"], figures["step"]) == ("val", 16, summary.best_step)
 
 
-def test_the_training_split_and_another_stride(trained: Path) -> None:  # noqa: F811
+def test_split_and_stride(trained: Path) -> None:
     loaded = load_run(str(trained), "last")
     assert evaluate(loaded, "train")["tokens"] == RunDirectory(trained).read_summary().train_tokens - 1
     assert evaluate(loaded, stride=1)["loss"] != evaluate(loaded)["loss"]
 
 
-def test_what_cannot_be_scored_is_refused(trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_invalid_arguments_are_errors(trained: Path, tmp_path: Path) -> None:
     loaded = load_run(str(trained))
     with pytest.raises(SettingsError, match=r"no split 'vel'[\s\S]*did you mean val\?"):
         evaluate(loaded, "vel")
@@ -34,5 +33,5 @@ def test_what_cannot_be_scored_is_refused(trained: Path, tmp_path: Path) -> None
             evaluate(loaded, stride=stride)
     loaded.config.dataset.path = str(tmp_path / "other.txt")  # type: ignore[attr-defined]
     (tmp_path / "other.txt").write_text("another text altogether " * 50)
-    with pytest.raises(RunError, match="the text is not the one that the run was trained with"):
+    with pytest.raises(RunError, match="the text has changed since the run was trained"):
         evaluate(loaded)

@@ -6,10 +6,9 @@ import pytest
 from nanolm.errors import NanolmError, TokenizerError
 from nanolm.inference.generate import generate
 from nanolm.inference.load import load_run
-from tests.inference.test_load import trained  # noqa: F401
 
 
-def test_a_prompt_is_continued(trained: Path) -> None:  # noqa: F811
+def test_generate_continues_the_prompt(trained: Path) -> None:
     loaded = load_run(str(trained))
     text = generate(loaded, "12 and 13", max_new_tokens=30)
     assert text.startswith("12 and 13")
@@ -20,14 +19,14 @@ def test_a_prompt_is_continued(trained: Path) -> None:  # noqa: F811
     assert greedy == generate(loaded, "12", max_new_tokens=30, top_k=1, seed=5)
 
 
-def test_the_cache_changes_no_text(trained: Path) -> None:  # noqa: F811
+def test_cache_does_not_change_the_text(trained: Path) -> None:
     loaded = load_run(str(trained))
     for stride in (None, 1, 16):
         texts = {generate(loaded, "12", max_new_tokens=40, stride=stride, use_cache=cache) for cache in (True, False)}
         assert len(texts) == 1, "greedy or drawn, past the context of 16 too"
 
 
-def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
+def test_invalid_arguments_are_errors(trained: Path) -> None:
     loaded = load_run(str(trained))
     with pytest.raises(TokenizerError, match=r"not in the tokenizer's vocabulary: 'Q' \(U\+0051\), '中' \(U\+4E2D\)"):
         generate(loaded, "Q 中")
@@ -46,7 +45,7 @@ def test_what_cannot_be_done_is_refused(trained: Path) -> None:  # noqa: F811
             generate(loaded, prompt, **keywords)  # type: ignore[arg-type]
 
 
-def test_the_ends_of_every_range_generate_text(trained: Path) -> None:  # noqa: F811
+def test_extreme_arguments_generate_text(trained: Path) -> None:
     loaded = load_run(str(trained))
     greedy = generate(loaded, "12 and", max_new_tokens=20, temperature=0)
     for temperature in (1e-30, 1e-45, 5e-324):

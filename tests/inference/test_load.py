@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,24 +8,9 @@ from nanolm.errors import CheckpointError, NanolmError, RunError, SettingsError
 from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.trainer import train
-from tests.helpers import SMALL, make_config
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose best checkpoint is not its last."""
-    folder = tmp_path_factory.mktemp("trained")
-    text = folder / "text.txt"
-    text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(200)))
-    run = RunDirectory(folder / "run")
-    run.path.mkdir()
-    overrides = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=10")
-    train(make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides), run)
-    return run.path
-
-
-def test_the_best_the_last_and_any_step_can_be_chosen(trained: Path) -> None:
+def test_best_last_and_any_step_can_be_loaded(trained: Path) -> None:
     best = RunDirectory(trained).read_summary().best_step
     assert load_run(str(trained)).step == best
     assert load_run(str(trained), "last").step == 30
@@ -38,21 +24,19 @@ def test_the_best_the_last_and_any_step_can_be_chosen(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:x", "CPU", "", "cuda:-1", "cuda:²", "cuda:99999999999", "cpu:0"])
-def test_a_device_that_does_not_exist_is_refused(trained: Path, device: str) -> None:
+def test_unknown_devices_are_errors(trained: Path, device: str) -> None:
     with pytest.raises(SettingsError, match=r"where: --device[\s\S]*hint: .*cpu"):
         load_run(str(trained), device=device)
 
 
-def test_a_run_without_a_checkpoint_says_how_to_go_on(trained: Path, tmp_path: Path) -> None:
+def test_missing_checkpoint_suggests_resuming(trained: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "tokenizer.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     with pytest.raises(RunError, match=r"no checkpoint yet[\s\S]*nanolm train resume="):
         load_run(str(tmp_path))
 
 
-def test_a_damaged_checkpoint_is_named_not_replaced(trained: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_damaged_checkpoint_is_an_error(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     os.truncate(copy / "checkpoints" / "step-00000030" / checkpoint.WEIGHTS, 100)
@@ -61,7 +45,7 @@ def test_a_damaged_checkpoint_is_named_not_replaced(trained: Path, tmp_path: Pat
             load_run(str(copy), which)
 
 
-def test_a_run_of_a_plugin_says_which_flag_names_it(trained: Path, tmp_path: Path) -> None:
+def test_unknown_plugin_suggests_the_option(trained: Path, tmp_path: Path) -> None:
     for name in ("config.yaml", "tokenizer.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     config = tmp_path / "config.yaml"

@@ -10,7 +10,7 @@ from nanolm.analysis.comparison import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
-from nanolm.report.curves import MOST_POINTS
+from nanolm.report.curves import MAX_POINTS
 from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary
@@ -18,7 +18,7 @@ from tests.helpers import SMALL, make_config
 from tests.report_fixtures import LONG_NAME, make_run
 
 
-def of(*paths: Path) -> Contents:
+def contents_of(*paths: Path) -> Contents:
     return gather(find(paths))
 
 
@@ -27,8 +27,8 @@ def change_summary(run: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_the_best_is_first_and_what_differs_is_told(sweep: Path) -> None:
-    found = of(sweep)
+def test_runs_are_sorted_and_varying_settings_listed(sweep: Path) -> None:
+    found = contents_of(sweep)
     assert len(found.runs) == 20
     losses = [run.figures["best_val_loss"] for run in found.runs]
     assert losses == sorted(losses, key=lambda loss: loss or 0)
@@ -38,7 +38,7 @@ def test_the_best_is_first_and_what_differs_is_told(sweep: Path) -> None:
     assert (found.by_bits, found.notes) == (False, [])
 
 
-def test_figures_are_those_of_the_run(pair: Path) -> None:
+def test_entry_has_the_figures_of_its_run(pair: Path) -> None:
     (run,) = find([pair / "gpt"])
     (entry,) = gather([run]).runs
     val = RunDirectory(run.path).read_metrics("val")
@@ -53,8 +53,8 @@ def test_figures_are_those_of_the_run(pair: Path) -> None:
     assert "torch" in entry.provenance["versions"]
 
 
-def test_flops_are_those_of_the_formula(pair: Path) -> None:
-    (entry,) = of(pair / "gpt").runs
+def test_flops_match_the_formula(pair: Path) -> None:
+    (entry,) = contents_of(pair / "gpt").runs
     config = make_config(*SMALL, "dataset=text", "dataset.path=x", "model=gpt")
     vocab_size = json.loads((pair / "gpt" / "summary.json").read_text())["vocab_size"]
     per_token = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
@@ -62,8 +62,8 @@ def test_flops_are_those_of_the_formula(pair: Path) -> None:
     assert entry.figures["flops"] == per_token * 6 * 4 * 16
 
 
-def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None:
-    found = of(sweep)
+def test_baselines_appear_once_in_both_units(sweep: Path) -> None:
+    found = contents_of(sweep)
     summary = json.loads((sweep / "gpt_0.001_1" / "summary.json").read_text())
     counted = {line.name: line for line in found.references if line.name.startswith("counted")}
     assert list(counted) == ["counted unigram", "counted bigram"]
@@ -75,9 +75,9 @@ def test_reference_lines_are_said_once_and_in_both_measures(sweep: Path) -> None
         assert line.bits_per_byte == pytest.approx(loss * bits_per_nat)
 
 
-def test_other_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_path: Path) -> None:
+def test_different_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
-    found = of(pair, tmp_path / "bytes")
+    found = contents_of(pair, tmp_path / "bytes")
     assert found.by_bits
     assert "2 different tokenizers" in found.notes[0]
     assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.references}
@@ -86,48 +86,48 @@ def test_other_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_p
     assert bits == sorted(bits, key=lambda each: each or 0)
 
 
-def test_other_texts_are_said_to_be_others(pair: Path, tmp_path: Path) -> None:
+def test_different_texts_are_noted(pair: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("1 and 2 make 3; 4 is left.\n" * 40)
     make_run(tmp_path / "run", other, "model=bigram", "trainer.max_steps=2")
-    found = of(pair, tmp_path / "run")
+    found = contents_of(pair, tmp_path / "run")
     assert found.by_bits
     assert "2 different validation texts" in found.notes[0]
 
 
-def test_jobs_of_a_sweep_are_called_by_what_tells_them_apart() -> None:
+def test_labels_of_sweep_jobs_are_varying_settings() -> None:
     def run(name: str, group: str | None) -> Run:
         return Run(Path(name), name, {}, Summary(group=group), "completed")
 
-    apart = {"model": ["gpt", "gpt2", "gpt"], "optimizer.lr": [1e-3, 3e-3, 1e-3], "seed": [1, 1, None]}
+    varying = {"model": ["gpt", "gpt2", "gpt"], "optimizer.lr": [1e-3, 3e-3, 1e-3], "seed": [1, 1, None]}
     jobs = [run(f"model=gpt,optimizer.lr=0.001,seed={n}-0123456789", "sweep") for n in range(3)]
-    called = ["gpt, lr 0.001, seed 1", "gpt2, lr 0.003, seed 1", "gpt, lr 0.001, seed none"]
-    assert labels(jobs, apart) == called
-    assert labels([*jobs[:2], run("mine", None)], apart) == [*called[:2], "mine"]
-    twice = {key: [values[0]] * 3 for key, values in apart.items()}
-    assert labels(jobs, twice) == [job.name for job in jobs], "a label of two runs would tell nothing"
+    expected = ["gpt, lr 0.001, seed 1", "gpt2, lr 0.003, seed 1", "gpt, lr 0.001, seed none"]
+    assert labels(jobs, varying) == expected
+    assert labels([*jobs[:2], run("mine", None)], varying) == [*expected[:2], "mine"]
+    twice = {key: [values[0]] * 3 for key, values in varying.items()}
+    assert labels(jobs, twice) == [job.name for job in jobs], "labels must be unique"
     assert labels(jobs[:1], {}) == [jobs[0].name]
 
 
-def test_hidden_text_compares_with_nothing(pair: Path, text: Path, tmp_path: Path) -> None:
+def test_a_lossy_tokenizer_is_noted(pair: Path, text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "words", text, "model=bigram", "tokenizer=word", "trainer.max_steps=2")
-    found = of(pair, tmp_path / "words")
+    found = contents_of(pair, tmp_path / "words")
     assert found.notes[1] == f"words: {LOSSY}"
 
 
-def test_a_mask_that_sees_the_future_is_named(text: Path, tmp_path: Path) -> None:
+def test_a_noncausal_mask_is_noted(text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "leaky", text, "model=gpt", "mask=none", "trainer.max_steps=2")
-    assert of(tmp_path / "leaky").notes == [f"leaky: {SEES_FUTURE}"]
+    assert contents_of(tmp_path / "leaky").notes == [f"leaky: {SEES_FUTURE}"]
 
 
-def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_has_partial_figures(pair: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
     summary = json.loads((run / "summary.json").read_text())
     unknown = ("best_val_loss", "best_step", "final_val_loss", "bits_per_byte", "tokens", "seconds")
     change_summary(run, status="running", **dict.fromkeys(unknown))
     metrics = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(metrics[:-9])
-    (entry,) = of(run).runs
+    (entry,) = contents_of(run).runs
     assert entry.status == "cut off"
     assert entry.figures["best_step"] == 3
     assert (entry.figures["best_val_loss"] or 0) > summary.best_val_loss
@@ -135,25 +135,25 @@ def test_a_run_that_was_cut_off_is_told_as_far_as_it_came(pair: Path, tmp_path: 
     assert entry.faults == ()
 
 
-def test_a_damaged_run_is_shown_beside_the_others(pair: Path, tmp_path: Path) -> None:
+def test_a_damaged_run_is_listed_with_its_fault(pair: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
     lines = (run / "metrics.jsonl").read_bytes().split(b"\n")
     lines[1] = lines[1][:20]
     (run / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    found = of(pair, run)
+    found = contents_of(pair, run)
     (entry,) = [entry for entry in found.runs if entry.path == str(run)]
     assert entry.faults[0].startswith("line 2 of metrics.jsonl is damaged")
     assert entry.curves["train"]["y"] == []
-    with pytest.raises(RunError, match="nothing can be read of this run") as error:
-        of(run)
+    with pytest.raises(RunError, match="this run cannot be read") as error:
+        contents_of(run)
     assert "line 2 of metrics.jsonl" in error.value.hint
 
 
-def test_a_long_run_is_thinned_and_it_is_said(pair: Path, tmp_path: Path) -> None:
+def test_curves_of_a_long_run_are_thinned(pair: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
     rows = ({"step": n, "split": "train", "loss": 4 / n, "lr": 1e-3, "tokens": n, "seconds": n} for n in range(1, 5001))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    long, short = of(run).runs[0], of(pair / "gpt").runs[0]
+    long, short = contents_of(run).runs[0], contents_of(pair / "gpt").runs[0]
     assert (long.is_thinned, short.is_thinned) == (True, False)
-    assert 1000 < len(long.curves["train"]["y"]) <= MOST_POINTS
+    assert 1000 < len(long.curves["train"]["y"]) <= MAX_POINTS
     assert (long.curves["train"]["step"][0], long.curves["train"]["step"][-1]) == (1, 5000)

@@ -1,4 +1,4 @@
-"""The page as a reader meets it: in a real browser, which may reach nothing."""
+"""The page in a real browser without network access."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from nanolm.analysis.collection import find
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
-from nanolm.report.html import Without, to_html, to_script
-from tests.report_fixtures import LONG_NAME
+from nanolm.report.html import MissingMap, to_html, to_script
+from tests.report_fixtures import LONG_NAME, make_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
 
@@ -35,7 +35,7 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, size: str = "desktop", theme: str = "light") -> None:
-        """Opens a file at a width and in a theme, and waits until all is drawn."""
+        """Open a file with a window size and a theme, and wait until all plots are drawn."""
         width, height = SIZES[size]
         command = self.driver.execute_cdp_cmd
         command(
@@ -54,7 +54,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script: str, seconds: float = 30) -> Any:
-        """Waits until a script returns something true, and returns it."""
+        """Wait until a script returns a truthy value, and return it."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.driver, seconds).until(lambda driver: driver.execute_script(script))
@@ -69,8 +69,8 @@ class Browser:
     def texts(self, selector: str) -> list[str]:
         return self.js("return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent)", selector)
 
-    def complaints(self) -> list[str]:
-        """What the console has said."""
+    def console_messages(self) -> list[str]:
+        """Return the messages of the browser's console."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> set[str]:
@@ -92,7 +92,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser whose only way out is a proxy that is not there."""
+    """A browser behind a proxy that does not exist."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     driver_path, program = shutil.which("chromedriver"), shutil.which("chromium")
     if driver_path is None or program is None:
@@ -122,13 +122,13 @@ def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_it_opens_without_a_word_and_without_a_request(
+def test_page_opens_without_errors_or_requests(
     browser: Browser, report: Path, size: str, theme: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
     browser.open(report, size, theme)
     pixels = browser.picture(tmp_path / f"{size}_{theme}.png")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
     assert browser.requests() - {"data", "blob"} == {report.as_uri()}
     width = SIZES[size][0]
     assert pixels.shape[1] == width
@@ -147,7 +147,7 @@ def test_it_opens_without_a_word_and_without_a_request(
         assert len(shades) > 8, f"{name} is blank"
 
 
-def test_the_axes_switch(browser: Browser, report: Path) -> None:
+def test_axes_can_be_changed(browser: Browser, report: Path) -> None:
     browser.open(report)
     seen = {}
     for place in ("tokens", "flops", "seconds", "step"):
@@ -156,25 +156,25 @@ def test_the_axes_switch(browser: Browser, report: Path) -> None:
         seen[place] = (title, browser.js("return document.getElementById('loss').layout.xaxis.type"))
         assert browser.texts("#lr .xtitle") == browser.texts("#grad-norm .xtitle") == [title]
     assert seen == {
-        "tokens": ("tokens trained on", "linear"),
-        "flops": ("FLOPs of training, by formula", "linear"),
-        "seconds": ("seconds of training", "linear"),
-        "step": ("step (updates of the weights)", "linear"),
+        "tokens": ("training tokens", "linear"),
+        "flops": ("training FLOPs (by formula)", "linear"),
+        "seconds": ("training seconds", "linear"),
+        "step": ("step", "linear"),
     }
     last = "return Math.max(...document.getElementById('loss').data.map((each) => each.x.at(-1)))"
     assert browser.js(last) == 6
     browser.click("#curve-controls button[value=tokens]")
     assert browser.js(last) == 6 * 4 * 16
-    for axis, which in (("xaxis", "horizontal"), ("yaxis", "vertical")):
-        browser.click(f"#curve-controls [aria-label={which}] button[value=log]")
+    for axis, which in (("xaxis", "x scale"), ("yaxis", "y scale")):
+        browser.click(f"#curve-controls [aria-label='{which}'] button[value=log]")
         assert browser.js(f"return document.getElementById('loss').layout.{axis}.type") == "log"
     browser.click("#curve-controls button[value=bits_per_byte]")
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=train]').disabled")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_the_legend_names_every_run_and_hides_it(browser: Browser, report: Path) -> None:
+def test_legend_hides_runs(browser: Browser, report: Path) -> None:
     browser.open(report)
     names = browser.texts("#legend .label")
     assert len(set(names)) == 20
@@ -190,10 +190,10 @@ def test_the_legend_names_every_run_and_hides_it(browser: Browser, report: Path)
     assert browser.js("return document.getElementById('lr').data.length") == 19
     browser.js("[...document.querySelectorAll('#legend .plain')].find((each) => each.textContent === 'best 5').click()")
     assert browser.js(drawn) == 5
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_a_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None:
+def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None:
     browser.open(report)
     looks = browser.js("""
         const found = {};
@@ -208,7 +208,7 @@ def test_a_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None
     assert len({each[0] for each in looks}) == 20
 
 
-def test_smoothing_leaves_validation_as_it_is(browser: Browser, report: Path) -> None:
+def test_smoothing_does_not_change_validation_curves(browser: Browser, report: Path) -> None:
     browser.open(report)
     browser.click("#curve-controls button[value=both]")
     curves = (
@@ -226,7 +226,7 @@ def test_smoothing_leaves_validation_as_it_is(browser: Browser, report: Path) ->
         assert np.ptp(smooth) < np.ptp(raw)
 
 
-def test_results_are_sorted_by_a_tap(browser: Browser, report: Path) -> None:
+def test_results_are_sorted_by_clicking(browser: Browser, report: Path) -> None:
     browser.open(report)
     heads = browser.texts("#table th")
     assert heads[:5] == ["run", "best val loss", "model", "lr", "seed"]
@@ -240,13 +240,13 @@ def test_results_are_sorted_by_a_tap(browser: Browser, report: Path) -> None:
     assert browser.texts("#table td:nth-child(4)")[0] == "0.1"
 
 
-def test_settings_against_each_other(browser: Browser, report: Path) -> None:
+def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
     browser.open(report)
     cells = "return document.getElementById('map').data[0].z.flat().length"
     assert browser.js(cells) == 10
     assert set(browser.texts("#map .xtitle") + browser.texts("#map .ytitle")) == {"model", "optimizer.lr"}
-    browser.js("""const up = document.querySelector('#map-controls select[aria-label=up]');
-        up.value = 'seed'; up.dispatchEvent(new Event('change'));""")
+    browser.js("""const list = document.querySelector('#map-controls select[aria-label="y axis"]');
+        list.value = 'seed'; list.dispatchEvent(new Event('change'));""")
     assert browser.texts("#map .ytitle") == ["seed"]
     assert browser.js(cells) == 10
     titles = [
@@ -255,7 +255,7 @@ def test_settings_against_each_other(browser: Browser, report: Path) -> None:
     assert titles == ["model", "lr", "seed", "best val loss"]
 
 
-def test_samples_go_with_the_slider(browser: Browser, report: Path) -> None:
+def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:
     browser.open(report)
     assert len(browser.texts(".card")) == 4
     assert all(text.startswith("step 6, val loss") for text in browser.texts(".card .at"))
@@ -266,7 +266,7 @@ def test_samples_go_with_the_slider(browser: Browser, report: Path) -> None:
     assert len(browser.texts(".card")) == 20
 
 
-def test_attention_goes_with_its_choices(browser: Browser, report: Path) -> None:
+def test_attention_follows_its_controls(browser: Browser, report: Path) -> None:
     browser.open(report)
     assert browser.texts("#heads button") == ["head 0", "head 1"]
     first = browser.js("return document.getElementById('weights').data[0].z")
@@ -285,7 +285,7 @@ def test_attention_goes_with_its_choices(browser: Browser, report: Path) -> None
     assert "the model bigram has no attention" in browser.texts("#attention-note")[0]
 
 
-def test_the_theme_can_be_changed(browser: Browser, report: Path) -> None:
+def test_theme_toggle(browser: Browser, report: Path) -> None:
     browser.open(report, theme="dark")
     colour = "return getComputedStyle(document.body).backgroundColor"
     dark = browser.js(colour)
@@ -295,31 +295,29 @@ def test_the_theme_can_be_changed(browser: Browser, report: Path) -> None:
     assert browser.js("return document.getElementById('loss').layout.font.color") == "#1b2126"
 
 
-def test_what_it_takes_to_repeat_a_run(browser: Browser, report: Path, sweep: Path) -> None:
+def test_commands_that_reproduce_runs(browser: Browser, report: Path, sweep: Path) -> None:
     browser.open(report)
-    assert len(browser.texts("#repeats details")) == 20
-    shown = browser.texts("#repeats pre")
+    assert len(browser.texts("#reproductions details")) == 20
+    shown = browser.texts("#reproductions pre")
     assert sum(text.startswith("nanolm train dataset=text") for text in shown) == 20
     assert (sweep / "gpt_0.01_2" / "config.yaml").read_text() in shown
 
 
 def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, text: Path, tmp_path: Path) -> None:
-    from tests.report_fixtures import make_run
-
     write_report(pair / "bigram", tmp_path / "one.html")
     browser.open(tmp_path / "one.html")
     assert browser.js("return document.getElementById('settings').hidden")
-    assert browser.texts("#attention-note") == ["Without a map: bigram (the model bigram has no attention)."]
+    assert browser.texts("#attention-note") == ["No attention map: bigram (the model bigram has no attention)."]
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
     write_report(pair, tmp_path / "several.html", str(tmp_path / "bytes"), "--maps", "0")
     browser.open(tmp_path / "several.html", "phone")
     assert "2 different tokenizers" in browser.texts("#notes")[0]
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_nothing_ends_the_script_early() -> None:
+def test_data_cannot_end_the_script_element() -> None:
     nuisance = {"name": "</script><!--<script>", "lines": "\u2028\u2029"}
     text = to_script(nuisance)
     assert "<" not in text
@@ -328,8 +326,8 @@ def test_nothing_ends_the_script_early() -> None:
     assert to_script([float("nan"), float("inf")]) == "[null,null]"
 
 
-def test_it_holds_all_that_it_needs(pair: Path) -> None:
-    page = to_html(gather(find([pair])), [], [Without("bigram", "of reasons")])
+def test_page_is_self_contained(pair: Path) -> None:
+    page = to_html(gather(find([pair])), [], [MissingMap("bigram", "of reasons")])
     head = page[: page.index("<style>")]
     assert "default-src 'none'" in head
     assert "unsafe-eval" not in head

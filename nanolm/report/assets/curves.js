@@ -1,10 +1,10 @@
-// Loss, learning rate and gradient norm, over whatever the reader holds the runs equal in.
+// Loss, learning rate and gradient norm over steps, tokens, FLOPs or seconds.
 
 const PLACES = {
-  step: "step (updates of the weights)",
-  tokens: "tokens trained on",
-  flops: "FLOPs of training, by formula",
-  seconds: "seconds of training",
+  step: "step",
+  tokens: "training tokens",
+  flops: "training FLOPs (by formula)",
+  seconds: "training seconds",
 };
 const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: report.by_bits || runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0 };
 
@@ -17,25 +17,25 @@ const has = (run, place) => place === "flops" ? run.flops_per_token !== null : O
 function startCurves() {
   const places = Object.keys(PLACES).filter((place) => runs.some((run) => has(run, place)));
   const change = (name) => (value) => { view[name] = value; redrawCurves(); };
-  const loss = report.by_bits ? "nats per token of these runs do not compare" : null;
-  const text = choice("text", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split"));
+  const loss = report.by_bits ? "the nats per token of these runs are not comparable" : null;
+  const text = choice("split", [["val", "validation"], ["train", "training"], ["both", "both"]], view.split, change("split"));
   const measure = (value) => {
-    // Only validation has bits per byte.
+    // Bits per byte are measured on the validation text only.
     for (const button of text.querySelectorAll("button")) button.disabled = value !== "loss" && button.value !== "val";
     change("y")(value);
   };
   byId("curve-controls").append(
-    choice("over", places.map((place) => [place, place === "flops" ? "FLOPs" : place === "step" ? "steps" : place]), view.x, change("x")),
-    choice("horizontal", [["linear", "linear"], ["log", "log"]], view.xScale, change("xScale")),
-    choice("vertical", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
-    choice("measure", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte"]], view.y, measure),
+    choice("x axis", places.map((place) => [place, place === "flops" ? "FLOPs" : place === "step" ? "steps" : place]), view.x, change("x")),
+    choice("x scale", [["linear", "linear"], ["log", "log"]], view.xScale, change("xScale")),
+    choice("y scale", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
+    choice("metric", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte"]], view.y, measure),
     text,
-    slider("smoothing of training", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
+    slider("smoothing (training)", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
   redraws.push(redrawCurves);
   measure(view.y);
 }
 
-// An exponential mean that begins at the first value without leaning on it (the correction of Kingma and Ba 2015).
+// Exponential moving average with the bias correction of Adam (Kingma and Ba 2015).
 function smoothed(values, weight) {
   let mean = 0, share = 0;
   return values.map((value) => {
@@ -45,14 +45,14 @@ function smoothed(values, weight) {
   });
 }
 
-function trace(run, curve, words, look = {}) {
+function trace(run, curve, label, look = {}) {
   const x = along(run, curve, view.x) ?? [];
   const isShort = curve.y.length < 2;
   return {
     type: "scatter", mode: isShort ? "markers" : "lines", name: plain(run.short), x, y: look.y ?? curve.y,
     line: { color: runColour(run), dash: DASHES[run.dash], width: 2, ...look.line }, opacity: look.opacity ?? 1,
     marker: { color: runColour(run), size: 8 },
-    hovertemplate: `<b>${plain(run.label)}</b><br>${words} %{y:.4~f}<br>${plain(PLACES[view.x].split(" ")[0])} %{x:,.4~r}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>${label} %{y:.4~f}<br>${view.x === "flops" ? "FLOPs" : view.x} %{x:,.4~r}<extra></extra>`,
     hoverinfo: look.silent ? "skip" : undefined,
   };
 }
@@ -94,7 +94,7 @@ function redrawCurves() {
   const unit = isLoss ? "nats per token" : "bits per byte";
   const traces = lossTraces();
   const lines = report.references.map((line) => ({ name: line.name, y: isLoss ? line.loss : line.bits_per_byte })).filter((line) => isNumber(line.y));
-  const splits = isLoss ? { val: "Validation loss", train: "Training loss", both: "Validation loss, and training loss faintly" }[view.split] : "Validation text, in bits per byte";
+  const splits = isLoss ? { val: "Validation loss", train: "Training loss", both: "Validation loss, with training loss (faint)" }[view.split] : "Bits per byte on the validation text";
   byId("loss-title").textContent = splits;
   draw("loss", traces, {
     xaxis: xAxis(), yaxis: axis(unit, scaled(view.yScale, { nticks: 8 })),
@@ -104,13 +104,13 @@ function redrawCurves() {
     { xaxis: xAxis(), yaxis: axis("lr", scaled(view.yScale, { nticks: 6, exponentformat: "power" })) });
   draw("grad-norm", shown().toReversed().filter(drawable).map((run) => trace(run, run.curves.grad_norm, "gradient norm",
     { y: view.smoothing ? smoothed(run.curves.grad_norm.y, view.smoothing) : undefined, line: { width: 1.3 } })),
-    { xaxis: xAxis(), yaxis: axis("norm, before clipping", scaled(view.yScale, { nticks: 6 })) });
+    { xaxis: xAxis(), yaxis: axis("norm before clipping", scaled(view.yScale, { nticks: 6 })) });
   byId("loss-note").textContent = curveNotes(lines, unit).join(" ");
 }
 
 const drawable = (run) => view.x !== "flops" || run.flops_per_token !== null;
 
-// Names on the lines, on the side where curves begin: where they end is what is looked at. Those that lie close together are named above the highest of them, from top to bottom.
+// Label the baselines at the left end, where they hide less of the curves. The labels of close lines are joined above the highest of them.
 function labelReferences(lines) {
   const full = byId("loss")._fullLayout;
   const [low, high] = full.yaxis.range;
@@ -134,15 +134,15 @@ function labelReferences(lines) {
 
 function curveNotes(lines, unit) {
   const notes = [];
-  if (lines.length) notes.push(`Dashed: what counting and compressing reach on the same validation text, in ${unit}: ${lines.map((line) => `${line.name} ${exact(line.y)}`).join(", ")}.`);
-  if (view.y !== "loss") notes.push("Training loss has no exact figure in bits per byte, and is left out.");
+  if (lines.length) notes.push(`Dashed lines: baselines of n-gram counts and compressors on the same validation text, in ${unit}: ${lines.map((line) => `${line.name} ${exact(line.y)}`).join(", ")}.`);
+  if (view.y !== "loss") notes.push("The training loss is not shown: it is not measured in bits per byte.");
   if (view.x === "flops") {
     const without = shown().filter((run) => !drawable(run));
     if (without.length) notes.push(`No formula for the FLOPs of ${without.map((run) => run.short).join(", ")}.`);
   }
   if (runs.some((run) => run.is_thinned)) {
-    notes.push(`Of a longer curve at most ${whole(report.most_points)} rows are drawn: the lowest and the highest of every few.`);
+    notes.push(`Curves are thinned to ${whole(report.max_points)} points, keeping local minima and maxima.`);
   }
-  if (runs.length > COLOURS) notes.push(`${COLOURS} colours are told apart by everyone; after them dashes differ.`);
+  if (runs.length > COLOURS) notes.push(`There are ${COLOURS} colour-blind safe colours; further runs differ in their dashes.`);
   return notes;
 }

@@ -1,4 +1,4 @@
-// What was written into the page, and how it is put into words.
+// The data of the page, and functions to format values and to build elements.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const runs = report.runs;
@@ -8,18 +8,18 @@ const byId = (id) => document.getElementById(id);
 const COLOURS = 8;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 
-// One colour and dash a run, the same wherever it is drawn.
+// Each run has the same colour and dash in every plot.
 runs.forEach((run, place) => {
   run.place = place;
   run.colour = place % COLOURS;
   run.dash = Math.floor(place / COLOURS) % DASHES.length;
-  run.short = shortened(run.label, report.longest_label);
+  run.short = shortened(run.label, report.max_label_length);
 });
 
 const resultName = report.by_bits ? "bits per byte" : "best val loss";
 const resultOf = (run) => run.figures[report.by_bits ? "bits_per_byte" : "best_val_loss"];
 
-// What the run of that name is called.
+// The label of the run with a name.
 const shortOf = (name) => runs.find((run) => run.name === name).short;
 
 function shortened(text, longest) {
@@ -39,7 +39,7 @@ function element(kind, attributes = {}, ...children) {
   return made;
 }
 
-// A stretch of the run's own line.
+// A piece of line in the run's colour and dash.
 function swatch(run) {
   const space = "http://www.w3.org/2000/svg";
   const drawing = document.createElementNS(space, "svg");
@@ -55,11 +55,11 @@ function swatch(run) {
   return drawing;
 }
 
-// A choice between few things, as buttons side by side.
+// A choice between a few options, as buttons.
 function choice(label, options, chosen, change) {
-  const buttons = options.map(([value, text, why]) =>
+  const buttons = options.map(([value, text, disabledBecause]) =>
     element("button", {
-      type: "button", value, disabled: Boolean(why), title: why, "aria-pressed": String(value === chosen),
+      type: "button", value, disabled: Boolean(disabledBecause), title: disabledBecause, "aria-pressed": String(value === chosen),
       onclick: (event) => {
         for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
         change(value);
@@ -68,19 +68,19 @@ function choice(label, options, chosen, change) {
   return element("div", { class: "field" }, label, element("div", { class: "switch", role: "group", "aria-label": label }, ...buttons));
 }
 
-// A choice among many, as a list.
+// A choice between many options, as a dropdown.
 function list(label, options, chosen, change) {
   const made = element("select", { "aria-label": label, onchange: (event) => change(event.target.value) },
     ...options.map(([value, text]) => element("option", { value, selected: String(value) === String(chosen) }, text)));
   return element("label", { class: "field" }, label, made);
 }
 
-function slider(label, from, to, step, value, words, change) {
-  const text = element("span", {}, `${label}: ${words(value)}`);
+function slider(label, from, to, step, value, format, change) {
+  const text = element("span", {}, `${label}: ${format(value)}`);
   const made = element("input", {
     type: "range", min: from, max: to, step, value, "aria-label": label,
     oninput: (event) => {
-      text.textContent = `${label}: ${words(Number(event.target.value))}`;
+      text.textContent = `${label}: ${format(Number(event.target.value))}`;
       change(Number(event.target.value));
     },
   });
@@ -91,7 +91,7 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const whole = (value) => isNumber(value) ? Math.round(value).toLocaleString("en-US") : "–";
 const exact = (value, digits = 4) => isNumber(value) ? value.toFixed(digits) : "–";
 
-// 1.2 M, 3.4 T: counts too long to read.
+// A large count as 1.2 M or 3.4 T.
 function brief(value) {
   if (!isNumber(value)) return "–";
   for (const [size, letter] of [[1e24, "Y"], [1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
@@ -107,8 +107,8 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// A setting's value, as a line gives it.
-function worded(value) {
+// A setting's value, as typed on the command line.
+function formatValue(value) {
   if (value === null || value === undefined) return "–";
   return Array.isArray(value) || typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -1,4 +1,4 @@
-// Which runs are shown, in all curves at once.
+// The legend of all plots; a click hides a run.
 
 const hidden = new Set();
 const shown = () => runs.filter((run) => !hidden.has(run));

@@ -1,7 +1,7 @@
-// What the runs wrote, side by side, from the first step to the last.
+// Samples of the runs side by side, at a step chosen with a slider.
 
 const FIRST_CARDS = 4;
-const writing = { all: false, share: null };
+let showsAll = false;
 
 function startSamples() {
   const writers = runs.filter((run) => run.samples.length);
@@ -10,7 +10,7 @@ function startSamples() {
   const steps = [...new Set(writers.flatMap((run) => run.samples.map(([step]) => step)))].sort((one, other) => one - other);
   let at = steps.length - 1;
   const redraw = () => {
-    const drawn = writing.all ? writers : writers.slice(0, FIRST_CARDS);
+    const drawn = showsAll ? writers : writers.slice(0, FIRST_CARDS);
     byId("cards").replaceChildren(...drawn.map((run) => card(run, steps[at])));
   };
   if (steps.length > 1) {
@@ -20,20 +20,20 @@ function startSamples() {
   more.hidden = writers.length <= FIRST_CARDS;
   more.textContent = `show all ${writers.length}`;
   more.addEventListener("click", () => {
-    writing.all = !writing.all;
-    more.textContent = writing.all ? "show the best alone" : `show all ${writers.length}`;
+    showsAll = !showsAll;
+    more.textContent = showsAll ? "show the best only" : `show all ${writers.length}`;
     redraw();
   });
   redraw();
 }
 
-// The newest sample at or before the step.
+// The latest sample at or before the step.
 function card(run, step) {
   const written = run.samples.filter(([each]) => each <= step).at(-1);
   const loss = written && lossAt(run, written[0]);
   return element("article", { class: "card" },
     element("header", { title: `${run.name}\n${run.path}` }, swatch(run), element("span", { class: "name" }, run.short)),
-    element("p", { class: "at" }, written ? `step ${whole(written[0])}${loss ? `, val loss ${exact(loss)}` : ""}` : `nothing yet at step ${whole(step)}`),
+    element("p", { class: "at" }, written ? `step ${whole(written[0])}${loss ? `, val loss ${exact(loss)}` : ""}` : `no sample up to step ${whole(step)}`),
     element("pre", {}, written ? written[1] : ""));
 }
 

@@ -1,24 +1,24 @@
-// What the settings had to do with the result: every run through all of them, and any two against each other.
+// The results by setting: parallel coordinates of all settings, and a heat map of any two.
 
 const plane = { across: null, up: null };
 const MOST_NAMED = 10;
 
-// The values of a setting in order, and where on an axis from 0 to 1 each lies.
+// The sorted values of a setting, and their places on an axis from 0 to 1.
 function scaleOf(key) {
-  const values = [...new Map(runs.map((run) => [worded(run.settings[key]), run.settings[key]])).values()];
+  const values = [...new Map(runs.map((run) => [formatValue(run.settings[key]), run.settings[key]])).values()];
   values.sort((one, other) => compare(one, other, false));
   const numbers = values.filter(isNumber);
   if (values.length <= MOST_NAMED || numbers.length < values.length) {
-    const at = new Map(values.map((value, place) => [worded(value), values.length > 1 ? place / (values.length - 1) : 0.5]));
+    const at = new Map(values.map((value, place) => [formatValue(value), values.length > 1 ? place / (values.length - 1) : 0.5]));
     const every = Math.ceil(values.length / 16);
-    return { values, place: (value) => at.get(worded(value)), ticks: values.filter((_, place) => place % every === 0).map((value) => [at.get(worded(value)), worded(value)]) };
+    return { values, place: (value) => at.get(formatValue(value)), ticks: values.filter((_, place) => place % every === 0).map((value) => [at.get(formatValue(value)), formatValue(value)]) };
   }
   const isLog = numbers[0] > 0 && numbers[numbers.length - 1] / numbers[0] > 20;
-  const bend = isLog ? Math.log : (value) => value;
-  const unbend = isLog ? Math.exp : (value) => value;
-  const [low, high] = [bend(numbers[0]), bend(numbers[numbers.length - 1])];
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((at) => [at, Number(unbend(low + at * (high - low)).toPrecision(3)).toString()]);
-  return { values, place: (value) => (bend(value) - low) / (high - low), ticks };
+  const scale = isLog ? Math.log : (value) => value;
+  const inverse = isLog ? Math.exp : (value) => value;
+  const [low, high] = [scale(numbers[0]), scale(numbers[numbers.length - 1])];
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((at) => [at, Number(inverse(low + at * (high - low)).toPrecision(3)).toString()]);
+  return { values, place: (value) => (scale(value) - low) / (high - low), ticks };
 }
 
 const measured = () => runs.filter((run) => isNumber(resultOf(run)));
@@ -26,13 +26,13 @@ const measured = () => runs.filter((run) => isNumber(resultOf(run)));
 function startSettings() {
   if (!keys.length || measured().length < 2) return;
   byId("settings").hidden = false;
-  byId("settings-note").textContent = "A line is a run, in its colour: from one setting to the next, and to what came of it. Lower is better.";
+  byId("settings-note").textContent = "Each line is a run: it passes through the values of its settings and ends at its result. Lower is better.";
   [plane.across, plane.up] = fullestPlane();
   if (plane.up !== null) {
     const options = keys.map((key) => [key, key]);
     byId("map-controls").append(
-      list("across", options, plane.across, (key) => { plane.across = key; redrawMap(); }),
-      list("up", options, plane.up, (key) => { plane.up = key; redrawMap(); }));
+      list("x axis", options, plane.across, (key) => { plane.across = key; redrawMap(); }),
+      list("y axis", options, plane.up, (key) => { plane.up = key; redrawMap(); }));
   } else {
     byId("map-controls").hidden = true;
   }
@@ -41,7 +41,7 @@ function startSettings() {
   redrawMap();
 }
 
-// The two settings that were tried together most, or the one there is. Seeds tell nothing of each other.
+// The two settings with the most combinations, or the only one. The seed counts only if there is nothing else.
 function fullestPlane() {
   const worth = keys.length > 2 ? keys.filter((key) => key !== "seed") : keys;
   let [best, most] = [[worth[0], worth[1] ?? null], 0];
@@ -72,7 +72,7 @@ function redrawParallel() {
     y: [...axes.map((each, place) => each.place(run.settings[keys[place]])), height(resultOf(run))],
     line: { color: runColour(run), dash: DASHES[run.dash], width: 2 },
     marker: { size: 6, color: runColour(run) },
-    hovertemplate: `<b>${plain(run.label)}</b><br>` + keys.map((key) => `${plain(report.keys[key])} ${plain(worded(run.settings[key]))}`).join("<br>") + `<br>${resultName} ${exact(resultOf(run))}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>` + keys.map((key) => `${plain(report.keys[key])} ${plain(formatValue(run.settings[key]))}`).join("<br>") + `<br>${resultName} ${exact(resultOf(run))}<extra></extra>`,
   }));
   const ticks = uprights.flatMap((each, place) => each.ticks.map(([at, text]) => ({
     x: place, y: at, xanchor: place === last ? "left" : "right", xshift: place === last ? 7 : -7, yanchor: "middle", showarrow: false,
@@ -94,10 +94,10 @@ function redrawParallel() {
 
 function redrawMap() {
   if (plane.up === null) return redrawScatter();
-  byId("map-title").textContent = `${resultName[0].toUpperCase()}${resultName.slice(1)}, two settings at a time`;
+  byId("map-title").textContent = `${resultName[0].toUpperCase()}${resultName.slice(1)}, by two settings`;
   const [across, up] = [scaleOf(plane.across).values, scaleOf(plane.up).values];
   const cells = up.map((row) => across.map((column) => measured().filter((run) =>
-    worded(run.settings[plane.up]) === worded(row) && worded(run.settings[plane.across]) === worded(column))));
+    formatValue(run.settings[plane.up]) === formatValue(row) && formatValue(run.settings[plane.across]) === formatValue(column))));
   const mean = (found) => found.length ? found.reduce((sum, run) => sum + resultOf(run), 0) / found.length : null;
   const z = cells.map((row) => row.map(mean));
   const isDense = across.length * up.length <= (isNarrow() ? 24 : 80) && across.length <= (isNarrow() ? 5 : 12);
@@ -117,18 +117,18 @@ function redrawMap() {
   const several = Math.max(...cells.flat().map((found) => found.length));
   const empty = cells.flat().some((found) => !found.length);
   byId("map-note").textContent = [
-    several > 1 ? `A cell is the mean of its runs, of ${several} at most, whatever their other settings.` : "",
-    empty ? "Where nothing was run the plane is empty." : "",
+    several > 1 ? `Each cell is the mean of up to ${several} runs, over their other settings.` : "",
+    empty ? "Cells without a run are empty." : "",
   ].filter(Boolean).join(" ");
 }
 
 function named(key, values) {
   const every = Math.ceil(values.length / 14);
   const at = values.map((_, place) => place).filter((place) => place % every === 0);
-  return axis(key, { tickvals: at, ticktext: at.map((place) => plain(shortened(worded(values[place]), isNarrow() ? 12 : 20))), showgrid: false, fixedrange: true });
+  return axis(key, { tickvals: at, ticktext: at.map((place) => plain(shortened(formatValue(values[place]), isNarrow() ? 12 : 20))), showgrid: false, fixedrange: true });
 }
 
-// Where one setting alone differs.
+// The results by the only setting that differs.
 function redrawScatter() {
   const key = plane.across;
   byId("map-title").textContent = `${resultName[0].toUpperCase()}${resultName.slice(1)} by ${key}`;
@@ -136,11 +136,11 @@ function redrawScatter() {
   const numbers = values.filter(isNumber);
   const isScale = numbers.length === values.length && values.length > 2;
   const isLog = isScale && numbers[0] > 0 && numbers[numbers.length - 1] / numbers[0] > 20;
-  const x = (run) => isScale ? run.settings[key] : values.findIndex((value) => worded(value) === worded(run.settings[key]));
+  const x = (run) => isScale ? run.settings[key] : values.findIndex((value) => formatValue(value) === formatValue(run.settings[key]));
   draw("map", measured().map((run) => ({
     type: "scatter", mode: "markers", name: plain(run.short), x: [x(run)], y: [resultOf(run)],
     marker: { size: 11, color: runColour(run), line: { color: colour("card"), width: 1 } },
-    hovertemplate: `<b>${plain(run.label)}</b><br>${plain(key)} ${plain(worded(run.settings[key]))}<br>${resultName} %{y:.4f}<extra></extra>`,
+    hovertemplate: `<b>${plain(run.label)}</b><br>${plain(key)} ${plain(formatValue(run.settings[key]))}<br>${resultName} %{y:.4f}<extra></extra>`,
   })), {
     xaxis: isScale ? axis(key, { type: isLog ? "log" : "linear", exponentformat: "power" }) : { ...named(key, values), range: [-0.5, values.length - 0.5] },
     yaxis: axis(resultName, { nticks: 7 }),

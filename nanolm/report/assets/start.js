@@ -1,4 +1,4 @@
-// From top to bottom.
+// Build the page from top to bottom.
 
 startTheme();
 startResults();
@@ -7,6 +7,6 @@ startCurves();
 startSettings();
 startSamples();
 startAttention();
-startRepeat();
+startReproduce();
 byId("contents").append(...[...document.querySelectorAll("main section:not([hidden])")].map((part) =>
   element("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));

@@ -1,4 +1,4 @@
-// Light and dark, and what every picture has in common.
+// The light and dark themes, and the common layout of all plots.
 
 const isNarrow = () => window.innerWidth <= 760;
 const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -8,7 +8,7 @@ const redraws = [];
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
   byId("theme").textContent = name === "dark" ? "☀" : "☾";
-  byId("theme").title = name === "dark" ? "light" : "dark";
+  byId("theme").title = name === "dark" ? "switch to the light theme" : "switch to the dark theme";
 }
 
 function startTheme() {
@@ -48,7 +48,7 @@ function layout(more) {
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 12.5 }, align: "left", namelength: -1 },
     showlegend: false,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") },
-    // A finger on a picture scrolls the page.
+    // Dragging a plot on a touch screen scrolls the page.
     dragmode: isNarrow() ? false : "zoom",
     ...more,
   };
@@ -62,5 +62,5 @@ function draw(id, traces, look) {
   });
 }
 
-// The text of a label on a picture, in which < and & are no markup.
+// Escape a text for plotly, which interprets markup in labels.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");

@@ -1,21 +1,21 @@
-// What a reader needs to make each run again.
+// The commands, provenance and config files that reproduce each run.
 
-function startRepeat() {
-  byId("repeats").append(...runs.map((run) => element("details", { open: runs.length === 1 },
+function startReproduce() {
+  byId("reproductions").append(...runs.map((run) => element("details", { open: runs.length === 1 },
     element("summary", {}, swatch(run), run.name, " ", element("span", { class: "path" }, run.path === run.name ? "" : run.path)),
     ...run.faults.map((fault) => element("p", { class: "notice" }, fault)),
     ...(run.command
-      ? [element("p", { class: "note" }, "This line composes to the very settings of the run:"), code(run.command, true)]
-      : [element("p", { class: "note" }, "No line was found that composes to these settings without the modules of its plugins; config.yaml below has them all.")]),
+      ? [element("p", { class: "note" }, "This command has exactly the settings of the run:"), code(run.command, true)]
+      : [element("p", { class: "note" }, "No command is shown, because the settings need plugins or options that are not available here; config.yaml below has them all.")]),
     facts(run),
-    element("p", { class: "note" }, "config.yaml, as it was saved:"),
+    element("p", { class: "note" }, "config.yaml:"),
     code(run.config, false))));
 }
 
 function facts(run) {
   const known = Object.entries(run.provenance).filter(([, value]) => value !== null && value !== undefined);
-  const names = { corpus: "corpus sha256", tokenizer: "tokenizer sha256", identity: "settings sha256", ranks: "processes" };
-  return element("dl", {}, ...known.flatMap(([name, value]) => [element("dt", {}, names[name] ?? name), element("dd", {}, worded(value))]));
+  const names = { corpus: "corpus sha256", tokenizer: "tokenizer sha256", identity: "settings sha256", ranks: "world size" };
+  return element("dl", {}, ...known.flatMap(([name, value]) => [element("dt", {}, names[name] ?? name), element("dd", {}, formatValue(value))]));
 }
 
 function code(text, wraps) {
@@ -28,12 +28,12 @@ async function copy(text, button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "copied";
   } catch {
-    // A page opened from a file may be refused: then the text is marked, to be copied by hand.
+    // Browsers may refuse a page opened from a file: select the text instead, to be copied by hand.
     const range = document.createRange();
     range.selectNodeContents(button.previousSibling);
     window.getSelection().removeAllRanges();
     window.getSelection().addRange(range);
-    button.textContent = "marked";
+    button.textContent = "selected";
   }
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 }

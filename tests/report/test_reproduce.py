@@ -9,7 +9,7 @@ from nanolm.compose import compose_line
 from nanolm.config.fields import flat
 from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
-from nanolm.report.repeat import command
+from nanolm.report.reproduce import command
 
 LINES = (
     [],
@@ -23,28 +23,28 @@ LINES = (
 
 
 @pytest.mark.parametrize("line", LINES, ids=" ".join)
-def test_the_line_composes_to_the_very_settings(line: list[str], tmp_path: Path) -> None:
+def test_command_has_exactly_the_settings(line: list[str], tmp_path: Path) -> None:
     composed = compose_line(line)
     (tmp_path / "config.yaml").write_text(save_yaml(composed.config))
     found = command(plain_settings(tmp_path / "config.yaml"), composed.choices)
     assert found is not None
-    program, verb, *words = shlex.split(found)
-    assert (program, verb) == ("nanolm", "train")
-    again = compose_line(words).config
+    program, name, *overrides = shlex.split(found)
+    assert (program, name) == ("nanolm", "train")
+    again = compose_line(overrides).config
     assert flat(again) == flat(load_yaml(tmp_path / "config.yaml"))
     assert identity(again) == identity(composed.config)
     if not line:
-        assert words == []
+        assert overrides == []
 
 
-def test_a_real_run_has_a_line(pair: Path) -> None:
+def test_real_runs_have_a_command(pair: Path) -> None:
     for run in find([pair]):
         found = command(run.settings, run.choices)
         assert found is not None
         assert identity(compose_line(shlex.split(found)[2:]).config) == run.summary.identity
 
 
-def test_where_there_is_no_line() -> None:
+def test_settings_without_a_command() -> None:
     settings: dict[str, Any] = flat(compose_line([]).config)
     assert command({}, {}) is None
     assert command({**settings, "plugins": ["mine"]}, {}) is None

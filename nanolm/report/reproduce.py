@@ -1,0 +1,95 @@
+"""The command that reproduces a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nanolm import shell
+from nanolm.compose import compose_line, quoted
+from nanolm.config.fields import MISSING, flat
+from nanolm.config.interpolation import escape, map_strings, unescape
+from nanolm.errors import NanolmError
+from nanolm.registry import GROUPS
+
+# Settings that do not affect the results.
+IGNORED = ("resume", "plugins")
+
+# Strings that need no quotes, except KEYKEYWORDS.
+PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
+KEYWORDS = ("null", "true", "false", "nan", "inf")
+
+
+def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | None:
+    """Return the `nanolm train` command with exactly the settings of a run: its options, then single settings.
+
+    Args:
+        settings: config.yaml as {dotted key: plain value}.
+        choices: the option chosen in each group.
+
+    Returns:
+        The command; None if there is none, because the settings need a plugin (reports import none), or options that no
+        longer exist or have changed.
+    """
+    default = _compose(())
+    if default is None or not settings or settings.get("plugins"):
+        return None
+    chosen = tuple(f"{group}={option}" for group, option in choices.items() if default[0].get(group) != option)
+    line = _compose(chosen)
+    if line is None:
+        chosen += tuple(f"{key}={_format(settings[key])}" for key in _without_default(settings))
+        line = _compose(chosen)
+    if line is None:
+        return None
+    _, given = line
+    changed = [key for key in settings if key not in IGNORED and settings[key] != given.get(key, KeyError)]
+    overrides = {key: f"{key}={_format(settings[key])}" for key in changed}
+    if set(given) != set(settings) or any(_parse(override) != settings[key] for key, override in overrides.items()):
+        return None
+    return shell.join("nanolm", "train", *chosen, *overrides.values())
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """Return the options and the settings of a command, None if it does not compose.
+
+    Cached: composing takes a third of a second, and the runs of a sweep share most of their options.
+    """
+    try:
+        line = compose_line(overrides)
+    except NanolmError:
+        return None
+    return line.choices, flat(line.config)
+
+
+def _without_default(settings: Mapping[str, Any]) -> list[str]:
+    """Return the settings that have no default, such as the path of a text."""
+    schemas = {group: GROUPS[group].schemas.get(settings.get(f"{group}.name", "")) for group in GROUPS}
+    fields = [(group, field) for group, schema in schemas.items() if schema for field in dataclasses.fields(schema)]
+    keys = [f"{group}.{field.name}" for group, field in fields if field.name != "name" and field.default == MISSING]
+    return [key for key in keys if settings.get(key) is not None]
+
+
+def _parse(override: str) -> Any:
+    """Return the value of an override, as Hydra and OmegaConf parse it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return map_strings(unescape, OverridesParser.create().parse_override(override).value())
+
+
+def _format(value: object) -> str:
+    """Format a value for the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_format(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_format, value)) + "]"
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) and value.lower() not in KEYWORDS else quoted(escape(value))
+    return repr(value)
