@@ -64,7 +64,7 @@ def test_flops_match_the_formula(pair: Path) -> None:
 
 def test_baselines_appear_once_in_both_units(sweep: Path) -> None:
     found = contents_of(sweep)
-    summary = json.loads((sweep / "gpt_0.001_1" / "summary.json").read_text())
+    summary = RunDirectory(sweep / "gpt_0.001_1").read_summary()
     counted = {line.name: line for line in found.references if line.name.startswith("counted")}
     assert list(counted) == ["counted unigram", "counted bigram"]
     assert {"gzip", "bz2", "xz"} <= {line.name for line in found.references}
@@ -122,7 +122,7 @@ def test_a_noncausal_mask_is_noted(text: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_run_has_partial_figures(pair: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(pair / "gpt", tmp_path / "run"))
-    summary = json.loads((run / "summary.json").read_text())
+    summary = RunDirectory(run).read_summary()
     unknown = ("best_val_loss", "best_step", "final_val_loss", "bits_per_byte", "tokens", "seconds")
     change_summary(run, status="running", **dict.fromkeys(unknown))
     metrics = (run / "metrics.jsonl").read_bytes()
