@@ -84,7 +84,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.compose import compose_line
     from nanolm.config.checks import check
     from nanolm.errors import raise_all
-    from nanolm.model import attention_backends, count
+    from nanolm.model import backend_choice, count, memory_estimate
     from nanolm.model.build import build, count_parameters
     from nanolm.training import meters
     from nanolm.training.determinism import set_determinism
@@ -97,7 +97,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     settings, vocab_size = config.trainer, SIZES[row.size][0]
     device = choose_device(settings.device)
     set_determinism(settings.deterministic, device)
-    attention_backends.require_device(settings.attention_backend, device)
+    backend_choice.require_device(settings.attention_backend, device)
     number_format = NumberFormat(settings.precision, device)
     model = build(config, vocab_size).to(device)
     forward = torch.compile(model) if settings.compile else model
@@ -126,7 +126,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
         "tokens_per_second": speed,
         "mfu": meters.utilisation(speed, flops, peak, 1),
         "peak_memory": meters.peak_memory(device),
-        "peak_memory_by_formula": count.peak_memory(config, n_parameters, vocab_size, number_format.name),
+        "peak_memory_by_formula": memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format.name),
     }
 
 

@@ -24,8 +24,9 @@ from nanolm.config.tokenizer import (
 from nanolm.config.trainer import Precision
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.json_text import dump_json
-from nanolm.model import count
+from nanolm.model import count, memory_estimate
 from nanolm.model.count import Part
+from nanolm.model.shapes import has_formula
 from nanolm.option_types import Parser
 from nanolm.runs.console import in_units
 
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 SYMBOLS = {
     "V": "vocab_size",
     "C": "d_model",
-    "L": "n_layers",
+    "N": "n_layers",
     "T": "context_length",
-    "n": "n_heads",
-    "k": "d_key",
-    "v": "d_value",
-    "h": "d_ff",
+    "H": "n_heads",
+    "D": "d_key",
+    "E": "d_value",
+    "F": "d_ff",
 }
 
 
@@ -104,13 +105,13 @@ def count_model(line: Line, vocab_size: int | None = None) -> dict[str, Any]:
         )
     raise_all(problems)
     assert vocab_size is not None
-    by_formula = count.has_formula(config)
+    by_formula = has_formula(config)
     parts = count.parameters(config, vocab_size) if by_formula else _built_parts(config, vocab_size)
     n_parameters = count.total(parts)
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
     forward = None if flops is None else count.total(flops)
-    memory = count.memory(config, n_parameters, vocab_size)
-    activations = count.activation_memory(config, vocab_size) if by_formula else None
+    memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
+    activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
     held = {part.name: part.amount for part in memory}
     return {
         "model": line.choices["model"],
@@ -138,7 +139,7 @@ def count_model(line: Line, vocab_size: int | None = None) -> dict[str, Any]:
             "optimizer": held.get("optimizer"),
             "optimizer_name": config.optimizer.name,
             "activations_estimate": None if activations is None else _plain(activations),
-            "peak_estimate": count.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
+            "peak_estimate": memory_estimate.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
             "batch_size": config.trainer.batch_size // config.trainer.gradient_accumulation,
             "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
         },
@@ -160,7 +161,7 @@ def _print_tables(result: dict[str, Any]) -> None:
     table = Table(["part", "formula", "per layer", "parameters", "share"], "llrrr")
     for part in parameters["parts"]:
         table.add_row(*_cells(part), f"{part['amount'] / max(parameters['total'], 1):.1%}")
-    _add_total(table, "total, N", "", "", f"{parameters['total']:,}", "")
+    _add_total(table, "total, P", "", "", f"{parameters['total']:,}", "")
     console.print(table)
     if flops["parts"] is None:
         console.print("no formula for the FLOPs and activations of a plugin's model\n")

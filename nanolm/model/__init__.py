@@ -1,0 +1,22 @@
+"""Language models as PyTorch modules.
+
+Names of tensors end with their shape: `logits_BxTxV` has one logit per batch row, position and token. The same letters
+stand in the formulas of `nanolm count`. Letters without an `x` between them are one flattened dimension (`HE`).
+
+    B   sequences of a batch
+    T   positions of the input, at most the context length
+    S   keys that attention reads; T unless keys are cached or attention is blocked
+    C   width of the residual stream (size.d_model)
+    H   attention heads
+    D   width of a head's queries and keys (size.d_key)
+    E   width of a head's values (size.d_value); D by default
+    F   width inside the feed-forward network (size.d_ff)
+    V   tokens of the vocabulary
+    N   layers
+    P   parameters
+    M   distinct attention masks
+    I   blocks of blocked attention
+    J   positions of one such block
+
+A number is a dimension of that size, and R is D / 2, the pairs of dimensions that rotary position embedding rotates.
+"""

@@ -1,4 +1,4 @@
-"""The first rung: the next token given this one, and nothing else."""
+"""The bigram model: the next token depends on the current token only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nanolm.registry import MODELS
 
 @MODELS.register("bigram")
 def bigram(config: Config, vocab_size: int) -> Bigram:
-    """A table of logits, one row a token."""
+    """Build a bigram model."""
     return Bigram(vocab_size, config.size.context_length)
 
 
 class Bigram(nn.Module):
-    """A V x V table of logits. It begins at zero: every next token is as likely as any other."""
+    """A trained VxV table of logits, initialized to zero so that all next tokens are equally likely."""
 
     def __init__(self, vocab_size: int, context_length: int) -> None:
         super().__init__()
@@ -25,5 +25,5 @@ class Bigram(nn.Module):
         nn.init.zeros_(self.logits.weight)
 
     def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
-        """Logits_BxTxV of the token that follows each position."""
+        """Return logits_BxTxV of the token after each position."""
         return self.logits(tokens_BxT)

@@ -1,4 +1,4 @@
-"""The model that a config describes."""
+"""Construction of the model that a config describes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from torch import nn
 
 from nanolm.config.run import Config
 from nanolm.data.tokens.stream import Tokens
-from nanolm.model import bigram, ngram, transformer  # noqa: F401  they register themselves
+from nanolm.model import bigram, ngram, transformer  # noqa: F401  registers the built-in models
 from nanolm.registry import MODELS
 
 
 @runtime_checkable
 class FittedModel(Protocol):
-    """A model that is fitted in one pass over the text, and has no steps. A plugin's is one when it has this method."""
+    """A model that is fitted in one pass over the training tokens instead of by gradient descent.
+
+    A model of a plugin is one if it has this method.
+    """
 
     def fit(self, tokens: Tokens) -> int:
-        """Takes what it needs from the training tokens, some at a time (nanolm.data.tokens.stream.chunks).
+        """Fit the model to the training tokens, which can be read in chunks (nanolm.data.tokens.stream.chunks).
 
         Returns:
-            How many entries its table has, for the summary.
+            The number of entries of the fitted table, for summary.json.
         """
 
 
 def build(config: Config, vocab_size: int) -> nn.Module:
-    """Builds the model on the CPU, its weights drawn from the run's seed and nothing else."""
+    """Build the model on the CPU, with weights drawn from `seed` alone; the global generator is left unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return MODELS[config.model.name](config, vocab_size)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trained numbers, shared ones once."""
+    """Count the parameters of a model; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())

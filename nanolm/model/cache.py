@@ -1,4 +1,4 @@
-"""Keys and values of a text that grows, so that a token more costs a token and not the whole text."""
+"""A key-value cache for generating text token by token."""
 
 from __future__ import annotations
 
@@ -6,68 +6,73 @@ import torch
 
 
 class LayerCache:
-    """Keys and values of one layer, of positions from 0 on."""
+    """Keys and values of one layer.
+
+    Attributes:
+        start: position from which the next keys and values are written; later ones are overwritten.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        # Keys and values of later positions are written anew.
         self.start = 0
         self._keys: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
 
-    def with_past(self, k_BxHxTxD: torch.Tensor, v_BxHxTxD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes up the keys and values of positions from `start` on; returns those of all positions from 0 on."""
+    def append(self, k_BxHxTxD: torch.Tensor, v_BxHxTxE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write keys and values from position `start` on; return those of all positions, BxHxSxD and BxHxSxE."""
         if self._keys is None or self._values is None:
             self._keys = k_BxHxTxD.new_empty(*k_BxHxTxD.shape[:2], self.capacity, k_BxHxTxD.size(3))
-            self._values = v_BxHxTxD.new_empty(*v_BxHxTxD.shape[:2], self.capacity, v_BxHxTxD.size(3))
+            self._values = v_BxHxTxE.new_empty(*v_BxHxTxE.shape[:2], self.capacity, v_BxHxTxE.size(3))
         end = self.start + k_BxHxTxD.size(2)
         self._keys[:, :, self.start : end] = k_BxHxTxD
-        self._values[:, :, self.start : end] = v_BxHxTxD
+        self._values[:, :, self.start : end] = v_BxHxTxE
         return self._keys[:, :, :end], self._values[:, :, :end]
 
 
 class Cache:
-    """Keys and values of every layer.
+    """Keys and values of all layers.
 
     Attributes:
-        length: positions whose keys and values stand, whatever comes after them. A model is given the tokens from there
-            on: with a causal mask the new ones alone, with one that sees the future those that see the new ones too.
+        length: number of positions whose keys and values are final. The model is called with the tokens from there on:
+            under a causal mask the new tokens, under a non-causal mask also earlier positions that see new ones.
     """
 
-    def __init__(self, n_layers: int, capacity: int, settled: torch.Tensor) -> None:
-        """Args:
-        n_layers: of the model.
-        capacity: positions of its context.
-        settled: for 0 .. capacity tokens, how many positions no later token changes.
+    def __init__(self, n_layers: int, capacity: int, final_positions: torch.Tensor) -> None:
+        """Create an empty cache.
+
+        Args:
+            n_layers: number of layers of the model.
+            capacity: context length of the model.
+            final_positions: for 0 .. capacity tokens, the number of positions that no later token changes.
         """
         self.layers = [LayerCache(capacity) for _ in range(n_layers)]
         self.length = 0
-        self._settled = settled.tolist()
+        self._final_positions = final_positions.tolist()
 
-    def grow(self, end: int) -> None:
-        """Says that the positions before `end` are in."""
-        self.length = self._settled[end]
+    def advance(self, end: int) -> None:
+        """Record that the keys and values of all positions before `end` have been written."""
+        self.length = self._final_positions[end]
         for layer in self.layers:
             layer.start = self.length
 
 
-def settled_positions(tables: list[torch.Tensor | None], context_length: int) -> torch.Tensor:
-    """How many positions stand when so many tokens are known: no token after them changes what their layers hold.
+def count_final_positions(masks: list[torch.Tensor | None], context_length: int) -> torch.Tensor:
+    """Count the positions whose keys and values no later token can change, in any layer.
 
     Args:
-        tables: visible_TxT of each layer; None for a causal one.
-        context_length: positions.
+        masks: mask_TxT of each layer; None for a causal mask.
+        context_length: largest number of tokens.
 
     Returns:
-        For 0 .. context_length tokens, a number each. Under causal masks it is the number of tokens itself.
+        The count for each number of tokens from 0 to context_length. Under causal masks it is the number of tokens.
     """
-    settled = torch.arange(context_length + 1)
-    for visible_TxT in tables:
-        if visible_TxT is None:
+    final = torch.arange(context_length + 1)
+    for mask_TxT in masks:
+        if mask_TxT is None:
             continue
-        # The furthest key that is seen up to each query: from the first query on that sees a key past those that
-        # stand, nothing does.
+        # The furthest key seen by any query so far. The first query that sees beyond the final positions of the layer
+        # below is not final, nor is any query after it.
         keys = torch.arange(1, context_length + 1)
-        furthest = (visible_TxT.cpu() * keys).amax(dim=1).cummax(dim=0).values
-        settled = torch.minimum(settled, torch.searchsorted(furthest, settled, right=True))
-    return settled
+        furthest_T = (mask_TxT.cpu() * keys).amax(dim=1).cummax(dim=0).values
+        final = torch.minimum(final, torch.searchsorted(furthest_T, final, right=True))
+    return final

@@ -1,4 +1,7 @@
-"""How the weights of a transformer begin. A scheme takes a model as torch's modules drew it."""
+"""Weight initialization of the transformer.
+
+A scheme is applied in place to a model whose weights PyTorch has initialized.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from nanolm.model.layers import FeedForward
 
 @torch.no_grad()
 def gpt2(model: nn.Module) -> None:
-    """N(0, 0.02), residual projections divided by sqrt(2 n_layers) (Radford et al. 2019, section 2.3)."""
+    """N(0, 0.02), with residual projections scaled by 1 / sqrt(2 n_layers) (Radford et al. 2019, section 2.3)."""
     projections = _residual_projections(model)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -27,16 +30,16 @@ def gpt2(model: nn.Module) -> None:
 
 @torch.no_grad()
 def xavier(model: nn.Module) -> None:
-    """Uniform in +-sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010), matrix by matrix."""
+    """U(-a, a) with a = sqrt(6 / (fan_in + fan_out)) for each matrix (Glorot and Bengio 2010)."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
     for module in model.modules():
-        for name, rows in getattr(module, "row_counts", {}).items():
+        for name, row_counts in getattr(module, "row_counts", {}).items():
             layer = module.get_submodule(name)
-            assert isinstance(layer, nn.Linear), f"{name} has rows of several matrices, and is {type(layer)}"
-            for part in layer.weight.split(rows):
-                nn.init.xavier_uniform_(part)
+            assert isinstance(layer, nn.Linear), f"row_counts names {name}, which is not a linear layer"
+            for matrix in layer.weight.split(row_counts):
+                nn.init.xavier_uniform_(matrix)
     positions = getattr(model, "position_embedding", None)
     if positions is not None:
         nn.init.xavier_uniform_(positions.weight)
@@ -44,12 +47,12 @@ def xavier(model: nn.Module) -> None:
 
 
 def pytorch(model: nn.Module) -> None:
-    """As it was drawn."""
+    """Keep PyTorch's default initialization."""
 
 
 @torch.no_grad()
 def zero_projections(model: nn.Module) -> None:
-    """Residual projections and the head at zero, other matrices uniform with variance 1 / inputs."""
+    """Set residual projections and the head to zero, draw other matrices from U(-a, a) of variance 1 / fan_in."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=1.0)
@@ -79,6 +82,6 @@ def _zero_biases(model: nn.Module) -> None:
 
 
 def _residual_projections(model: nn.Module) -> list[nn.Linear]:
-    """The last matrix of each part that has one on its way into the stream."""
-    parts = (module for module in model.modules() if isinstance(module, Attention | UniformAttention | FeedForward))
-    return [part.projection for part in parts if part.projection is not None]
+    """Return the output projections of all sublayers that have one."""
+    sublayers = [module for module in model.modules() if isinstance(module, Attention | UniformAttention | FeedForward)]
+    return [sublayer.projection for sublayer in sublayers if sublayer.projection is not None]

@@ -1,4 +1,4 @@
-"""Norms, the feed-forward, and the block that joins them to attention."""
+"""Transformer blocks, built from attention, feed-forward networks and norms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from nanolm.model.cache import LayerCache
 
 
 class RMSNorm(nn.Module):
-    """x divided by its root mean square (Zhang and Sennrich 2019), without weights."""
+    """Root mean square layer normalization without a learned scale (Zhang and Sennrich 2019)."""
 
     def forward(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
-        """Same shape."""
         return F.rms_norm(x_BxTxC, x_BxTxC.shape[-1:])
 
 
 def norm(config: TransformerConfig, d_model: int) -> nn.Module:
-    """The norm that the settings name."""
+    """Build the layer that `model.norm` names."""
     if config.norm is Norm.none:
         return nn.Identity()
     if config.norm is Norm.rms_norm:
@@ -40,12 +39,12 @@ def relu_squared(x: torch.Tensor) -> torch.Tensor:
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    """GELU in its tanh form (Hendrycks and Gimpel 2016), as GPT-2 has it."""
+    """Tanh approximation of GELU (Hendrycks and Gimpel 2016), as in GPT-2."""
     return F.gelu(x, approximate="tanh")
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """swish(a) * b of the two halves a, b of the last dimension (Shazeer 2020)."""
+    """swish(a) * b for the two halves a, b of the last dimension (Shazeer 2020)."""
     a, b = x.chunk(2, dim=-1)
     return F.silu(a) * b
 
@@ -60,31 +59,30 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """One layer or two, position by position. With a gate the first of them is twice as wide."""
+    """Position-wise feed-forward network of one or two linear layers; a gated activation doubles the first one."""
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
-        has_two = config.feed_forward is FeedForwardKind.two_layers
-        width = size.hidden_width(config.has_gate) if has_two else size.d_model
-        rows = (1 + config.has_gate) * (width,)
-        # A gate is a matrix of its own.
-        self.row_counts = {"expansion": rows}
-        self.expansion = nn.Linear(size.d_model, sum(rows), bias=config.bias)
+        has_two_layers = config.feed_forward is FeedForwardKind.two_layers
+        width = size.hidden_width(config.has_gate) if has_two_layers else size.d_model
+        row_counts = (1 + config.has_gate) * (width,)
+        # The gate and the value are separate matrices, stacked in one linear layer.
+        self.row_counts = {"expansion": row_counts}
+        self.expansion = nn.Linear(size.d_model, sum(row_counts), bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
-        self.projection = nn.Linear(width, size.d_model, bias=config.bias) if has_two else None
+        self.projection = nn.Linear(width, size.d_model, bias=config.bias) if has_two_layers else None
 
     def forward(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
-        """Same shape."""
-        inside_BxTxF = self.activation(self.expansion(x_BxTxC))
-        return inside_BxTxF if self.projection is None else self.projection(inside_BxTxF)
+        hidden_BxTxF = self.activation(self.expansion(x_BxTxC))
+        return hidden_BxTxF if self.projection is None else self.projection(hidden_BxTxF)
 
 
 class Block(nn.Module):
-    """Attention, then the feed-forward: each reads the stream, and adds to it or takes its place."""
+    """Attention followed by a feed-forward network, as residual or plain sublayers with norms before or after them."""
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
-        self.norm_is_before = config.norm_placement is NormPlacement.pre
+        self.is_pre_norm = config.norm_placement is NormPlacement.pre
         self.is_residual = config.residual
         has_feed_forward = config.feed_forward is not FeedForwardKind.none
         self.attention_norm = norm(config, size.d_model)
@@ -96,19 +94,20 @@ class Block(nn.Module):
     def forward(
         self,
         x_BxTxC: torch.Tensor,
-        gather: AttentionFn,
-        rotary_2xTxP: torch.Tensor | None = None,
+        attend: AttentionFn,
+        rotary_2xTxR: torch.Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:
-        """Same shape; the rest is as attention takes it."""
-        read = self.attention_norm(x_BxTxC) if self.norm_is_before else x_BxTxC
-        x_BxTxC = self._join(x_BxTxC, self.attention(read, gather, rotary_2xTxP, cache), self.attention_norm)
+        """Return the output of the block; arguments as in `Attention.forward`."""
+        x_BxTxC = self._sublayer(x_BxTxC, self.attention_norm, lambda x: self.attention(x, attend, rotary_2xTxR, cache))
         if self.feed_forward is None or self.feed_forward_norm is None:
             return x_BxTxC
-        read = self.feed_forward_norm(x_BxTxC) if self.norm_is_before else x_BxTxC
-        return self._join(x_BxTxC, self.feed_forward(read), self.feed_forward_norm)
+        return self._sublayer(x_BxTxC, self.feed_forward_norm, self.feed_forward)
 
-    def _join(self, x_BxTxC: torch.Tensor, part_BxTxC: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-        part_BxTxC = self.dropout(part_BxTxC)
-        joined_BxTxC = x_BxTxC + part_BxTxC if self.is_residual else part_BxTxC
-        return joined_BxTxC if self.norm_is_before else norm(joined_BxTxC)
+    def _sublayer(
+        self, x_BxTxC: torch.Tensor, norm: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        y_BxTxC = self.dropout(function(norm(x_BxTxC) if self.is_pre_norm else x_BxTxC))
+        if self.is_residual:
+            y_BxTxC = x_BxTxC + y_BxTxC
+        return y_BxTxC if self.is_pre_norm else norm(y_BxTxC)

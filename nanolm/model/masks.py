@@ -1,4 +1,7 @@
-"""Which positions may see which. A mask is a function of (query position, key position, its settings)."""
+"""Attention masks.
+
+A mask is a function of (query positions, key positions, settings) that returns True where the query sees the key.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,19 @@ from nanolm.registry import MASKS
 
 @MASKS.register("none")
 def none(query: torch.Tensor, key: torch.Tensor, config: NoMaskConfig) -> torch.Tensor:
-    """A position sees all of them (Devlin et al. 2019, BERT)."""
+    """Every position sees all positions (Devlin et al. 2019, BERT)."""
     return torch.ones_like(query + key, dtype=torch.bool)
 
 
 @MASKS.register("causal")
 def causal(query: torch.Tensor, key: torch.Tensor, config: CausalConfig) -> torch.Tensor:
-    """A position sees itself and everything before it."""
+    """A position sees itself and all earlier positions."""
     return key <= query
 
 
 @MASKS.register("document")
 def document(query: torch.Tensor, key: torch.Tensor, config: DocumentConfig) -> torch.Tensor:
-    """A position sees itself and everything before it; `within_documents` keeps it in its document."""
+    """A causal mask; its setting `within_documents` hides positions of other documents."""
     return key <= query
 
 
@@ -50,83 +53,68 @@ def banded(query: torch.Tensor, key: torch.Tensor, config: BandedConfig) -> torc
 
 @MASKS.register("banded_causal")
 def banded_causal(query: torch.Tensor, key: torch.Tensor, config: BandedCausalConfig) -> torch.Tensor:
-    """A position sees itself and the `window` before it (Child et al. 2019, section 4.3, the first head of strided)."""
+    """A position sees itself and the `window` positions before it (Child et al. 2019, section 4.3, strided, head 1)."""
     return (key <= query) & (query - key <= config.window)
 
 
 @MASKS.register("prefix")
 def prefix(query: torch.Tensor, key: torch.Tensor, config: PrefixConfig) -> torch.Tensor:
-    """A position sees the first `prefix_length`, itself and what is before it (Raffel et al. 2020, section 3.2.1)."""
+    """A position sees the first `prefix_length`, itself and all earlier ones (Raffel et al. 2020, section 3.2.1)."""
     return (key <= query) | (key < config.prefix_length)
 
 
 @MASKS.register("strided")
 def strided(query: torch.Tensor, key: torch.Tensor, config: StridedConfig) -> torch.Tensor:
-    """A position sees itself and every `stride`-th before it (Child et al. 2019, section 4.3, the second head)."""
+    """A position sees itself and every `stride`-th one before it (Child et al. 2019, section 4.3, strided, head 2)."""
     return (key <= query) & ((query - key) % config.stride == 0)
 
 
 @MASKS.register("block_local")
 def block_local(query: torch.Tensor, key: torch.Tensor, config: BlockLocalConfig) -> torch.Tensor:
-    """A position sees itself and its block's before it (Child et al. 2019, section 4.3, the first head of fixed)."""
+    """A position sees itself and earlier positions of its block (Child et al. 2019, section 4.3, fixed, head 1)."""
     return (key <= query) & (query // config.block_size == key // config.block_size)
 
 
 def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
-    """Which positions of a row are of one document: BxTxT, bool; documents_BxT numbers them."""
+    """Return a bool BxTxT tensor: whether two positions of a row have the same document number."""
     return documents_BxT[:, :, None] == documents_BxT[:, None, :]
 
 
 def dense_mask(config: MaskConfig, length: int) -> torch.Tensor:
-    """The mask as a table, on the CPU: over a single document, where it is a mask within documents.
+    """Evaluate a mask for all pairs of positions, on the CPU and as if all positions were of one document.
 
     Returns:
-        visible_TxT, bool: row q, column k is whether query q sees key k.
+        mask_TxT, bool: whether the query of a row sees the key of a column.
 
     Raises:
-        SettingsError: a row sees nothing, which leaves its softmax without a value; or the mask is no truth values.
+        SettingsError: the mask returned something other than a bool tensor, or a position sees no position.
     """
     positions = torch.arange(length, device="cpu")
-    visible = MASKS[config.name](positions[:, None], positions[None, :], config)
+    found = MASKS[config.name](positions[:, None], positions[None, :], config)
     try:
-        visible_TxT = visible.expand(length, length)
-        is_table = visible.dtype is torch.bool
+        mask_TxT = found.expand(length, length)
+        is_bool = found.dtype is torch.bool
     except (AttributeError, RuntimeError):
-        is_table = False
-    if not is_table:
+        is_bool = False
+    if not is_bool:
         raise SettingsError(
-            f"the mask {config.name!r} returned no truth values for {length} x {length} positions",
+            f"the mask {config.name!r} did not return a bool tensor for {length} x {length} positions",
             where="mask",
-            hint="compare the two positions that it is given, as in key <= query",
+            hint="compare the two positions, as in `return key <= query`",
         )
-    _require_sight(config, visible_TxT)
-    return visible_TxT
+    _require_visible_keys(config, mask_TxT)
+    return mask_TxT
 
 
 def describe_mask(config: MaskConfig) -> str:
-    """The mask and its settings in a few words: 'banded_causal, window 16'."""
-    left_out = ("name", "pattern", "within_documents")
-    settings = [f"{key} {value}" for key, _, value in leaves(config) if key not in left_out]
+    """Describe a mask with its settings, as in 'banded_causal, window 16'."""
+    hidden = ("name", "pattern", "within_documents")
+    settings = [f"{key} {value}" for key, _, value in leaves(config) if key not in hidden]
     return ", ".join([config.name, *settings, *(["within documents"] if config.within_documents else [])])
 
 
-def noncausal_warnings(config: Config) -> list[str]:
-    """What is to be said of a next-token loss under these settings: a sentence for each mask that sees the future."""
-    by_mask = layers_by_mask(config) if config.model.reads_mask else []
-    found = []
-    for mask, layers in by_mask:
-        leak = first_future_pair(dense_mask(mask, config.size.context_length))
-        if leak is not None:
-            place = "" if len(by_mask) == 1 else f", of {describe_layers(layers, config.size.n_layers)},"
-            found.append(
-                f"mask={mask.name}{place} sees the future: position {leak[0]} sees {leak[1]}; "
-                "its loss is no longer that of next-token prediction"
-            )
-    return found
-
-
 def describe_layers(layers: Sequence[int], n_layers: int) -> str:
-    """Layers in a few words; they are counted from 0, as positions are."""
+    """Describe layer numbers, counted from 0, as in 'layers 0, 2'."""
     if len(layers) == n_layers:
         return "every layer"
     if len(layers) > 8:
@@ -134,32 +122,46 @@ def describe_layers(layers: Sequence[int], n_layers: int) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def first_future_pair(visible_TxT: torch.Tensor) -> tuple[int, int] | None:
-    """The first (query, key) that sees the future; None where no position does."""
-    leaks_TxT = visible_TxT.triu(1)
-    rows = leaks_TxT.any(dim=1).nonzero().flatten()
-    if not len(rows):
+def noncausal_warnings(config: Config) -> list[str]:
+    """Write a warning for each non-causal mask of the model; empty if the loss is that of next-token prediction."""
+    layers_of_masks = layers_by_mask(config) if config.model.reads_mask else []
+    warnings = []
+    for mask, layers in layers_of_masks:
+        pair = first_future_pair(dense_mask(mask, config.size.context_length))
+        if pair is not None:
+            place = "" if len(layers_of_masks) == 1 else f" ({describe_layers(layers, config.size.n_layers)})"
+            warnings.append(
+                f"mask={mask.name}{place} is not causal: position {pair[0]} sees position {pair[1]}; "
+                "the loss is not that of next-token prediction"
+            )
+    return warnings
+
+
+def first_future_pair(mask_TxT: torch.Tensor) -> tuple[int, int] | None:
+    """Find the first (query, key) with the key after the query; None if the mask is causal."""
+    future_TxT = mask_TxT.triu(1)
+    queries = future_TxT.any(dim=1).nonzero().flatten()
+    if not len(queries):
         return None
-    query = int(rows[0])
-    return query, int(leaks_TxT[query].nonzero()[0])
+    query = int(queries[0])
+    return query, int(future_TxT[query].nonzero()[0])
 
 
-def _require_sight(config: MaskConfig, visible_TxT: torch.Tensor) -> None:
-    # What a row sees after itself is not there when the input ends with it, nor what is before it when a document
-    # begins with it.
-    has_sight_T = visible_TxT.diagonal() if config.within_documents else visible_TxT.tril().any(dim=1)
-    blind = (~has_sight_T).nonzero().flatten()
+def _require_visible_keys(config: MaskConfig, mask_TxT: torch.Tensor) -> None:
+    # Keys after a query are missing if the input ends there; keys before it, if a document begins there.
+    has_key_T = mask_TxT.diagonal() if config.within_documents else mask_TxT.tril().any(dim=1)
+    blind = (~has_key_T).nonzero().flatten()
     if not len(blind):
         return
-    row, length = int(blind[0]), len(visible_TxT)
+    row, length = int(blind[0]), len(mask_TxT)
     if config.within_documents:
-        found = f"leaves position {row} with nothing to see where a document begins there"
-    elif visible_TxT[row].any():
-        found = f"shows position {row} only what comes after it, and nothing where a text ends there"
+        found = f"lets position {row} see nothing if a document begins there"
+    elif mask_TxT[row].any():
+        found = f"lets position {row} see later positions only, and nothing if the text ends there"
     else:
-        found = f"leaves position {row} with nothing to see"
+        found = f"lets position {row} see nothing"
     raise SettingsError(
         f"the mask {config.name!r} {found} ({len(blind)} of {length} positions)",
         where="mask",
-        hint="let every position see at least itself",
+        hint="let every position see itself",
     )

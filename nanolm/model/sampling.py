@@ -1,4 +1,4 @@
-"""Writing: one token after another from the model's distribution."""
+"""Autoregressive sampling from a language model."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def sample(
     stride: int | None = None,
     use_cache: bool = True,
 ) -> torch.Tensor:
-    """Continues a prompt.
+    """Sample a continuation of a prompt.
 
-    The generator is its own, so that sampling never changes a training run.
+    Random numbers come from a separate generator, so that sampling never changes a training run.
 
     Args:
-        model: tokens_BxT to logits_BxTxV. One with `make_cache` computes each token once where its mask allows it.
+        model: module that maps tokens_BxT to logits_BxTxV. If it has `make_cache`, keys and values are cached.
         prompt_T: at least one token, on the model's device.
-        new_tokens: how many to write.
-        context_length: tokens that the model sees at most.
-        temperature: divides the logits; 0 takes the likeliest token every time.
-        top_k: draw from the k likeliest tokens alone.
+        new_tokens: number of tokens to sample.
+        context_length: largest number of tokens that the model reads.
+        temperature: divisor of the logits; 0 selects the most likely token.
+        top_k: number of most likely tokens to sample from; None samples from all tokens.
         seed: of the generator.
-        stride: when the context is full its first `stride` tokens are dropped at once, and keys and values computed
-            anew, since every position has changed: each token is written behind at least context_length - stride
-            others. None: a quarter of the context.
-        use_cache: False computes the whole context for every token; the logits are the same.
+        stride: number of tokens dropped from the beginning of a full context, after which keys and values are
+            recomputed because all positions have changed. Each token is predicted from at least context_length - stride
+            tokens once the context has been full. None: a quarter of the context.
+        use_cache: False recomputes the whole context for every token; the logits are the same.
 
     Returns:
         The new tokens, one-dimensional, on the CPU.
@@ -50,7 +50,9 @@ def sample(
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(seed)
-    next_logits = follow(model, context_length, max(1, context_length // 4) if stride is None else stride, use_cache)
+    next_logits = next_logits_fn(
+        model, context_length, max(1, context_length // 4) if stride is None else stride, use_cache
+    )
     tokens_T = prompt_T
     for _ in range(new_tokens):
         logits_V = next_logits(tokens_T).float().cpu()
@@ -58,31 +60,31 @@ def sample(
             raise DivergedError(
                 "the logits of the model are not finite",
                 where=f"token {len(tokens_T) + 1} of the text",
-                hint="another checkpoint: `nanolm checkpoints RUN` lists them",
+                hint="use another checkpoint: `nanolm checkpoints RUN` lists them",
             )
         if temperature == 0:
-            drawn = logits_V.argmax(keepdim=True)
+            token = logits_V.argmax(keepdim=True)
         else:
-            # The largest is 0, so that a small temperature leaves no infinity less infinity.
+            # Subtracting the maximum avoids inf - inf in softmax when the temperature is small.
             logits_V = (logits_V - logits_V.max()) / max(temperature, torch.finfo(logits_V.dtype).tiny)
             if top_k is not None and top_k < len(logits_V):
                 logits_V[logits_V < logits_V.topk(top_k).values[-1]] = -torch.inf
-            drawn = torch.multinomial(logits_V.softmax(dim=0), 1, generator=generator)
-        tokens_T = torch.cat([tokens_T, drawn.to(tokens_T.device)])
+            token = torch.multinomial(logits_V.softmax(dim=0), 1, generator=generator)
+        tokens_T = torch.cat([tokens_T, token.to(tokens_T.device)])
     model.train(was_training)
     return tokens_T[len(prompt_T) :].cpu()
 
 
-def follow(
+def next_logits_fn(
     model: nn.Module, context_length: int, stride: int, use_cache: bool = True
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that is given a text as it grows, tokens_T, and returns logits_V of what comes next.
+    """Return a function from a growing text tokens_T to logits_V of its next token.
 
     Args:
         model: in evaluation mode.
-        context_length: tokens that it sees at most.
-        stride: how far the window on the text moves on when it is full.
-        use_cache: whether what stands is kept from call to call, where the model can.
+        context_length: largest number of tokens that the model reads.
+        stride: number of tokens dropped from the beginning of a full context.
+        use_cache: whether to keep keys and values between calls, if the model supports it.
     """
     make_cache = getattr(model, "make_cache", None) if use_cache else None
     cache = None
@@ -90,14 +92,13 @@ def follow(
 
     def next_logits(tokens_T: torch.Tensor) -> torch.Tensor:
         nonlocal cache, window_start
-        length = len(tokens_T)
-        # The window moves on by whole strides, and only when it is full.
-        moved_to = max(0, -(-(length - context_length) // stride) * stride)
-        window_T = tokens_T[moved_to:]
+        n_excess = max(0, len(tokens_T) - context_length)
+        new_start = -(-n_excess // stride) * stride
+        window_T = tokens_T[new_start:]
         if make_cache is None:
             return model(window_T[None])[0, -1]
-        if cache is None or moved_to != window_start:
-            cache, window_start = make_cache(), moved_to
+        if cache is None or new_start != window_start:
+            cache, window_start = make_cache(), new_start
         return model(window_T[cache.length :][None], cache=cache)[0, -1]
 
     return next_logits

@@ -1,4 +1,4 @@
-"""The one decoder that every GPT here, and every rung below it, is a setting of."""
+"""The decoder-only transformer, of which `model=gpt`, `model=gpt2` and the ladder's models are settings."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from torch import nn
 from nanolm.config.mask import CausalConfig, MaskConfig, layers_by_mask
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
 from nanolm.config.run import Config
-from nanolm.model import masks
-from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, choose_backend, uniform
-from nanolm.model.cache import Cache, settled_positions
+from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
+from nanolm.model.backend_choice import choose_backend
+from nanolm.model.cache import Cache, count_final_positions
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
+from nanolm.model.masks import dense_mask
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
 from nanolm.registry import MODELS
 
 
 @MODELS.register("transformer")
 def transformer(config: Config, vocab_size: int) -> Transformer:
-    """The transformer that the settings describe, its weights drawn from torch's global generator."""
+    """Build a transformer, with weights drawn from torch's global generator."""
     assert isinstance(config.model, TransformerConfig)
     model = Transformer(config, vocab_size)
-    # There are no values to draw on the meta device, where torch takes milliseconds for each tensor.
+    # Initializing meta tensors has no effect, and torch takes milliseconds for each.
     if not model.token_embedding.weight.is_meta:
         INITIALIZATIONS[config.model.initialization](model)
     return model
 
 
 class Transformer(nn.Module):
-    """Tokens to logits.
+    """A decoder-only transformer.
 
-    `model=gpt2` is Radford et al. 2019: learned positions, LayerNorm before each part, tanh-GELU, tied head.
-    `model=gpt` is today's recipe: rotary positions, RMSNorm (also right after the embedding), QK-norm, ReLU^2, no
-    biases, projections that begin at zero.
+    `model=gpt2` is that of Radford et al. 2019: learned positions, LayerNorm before each sublayer, tanh-GELU and a tied
+    head. `model=gpt` is a modern variant: rotary positions, RMSNorm (also after the embedding), QK-norm, ReLU^2, no
+    biases and residual projections initialized to zero.
     """
 
     def __init__(self, config: Config, vocab_size: int) -> None:
@@ -48,57 +49,55 @@ class Transformer(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.position_embedding = nn.Embedding(length, width) if settings.positions is Positions.learned else None
         self.sinusoids_TxC: torch.Tensor | None
-        self.rotary_2xTxP: torch.Tensor | None
+        self.rotary_2xTxR: torch.Tensor | None
         self.slopes_H: torch.Tensor | None
         for name, positions, table in (
             ("sinusoids_TxC", Positions.sinusoidal, lambda: sinusoidal_table(length, width)),
-            ("rotary_2xTxP", Positions.rotary, lambda: rotary_table(length, size.key_width)),
+            ("rotary_2xTxR", Positions.rotary, lambda: rotary_table(length, size.key_width)),
             ("slopes_H", Positions.alibi, lambda: alibi_slopes(size.n_heads)),
         ):
             self.register_buffer(name, table() if settings.positions is positions else None, persistent=False)
         self.embedding_norm = norm(settings, width) if settings.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(settings.dropout_of(settings.embedding_dropout))
         self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
-        self._lay_masks(config)
+        self._register_masks(config)
         self.attention_backend = config.trainer.attention_backend
         self.is_uniform = settings.attention is AttentionKind.uniform
         self.final_norm = norm(settings, width) if settings.has_final_norm else nn.Identity()
-        # A tied head is the embedding itself: one parameter, saved and decayed once.
+        # A tied head is the embedding itself: one parameter, saved and decayed once. Only its bias is separate.
         self.head = None if settings.tie_embeddings else nn.Linear(width, vocab_size, bias=settings.head_bias)
-        # An untied head has its bias itself.
-        has_own_bias = settings.tie_embeddings and settings.head_bias
-        self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_own_bias else None
+        has_separate_bias = settings.tie_embeddings and settings.head_bias
+        self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_separate_bias else None
         self.logit_softcap = settings.logit_softcap
 
     def forward(
         self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
     ) -> torch.Tensor:
-        """Logits_BxTxV of the token that follows each position.
+        """Return logits_BxTxV of the token after each position.
 
         Args:
-            tokens_BxT: at most context_length of them. With a cache, the tokens from cache.length on.
-            documents_BxT: the number of the document that each token lies in, for masks that stay within documents;
-                None: all tokens are of one document.
-            cache: of a text that grows; it takes up these tokens.
+            tokens_BxT: at most context_length tokens per row. With a cache, the tokens from position cache.length on.
+            documents_BxT: document number of each token, for masks within documents; None: one document per row.
+            cache: keys and values of earlier tokens, which is updated; None without a cache.
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BxT.size(1)
-        assert self.context_length >= end, f"{end} tokens, and a context of {self.context_length}"
+        assert self.context_length >= end, f"{end} tokens exceed the context length {self.context_length}"
         x_BxTxC = self.token_embedding(tokens_BxT)
         if self.position_embedding is not None:
             x_BxTxC = x_BxTxC + self.position_embedding.weight[start:end]
         if self.sinusoids_TxC is not None:
             x_BxTxC = x_BxTxC + self.sinusoids_TxC[start:end]
         x_BxTxC = self.dropout(self.embedding_norm(x_BxTxC))
-        rotary_2xTxP = None if self.rotary_2xTxP is None else self.rotary_2xTxP[:, start:end]
-        gathers = [
-            self._gather(index, start, end, documents_BxT, cache is not None) for index in range(len(self.masks))
+        rotary_2xTxR = None if self.rotary_2xTxR is None else self.rotary_2xTxR[:, start:end]
+        attention_fns = [
+            self._attention_fn(index, start, end, documents_BxT, cache is not None) for index in range(len(self.masks))
         ]
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[layer]
-            x_BxTxC = block(x_BxTxC, gathers[self.mask_of_layer[layer]], rotary_2xTxP, layer_cache)
+            x_BxTxC = block(x_BxTxC, attention_fns[self.mask_of_layer[layer]], rotary_2xTxR, layer_cache)
         if cache is not None:
-            cache.grow(end)
+            cache.advance(end)
         x_BxTxC = self.final_norm(x_BxTxC)
         if self.head is None:
             logits_BxTxV = F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)
@@ -110,56 +109,60 @@ class Transformer(nn.Module):
         return self.logit_softcap * torch.tanh(logits_BxTxV.float() / self.logit_softcap)
 
     def make_cache(self) -> Cache:
-        """An empty cache for one batch of texts that grow."""
-        return Cache(len(self.blocks), self.context_length, self._settled)
+        """Create an empty key-value cache for this model."""
+        return Cache(len(self.blocks), self.context_length, self._final_positions)
 
     @functools.cached_property
-    def _settled(self) -> torch.Tensor:
-        tables = [self._table(index) for index in self.mask_of_layer]
-        return settled_positions(tables, self.context_length)
+    def _final_positions(self) -> torch.Tensor:
+        return count_final_positions([self._mask(index) for index in self.mask_of_layer], self.context_length)
 
-    def _gather(
+    def _attention_fn(
         self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None, has_cache: bool
     ) -> AttentionFn:
-        """Who sees whom under one of the masks, as the chosen path computes it."""
+        """Prepare attention from positions `start` to `end` under one of the masks."""
         mask = self.masks[index]
-        scene = AttentionContext(
+        context = AttentionContext(
             mask=mask,
-            table_TxT=self._table(index),
+            mask_TxT=self._mask(index),
             start=start,
             length=end,
             slopes_H=self.slopes_H,
-            documents_BxT=documents_BxT if mask.within_documents else None,
+            documents_BxS=documents_BxT if mask.within_documents else None,
             device=self.token_embedding.weight.device,
         )
         if self.is_uniform:
-            return uniform(scene)
-        device_type = scene.device.type
-        path = choose_backend(
-            mask, end, self.attention_backend, start=start, has_cache=has_cache, device_type=device_type
+            return uniform(context)
+        backend = choose_backend(
+            mask,
+            end,
+            self.attention_backend,
+            start=start,
+            has_cache=has_cache,
+            device_type=context.device.type,
         )
-        return BACKENDS[path](scene)
+        return BACKENDS[backend](context)
 
-    def _lay_masks(self, config: Config) -> None:
-        """One table for all layers with the same mask; causal needs none."""
+    def _register_masks(self, config: Config) -> None:
+        """Evaluate each distinct mask once; causal masks need no tensor."""
         self.masks: list[MaskConfig] = []
         self.mask_of_layer = [0] * config.size.n_layers
-        # In one buffer of the whole model: buffers that layers share would be copied for each on the way to a device.
-        tables: list[torch.Tensor] = []
-        self._table_of_mask: list[int | None] = []
+        # One buffer of the model: buffers shared by layers would be copied for each layer by `.to(device)`.
+        tensors: list[torch.Tensor] = []
+        self._buffer_index_of_mask: list[int | None] = []
         for mask, layers in layers_by_mask(config):
             for layer in layers:
                 self.mask_of_layer[layer] = len(self.masks)
             self.masks.append(mask)
             if isinstance(mask, CausalConfig):
-                self._table_of_mask.append(None)
+                self._buffer_index_of_mask.append(None)
             else:
-                self._table_of_mask.append(len(tables))
-                with torch.device("cpu"):  # a mask is checked by its values, which the meta device has not
-                    tables.append(masks.dense_mask(mask, config.size.context_length))
-        self.visible_MxTxT: torch.Tensor | None
-        self.register_buffer("visible_MxTxT", torch.stack(tables) if tables else None, persistent=False)
+                self._buffer_index_of_mask.append(len(tensors))
+                with torch.device("cpu"):  # values are checked, which meta tensors do not have
+                    tensors.append(dense_mask(mask, config.size.context_length))
+        self.masks_MxTxT: torch.Tensor | None
+        self.register_buffer("masks_MxTxT", torch.stack(tensors) if tensors else None, persistent=False)
 
-    def _table(self, index: int) -> torch.Tensor | None:
-        number = self._table_of_mask[index]
-        return None if number is None or self.visible_MxTxT is None else self.visible_MxTxT[number]
+    def _mask(self, index: int) -> torch.Tensor | None:
+        """Return mask_TxT of a distinct mask; None for a causal one."""
+        buffer_index = self._buffer_index_of_mask[index]
+        return None if buffer_index is None or self.masks_MxTxT is None else self.masks_MxTxT[buffer_index]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
-from nanolm.model import attention_backends, masks
+from nanolm.model import backend_choice, masks
 from nanolm.runs.console import LOSSY
 from nanolm.runs.summary import Summary
 from nanolm.training import schedules
@@ -30,7 +30,7 @@ def announce(session: Session, summary: Summary, passed_over: list[str], changes
         f"on {summary.device} in {summary.precision}"
         + (f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
-    attention = attention_backends.describe_backends(config, session.state.device.type)
+    attention = backend_choice.describe_backends(config, session.state.device.type)
     if attention is not None:
         say(attention)
     if summary.is_lossy:

@@ -15,8 +15,9 @@ import torch
 from nanolm.config.identity import recorded
 from nanolm.config.run import Config
 from nanolm.errors import DivergedError, SettingsError
-from nanolm.model import count
+from nanolm.model import memory_estimate
 from nanolm.model.build import FittedModel, count_parameters
+from nanolm.model.shapes import has_formula
 from nanolm.runs.console import in_time, in_units
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters, schedules
@@ -127,11 +128,11 @@ def dry_run(
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
     vocab_size, number_format = setup.tokenizer.vocab_size, state.number_format.name
-    memory = {part.name: part.amount for part in count.memory(config, n_parameters, vocab_size)}
+    memory = {part.name: part.amount for part in memory_estimate.state_memory(config, n_parameters, vocab_size)}
     peak_by_formula = None
-    if count.has_formula(config):
-        memory["activations"] = count.activation_memory(config, vocab_size, number_format).amount
-        peak_by_formula = count.peak_memory(config, n_parameters, vocab_size, number_format)
+    if has_formula(config):
+        memory["activations"] = memory_estimate.activation_memory(config, vocab_size, number_format).amount
+        peak_by_formula = memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format)
     if state.averages is not None:
         memory["averages"] = memory["weights"]
     tokens = round((last - first) * tokens_a_step)

@@ -15,7 +15,8 @@ from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
 from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
 from nanolm.machine import batch_bytes, host_memory
-from nanolm.model import count
+from nanolm.model import count, memory_estimate
+from nanolm.model.shapes import has_formula
 from nanolm.runs.console import in_units
 from nanolm.torchrun import world_size
 
@@ -43,11 +44,11 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     Raises:
         SettingsError: more is needed than the device, or the machine, has.
     """
-    if not count.has_formula(config):
+    if not has_formula(config):
         return
     n, trainer = world_size(), config.trainer
     sequences, context_length = trainer.batch_size // n, config.size.context_length
-    state = count.memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
+    state = memory_estimate.state_memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
     logits_of_one = context_length * vocab_size * width
     on_device = {

@@ -14,6 +14,7 @@ from torch import nn
 
 from nanolm.config.run import Config
 from nanolm.model import count
+from nanolm.model.shapes import has_formula
 from nanolm.training.distributed.parallel import is_sharded, local_shards
 from nanolm.training.distributed.ranks import Ranks
 
@@ -53,7 +54,7 @@ STATUS = Path("/proc/self/status")
 
 def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
     """FLOPs of a training step for each token, by formula (model/count.py); None of a model that has none."""
-    if not count.has_formula(config):
+    if not has_formula(config):
         return None
     return count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
 

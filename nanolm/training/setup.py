@@ -22,7 +22,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, DivergedError, RunError
-from nanolm.model import attention_backends
+from nanolm.model import backend_choice
 from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
@@ -102,7 +102,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     settings = config.trainer
     device = ranks.run_on_all(lambda: choose_device(settings.device, ranks))
     set_determinism(settings.deterministic, device)
-    attention_backends.require_device(settings.attention_backend, device)
+    backend_choice.require_device(settings.attention_backend, device)
     is_sharded = ranks.world_size > 1 and settings.parallel is Parallel.fsdp
     resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")

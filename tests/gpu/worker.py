@@ -271,7 +271,7 @@ def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
     """The live bytes of four layers of GPT-2 at the peak of a step, and what the formula says."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from nanolm.model import count
+    from nanolm.model import memory_estimate
     from nanolm.model.build import build, count_parameters
     from nanolm.training.precision import choose_device
 
@@ -287,7 +287,10 @@ def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
             parts.update()
     n_parameters = count_parameters(model)
     number_format = parts.state.number_format.name
-    return {"emulated": watch.peak, "formula": count.peak_memory(config, n_parameters, vocab_size, number_format)}
+    return {
+        "emulated": watch.peak,
+        "formula": memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format),
+    }
 
 
 def main() -> None:

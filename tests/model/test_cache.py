@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from nanolm.config.model import Positions
 from nanolm.model.build import build
-from nanolm.model.cache import settled_positions
-from nanolm.model.sampling import follow, sample
+from nanolm.model.cache import count_final_positions
+from nanolm.model.sampling import next_logits_fn, sample
 from tests.helpers import make_config, randomize_weights
 
 LENGTH = 12
@@ -32,51 +32,51 @@ def small(*overrides: str) -> torch.nn.Module:
 
 
 def require_equal_logits(built: torch.nn.Module, stride: int = 4) -> None:
-    """The text grows a token at a time, to twice the context."""
+    """Compare both for a text that grows token by token to twice the context length."""
     tokens = torch.randint(11, (2 * LENGTH + 3,))
-    cached, uncached = (follow(built, LENGTH, stride, use_cache) for use_cache in (True, False))
+    cached, uncached = (next_logits_fn(built, LENGTH, stride, use_cache) for use_cache in (True, False))
     with torch.no_grad():
         for length in range(3, len(tokens) + 1):
             found, expected = cached(tokens[:length]), uncached(tokens[:length])
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, msg=f"behind {length} tokens")
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5, msg=f"after {length} tokens")
 
 
 @pytest.mark.parametrize("positions", Positions, ids=lambda positions: positions.name)
 @pytest.mark.parametrize("mask", MASKS)
-def test_cached_logits_are_the_uncached_ones(mask: str, positions: Positions) -> None:
+def test_cached_logits_equal_uncached_logits(mask: str, positions: Positions) -> None:
     require_equal_logits(small(*mask.split(), f"model.positions={positions.name}"))
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_the_plain_mean_has_a_cache_too(mask: str) -> None:
+def test_uniform_attention_supports_the_cache(mask: str) -> None:
     require_equal_logits(small(*mask.split(), "model.attention=uniform", "model.positions=learned"))
 
 
-@pytest.mark.parametrize("path", ["dense", "sdpa", "blocked"])
-def test_a_path_that_is_forced_has_a_cache(path: str) -> None:
-    require_equal_logits(small("mask=banded_causal", "mask.window=3", f"trainer.attention_backend={path}"))
+@pytest.mark.parametrize("backend", ["dense", "sdpa", "blocked"])
+def test_backend_supports_the_cache(backend: str) -> None:
+    require_equal_logits(small("mask=banded_causal", "mask.window=3", f"trainer.attention_backend={backend}"))
 
 
-def test_heads_of_any_width_have_a_cache() -> None:
+def test_cache_supports_separate_key_and_value_widths() -> None:
     require_equal_logits(small("size.d_key=6", "size.d_value=3", "model=gpt2"))
 
 
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        # Each call sees the last token alone; those of a window that moved, all of it.
+        # Under a causal mask each call reads the new token only.
         ("mask=causal", [5, 1, 1, 1]),
         ("mask=banded_causal mask.window=3", [5, 1, 1, 1]),
-        # A new token changes the one before it in the first layer, the one before that in the second, ...
+        # A new token changes its predecessor in the first layer, that one's predecessor in the second, ...
         ("mask=banded mask.window=1", [5, 3, 3, 3]),
         ("mask=none", [5, 6, 7, 8]),
     ],
 )
-def test_only_what_may_change_is_computed(mask: str, expected: list[int]) -> None:
+def test_cache_recomputes_only_positions_that_change(mask: str, expected: list[int]) -> None:
     built = small(*mask.split())
     fed = []
     built.token_embedding.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0].size(1)))  # type: ignore[union-attr,operator]
-    next_logits = follow(built, LENGTH, 4)
+    next_logits = next_logits_fn(built, LENGTH, 4)
     tokens = torch.randint(11, (8,))
     with torch.no_grad():
         for length in range(5, 9):
@@ -84,7 +84,7 @@ def test_only_what_may_change_is_computed(mask: str, expected: list[int]) -> Non
     assert fed == expected
 
 
-def test_past_the_context_the_window_moves_by_its_stride() -> None:
+def test_a_full_context_drops_stride_tokens() -> None:
     built = small()
     fed = []
     built.token_embedding.register_forward_pre_hook(lambda module, inputs: fed.append(inputs[0].size(1)))  # type: ignore[union-attr,operator]
@@ -98,19 +98,19 @@ def test_past_the_context_the_window_moves_by_its_stride() -> None:
     n_layers=st.integers(1, 3),
 )
 @settings(max_examples=60)
-def test_what_is_settled_is_changed_by_no_later_token(seed: int, length: int, n_layers: int) -> None:
+def test_final_positions_depend_on_no_later_token(seed: int, length: int, n_layers: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tables: list[torch.Tensor | None] = [
+    masks: list[torch.Tensor | None] = [
         (torch.rand(length, length, generator=generator) < 0.2) | torch.eye(length, dtype=torch.bool)
         for _ in range(n_layers)
     ]
-    settled = settled_positions(tables, length).tolist()
+    final = count_final_positions(masks, length).tolist()
     for known in range(length + 1):
-        # By reach: which inputs each position's state depends on, layer after layer.
+        # The inputs that each position depends on after all layers.
         depends = torch.eye(length, dtype=torch.bool)
-        for table in tables:
-            assert table is not None
-            depends = (table.float() @ depends.float()) > 0
+        for mask_TxT in masks:
+            assert mask_TxT is not None
+            depends = (mask_TxT.float() @ depends.float()) > 0
         changed = depends[:, known:].any(dim=1).nonzero().flatten().tolist()
-        assert settled[known] <= min([*changed, known])
-    assert settled_positions([None] * n_layers, length).tolist() == list(range(length + 1))
+        assert final[known] <= min([*changed, known])
+    assert count_final_positions([None] * n_layers, length).tolist() == list(range(length + 1))

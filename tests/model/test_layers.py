@@ -13,24 +13,24 @@ from tests.helpers import causal_context
 SIZE = SizeConfig(n_layers=1, n_heads=2, d_model=8, context_length=6)
 
 
-def test_norms_bring_any_scale_to_one() -> None:
+def test_norms_scale_to_unit_mean_square() -> None:
     x = 1000 * torch.randn(2, 3, 64) + 5
     root_mean_square = norm(TransformerConfig(norm=Norm.rms_norm), 64)(x).square().mean(-1).sqrt()
     torch.testing.assert_close(root_mean_square, torch.ones(2, 3))
-    normalised = norm(TransformerConfig(norm=Norm.layer_norm, bias=True), 64)(x)
-    torch.testing.assert_close(normalised.mean(-1), torch.zeros(2, 3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(normalised.var(-1, unbiased=False), torch.ones(2, 3), atol=1e-3, rtol=0)
+    normalized = norm(TransformerConfig(norm=Norm.layer_norm, bias=True), 64)(x)
+    torch.testing.assert_close(normalized.mean(-1), torch.zeros(2, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalized.var(-1, unbiased=False), torch.ones(2, 3), atol=1e-3, rtol=0)
     assert norm(TransformerConfig(norm=Norm.none), 64)(x) is x
 
 
-def test_biases_are_one_setting() -> None:
+def test_bias_setting_applies_to_norms_and_feed_forward() -> None:
     for bias in (False, True):
         config = TransformerConfig(norm=Norm.layer_norm, bias=bias)
-        names = {name for part in (norm(config, 8), FeedForward(config, SIZE)) for name, _ in part.named_parameters()}
+        names = {name for layer in (norm(config, 8), FeedForward(config, SIZE)) for name, _ in layer.named_parameters()}
         assert any("bias" in name for name in names) == bias
 
 
-def test_activations_by_their_formulas() -> None:
+def test_activations_match_their_formulas() -> None:
     x = torch.linspace(-3, 3, 14)
     tanh_form = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     expected = {
@@ -47,44 +47,46 @@ def test_activations_by_their_formulas() -> None:
 
 @pytest.mark.parametrize("activation", Activation)
 @pytest.mark.parametrize("kind", [FeedForwardKind.one_layer, FeedForwardKind.two_layers])
-def test_a_feed_forward_is_its_matrices(kind: FeedForwardKind, activation: Activation) -> None:
+def test_feed_forward_matches_the_formula(kind: FeedForwardKind, activation: Activation) -> None:
     config = TransformerConfig(feed_forward=kind, activation=activation, bias=True)
-    part = FeedForward(config, SizeConfig(n_layers=1, n_heads=1, d_model=8, context_length=1, d_ff=5))
+    layer = FeedForward(config, SizeConfig(n_layers=1, n_heads=1, d_model=8, context_length=1, d_ff=5))
     x = torch.randn(2, 3, 8)
-    inside = ACTIVATIONS[activation](F.linear(x, part.expansion.weight, part.expansion.bias))
+    hidden = ACTIVATIONS[activation](F.linear(x, layer.expansion.weight, layer.expansion.bias))
     if kind is FeedForwardKind.two_layers:
-        assert inside.shape == (2, 3, 5)
-        inside = F.linear(inside, part.projection.weight, part.projection.bias)  # type: ignore[union-attr]
-    torch.testing.assert_close(part(x), inside)
+        assert hidden.shape == (2, 3, 5)
+        hidden = F.linear(hidden, layer.projection.weight, layer.projection.bias)  # type: ignore[union-attr]
+    torch.testing.assert_close(layer(x), hidden)
 
 
-def test_the_hidden_width_has_a_default() -> None:
+def test_feed_forward_width_defaults_to_a_multiple_of_d_model() -> None:
     def widths(**settings: object) -> tuple[int, ...]:
-        part = FeedForward(TransformerConfig(**settings), SizeConfig(1, 2, 48, 6))  # type: ignore[arg-type]
-        return tuple(matrix.weight.shape[0] for matrix in (part.expansion, part.projection) if matrix is not None)
+        layer = FeedForward(TransformerConfig(**settings), SizeConfig(1, 2, 48, 6))  # type: ignore[arg-type]
+        return tuple(matrix.weight.shape[0] for matrix in (layer.expansion, layer.projection) if matrix is not None)
 
     assert widths() == (4 * 48, 48)
-    # Three matrices of 8/3 are as many weights as two of 4.
+    # Three matrices of 8/3 C^2 weights have as many as two of 4 C^2.
     assert widths(activation=Activation.swiglu) == (2 * 128, 48)
 
 
 @pytest.mark.parametrize("feed_forward", FeedForwardKind)
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("placement", NormPlacement)
-def test_a_block_joins_its_parts(placement: NormPlacement, residual: bool, feed_forward: FeedForwardKind) -> None:
+def test_block_applies_norms_and_residuals(
+    placement: NormPlacement, residual: bool, feed_forward: FeedForwardKind
+) -> None:
     config = TransformerConfig(
         norm=Norm.layer_norm, norm_placement=placement, residual=residual, feed_forward=feed_forward, qk_norm=False
     )
     block = Block(config, SIZE)
-    gather = uniform(causal_context(4))
+    attend = uniform(causal_context(4))
     x = torch.randn(2, 4, 8)
     expected = x
-    parts = [(block.attention_norm, lambda y: block.attention(y, gather))]
+    sublayers = [(block.attention_norm, lambda y: block.attention(y, attend))]
     if feed_forward is not FeedForwardKind.none:
-        parts.append((block.feed_forward_norm, block.feed_forward))  # type: ignore[arg-type]
-    for norm_of_part, part in parts:
+        sublayers.append((block.feed_forward_norm, block.feed_forward))  # type: ignore[arg-type]
+    for sublayer_norm, sublayer in sublayers:
         if placement is NormPlacement.pre:
-            expected = residual * expected + part(norm_of_part(expected))
+            expected = residual * expected + sublayer(sublayer_norm(expected))
         else:
-            expected = norm_of_part(residual * expected + part(expected))
-    torch.testing.assert_close(block(x, gather), expected)
+            expected = sublayer_norm(residual * expected + sublayer(expected))
+    torch.testing.assert_close(block(x, attend), expected)

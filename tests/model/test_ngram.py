@@ -30,13 +30,13 @@ def fitted(text: list[int] | np.ndarray, vocab_size: int, **settings: object) ->
     return model
 
 
-def slowly(text: list[int], vocab_size: int, config: NgramConfig, context: list[int]) -> list[float]:
-    """The distribution behind a context, straight from the formulas."""
+def expected_distribution(text: list[int], vocab_size: int, config: NgramConfig, context: list[int]) -> list[float]:
+    """Compute the distribution after a context from the formulas."""
     raw: Counter[tuple[int, ...]] = Counter()
     for length in range(1, config.order + 1):
         raw.update(tuple(text[at : at + length]) for at in range(len(text) - length + 1))
-    # Before how many different tokens each gram stands.
-    continued = Counter(gram[1:] for gram in raw if len(gram) > 1)
+    # The number of distinct tokens that precede each n-gram.
+    preceded = Counter(ngram[1:] for ngram in raw if len(ngram) > 1)
     vocabulary = range(vocab_size)
     h = tuple(context[max(0, len(context) - config.order + 1) :])
     if config.smoothing is Smoothing.add_k:
@@ -44,14 +44,15 @@ def slowly(text: list[int], vocab_size: int, config: NgramConfig, context: list[
         return [(raw[(*h, w)] + config.add_k) / (total + config.add_k * vocab_size) for w in vocabulary]
 
     def kneser_ney(h: tuple[int, ...], counts: Counter[tuple[int, ...]]) -> list[float]:
-        shorter = kneser_ney(h[1:], continued) if h else [1 / vocab_size] * vocab_size
+        shorter = kneser_ney(h[1:], preceded) if h else [1 / vocab_size] * vocab_size
         c = [counts[(*h, w)] for w in vocabulary]
         if not sum(c):
             return shorter
-        kinds = Counter(count for gram, count in counts.items() if len(gram) == len(h) + 1)
-        discount = kinds[1] / (kinds[1] + 2 * kinds[2]) if kinds[1] and kinds[2] else 0.5
-        taken = sum(discount for count in c if count)
-        return [(max(c[w] - discount, 0) + taken * shorter[w]) / sum(c) for w in vocabulary]
+        of_length = [count for ngram, count in counts.items() if len(ngram) == len(h) + 1]
+        n1, n2 = of_length.count(1), of_length.count(2)
+        discount = n1 / (n1 + 2 * n2) if n1 and n2 else 0.5
+        subtracted = sum(discount for count in c if count)
+        return [(max(c[w] - discount, 0) + subtracted * shorter[w]) / sum(c) for w in vocabulary]
 
     return kneser_ney(h, raw)
 
@@ -66,7 +67,7 @@ texts = st.integers(1, 4).flatmap(
 
 
 @given(texts, st.integers(1, 5), st.sampled_from(Smoothing), st.floats(0.01, 10))
-def test_every_distribution_is_the_formula_and_sums_to_one(
+def test_distribution_matches_the_formula_and_sums_to_one(
     drawn: tuple[int, list[int], list[int]], order: int, smoothing: Smoothing, k: float
 ) -> None:
     vocab_size, text, row = drawn
@@ -76,7 +77,8 @@ def test_every_distribution_is_the_formula_and_sums_to_one(
     tokens_BxT = torch.tensor([row, row[::-1]])
     found_BxTxV = model(tokens_BxT).exp()
     expected = [
-        [slowly(text, vocab_size, config, tokens[: at + 1]) for at in range(len(row))] for tokens in tokens_BxT.tolist()
+        [expected_distribution(text, vocab_size, config, tokens[: at + 1]) for at in range(len(row))]
+        for tokens in tokens_BxT.tolist()
     ]
     assert_close(found_BxTxV, torch.tensor(expected), rtol=1e-5, atol=1e-7)
     assert_close(found_BxTxV.sum(-1), torch.ones(2, len(row)), rtol=0, atol=1e-5)
@@ -87,7 +89,7 @@ def test_every_distribution_is_the_formula_and_sums_to_one(
 
 
 @pytest.mark.parametrize("smoothing", Smoothing)
-def test_a_row_begins_with_the_models_of_lower_order(smoothing: Smoothing) -> None:
+def test_first_positions_equal_models_of_lower_order(smoothing: Smoothing) -> None:
     text = np.random.default_rng(0).integers(0, 5, 400)
     row = torch.from_numpy(text[None, :9].copy())
     found = fitted(text, 5, order=4, smoothing=smoothing)(row)
@@ -95,14 +97,14 @@ def test_a_row_begins_with_the_models_of_lower_order(smoothing: Smoothing) -> No
         assert_close(found[:, at], fitted(text, 5, order=at + 2, smoothing=smoothing)(row)[:, at])
 
 
-def test_nothing_is_impossible_however_certain_the_text_is() -> None:
+def test_probabilities_stay_positive_for_a_constant_text() -> None:
     model = fitted(np.zeros(1_000_000), 3, order=5)
     found = model(torch.zeros((1, 8), dtype=torch.int64))
     assert found.isfinite().all()
     assert_close(found.exp().sum(-1), torch.ones(1, 8))
 
 
-def test_before_it_is_fitted_it_guesses_evenly() -> None:
+def test_ngram_is_uniform_before_fitting() -> None:
     model = build(make_config("model=ngram"), 7)
     assert isinstance(model, FittedModel)
     assert count_parameters(model) == 0
@@ -110,7 +112,7 @@ def test_before_it_is_fitted_it_guesses_evenly() -> None:
     assert_close(model(tokens), torch.full((1, 3, 7), -math.log(7)))
 
 
-def test_a_large_vocabulary_and_a_long_order_need_only_what_occurs() -> None:
+def test_table_size_depends_on_the_text_only() -> None:
     text = np.array([0, 50_256, 1, 50_256, 1, 7], dtype=np.uint16)
     model = fitted(text, 50_257, order=5, smoothing=Smoothing.add_k, add_k=0.5)
     assert len(model.keys) == 4 + 4 + 4 + 3 + 2
@@ -119,7 +121,7 @@ def test_a_large_vocabulary_and_a_long_order_need_only_what_occurs() -> None:
     assert found.sum().item() == pytest.approx(1, rel=1e-4)
 
 
-def test_a_saved_table_is_loaded_whatever_its_size(tmp_path: Path) -> None:
+def test_loading_resizes_the_table(tmp_path: Path) -> None:
     text = np.random.default_rng(0).integers(0, 6, 500)
     model = fitted(text, 6, order=4)
     safetensors.torch.save_model(model, str(tmp_path / "model.safetensors"))
@@ -135,16 +137,16 @@ def test_a_saved_table_is_loaded_whatever_its_size(tmp_path: Path) -> None:
     ("change", "expected"),
     [
         (lambda saved: saved.pop("counts"), r'Missing key\(s\) in state_dict: "counts"'),
-        (lambda saved: saved.update(counts=saved["counts"][1:]), "an n-gram has no count"),
-        (lambda saved: saved.update(counts=saved["counts"] - 1), "an n-gram has no count"),
+        (lambda saved: saved.update(counts=saved["counts"][1:]), "keys and counts do not match"),
+        (lambda saved: saved.update(counts=saved["counts"] - 1), "a count is less than 1"),
         (lambda saved: saved.update(keys=saved["keys"].flip(0)), "are not the n-grams of order 3 over 6 tokens"),
         (lambda saved: saved.update(keys=saved["keys"] + 10_000), "are not the n-grams of order 3 over 6 tokens"),
-        (lambda saved: saved.update(keys=saved["keys"].float()), "two lists of whole numbers"),
+        (lambda saved: saved.update(keys=saved["keys"].float()), "one-dimensional int64 tensors"),
         (lambda saved: saved.update({n: v[1:] for n, v in saved.items()}), "n-gram"),
         (lambda saved: saved.update(fitted([1, 2, 3, 4], 6, order=4).state_dict()), "not the n-grams of order 3"),
     ],
 )
-def test_a_table_that_is_nonsense_is_refused(change, expected: str) -> None:  # type: ignore[no-untyped-def]
+def test_loading_rejects_an_invalid_table(change, expected: str) -> None:  # type: ignore[no-untyped-def]
     text = np.random.default_rng(0).integers(0, 6, 500)
     saved = dict(fitted(text, 6, order=3).state_dict())
     change(saved)
@@ -152,7 +154,7 @@ def test_a_table_that_is_nonsense_is_refused(change, expected: str) -> None:  # 
         Ngram(6, NgramConfig(order=3)).load_state_dict(saved)
 
 
-def test_the_orders_on_tiny_shakespeare(shakespeare: Path) -> None:
+def test_losses_on_tiny_shakespeare(shakespeare: Path) -> None:
     text = shakespeare.read_text(encoding="utf-8")
     tokens = CharTokenizer.fit([text], CharConfig()).encode(text)
     train, val = tokens[:1_003_854], tokens[1_003_854:]
@@ -162,7 +164,7 @@ def test_the_orders_on_tiny_shakespeare(shakespeare: Path) -> None:
         where = {"device": CPU, "number_format": NumberFormat(Precision.fp32, CPU)}
         return exact_loss(model, model, val, context_length=64, stride=64, vocab_size=65, **where)  # type: ignore[arg-type]
 
-    # A window begins with the token before its first target: of a bigram, none is scored without its left neighbour.
+    # A window starts with the token before its first target, so that a bigram scores every target with its context.
     assert loss(order=2, smoothing=Smoothing.add_k) == pytest.approx(bigram_loss(train, val, 65), abs=1e-6)
     assert loss(order=1, smoothing=Smoothing.add_k) == pytest.approx(unigram_loss(train, val, 65), abs=1e-6)
     found = [loss(order=order) for order in range(1, 6)]

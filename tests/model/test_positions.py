@@ -6,14 +6,14 @@ import torch
 from nanolm.model.positions import alibi_slopes, rotary_table, rotate, sinusoidal_table
 
 
-def test_rotation_keeps_lengths_and_leaves_position_zero_alone() -> None:
+def test_rotation_keeps_norms_and_position_zero() -> None:
     x = torch.randn(2, 3, 7, 8)
-    turned = rotate(x, rotary_table(7, 8))
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(turned[..., 0, :], x[..., 0, :])
+    rotated = rotate(x, rotary_table(7, 8))
+    torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotated[..., 0, :], x[..., 0, :])
 
 
-def test_scores_depend_on_distance_alone() -> None:
+def test_rotary_scores_depend_on_the_distance_only() -> None:
     q, k = torch.randn(8), torch.randn(8)
     table = rotary_table(32, 8)
     queries, keys = (rotate(x.expand(1, 1, 32, 8), table)[0, 0] for x in (q, k))
@@ -24,7 +24,7 @@ def test_scores_depend_on_distance_alone() -> None:
 
 
 @pytest.mark.parametrize("d_model", [6, 7])
-def test_sinusoids_are_the_papers_formula(d_model: int) -> None:
+def test_sinusoids_match_the_paper(d_model: int) -> None:
     table = sinusoidal_table(40, d_model)
     assert table.shape == (40, d_model)
     for position in (0, 1, 17, 39):
@@ -40,10 +40,10 @@ def test_sinusoids_are_the_papers_formula(d_model: int) -> None:
         (1, [2**-8]),
         (4, [2**-2, 2**-4, 2**-6, 2**-8]),
         (8, [2**-n for n in range(1, 9)]),
-        # Those of 4 heads, then every second one of those of 8.
+        # The slopes of 4 heads, then every second slope of 8 heads.
         (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
         (12, [2**-n for n in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
     ],
 )
-def test_alibi_slopes_are_the_papers(n_heads: int, expected: list[float]) -> None:
+def test_alibi_slopes_match_the_paper(n_heads: int, expected: list[float]) -> None:
     assert alibi_slopes(n_heads).tolist() == pytest.approx(expected)

@@ -1,0 +1,167 @@
+"""Closed-form estimates of the memory of training, computed from a config without building the model."""
+
+from __future__ import annotations
+
+from nanolm.config.model import Activation, AttentionKind, FeedForwardKind, Norm, Positions, TransformerConfig
+from nanolm.config.optimizer import (
+    AdafactorConfig,
+    AdamConfig,
+    AdamWConfig,
+    LionConfig,
+    MuonConfig,
+    ScheduleFreeConfig,
+    SGDConfig,
+)
+from nanolm.config.run import Config
+from nanolm.config.trainer import Precision
+from nanolm.model.count import Part, evaluate_part
+from nanolm.model.polynomial import ZERO, C, N, P, Polynomial, V
+from nanolm.model.shapes import (
+    attention_matrices,
+    dimensions,
+    embedding_matrices,
+    feed_forward_matrices,
+    has_formula,
+    model_with_formula,
+    sides,
+    weights,
+    widths_of,
+)
+
+# Values that an optimizer stores per parameter.
+STATE_COPIES = {AdamConfig.name: 2, AdamWConfig.name: 2, LionConfig.name: 1, ScheduleFreeConfig.name: 2}
+
+# Temporary copies of the parameters during an optimizer step; Adam, AdamW and SGD are fused.
+TEMPORARY_COPIES = {LionConfig.name: 1, ScheduleFreeConfig.name: 2, MuonConfig.name: 2}
+
+FP32_BYTES = 4
+AUTOCAST_BYTES = 2
+
+
+def state_memory(config: Config, n_parameters: int, vocab_size: int) -> list[Part]:
+    """Count the bytes of weights, gradients and optimizer state, which are fp32 under autocast too.
+
+    Not counted are the step counters of the optimizer, buffers such as rotary angles, autocast's copies of the weights,
+    and the weights that schedule_free stores during an evaluation.
+
+    Returns:
+        Weights, gradients and, if its size is known, the optimizer state.
+    """
+    sizes = {**dimensions(config, vocab_size), "P": n_parameters}
+    parts = [evaluate_part(name, sizes, once=FP32_BYTES * P) for name in ("weights", "gradients")]
+    state = _optimizer_state(config)
+    return parts if state is None else [*parts, evaluate_part("optimizer", sizes, once=FP32_BYTES * state)]
+
+
+def activation_memory(config: Config, vocab_size: int, number_format: str | None = None) -> Part:
+    """Estimate the bytes live at the start of the backward pass: activations of a full context, and the loss.
+
+    Per token and layer, fp32 holds the inputs of both norms (the residual). The autocast format holds the inputs of the
+    linear layers, queries, keys and values, rotated or normalized copies of queries and keys, the output of attention
+    and the hidden values of the feed-forward network. The loss holds fp32 log-probabilities and two gradients of size
+    V, and one more with a softcap. Attention is assumed to be a fused kernel, which stores no T x T scores. Compare
+    Korthikanti et al. 2022, section 4.1.
+
+    B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation.
+
+    Args:
+        number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
+
+    Raises:
+        SettingsError: the model is a plugin's.
+    """
+    trainer = config.trainer
+    settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
+    width = _autocast_bytes(trainer.precision.name if number_format is None else number_format)
+    if isinstance(settings, TransformerConfig):
+        ends = C * (FP32_BYTES * (1 + settings.embedding_norm) + width)
+        loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None)))
+        per_token = evaluate_part("activations", sizes, _activation_bytes(config, width), once=ends + loss)
+    else:
+        per_token = evaluate_part("activations", sizes, once=3 * FP32_BYTES * V)
+    n_tokens = trainer.batch_size // trainer.gradient_accumulation * config.size.context_length
+    return Part(
+        "activations", f"B T ({per_token.formula})", n_tokens * per_token.amount, n_tokens * per_token.per_layer
+    )
+
+
+def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_format: str | None = None) -> int:
+    """Estimate the peak bytes of a training step in eager mode.
+
+    The peak is usually the start of a backward pass, with activations and, under autocast, half-precision copies of the
+    weights; from the second micro-batch on, gradients are live too. With few activations the peak is the optimizer
+    step with its temporary tensors.
+
+    Raises:
+        SettingsError: the model is a plugin's.
+    """
+    parts = {part.name: part.amount for part in state_memory(config, n_parameters, vocab_size)}
+    format_name = config.trainer.precision.name if number_format is None else number_format
+    activations = activation_memory(config, vocab_size, format_name).amount
+    if _autocast_bytes(format_name) == AUTOCAST_BYTES:
+        activations += AUTOCAST_BYTES * n_parameters
+    if config.trainer.gradient_accumulation > 1:
+        activations += parts["gradients"]
+    temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * FP32_BYTES * n_parameters
+    averages = 0 if config.trainer.ema_decay is None else parts["weights"]
+    persistent = parts["weights"] + parts.get("optimizer", 0) + averages
+    return persistent + max(activations, parts["gradients"] + temporary)
+
+
+def _autocast_bytes(number_format: str) -> int:
+    """Return the bytes of a number in linear layers."""
+    return AUTOCAST_BYTES if number_format in (Precision.bf16.name, Precision.fp16.name) else FP32_BYTES
+
+
+def _activation_bytes(config: Config, width: int) -> Polynomial:
+    """Return the bytes per token that one layer stores for the backward pass.
+
+    Args:
+        config: of a transformer.
+        width: bytes of a number under autocast.
+    """
+    settings, widths = config.model, widths_of(config)
+    assert isinstance(settings, TransformerConfig)
+    n_sublayers = 1 + (settings.feed_forward is not FeedForwardKind.none)
+    has_norm, has_dropout = settings.norm is not Norm.none, settings.dropout_of(settings.residual_dropout) > 0
+    stored = C * (n_sublayers * (FP32_BYTES * has_norm + width + has_dropout))
+    if settings.attention is AttentionKind.uniform:
+        stored += C * width
+    else:
+        has_copy = settings.qk_norm or settings.positions is Positions.rotary
+        # Autocast computes the norm of queries and keys in fp32.
+        norm_bytes = 2 * FP32_BYTES if settings.qk_norm and width < FP32_BYTES else 0
+        stored += widths.keys * (2 * width * (1 + has_copy) + norm_bytes) + widths.values * (width * (2 + has_copy))
+    # An activation stores its input or its output, as its gradient needs; a second linear layer stores its input.
+    n_hidden = {Activation.relu: 1, Activation.swiglu: 4}.get(settings.activation, 2)
+    hidden = {
+        FeedForwardKind.none: ZERO,
+        FeedForwardKind.one_layer: C * (1 + settings.has_gate),
+        FeedForwardKind.two_layers: widths.hidden * n_hidden,
+    }
+    return stored + hidden[settings.feed_forward] * width
+
+
+def _optimizer_state(config: Config) -> Polynomial | None:
+    """Return the values that the optimizer stores.
+
+    None if the optimizer is a plugin's, or its state depends on shapes of a plugin's model.
+    """
+    optimizer = config.optimizer
+    if optimizer.name in STATE_COPIES:
+        return P * STATE_COPIES[optimizer.name]
+    if optimizer.name == SGDConfig.name:
+        assert isinstance(optimizer, SGDConfig)
+        return P * (optimizer.momentum > 0)
+    if optimizer.name not in (MuonConfig.name, AdafactorConfig.name) or not has_formula(config):
+        return None
+    settings = model_with_formula(config)
+    is_transformer = isinstance(settings, TransformerConfig)
+    hidden = attention_matrices(config) + feed_forward_matrices(config) if is_transformer else []
+    if optimizer.name == MuonConfig.name:
+        # AdamW's two moments, but one momentum for the matrices of the layers.
+        return 2 * P + -1 * N * weights(hidden)
+    # One value per row and column of a matrix, and one per parameter that is not in a matrix.
+    others = embedding_matrices(settings)
+    factored = N * weights(hidden) + weights(others)
+    return P + -1 * factored + N * sides(hidden) + sides(others)

@@ -1,0 +1,120 @@
+"""Dimensions and weight matrices of the built-in models, derived from a config without building the model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nanolm.config.model import AttentionKind, BigramConfig, FeedForwardKind, Positions, TransformerConfig
+from nanolm.config.run import Config
+from nanolm.errors import SettingsError
+from nanolm.model.polynomial import ZERO, C, D, E, F, H, Polynomial, T, V
+
+# Rows and columns of a weight matrix.
+Matrix = tuple[Polynomial, Polynomial]
+
+# Built-in models with a formula.
+COUNTED = {schema.name: schema for schema in (BigramConfig, TransformerConfig)}
+
+
+def has_formula(config: Config) -> bool:
+    """Return whether the model is a built-in one with formulas."""
+    return config.model.name in COUNTED
+
+
+def model_with_formula(config: Config) -> BigramConfig | TransformerConfig:
+    """Return the settings of a built-in model.
+
+    Raises:
+        SettingsError: the model is a plugin's.
+    """
+    if not has_formula(config):
+        raise SettingsError(
+            f"there is no formula for the model {config.model.name!r}",
+            where="model",
+            hint=f"models with a formula: {', '.join(COUNTED)}",
+        )
+    assert isinstance(config.model, BigramConfig | TransformerConfig)
+    return config.model
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """Widths inside a layer: queries or keys of all heads, values of all heads, the feed-forward network."""
+
+    keys: Polynomial
+    values: Polynomial
+    hidden: Polynomial
+
+
+def widths_of(config: Config) -> Widths:
+    """Return the widths as multiples of C, or with letters of their own where they are set."""
+    size, has_gate = config.size, _has_gate(config)
+    return Widths(
+        keys=C if size.d_key is None else H * D,
+        values=C if size.d_value is None else H * E,
+        hidden=4 * C if size.d_ff is None and not has_gate else F,
+    )
+
+
+def dimensions(config: Config, vocab_size: int) -> dict[str, int]:
+    """Return the size of each dimension, by its letter."""
+    size = config.size
+    return {
+        "V": vocab_size,
+        "N": size.n_layers,
+        "T": size.context_length,
+        "C": size.d_model,
+        "H": size.n_heads,
+        "D": size.key_width,
+        "E": size.value_width,
+        "F": size.hidden_width(_has_gate(config)),
+    }
+
+
+def _has_gate(config: Config) -> bool:
+    return isinstance(config.model, TransformerConfig) and config.model.has_gate
+
+
+def attention_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices of one layer's attention, as they are stored."""
+    settings, widths = config.model, widths_of(config)
+    assert isinstance(settings, TransformerConfig)
+    if settings.attention is AttentionKind.uniform:
+        return [(C, C)] * settings.output_projection
+    return [(2 * widths.keys + widths.values, C), *[(C, widths.values)] * settings.output_projection]
+
+
+def feed_forward_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices of one layer's feed-forward network, a gate stacked on the first one."""
+    settings, hidden = config.model, widths_of(config).hidden
+    assert isinstance(settings, TransformerConfig)
+    n_stacked = 1 + settings.has_gate
+    matrices: dict[FeedForwardKind, list[Matrix]] = {
+        FeedForwardKind.none: [],
+        FeedForwardKind.one_layer: [(n_stacked * C, C)],
+        FeedForwardKind.two_layers: [(n_stacked * hidden, C), (C, hidden)],
+    }
+    return matrices[settings.feed_forward]
+
+
+def embedding_matrices(settings: BigramConfig | TransformerConfig) -> list[Matrix]:
+    """Return the weight matrices outside the layers."""
+    if not isinstance(settings, TransformerConfig):
+        return [(V, V)]
+    n_token_matrices = 1 + (not settings.tie_embeddings)
+    return [(V, C)] * n_token_matrices + [(T, C)] * (settings.positions is Positions.learned)
+
+
+def weights(matrices: list[Matrix]) -> Polynomial:
+    """Return the number of weights in all matrices."""
+    return sum((rows * columns for rows, columns in matrices), ZERO)
+
+
+def biases(matrices: list[Matrix]) -> Polynomial:
+    """Return the number of biases if every matrix has one per row."""
+    return sum((rows for rows, _ in matrices), ZERO)
+
+
+def sides(matrices: list[Matrix]) -> Polynomial:
+    """Return the number of rows and columns of all matrices."""
+    return sum((rows + columns for rows, columns in matrices), ZERO)
