@@ -27,7 +27,8 @@ from nanolm.config.mask import (
 )
 from nanolm.config.trainer import AttentionBackend
 from nanolm.model import masks
-from nanolm.model.attention_backends import BACKENDS, AttentionContext, choose_backend, local_reach
+from nanolm.model.attention_backends import BACKENDS, AttentionContext, local_neighborhood
+from nanolm.model.backend_choice import choose_backend
 from nanolm.training.allocator import keep_freed_memory
 
 HEADS, WIDTH = 4, 32
@@ -119,7 +120,7 @@ def the_choice(lengths: list[int], rounds: int, device: torch.device) -> Table:
     for mask in MASKS:
         for length in lengths:
             chosen = choose_backend(mask, length, AttentionBackend.auto)
-            paths = [path for path in EXACT if path is not AttentionBackend.blocked or local_reach(mask) is not None]
+            paths = [path for path in EXACT if path is not AttentionBackend.blocked or local_neighborhood(mask)]
             steps = [step_of(mask, length, path, max(1, TOKENS // length), device) for path in paths]
             seconds = dict(zip(paths, in_turn(steps, rounds), strict=True))
             cells = (f"{ratio(seconds[path], seconds[chosen]):.2f}" if path in seconds else "" for path in EXACT)

@@ -46,13 +46,13 @@ def test_gpt3_as_a_table(nanolm: Nanolm) -> None:
     done = nanolm("count", "experiment=gpt3")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    legend = "vocab_size V 50,257, d_model C 12,288, n_layers L 96, context_length T 2,048"
+    legend = "vocab_size V 50,257, d_model C 12,288, n_layers N 96, context_length T 2,048"
     assert legend.split() in rows
-    assert ["attention", "4", "L", "C^2", "603,979,776", "57,982,058,496", "33.1%"] in rows
+    assert ["attention", "4", "N", "C^2", "603,979,776", "57,982,058,496", "33.1%"] in rows
     assert ["head", "V", "C", "+", "V", "617,608,273", "0.4%"] in rows
-    assert ["total,", "N", "175,217,149,009"] in rows
+    assert ["total,", "P", "175,217,149,009"] in rows
     assert ["training", "3", "forward", "1,076,373,430,272"] in rows
-    assert ["optimizer,", "adamw", "8", "N", "1,401,737,192,072", "1.3", "TiB"] in rows
+    assert ["optimizer,", "adamw", "8", "P", "1,401,737,192,072", "1.3", "TiB"] in rows
     assert "peak (est.)" in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "175,223,784,799" in nanolm("count", "experiment=gpt3", "--vocab-size", "50527").stdout
@@ -80,7 +80,7 @@ def test_gpt2_as_json(nanolm: Nanolm) -> None:
     assert found["flops_per_token"]["training"] == 3 * found["flops_per_token"]["forward"]
     memory = found["memory_bytes"]
     assert {memory[key] for key in ("weights", "gradients", "optimizer")} == {4 * n_parameters}
-    assert memory["activations_estimate"]["formula"] == "B T (64 L C + 8 C + 12 V)"
+    assert memory["activations_estimate"]["formula"] == "B T (64 N C + 8 C + 12 V)"
 
 
 def test_bigram_table_is_square(nanolm: Nanolm) -> None:

@@ -183,7 +183,7 @@ def test_a_plugin_mask_is_drawn(nanolm: Nanolm) -> None:
     assert "itself: layers 0, 2\n33.3% of 3 x 3" in done.stdout, done.stderr
     done = nanolm(*line, "mask=only_before")
     assert done.returncode == 2
-    assert "the mask 'only_before' leaves position 0 with nothing to see" in done.stderr
+    assert "the mask 'only_before' lets position 0 see nothing" in done.stderr
 
 
 def test_mistakes_are_reported(nanolm: Nanolm) -> None:
