@@ -17,6 +17,7 @@ import torch
 
 from nanolm.compose import Bases, compose_config
 from nanolm.config.checks import check
+from nanolm.config.dataset import DatasetConfig
 from nanolm.config.mask import CausalConfig
 from nanolm.config.optimizer import OptimizerConfig
 from nanolm.config.run import Config
@@ -229,3 +230,15 @@ def set_random_gradients(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def full_text(config: DatasetConfig) -> str:
+    """The text of a dataset, all splits together."""
+    return "".join(piece.text for piece in corpora.load(config).pieces())
+
+
+def train_and_val(config: DatasetConfig) -> tuple[str, str]:
+    """The texts of the two splits of a dataset without a test split."""
+    loaded = corpora.load(config)
+    assert loaded.splits == ("train", "val")
+    return "".join(loaded.documents("train")), "".join(loaded.documents("val"))

@@ -1,4 +1,4 @@
-"""What general compressors make of a text: reference lines that know nothing of language."""
+"""Baselines by general-purpose compressors: bits per byte of gzip, bz2 and xz on the same text."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nanolm.data.download import cache_folder
 from nanolm.files import write_durably
 from nanolm.json_text import dump_json
 
-# xz reads about a megabyte a second, and everything twice: a longer text would keep a run waiting at its start.
-COMPRESSIBLE_CHARACTERS = 2**23
+# Longer texts are not compressed: xz reads about a megabyte per second, and the training text twice.
+MAX_CHARACTERS = 2**23
 
-# Bytes. Headers, padding (of xz to multiples of four) and the tables of bz2 change a size by up to about this much.
+# In bytes. Headers, padding (of xz to multiples of four) and the tables of bz2 change a size by up to about this.
 SMALLEST_DIFFERENCE = 32
 
 
 def _xz(text: bytes) -> bytes:
-    # A dictionary no longer than the text gives the same bytes, and takes megabytes where the preset takes 674.
+    # A dictionary of the size of the text gives the same bytes as the preset, which takes 674 MB of memory.
     preset = 9 | lzma.PRESET_EXTREME
     filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": max(len(text), 4096)}]
     return lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters)
 
 
-# Each at its best level.
+# Each at its highest level.
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda text: gzip.compress(text, 9, mtime=0),
     "bz2": lambda text: bz2.compress(text, 9),
@@ -39,19 +39,19 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def bits_per_byte(train: bytes, heldout: bytes) -> dict[str, float]:
-    """Bits that each compressor needs for a byte of `heldout` once it has seen `train`.
+    """Return the bits per byte of held-out text that each compressor needs after the training text.
 
-    That is len(compress(train + heldout)) - len(compress(train)), in bits, over len(heldout). gzip looks back 32 KiB
-    and bz2 900 kB at most: the rest of a longer training text is of no use to them.
+    That is 8 (len(compress(train + heldout)) - len(compress(train))) / len(heldout). gzip looks back at most 32 KiB,
+    and bz2 900 kB: the rest of a longer training text does not help them.
 
-    The difference of two sizes says nothing where it is as small as the container's own changes of size, as it is for
-    a very short or very repetitive `heldout`: it may even be negative.
+    For a very short or repetitive held-out text the difference is within the overhead of the container, and may even be
+    negative.
 
     Returns:
-        The figure by compressor, without the compressors whose difference is below SMALLEST_DIFFERENCE.
+        Bits per byte by compressor, without compressors whose difference is below SMALLEST_DIFFERENCE.
     """
     texts = [train, train + heldout]
-    # Compressors let go of the interpreter's lock.
+    # Compressors release the GIL.
     with ThreadPoolExecutor() as pool:
         compressed = {name: [pool.submit(to, text) for text in texts] for name, to in COMPRESSORS.items()}
     sizes = {name: [len(one.result()) for one in both] for name, both in compressed.items()}
@@ -60,20 +60,21 @@ def bits_per_byte(train: bytes, heldout: bytes) -> dict[str, float]:
 
 
 def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
-    """The same for the validation text given the training text, worked out once for each text and kept in the cache.
+    """Return the bits per byte of a corpus's validation text after its training text, from the cache if possible.
 
-    Nothing for a text of more than COMPRESSIBLE_CHARACTERS.
+    Returns:
+        As `bits_per_byte`; empty for a text of more than MAX_CHARACTERS.
     """
-    if sum(corpus.n_characters.values()) > COMPRESSIBLE_CHARACTERS:
+    if sum(corpus.n_characters.values()) > MAX_CHARACTERS:
         return {}
-    about = {
+    key = {
         "corpus": corpus.fingerprint,
         "splits": split_settings(corpus.config),
         "compressors": list(COMPRESSORS),
         "smallest_difference": SMALLEST_DIFFERENCE,
     }
-    key = hashlib.sha256(dump_json(about, sort_keys=True).encode()).hexdigest()[:20]
-    path = cache_folder() / "compressors" / f"{corpus.config.name}-{key}.json"
+    digest = hashlib.sha256(dump_json(key, sort_keys=True).encode()).hexdigest()[:20]
+    path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         return {name: float(bits) for name, bits in json.loads(path.read_bytes()).items() if name in COMPRESSORS}
     splits: dict[str, list[str]] = {"train": [], "val": []}
@@ -81,9 +82,9 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
         if piece.split in splits:
             splits[piece.split].append(piece.text)
     train, heldout = ("".join(texts).encode() for texts in splits.values())
-    lines = bits_per_byte(train, heldout)
-    # What cannot be kept is worked out again.
+    found = bits_per_byte(train, heldout)
+    # A result that cannot be cached is computed again next time.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, dump_json(lines).encode())
-    return lines
+        write_durably(path, dump_json(found).encode())
+    return found

@@ -1,4 +1,4 @@
-"""The reference lines: what counting tokens and pairs reaches on the same text."""
+"""Baselines by counting: the losses of unigram and bigram frequencies on the same text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from nanolm.data.tokens.stream import Tokens, chunks
 
 
 def unigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1.0) -> float:
-    """Mean nats a token of `heldout` under the token frequencies of `train`, add-k smoothed.
+    """Return the loss of held-out text under the token frequencies of the training text.
 
-    Its first token is not scored, as in every other loss here.
+    Args:
+        train: tokens to count.
+        heldout: tokens to score; the first one is not scored, as in every loss of nanolm.
+        vocab_size: number of tokens in the vocabulary.
+        add: added to every count (add-k smoothing).
+
+    Returns:
+        The mean loss in nats per token.
     """
     counts_V = _counts(train, vocab_size) + add
     scored_V = _counts(heldout[1:], vocab_size)
@@ -18,17 +25,23 @@ def unigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1
 
 
 def bigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1.0) -> float:
-    """Mean nats a token of `heldout` under the pair counts of `train`, add-k smoothed.
+    """Return the loss of held-out text under the pair counts of the training text.
 
     P(b | a) = (count(a, b) + add) / (count(a, .) + add V)   (Jurafsky and Martin, Speech and Language Processing, 3.6)
+
+    Args:
+        train, heldout, vocab_size, add: as of `unigram_loss`.
+
+    Returns:
+        The mean loss in nats per token.
     """
     pairs, pair_counts = _pair_counts(train, vocab_size)
     first_counts_V = _counts(train[: len(train) - 1], vocab_size)
-    seen, seen_counts = _pair_counts(heldout, vocab_size)
-    at = np.minimum(np.searchsorted(pairs, seen), len(pairs) - 1)
-    found = np.where(pairs[at] == seen, pair_counts[at], 0)
-    likelihood = (found + add) / (first_counts_V[seen // vocab_size] + add * vocab_size)
-    return float(-(seen_counts @ np.log(likelihood)) / seen_counts.sum())
+    scored, scored_counts = _pair_counts(heldout, vocab_size)
+    at = np.minimum(np.searchsorted(pairs, scored), len(pairs) - 1)
+    train_counts = np.where(pairs[at] == scored, pair_counts[at], 0)
+    probability = (train_counts + add) / (first_counts_V[scored // vocab_size] + add * vocab_size)
+    return float(-(scored_counts @ np.log(probability)) / scored_counts.sum())
 
 
 def _counts(tokens: Tokens, vocab_size: int) -> np.ndarray:
@@ -39,10 +52,10 @@ def _counts(tokens: Tokens, vocab_size: int) -> np.ndarray:
 
 
 def _pair_counts(tokens: Tokens, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The adjacent pairs that occur, each as one number, in order, and how often; some megabytes of text at a time."""
+    """Count adjacent pairs, in chunks; a pair is the number first * vocab_size + second. Pairs are sorted."""
     pairs, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     for chunk in chunks(tokens, overlap=1):
         new, new_counts = np.unique(chunk[:-1].astype(np.int64) * vocab_size + chunk[1:], return_counts=True)
-        pairs, places = np.unique(np.concatenate([pairs, new]), return_inverse=True)
-        counts = np.bincount(places, np.concatenate([counts, new_counts])).astype(np.int64)
+        pairs, indices = np.unique(np.concatenate([pairs, new]), return_inverse=True)
+        counts = np.bincount(indices, np.concatenate([counts, new_counts])).astype(np.int64)
     return pairs, counts

@@ -11,7 +11,7 @@ from nanolm.config.tokenizer import CharConfig
 from nanolm.data.tokenizers import CharTokenizer
 
 
-def test_counting_is_the_formula() -> None:
+def test_losses_match_formula() -> None:
     generator = np.random.default_rng(0)
     train, heldout = generator.integers(0, 7, 300), generator.integers(0, 9, 50)
     pairs, firsts, singles = Counter(itertools.pairwise(train)), Counter(train[:-1]), Counter(train)
@@ -21,13 +21,13 @@ def test_counting_is_the_formula() -> None:
     assert unigram_loss(train, heldout, 9) == pytest.approx(-sum(map(math.log, unigram)) / 49)
 
 
-def test_a_large_vocabulary_needs_no_table() -> None:
+def test_bigram_loss_handles_large_vocabulary() -> None:
     tokens = np.array([0, 50_256, 1, 50_256, 1], dtype=np.uint16)
     expected = -(2 * math.log(3 / (2 + 50_257)) + math.log(2 / (1 + 50_257)) + math.log(2 / (1 + 50_257))) / 4
     assert bigram_loss(tokens, tokens, 50_257) == pytest.approx(expected)
 
 
-def test_the_references_of_tiny_shakespeare(shakespeare: Path) -> None:
+def test_losses_reproduce_tiny_shakespeare(shakespeare: Path) -> None:
     text = shakespeare.read_text(encoding="utf-8")
     tokenizer = CharTokenizer.fit([text], CharConfig())
     tokens = tokenizer.encode(text)

@@ -1,12 +1,11 @@
-"""Where text comes from: sources (sources.py), strict UTF-8 (reading.py) and splits (splits.py).
+"""Corpora: text from a dataset source, as documents that are divided into splits.
 
-A corpus is a sequence of documents. A dataset builder is a function of its settings that yields the documents, each a
-string, or a text of several megabytes as a sequence of Parts, so that a whole text is never held in memory; a builder
-that returns a string has one document. It is called again for every pass over the corpus and must yield the same
-documents every time.
+A dataset builder is a function of its settings that yields the documents of a corpus: strings, or Parts of a document
+of several megabytes, so that a long text is never in memory at once. A builder that returns a string has one document.
+It is called for every pass over the corpus, and must yield the same documents every time.
 
-Documents are joined with line ends: each document except the last of the corpus gets one line end appended. Empty
-documents are skipped. Every character is kept, NUL included; text that consists of NULs to a good part is refused.
+Documents are joined with line ends: each document but the last gets one line end appended. Empty documents are skipped.
+Every character is kept, NUL included, but a text with many NULs is refused.
 """
 
 from nanolm.data.corpus import sources as sources  # registers the built-in datasets

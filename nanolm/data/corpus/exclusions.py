@@ -1,4 +1,4 @@
-"""Folders that are not training text although they lie below it: runs, sweeps and nanolm's cache."""
+"""Folders that are excluded from training text: runs, sweeps and nanolm's cache."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from nanolm.data.download import cache_folder
 from nanolm.run_layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains
 
-# The folders in the cache, for a cache folder that holds other files too.
+# The subfolders of the cache, for a cache folder that also has other files.
 CACHE_FOLDERS = ("compressors", "downloads", "streams")
 
 Identity = tuple[int, int] | str
 
 
-def identity_of(path: Path, status: os.stat_result) -> Identity:
-    """What two names of the same file or folder have in common."""
+def file_identity(path: Path, status: os.stat_result) -> Identity:
+    """Return a value that is equal for two names of the same file or folder."""
     # Some file systems have no inode numbers.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def cache_identities(root: Path) -> set[Identity]:
-    """The cache folder, or its subfolders where `root` is the cache folder or lies in it."""
+    """Return the identity of the cache folder, or those of its subfolders if `root` is the cache or inside it."""
     cache = Path(os.path.realpath(cache_folder()))
     if Path(os.path.realpath(root)).is_relative_to(cache):
         folders = [cache / name for name in CACHE_FOLDERS]
@@ -31,19 +31,19 @@ def cache_identities(root: Path) -> set[Identity]:
         folders = [cache]
     identities = set()
     for folder in folders:
-        # A cache that is not there, or that this user cannot reach, cannot be read as text either.
+        # A cache folder that does not exist or is not accessible cannot be read as text either.
         with contextlib.suppress(OSError):
-            identities.add(identity_of(folder, folder.stat()))
+            identities.add(file_identity(folder, folder.stat()))
     return identities
 
 
-def kind_of_run(folder: Path, names: Collection[str], folders: Iterable[str]) -> str | None:
-    """Whether a folder is a run or a sweep.
+def run_kind(folder: Path, names: Collection[str], folders: Iterable[str]) -> str | None:
+    """Return whether a folder is a run or a sweep.
 
     Args:
         folder: the folder.
         names: the names in it.
-        folders: those names that are folders.
+        folders: the names of its subfolders.
 
     Returns:
         "run directory", "sweep", or None.
@@ -64,15 +64,15 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def kind_below(root: Path, path: Path) -> str | None:
-    """What a file belongs to besides the folder it was found below: a run directory, a sweep, the cache, or None."""
+def excluded_kind(root: Path, path: Path) -> str | None:
+    """Return what a file below a root folder belongs to: "run directory", "sweep", "cache folder" or None."""
     root, path = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     excluded = cache_identities(root)
     for folder in path.parents if path.is_relative_to(root) else ():
         names = _names(folder)
-        if kind := kind_of_run(folder, names, names):
+        if kind := run_kind(folder, names, names):
             return kind
-        if identity_of(folder, folder.stat()) in excluded:
+        if file_identity(folder, folder.stat()) in excluded:
             return "cache folder"
         if folder == root:
             return None

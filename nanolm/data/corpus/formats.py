@@ -1,4 +1,4 @@
-"""What a file is that is not UTF-8 text, by its first bytes, and how its text can be read. Nothing is extracted."""
+"""Detection of file formats other than UTF-8 text, with a hint at how to convert each of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# What is read of a file to recognise it.
+# Bytes at the start of a file that are examined.
 HEAD_BYTES = 2**16
-# What is read around a byte that is not UTF-8, to tell damaged UTF-8 from another encoding.
+# Bytes examined on each side of an invalid byte, to distinguish damaged UTF-8 from another encoding.
 AROUND_BYTES = 2**18
 
 
 class Format(NamedTuple):
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        name: with its article, as in "a PDF document".
-        hint: the next thing to do, where {file}, {text} and {folder} stand for the file, its text and its folder,
+        name: with an article, as in "a PDF document".
+        hint: what to do; {file}, {text} and {folder} are replaced by the file, a path for its text, and its folder, all
             quoted for a shell.
     """
 
@@ -44,7 +44,7 @@ TAR = Format("a tar archive", _TAR)
 ZIP = Format("a zip archive", "unpack it and name the text files in it: unzip {file}")
 CHECKPOINT = Format("a PyTorch checkpoint", _NOT_TEXT)
 
-# (offset, bytes there, format); the first that fits.
+# (offset, bytes at the offset, format); the first match counts.
 MAGIC = (
     (0, b"\xff\xfe\0\0", UTF_32),
     (0, b"\0\0\xfe\xff", UTF_32),
@@ -89,7 +89,7 @@ MAGIC = (
     *((0, bytes([0x80, n]), Format("a Python pickle, such as a PyTorch checkpoint", _NOT_TEXT)) for n in range(2, 6)),
 )
 
-# A zip archive is one of these where a name in it ends so.
+# A zip archive has one of these formats if a name in it has the ending.
 ZIP_KINDS = (
     ("word/document.xml", Format("a Word document (docx)", _PANDOC)),
     ("xl/workbook.xml", Format("an Excel workbook (xlsx)", _SPREADSHEET)),
@@ -116,7 +116,7 @@ UNMARKED = {
 BINARY = Format("binary data", _NOT_TEXT)
 WITH_NULS = Format("binary data, or text with NULs in it", "if it is text, drop them: tr -d '\\000' < {file} > {text}")
 DAMAGED = Format("UTF-8 with damaged bytes", "repair it, or drop the bytes: iconv -c -f utf-8 -t utf-8 {file} > {text}")
-# Every byte that text has in some encoding: all but most of the control characters.
+# Bytes that occur in text of an 8-bit encoding: all but most control characters.
 _NO_CONTROLS = bytes({*range(32, 256), *b"\t\n\v\f\r\x1a\x1b"})
 _EIGHT_BITS = _ICONV + ", if that is its encoding; `iconv -l` lists others"
 LATIN_1 = Format("text in another encoding, perhaps Latin-1", _EIGHT_BITS.format(encoding="latin1"))
@@ -124,15 +124,15 @@ WINDOWS_1252 = Format("text in another encoding, perhaps Windows-1252", _EIGHT_B
 
 
 def recognise(path: Path, at: int = 0, *, is_utf8: bool = False) -> Format:
-    """Recognise a file that is not UTF-8 text.
+    """Recognise the format of a file that is not UTF-8 text.
 
     Args:
         path: the file.
-        at: offset of a byte that shows that it is not.
-        is_utf8: its bytes are UTF-8, and its characters are not text.
+        at: offset of the first byte that is not UTF-8.
+        is_utf8: whether the bytes are UTF-8, but not text.
 
     Returns:
-        Its format, with the names of this file in the hint.
+        The format, with the paths of this file in the hint.
     """
     try:
         with path.open("rb") as file:
@@ -140,14 +140,14 @@ def recognise(path: Path, at: int = 0, *, is_utf8: bool = False) -> Format:
             start = max(0, at - AROUND_BYTES)
             file.seek(start)
             around = file.read(2 * AROUND_BYTES)
-        found = _by_magic(path, head) or _unmarked(head) or (WITH_NULS if is_utf8 else _by_bytes(around))
+        found = _match_magic(path, head) or _match_unmarked(head) or (WITH_NULS if is_utf8 else _classify_bytes(around))
     except OSError:
         found = BINARY
     names = {"file": path, "text": _text_path(path), "folder": path.parent}
     return found._replace(hint=found.hint.format(**{key: shlex.quote(str(name)) for key, name in names.items()}))
 
 
-def _by_magic(path: Path, head: bytes) -> Format | None:
+def _match_magic(path: Path, head: bytes) -> Format | None:
     found = next((kind for offset, magic, kind in MAGIC if head[offset : offset + len(magic)] == magic), None)
     if found is ZIP:
         return _in_zip(path)
@@ -178,12 +178,12 @@ def _is_compressed_tar(head: bytes) -> bool:
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
-    """Whether the file begins with the length of a JSON header and that header."""
+    """Whether the file begins with the length of a JSON header, followed by that header."""
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
-def _unmarked(head: bytes) -> Format | None:
-    """UTF-16 or UTF-32 without a byte order mark: its NULs stand at the same places of each character."""
+def _match_unmarked(head: bytes) -> Format | None:
+    """Recognise UTF-16 or UTF-32 without a byte order mark by the positions of its NULs."""
     n_nul = head.count(0)
     if n_nul * 100 <= len(head):
         return None
@@ -192,12 +192,12 @@ def _unmarked(head: bytes) -> Format | None:
         try:
             text = head[: len(head) // width * width].decode(encoding)
         except UnicodeDecodeError as error:
-            # The head may end in the middle of a character of two halves.
+            # The head may end between the halves of a surrogate pair.
             if error.start < len(head) - 4:
                 continue
             text = head[: error.start].decode(encoding)
         n_printable = sum(character.isprintable() or character.isspace() for character in text)
-        # Read in the wrong order, a space is U+2000, and a letter is one of scripts that are seldom mixed.
+        # In the wrong byte order, a space is U+2000, and letters belong to scripts that are seldom mixed.
         high = 1 if encoding.endswith("le") else 0
         is_in_place = width == 4 or head[high::2].count(0) >= 0.8 * n_nul
         if is_in_place and n_printable >= 0.95 * len(text):
@@ -205,11 +205,11 @@ def _unmarked(head: bytes) -> Format | None:
     return None
 
 
-def _by_bytes(around: bytes) -> Format:
-    """An 8-bit encoding, damaged UTF-8 or no text at all."""
+def _classify_bytes(around: bytes) -> Format:
+    """Distinguish an 8-bit encoding, damaged UTF-8 and binary data."""
     if len(around.translate(None, delete=_NO_CONTROLS)) * 100 > len(around):
         return BINARY
-    # A character that is cut off at the end of the file is not counted.
+    # A truncated character at the end is not counted.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(around)
     n_bad = text.count("\ufffd")
     n_good = sum(character > "\x7f" for character in text) - n_bad
@@ -219,7 +219,7 @@ def _by_bytes(around: bytes) -> Format:
 
 
 def _text_path(path: Path) -> Path:
-    """Where the text of a file may be written: beside it, under a name of its own."""
+    """Return a path in the same folder for the text of a file."""
     suffixes = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
     if path.suffix.lower() in suffixes:
         inner = path.with_suffix("")

@@ -1,4 +1,4 @@
-"""A corpus: the documents of a dataset, counted, fingerprinted and split."""
+"""Loading of a corpus: its documents are counted, fingerprinted and split."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from nanolm.config.dataset import Bom, DatasetConfig, JsonlConfig, Newlines, Nul
 from nanolm.data.corpus.exclusions import Identity
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, is_nul_heavy, nul_error
-from nanolm.data.corpus.splits import Piece, held_out, shares_of, sources_of, split_pieces
+from nanolm.data.corpus.splits import Piece, held_out_sizes, shares_of, sources_of, split_pieces
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A text and its splits, read anew in every pass.
+    """A text and its splits, read again in every pass.
 
     Attributes:
-        config: what it is read from.
-        splits: train and val, and test where one was asked for.
-        fingerprint: sha256 over the sha256 of each document, in order.
-        n_documents: of each source: train, and val and test where they have files of their own.
-        n_characters: the same, line ends between documents included.
-        n_lines: the same.
-        notes: what a user should know of the text, one line each: what was left out, and files of several splits.
+        config: settings of the dataset.
+        splits: train and val, and test if configured.
+        fingerprint: SHA-256 over the SHA-256 of each document, in order.
+        n_documents: by source: train, and val and test if they have files of their own.
+        n_characters: by source, line ends between documents included.
+        n_lines: by source.
+        notes: messages for the user, one line each, such as which folders were skipped.
     """
 
     config: DatasetConfig
@@ -39,18 +39,18 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split in order, a long one in parts cut at line ends; joined they are its text."""
+        """Yield the documents of a split in order, long ones in parts; joined, they are the text of the split."""
         return (piece.text for piece in self.pieces() if piece.split == split)
 
     def pieces(self) -> Iterator[Piece]:
-        """One pass over all splits, each in its order.
+        """Yield the pieces of all splits in one pass over the text.
 
         Raises:
-            DataError: the text is not what it was when the corpus was loaded.
+            DataError: the text has changed since the corpus was loaded.
         """
         digest = _Digest()
         for source, config in sources_of(self.config).items():
-            parts = digest.of(source, _below_each_other(read_documents(config)))
+            parts = digest.update(source, _join_documents(read_documents(config)))
             for piece in split_pieces(
                 self.config, source, parts, self.n_characters[source], self.n_lines[source], self.n_documents[source]
             ):
@@ -60,16 +60,16 @@ class Corpus:
             raise DataError(
                 "the text changed while it was being read",
                 where=f"dataset {self.config.name}",
-                hint="run the command again when nothing writes to it",
+                hint="run the command again when no process writes to it",
             )
 
 
 def load(config: DatasetConfig) -> Corpus:
-    """Reads the text that the settings name once, to count and fingerprint it.
+    """Read the configured text once, to count and fingerprint it.
 
     Raises:
-        DataError: the text is missing, empty, not UTF-8, damaged, has too few documents to split, or cannot be
-            fetched.
+        DataError: the text is missing, empty, not UTF-8 or damaged, has too few documents to split, or cannot be
+            downloaded.
     """
     notes = _notes(config)
     digest = _Digest()
@@ -78,7 +78,7 @@ def load(config: DatasetConfig) -> Corpus:
         is_blank = True
         documents = characters = line_ends = 0
         last = ""
-        for text, ends in digest.of(source, _below_each_other(read_documents(source_config))):
+        for text, ends in digest.update(source, _join_documents(read_documents(source_config))):
             documents += ends
             characters += len(text)
             line_ends += text.count("\n")
@@ -89,7 +89,7 @@ def load(config: DatasetConfig) -> Corpus:
             raise DataError(
                 f"the {source} text is empty" if source != "train" else "the text is empty",
                 where=str(where),
-                hint="name a text with words in it",
+                hint="choose a text with words in it",
             )
         n_documents[source] = documents
         n_characters[source] = characters
@@ -97,14 +97,14 @@ def load(config: DatasetConfig) -> Corpus:
     shares = shares_of(config, "train")
     kind = {SplitBy.document: "documents", SplitBy.line: "lines"}.get(config.split_by)
     if kind and len(shares) > 1:
-        held_out(shares, n_documents["train"] if kind == "documents" else n_lines["train"], kind)
+        held_out_sizes(shares, n_documents["train"] if kind == "documents" else n_lines["train"], kind)
     own = [source for source in n_documents if source != "train"]
     splits = tuple(split for split in ("train", "val", "test") if split in shares or split in own)
     return Corpus(config, splits, digest.hexdigest(), n_documents, n_characters, n_lines, notes)
 
 
 def _notes(config: DatasetConfig) -> tuple[str, ...]:
-    """What was left out of the paths of a dataset, and which files stand in several of its splits.
+    """Describe what was skipped below the paths of a dataset, and which files are in several splits.
 
     Raises:
         DataError: a path cannot be read.
@@ -115,7 +115,7 @@ def _notes(config: DatasetConfig) -> tuple[str, ...]:
         if isinstance(source_config, TextConfig | JsonlConfig):
             setting = "dataset.path" if source == "train" else f"dataset.{source}_path"
             found = find_files(source_config.path, setting)
-            notes += [f"left out of {setting}: {message}" for message in found.left_out]
+            notes += [f"skipped below {setting}: {message}" for message in found.skipped]
             for path, identity in zip(found.files, found.identities, strict=True):
                 splits.setdefault(identity, []).append((source, path))
     shared: dict[str, list[Path]] = {}
@@ -124,12 +124,12 @@ def _notes(config: DatasetConfig) -> tuple[str, ...]:
             shared.setdefault(" and ".join(source for source, _ in names), []).append(names[0][1])
     for sources, paths in shared.items():
         shown = f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}"
-        notes.append(f"warning: {sources} read the same files, so that their losses do not compare: {shown}")
+        notes.append(f"warning: {sources} read the same files, so their losses are not comparable: {shown}")
     return tuple(notes)
 
 
 def read_documents(config: DatasetConfig) -> Iterator[Part]:
-    """The parts of the documents of a source, as the settings want line ends and byte order marks."""
+    """Yield the documents of a source, with line ends and byte order marks treated as configured."""
     documents: str | Iterable[str | Part] = DATASETS[config.name](config)
     begins = True
     for document in [documents] if isinstance(documents, str) else documents:
@@ -140,31 +140,31 @@ def read_documents(config: DatasetConfig) -> Iterator[Part]:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if text or not begins:
             if config.nul is Nul.refuse and isinstance(document, str) and is_nul_heavy(text):
-                where = f"dataset {config.name}, a document that begins {text[:40]!r}"
-                raise nul_error(text, "a document is hardly text", where, "correct or remove it")
+                where = f"dataset {config.name}, a document that begins with {text[:40]!r}"
+                raise nul_error(text, "a document does not look like text", where, "correct or remove it")
             yield Part(text, ends)
             begins = ends
 
 
-def _below_each_other(parts: Iterator[Part]) -> Iterator[Part]:
-    """Adds the line end that parts a document from the next."""
-    before: Part | None = None
+def _join_documents(parts: Iterator[Part]) -> Iterator[Part]:
+    """Append a line end to every document but the last."""
+    previous: Part | None = None
     for part in parts:
-        if before is not None:
-            yield Part(before.text + "\n", True) if before.ends else before
-        before = part
-    if before is not None:
-        yield before
+        if previous is not None:
+            yield Part(previous.text + "\n", True) if previous.ends else previous
+        previous = part
+    if previous is not None:
+        yield previous
 
 
 class _Digest:
-    """sha256 over the sha256 of each document that passes through, however it is cut into parts."""
+    """SHA-256 over the SHA-256 of each document, independent of how documents are cut into parts."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
-    def of(self, source: str, parts: Iterator[Part]) -> Iterator[Part]:
-        """The same parts, each added as it passes."""
+    def update(self, source: str, parts: Iterator[Part]) -> Iterator[Part]:
+        """Add parts to the digest while yielding them."""
         self._sha256.update(source.encode())
         number, document = 1, hashlib.sha256()
         for part in parts:
@@ -172,10 +172,10 @@ class _Digest:
                 document.update(part.text.encode())
             except UnicodeEncodeError as error:
                 raise DataError(
-                    f"U+{ord(part.text[error.start]):04X} is half a character (a lone surrogate), which UTF-8 has no "
-                    "bytes for",
-                    where=f"document {number} of the {source} text, which begins {part.text[:40]!r}",
-                    hint="leave it out",
+                    f"U+{ord(part.text[error.start]):04X} is half a character (a lone surrogate), which UTF-8 cannot "
+                    "represent",
+                    where=f"document {number} of the {source} text, at {part.text[:40]!r}",
+                    hint="remove it",
                 ) from error
             if part.ends:
                 self._sha256.update(document.digest())

@@ -1,4 +1,4 @@
-"""Files as strict UTF-8 text, long ones in parts."""
+"""Reading of files as strict UTF-8, long ones in parts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import IO, NamedTuple
 from nanolm.data.corpus.formats import recognise
 from nanolm.errors import DataError
 
-# A file with more bytes than this is read in parts of about this size.
+# Longer files are read in parts of about this size.
 PART_BYTES = 2**21
-# Text is NUL-heavy from this many NULs on, where they are more than this share of its characters.
+# Text is NUL-heavy if it has at least this many NULs, and more than this share of NULs.
 NUL_COUNT, NUL_SHARE = 4, 0.01
 
 
 class Part(NamedTuple):
-    """A document, or a part of a long one, cut behind a line end.
+    """A document, or a part of a long one, cut after a line end.
 
     Attributes:
         text: of any length.
-        ends: whether the document ends with it.
+        ends: whether the part is the end of its document.
     """
 
     text: str
@@ -29,14 +29,14 @@ class Part(NamedTuple):
 
 
 def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterator[Part]:
-    """The text of a file, line ends and byte order mark as they stand.
+    """Yield the text of a file, with its line ends and byte order mark unchanged.
 
-    A long file comes in parts of about PART_BYTES, cut behind line ends; a line that is longer than that stays whole.
+    A long file is read in parts of about PART_BYTES, cut after line ends; a longer line is not cut.
 
     Args:
         path: the file.
-        allow_nul: read NUL-heavy text as it stands; otherwise each stretch of PART_BYTES is checked.
-        hint: what else can be done about a file that is no text, appended to the hint of the error.
+        allow_nul: whether to accept NUL-heavy text; otherwise each block of PART_BYTES is checked.
+        hint: appended to the hint of the error for a file that is not text.
 
     Raises:
         DataError: it cannot be read, has bytes that are not UTF-8, or is NUL-heavy.
@@ -49,7 +49,7 @@ def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterato
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    """The error for a file that the system does not let nanolm read."""
+    """Return the error for a file that cannot be read."""
     return DataError(
         f"cannot read the file: {error.strerror}",
         where=str(path),
@@ -58,24 +58,24 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 
 def is_nul_heavy(text: str) -> bool:
-    """Whether so much of a text is NUL that it is hardly text."""
+    """Whether a text has so many NULs that it is probably not text."""
     n_nul = text.count("\0")
     return n_nul >= NUL_COUNT and n_nul > NUL_SHARE * len(text)
 
 
 def nul_error(text: str, what: str, where: str, hint: str) -> DataError:
-    """The error for NUL-heavy text.
+    """Return the error for NUL-heavy text.
 
     Args:
         text: the text.
-        what: what it is, in front of the count.
+        what: a description of it, followed by the count of NULs.
         where: the file or document.
-        hint: what can be done besides dataset.nul=allow.
+        hint: alternatives to dataset.nul=allow.
     """
     return DataError(
         f"{what}: {text.count(chr(0)):,} of {len(text):,} characters are NUL",
         where=where,
-        hint=f"{hint}; dataset.nul=allow reads it as it stands",
+        hint=f"{hint}; dataset.nul=allow accepts it",
     )
 
 
@@ -85,7 +85,7 @@ def _decoded(file: IO[bytes], path: Path, allow_nul: bool, hint: str) -> Iterato
     offset = 0
     while True:
         block = file.read(PART_BYTES)
-        # What the decoder holds of a character that the last block cut.
+        # Bytes in the decoder of a character that the end of the last block cut.
         pending = len(decoder.getstate()[0])
         try:
             decoded = decoder.decode(block, final=not block)

@@ -1,4 +1,4 @@
-"""The built-in datasets: each a function of its settings that yields documents."""
+"""Built-in datasets: functions of their settings that yield documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanolm.config.dataset import (
     PythonStdlibConfig,
     TextConfig,
 )
-from nanolm.data.corpus.exclusions import kind_below
+from nanolm.data.corpus.exclusions import excluded_kind
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8, unreadable
 from nanolm.data.download import fetch
@@ -31,7 +31,7 @@ from nanolm.registry import DATASETS
 
 @DATASETS.register("python_docs")
 def python_docs(config: PythonDocsConfig) -> Iterator[str]:
-    """The language reference of the running CPython, topic after topic in alphabetical order."""
+    """Read the language reference of the running CPython, by topic in alphabetical order."""
     from pydoc_data.topics import topics
 
     return (topics[name].strip("\n") + "\n" for name in sorted(topics))
@@ -39,15 +39,15 @@ def python_docs(config: PythonDocsConfig) -> Iterator[str]:
 
 @DATASETS.register("python_stdlib")
 def python_stdlib(config: PythonStdlibConfig) -> Iterator[Part]:
-    """The modules of the running CPython in the order of their paths; its tests and what is not UTF-8 left out."""
+    """Read the modules of the running CPython in the order of their paths, without tests and non-UTF-8 files."""
     import sysconfig
     import tokenize
 
-    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     root = Path(sysconfig.get_path("stdlib"))
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
     for path in sorted(paths, key=lambda path: path.as_posix()):
-        if left_out.intersection(path.parts[:-1]):
+        if excluded.intersection(path.parts[:-1]):
             continue
         with (root / path).open("rb") as file:
             try:
@@ -60,14 +60,14 @@ def python_stdlib(config: PythonStdlibConfig) -> Iterator[Part]:
 
 @DATASETS.register("text")
 def text(config: TextConfig) -> Iterator[Part]:
-    """A file, every file in a folder, or the files of a glob, in the order of their paths."""
+    """Read a file, the files in a folder, or the files of a glob, in the order of their paths."""
     for path in find_files(config.path).files:
         yield from _read_one(path, config)
 
 
 @DATASETS.register("jsonl")
 def jsonl(config: JsonlConfig) -> Iterator[str]:
-    """The text of one field of every JSON object, file after file, line after line."""
+    """Read one field of every JSON object, by file and line."""
     for path in find_files(config.path).files:
         number = 0
         for part in _read_one(path, config):
@@ -78,7 +78,7 @@ def jsonl(config: JsonlConfig) -> Iterator[str]:
 
 
 def _read_one(path: Path, config: TextConfig | JsonlConfig) -> Iterator[Part]:
-    """A file of a path setting; of several files, the error for one that is no text says how to leave it out."""
+    """Read a file of a path setting; for one of several, the error hints at a glob that excludes it."""
     given = user_path(config.path)
     hint = ""
     if path != given and path.suffix != ".txt":
@@ -89,7 +89,7 @@ def _read_one(path: Path, config: TextConfig | JsonlConfig) -> Iterator[Part]:
 
 @DATASETS.register("huggingface")
 def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
-    """The texts of one field of a dataset of the hub or of a local folder, in its order."""
+    """Read one field of a dataset of the Hugging Face Hub or of a local folder, in its order."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -116,8 +116,8 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
         raise DataError(
             f"the dataset cannot be read: {type(error).__name__}: {' '.join(str(error).split())}",
             where=where,
-            hint="dataset.path= its name on the hub or a local folder of parquet or JSON files, "
-            "dataset.subset= and dataset.train_split= as it has them",
+            hint="use dataset.path= with its name on the Hub or a local folder of Parquet or JSON files, and "
+            "dataset.subset= and dataset.train_split= with names that it has",
         ) from error
 
 
@@ -128,7 +128,7 @@ def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | Non
         DataError: there are such files.
     """
     for path in (path for paths in (data_files or {}).values() for path in paths):
-        kind = kind_below(folder, Path(path))
+        kind = excluded_kind(folder, Path(path))
         if kind is not None:
             raise DataError(
                 f"the dataset has files of a {kind}, which is not training text",
@@ -139,7 +139,7 @@ def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | Non
 
 @DATASETS.register("download")
 def download(config: DownloadConfig) -> Iterator[Part]:
-    """A text from a local path, or from the cache, into which it is fetched once; verified in every pass."""
+    """Read a text from a local path, or download it into the cache once; its checksum is verified in every pass."""
     path = user_path(config.path) if config.path else fetch(config.url, config.sha256)
     try:
         if not path.is_file():
@@ -152,48 +152,48 @@ def download(config: DownloadConfig) -> Iterator[Part]:
         raise unreadable(path, error) from error
     if found != config.sha256:
         raise DataError(
-            f"these are not the bytes that this dataset stands for: {path.stat().st_size:,} bytes with "
+            f"this is not the file of the dataset: {path.stat().st_size:,} bytes with "
             f"sha256 {found}, expected sha256 {config.sha256}",
             where=str(path),
-            hint="fetch it anew, or train on your own text with dataset=text dataset.path=...",
+            hint="download it again, or train on your own text with dataset=text dataset.path=...",
         )
     parts = read_utf8(path, allow_nul=config.nul is Nul.allow)
     return _between_gutenberg_marks(parts, path) if config.strip_gutenberg else parts
 
 
 def _between_gutenberg_marks(parts: Iterator[Part], path: Path) -> Iterator[Part]:
-    """What stands between the lines "*** START OF ..." and "*** END OF ..."."""
+    """Return the text between the lines "*** START OF ..." and "*** END OF ..."."""
     text = "".join(part.text for part in parts)
     start = re.search(r"^\*\*\* ?START OF.*(?:\r?\n|\r)+", text, re.MULTILINE)
     end = re.search(r"^\*\*\* ?END OF", text, re.MULTILINE)
     if start is None or end is None or end.start() < start.end():
         raise DataError(
-            'the file has no lines "*** START OF ..." and "*** END OF ..." as Project Gutenberg sets them',
+            'the file has no lines "*** START OF ..." and "*** END OF ..." of Project Gutenberg',
             where=str(path),
-            hint="fetch it anew, or train on it as it stands with dataset=text dataset.path=...",
+            hint="download it again, or use the whole file with dataset=text dataset.path=...",
         )
     yield Part(text[start.end() : end.start()].rstrip() + "\n")
 
 
 def _field(line: str, field: str, where: str) -> str:
-    """The text of a field of a line of JSON."""
+    """Return the text of one field of a line of JSON."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"this is not JSON: {error}", where=where, hint="one JSON object a line") from error
+        raise DataError(f"this is not JSON: {error}", where=where, hint="put one JSON object on each line") from error
     if not isinstance(row, dict):
-        raise DataError(f"this is {type(row).__name__}, not an object", where=where, hint="one JSON object a line")
+        found = f"this is {type(row).__name__}, not an object"
+        raise DataError(found, where=where, hint="put one JSON object on each line")
     return _text_in(row, field, where)
 
 
 def _text_in(row: dict[str, Any], field: str, where: str) -> str:
+    if isinstance(row.get(field), str):
+        return row[field]
     if field not in row:
-        there = ", ".join(map(str, row)) or "none"
-        raise DataError(f"there is no field {field!r}", where=where, hint=f"dataset.field= one of: {there}")
-    if not isinstance(row[field], str):
-        raise DataError(
-            f"the field {field!r} holds {type(row[field]).__name__}, not text",
-            where=where,
-            hint=f"dataset.field= one of: {', '.join(str(k) for k, v in row.items() if isinstance(v, str)) or 'none'}",
-        )
-    return row[field]
+        found, choices = f"there is no field {field!r}", list(row)
+    else:
+        found = f"the field {field!r} holds {type(row[field]).__name__}, not text"
+        choices = [name for name, value in row.items() if isinstance(value, str)]
+    hint = f"set dataset.field to one of: {', '.join(map(str, choices)) or 'none'}"
+    raise DataError(found, where=where, hint=hint)

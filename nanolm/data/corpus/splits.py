@@ -1,4 +1,4 @@
-"""What is held out of a text for validation and test."""
+"""Division of a text into train, val and test splits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nanolm.data.corpus.reading import Part
 from nanolm.data.permutation import mix, permute
 from nanolm.errors import DataError
 
-# Documents whose split is drawn at once.
-DRAWN_AT_ONCE = 2**16
+# Documents or lines whose splits are drawn at once.
+BLOCK = 2**16
 
 
 class Piece(NamedTuple):
-    """A stretch of a split.
+    """A piece of a split.
 
     Attributes:
         split: train, val or test.
-        text: as it stands in the split, line ends between documents included.
-        begins: whether a document (or, split by line, a line) begins with it.
+        text: with the line ends between documents.
+        begins: whether it is the beginning of a document (or of a line, for dataset.split_by=line).
     """
 
     split: str
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 def split_settings(config: DatasetConfig) -> dict[str, Any]:
-    """What decides the splits of a given text, as plain values."""
+    """Return the settings that determine the splits of a text, as JSON values."""
     return {
         "shares": shares_of(config, "train"),
         "split_by": config.split_by.name,
@@ -41,7 +41,7 @@ def split_settings(config: DatasetConfig) -> dict[str, Any]:
 
 
 def sources_of(config: DatasetConfig) -> dict[str, DatasetConfig]:
-    """The settings that each text is read with: the one that is split, and the files that are val or test as such."""
+    """Return the settings of each source: the text that is split, and separate texts for val or test."""
     sources = {"train": config}
     for split in ("val", "test"):
         if path := getattr(config, f"{split}_path", None):
@@ -52,7 +52,7 @@ def sources_of(config: DatasetConfig) -> dict[str, DatasetConfig]:
 
 
 def shares_of(config: DatasetConfig, source: str) -> dict[str, float]:
-    """What part of a source goes to each split."""
+    """Return the fraction of a source that goes to each split."""
     if source != "train":
         return {source: 1.0}
     own = sources_of(config)
@@ -68,7 +68,7 @@ def split_pieces(
 
     Args:
         config: settings of the dataset.
-        source: train, or val or test where they have text of their own.
+        source: train, or val or test if they have text of their own.
         parts: the text of the source.
         n_characters: length of the source.
         n_lines: lines of the source.
@@ -79,15 +79,15 @@ def split_pieces(
     """
     shares = shares_of(config, source)
     if source != "train" or len(shares) == 1:
-        return _whole(source, parts)
+        return _single_split(source, parts)
     if config.split_by is SplitBy.fraction:
         return _by_fraction(parts, shares, n_characters)
     if config.split_by is SplitBy.line:
-        return _by_line(parts, _drawn(shares, n_lines, config.split_seed, "lines"))
-    return _by_document(parts, _drawn(shares, n_documents, config.split_seed, "documents"))
+        return _by_line(parts, _draw_splits(shares, n_lines, config.split_seed, "lines"))
+    return _by_document(parts, _draw_splits(shares, n_documents, config.split_seed, "documents"))
 
 
-def _whole(split: str, parts: Iterator[Part]) -> Iterator[Piece]:
+def _single_split(split: str, parts: Iterator[Part]) -> Iterator[Piece]:
     begins = True
     for part in parts:
         yield Piece(split, part.text, begins)
@@ -95,7 +95,7 @@ def _whole(split: str, parts: Iterator[Part]) -> Iterator[Piece]:
 
 
 def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: int) -> Iterator[Piece]:
-    """Consecutive stretches of the text, measured in characters."""
+    """Cut the text into consecutive splits by number of characters."""
     test = shares.get("test", 0.0)
     ends_at = {
         "train": int(n_characters * (1 - shares.get("val", 0.0) - test)),
@@ -129,40 +129,40 @@ def _by_document(parts: Iterator[Part], splits: Iterator[str]) -> Iterator[Piece
 
 
 def _by_line(parts: Iterator[Part], splits: Iterator[str]) -> Iterator[Piece]:
-    """Lines of a part that fall to the same split come as one piece, each with its line end."""
+    """Assign each line to a split; the lines of a part in the same split are one piece."""
     unfinished = ""
     for part in parts:
         *lines, unfinished = (unfinished + part.text).split("\n")
-        gathered: dict[str, list[str]] = {}
+        by_split: dict[str, list[str]] = {}
         for line in lines:
-            gathered.setdefault(next(splits), []).append(line)
-        for split, inside in gathered.items():
+            by_split.setdefault(next(splits), []).append(line)
+        for split, inside in by_split.items():
             yield Piece(split, "\n".join(inside) + "\n", True)
     if unfinished:
         yield Piece(next(splits), unfinished, True)
 
 
-def _drawn(shares: dict[str, float], n: int, seed: int, kind: str) -> Iterator[str]:
-    """The split of each document or line in turn: exact numbers of them, drawn without replacement."""
-    sizes = held_out(shares, n, kind)
+def _draw_splits(shares: dict[str, float], n: int, seed: int, kind: str) -> Iterator[str]:
+    """Yield the split of each document or line, drawn without replacement, so that sizes are exact."""
+    sizes = held_out_sizes(shares, n, kind)
     n_val, n_held_out = sizes.get("val", 0), sum(sizes.values())
-    for start in range(0, n, DRAWN_AT_ONCE):
-        places = permute(np.arange(start, min(start + DRAWN_AT_ONCE, n)), n, mix(seed))
-        for place in places.tolist():
-            yield "val" if place < n_val else "test" if place < n_held_out else "train"
+    for start in range(0, n, BLOCK):
+        positions = permute(np.arange(start, min(start + BLOCK, n)), n, mix(seed))
+        for position in positions.tolist():
+            yield "val" if position < n_val else "test" if position < n_held_out else "train"
 
 
-def held_out(shares: dict[str, float], n: int, kind: str) -> dict[str, int]:
-    """How many documents or lines each held-out split has: its share, and at least one.
+def held_out_sizes(shares: dict[str, float], n: int, kind: str) -> dict[str, int]:
+    """Return the number of documents or lines of each held-out split: its share, but at least one.
 
     Raises:
-        DataError: none is left to train on.
+        DataError: none would be left to train on.
     """
     sizes = {split: max(1, round(n * share)) for split, share in shares.items() if split != "train"}
     if sum(sizes.values()) >= n:
         raise DataError(
             f"the text has {n:,} {kind}, and the splits {', '.join(shares)} need at least {len(shares)}",
             where="dataset.split_by",
-            hint="dataset.split_by=fraction cuts a text anywhere",
+            hint="use dataset.split_by=fraction, which can cut a text anywhere",
         )
     return sizes

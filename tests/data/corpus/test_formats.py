@@ -79,7 +79,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("expected", FILES)
-def test_a_file_that_is_no_utf8_is_named(expected: str, tmp_path: Path) -> None:
+def test_recognise_names_format_and_hint(expected: str, tmp_path: Path) -> None:
     (tmp_path / "my books").mkdir()
     path = tmp_path / "my books" / "tom's.txt"
     path.write_bytes(FILES[expected])
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_utf8_is_named(expected: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["book", "book.txt", "book.txt.gz"])
 @pytest.mark.parametrize("encode", [lambda text: text.encode("utf-16"), lambda text: gzip.compress(text.encode())])
-def test_the_command_of_a_hint_makes_the_text(name: str, encode, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_recognise_hint_command_converts_file(name: str, encode, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "a b" / name
     path.parent.mkdir()
     path.write_bytes(encode(TEXT))
@@ -106,7 +106,7 @@ def test_the_command_of_a_hint_makes_the_text(name: str, encode, tmp_path: Path)
     assert made.read_text(encoding="utf-8") == TEXT
 
 
-def test_a_broken_archive_is_still_an_archive(tmp_path: Path) -> None:
+def test_recognise_truncated_archive(tmp_path: Path) -> None:
     path = tmp_path / "cut.docx"
     path.write_bytes(zipped("word/document.xml")[:50] + b"\xff")
     assert recognise(path).name == "a zip archive"

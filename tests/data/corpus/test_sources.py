@@ -13,22 +13,49 @@ from nanolm.config.dataset import (
     HuggingFaceConfig,
     JsonlConfig,
     Newlines,
+    PythonDocsConfig,
     PythonStdlibConfig,
+    TextConfig,
 )
 from nanolm.data import corpus
 from nanolm.data.corpus import reading
 from nanolm.data.corpus.loading import read_documents
 from nanolm.errors import DataError
 from nanolm.registry import DATASETS
-from tests.helpers import make_config
+from tests.helpers import full_text, make_config, train_and_val
 
 
-def whole(config: DatasetConfig) -> str:
-    loaded = corpus.load(config)
-    return "".join(piece.text for piece in loaded.pieces())
+def test_python_docs_are_on_every_machine() -> None:
+    train, val = train_and_val(PythonDocsConfig())
+    assert 'The "assert" statement' in train
+    assert len(val) == pytest.approx(0.1 * len(train + val), abs=1)
+    assert len(train + val) > 200_000
 
 
-def test_the_standard_library_has_no_tests_and_is_in_the_order_of_its_paths() -> None:
+def test_text_reads_folder_and_glob_in_path_order(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, text in {"b.txt": "B", "a.md": "A", "sub/c.txt": "C", ".hidden": "H"}.items():
+        (tmp_path / name).write_text(text)
+    assert "".join(train_and_val(TextConfig(path=str(tmp_path)))) == "A\nB\nC"
+    assert "".join(train_and_val(TextConfig(path=f"{tmp_path}/**/*.txt"))) == "B\nC"
+
+
+def test_text_hint_for_folder_excludes_other_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.bin").write_bytes(b"\xff\0\xfe\0" * 9)
+    with pytest.raises(DataError, match=rf"by a glob: 'dataset.path={tmp_path}/\*\*/\*.txt") as caught:
+        corpus.load(TextConfig(path=str(tmp_path)))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError) as of_text:
+        corpus.load(TextConfig(path=f"{tmp_path}/sub/*"))
+    assert "by a glob" not in of_text.value.hint
+    (tmp_path / "sub" / "c.txt").unlink()
+    glob = caught.value.hint.rpartition("dataset.path=")[2].strip("'")
+    assert full_text(TextConfig(path=glob)) == "text"
+
+
+def test_python_stdlib_excludes_tests_in_path_order() -> None:
     documents = [part.text for part in read_documents(PythonStdlibConfig())]
     assert len(documents) > 400
     assert sum(map(len, documents)) > 5_000_000
@@ -40,7 +67,7 @@ def test_the_standard_library_has_no_tests_and_is_in_the_order_of_its_paths() ->
     assert not any("import test.support" in text for text in documents[:50])
 
 
-def test_what_is_not_utf8_by_its_cookie_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_stdlib_skips_other_encodings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {
         "a.py": b"a = 1\n",
         "b.py": b"# -*- coding: latin-1 -*-\nb = '\xe9'\n",
@@ -54,7 +81,7 @@ def test_what_is_not_utf8_by_its_cookie_is_left_out(tmp_path: Path, monkeypatch:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    assert whole(PythonStdlibConfig(bom=Bom.strip)) == "a = 1\n\nc = 3\n\n# coding: utf-8\nf = 6\n"
+    assert full_text(PythonStdlibConfig(bom=Bom.strip)) == "a = 1\n\nc = 3\n\n# coding: utf-8\nf = 6\n"
 
 
 GUTENBERG = (
@@ -63,16 +90,16 @@ GUTENBERG = (
 )
 
 
-def test_shakespeare_has_neither_header_nor_footer(tmp_path: Path) -> None:
+def test_shakespeare_has_no_header_and_footer(tmp_path: Path) -> None:
     path = tmp_path / "pg100.txt"
     path.write_bytes(GUTENBERG.encode())
     config = make_config("dataset=shakespeare", f"dataset.path={path}").dataset
     assert isinstance(config, DownloadConfig)
     assert (config.sha256, config.newlines) == (None, Newlines.normalize)
-    assert whole(config) == "THE SONNETS\n\nby William\n"
+    assert full_text(config) == "THE SONNETS\n\nby William\n"
     path.write_text("THE SONNETS")
-    with pytest.raises(DataError, match=r"no lines [\s\S]* as Project Gutenberg sets them"):
-        whole(config)
+    with pytest.raises(DataError, match=r"no lines [\s\S]* of Project Gutenberg"):
+        full_text(config)
 
 
 def jsonl(path: Path, *lines: object) -> JsonlConfig:
@@ -80,14 +107,14 @@ def jsonl(path: Path, *lines: object) -> JsonlConfig:
     return JsonlConfig(path=str(path))
 
 
-def test_a_field_of_every_line_is_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jsonl_reads_one_field_per_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": f"tale {n}\nof é", "n": n} for n in range(30)]
     config = jsonl(tmp_path / "tales.jsonl", *rows[:9], "", " ", *rows[9:])
     expected = "\n".join(f"tale {n}\nof é" for n in range(30))
-    assert whole(config) == expected
+    assert full_text(config) == expected
     assert corpus.load(config).n_documents == {"train": 30}
     monkeypatch.setattr(reading, "PART_BYTES", 50)
-    assert whole(config) == expected
+    assert full_text(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +127,7 @@ def test_a_field_of_every_line_is_a_document(tmp_path: Path, monkeypatch: pytest
         ('{"text": "half \\ud800"}', r"U\+D800 is half a character[\s\S]*document 2"),
     ],
 )
-def test_a_bad_line_is_named(line: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jsonl_names_bad_line(line: object, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = jsonl(tmp_path / "tales.jsonl", {"text": "good"}, "", line, {"text": "good"})
     for part_bytes in (2**21, 8):
         monkeypatch.setattr(reading, "PART_BYTES", part_bytes)
@@ -108,7 +135,7 @@ def test_a_bad_line_is_named(line: object, expected: str, tmp_path: Path, monkey
             corpus.load(config)
 
 
-def test_a_plugin_may_return_one_text_or_yield_documents() -> None:
+def test_plugin_may_return_text_or_yield_documents() -> None:
     def one(config: DatasetConfig) -> str:
         return "a text"
 
@@ -118,12 +145,12 @@ def test_a_plugin_may_return_one_text_or_yield_documents() -> None:
     for builder, expected in ((one, "a text"), (many, "a\nb")):
         DATASETS.register(f"test_{builder.__name__}")(builder)
         try:
-            assert whole(DatasetConfig(name=f"test_{builder.__name__}")) == expected
+            assert full_text(DatasetConfig(name=f"test_{builder.__name__}")) == expected
         finally:
             del DATASETS._builders[f"test_{builder.__name__}"]
 
 
-def test_huggingface_reads_local_folders_of_parquet_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_reads_local_parquet_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
     rows = [{"text": f"row {n}", "n": n} for n in range(20)]
@@ -135,7 +162,7 @@ def test_huggingface_reads_local_folders_of_parquet_and_json(tmp_path: Path, mon
     expected = "\n".join(f"row {n}" for n in range(20))
     for kind in ("json", "parquet"):
         config = HuggingFaceConfig(path=str(tmp_path / kind))
-        assert whole(config) == expected
+        assert full_text(config) == expected
         assert corpus.load(HuggingFaceConfig(path=config.path, max_documents=5)).n_documents == {"train": 5}
         with pytest.raises(DataError, match=r"no field 'body'[\s\S]*one of: text, n"):
             corpus.load(HuggingFaceConfig(path=config.path, field="body"))
@@ -147,7 +174,7 @@ def test_huggingface_reads_local_folders_of_parquet_and_json(tmp_path: Path, mon
         corpus.load(HuggingFaceConfig(path=str(tmp_path / "nowhere")))
 
 
-def test_huggingface_refuses_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_refuses_files_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets", reason="the extra hf is not installed")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
     folder = tmp_path / "data"
@@ -160,7 +187,22 @@ def test_huggingface_refuses_the_files_of_a_run(tmp_path: Path, monkeypatch: pyt
         corpus.load(HuggingFaceConfig(path=str(folder)))
 
 
-def test_huggingface_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_names_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'datasets>="):
         corpus.load(HuggingFaceConfig(path="wikitext"))
+
+
+def test_download_verifies_local_copy(shakespeare: Path, tmp_path: Path) -> None:
+    sha256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    train, val = train_and_val(DownloadConfig(url="", sha256=sha256, path=str(shakespeare)))
+    assert (len(train), len(val)) == (1_003_854, 111_540)
+    (tmp_path / "other.txt").write_text("First Citizen:")
+    with pytest.raises(DataError, match=r"14 bytes with\s+sha256"):
+        corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / "other.txt")))
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    for name in ("loop.txt", "x" * 300, "."):
+        with pytest.raises(DataError, match=r"there is no file|cannot read the file: File name too long"):
+            corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / name)))
+    with pytest.raises(DataError, match="there is no file"):
+        corpus.load(DownloadConfig(url="", sha256=sha256, path=str(tmp_path / "none.txt")))
