@@ -1,6 +1,6 @@
-"""Short names and what they stand for. Configs carry the name; these tables hold the rest.
+"""Registries of models, optimizers, masks and other options by name. Configs hold the names.
 
-A module of one's own adds to them, and is named on the command line as `plugins=[my_module]`:
+A plugin registers its own, and is named on the command line with `plugins=[my_module]`:
 
     from dataclasses import dataclass
     from nanolm.config.optimizer import OptimizerConfig
@@ -26,11 +26,11 @@ Built = TypeVar("Built")
 
 
 class Registry:
-    """One group of configs: the schema and the builder behind each short name.
+    """The options of one group: the schema and the builder of each name.
 
     Args:
-        group: the folder in configs/, and the word on the command line.
-        what: what a builder is, for people.
+        group: directory in configs/, and name on the command line.
+        what: description of a builder, for errors.
     """
 
     def __init__(self, group: str, what: str) -> None:
@@ -40,10 +40,14 @@ class Registry:
         self._builders: dict[str, Any] = {}
 
     def register(self, name: str, schema: type[Any] | None = None) -> Callable[[Built], Built]:
-        """Decorates what `name` stands for. `schema` is the dataclass of its settings, where it has its own.
+        """Register the decorated builder.
+
+        Args:
+            name: of the option.
+            schema: dataclass of its settings; None if they are those of every option in the group.
 
         Raises:
-            SettingsError: the name is taken.
+            SettingsError: another builder has this name.
         """
 
         def decorate(builder: Built) -> Built:
@@ -67,8 +71,7 @@ class Registry:
             raise SettingsError(
                 f"no {self.group} is called {name!r}",
                 where=f"{self.group}.name",
-                hint=nearest(name, self._builders)
-                + f"; one of your own is {self.what}, registered in a module named by plugins=[...]",
+                hint=nearest(name, self._builders) + f"; a plugin, named by plugins=[...], can register {self.what}",
             ) from None
 
     def __contains__(self, name: object) -> bool:
@@ -85,7 +88,7 @@ def _origin(builder: Any) -> str:
 DATASETS = Registry("dataset", "a function of its settings that returns the text")
 TOKENIZERS = Registry("tokenizer", "a class with fit, encode, decode, to_json and from_json")
 MODELS = Registry("model", "a function of (config, vocab_size) that returns a torch module from tokens to logits")
-MASKS = Registry("mask", "a function of (query position, key position, config) that returns who may see whom")
+MASKS = Registry("mask", "a function of (query position, key position, config) that returns whether it is visible")
 OPTIMIZERS = Registry("optimizer", "a function of (model, config) that returns a torch optimizer")
 SCHEDULERS = Registry("scheduler", "a function of (step, max_steps, config) that returns the factor on lr")
 LOGGERS = Registry(

@@ -4,13 +4,13 @@ from nanolm.errors import SettingsError
 from nanolm.registry import Registry
 
 
-def test_a_name_is_given_once() -> None:
+def test_name_can_be_registered_once() -> None:
     registry = Registry("sauce", "a function")
 
     @registry.register("red")
     def red() -> None: ...
 
-    registry.register("red")(red)  # a module that is imported again registers the same thing
+    registry.register("red")(red)  # a module that is imported again registers the same builder
 
     def other() -> None: ...
 
@@ -18,7 +18,7 @@ def test_a_name_is_given_once() -> None:
         registry.register("red")(other)
 
 
-def test_an_unknown_name_comes_with_the_nearest() -> None:
+def test_unknown_name_has_the_nearest_as_hint() -> None:
     registry = Registry("sauce", "a function")
     registry.register("tomato")(print)
     with pytest.raises(SettingsError, match=r"no sauce is called 'tomatoe'[\s\S]*did you mean tomato\?"):

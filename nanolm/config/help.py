@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nanolm.config.fields import MISSING, plain, setting_of
+from nanolm.config.run import SETTING_GROUPS
 
 # A space at which no line is broken.
 NO_BREAK = "\xa0"
@@ -46,7 +47,7 @@ class Entry:
 
 
 def entries(schema: type[Any], values: Mapping[str, Any] | None = None) -> list[Entry]:
-    """Describe the settings of a schema, `name` aside.
+    """Describe the settings of a schema, except its name and the groups of Config.
 
     Args:
         schema: a dataclass.
@@ -56,7 +57,7 @@ def entries(schema: type[Any], values: Mapping[str, Any] | None = None) -> list[
     hints = typing.get_type_hints(schema)
     found = []
     for field in dataclasses.fields(schema):
-        if field.name == "name":
+        if field.name in ("name", *SETTING_GROUPS):
             continue
         hint = hints[field.name]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

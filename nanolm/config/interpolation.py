@@ -1,4 +1,4 @@
-"""Strings with a literal `${`, which OmegaConf reads from `\\${`."""
+"""Escape and detect OmegaConf interpolations in strings: a literal `${` is written as `\\${`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DOLLAR_BRACE = re.compile(r"(\\*)\$\{")
 
 
 def escape(text: str) -> str:
-    """Escape `${`, so that OmegaConf reads the string as it stands."""
+    """Escape `${`, so that OmegaConf does not read it as an interpolation."""
     return _DOLLAR_BRACE.sub(lambda match: match[1] * 2 + "\\${", text)
 
 
@@ -20,12 +20,12 @@ def unescape(text: str) -> str:
 
 
 def has_interpolation(text: str) -> bool:
-    """Whether a `${` in the string is not escaped."""
+    """Whether the string has a `${` that is not escaped."""
     return any(len(match[1]) % 2 == 0 for match in _DOLLAR_BRACE.finditer(text))
 
 
 def map_strings(change: Callable[[str], str], value: Any) -> Any:
-    """A copy of plain data (dicts, lists and scalars) with every string value changed; keys stay as they are."""
+    """Copy plain data (dicts, lists and scalars) and change every string in it, except keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

@@ -69,3 +69,6 @@ BASE_SCHEMAS: dict[str, type[Any]] = {
     "scheduler": SchedulerConfig,
     "logger": LoggerConfig,
 }
+
+# The groups, whose options are chosen as group=option.
+SETTING_GROUPS = (*BASE_SCHEMAS, *SINGLE_SCHEMAS)

@@ -1,4 +1,4 @@
-"""The destination of a Weights & Biases record: the settings, else the WANDB_ variables, else the defaults."""
+"""The destination of a W&B run: from the settings, the WANDB_* environment variables or the defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanolm.errors import NanolmError, SettingsError
 
 PROJECT = "nanolm"
 
-# The modes of WANDB_MODE; the last two are older names of wandb's for offline and online.
+# The values of WANDB_MODE; the last two are older names of offline and online.
 MODES = {
     "online": "online",
     "offline": "offline",
@@ -23,18 +23,19 @@ MODES = {
 }
 FALSE = ("", "0", "false", "no", "off")
 
-# What wandb refuses: characters, and the greatest length.
+# Characters that wandb refuses, and the maximum lengths.
 FORBIDDEN = {"project": "/\\#?%:", "entity": "/\\#?%: ", "run id": ":;,#?/'"}
 LENGTHS = {"project": 128, "entity": 128, "group": 128, "tag": 64, "run id": 128}
 
 
 @dataclasses.dataclass(frozen=True)
 class Destination:
-    """Where a record goes.
+    """The destination of a W&B run.
 
     Attributes:
-        mode: online, offline, disabled, shared, or auto where neither the settings nor the environment choose.
-        from_environment: the variables that decided something, in the order of the fields.
+        project, entity, group, tags: as in WandbConfig, resolved.
+        mode: online, offline, disabled, shared, or auto if neither the settings nor the environment choose one.
+        from_environment: the environment variables that were used, in the order of the fields.
     """
 
     project: str
@@ -46,7 +47,7 @@ class Destination:
 
 
 def destination(config: WandbConfig, environment: Mapping[str, str] = os.environ) -> Destination:
-    """Resolve where a record goes. A setting takes precedence over its variable."""
+    """Resolve the destination. A setting takes precedence over its environment variable."""
     tags = tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
     mode, mode_variable = _mode(config, environment)
     used = {
@@ -69,12 +70,12 @@ def destination(config: WandbConfig, environment: Mapping[str, str] = os.environ
 def check_wandb(
     config: WandbConfig, environment: Mapping[str, str] = os.environ, prefix: str = "logger."
 ) -> list[NanolmError]:
-    """Check the settings of a record, and the WANDB_ variables, which wandb validates in any case.
+    """Check the settings and the WANDB_* variables, which wandb validates even if a setting takes precedence.
 
     Args:
         config: the settings.
-        environment: the variables.
-        prefix: what stands before the name of a setting where the user gives it, such as "--".
+        environment: the environment variables.
+        prefix: of the settings' names as the user types them, such as "--".
     """
     values = [
         (f"{prefix}project", "project", config.project),
@@ -96,7 +97,7 @@ def check_wandb(
     if mode is not None and mode not in MODES:
         problems.append(
             SettingsError(
-                f"wandb has no mode {mode!r}",
+                f"there is no wandb mode {mode!r}",
                 where="WANDB_MODE",
                 hint=f"one of: {', '.join(MODES)}; or unset WANDB_MODE",
             )
@@ -105,13 +106,13 @@ def check_wandb(
 
 
 def check_logger(config: Config) -> Iterator[NanolmError]:
-    """Check where the record of a run goes, if it has one."""
+    """Check the destination of a run that is logged to W&B."""
     if isinstance(config.logger, WandbConfig) and destination(config.logger).mode != "disabled":
         yield from check_wandb(config.logger)
 
 
 def _mode(config: WandbConfig, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The mode, and the variable that it is from."""
+    """The mode, and the variable that sets it; an empty string for a setting."""
     if config.mode is not WandbMode.auto:
         return config.mode.name, ""
     if environment.get("WANDB_DISABLED", "").strip().lower() not in FALSE:
@@ -125,13 +126,13 @@ def _problem(kind: str, value: str) -> str:
     if not value.strip():
         return f"the wandb {kind} is empty"
     if len(value) > LENGTHS[kind]:
-        return f"the wandb {kind} {shown!r} has {len(value)} characters, and {LENGTHS[kind]} are possible"
+        return f"the wandb {kind} {shown!r} has {len(value)} characters, more than {LENGTHS[kind]}"
     if found := [char for char in FORBIDDEN.get(kind, "") if char in value]:
-        return f"the wandb {kind} {shown!r} cannot have {' '.join(map(repr, found))} in it"
+        return f"the wandb {kind} {shown!r} must not contain {' '.join(map(repr, found))}"
     return ""
 
 
 def _hint(where: str) -> str:
     if where.isupper():
         return f"set another value, or unset {where}"
-    return f"give {where} another value" if where.startswith("-") else f"{where}=... another value, or logger=none"
+    return f"give {where} another value" if where.startswith("-") else f"set {where} to another value, or logger=none"

@@ -1,4 +1,4 @@
-"""Explain a value that does not fit the type of its setting."""
+"""Explain values that do not match the type of their setting."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nanolm.config.interpolation import unescape
 from nanolm.errors import SettingsError, nearest
 
 UNKNOWN = (ConfigKeyError, ConfigAttributeError)
-# What OmegaConf raises for a value of another type, or with keys that the setting does not have.
+# Errors of OmegaConf for a value of a wrong type, or with unknown keys.
 MISFITS = (ValidationError, ConfigTypeError, *UNKNOWN)
 
-# Words that people write for null, besides false and null itself.
-_OFF_WORDS = ("none", "off", "no", "never", "disabled", "nil", "~", "null", "false")
+# Values that users type to disable a setting.
+_OFF_VALUES = ("none", "off", "no", "never", "disabled", "nil", "~", "null", "false")
 
 _TYPES = {
     int: "a whole number",
@@ -32,7 +32,7 @@ _TYPES = {
     dict: "a mapping, as in {a: 1}",
 }
 
-# Lists by the type of their items.
+# Descriptions of lists, by the type of their items.
 _LISTS = {
     int: "a list of whole numbers, as in [1,2]",
     float: "a list of numbers, as in [0.1,0.2]",
@@ -47,11 +47,11 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     Args:
         task: the composed settings.
         key: the setting that the value was given to.
-        value: as it was parsed.
-        where: the override or the line of a file that it stands in.
+        value: as parsed.
+        where: the override, or the line of a file.
 
     Returns:
-        The error, with the value to write instead where it is known; None if there is no such setting.
+        The error, with a valid value as a hint if one is known; None if there is no such setting.
     """
     schema, name = _field_of(task, key)
     field = {field.name: field for field in dataclasses.fields(schema)}.get(name) if schema else None
@@ -60,7 +60,7 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     annotation = typing.get_type_hints(schema)[name]
     kinds = [typing.get_origin(part) or part for part in _parts(annotation)]
     if isinstance(value, dict) and any(map(dataclasses.is_dataclass, kinds)):
-        return next(filter(None, (_explain_part(task, f"{key}.{part}", value[part], where) for part in value)), None)
+        return next(filter(None, (_explain_nested(task, f"{key}.{part}", value[part], where) for part in value)), None)
     wanted = " or ".join(_described(part) for part in _parts(annotation))
     is_empty = isinstance(value, str) and not value.strip()
     return SettingsError(
@@ -70,7 +70,7 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     )
 
 
-def _explain_part(task: DictConfig, key: str, value: Any, where: str) -> SettingsError | None:
+def _explain_nested(task: DictConfig, key: str, value: Any, where: str) -> SettingsError | None:
     copied = task.copy()
     OmegaConf.set_struct(copied, True)
     try:
@@ -85,7 +85,7 @@ def _explain_part(task: DictConfig, key: str, value: Any, where: str) -> Setting
 
 
 def _field_of(task: DictConfig, key: str) -> tuple[type[Any] | None, str]:
-    """The dataclass that has a setting, and the name of its field there."""
+    """Return the dataclass of a setting, and the name of its field there."""
     node: Any = task
     *groups, name = key.split(".")
     for group in groups:
@@ -95,7 +95,7 @@ def _field_of(task: DictConfig, key: str) -> tuple[type[Any] | None, str]:
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    """The types that an annotation allows."""
+    """Return the types that an annotation allows."""
     return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
 
 
@@ -120,7 +120,7 @@ def _shown(value: Any) -> str:
 def _hint(task: Mapping[Any, Any], key: str, value: Any, kinds: list[Any], off: str) -> str:
     if isinstance(value, str) and not value.strip():
         return "is a shell variable unset? give a value, or leave it out for its default"
-    if value is None or value is False or str(value).strip().lower() in _OFF_WORDS:
+    if value is None or value is False or str(value).strip().lower() in _OFF_VALUES:
         if off:
             return f"{key}={off.format_map(task)}"
         if type(None) in kinds:
@@ -133,6 +133,6 @@ def _hint(task: Mapping[Any, Any], key: str, value: Any, kinds: list[Any], off: 
             return f"{key}={close[0]}" if close else ""
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             if "." not in key:
-                return f"choose an option as in {key}=NAME, or set its parts as in {key}.NAME=VALUE"
-            return f"set its parts, as in {key}.{dataclasses.fields(kind)[0].name}=VALUE"
+                return f"choose an option with {key}=NAME, or set one of its settings with {key}.NAME=VALUE"
+            return f"set one of its settings, as in {key}.{dataclasses.fields(kind)[0].name}=VALUE"
     return ""

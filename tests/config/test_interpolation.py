@@ -8,13 +8,13 @@ TEXTS = st.text(alphabet=st.sampled_from("\\${}a:'\" \n,é"))
 
 
 @given(TEXTS)
-def test_escape_stands_for_the_same_string_in_omegaconf(text: str) -> None:
+def test_escaped_string_is_the_same_in_omegaconf(text: str) -> None:
     assert unescape(escape(text)) == text
     assert not has_interpolation(escape(text))
     assert OmegaConf.to_container(OmegaConf.create({"a": escape(text)}), resolve=True) == {"a": text}
 
 
-def test_map_strings_reaches_every_string() -> None:
+def test_map_strings_changes_every_string() -> None:
     assert map_strings(str.upper, {"a": ["b", {"c": "d"}], "e": 1, "f": None}) == {
         "a": ["B", {"c": "D"}],
         "e": 1,

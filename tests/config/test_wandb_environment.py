@@ -14,7 +14,7 @@ ENVIRONMENT = {
 }
 
 
-def test_the_environment_decides_what_the_settings_leave_open() -> None:
+def test_environment_fills_in_missing_settings() -> None:
     found = destination(WandbConfig(), ENVIRONMENT)
     assert (found.project, found.entity, found.group, found.tags) == ("theirs", "team", "rates", ("small", "quick"))
     assert (found.mode, found.from_environment) == ("offline", tuple(ENVIRONMENT))
@@ -22,7 +22,7 @@ def test_the_environment_decides_what_the_settings_leave_open() -> None:
     assert (usual.project, usual.entity, usual.mode, usual.from_environment) == ("nanolm", None, "auto", ())
 
 
-def test_a_setting_takes_precedence_over_its_variable() -> None:
+def test_setting_takes_precedence_over_its_variable() -> None:
     config = WandbConfig(project="mine", entity="me", group="few", tags=["big"], mode=WandbMode.online)
     found = destination(config, ENVIRONMENT | {"WANDB_DISABLED": "true"})
     assert (found.project, found.entity, found.group, found.tags) == ("mine", "me", "few", ("big",))
@@ -39,26 +39,26 @@ def test_a_setting_takes_precedence_over_its_variable() -> None:
         ({"WANDB_MODE": "disabled"}, "disabled"),
     ],
 )
-def test_the_environment_chooses_the_mode(environment: dict[str, str], mode: str) -> None:
+def test_environment_sets_the_mode(environment: dict[str, str], mode: str) -> None:
     assert destination(WandbConfig(), environment).mode == mode
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("WANDB_PROJECT", "a/b", "the wandb project 'a/b' cannot have '/' in it"),
-        ("WANDB_PROJECT", "x" * 129, "has 129 characters, and 128 are possible"),
-        ("WANDB_ENTITY", "my team", "the wandb entity 'my team' cannot have ' ' in it"),
+        ("WANDB_PROJECT", "a/b", "the wandb project 'a/b' must not contain '/'"),
+        ("WANDB_PROJECT", "x" * 129, "has 129 characters, more than 128"),
+        ("WANDB_ENTITY", "my team", "the wandb entity 'my team' must not contain ' '"),
         ("WANDB_RUN_GROUP", "x" * 129, "the wandb group"),
         ("WANDB_TAGS", "a,,b", "the wandb tag is empty"),
         ("WANDB_TAGS", "", "the wandb tag is empty"),
-        ("WANDB_TAGS", "x" * 65, "has 65 characters, and 64 are possible"),
-        ("WANDB_RUN_ID", "a:b", "the wandb run id 'a:b' cannot have ':' in it"),
-        ("WANDB_MODE", "foo", "wandb has no mode 'foo'"),
-        ("WANDB_MODE", "", "wandb has no mode ''"),
+        ("WANDB_TAGS", "x" * 65, "has 65 characters, more than 64"),
+        ("WANDB_RUN_ID", "a:b", "the wandb run id 'a:b' must not contain ':'"),
+        ("WANDB_MODE", "foo", "there is no wandb mode 'foo'"),
+        ("WANDB_MODE", "", "there is no wandb mode ''"),
     ],
 )
-def test_a_variable_that_wandb_refuses_is_found(variable: str, value: str, expected: str) -> None:
+def test_variable_that_wandb_refuses_is_reported(variable: str, value: str, expected: str) -> None:
     (problem,) = check_wandb(WandbConfig(), {variable: value})
     assert expected in str(problem)
     assert f"where: {variable}" in str(problem)
@@ -67,16 +67,16 @@ def test_a_variable_that_wandb_refuses_is_found(variable: str, value: str, expec
     assert check_wandb(config, {variable: value})
 
 
-def test_a_bad_flag_is_named_as_it_was_typed() -> None:
+def test_invalid_flag_is_named_as_typed() -> None:
     (problem,) = check_wandb(WandbConfig(project="a/b"), {}, prefix="--")
     assert str(problem).endswith("where: --project\n  hint:  give --project another value")
 
 
-def test_every_bad_wandb_setting_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_wandb_settings_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "foo")
     words = ("logger=wandb", "logger.project=a/b", "logger.tags=[ok,'']", "logger.entity='my team'")
     text = "\n".join(map(str, check(make_config(*words))))
-    for part in ("'a/b'", "tag is empty", "'my team'", "no mode 'foo'"):
+    for part in ("'a/b'", "tag is empty", "'my team'", "no wandb mode 'foo'"):
         assert part in text
     monkeypatch.setenv("WANDB_DISABLED", "true")
     assert not check(make_config(*words))

@@ -22,7 +22,7 @@ from tests.helpers import make_config
 @pytest.mark.parametrize(
     "overrides", [[], ["model=bigram", "logger=none"], ["dataset=text", "dataset.path=a 'b'"[:14]]]
 )
-def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
+def test_config_survives_saving_and_loading(overrides: list[str], tmp_path: Path) -> None:
     config = make_config(*overrides)
     path = tmp_path / "config.yaml"
     path.write_text(save_yaml(config))
@@ -42,7 +42,7 @@ def test_settings_survive_yaml(overrides: list[str], tmp_path: Path) -> None:
         ("model:", "model: [", r"cannot be read: expected[^\n]*\n  where: [^\n]*config\.yaml:\d+\n"),
     ],
 )
-def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:
+def test_edited_config_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     text = save_yaml(make_config())
     assert before in text
@@ -51,12 +51,12 @@ def test_a_config_that_was_tampered_with_is_refused(before: str, after: str, exp
         load_yaml(path)
 
 
-def test_a_missing_config_is_no_run(tmp_path: Path) -> None:
+def test_missing_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no config\.yaml"):
         load_yaml(tmp_path / "config.yaml")
 
 
-def test_a_config_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
+def test_config_without_a_newer_setting_has_its_default(tmp_path: Path) -> None:
     config = make_config("dataset=text", "dataset.path=a.txt")
     path = tmp_path / "config.yaml"
     text = save_yaml(config)
@@ -79,7 +79,7 @@ STRINGS = st.one_of(st.text(), st.text(alphabet=st.sampled_from("\\${}?:'\"#-~ \
 @example("\udce9.txt", "\0", "\ufeff")
 @example("\x85", "\u2028a\u2029", "a\r\nb\x85c")
 @settings(max_examples=15)
-def test_any_string_survives_yaml(path: str, project: str, tag: str) -> None:
+def test_any_string_survives_saving_and_loading(path: str, project: str, tag: str) -> None:
     config = dataclasses.replace(
         CONFIG,
         dataset=TextConfig(path=path, val_path=tag),

@@ -1,0 +1,99 @@
+"""The help of `nanolm train`: what can be chosen, and every setting with its documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanolm.config.help import first_sentence, render_settings, wrap
+from nanolm.errors import SettingsError, nearest
+from nanolm.files import user_path
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+WIDTH = 100
+
+HELP = """\
+nanolm train: train a model, or resume a run.
+
+  nanolm train dataset=tiny_shakespeare tokenizer=char model=gpt size=tiny mask=causal trainer.max_steps=2000
+  nanolm train dataset=text dataset.path=my_book.txt              your own text: a file, a directory or a glob
+  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3    a sweep: a run for each combination
+  nanolm train resume=outputs/RUN trainer.max_steps=4000          resume a run
+  nanolm train ... resume=auto                                    resume an unfinished run with these settings
+  nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4     start a new run from a checkpoint of RUN
+  nanolm train ... dry_run=true                                   estimate time and memory
+  torchrun --nproc-per-node=4 -m nanolm train ...                 share each batch among four processes
+
+Options, chosen as group=option (`nanolm train --help optimizer=muon` documents the settings of one):
+
+{options}
+
+Settings, given as key=value, with their defaults:
+
+{settings}
+Sweeps and flags:
+
+  sweep.fail_fast=true    start no job after a failed one
+  hydra.sweep.dir=FOLDER  directory of the runs of a sweep; the same command continues there
+  hydra.run.dir=FOLDER    directory of the run
+  --config-dir FOLDER     your own options, in addition to these
+  --cfg job               print the settings of a command without running it
+  --hydra-help            Hydra's other flags
+"""
+
+
+def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
+    """Return the help of `nanolm train`.
+
+    Args:
+        overrides: options such as optimizer=muon whose settings are documented, instead of all settings.
+        config_dir: a directory with the user's own options.
+
+    Raises:
+        SettingsError: there is no such group or option.
+    """
+    from nanolm.compose.line import check_line
+    from nanolm.config.run import SETTING_GROUPS, Config
+
+    keys = [field.name for field in dataclasses.fields(Config)]
+    for override in overrides:
+        if "=" not in override and override not in SETTING_GROUPS:
+            raise SettingsError(
+                f"there is no group {override!r}", where="--help", hint=nearest(override, SETTING_GROUPS)
+            )
+    # A group alone stands for its default option.
+    composed = check_line([override for override in overrides if "=" in override], config_dir)
+    named = [override.split("=")[0] for override in overrides]
+    if asked := [group for group in SETTING_GROUPS if group in named]:
+        return "\n".join(_group(composed, group, explains_choices=True) for group in asked)
+    others = render_settings(Config, {key: composed[key] for key in keys if key not in SETTING_GROUPS})
+    settings = "\n".join([*(_group(composed, group) for group in SETTING_GROUPS), others])
+    return HELP.format(options=_options(config_dir), settings=settings)
+
+
+def _group(composed: DictConfig, group: str, explains_choices: bool = False) -> str:
+    """The settings of the option that is chosen in a group."""
+    from omegaconf import OmegaConf
+
+    schema: Any = OmegaConf.get_type(composed[group])
+    values: Any = OmegaConf.to_container(composed[group], resolve=False, enum_to_str=True)
+    title = f"{group}={composed.hydra.runtime.choices[group]}"
+    if summary := first_sentence(schema):
+        title = "\n".join(wrap(summary, WIDTH, start=f"{title}: "))
+    return f"{title}\n" + render_settings(schema, values, f"{group}.", WIDTH, explains_choices)
+
+
+def _options(config_dir: str | None) -> str:
+    """List the options of every group, including those in the user's directory."""
+    from nanolm.compose import config_folder
+
+    folders = [config_folder(), *([user_path(config_dir)] if config_dir else [])]
+    options: dict[str, set[str]] = {}
+    for path in (path.relative_to(folder) for folder in folders for path in folder.glob("*/**/*.yaml")):
+        options.setdefault(path.parts[0], set()).add(Path(*path.parts[1:]).with_suffix("").as_posix())
+    lines = (wrap(", ".join(sorted(names)), WIDTH, f"  {group + ':':<12}") for group, names in sorted(options.items()))
+    return "\n".join(line for wrapped in lines for line in wrapped)
