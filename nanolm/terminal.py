@@ -136,7 +136,8 @@ def open_output(
         errors: an error handler chosen by the user; Python's defaults ("strict", "surrogateescape" and
             "backslashreplace") are replaced by ours.
         is_best_effort: whether to ignore write errors.
-        line_buffering, write_through: as for io.TextIOWrapper.
+        line_buffering: as for io.TextIOWrapper.
+        write_through: as for io.TextIOWrapper.
 
     Raises:
         BrokenPipeError: from a write, if not best effort: the reader has closed the pipe.
@@ -210,7 +211,7 @@ def _open_closed_descriptors() -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """Handle an encoding error: similar ASCII characters, \\xNN for undecodable bytes, else "?"."""
+    r"""Handle an encoding error: similar ASCII characters, \xNN for undecodable bytes, else "?"."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]

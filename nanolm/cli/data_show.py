@@ -11,7 +11,9 @@ import numpy as np
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides
 from nanolm.cli.dataset import load_dataset
+from nanolm.compose import Line
 from nanolm.data.batches import IGNORE_INDEX, draw
+from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
@@ -24,7 +26,7 @@ from nanolm.runs.console import in_units
 if TYPE_CHECKING:
     from nanolm.tables import Console
 
-# The settings that decide the tokens, as `data show` heads them.
+# Settings of the dataset that affect the tokens.
 SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom", "nul")
 
 
@@ -37,36 +39,38 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print what a model is trained on."""
-    found = look(arguments, arguments.tokens)
+    result = _describe(*load_dataset(arguments), arguments.tokens)
     if arguments.json:
-        print(dump_json(found))
+        print(dump_json(result))
     else:
-        _print(found)
+        _print(result)
     return 0
 
 
-def look(arguments: Namespace, n_tokens: int = 24) -> dict[str, Any]:
-    """What a model of this line would see, as plain values.
+def _describe(line: Line, corpus: Corpus, tokenizer: Tokenizer, n_tokens: int) -> dict[str, Any]:
+    """Describe the tokens and the first batch of a run, as plain values.
 
     Args:
-        arguments: with the overrides of the command line.
-        n_tokens: how many of the first tokens, of the vocabulary and of each row of the batch to show.
+        line: the composed command line.
+        corpus: its text.
+        tokenizer: fitted to the text.
+        n_tokens: how many of the first tokens, of the vocabulary and of each row of the batch to include.
 
     Raises:
-        NanolmError: the line or the text is not as it must be.
+        SettingsError: the tokens of a batch do not fit into memory.
     """
-    line, corpus, tokenizer = load_dataset(arguments)
     config = line.config
     streams = token_cache.tokenize(corpus, tokenizer, config)
     train = streams["train"]
-    first = train.tokens[:n_tokens]
-    shown = np.unique(np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64))
-    needed, has = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
-    if has is not None and needed > has:
+    vocabulary = np.unique(
+        np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64)
+    )
+    needed, available = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
+    if available is not None and needed > available:
         raise SettingsError(
-            f"the tokens of a batch take {in_units(needed)}, and this machine has {in_units(has)}",
+            f"the tokens of a batch take {in_units(needed)}, and this machine has {in_units(available)}",
             where=f"trainer.batch_size={config.trainer.batch_size}, size.context_length={config.size.context_length}",
-            hint="a smaller trainer.batch_size",
+            hint="reduce trainer.batch_size",
         )
     inputs_BxT, targets_BxT, _ = draw(
         config.trainer.sampling,
@@ -78,16 +82,16 @@ def look(arguments: Namespace, n_tokens: int = 24) -> dict[str, Any]:
     )
     return {
         "dataset": line.choices["dataset"],
-        "settings": {key: _plain(getattr(config.dataset, key)) for key in SHOWN_SETTINGS},
+        "settings": {key: getattr(value := getattr(config.dataset, key), "name", value) for key in SHOWN_SETTINGS},
         "fingerprint": corpus.fingerprint,
         "tokenizer": line.choices["tokenizer"],
         "vocab_size": tokenizer.vocab_size,
         "lossless": tokenizer.lossless,
         "splits": {split: _counts(stream) for split, stream in streams.items()},
-        "vocabulary": [_token(tokenizer, token) for token in shown.tolist()],
-        "first_tokens": [_token(tokenizer, token) for token in first.tolist()],
+        "vocabulary": [_token(tokenizer, token) for token in vocabulary.tolist()],
+        "first_tokens": [_token(tokenizer, token) for token in train.tokens[:n_tokens].tolist()],
         "batch": {
-            "batches": config.trainer.sampling.name,
+            "sampling": config.trainer.sampling.name,
             "shape": list(inputs_BxT.shape),
             "scored": int((targets_BxT != IGNORE_INDEX).sum()),
             "rows": [
@@ -98,27 +102,37 @@ def look(arguments: Namespace, n_tokens: int = 24) -> dict[str, Any]:
     }
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(result: dict[str, Any]) -> None:
     from rich.text import Text
 
-    console = _console()
-    console.print(Text(f"{found['dataset']} in {found['tokenizer']} tokens", "bold"))
-    console.print(Text(", ".join(f"{key} {value}" for key, value in found["settings"].items()), "dim"))
-    console.print(_splits_table(found["splits"]))
-    lossless = "lossless" if found["lossless"] else "lossy: some text does not come back"
-    console.print(Text.assemble(("vocabulary", "bold"), f"  {found['vocab_size']:,} kinds, {lossless}"))
-    _print_tokens(console, found["vocabulary"])
-    console.print(Text("first tokens of train", "bold"))
-    _print_tokens(console, found["first_tokens"])
-    batch = found["batch"]
+    from nanolm.tables import Console, Table, cell
+
+    console = Console()
+    console.print(cell(f"{result['dataset']} with tokenizer {result['tokenizer']}", "bold"))
+    console.print(cell(", ".join(f"{key} {value}" for key, value in result["settings"].items()), "dim"))
+    splits = result["splits"]
+    names = list(next(iter(splits.values())))
+    table = Table(["split", *(name.replace("_", " ") for name in names)], "l" + "r" * len(names))
+    for split, counts in splits.items():
+        numbers = (f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" for value in counts.values())
+        table.add_row(split, *numbers)
+    console.print(table)
+    lossless = "lossless" if result["lossless"] else "lossy: some text cannot be decoded exactly"
+    console.print(f"[bold]vocabulary[/]  {result['vocab_size']:,} tokens, {lossless}")
+    _print_tokens(console, result["vocabulary"])
+    console.print("[bold]first tokens of train[/]")
+    _print_tokens(console, result["first_tokens"])
+    batch = result["batch"]
     shape = " x ".join(map(str, batch["shape"]))
-    console.print(
-        Text.assemble(
-            ("the first batch", "bold"),
-            f"  {shape} of {batch['batches']}, {batch['scored']:,} targets scored; its first rows begin",
-        )
-    )
-    console.print(_batch_table(batch["rows"]))
+    console.print(f"[bold]first batch[/]  {shape}, {batch['sampling']}, {batch['scored']:,} targets; its first rows:")
+    table = Table(["row", "", "ids", "text"], "rlll")
+    for number, row in enumerate(batch["rows"]):
+        for side in ("inputs", "targets"):
+            ids = " ".join("." if token == IGNORE_INDEX else str(token) for token in row[side]["ids"])
+            table.add_row(str(number) if side == "inputs" else "", side, Text(ids, "dim"), repr(row[side]["text"]))
+    for column in table.columns[2:]:
+        column.ratio = 1
+    console.print(table)
 
 
 def _counts(stream: Stream) -> dict[str, Any]:
@@ -133,10 +147,6 @@ def _counts(stream: Stream) -> dict[str, Any]:
     return counts if stream.rows is None else {**counts, "rows": len(stream.rows)}
 
 
-def _plain(value: Any) -> Any:
-    return getattr(value, "name", value)
-
-
 def _token(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
     return {"id": token, "text": tokenizer.decode([token])}
 
@@ -147,34 +157,14 @@ def _side(tokenizer: Tokenizer, tokens_T: np.ndarray) -> dict[str, Any]:
 
 
 def _without_padding(inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each row up to its last target that is scored."""
+    """Cut each row after its last scored target."""
     for inputs_T, targets_T in zip(inputs_BxT, targets_BxT, strict=True):
         end = int(np.flatnonzero(targets_T != IGNORE_INDEX).max(initial=-1)) + 1
         yield inputs_T[:end], targets_T[:end]
 
 
-def _console() -> Console:
-    from nanolm.tables import Console
-
-    return Console()
-
-
-def _splits_table(splits: dict[str, dict[str, Any]]) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("split")
-    for name in next(iter(splits.values())):
-        table.add_column(name.replace("_", " "), justify="right")
-    for split, counts in splits.items():
-        numbers = (f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" for value in counts.values())
-        table.add_row(split, *numbers)
-    return table
-
-
 def _print_tokens(console: Console, tokens: list[dict[str, Any]]) -> None:
-    """In columns of one width, each id beside its text."""
+    """Print tokens in columns, each id with its text."""
     from rich.columns import Columns
     from rich.padding import Padding
     from rich.text import Text
@@ -185,22 +175,3 @@ def _print_tokens(console: Console, tokens: list[dict[str, Any]]) -> None:
         for token in tokens
     ]
     console.print(Padding(Columns(cells, equal=True, padding=(0, 2)), (0, 0, 1, 2)))
-
-
-def _batch_table(rows: list[dict[str, Any]]) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("row", justify="right")
-    table.add_column("")
-    table.add_column("ids", overflow="fold", ratio=1)
-    table.add_column("text", overflow="fold", ratio=1)
-    for number, row in enumerate(rows):
-        for side in ("inputs", "targets"):
-            ids = " ".join("." if token == IGNORE_INDEX else str(token) for token in row[side]["ids"])
-            table.add_row(
-                str(number) if side == "inputs" else "", side, Text(ids, "dim"), Text(repr(row[side]["text"]))
-            )
-    return table

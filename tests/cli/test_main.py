@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[0].startswith("nanolm: ")
 
 
-def test_the_schema_is_checked_before_torch_is_imported() -> None:
+def test_settings_are_checked_before_torch_is_imported() -> None:
     code = (
         "import sys\nfrom nanolm.cli import main as cli\n"
         "try:\n cli.run(['train', 'trainer.max_step=1'])\nexcept ValueError: print('torch' in sys.modules)"
@@ -61,14 +61,14 @@ def test_every_command_has_help(name: str, nanolm: Nanolm) -> None:
         assert "schema" not in done.stdout
 
 
-def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
+def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=20", "trainer.eval_every=10")
     done = nanolm("train", *line, "trainer.sample_tokens=20")
     assert done.returncode == 0, done.stderr
     for part in ("completed at step 20", "val loss, best", "counted bigram", "a sample of its writing", "resume="):
         assert part in done.stdout
     assert "val loss" in done.stderr
-    assert "it/s" not in done.stderr, "a bar where nobody looks"
+    assert "it/s" not in done.stderr, "no progress bar without a terminal"
     (path,) = (nanolm.folder / "outputs").iterdir()
     run = path.relative_to(nanolm.folder)
     assert path.name.endswith("_gpt_text")
@@ -104,10 +104,10 @@ def test_the_whole_way_of_a_user(nanolm: Nanolm, small_text: Path) -> None:
     assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
 
     done = nanolm("train", *line[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
-    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not gone on with"
+    assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not resumed"
 
 
-def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text: Path) -> None:
+def test_resume_auto_finds_the_run_with_these_settings(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}")
     for steps, expected in ((10, 1), (20, 1), (20, 2)):
         done = nanolm("train", *line, f"trainer.max_steps={steps}", "resume=auto")
@@ -125,7 +125,7 @@ def test_auto_goes_on_with_the_run_of_these_settings(nanolm: Nanolm, small_text:
     assert "this folder holds a run already" in done.stderr
 
 
-def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> None:
+def test_multirun_trains_every_combination(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
     done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
     assert done.returncode == 0, done.stderr
@@ -135,13 +135,13 @@ def test_several_values_make_several_runs(nanolm: Nanolm, small_text: Path) -> N
     assert [run.path.name.rpartition("-")[0] for run in runs] == [f"model={m},seed={n}" for m, n in found]
 
 
-def test_the_settings_of_a_line_can_be_read_without_running_it(nanolm: Nanolm) -> None:
+def test_cfg_job_prints_the_settings(nanolm: Nanolm) -> None:
     done = nanolm("train", "model=bigram", "--cfg", "job")
     assert "name: bigram" in done.stdout
     assert list(nanolm.folder.iterdir()) == []
 
 
-def test_flags_may_stand_anywhere() -> None:
+def test_train_flags_in_any_order() -> None:
     flags, line = train_verb._train_flags(["model=gpt", "--config-dir", "mine", "seed=1", "-m"])
     assert (flags.config_dir, flags.multirun, flags.overrides) == ("mine", True, ["model=gpt", "seed=1"])
     assert line == ["--config-dir", "mine", "-m", "model=gpt", "seed=1"]
@@ -149,7 +149,7 @@ def test_flags_may_stand_anywhere() -> None:
         train_verb._train_flags(["--lr", "model=gpt"])
 
 
-def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
+def test_a_plugin_is_imported_from_the_current_folder(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "my_masks.py").write_text(
         "from nanolm.registry import MASKS\n"
         "@MASKS.register('last_two')\n"
@@ -165,7 +165,7 @@ def test_a_plugin_trains_from_the_current_folder(nanolm: Nanolm, small_text: Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_modules_of_the_current_folder_hide_no_installed_ones(nanolm: Nanolm, small_text: Path) -> None:
+def test_user_modules_do_not_hide_installed_ones(nanolm: Nanolm, small_text: Path) -> None:
     for name in ("numpy", "random", "tokenize", "torch", "tempfile"):
         (nanolm.folder / f"{name}.py").write_text("raise SystemExit('the user file was imported')\n")
     (nanolm.folder / "my_masks.py").write_text(
@@ -191,14 +191,14 @@ def test_modules_of_the_current_folder_hide_no_installed_ones(nanolm: Nanolm, sm
     assert f"{nanolm.folder}/random.py is not imported: {random.__file__} has the same name" in done.stderr
 
 
-def test_python_m_nanolm_and_the_script_are_one(nanolm: Nanolm) -> None:
+def test_python_m_nanolm_equals_the_script(nanolm: Nanolm) -> None:
     script = Path(sys.executable).with_name("nanolm")
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60)
     assert done.stdout == nanolm("--help").stdout
     assert nanolm("--version").stdout.startswith("nanolm 0.")
 
 
-def test_a_job_that_cannot_be_right_stops_a_sweep_before_any_runs(nanolm: Nanolm, small_text: Path) -> None:
+def test_an_invalid_job_stops_a_sweep_before_it_starts(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
     done = nanolm("train", "-m", *line, "size.n_heads=3,2,5")
     assert done.returncode == 2
@@ -208,8 +208,8 @@ def test_a_job_that_cannot_be_right_stops_a_sweep_before_any_runs(nanolm: Nanolm
     assert not (nanolm.folder / "sweep").exists()
 
 
-def ended(*arguments: str) -> int:
-    """The exit status of a command in this process."""
+def exit_status(*arguments: str) -> int:
+    """Run a command in this process and return its exit status."""
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)
     return int(error.value.code or 0)
@@ -239,11 +239,11 @@ LONG = "a" * 300
     ],
     ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG")[:60],
 )
-def test_a_name_that_is_too_long_is_a_mistake_of_the_user(
+def test_too_long_file_names_are_reported(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert ended(*arguments) == 2
+    assert exit_status(*arguments) == 2
     said = capsys.readouterr().err
     assert "File name too long" in said
     assert LONG in said
@@ -251,7 +251,7 @@ def test_a_name_that_is_too_long_is_a_mistake_of_the_user(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_in_a_deleted_folder_says_so(tmp_path: Path) -> None:
+def test_a_deleted_current_folder_is_reported(tmp_path: Path) -> None:
     code = (
         "import os, sys, runpy\nos.rmdir(os.getcwd())\nsys.argv = ['nanolm', 'runs']\n"
         "sys.path.insert(0, '')\nrunpy.run_module('nanolm', run_name='__main__')"
@@ -265,12 +265,12 @@ def test_a_command_in_a_deleted_folder_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["run", "sweep"])
-def test_outputs_that_is_a_file_is_explained(
+def test_outputs_being_a_file_is_reported(
     sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("outputs").touch()
-    assert ended("train", *sweep, "dataset=text", "dataset.path=outputs") == 2
+    assert exit_status("train", *sweep, "dataset=text", "dataset.path=outputs") == 2
     said = capsys.readouterr().err
     assert "where: outputs" in said
     assert "hint:" in said

@@ -1,4 +1,4 @@
-"""Every option of every command, found in the parsers themselves, with values that nobody should type."""
+"""Every option of every command with invalid values; the options are discovered from the parsers."""
 
 import argparse
 import itertools
@@ -20,41 +20,41 @@ VALUES = st.sampled_from(NASTY) | st.text(st.characters(exclude_characters="\0")
 
 # Hydra parses the arguments of train.
 MADE = {name: cli.make_parser(name) for name in cli.COMMANDS if name != "train"}
-# The options and arguments of each command that take a value.
-TAKING = {command: [action for action in parser._actions if action.nargs != 0] for command, parser in MADE.items()}
-OPTIONS = [(command, action) for command, actions in TAKING.items() for action in actions]
+# The options and arguments that take a value.
+WITH_VALUE = {command: [action for action in parser._actions if action.nargs != 0] for command, parser in MADE.items()}
+OPTIONS = [(command, action) for command, actions in WITH_VALUE.items() for action in actions]
 
 
-def words_with(command: str, action: argparse.Action, value: str) -> list[str]:
-    """A line that gives this value to this option, and what the command needs besides."""
-    needed = [
-        word
-        for other in TAKING[command]
+def arguments_with(command: str, action: argparse.Action, value: str) -> list[str]:
+    """Return the arguments that set an option, with all required arguments."""
+    required = [
+        argument
+        for other in WITH_VALUE[command]
         if other is not action and other.required
-        for word in [*other.option_strings[:1], "1"]
+        for argument in [*other.option_strings[:1], "1"]
     ]
-    return [*needed, f"{action.option_strings[-1]}={value}"] if action.option_strings else [*needed, "--", value]
+    return [*required, f"{action.option_strings[-1]}={value}"] if action.option_strings else [*required, "--", value]
 
 
 def parsed(command: str, action: argparse.Action, value: str) -> tuple[object, SettingsError | None]:
-    """What an option makes of a value, or how it is refused; any other error ends the test."""
+    """Return the parsed value of an option, or the error that refuses it."""
     try:
-        return vars(MADE[command].parse(words_with(command, action, value)))[action.dest], None
+        return vars(MADE[command].parse(arguments_with(command, action, value)))[action.dest], None
     except SettingsError as error:
         return None, error
 
 
 @pytest.mark.parametrize("command", MADE)
-def test_every_option_is_checked(command: str) -> None:
-    for action in TAKING[command]:
+def test_every_option_has_a_check(command: str) -> None:
+    for action in WITH_VALUE[command]:
         is_override = action.dest == "overrides"
-        assert is_override or action.choices or action.type, f"{command} {action.dest} takes any text"
+        assert is_override or action.choices or action.type, f"{command} {action.dest} accepts any text"
         assert action.type not in (int, float, str), f"{command} {action.dest} has no bounds"
 
 
 @hypothesis.given(st.sampled_from(OPTIONS), VALUES)
 @hypothesis.settings(max_examples=200)
-def test_options_refuse_bad_values_with_a_settings_error(option: tuple[str, argparse.Action], value: str) -> None:
+def test_invalid_values_raise_a_settings_error(option: tuple[str, argparse.Action], value: str) -> None:
     _, error = parsed(*option, value)
     assert error is None or (error.hint and (error.where or isinstance(error, Problems)))
 
@@ -88,7 +88,7 @@ def test_numbers_are_finite_and_in_bounds() -> None:
         ("runs --status ,", "--status is ',', which contains no name"),
     ],
 )
-def test_mistakes_in_options_say_where_and_what_to_type(line: str, expected: str) -> None:
+def test_mistakes_have_a_place_and_a_hint(line: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
         cli.run(line.split(" "))
     assert expected in caught.value.found
@@ -104,7 +104,7 @@ def test_all_mistakes_in_options_are_reported_at_once() -> None:
         cli.run(["evaluate", "--stride", "0"])
 
 
-def test_options_may_stand_anywhere() -> None:
+def test_options_in_any_order() -> None:
     found = cli.make_parser("generate").parse(["--prompt", "-1 is less", "--seed=7", "R", "--plugins", "a", "b"])
     assert (found.run, found.prompt, found.seed, found.plugins) == ("R", "-1 is less", 7, ["a", "b"])
     assert cli.make_parser("runs").parse([]).folder == "outputs"

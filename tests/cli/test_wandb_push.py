@@ -18,7 +18,7 @@ OWN_KEYS = ("_step", "_timestamp", "_runtime")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that no wandb has seen."""
+    """A completed run without a wandb run."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400)))
     line = (*SMALL, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=12", "trainer.eval_every=4")
@@ -30,12 +30,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, nanolm: Nanolm) -> RunDirectory:
-    """A copy of it, to do with as one likes."""
+    """A copy of the run, which the test may change."""
     return RunDirectory(shutil.copytree(trained, nanolm.folder / "outputs" / "run"))
 
 
 def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
-    """What a record must have at each step, from metrics.jsonl and summary.json alone."""
+    """Return the expected wandb rows by step, from metrics.jsonl and summary.json."""
     found: dict[int, dict[str, Any]] = {}
     summary = run.read_summary()
     lines = {f"baseline/{name}": loss for name, loss in summary.baseline_losses.items()}
@@ -55,14 +55,12 @@ def by_step(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def only(run: RunDirectory) -> Path:
-    """The folder of the record that the run knows of."""
+    """Return the folder of the run's wandb run."""
     (folder,) = run.wandb.glob(f"offline-run-*-{run.read_summary().wandb_id}")
     return folder
 
 
-def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
-    run: RunDirectory, nanolm: Nanolm
-) -> None:
+def test_offline_push_has_every_row_and_the_summary(run: RunDirectory, nanolm: Nanolm) -> None:
     done = nanolm("wandb", "push", "outputs", "--offline", "--project", "mine", "--group", "few")
     assert done.returncode == 0, done.stderr
     folder = only(run)
@@ -74,11 +72,11 @@ def test_a_record_written_later_has_every_row_and_all_that_is_said_of_the_run(
     assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary().best_val_loss)
     assert wandb_files.exit_codes(folder) == [0]
     assert (folder / "files" / "samples.txt").read_text() == run.samples.read_text()
-    assert run.read_summary().status == "completed", "the run's own summary stays"
+    assert run.read_summary().status == "completed", "the summary is not changed"
 
 
 @pytest.mark.slow
-def test_a_second_record_stands_beside_the_first_unless_its_id_is_kept(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_push_adds_a_wandb_run_unless_its_id_is_kept(run: RunDirectory, nanolm: Nanolm) -> None:
     ids = []
     for flags in ((), (), ("--keep-id",)):
         assert nanolm("wandb", "push", run.path, "--offline", *flags).returncode == 0
@@ -90,7 +88,7 @@ def test_a_second_record_stands_beside_the_first_unless_its_id_is_kept(run: RunD
     assert by_step(wandb_files.history(folders[2])) == expected(run)
 
 
-def test_online_the_server_has_everything_when_it_is_said(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_online_push_waits_for_the_upload(run: RunDirectory, nanolm: Nanolm) -> None:
     del nanolm.environment["WANDB_MODE"]
     with a_server("sound") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
@@ -104,7 +102,7 @@ def test_online_the_server_has_everything_when_it_is_said(run: RunDirectory, nan
     assert run.read_summary().wandb_mode == "online"
 
 
-def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_a_dead_server_is_an_error_with_a_hint(run: RunDirectory, nanolm: Nanolm) -> None:
     del nanolm.environment["WANDB_MODE"]
     nanolm.environment |= {"HOME": str(nanolm.folder), "NETRC": str(nanolm.folder / "netrc"), "WANDB_API_KEY": ""}
     done = nanolm("wandb", "push", run.path)
@@ -122,7 +120,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_knows_a_way(run: RunDire
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_midway_is_not_said_to_have_everything(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_a_server_that_dies_midway_is_an_error(run: RunDirectory, nanolm: Nanolm) -> None:
     del nanolm.environment["WANDB_MODE"]
     row = run.metrics.read_text().splitlines()[-1]
     with run.metrics.open("a") as file:
@@ -135,7 +133,7 @@ def test_a_server_that_dies_midway_is_not_said_to_have_everything(run: RunDirect
     assert run.read_summary().wandb_id is None
 
 
-def test_runs_that_cannot_be_sent_are_named_and_let_the_others_go(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_damaged_runs_do_not_stop_the_others(run: RunDirectory, nanolm: Nanolm) -> None:
     for name in ("damaged", "rowless", "locked"):
         shutil.copytree(run.path, run.path.with_name(name))
     damaged = RunDirectory(run.path.with_name("damaged"))
@@ -155,7 +153,7 @@ def test_runs_that_cannot_be_sent_are_named_and_let_the_others_go(run: RunDirect
     assert "there is no folder outputs/nothing" in done.stderr
 
 
-def test_what_a_killed_run_lost_of_its_record_is_there_after_a_push(nanolm: Nanolm, small_text: Path) -> None:
+def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=1000000", "trainer.eval_every=50")
     line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.run.dir=run")
     run = RunDirectory(nanolm.folder / "run")
