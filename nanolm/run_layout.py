@@ -13,8 +13,8 @@ JOB_ERROR = "error.txt"
 REMAINS = (
     {"metrics.jsonl", "summary.json"},
     {"metrics.jsonl", "checkpoints"},
-    {"checkpoints", "samples.txt"},
-    {"samples.txt", "train.log"},
+    {"checkpoints", "samples.jsonl"},
+    {"samples.jsonl", "train.log"},
     {".lock", JOB_ERROR},
 )
 

@@ -20,7 +20,7 @@ from nanolm.inference.load import Loaded, load_run
 from nanolm.model import masks
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.transformer import Transformer
-from nanolm.report.samples import read as read_samples
+from nanolm.runs.samples import read_samples
 
 # More tokens would be illegible on the page.
 MAX_TOKENS = 32

@@ -97,7 +97,7 @@ def closing_table(
     peak = summary.peak_memory_bytes
     memory = "" if peak is None else f", {in_units(peak)} at most"
     console.print(f"{amount}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}{memory}")
-    console.print(Text(f"run        {path}  (metrics.jsonl, samples.txt, checkpoints, ...)"), soft_wrap=True)
+    console.print(Text(f"run        {path}  (metrics.jsonl, samples.jsonl, checkpoints, ...)"), soft_wrap=True)
     if summary.wandb_id:
         how = "offline; `wandb sync` sends it" if summary.wandb_mode == "offline" else summary.wandb_mode
         project = f"project {summary.wandb_project}, " if summary.wandb_project else ""

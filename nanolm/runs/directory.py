@@ -28,7 +28,7 @@ class RunDirectory:
         self.summary = self.path / "summary.json"
         self.tokenizer = self.path / "tokenizer.json"
         self.checkpoints = self.path / "checkpoints"
-        self.samples = self.path / "samples.txt"
+        self.samples = self.path / "samples.jsonl"
         self.log = self.path / "train.log"
         self.error = self.path / "error.txt"
         self.profile = self.path / "profile.json"

@@ -16,6 +16,7 @@ from nanolm.files import hash_prefix, open_regular
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
 from nanolm.runs.metrics import MetricsRow, encode_row
+from nanolm.runs.samples import Sample, encode_sample
 from nanolm.terminal import say, visible
 
 
@@ -155,7 +156,7 @@ class Log:
 
     def sample(self, step: int, text: str) -> None:
         """Appends a sample of the model's writing."""
-        self._append(self._samples, f"--- step {step}\n{text}\n\n".encode())
+        self._append(self._samples, encode_sample(Sample(step, text)))
 
     def say(self, text: str) -> None:
         """A line for people: in train.log with the time, and on the console above the bar."""

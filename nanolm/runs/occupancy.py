@@ -208,7 +208,7 @@ def _is_own(summary: Summary) -> bool:
 RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".lock": _is_lock,
     "metrics.jsonl": _is_empty,
-    "samples.txt": _is_empty,
+    "samples.jsonl": _is_empty,
     "summary.json": lambda path: _is_empty(path) or _is_own(from_json(Summary, _json_object(path))),
     "tokenizer.json": _is_tokenizer,
     "train.log": _is_log,

@@ -78,7 +78,7 @@ def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) ->
             "checkpoints",
             "config.yaml",
             "metrics.jsonl",
-            "samples.txt",
+            "samples.jsonl",
             "summary.json",
             "tokenizer.json",
             "train.log",

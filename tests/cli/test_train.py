@@ -135,10 +135,10 @@ def test_choices_of_a_run_without_a_summary_come_from_its_config(run: RunDirecto
 def test_no_file_that_is_not_ours_is_overwritten(nanolm: Nanolm, small_text: Path) -> None:
     here = nanolm.folder
     (here / "C").mkdir()
-    shutil.copy(small_text, here / "C" / "samples.txt")
+    shutil.copy(small_text, here / "C" / "samples.jsonl")
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    line = ("train", "logger=none", "dataset=text", "dataset.path=C/samples.txt", *LINE)
-    for folder, said in (("C", r"it holds samples.txt"), (".", "it holds C"), ("", "hydra.run.dir is empty")):
+    line = ("train", "logger=none", "dataset=text", "dataset.path=C/samples.jsonl", *LINE)
+    for folder, said in (("C", r"it holds samples.jsonl"), (".", "it holds C"), ("", "hydra.run.dir is empty")):
         done = nanolm(*line, f"hydra.run.dir={folder}")
         assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
         assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before

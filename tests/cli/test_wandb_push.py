@@ -69,9 +69,9 @@ def test_offline_push_has_every_row_and_the_summary(run: RunDirectory, nanolm: N
     header, summary = wandb_files.header(folder), wandb_files.summary(folder)
     assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
     assert wandb_files.config(folder)["optimizer.lr"] == 2e-3
-    assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary().best_val_loss)
+    assert (summary.status, summary.best_val_loss) == ("completed", run.read_summary().best_val_loss)
     assert wandb_files.exit_codes(folder) == [0]
-    assert (folder / "files" / "samples.txt").read_text() == run.samples.read_text()
+    assert (folder / "files" / "samples.jsonl").read_text() == run.samples.read_text()
     assert run.read_summary().status == "completed", "the summary is not changed"
 
 
@@ -98,7 +98,7 @@ def test_online_push_waits_for_the_upload(run: RunDirectory, nanolm: Nanolm) -> 
         assert f"{server.url}/me/nanolm/runs/{run_id}" in done.stdout
         assert by_step(server.rows[run_id]) == expected(run)
         assert server.ended == {run_id}
-        assert server.files[f"{run_id}/samples.txt"] == run.samples.read_text()
+        assert server.files[f"{run_id}/samples.jsonl"] == run.samples.read_text()
     assert run.read_summary().wandb_mode == "online"
 
 
@@ -172,6 +172,6 @@ def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Pat
     assert by_step(wandb_files.history(pushed)) == rows
     assert wandb_files.exit_codes(pushed) == [1]
     summary = wandb_files.summary(pushed)
-    assert summary["status"] == "cut off"
-    assert summary["step"] == max(rows)
-    assert summary["best_val_loss"] == min(row["val/loss"] for row in rows.values() if "val/loss" in row)
+    assert summary.status == "cut off"
+    assert summary.step == max(rows)
+    assert summary.best_val_loss == min(row["val/loss"] for row in rows.values() if "val/loss" in row)

@@ -10,6 +10,7 @@ from nanolm.errors import SettingsError, TokenizerError
 from nanolm.inference.load import load_run
 from nanolm.model.transformer import Transformer
 from nanolm.report.attention_maps import MAX_TOKENS, run_maps, text_map, why_none
+from nanolm.runs.samples import read_samples
 from tests.report_fixtures import make_run
 
 
@@ -79,7 +80,7 @@ def test_default_text_is_the_last_sample(pair: Path) -> None:
     bigram, gpt = find([pair])
     (read,) = run_maps(gpt, [], None, []).texts
     assert read.text.strip()
-    assert read.text in (gpt.path / "samples.txt").read_text()
+    assert read.text in read_samples(gpt.path / "samples.jsonl")[-1].text
     assert len(read.tokens) <= MAX_TOKENS
     assert why_none(gpt) is None
     assert why_none(bigram) == "the model bigram has no attention"

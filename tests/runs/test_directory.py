@@ -93,7 +93,7 @@ def test_a_path_is_shown_from_where_one_is(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "samples.txt", "train.log", "wandb", "checkpoints", "config.yaml", ".lock"]
+    "name", ["metrics.jsonl", "samples.jsonl", "train.log", "wandb", "checkpoints", "config.yaml", ".lock"]
 )
 def test_a_claim_refuses_links_in_the_folder(name: str, tmp_path: Path) -> None:
     run, victim = RunDirectory(tmp_path / "a"), tmp_path / "victim"

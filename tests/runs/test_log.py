@@ -42,7 +42,7 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
     log.row(dataclasses.replace(ROW, step=3))
     log.close()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 3]
-    assert run.samples.read_text(encoding="utf-8") == "--- step 1\nkept é\n\n"
+    assert run.samples.read_text(encoding="utf-8") == '{"step": 1, "text": "kept é"}\n'
 
 
 def test_the_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:

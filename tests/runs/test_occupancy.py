@@ -72,7 +72,7 @@ def test_empty_folders_runs_and_killed_starts_may_be_used(files: dict[str, str],
     "name",
     [
         "book.txt",
-        "samples.txt",
+        "samples.jsonl",
         "metrics.jsonl",
         "train.log",
         "summary.json",
@@ -103,15 +103,15 @@ def test_files_beside_a_run_are_no_reason_to_refuse_training(tmp_path: Path) -> 
     run = made(tmp_path, {"book.txt": "mine", ".lock": "process 9 on host"})
     require_nothing_overwritten(run)
     run.samples.write_text("mine")
-    with pytest.raises(RunError, match=r"training would overwrite its samples\.txt"):
+    with pytest.raises(RunError, match=r"training would overwrite its samples\.jsonl"):
         require_nothing_overwritten(run)
 
 
 def test_a_link_counts_as_foreign(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "samples.txt").symlink_to(tmp_path / "empty")
-    with pytest.raises(RunError, match=r"it holds samples\.txt"):
+    (tmp_path / "a" / "samples.jsonl").symlink_to(tmp_path / "empty")
+    with pytest.raises(RunError, match=r"it holds samples\.jsonl"):
         require_startable(RunDirectory(tmp_path / "a"))
 
 
@@ -128,7 +128,7 @@ def test_a_run_is_known_without_its_config(tmp_path: Path) -> None:
 def test_settings_must_not_read_what_the_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
-    for path in ("a/samples.txt", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):
+    for path in ("a/samples.jsonl", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):
         with pytest.raises(SettingsError, match=r"dataset\.path=.*would overwrite"):
             require_inputs_outside(make_config("dataset=text", f"dataset.path={path}"), run)
     (tmp_path / "loop").symlink_to("loop")

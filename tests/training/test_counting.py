@@ -23,6 +23,7 @@ from nanolm.model.build import build
 from nanolm.model.ngram import Ngram
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
@@ -50,7 +51,7 @@ def test_a_counted_run_is_one_step_with_exact_losses(
     assert set(lines[0]) == {"step", "split", "loss", "tokens", "seconds", "tokens_per_second"}
     assert set(lines[1]) == {"step", "split", "loss", "bits_per_byte", "tokens", "seconds"}
     assert lines[1]["loss"] == summary.best_val_loss == summary.final_val_loss
-    assert outcome.sample in run.samples.read_text()
+    assert [outcome.sample] == [sample.text for sample in read_samples(run.samples)]
     loaded = load_run(str(run.path))
     assert isinstance(loaded.model, Ngram)
     assert summary.entries == len(loaded.model.keys) > 100

@@ -12,6 +12,7 @@ from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import DataError, DiskError, DivergedError, RunError, SettingsError
 from nanolm.registry import MODELS, OPTIMIZERS
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.samples import read_samples
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import Outcome, train
@@ -46,8 +47,9 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
     assert summary.bits_per_byte == pytest.approx(summary.best_val_loss / math.log(2))
     for key in ("parameters", "seed", "versions", "git", "corpus", "tokenizer", "seconds", "tokens_per_second"):
         assert getattr(summary, key) is not None, key
-    assert run.samples.read_text().count("--- step") == 3
-    assert outcome.sample in run.samples.read_text()
+    samples = read_samples(run.samples)
+    assert [sample.step for sample in samples] == [10, 20, 30]
+    assert outcome.sample == samples[-1].text
     assert "val loss" in run.log.read_text()
 
 

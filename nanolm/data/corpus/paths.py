@@ -187,7 +187,7 @@ class _Search:
         return DataError(
             f"everything in {pattern!r} is skipped",
             where="; ".join([f"{self._setting}, relative to {Path.cwd()}", *skipped]),
-            hint="a file that is named directly is always read, as in dataset.path=RUN/samples.txt",
+            hint="a file that is named directly is always read, as in dataset.path=RUN/samples.jsonl",
         )
 
 

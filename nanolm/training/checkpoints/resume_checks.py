@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwritten
+from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.files import Checkpoint
@@ -160,7 +160,8 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
     Raises:
         RunError: steps were saved, or config.yaml is not the one that the run began with.
     """
-    last_row = max(_last_step(run), _last_sample(run))
+    rows, samples = run.read_metrics(), read_samples(run.samples)
+    last_row = max([0, *(row.step for row in rows[-1:]), *(sample.step for sample in samples[-1:])])
     # The second save waits for the first: later rows prove that there was a checkpoint.
     settings = config.trainer
     first = min(settings.save_every, settings.eval_every)
@@ -172,7 +173,7 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
         raise RunError(
             f"the run has no checkpoint left, and {steps:,} steps were made"
             if steps
-            else "the run has no checkpoint left, and its samples.txt is not empty",
+            else "the run has no checkpoint left, and its samples.jsonl is not empty",
             where=str(run.checkpoints),
             hint="take the folder checkpoints from a copy of the run; to train again from step 0, name a new "
             f"hydra.run.dir=, or move {run.path} away first",
@@ -257,19 +258,6 @@ def _problem_of(path: Path, length: int, checksum: str | None) -> str | None:
     if checksum is not None and hash_prefix(path, length).hexdigest() != checksum:
         return f"is not the file of this run: its first {length:,} bytes have changed since the checkpoint"
     return None
-
-
-def _last_step(run: RunDirectory) -> int:
-    """The step of the last complete row, or 0."""
-    rows = run.read_metrics()
-    return rows[-1].step if rows else 0
-
-
-def _last_sample(run: RunDirectory) -> int:
-    """The step of the last sample, or 0."""
-    content = run.samples.read_bytes() if run.samples.is_file() else b""
-    steps = re.findall(rb"^--- step (\d+)$", content, re.MULTILINE)
-    return int(steps[-1]) if steps else 0
 
 
 def _has_content(path: Path) -> bool:

@@ -72,7 +72,7 @@ def test_load_refuses_nul_heavy_documents(tmp_path: Path) -> None:
 
 def test_load_notes_skipped_folders_of_every_split(tmp_path: Path) -> None:
     for name in ("train/a.txt", "val/b.txt"):
-        for path in (tmp_path / name, tmp_path / name.split("/")[0] / "R" / "samples.txt"):
+        for path in (tmp_path / name, tmp_path / name.split("/")[0] / "R" / "samples.jsonl"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name)
             (path.parent / "config.yaml").touch()
@@ -112,7 +112,7 @@ def test_second_run_in_same_folder_reads_same_text(nanolm: Nanolm) -> None:
     assert texts[0] == texts[1]
     log = (nanolm.folder / "S" / "train.log").read_text()
     assert log.count("skipped below dataset.path: 1 run directory (R)") == 1
-    assert (nanolm.folder / "R" / "samples.txt").exists()
+    assert (nanolm.folder / "R" / "samples.jsonl").exists()
     shown = nanolm("data", "prepare", *line[:1], "dataset.path=.", "size.context_length=8")
     assert shown.returncode == 0, shown.stderr
     for words in ("2 run directories (R, S)", "1 cache folder (cache)"):

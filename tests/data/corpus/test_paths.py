@@ -27,9 +27,9 @@ def texts(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
     write(folder, "a.txt", "sub/b.txt", "config.yaml")
     for run in ("R", "sub/sweep/job=1"):
-        write(folder, *(f"{run}/{name}" for name in ("config.yaml", "summary.json", "samples.txt", "step/x.txt")))
-    write(folder, "bare/metrics.jsonl", "bare/summary.json", "bare/samples.txt")
-    write(folder, "barer/checkpoints/step-2/a.txt", "barer/samples.txt", "barest/samples.txt", "barest/train.log")
+        write(folder, *(f"{run}/{name}" for name in ("config.yaml", "summary.json", "samples.jsonl", "step/x.txt")))
+    write(folder, "bare/metrics.jsonl", "bare/summary.json", "bare/samples.jsonl")
+    write(folder, "barer/checkpoints/step-2/a.txt", "barer/samples.jsonl", "barest/samples.jsonl", "barest/train.log")
     write(folder, "sub/sweep/.lock", "sub/sweep/job=2/error.txt")
     write(folder, "failed/.lock", "failed/job=1/error.txt")
     write(folder, "optuna/study.journal", "optuna/job/error.txt")
@@ -61,8 +61,8 @@ def test_find_files_reads_text_in_cache_folder(texts: Path, monkeypatch: pytest.
 
 
 def test_find_files_reads_named_file_of_run(texts: Path) -> None:
-    assert names(texts / "R" / "samples.txt", texts) == ["R/samples.txt"]
-    for pattern in (texts / "R", f"{texts}/R/*.txt", f"{texts}/*/samples.txt"):
+    assert names(texts / "R" / "samples.jsonl", texts) == ["R/samples.jsonl"]
+    for pattern in (texts / "R", f"{texts}/R/*.jsonl", f"{texts}/*/samples.jsonl"):
         with pytest.raises(DataError, match=r"is skipped[\s\S]*run director[\s\S]*named directly"):
             find_files(str(pattern))
 

@@ -86,7 +86,7 @@ DAMAGES: dict[str, Callable[[Path, Path, str], None]] = {
 FILES = (
     "config.yaml",
     "metrics.jsonl",
-    "samples.txt",
+    "samples.jsonl",
     "summary.json",
     "tokenizer.json",
     "train.log",
@@ -97,8 +97,9 @@ FILES = (
 
 # What does not stop training; all else is refused.
 GOES_ON = {
-    ("missing", "samples.txt"), ("empty", "samples.txt"), ("cut short", "samples.txt"), ("older", "samples.txt"),
-    ("of another run", "samples.txt"), ("missing", "summary.json"), ("older", "summary.json"),
+    ("missing", "samples.jsonl"), ("empty", "samples.jsonl"), ("cut short", "samples.jsonl"),
+    ("older", "samples.jsonl"),
+    ("of another run", "samples.jsonl"), ("missing", "summary.json"), ("older", "summary.json"),
     ("older", "config.yaml"), ("older", "tokenizer.json"), ("older", "checkpoints"),
     ("missing", f"checkpoints/step-{STOPPED_AT:08d}"), ("empty", f"checkpoints/step-{STOPPED_AT:08d}"),
     ("cut short", f"checkpoints/step-{STOPPED_AT:08d}"),
@@ -150,7 +151,7 @@ def test_the_hint_for_lost_rows_begins_a_fork_that_trains(runs: Path, tmp_path: 
     assert caught.value.hint.endswith("fork=true trainer.max_steps=8")
 
 
-@pytest.mark.parametrize("samples", ["--- step 2\nabc\n\n", "my own text\n"])
+@pytest.mark.parametrize("samples", ['{"step": 2, "text": "abc"}\n', "my own text\n"])
 def test_samples_alone_tell_that_a_run_was_trained(samples: str, runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     for path in (run.checkpoints, run.summary, run.metrics, run.log):
@@ -172,7 +173,7 @@ def test_an_altered_number_in_a_row_is_noticed(runs: Path, tmp_path: Path) -> No
         train(load_yaml(run.config), run)
 
 
-@pytest.mark.parametrize("also", [(), ("summary.json",), ("metrics.jsonl", "samples.txt")])
+@pytest.mark.parametrize("also", [(), ("summary.json",), ("metrics.jsonl", "samples.jsonl")])
 def test_a_run_without_its_checkpoints_is_not_begun_again(also: tuple[str, ...], runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     for name in ("checkpoints", *also):
@@ -262,7 +263,7 @@ def test_lengths_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> Non
     train(config, run, quiet=True)
     found, _ = checkpoint.newest(run.checkpoints)
     assert found is not None
-    assert found.manifest["logs"]["samples.txt"]["bytes"] == run.samples.stat().st_size
+    assert found.manifest["logs"]["samples.jsonl"]["bytes"] == run.samples.stat().st_size
 
 
 def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
         found, expected = ([row[key] for row in some if key in row] for some in (of_two, of_one))
         assert found == pytest.approx(expected, rel=1e-4)
     assert [row["tokens"] for row in of_two] == [row["tokens"] for row in of_one]
-    assert (two / "samples.txt").read_text() == (one / "samples.txt").read_text()
+    assert (two / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
 
 
 @pytest.mark.slow

@@ -1,0 +1,37 @@
+"""The rows of samples.jsonl: text that the model generated during training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nanolm.json_text import dump_json, parse_json
+from nanolm.runs.records import from_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A row of samples.jsonl: a generated text and the step of the model that generated it."""
+
+    step: int
+    text: str
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """The line of samples.jsonl for a sample."""
+    return (dump_json(dataclasses.asdict(sample), ensure_ascii=False) + "\n").encode()
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read samples.jsonl; lines that are not samples, such as one cut short by a kill, are left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    samples = []
+    for line in lines:
+        try:
+            samples.append(from_json(Sample, parse_json(line)))
+        except (ValueError, AttributeError):
+            continue
+    return samples

@@ -1,0 +1,28 @@
+import json
+from pathlib import Path
+
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.log import Log
+from nanolm.runs.samples import Sample, read_samples
+
+
+def test_samples_round_trip(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    own_row = '{"step": 7, "text": "of its own making"}\n--- step 7\n'
+    written = [Sample(10, "To be\n\nor not\x00\u2028"), Sample(20, ""), Sample(30, own_row), Sample(40, "é")]
+    log = Log(run, {})
+    for sample in written:
+        log.sample(sample.step, sample.text)
+    log.close()
+    assert read_samples(run.samples) == written
+    assert "é" in run.samples.read_text(encoding="utf-8"), "readable without decoding"
+
+
+def test_missing_and_damaged_samples_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    assert read_samples(path) == []
+    path.write_text("")
+    assert read_samples(path) == []
+    rows = [json.dumps({"step": step, "text": "abc"}) for step in (5, 10)]
+    path.write_text("\n".join([rows[0], '"abc"', '{"step": 6}', "[]", rows[1][:-3]]))
+    assert read_samples(path) == [Sample(5, "abc")]
