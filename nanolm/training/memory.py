@@ -1,4 +1,4 @@
-"""Memory that a run asks for: compared with the machine's before it is allocated, and reported when it is refused."""
+"""Memory checks before allocation, and translation of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -23,36 +23,42 @@ from nanolm.torchrun import world_size
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What torch and numpy say when memory is short, or when a size does not fit 64 bits.
-REFUSALS = re.compile(
+# Messages of torch and numpy when memory is short, or when a size does not fit 64 bits.
+MESSAGES = re.compile(
     r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED|unable to allocate|array is too big"
     r"|maximum allowed (dimension|size)|(size|numel|stride|multiplication|unpacking).*overflow"
     r"|overflow.*(size|numel|stride|unpacking)",
     re.IGNORECASE,
 )
 LOGITS = "the logits of a micro-batch"
-# How they say how much was asked for.
-ASKED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate ([^\n]+)", re.IGNORECASE)
+# The requested amount in such messages.
+REQUESTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate ([^\n]+)", re.IGNORECASE)
 
 
 def require_memory(config: Config, vocab_size: int, device: torch.device, is_sharded: bool = False) -> None:
-    """Refuse a run that cannot fit, before anything is allocated: the system may end a process without a word.
+    """Refuse a run that cannot fit before anything is allocated, since the system may kill a process silently.
 
-    Counted are only what is surely held at once: the weights, their gradients and the optimizer's state, the tokens of
-    a batch, and the logits of a micro-batch. A model without a formula is not looked at.
+    The estimate is a lower bound: weights, gradients and optimizer state, the tokens of a batch, and the logits of a
+    micro-batch. Models without a formula are not checked.
+
+    Args:
+        config: checked settings.
+        vocab_size: of the tokenizer.
+        device: of the model.
+        is_sharded: whether the weights are divided among the ranks.
 
     Raises:
-        SettingsError: more is needed than the device, or the machine, has.
+        SettingsError: the device or the machine has less memory.
     """
     if not has_formula(config):
         return
-    n, trainer = world_size(), config.trainer
-    sequences, context_length = trainer.batch_size // n, config.size.context_length
+    n_ranks, trainer = world_size(), config.trainer
+    sequences, context_length = trainer.batch_size // n_ranks, config.size.context_length
     state = memory_estimate.state_memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
     logits_of_one = context_length * vocab_size * width
     on_device = {
-        "the weights, the gradients and the optimizer": count.total(state) // (n if is_sharded else 1),
+        "the weights, the gradients and the optimizer": count.total(state) // (n_ranks if is_sharded else 1),
         LOGITS: sequences // trainer.gradient_accumulation * logits_of_one,
     }
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
@@ -67,25 +73,25 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
 
 @contextlib.contextmanager
 def translate_memory_errors(config: Config) -> Iterator[None]:
-    """Translate the errors of torch and numpy when memory runs out.
+    """Translate out-of-memory errors of torch and numpy.
 
     Raises:
-        OutOfMemoryError: memory was refused.
+        OutOfMemoryError: an allocation failed.
     """
     try:
         yield
     except NanolmError:
         raise
     except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError, OSError) as error:
-        if not is_refusal(error):
+        if not is_out_of_memory(error):
             raise
-        asked = ASKED.search(str(error))
-        amount = "" if asked is None else f": {(asked[1] or asked[2]).strip().rstrip('.')} asked for at once"
+        requested = REQUESTED.search(str(error))
+        amount = "" if requested is None else f": {(requested[1] or requested[2]).strip().rstrip('.')} requested"
         raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), hint=_hint(config)) from error
 
 
 def translates_memory_errors(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
-    """Run a function whose first argument is the config inside `translate_memory_errors`."""
+    """Decorate a function whose first argument is the config with `translate_memory_errors`."""
 
     @functools.wraps(function)
     def wrapped(config: Config, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -95,22 +101,22 @@ def translates_memory_errors(function: Callable[Concatenate[Config, P], R]) -> C
     return wrapped
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Return whether an error says that memory was refused."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that an allocation failed."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return REFUSALS.search(str(error)) is not None
+    return MESSAGES.search(str(error)) is not None
 
 
 def _too_much(config: Config, parts: dict[str, int], what: str, has: int, logits_of_one: int) -> SettingsError:
-    words = ", ".join(f"{name} {in_units(amount)}" for name, amount in parts.items())
-    # What gradient accumulation makes smaller, and what it leaves as it is.
+    amounts = ", ".join(f"{name} {in_units(amount)}" for name, amount in parts.items())
+    # Gradient accumulation reduces the logits only.
     free = has - sum(parts.values()) + parts.get(LOGITS, 0)
     sequences = max(0, free) // logits_of_one
     return SettingsError(
-        f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {words}",
+        f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {amounts}",
         where=_where(config),
         hint=_hint(config, sequences if LOGITS in parts else 0),
     )
@@ -125,18 +131,18 @@ def _where(config: Config) -> str:
 
 
 def _hint(config: Config, most_sequences: int | None = None) -> str:
-    """What needs less: gradient accumulation first, which changes no number.
+    """Suggest settings that need less memory: gradient accumulation first, which does not change the results.
 
     Args:
-        config: the run's.
-        most_sequences: that a micro-batch may have to fit, where that is known; 0 if nothing fits.
+        config: of the run.
+        most_sequences: the largest micro-batch that fits; None if unknown, 0 if none does.
     """
     trainer = config.trainer
-    smaller = "a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory"
+    smaller = "use a smaller size or trainer.batch_size; `nanolm count` shows what takes the memory"
     if most_sequences == 0:
         return (
-            f"{smaller}; gradient accumulation (trainer.gradient_accumulation) makes the same update in less, "
-            "but does not save enough here"
+            f"{smaller}; gradient accumulation (trainer.gradient_accumulation) makes the same update in less memory, "
+            "but not enough less here"
         )
     share = trainer.batch_size // world_size()
     least = max(trainer.gradient_accumulation + 1, -(-share // most_sequences) if most_sequences else 0)

@@ -1,4 +1,4 @@
-"""What a run measures of itself besides its loss: norms by part, memory at its most, and how busy the device is."""
+"""Measurements of a training run: norms, peak memory, FLOPs utilization."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from nanolm.model.shapes import has_formula
 from nanolm.training.distributed.parallel import is_sharded, local_shards
 from nanolm.training.distributed.ranks import Ranks
 
-# Dense matrix products a second, in FLOPs, by the model of the GPU and the number format: NVIDIA's data sheets, without
-# sparsity and with fp32 accumulation. A model is words of the device's name; the one with most words counts.
+# Peak FLOPs per second of dense matmuls by GPU model and precision, from NVIDIA's data sheets: without sparsity, with
+# fp32 accumulation. A GPU matches the key with the most words that are all in its name.
 PEAKS: dict[str, dict[str, float]] = {
     "B200": {"bf16": 2250e12, "fp16": 2250e12, "tf32": 1125e12, "fp32": 75e12},
     "H100": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12},
@@ -45,25 +45,26 @@ PEAKS: dict[str, dict[str, float]] = {
     "T4": {"fp16": 65e12, "fp32": 8.1e12},
 }
 
+# Words in the names of other editions of a card, whose peaks differ.
 OTHER_EDITIONS = {"D", "Laptop", "Max", "MIG", "SUPER", "Ti"}
 
-
-# Where Linux says how much memory this process has.
+# The memory of this process, on Linux.
 STATUS = Path("/proc/self/status")
 
 
 def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
-    """FLOPs of a training step for each token, by formula (model/count.py); None of a model that has none."""
+    """Return the FLOPs of a training step per token, by the formulas of model/count.py; None without a formula."""
     if not has_formula(config):
         return None
     return count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
 
 
 def peak_flops(device: torch.device, number_format: str, given: float | None) -> float | None:
-    """What one device can do in a second: the user's own figure, else that of its data sheet, else None.
+    """Return the peak FLOPs per second of one device: trainer.peak_flops, or that of its data sheet, or None.
 
     Args:
-        number_format: the name of a precision.
+        device: of the model.
+        number_format: name of a precision.
         given: trainer.peak_flops.
     """
     if given is not None or device.type != "cuda":
@@ -73,25 +74,22 @@ def peak_flops(device: torch.device, number_format: str, given: float | None) ->
 
 
 def match_gpu(device_name: str) -> str | None:
-    """The entry of PEAKS for a device, by whole words of its name ("NVIDIA H100 80GB HBM3" is H100); None if unknown.
-
-    Other editions of a card (Laptop, Max-Q, Ti, a part of one by MIG) have other peaks, and are unknown.
-    """
+    """Return the key of PEAKS for a device name such as "NVIDIA H100 80GB HBM3"; None if it is unknown."""
     words = re.split(r"[\s_-]+", device_name)
     if OTHER_EDITIONS & set(words):
         return None
-    fitting = [model for model in PEAKS if _is_part(model.split(), words)]
-    return max(fitting, key=lambda model: len(model.split()), default=None)
+    matches = [model for model in PEAKS if _contains(words, model.split())]
+    return max(matches, key=lambda model: len(model.split()), default=None)
 
 
-def _is_part(some: list[str], words: list[str]) -> bool:
-    return any(words[at : at + len(some)] == some for at in range(len(words)))
+def _contains(words: list[str], part: list[str]) -> bool:
+    return any(words[at : at + len(part)] == part for at in range(len(words)))
 
 
 def product_size(device: torch.device) -> tuple[int, int]:
-    """The size of matrices whose products measure a device, and how many products are timed together.
+    """Return the size of the matrices that measure a device, and how many matmuls are timed together.
 
-    A GPU takes about 10 us to launch a product, and 2 us for one of size 1024: its products are larger.
+    A GPU takes about 10 us to launch a matmul and 2 us to compute one of size 1024, so its matrices are larger.
     """
     return (8192, 10) if device.type == "cuda" else (1024, 1)
 
@@ -99,14 +97,16 @@ def product_size(device: torch.device) -> tuple[int, int]:
 def measure_peak_flops(
     device: torch.device, dtype: torch.dtype | None, size: int | None = None, seconds: float = 0.3
 ) -> float:
-    """Measure the FLOPs per second of matrix products.
+    """Measure the FLOPs per second of matmuls.
 
     Args:
-        size: of the square matrices; None takes that of `product_size`.
+        device: to measure.
+        dtype: of the matrices; None is the default dtype.
+        size: of the square matrices; None uses that of `product_size`.
         seconds: how long to measure.
     """
-    own_size, n_products = product_size(device)
-    size = size or own_size
+    default_size, n_products = product_size(device)
+    size = size or default_size
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = a @ b
     best, began = math.inf, time.perf_counter()
@@ -120,28 +120,28 @@ def measure_peak_flops(
     return 2 * size**3 / best
 
 
-def utilisation(
+def utilization(
     tokens_per_second: float | None, flops_per_token: int | None, peak: float | None, n_devices: int
 ) -> float | None:
-    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B), a fraction; None where a part of it is not known."""
+    """Return the model FLOPs utilization (Chowdhery et al. 2022, appendix B) as a fraction; None if unknown."""
     if tokens_per_second is None or flops_per_token is None or peak is None:
         return None
     return tokens_per_second * flops_per_token / (peak * n_devices)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forgets how much memory was in use at most before now, where the system can."""
+    """Reset peak memory statistics, where the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        # Linux: 5 puts the highest resident set back to what it is now.
+        # Linux: 5 resets the peak resident set size.
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes in use at most: of tensors on a GPU; of the whole process elsewhere, in which other runs may have been.
+    """Return the peak memory in bytes: of tensors on a GPU, elsewhere of the whole process, other runs included.
 
-    None where the system does not say: Windows has neither /proc nor `resource`.
+    None if the system does not report it: Windows has neither /proc nor `resource`.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -158,30 +158,32 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def norms(model: nn.Module, ranks: Ranks) -> dict[str, dict[str, float]]:
-    """The 2-norm of the weights and of the gradients of each part of the model (`part_of`); all ranks must ask.
+    """Return the L2 norms of weights and gradients by part of the model (`part_of`); all ranks must call it.
 
-    Gradients are as they were applied, behind clipping.
+    Gradients are measured after clipping.
     """
     parameters = dict(model.named_parameters())
     gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
     any_sharded = any(map(is_sharded, parameters.values()))
     found: dict[str, dict[str, float]] = {}
     for kind, tensors in (("weight_norms", parameters), ("grad_norms", gradients)):
-        own = local_shards([tensor.detach() for tensor in tensors.values()])
-        # Fetched together, so that a GPU is waited for once.
-        norms = torch.stack([torch.linalg.vector_norm(part.float()) for part in own]).tolist() if own else []
+        shards = local_shards([tensor.detach() for tensor in tensors.values()])
+        # Stacked, so that there is one synchronization with a GPU.
+        norms = torch.stack([torch.linalg.vector_norm(shard.float()) for shard in shards]).tolist() if shards else []
         squares: dict[str, float] = {}
         for name, norm in zip(tensors, norms, strict=True):
             squares[part_of(name)] = squares.get(part_of(name), 0.0) + norm**2
-        found[kind] = {part: math.sqrt(ranks.sum(of) if any_sharded else of) for part, of in squares.items()}
+        found[kind] = {
+            part: math.sqrt(ranks.sum(square) if any_sharded else square) for part, square in squares.items()
+        }
     return found
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a parameter belongs to: blocks.0.attention, token_embedding, head, ..."""
+    """Return the part of a model that a parameter belongs to: blocks.0.attention, token_embedding, head, ..."""
     modules = name.split(".")[:-1] or [name]
-    is_in_a_stack = len(modules) > 1 and modules[1].isdigit()
-    return ".".join(modules[: 3 if is_in_a_stack else 1])
+    is_in_layer = len(modules) > 1 and modules[1].isdigit()
+    return ".".join(modules[: 3 if is_in_layer else 1])
 
 
 def _wait(device: torch.device) -> None:

@@ -1,88 +1,96 @@
-"""How fast a run trains, and how long it will take."""
+"""The training speed and the remaining time of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-# How much of a step's time is in the mean that the time left is worked out from.
+# Weight of the latest step in the moving average of the time per step.
 SMOOTHING = 0.05
 
 
 @dataclasses.dataclass
-class Interruptions:
-    """What the loop stops for: how often, and for how many seconds in all."""
+class Pauses:
+    """Number and total seconds of the pauses for one reason."""
 
     count: int = 0
     seconds: float = 0.0
 
 
 def times_due(step: int, max_steps: int, every: int) -> int:
-    """How many of the steps behind this one are a multiple of `every`, or the last."""
+    """Count the steps after this one that are the last or a multiple of `every`."""
     return max_steps // every - step // every + (max_steps % every > 0)
 
 
 class Pace:
-    """The clock of a loop: training apart from all that it stops for.
+    """Measures the time of training steps, without the evaluations and saves between them.
 
     Args:
-        tokens, seconds: of earlier sessions.
+        tokens, seconds: totals of earlier sessions.
+        clock: monotonic seconds.
 
     Attributes:
-        tokens: trained on in the steps that count.
-        seconds: that those steps took.
+        tokens: trained on in the steps that count towards the speed.
+        seconds: duration of those steps.
     """
 
-    def __init__(self, tokens: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self, tokens: int = 0, seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.tokens, self.seconds = tokens, seconds
-        self._shown_tokens, self._shown_seconds = tokens, seconds
+        self._clock = clock
+        self._reported_tokens, self._reported_seconds = tokens, seconds
         self._step_seconds: float | None = None
-        self._since = time.perf_counter()
-        self._interruptions: dict[str, Interruptions] = {}
+        self._since = clock()
+        self._pauses: dict[str, Pauses] = {}
 
     def step(self, tokens: int, counts: bool = True) -> None:
-        """A step is done.
+        """Record the end of a step.
 
         Args:
-            tokens: that it trained on.
-            counts: whether it is like those that follow; the first of a compiled model is not.
+            tokens: trained on in the step.
+            counts: False for a step that is slower than later ones, such as the first of a compiled model.
         """
-        now = time.perf_counter()
-        took, self._since = now - self._since, now
+        now = self._clock()
+        duration, self._since = now - self._since, now
         if not counts:
             return
         self.tokens += tokens
-        self.seconds += took
-        before = took if self._step_seconds is None else self._step_seconds
-        self._step_seconds = before + SMOOTHING * (took - before)
+        self.seconds += duration
+        average = duration if self._step_seconds is None else self._step_seconds
+        self._step_seconds = average + SMOOTHING * (duration - average)
 
     @contextlib.contextmanager
     def paused(self, reason: str) -> Iterator[None]:
-        """What happens inside is no training; reasons are told apart for the time left."""
-        began = time.perf_counter()
+        """Exclude the time inside the context from the speed.
+
+        Args:
+            reason: pauses are averaged by reason to estimate the remaining time.
+        """
+        began = self._clock()
         try:
             yield
         finally:
-            took = time.perf_counter() - began
-            self._since += took
-            found = self._interruptions.setdefault(reason, Interruptions())
-            found.count += 1
-            found.seconds += took
+            duration = self._clock() - began
+            self._since += duration
+            pauses = self._pauses.setdefault(reason, Pauses())
+            pauses.count += 1
+            pauses.seconds += duration
 
     def tokens_per_second(self) -> float | None:
-        """Since it was last asked; None where no step has counted since."""
-        tokens, seconds = self.tokens - self._shown_tokens, self.seconds - self._shown_seconds
-        self._shown_tokens, self._shown_seconds = self.tokens, self.seconds
+        """Return the speed since the previous call; None if no step has counted since."""
+        tokens, seconds = self.tokens - self._reported_tokens, self.seconds - self._reported_seconds
+        self._reported_tokens, self._reported_seconds = self.tokens, self.seconds
         return tokens / seconds if seconds else None
 
-    def seconds_left(self, steps: int, interruptions: dict[str, int]) -> float | None:
-        """An estimate.
+    def seconds_left(self, steps: int, pauses: dict[str, int]) -> float | None:
+        """Estimate the remaining time.
 
         Args:
-            steps: that are to come.
-            interruptions: how many of each reason are to come; one that was never seen counts for nothing.
+            steps: left in the run.
+            pauses: number of pauses left by reason; reasons without a pause so far are ignored.
 
         Returns:
             Seconds; None before the first step that counts.
@@ -90,7 +98,7 @@ class Pace:
         if self._step_seconds is None:
             return None
         left = steps * self._step_seconds
-        for reason, count in interruptions.items():
-            if seen := self._interruptions.get(reason):
+        for reason, count in pauses.items():
+            if seen := self._pauses.get(reason):
                 left += count * seen.seconds / seen.count
         return left

@@ -1,4 +1,4 @@
-"""Which device, and which number format the forward pass runs in."""
+"""The device of a run and the precision of its forward pass."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "trainer.device") -> torch.device:
-    """The device of that name; `auto` is cuda, else mps, else cpu. Of several ranks each has the GPU of its number.
+    """Return the device of a name; `auto` prefers cuda, then mps, then cpu. Each of several ranks gets its own GPU.
 
-    A GPU that is named by its number becomes the current device of the process.
+    A GPU with an index becomes the current device of the process.
 
     Args:
-        where: the setting or the option that names it.
+        name: trainer.device.
+        ranks: of the run.
+        where: the setting or option that names the device, for errors.
 
     Raises:
-        SettingsError: no device is called so, or this machine does not have it.
+        SettingsError: the name is invalid, or this machine does not have the device.
     """
     if not DEVICES.fullmatch(name):
-        raise SettingsError(f"no device is called {name!r}", where=where, hint=DEVICES_HINT)
+        raise SettingsError(f"{name!r} is not a device", where=where, hint=DEVICES_HINT)
     has_mps = torch.backends.mps.is_available()
     if ranks.world_size > 1 and name in ("auto", "cuda"):
         name = f"cuda:{local_rank()}" if name == "cuda" or torch.cuda.is_available() else "cpu"
@@ -40,24 +42,22 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "traine
     if not present:
         here = ["cpu", *(["mps"] if has_mps else []), *(f"cuda:{n}" for n in range(n_gpus))]
         raise SettingsError(
-            f"this machine has no device {name!r}",
-            where=where,
-            hint=f"here are: {', '.join(here)}",
+            f"this machine has no device {name!r}", where=where, hint=f"available devices: {', '.join(here)}"
         )
     device = torch.device(name)
     if device.type == "cuda" and device.index is not None:
-        # Triton kernels, and calls that name no device, use the current one.
+        # Triton kernels, and calls without a device, use the current one.
         torch.cuda.set_device(device)
     return device
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in tf32."""
+    """Return whether the device supports TF32 matmuls (10-bit mantissa)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def device_facts(device: torch.device) -> dict[str, str]:
-    """What summary.json says of a GPU: its name, CUDA, cuDNN; nothing of another device."""
+    """Return the entries of summary.json about a GPU (name, CUDA, cuDNN); empty for other devices."""
     if device.type != "cuda":
         return {}
     return {
@@ -69,24 +69,24 @@ def device_facts(device: torch.device) -> dict[str, str]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16 by itself; GPUs before Ampere emulate it, slowly."""
+    """Return whether the device supports bf16 natively; GPUs before Ampere emulate it, which is slow."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def resolve(precision: Precision, device: torch.device, before: str | None = None) -> Precision:
-    """The number format that `auto` stands for.
+    """Resolve trainer.precision=auto: bf16 on a GPU since Ampere, fp16 on an older one, fp32 elsewhere.
 
     Args:
-        precision: trainer.precision; anything but auto is returned as it is.
-        device: that the run computes on: bf16 on a GPU from Ampere on, fp16 on an older one, fp32 elsewhere.
-        before: the format in which a resumed run was trained. It is kept where the device has it, since another one
-            changes the results.
+        precision: trainer.precision; anything but auto is returned unchanged.
+        device: of the run.
+        before: the precision of earlier sessions of a resumed run, which is kept if the device supports it, since
+            another one would change the results.
     """
     if precision is not Precision.auto:
         return precision
     kept = Precision.__members__.get(before or "")
-    is_there = {Precision.fp16: device.type == "cuda", Precision.bf16: has_bf16(device), Precision.fp32: True}
-    if kept is not None and is_there.get(kept, False):
+    supported = {Precision.fp16: device.type == "cuda", Precision.bf16: has_bf16(device), Precision.fp32: True}
+    if kept is not None and supported.get(kept, False):
         return kept
     if device.type != "cuda":
         return Precision.fp32
@@ -94,16 +94,16 @@ def resolve(precision: Precision, device: torch.device, before: str | None = Non
 
 
 class NumberFormat:
-    """Autocast for the forward pass, and the loss scale that fp16 needs.
+    """Autocast for the forward pass and, under fp16, the loss scale.
 
     Args:
-        precision: as `resolve` has it.
-        device: where the model is.
-        before: the format in which a resumed run was trained.
-        has_autocast: False where the model itself computes in `dtype`, as a sharded one does.
+        precision: trainer.precision.
+        device: of the model.
+        before: the precision of earlier sessions of a resumed run.
+        has_autocast: False if the model itself computes in `dtype`, as a sharded one does.
 
     Raises:
-        SettingsError: the device has no such format.
+        SettingsError: the device does not support the precision.
     """
 
     def __init__(
@@ -112,45 +112,44 @@ class NumberFormat:
         precision = resolve(precision, device, before)
         if precision is Precision.bf16 and not has_bf16(device):
             raise SettingsError(
-                f"{device} ({torch.cuda.get_device_name(device)}) does not compute in bf16",
+                f"{device} ({torch.cuda.get_device_name(device)}) does not support bf16",
                 where="trainer.precision",
-                hint="GPUs by NVIDIA do from Ampere on (A100, RTX 30); use trainer.precision=fp16 or fp32 here",
+                hint="NVIDIA GPUs support it since Ampere (A100, RTX 30); use trainer.precision=fp16 or fp32",
             )
         if precision is Precision.tf32 and not has_tf32(device):
             raise SettingsError(
-                f"{device} has no tf32",
+                f"{device} does not support TF32",
                 where="trainer.precision",
-                hint="GPUs by NVIDIA have it from Ampere on (A100, RTX 30); here trainer.precision=fp32 or bf16",
+                hint="NVIDIA GPUs support it since Ampere (A100, RTX 30); use trainer.precision=fp32 or bf16",
             )
-        # For the whole process: another run in it may have had another format.
+        # A setting of the whole process, which an earlier run may have changed.
         torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
         self.name = precision.name
         self.dtype = DTYPES.get(precision)
         self._device_type = device.type
         self._has_autocast = has_autocast
-        # Scales the loss so that small gradients survive fp16, and skips updates whose gradients overflowed.
         self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the loss scale of fp16 has fallen below 1: then it is the gradients that are not finite."""
+        """Whether the loss scale of fp16 is below 1, so that non-finite gradients are not due to overflow."""
         return self.scaler is not None and self.scaler.get_scale() < 1
 
     def require_no_scale(self) -> None:
-        """For gradients that are in parts on several ranks, none of which sees whether one of the others overflowed.
+        """Refuse fp16 for sharded gradients: no rank sees whether a gradient on another one overflowed.
 
         Raises:
-            SettingsError: the format is fp16.
+            SettingsError: the precision is fp16.
         """
         if self.scaler is not None:
             raise SettingsError(
-                "fp16 looks for overflows in all gradients, and trainer.parallel fsdp leaves each process some of them",
+                "trainer.precision=fp16 is not supported with trainer.parallel=fsdp: overflow checks need all gradients",
                 where="trainer.precision, trainer.parallel",
-                hint="trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
+                hint="use trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
             )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of a forward pass."""
+        """Return the context manager of a forward pass."""
         if self.dtype is None or not self._has_autocast:
             return contextlib.nullcontext()
         return torch.autocast(self._device_type, dtype=self.dtype)

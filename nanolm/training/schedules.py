@@ -1,7 +1,7 @@
-"""Learning rate as a plain function of the step: a factor on optimizer.lr.
+"""Learning rate schedules as plain functions of the step, which return a factor on optimizer.lr.
 
-Each schedule takes its own step, counted from 0 behind the warmup, and how many steps it has. A plateau goes by
-validation losses as well, and what it remembers of them is part of the state of a run.
+A schedule takes the step, counted from 0 after warmup, and its number of steps. Only `plateau` depends on validation
+losses as well; its memory of them is part of the training state.
 """
 
 from __future__ import annotations
@@ -34,32 +34,35 @@ from nanolm.registry import SCHEDULERS
 
 Memory = dict[str, float]
 
-# Of a plateau: the lowest validation loss, evaluations since it last fell, and the factor on lr.
-PLATEAU_AT_FIRST: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
+# Of plateau: the lowest validation loss, the evaluations since, and the factor on lr.
+INITIAL_MEMORY: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
 
 
 def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | None = None) -> float:
-    """The factor on lr for the update number `step`, counted from 0: warmup first, then the schedule that is named.
+    """Return the factor on lr for a step, counted from 0: linear warmup, then the configured schedule.
 
-    The schedule sees the steps after warmup as 0 .. max_steps - warmup, in groups of config.update_every, and
-    its warmup_steps as a number.
+    The schedule sees the steps after warmup as 0 .. max_steps - warmup, rounded down to multiples of
+    config.update_every, and its warmup_steps as a number.
 
     Args:
-        memory: what `after_evaluation` gave last, of a run that was evaluated.
+        step: optimizer steps done before this one.
+        max_steps: of the run.
+        config: the scheduler.
+        memory: latest result of `after_evaluation`; None before the first evaluation.
     """
     warmup = warmup_of(config, max_steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    own_step = (step - warmup) // config.update_every * config.update_every
-    own = SCHEDULERS[config.name](own_step, max_steps - warmup, dataclasses.replace(config, warmup_steps=warmup))
-    return own * (memory or {}).get("reduction", 1.0)
+    after_warmup = (step - warmup) // config.update_every * config.update_every
+    resolved = dataclasses.replace(config, warmup_steps=warmup)
+    return SCHEDULERS[config.name](after_warmup, max_steps - warmup, resolved) * (memory or {}).get("reduction", 1.0)
 
 
 def after_evaluation(memory: Memory, val_loss: float, config: SchedulerConfig) -> Memory:
-    """What is remembered after one more exact validation loss, in nats; only a plateau remembers anything."""
+    """Return the memory after another exact validation loss, in nats; only plateau remembers anything."""
     if not isinstance(config, PlateauConfig):
         return memory
-    lowest, stalled, reduction = (memory.get(key, start) for key, start in PLATEAU_AT_FIRST.items())
+    lowest, stalled, reduction = (memory.get(key, start) for key, start in INITIAL_MEMORY.items())
     if val_loss < lowest * (1 - config.threshold):
         lowest, stalled = val_loss, 0
     else:
@@ -71,25 +74,25 @@ def after_evaluation(memory: Memory, val_loss: float, config: SchedulerConfig) -
 
 @SCHEDULERS.register("constant")
 def constant(step: int, max_steps: int, config: ConstantConfig) -> float:
-    """The same at every step."""
+    """Return config.fraction at every step."""
     return config.fraction
 
 
 @SCHEDULERS.register("linear")
 def linear(step: int, max_steps: int, config: LinearConfig) -> float:
-    """A line from 1 to final_fraction."""
+    """Decay linearly from 1 to final_fraction."""
     return _line(step / max_steps, 1.0, config.final_fraction)
 
 
 @SCHEDULERS.register("cosine")
 def cosine(step: int, max_steps: int, config: CosineConfig) -> float:
-    """Half a cosine from 1 to final_fraction (Loshchilov and Hutter 2017, SGDR, without restarts)."""
+    """Decay from 1 to final_fraction as half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts)."""
     return _half_cosine(step / max_steps, 1.0, config.final_fraction)
 
 
 @SCHEDULERS.register("cosine_restarts")
 def cosine_restarts(step: int, max_steps: int, config: CosineRestartsConfig) -> float:
-    """Half cosines from 1 to final_fraction (Loshchilov and Hutter 2017, SGDR, equation 5)."""
+    """Decay from 1 to final_fraction repeatedly, as half cosines (Loshchilov and Hutter 2017, SGDR, equation 5)."""
     period = max(max_steps // 4, 1) if config.period is None else config.period
     if config.period_multiplier == 1:
         step %= period
@@ -100,23 +103,23 @@ def cosine_restarts(step: int, max_steps: int, config: CosineRestartsConfig) -> 
 
 
 @SCHEDULERS.register("step")
-def step_by_step(step: int, max_steps: int, config: StepConfig) -> float:
-    """gamma once more every step_size steps."""
+def step_decay(step: int, max_steps: int, config: StepConfig) -> float:
+    """Multiply by gamma every step_size steps."""
     step_size = max(max_steps // 3, 1) if config.step_size is None else config.step_size
     return config.gamma ** (step // step_size)
 
 
 @SCHEDULERS.register("exponential")
 def exponential(step: int, max_steps: int, config: ExponentialConfig) -> float:
-    """A line from 1 to final_fraction in the logarithm."""
+    """Decay exponentially from 1 to final_fraction."""
     return config.final_fraction ** min(step / max_steps, 1.0)
 
 
 @SCHEDULERS.register("inverse_sqrt")
 def inverse_sqrt(step: int, max_steps: int, config: InverseSqrtConfig) -> float:
-    """min(n / w, sqrt(w / n)) for the n-th update (Vaswani et al. 2017, section 5.3), scaled to 1 at its peak w.
+    """Decay as min(n / w, sqrt(w / n)) for the n-th update (Vaswani et al. 2017, section 5.3).
 
-    The peak is the update after the warmup.
+    The factor is 1 at the peak w, the update after warmup.
     """
     assert config.warmup_steps is not None
     peak = config.warmup_steps + 1
@@ -125,7 +128,7 @@ def inverse_sqrt(step: int, max_steps: int, config: InverseSqrtConfig) -> float:
 
 @SCHEDULERS.register("trapezoid")
 def trapezoid(step: int, max_steps: int, config: TrapezoidConfig) -> float:
-    """1, and over the last decay_fraction of the steps a line to final_fraction (Hu et al. 2024, MiniCPM, 4.2)."""
+    """Stay at 1, then decay linearly over the last decay_fraction of the steps (Hu et al. 2024, MiniCPM, 4.2)."""
     decay_steps = config.decay_fraction * max_steps
     if step <= max_steps - decay_steps:
         return 1.0
@@ -134,7 +137,7 @@ def trapezoid(step: int, max_steps: int, config: TrapezoidConfig) -> float:
 
 @SCHEDULERS.register("one_cycle")
 def one_cycle(step: int, max_steps: int, config: OneCycleConfig) -> float:
-    """Half a cosine up and a longer one down (Smith and Topin 2018, in cosines; the last step has final_fraction)."""
+    """Rise and then decay as half cosines (Smith and Topin 2018); the last step has final_fraction."""
     last = max_steps - 1
     peak = min(max(config.rise_fraction * max_steps - 1, 0.0), last)
     if step < peak:
@@ -144,24 +147,23 @@ def one_cycle(step: int, max_steps: int, config: OneCycleConfig) -> float:
 
 @SCHEDULERS.register("plateau")
 def plateau(step: int, max_steps: int, config: PlateauConfig) -> float:
-    """1: it is what it remembers of evaluations that brings lr down."""
+    """Return 1: lr is reduced by the memory of evaluations (`after_evaluation`)."""
     return 1.0
 
 
 @SCHEDULERS.register("product")
 def product(step: int, max_steps: int, config: ProductConfig) -> float:
-    """The product of the parts, each by its own formula.
+    """Multiply the parts, each computed by its own formula.
 
-    torch's schedulers that share an optimizer do not all multiply: CosineAnnealingWarmRestarts sets lr by its formula
-    and forgets what StepLR made of it, so that the two chained give the restarts alone, or one gamma beside them. Here
-    it is the plain product.
+    This differs from chaining PyTorch's schedulers, of which some overwrite lr instead of multiplying it:
+    CosineAnnealingWarmRestarts discards the reductions of StepLR.
     """
     return math.prod(SCHEDULERS[part.name](step, max_steps, part) for part in schedule_parts(config))
 
 
 @SCHEDULERS.register("chain")
 def chain(step: int, max_steps: int, config: ChainConfig) -> float:
-    """The part whose stretch the step lies in, at its own step and of its own length."""
+    """Run the parts one after another; each sees its own step and its own number of steps."""
     assert config.warmup_steps is not None
     starts = [0, *(boundary - config.warmup_steps for boundary in config.boundaries)]
     number = bisect.bisect_right(starts, step) - 1
@@ -171,19 +173,18 @@ def chain(step: int, max_steps: int, config: ChainConfig) -> float:
 
 
 def corners(max_steps: int, config: SchedulerConfig) -> Iterator[int]:
-    """Steps where the lr curve has a corner, a jump or a peak, so that a sampled curve can keep them.
+    """Yield the steps where the lr curve has a corner, a jump or a peak, which a plot of samples would miss.
 
-    There may be many, and some outside 0 .. max_steps - 1. A schedule that a plugin registers has only the end of its
-    warmup.
+    There may be many, some of them outside 0 .. max_steps - 1. Schedules of plugins only have the end of warmup.
     """
     warmup = warmup_of(config, max_steps)
     yield from (warmup - 1, warmup)
-    of_schedule = dataclasses.replace(config, warmup_steps=warmup)
-    yield from (warmup + step for step in _corners(max_steps - warmup, of_schedule))
+    resolved = dataclasses.replace(config, warmup_steps=warmup)
+    yield from (warmup + step for step in _corners(max_steps - warmup, resolved))
 
 
 def _corners(max_steps: int, config: SchedulerConfig) -> Iterator[int]:
-    """As `corners`, in the schedule's own steps behind the warmup."""
+    """Yield the corners of a schedule in steps after warmup."""
     return CORNERS[config.name](max_steps, config) if config.name in CORNERS else iter(())
 
 
@@ -223,7 +224,7 @@ def _corners_of_chain(max_steps: int, config: ChainConfig) -> Iterator[int]:
         yield from (start + step for step in _corners(end - start, part) if step < end - start)
 
 
-# Those of the other schedules are smooth.
+# All other schedules are smooth.
 CORNERS: dict[str, Callable[[int, Any], Iterator[int]]] = {
     "cosine_restarts": _corners_of_restarts,
     "step": _corners_of_steps,
@@ -235,10 +236,10 @@ CORNERS: dict[str, Callable[[int, Any], Iterator[int]]] = {
 
 
 def _line(progress: float, start: float, end: float) -> float:
-    """From start to end as progress goes from 0 to 1, and end from there on."""
+    """Interpolate linearly from start to end while progress goes from 0 to 1."""
     return start + (end - start) * min(progress, 1.0)
 
 
 def _half_cosine(progress: float, start: float, end: float) -> float:
-    """From start to end as progress goes from 0 to 1, level at both, and end from there on."""
+    """Interpolate from start to end as half a cosine while progress goes from 0 to 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

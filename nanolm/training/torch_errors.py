@@ -1,4 +1,4 @@
-"""Errors of PyTorch that a setting resolves, translated into errors that name it."""
+"""Translation of PyTorch errors that a setting can resolve into errors that name the setting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _translated(error: RuntimeError) -> SettingsError | None:
         return SettingsError(
             f"{found[1]} has no deterministic implementation on this device",
             where="trainer.deterministic",
-            hint="trainer.deterministic=false allows it; the run is then not repeatable bit for bit",
+            hint="use trainer.deterministic=false; the run is then not reproducible bit for bit",
         )
     cause: BaseException | None = error
     while cause is not None:
@@ -46,7 +46,7 @@ def _translated(error: RuntimeError) -> SettingsError | None:
             return SettingsError(
                 f"torch.compile {reason}",
                 where="trainer.compile, trainer.attention_backend",
-                hint="trainer.compile=false (and an attention path other than flex) needs no compiler",
+                hint="use trainer.compile=false and a trainer.attention_backend other than flex",
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -26,7 +26,7 @@ def test_gpu_check_measures_a_row_and_writes_its_page(capsys: pytest.CaptureFixt
     for row in rows:
         script["print_measured"](dataclasses.asdict(row), seconds=0.02)
     measured, error = map(json.loads, capsys.readouterr().out.splitlines())
-    assert error == {"error": "cpu has no tf32"}
+    assert error == {"error": "cpu does not support TF32"}
     assert measured["tokens_per_second"] > 0
     assert measured["steps"] > 5
     assert measured["last_loss"] < measured["first_loss"]
@@ -34,7 +34,7 @@ def test_gpu_check_measures_a_row_and_writes_its_page(capsys: pytest.CaptureFixt
     found = [{**dataclasses.asdict(row), "result": result} for row, result in results]
     page = script["in_markdown"]({"about": {"device": "cpu"}, "tests": None, "rows": found})
     assert "| tiny | gpt2 | fp32 | False | sdpa | True |" in page
-    assert "| tiny | gpt2 | tf32 | False | sdpa | True | cpu has no tf32 |" in page
+    assert "| tiny | gpt2 | tf32 | False | sdpa | True | cpu does not support TF32 |" in page
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from tests.runs.made import make_run
         (["dataset.path=empty.txt"], ["the text is empty", "empty.txt"]),
         (["dataset.path=latin1.txt"], ["byte 3 (0xe9) is not UTF-8", "latin1.txt, byte offset 3"]),
         (["dataset=tiny_shakespeare", "dataset.url=http://127.0.0.1:9/x"], ["cannot fetch", "dataset.path=FILE"]),
-        (["trainer.device=cuda:77"], ["no device 'cuda:77'", "here are: cpu"]),
+        (["trainer.device=cuda:77"], ["no device 'cuda:77'", "available devices: cpu"]),
         (["plugins=[no_such_module]"], ["the plugin 'no_such_module' was not found"]),
         (["tokenizer=pretrained", f"tokenizer.path={'a' * 300}"], ["File name too long", "choose a shorter name"]),
         (["resume=nowhere"], ["there is no folder nowhere"]),

@@ -17,7 +17,7 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
             pytest.raises(SettingsError, match=r"put_ has no deterministic[\s\S]*trainer\.deterministic=false"),
             translate_torch_errors(),
         ):
-            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), gradient_accumulation=False)
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
     finally:
         torch.use_deterministic_algorithms(False)
 
