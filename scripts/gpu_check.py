@@ -90,7 +90,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.training.determinism import set_determinism
     from nanolm.training.optimizers import build as optimizers
     from nanolm.training.precision import NumberFormat, choose_device
-    from nanolm.training.step import update
+    from nanolm.training.step import MicroBatch, update
 
     config = compose_line(row.words).config
     raise_all(check(config))
@@ -111,7 +111,9 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     while steps <= WARMUP_STEPS or time.perf_counter() - began < seconds:
         if steps == WARMUP_STEPS:
             began = time.perf_counter()
-        loss, _ = update(forward, optimizer, [(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm)
+        loss, _ = update(
+            forward, optimizer, [MicroBatch(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm
+        )
         losses.append(loss)  # fetched by `update`: the device has been waited for
         steps += 1
     speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - began)
@@ -124,7 +126,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
         "last_loss": losses[-1],
         "steps": steps,
         "tokens_per_second": speed,
-        "mfu": meters.utilisation(speed, flops, peak, 1),
+        "mfu": meters.utilization(speed, flops, peak, 1),
         "peak_memory": meters.peak_memory(device),
         "peak_memory_by_formula": memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format.name),
     }

@@ -12,7 +12,7 @@ from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.inference.load import Loaded
 from nanolm.training.memory import translate_memory_errors
 from nanolm.training.precision import NumberFormat
-from nanolm.training.validation import split_loss
+from nanolm.training.validation import exact_loss
 
 
 def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> dict[str, Any]:
@@ -58,8 +58,7 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
         )
     stream = tokenize(corpus, loaded.tokenizer, config)[split]
     with translate_memory_errors(config):
-        loss = split_loss(
-            loaded.model,
+        loss = exact_loss(
             loaded.model,
             stream,
             context_length=context_length,

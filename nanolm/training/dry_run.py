@@ -25,13 +25,14 @@ from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
+from nanolm.training.divergence import DIVERGED_HINT
 from nanolm.training.ema import Averages
-from nanolm.training.evaluation import exact_loss, write_sample
+from nanolm.training.evaluation import split_loss, write_sample
 from nanolm.training.memory import translates_memory_errors
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import times_due
-from nanolm.training.setup import DIVERGED_HINT, Setup, micro_batches, prepare, set_lr
-from nanolm.training.step import update
+from nanolm.training.setup import Setup, prepare
+from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
 
 # Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
@@ -153,7 +154,7 @@ def dry_run(
         evaluations=times_due(first, last, settings.eval_every),
         saves=times_due(first, last, settings.save_every),
         tokens_per_second=speed,
-        mfu=meters.utilisation(speed, setup.flops_per_token, peak, ranks.world_size),
+        mfu=meters.utilization(speed, setup.flops_per_token, peak, ranks.world_size),
         peak_flops=peak,
         is_peak_measured=setup.peak_flops is None,
         lrs=[
@@ -175,11 +176,11 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             began = time.perf_counter()
         step = min(state.step + number, settings.max_steps - 1)
         set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
-        parts, n_scored = micro_batches(setup, step)
+        batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
         loss, grad_norm = update(
             setup.forward,
             state.optimizer,
-            parts,
+            batch,
             state.number_format,
             settings.clip_norm,
             settings.clip_value,
@@ -199,7 +200,7 @@ def _time_evaluation(setup: Setup) -> float:
     began = time.perf_counter()
     assert setup.state.optimizer is not None, "a model that is counted has no steps"
     with evaluation_weights(setup.state.optimizer):
-        loss = exact_loss(setup, "val")
+        loss = split_loss(setup, "val")
         if not math.isfinite(loss):
             raise _diverged(f"within the steps that were tried: validation loss {loss}")
         if setup.config.trainer.sample_tokens:

@@ -1,7 +1,8 @@
-"""What a run does every trainer.eval_every steps: the exact validation loss and a sample of its writing."""
+"""The evaluation every trainer.eval_every steps: the exact validation loss and a text sample."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 
@@ -13,26 +14,31 @@ from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.training import ema, schedules
-from nanolm.training.setup import Session, Setup, diverged
-from nanolm.training.validation import split_loss
+from nanolm.training.divergence import diverged_error
+from nanolm.training.setup import Session, Setup
+from nanolm.training.validation import exact_loss
 
 
 def evaluate(session: Session, began: float) -> tuple[bool, str]:
-    """Scores the validation split exactly and writes a sample; returns whether it is the best yet, and the sample.
+    """Score the validation split exactly, write a sample, and record both.
 
     Args:
-        began: when the run did, by time.perf_counter, earlier sessions counted in.
+        session: updated with the losses.
+        began: start of the run by time.perf_counter, shifted by the seconds of earlier sessions.
+
+    Returns:
+        Whether the loss is the lowest so far, and the sample.
     """
     config, state, log = session.config, session.state, session.log
-    state.val_loss = exact_loss(session, "val")
+    state.val_loss = split_loss(session, "val")
     if not math.isfinite(state.val_loss):
-        raise diverged(session, state.val_loss, math.nan, math.nan)
+        raise diverged_error(session, state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
     is_best = state.val_loss < state.best_val_loss
     if is_best:
         state.best_val_loss, state.best_step = state.val_loss, state.step
     text = ""
-    # A sharded model is run by all ranks or by none.
+    # All ranks must run a sharded model.
     if config.trainer.sample_tokens and (session.ranks.is_main or state.is_sharded):
         text = write_sample(session)
         log.sample(state.step, text)
@@ -64,16 +70,15 @@ def _score_averages(setup: Setup) -> float | None:
     if state.averages is None:
         return None
     with ema.swapped(state.averages, state.model):
-        state.ema_val_loss = exact_loss(setup, "val")
+        state.ema_val_loss = split_loss(setup, "val")
     state.best_ema_val_loss = min(state.best_ema_val_loss, state.ema_val_loss)
     return state.ema_val_loss
 
 
-def exact_loss(setup: Setup, split: str) -> float:
-    """Mean nats a token of a split, each token behind what training shows it."""
+def split_loss(setup: Setup, split: str) -> float:
+    """Return the exact loss over a split in nats per token, in windows as in training."""
     context_length = setup.config.size.context_length
-    return split_loss(
-        setup.state.model,
+    return exact_loss(
         setup.state.model,
         setup.streams[split],
         context_length=context_length,
@@ -87,14 +92,13 @@ def exact_loss(setup: Setup, split: str) -> float:
 
 
 def write_sample(setup: Setup) -> str:
-    """The model's continuation of a line end, or of the validation text's first token where there is none."""
+    """Generate trainer.sample_tokens tokens after a line end, or after the first validation token if there is none."""
     config, state, tokenizer = setup.config, setup.state, setup.tokenizer
-    try:
-        prompt = tokenizer.encode("\n")
-    except NanolmError:
-        prompt = setup.streams["val"].tokens[:1]
-    if not len(prompt):  # a tokenizer that drops line ends
-        prompt = setup.streams["val"].tokens[:1]
+    prompt = setup.streams["val"].tokens[:1]
+    with contextlib.suppress(NanolmError):
+        line_end = tokenizer.encode("\n")
+        # Some tokenizers drop line ends.
+        prompt = line_end if len(line_end) else prompt
     tokens = sample(
         state.model,
         torch.from_numpy(prompt.astype(np.int64)).to(state.device),

@@ -36,9 +36,7 @@ class Pace:
         seconds: duration of those steps.
     """
 
-    def __init__(
-        self, tokens: int = 0, seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, tokens: int = 0, seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
         self.tokens, self.seconds = tokens, seconds
         self._clock = clock
         self._reported_tokens, self._reported_seconds = tokens, seconds

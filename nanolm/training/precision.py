@@ -143,7 +143,7 @@ class NumberFormat:
         """
         if self.scaler is not None:
             raise SettingsError(
-                "trainer.precision=fp16 is not supported with trainer.parallel=fsdp: overflow checks need all gradients",
+                "trainer.precision=fp16 is not supported with trainer.parallel=fsdp, which shards the gradients",
                 where="trainer.precision, trainer.parallel",
                 hint="use trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
             )

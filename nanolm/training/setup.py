@@ -1,27 +1,24 @@
-"""What the loop works with: the data and the model of a run, new or as its newest checkpoint has them, and its log."""
+"""Preparation of a run: its data, its model and its state, new or from a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from nanolm.config.identity import identity
-from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
 from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
 from nanolm.data import tokenizers
-from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
-from nanolm.errors import CheckpointError, DivergedError, RunError
+from nanolm.errors import CheckpointError, RunError
 from nanolm.model import backend_choice
 from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
@@ -41,20 +38,20 @@ from nanolm.training.optimizers import build as optimizers
 from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.step import Forward
 
-DIVERGED_HINT = "a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0"
-
 
 @dataclasses.dataclass
 class Setup:
-    """The data and the model, ready to train.
+    """The data and the model of a run, ready to train.
 
     Attributes:
-        about: what the manifest of a checkpoint says of the run.
-        damaged: what is wrong with each checkpoint of the run that is newer than the one it goes on from.
-        parent: where a fork begins; None of a run that has a checkpoint of its own.
-        continuation: what else the run directory says of a run that goes on.
-        flops_per_token: of a training step; None where there is no formula.
-        peak_flops: of one device in a second; None where it is not known.
+        streams: tokens by split.
+        forward: what a training step calls in place of the model (its distributed or compiled form).
+        about: facts for the manifests of checkpoints and for the summary.
+        damaged: an error for each damaged checkpoint after the one that the run resumes from.
+        parent: the checkpoint that a fork starts from; None for a run that has a checkpoint.
+        continuation: results of the checks of the run directory.
+        flops_per_token: of a training step; None without a formula.
+        peak_flops: FLOPs per second of one device; None if unknown.
     """
 
     config: Config
@@ -75,11 +72,12 @@ class Setup:
 
 @dataclasses.dataclass
 class Session(Setup):
-    """A setup whose training is written down.
+    """A setup with the outputs of its training.
 
     Attributes:
-        log, saver: of the run.
-        should_prune: asked after each evaluation with the step and the validation loss whether to give the run up.
+        log: metrics, samples and messages.
+        saver: checkpoints.
+        should_prune: called after each evaluation with the step and the validation loss; True ends the run.
     """
 
     log: Log | NoLog
@@ -88,16 +86,16 @@ class Session(Setup):
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:
-    """The data and the model of a run, as it begins or as its newest checkpoint has it; nothing is written in the run.
+    """Prepare a run to start, or to resume from its newest intact checkpoint. Nothing is written to the run.
 
     Args:
         config: checked settings.
-        run: empty, or the run to go on with.
+        run: an empty run directory, or the run to resume.
         ranks: the processes that train together.
-        parent: where the run begins as a fork, if it has no checkpoint of its own yet.
+        parent: the checkpoint to fork from, if the run has no checkpoint yet.
 
     Raises:
-        NanolmError: the data, the device or the checkpoint is not as it must be.
+        NanolmError: the data, the device or the checkpoint cannot be used.
     """
     settings = config.trainer
     device = ranks.run_on_all(lambda: choose_device(settings.device, ranks))
@@ -106,7 +104,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     is_sharded = ranks.world_size > 1 and settings.parallel is Parallel.fsdp
     resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
-    # FSDP computes in half precision by itself: autocast would keep copies of all gathered weights.
+    # FSDP casts the weights itself: autocast would keep copies of all gathered weights.
     number_format = NumberFormat(settings.precision, device, before, has_autocast=not is_sharded)
     if is_sharded:
         number_format.require_no_scale()
@@ -128,11 +126,11 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
 
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
     model, forward = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
-    is_counted = isinstance(model, FittedModel)
-    if settings.compile and not is_counted:
+    is_fitted = isinstance(model, FittedModel)
+    if settings.compile and not is_fitted:
         forward = torch.compile(forward)
-    optimizer = None if is_counted else optimizers.build(config.optimizer, model)
-    averages = None if is_counted or settings.ema_decay is None else ema.init(model)
+    optimizer = None if is_fitted else optimizers.build(config.optimizer, model)
+    averages = None if is_fitted or settings.ema_decay is None else ema.init(model)
     state = TrainState(model, optimizer, number_format, device, ranks, averages)
     if start is None:
         rng.seed_rank(config.seed, 0, ranks.rank)
@@ -172,7 +170,12 @@ def _build_model(
     """Build the model on its device, and what a training step calls in its place.
 
     Args:
-        source: where the weights come from; None leaves them as they are initialized.
+        config: checked settings.
+        vocab_size: of the tokenizer.
+        source: the weights to load; None keeps the initial ones.
+        ranks: of the run.
+        device: of this rank.
+        number_format: whose dtype a sharded model computes in.
     """
     parallel = config.trainer.parallel
 
@@ -184,22 +187,25 @@ def _build_model(
 
     if ranks.world_size == 1 or parallel is not Parallel.fsdp:
         model = with_weights().to(device)
-        is_counted = isinstance(model, FittedModel)
-        return model, model if is_counted else distributed.parallelize(model, parallel, ranks, device)
-    # Only rank 0 holds the whole model, in host memory, until every rank has its part on its device.
-    whole = ranks.run_on_all(lambda: with_weights() if ranks.is_main else None)
+        is_fitted = isinstance(model, FittedModel)
+        return model, model if is_fitted else distributed.parallelize(model, parallel, ranks, device)
+    # Only rank 0 holds the full model, in host memory, until every rank has its shards on its device.
+    full = ranks.run_on_all(lambda: with_weights() if ranks.is_main else None)
     model = distributed.on_meta(lambda: build(config, vocab_size))
     forward = distributed.parallelize(model, parallel, ranks, device, number_format.dtype)
-    distributed.fill(model, whole, ranks, device)
+    distributed.fill(model, full, ranks, device)
     return model, forward
 
 
 def _prepare_text(
-    config: Config, run: RunDirectory, goes_on: bool, parent: Parent | None
+    config: Config, run: RunDirectory, is_resumed: bool, parent: Parent | None
 ) -> tuple[Corpus, Tokenizer, dict[str, Stream]]:
-    """The text, its tokenizer (that of the run it goes on with, or of the parent's same settings) and its tokens."""
+    """Load the text, its tokenizer and its tokens.
+
+    The tokenizer is that of the resumed run, or of the parent if its settings are the same, or fitted to the text.
+    """
     corpus = corpora.load(config.dataset)
-    if goes_on:
+    if is_resumed:
         tokenizer = tokenizers.from_file(run.tokenizer)
     elif parent is not None and parent.config.tokenizer == config.tokenizer:
         tokenizer = tokenizers.from_file(parent.run.tokenizer)
@@ -209,63 +215,18 @@ def _prepare_text(
 
 
 def _require_same(resumed: checkpoint.Checkpoint, about: dict[str, Any]) -> None:
-    """Refuses a text or a tokenizer that is not the one the checkpoint was trained with.
+    """Refuse a text or a tokenizer other than those of the checkpoint.
 
     Raises:
-        RunError: with both fingerprints.
+        RunError: names both fingerprints.
     """
     for what in ("corpus", "tokenizer"):
         saved, here = resumed.manifest.get(what), about[what]
         if saved != here:
             raise RunError(
                 f"the {what} is not the one that the run was trained with: "
-                f"sha256 {here[:16]}..., was {str(saved)[:16]}...",
+                f"SHA-256 {here[:16]}..., was {str(saved)[:16]}...",
                 where=str(resumed.path),
-                hint="bring back the same text (dataset.path= may say where), or start a new run: with fork=true from "
-                "these weights, without resume from none",
+                hint="restore the same text (dataset.path= sets its path), or start a new run: from these weights with "
+                "fork=true, or from scratch without resume",
             )
-
-
-def micro_batches(setup: Setup, step: int) -> tuple[Iterator[tuple[torch.Tensor, ...]], int]:
-    """This rank's micro-batches of a step, on the device, and the number of scored targets of the whole batch."""
-    settings, device, ranks = setup.config.trainer, setup.state.device, setup.ranks
-    batch = draw(
-        settings.sampling,
-        setup.streams["train"],
-        seed=setup.config.seed,
-        step=step,
-        batch_size=settings.batch_size,
-        context_length=setup.config.size.context_length,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        with_documents=reads_documents(setup.config),
-    )
-    targets_BxT = batch.targets_BxT
-    if settings.sampling.in_rows:
-        n_scored = int(ranks.sum(int(np.count_nonzero(targets_BxT != IGNORE_INDEX))))
-    else:
-        n_scored = targets_BxT.size * ranks.world_size
-    sides = (torch.from_numpy(side).to(device, non_blocking=True) for side in batch if side is not None)
-    return zip(*(side.chunk(settings.gradient_accumulation) for side in sides), strict=True), n_scored
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr_factor: float) -> None:
-    """Gives every group of parameters its lr times the factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
-
-
-def diverged(session: Session, loss: float, grad_norm: float, lr: float) -> DivergedError:
-    """What to say when a loss or a gradient is not finite; the last save is waited for."""
-    state = session.state
-    session.saver.wait_and_report()
-    try:
-        last, _ = checkpoint.newest(session.run.checkpoints)
-    except CheckpointError:
-        last = None
-    scale = "" if state.number_format.scaler is None else f", loss scale {state.number_format.scaler.get_scale():.3g}"
-    return DivergedError(
-        f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}{scale}",
-        where=f"{session.run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
-        hint=f"{DIVERGED_HINT}; the weights were left as they were",
-    )

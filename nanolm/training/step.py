@@ -1,20 +1,72 @@
-"""One update of the weights."""
+"""One training step: its micro-batches, learning rate, loss, gradients and update."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanolm.data.batches import IGNORE_INDEX
+from nanolm.config.mask import reads_documents
+from nanolm.config.run import Config
+from nanolm.data.batches import IGNORE_INDEX, draw
+from nanolm.data.tokens.stream import Stream
 from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat
 
-# inputs_BxT, and documents_BxT where the model reads them, to logits_BxTxV.
+# Maps inputs_BxT, and documents_BxT for models with document masking, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]
+
+
+class MicroBatch(NamedTuple):
+    """A part of the batch of one step, on the device (see nanolm.data.batches.Batch)."""
+
+    inputs_BxT: torch.Tensor  # noqa: N815  the name shows the shape
+    targets_BxT: torch.Tensor  # noqa: N815
+    documents_BxT: torch.Tensor | None = None  # noqa: N815
+
+    @property
+    def model_inputs(self) -> tuple[torch.Tensor, ...]:
+        """The arguments of the model."""
+        return (self.inputs_BxT,) if self.documents_BxT is None else (self.inputs_BxT, self.documents_BxT)
+
+
+def micro_batches(
+    config: Config, stream: Stream, step: int, device: torch.device, ranks: Ranks
+) -> tuple[list[MicroBatch], int]:
+    """Draw the batch of a step and split it for gradient accumulation.
+
+    Returns:
+        This rank's micro-batches, and the number of scored targets in the batch of all ranks.
+    """
+    settings = config.trainer
+    batch = draw(
+        settings.sampling,
+        stream,
+        seed=config.seed,
+        step=step,
+        batch_size=settings.batch_size,
+        context_length=config.size.context_length,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        with_documents=reads_documents(config),
+    )
+    if settings.sampling.in_rows:
+        n_scored = int(ranks.sum(int(np.count_nonzero(batch.targets_BxT != IGNORE_INDEX))))
+    else:
+        n_scored = batch.targets_BxT.size * ranks.world_size
+    tensors = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch if array is not None)
+    return list(map(MicroBatch, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the lr of every parameter group to its initial lr times a factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
@@ -26,44 +78,47 @@ def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduc
 def update(
     forward: Forward,
     optimizer: torch.optim.Optimizer,
-    parts: Iterable[tuple[torch.Tensor, ...]],
+    micro_batches: Iterable[MicroBatch],
     number_format: NumberFormat,
     clip_norm: float | None,
     clip_value: float | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[float, float]:
-    """Gathers the gradient over the parts of a batch, clips it, and moves the weights.
+    """Accumulate gradients over micro-batches, clip them and update the weights.
 
-    A loss or gradient that is not finite leaves the weights as they were. (Under fp16 an overflowing gradient is part
-    of finding the loss scale: that update is skipped and the scale is lowered.)
+    A non-finite loss or gradient norm leaves the weights unchanged. Under fp16 an overflow skips the update and lowers
+    the loss scale, as in torch.amp.GradScaler.
 
     Args:
-        parts: (inputs_BxT, targets_BxT), or (inputs_BxT, targets_BxT, documents_BxT) for a model that reads which
-            document each input is of; each counts by the targets that are scored in it.
-        clip_norm: the gradient is scaled down to this 2-norm; None leaves it.
-        clip_value: each number of the gradient is cut to between this and its negative; None leaves it.
-        ranks: those that make this update together, each with its own parts of the batch.
+        forward: the model, or its distributed or compiled form.
+        optimizer: of the model.
+        micro_batches: each is weighted by its number of scored targets.
+        number_format: autocast and loss scale.
+        clip_norm: maximum L2 norm of the gradient; None disables clipping.
+        clip_value: maximum absolute value of each element of the gradient; None disables clipping.
+        ranks: make this update together, each with its own micro-batches.
 
     Returns:
-        The mean loss in nats over all targets that are scored, and the norm of the gradient before clipping; of all
-        ranks, and the same on each.
+        The mean loss in nats over all scored targets, and the gradient norm before clipping; the same on all ranks.
     """
-    parts = list(parts)
+    micro_batches = list(micro_batches)
     scaler = number_format.scaler
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    # A batch in one part is its own mean; counting would wait for the device.
-    is_one_part = len(parts) == ranks.world_size == 1
-    n_scored = 1 if is_one_part else ranks.sum(sum(int((targets != IGNORE_INDEX).sum()) for _, targets, *_ in parts))
-    for number, (inputs_BxT, targets_BxT, *documents) in enumerate(parts, start=1):
-        with gradient_sync(forward, is_last=number == len(parts)):
+    # The mean of a single micro-batch needs no count, which would wait for the device.
+    is_single = len(micro_batches) == ranks.world_size == 1
+    n_scored = 1 if is_single else ranks.sum(sum(int((b.targets_BxT != IGNORE_INDEX).sum()) for b in micro_batches))
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        with gradient_sync(forward, is_last=number == len(micro_batches)):
             with number_format.autocast():
-                # Without a name, so that the logits are freed as soon as the backward pass has used them.
-                loss = next_token_loss(forward(inputs_BxT, *documents), targets_BxT, "mean" if is_one_part else "sum")
-            # Gradients become their mean over the ranks, and the loss is to be their sum.
-            share = loss if is_one_part else loss * (ranks.world_size / max(n_scored, 1))
-            (share if scaler is None else scaler.scale(share)).backward()
-        total += share.item() / ranks.world_size
+                # The logits have no name here, so that they are freed during the backward pass.
+                loss = next_token_loss(
+                    forward(*micro_batch.model_inputs), micro_batch.targets_BxT, "mean" if is_single else "sum"
+                )
+            # Gradients are averaged over the ranks, so each loss is scaled by the world size.
+            weighted = loss if is_single else loss * (ranks.world_size / max(n_scored, 1))
+            (weighted if scaler is None else scaler.scale(weighted)).backward()
+        total += weighted.item() / ranks.world_size
     total = ranks.sum(total)
     if scaler is not None:
         scaler.unscale_(optimizer)

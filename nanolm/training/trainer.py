@@ -37,11 +37,12 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
-from nanolm.training.evaluation import evaluate, exact_loss
+from nanolm.training.divergence import diverged_error
+from nanolm.training.evaluation import evaluate, split_loss
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
-from nanolm.training.setup import Session, Setup, diverged, micro_batches, prepare, set_lr
-from nanolm.training.step import update
+from nanolm.training.setup import Session, Setup, prepare
+from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
 
@@ -187,7 +188,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
     Batches and the learning rate are functions of the step, so that going on from a checkpoint is no special case.
     """
     config, state, log = session.config, session.state, session.log
-    settings, optimizer = config.trainer, session.state.optimizer
+    settings, optimizer, ranks, train_stream = config.trainer, state.optimizer, session.ranks, session.streams["train"]
     assert optimizer is not None, "a model that is counted has no steps"
     began -= state.seconds
     text = ""
@@ -199,21 +200,14 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             set_lr(optimizer, lr_factor)
-            parts, n_scored = micro_batches(session, state.step)
-            loss, grad_norm = update(
-                session.forward,
-                optimizer,
-                parts,
-                state.number_format,
-                settings.clip_norm,
-                settings.clip_value,
-                session.ranks,
-            )
+            batch, n_scored = micro_batches(config, train_stream, state.step, state.device, ranks)
+            clipping = (settings.clip_norm, settings.clip_value)
+            loss, grad_norm = update(session.forward, optimizer, batch, state.number_format, *clipping, ranks)
             # Under fp16 a gradient may overflow: that update is skipped, and the loss scale is lowered.
             is_skipped = not math.isfinite(grad_norm)
             has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
             if not math.isfinite(loss) or has_diverged:
-                raise diverged(session, loss, grad_norm, config.optimizer.lr * lr_factor)
+                raise diverged_error(session, loss, grad_norm, config.optimizer.lr * lr_factor)
 
             state.step += 1
             state.skipped_updates += is_skipped
@@ -238,7 +232,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                     is_better, text = evaluate(session, began)
                 is_stopping = _is_pruned(session)
 
-            is_stopping = stop.is_asked(session.ranks) or is_stopping
+            is_stopping = stop.is_asked(ranks) or is_stopping
             if _is_save_due(session) or is_last or is_better or is_stopping:
                 with pace.paused("save"), evaluation_weights(optimizer):
                     state.seconds = time.perf_counter() - began
@@ -260,7 +254,7 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> Met
     """The row of metrics.jsonl for the steps since the last one."""
     state = session.state
     speed = pace.tokens_per_second()
-    used = meters.utilisation(speed, session.flops_per_token, session.peak_flops, session.ranks.world_size)
+    used = meters.utilization(speed, session.flops_per_token, session.peak_flops, session.ranks.world_size)
     norms = meters.norms(state.model, session.ranks) if session.config.trainer.log_norms else {}
     return MetricsRow(
         step=state.step,
@@ -313,7 +307,7 @@ def count(session: Session, began: float) -> str:
     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
     state.step = 1
     log.advance()
-    loss = exact_loss(session, "train")
+    loss = split_loss(session, "train")
     state.seconds = time.perf_counter() - began
     log.row(
         MetricsRow(

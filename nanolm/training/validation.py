@@ -1,9 +1,9 @@
-"""The exact loss over a split: every token scored once, in order."""
+"""The exact loss over a split: every token is scored once, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,24 +14,32 @@ from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows
 from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import Forward, next_token_loss
+from nanolm.training.step import next_token_loss
 
-# Logits of one forward pass, in numbers: 2^25 of them are 128 MiB in fp32.
-LOGITS_AT_ONCE = 2**25
-TOKENS_AT_ONCE = 2**14
+# Limits of one forward pass: 2^25 logits take 128 MiB in fp32.
+MAX_LOGITS = 2**25
+MAX_TOKENS = 2**14
 
 
 @runtime_checkable
 class ScoresTargets(Protocol):
-    """A model that finds the probability of one token without those of all others, and is scored by it."""
+    """A model that computes the probabilities of given targets without those of all other tokens."""
 
     def target_log_probabilities(self, tokens_BxT: torch.Tensor, targets_BxT: torch.Tensor) -> torch.Tensor:
-        """Of each target, the log-probability that it follows its position, BxT."""
+        """Return the log-probability of each target, BxT."""
 
 
-def split_loss(
+class _Batch(NamedTuple):
+    """Inputs of the model, and the targets of their last S positions; a batch that only pads does not count."""
+
+    inputs: Sequence[np.ndarray]
+    targets_BxS: np.ndarray  # noqa: N815  the name shows the shape
+    counts: bool
+
+
+@torch.no_grad()
+def exact_loss(
     model: nn.Module,
-    forward: Forward,
     stream: Stream,
     *,
     context_length: int,
@@ -42,139 +50,106 @@ def split_loss(
     reads_documents: bool = False,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> float:
-    """Mean nats a token over a split as it is trained on: as one text (`exact_loss`), or row by row (`rows_loss`).
+    """Return the mean loss over a split in nats per token, without dropout.
+
+    A split with rows is scored row by row: each row sees its own inputs only, and padding is not scored. Any other
+    split is scored in windows that advance by `stride` tokens, each with up to context_length - stride tokens of
+    earlier context. stride = context_length gives windows as in training and is fastest; a smaller stride gives every
+    token more context at context_length / stride times the cost. Every token but the first is scored. The first token
+    of a document is scored as the next token of the document before, also under a document mask.
 
     Args:
-        ranks: each scores its share of the rows, and all get the same loss.
+        model: evaluated in eval mode, and returned to its previous mode.
+        stream: the tokens of the split.
+        context_length: maximum number of inputs.
+        stride: from 1 to context_length; ignored for rows.
+        vocab_size: number of logits per position, which limits the batch size.
+        device: of the model.
+        number_format: precision of the forward pass.
+        reads_documents: whether the model takes the document index of each input.
+        ranks: each scores its share of the split; all return the same loss.
     """
+    batch_size = max(1, min(MAX_TOKENS, MAX_LOGITS // vocab_size) // context_length)
     if stream.rows is not None:
-        return rows_loss(model, forward, stream.tokens, stream.rows, vocab_size, device, number_format, ranks)
-    return exact_loss(
-        model,
-        forward,
-        stream.tokens,
-        context_length=context_length,
-        stride=stride,
-        vocab_size=vocab_size,
-        device=device,
-        number_format=number_format,
-        documents=stream.documents if reads_documents else None,
-        ranks=ranks,
-    )
-
-
-@torch.no_grad()
-def rows_loss(
-    model: nn.Module,
-    forward: Forward,
-    tokens: Tokens,
-    rows: Rows,
-    vocab_size: int,
-    device: torch.device,
-    number_format: NumberFormat,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> float:
-    """Mean nats a token over rows, each behind nothing but its own beginning; padding is not scored."""
+        batches = _row_batches(stream.tokens, stream.rows, batch_size, ranks)
+    else:
+        documents = stream.documents if reads_documents else None
+        batches = _window_batches(stream.tokens, documents, context_length, stride, batch_size, ranks)
     was_training = model.training
     model.eval()
     total = 0.0
-    at_once = _rows_at_once(vocab_size, rows.context_length) * ranks.world_size
-    for start in range(0, len(rows), at_once):
-        rows_B, counts = _own_share(np.arange(start, min(start + at_once, len(rows))), ranks)
-        inputs_BxT, targets_BxT = (torch.from_numpy(side).to(device) for side in gather_rows(tokens, rows, rows_B))
-        total += counts * _summed_loss(model, forward, [inputs_BxT], targets_BxT, number_format)
+    for inputs, targets_BxS, counts in batches:
+        total += counts * _summed_loss(
+            model,
+            [torch.from_numpy(array).to(device) for array in inputs],
+            torch.from_numpy(targets_BxS).to(device),
+            number_format,
+        )
     model.train(was_training)
-    return ranks.sum(total) / rows.n_targets
+    return ranks.sum(total) / stream.scored_tokens
 
 
-def _own_share(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
-    """This rank's share of the rows, and whether it counts.
-
-    A rank that has none left takes one that does not count: a sharded model runs on all ranks or on none.
-    """
-    own_B = rows_B[ranks.rank :: ranks.world_size]
-    return (own_B, True) if len(own_B) else (rows_B[:1], False)
-
-
-def _rows_at_once(vocab_size: int, context_length: int) -> int:
-    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size) // context_length)
+def _row_batches(tokens: Tokens, rows: Rows, batch_size: int, ranks: Ranks) -> Iterator[_Batch]:
+    step = batch_size * ranks.world_size
+    for start in range(0, len(rows), step):
+        rows_B, counts = _share_of(np.arange(start, min(start + step, len(rows))), ranks)
+        inputs_BxT, targets_BxT = gather_rows(tokens, rows, rows_B)
+        yield _Batch([inputs_BxT], targets_BxT, counts)
 
 
-@torch.no_grad()
-def exact_loss(
-    model: nn.Module,
-    forward: Forward,
+def _window_batches(
     tokens: Tokens,
-    *,
+    documents: np.ndarray | None,
     context_length: int,
     stride: int,
-    vocab_size: int,
-    device: torch.device,
-    number_format: NumberFormat,
-    documents: np.ndarray | None = None,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> float:
-    """Mean nats a token over a split, without dropout.
+    batch_size: int,
+    ranks: Ranks,
+) -> Iterator[_Batch]:
+    windows = _windows(len(tokens) - 1, context_length, stride, batch_size * ranks.world_size)
+    for all_starts_B, length, n_scored in windows:
+        starts_B, counts = _share_of(all_starts_B, ranks)
+        window_BxT = gather_windows(tokens, starts_B, length + 1).astype(np.int64)
+        inputs = [window_BxT[:, :-1]]
+        if documents is not None:
+            inputs.append(document_ids(documents, starts_B, length))
+        yield _Batch(inputs, window_BxT[:, 1:][:, -n_scored:], counts)
 
-    The split is scored in stretches of `stride` tokens, each seen behind up to context_length - stride tokens of
-    what came before. With stride = context_length the stretches lie side by side (cheapest, and what training sees);
-    a smaller stride gives every token more context and costs context_length / stride times as much.
 
-    The first token of a document is scored as every other, by the last position of the document before it: a mask
-    within documents hides what came before from the tokens that follow it alone.
+def _share_of(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
+    """Return this rank's share of the rows, and whether it counts.
 
-    Args:
-        documents: where each document begins in the tokens, for a model that reads which one each input is of; None:
-            the model reads tokens alone.
-        ranks: each scores its share.
-
-    Returns:
-        The sum over all tokens but the first, which nothing precedes, divided by their number.
+    A rank without a share gets a row that does not count, since a sharded model must run on all ranks.
     """
-    was_training = model.training
-    model.eval()
-    total = 0.0
-    rows_at_once = _rows_at_once(vocab_size, context_length) * ranks.world_size
-    for all_starts_B, length, scored in _stretches(len(tokens) - 1, context_length, stride, rows_at_once):
-        starts_B, counts = _own_share(all_starts_B, ranks)
-        rows = torch.from_numpy(gather_windows(tokens, starts_B, length + 1).astype(np.int64)).to(device)
-        read = [] if documents is None else [torch.from_numpy(document_ids(documents, starts_B, length)).to(device)]
-        targets_BxS = rows[:, 1:][:, -scored:]
-        total += counts * _summed_loss(model, forward, [rows[:, :-1], *read], targets_BxS, number_format)
-    model.train(was_training)
-    return ranks.sum(total) / (len(tokens) - 1)
+    share_B = rows_B[ranks.rank :: ranks.world_size]
+    return (share_B, True) if len(share_B) else (rows_B[:1], False)
 
 
 def _summed_loss(
-    model: nn.Module,
-    forward: Forward,
-    inputs: Sequence[torch.Tensor],
-    targets_BxS: torch.Tensor,
-    number_format: NumberFormat,
+    model: nn.Module, inputs: Sequence[torch.Tensor], targets_BxS: torch.Tensor, number_format: NumberFormat
 ) -> float:
-    """Nats of all targets, which are those of the last S positions; inputs are as `forward` takes them."""
+    """Return the summed loss in nats over the targets of the last S positions."""
     n_scored = targets_BxS.shape[1]
     if isinstance(model, ScoresTargets):
         inputs_BxT = inputs[0]
         targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - n_scored, 0), value=IGNORE_INDEX)
-        found_BxT = model.target_log_probabilities(inputs_BxT, targets_BxT.clamp(min=0))
-        return -found_BxT[targets_BxT != IGNORE_INDEX].sum().item()
+        log_probabilities_BxT = model.target_log_probabilities(inputs_BxT, targets_BxT.clamp(min=0))
+        return -log_probabilities_BxT[targets_BxT != IGNORE_INDEX].sum().item()
     with number_format.autocast():
-        logits_BxTxV = forward(*inputs)
+        logits_BxTxV = model(*inputs)
     return next_token_loss(logits_BxTxV[:, -n_scored:], targets_BxS, reduction="sum").item()
 
 
-def _stretches(
-    n_targets: int, context_length: int, stride: int, rows_at_once: int
+def _windows(
+    n_targets: int, context_length: int, stride: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Where rows begin, how many inputs each has, and how many targets at its end are scored."""
+    """Yield the starts of a batch of windows, their number of inputs, and how many targets at their end are scored."""
     assert 1 <= stride <= context_length, f"stride {stride}, context_length {context_length}"
-    # The first window has nothing before it: all of its targets are scored.
+    # The first window has no earlier context: all of its targets are scored.
     first = min(context_length, n_targets)
     yield np.array([0]), first, first
     ends = np.arange(first + stride, n_targets + 1, stride)
-    for start in range(0, len(ends), rows_at_once):
-        batch = ends[start : start + rows_at_once]
+    for start in range(0, len(ends), batch_size):
+        batch = ends[start : start + batch_size]
         yield batch - context_length, context_length, stride
     done = int(ends[-1]) if len(ends) else first
     if done < n_targets:

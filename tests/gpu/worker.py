@@ -197,10 +197,10 @@ class Parts:
         self.sides = (tokens, tokens, *((tokens,) if self.reads_documents else ()))
 
     def update(self) -> None:
-        from nanolm.training.step import update
+        from nanolm.training.step import MicroBatch, update
 
         settings = self.config.trainer
-        parts = zip(*(side.chunk(settings.gradient_accumulation) for side in self.sides), strict=True)
+        parts = map(MicroBatch, *(side.chunk(settings.gradient_accumulation) for side in self.sides))
         update(
             self.state.model,
             self.state.optimizer,
@@ -227,19 +227,19 @@ class Parts:
     def evaluate(self) -> None:
         import numpy as np
 
+        from nanolm.data.tokens.stream import Stream
         from nanolm.training.validation import exact_loss
 
         tokens = np.zeros(self.config.size.context_length + 1, dtype=np.int64)
         exact_loss(
             self.state.model,
-            self.state.model,
-            tokens,
+            Stream(tokens, scored_bytes=1),
             context_length=self.config.size.context_length,
             stride=self.config.size.context_length,
             vocab_size=VOCAB_SIZE,
             device=self.state.device,
             number_format=self.state.number_format,
-            documents=np.zeros(1, dtype=np.int64) if self.reads_documents else None,
+            reads_documents=self.reads_documents,
         )
 
     def write(self) -> None:

@@ -15,6 +15,7 @@ from nanolm.config.model import NgramConfig, Smoothing
 from nanolm.config.tokenizer import CharConfig
 from nanolm.config.trainer import Precision
 from nanolm.data.tokenizers import CharTokenizer
+from nanolm.data.tokens.stream import Stream
 from nanolm.model.build import FittedModel, build, count_parameters
 from nanolm.model.ngram import Ngram
 from nanolm.training.precision import NumberFormat
@@ -162,7 +163,7 @@ def test_losses_on_tiny_shakespeare(shakespeare: Path) -> None:
     def loss(**settings: object) -> float:
         model = fitted(train, 65, **settings)
         where = {"device": CPU, "number_format": NumberFormat(Precision.fp32, CPU)}
-        return exact_loss(model, model, val, context_length=64, stride=64, vocab_size=65, **where)  # type: ignore[arg-type]
+        return exact_loss(model, Stream(val, scored_bytes=1), context_length=64, stride=64, vocab_size=65, **where)  # type: ignore[arg-type]
 
     # A window starts with the token before its first target, so that a bigram scores every target with its context.
     assert loss(order=2, smoothing=Smoothing.add_k) == pytest.approx(bigram_loss(train, val, 65), abs=1e-6)

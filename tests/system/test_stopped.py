@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nanolm import checksummed
 from nanolm.config.run import Config
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import evaluation, trainer
@@ -21,8 +22,8 @@ from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 # Where a signal comes, and at which call of it: in the middle of an update, an evaluation, a save.
 MOMENTS = {
     "forward": (trainer, "update", 15),
-    "evaluation": (evaluation, "split_loss", 2),
-    "save": (checkpoint, "_sync_file", 6),
+    "evaluation": (evaluation, "exact_loss", 2),
+    "save": (checksummed, "_sync_file", 6),
 }
 SHORT = (
     "model.dropout=0.3",

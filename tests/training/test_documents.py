@@ -24,9 +24,9 @@ from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import next_token_loss, update
+from nanolm.training.step import MicroBatch, next_token_loss, update
 from nanolm.training.trainer import train
-from nanolm.training.validation import exact_loss, split_loss
+from nanolm.training.validation import exact_loss
 from tests.helpers import SMALL, make_config
 
 CPU = torch.device("cpu")
@@ -112,15 +112,14 @@ def stream_of(n_tokens: int, documents: list[int]) -> Stream:
 def test_a_split_is_scored_as_if_each_document_stood_alone(
     stride: int, n_tokens: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
     stream = stream_of(n_tokens, [0, 1, 8, 8, 16, 16, 16, 19, 20, 75])
     torch.manual_seed(0)
     model = Gathers(11)
     about = {"context_length": 8, "stride": stride, "vocab_size": 11, "device": CPU, "number_format": FP32}
-    found = exact_loss(model, model, stream.tokens, **about, documents=stream.documents)
+    found = exact_loss(model, stream, **about, reads_documents=True)
     assert found == pytest.approx(loss_of_documents_alone(model, stream, 8, stride), rel=1e-5)
-    assert split_loss(model, model, stream, **about, reads_documents=True) == found
-    across = split_loss(model, model, stream, **about)
+    across = exact_loss(model, stream, **about)
     one_document = dataclasses.replace(stream, documents=np.zeros(1, dtype=np.uint64))
     assert across == pytest.approx(loss_of_documents_alone(model, one_document, 8, stride), rel=1e-5)
     assert n_tokens == 2 or across != pytest.approx(found, rel=1e-3)
@@ -138,7 +137,7 @@ def test_parts_of_a_batch_with_documents_add_up_to_the_batch() -> None:
     for n in (1, 2, 8):
         model = copy.deepcopy(initial)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        parts = zip(inputs.chunk(n), targets.chunk(n), documents.chunk(n), strict=True)
+        parts = map(MicroBatch, inputs.chunk(n), targets.chunk(n), documents.chunk(n))
         loss, norm = update(model, optimizer, parts, FP32, None)
         assert loss == pytest.approx(expected, rel=1e-5)
         results.append((norm, model.table.weight.detach()))
@@ -210,7 +209,7 @@ def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
         assert found == pytest.approx(run.read_summary().best_val_loss, rel=1e-5)
     vocab_size = loaded.tokenizer.vocab_size
     about = {"context_length": 16, "stride": stride, "vocab_size": vocab_size, "device": CPU, "number_format": FP32}
-    across = split_loss(loaded.model, loaded.model, stream, **about)
+    across = exact_loss(loaded.model, stream, **about)
     assert across != pytest.approx(found, rel=1e-4)
 
 

@@ -103,10 +103,10 @@ def test_measuring_waits_for_the_device_that_is_measured(monkeypatch: pytest.Mon
 
 
 def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
-    assert meters.utilisation(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
-    assert meters.utilisation(None, 10**6, 1e9, 1) is None
-    assert meters.utilisation(1000.0, None, 1e9, 1) is None
-    assert meters.utilisation(1000.0, 10**6, None, 1) is None
+    assert meters.utilization(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
+    assert meters.utilization(None, 10**6, 1e9, 1) is None
+    assert meters.utilization(1000.0, None, 1e9, 1) is None
+    assert meters.utilization(1000.0, 10**6, None, 1) is None
 
 
 def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:

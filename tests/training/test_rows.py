@@ -24,9 +24,9 @@ from nanolm.registry import TOKENIZERS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import next_token_loss, update
+from nanolm.training.step import MicroBatch, next_token_loss, update
 from nanolm.training.trainer import train
-from nanolm.training.validation import split_loss
+from nanolm.training.validation import exact_loss
 from tests.helpers import SMALL, make_config, randomize_weights
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
         torch.manual_seed(0)
         model = torch.nn.Embedding(5, 5)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        loss, norm = update(model, optimizer, zip(inputs.chunk(n), targets.chunk(n), strict=True), FP32, None)
+        loss, norm = update(model, optimizer, map(MicroBatch, inputs.chunk(n), targets.chunk(n)), FP32, None)
         results.append((loss, norm, model.weight.detach().clone()))
     torch.manual_seed(0)
     model = torch.nn.Embedding(5, 5)
@@ -65,14 +65,14 @@ def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
 def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
     rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
     tokens = np.random.default_rng(0).integers(0, 11, 60).astype(np.uint8)
     starts = [0, 3, 4, 30, 41]
     model = build(make_config("size.context_length=8", "size.n_layers=2"), 11).eval()
     randomize_weights(model)
     stream = Stream(tokens, scored_bytes=60, rows=Rows(np.array([*starts, 60], dtype=np.uint64), 10, 8))
     assert stream.rows is not None
-    found = split_loss(model, model, stream, context_length=8, stride=8, vocab_size=11, device=CPU, number_format=FP32)
+    found = exact_loss(model, stream, context_length=8, stride=8, vocab_size=11, device=CPU, number_format=FP32)
     losses = []
     for start, end in zip(starts, [*starts[1:], 60], strict=True):
         line = [10, *tokens[start:end].tolist()]

@@ -5,7 +5,7 @@ import torch
 
 from nanolm.config.trainer import Precision
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import next_token_loss, update
+from nanolm.training.step import MicroBatch, next_token_loss, update
 
 FP32 = NumberFormat(Precision.fp32, torch.device("cpu"))
 
@@ -16,9 +16,9 @@ def table() -> tuple[torch.nn.Embedding, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=1.0)
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> MicroBatch:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(5, (8, 6), generator=generator), torch.randint(5, (8, 6), generator=generator)
+    return MicroBatch(*(torch.randint(5, (8, 6), generator=generator) for _ in range(2)))
 
 
 def test_the_loss_is_the_mean_of_minus_log_probability() -> None:
@@ -28,11 +28,11 @@ def test_the_loss_is_the_mean_of_minus_log_probability() -> None:
 
 
 def test_parts_of_a_batch_add_up_to_the_batch() -> None:
-    inputs, targets = batch()
+    inputs, targets, _ = batch()
     results = []
     for n in (1, 2, 8):
         model, optimizer = table()
-        loss, norm = update(model, optimizer, zip(inputs.chunk(n), targets.chunk(n), strict=True), FP32, None)
+        loss, norm = update(model, optimizer, map(MicroBatch, inputs.chunk(n), targets.chunk(n)), FP32, None)
         results.append((loss, norm, model.weight.detach().clone()))
     for loss, norm, weight in results[1:]:
         assert (loss, norm) == pytest.approx(results[0][:2], rel=1e-5)

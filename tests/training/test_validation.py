@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from nanolm.config.trainer import Precision
+from nanolm.data.tokens.stream import Stream
 from nanolm.model.build import build
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
@@ -17,8 +18,7 @@ TOKENS = np.random.default_rng(0).integers(0, 11, 103).astype(np.uint8)
 def loss_of(model: torch.nn.Module, tokens: np.ndarray, stride: int) -> float:
     return exact_loss(
         model,
-        model,
-        tokens,
+        Stream(tokens, scored_bytes=1),
         context_length=8,
         stride=stride,
         vocab_size=11,
@@ -33,7 +33,7 @@ def loss_of(model: torch.nn.Module, tokens: np.ndarray, stride: int) -> float:
 def test_every_token_is_scored_once(
     stride: int, length: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "TOKENS_AT_ONCE", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
     model = build(make_config("size.context_length=8", "size.n_layers=2", "model.dropout=0.5"), 11).train()
     randomize_weights(model)
     tokens = TOKENS[:length]

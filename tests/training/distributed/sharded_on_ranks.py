@@ -18,7 +18,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import setup
 from nanolm.training.distributed.parallel import local_shards
 from nanolm.training.distributed.ranks import process_group
-from nanolm.training.step import next_token_loss
+from nanolm.training.step import micro_batches, next_token_loss
 from tests.helpers import SMALL, make_config
 
 
@@ -44,13 +44,12 @@ def main() -> None:
                 kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
             return tensor
 
-        parts, _ = setup.micro_batches(prepared, 0)
-        inputs, targets = next(parts)
+        (batch, *_), _ = micro_batches(prepared.config, prepared.streams["train"], 0, prepared.state.device, ranks)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             prepared.state.number_format.autocast(),
         ):
-            loss = next_token_loss(prepared.forward(inputs), targets)
+            loss = next_token_loss(prepared.forward(*batch.model_inputs), batch.targets_BxT)
         # FSDP frees the storage of what it gathered, and autocast that of its copies only after the backward pass.
         kept_weight_bytes = sum(storage.nbytes() for storage in kept.values())
         loss.backward()
@@ -62,7 +61,7 @@ def main() -> None:
             "gradient_dtypes": sorted({str(parameter.grad.dtype) for parameter in model.parameters()}),
         }
         print(json.dumps(found))
-        del prepared, model, parts, loss
+        del prepared, model, batch, loss
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ def test_ddp_keeps_one_copy_of_the_gradients(monkeypatch: pytest.MonkeyPatch) ->
 def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     wrote = []
     monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
-    monkeypatch.setattr(evaluation, "exact_loss", lambda setup, split: 1.0)
+    monkeypatch.setattr(evaluation, "split_loss", lambda setup, split: 1.0)
     config = make_config(*COMMON, "dataset.path=unread")
     for rank, is_sharded in ((0, False), (1, False), (0, True), (1, True)):
         session = MagicMock(config=config, ranks=Ranks(rank, 2))
