@@ -48,11 +48,9 @@ def closing_table(
         prompt: from the run's text, for `nanolm generate`.
         plugins: modules that the run was made with.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    from nanolm.tables import Console
+    from nanolm.tables import Console, Table, cell
 
     console = Console()
     path = visible(str(run.path))
@@ -60,19 +58,15 @@ def closing_table(
     if drawn := curve(run.read_metrics(), bigram, width=min(console.width, 100)):
         print(drawn)
     console.print(f"{summary.status} at step {summary.step:,}")
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    table.add_column("nats/token", justify="right")
-    table.add_column("bits/byte", justify="right")
-    table.add_column("")
+    table = Table(["", "nats/token", "bits/byte", ""], "lrrl")
     best = summary.best_val_loss
     if best is not None:
         # What a nat a token is in bits a byte; a loss of nothing does not say.
         bits = (summary.bits_per_byte or math.nan) / best if best else math.nan
         table.add_row(
             "val loss, best",
-            f"[bold]{best:.4f}[/]",
-            f"[bold]{best * bits:.4f}[/]",
+            cell(f"{best:.4f}", "bold"),
+            cell(f"{best * bits:.4f}", "bold"),
             f"step {summary.best_step:,}, all {summary.val_scored_tokens:,} tokens",
         )
         final = summary.final_val_loss

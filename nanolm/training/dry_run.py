@@ -234,17 +234,13 @@ def _time_save(
 
 def show(found: Estimate) -> None:
     """Prints an estimate."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from nanolm.tables import Console, cell
+    from nanolm.tables import Console, Table, cell
 
     console = Console()
     for note in found.notes:
         console.print(cell(note))
-    table = Table(box=SIMPLE_HEAD, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
+    table = Table(["", ""], "ll")
+    table.columns[0].style = "bold"
     table.add_row("parameters", f"{found.parameters:,}")
     table.add_row("tokens", f"{found.tokens:,}, {found.epochs:.2f} times the train split")
     table.add_row("tokens a parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")
