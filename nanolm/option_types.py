@@ -52,11 +52,11 @@ class Number:
         try:
             number = self.kind(text)
         except ValueError as error:
-            raise SettingsError(f"is {shown(text)}, which is not {noun}", hint=hint) from error
+            raise SettingsError(f"is {quote(text)}, which is not {noun}", hint=hint) from error
         if not self.low <= number <= self.high:
             reason = f"must be at least {self.low:g}" if number < self.low else "is too large"
             reason = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else reason
-            raise SettingsError(f"is {shown(text)[1:-1]}, which {reason}", hint=hint)
+            raise SettingsError(f"is {quote(text)[1:-1]}, which {reason}", hint=hint)
         return number
 
 
@@ -77,7 +77,7 @@ def text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise SettingsError(f"is {shown(value)}, which is not UTF-8", hint="type it in a UTF-8 terminal") from error
+        raise SettingsError(f"is {quote(value)}, which is not UTF-8", hint="type it in a UTF-8 terminal") from error
     return nonempty(value)
 
 
@@ -108,9 +108,9 @@ def file_to_write(value: str) -> Path:
         is_file_name = bool(found.name) and found.name != ".." and not found.is_dir()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"is {shown(value)}, which cannot be a path: {reason}", hint="name a file") from error
+        raise SettingsError(f"is {quote(value)}, which cannot be a path: {reason}", hint="name a file") from error
     if not is_file_name:
-        raise SettingsError(f"is {shown(value)}, which is a folder", hint="name a file")
+        raise SettingsError(f"is {quote(value)}, which is a folder", hint="name a file")
     return found
 
 
@@ -122,7 +122,7 @@ def names(value: str) -> list[str]:
     """
     found = [name.strip() for name in value.split(",") if name.strip()]
     if not found:
-        raise SettingsError(f"is {shown(value)}, which contains no name", hint="names separated by commas")
+        raise SettingsError(f"is {quote(value)}, which contains no name", hint="names separated by commas")
     return found
 
 
@@ -133,7 +133,7 @@ def device(value: str) -> str:
         SettingsError: the name is not that of a device.
     """
     if not DEVICES.fullmatch(value):
-        raise SettingsError(f"is {shown(value)}", hint=DEVICES_HINT)
+        raise SettingsError(f"is {quote(value)}", hint=DEVICES_HINT)
     return value
 
 
@@ -148,10 +148,10 @@ def checkpoint(value: str) -> str:
     try:
         return str(Number(int, 0, LARGEST)(value))
     except SettingsError as error:
-        raise SettingsError(f"is {shown(value)}", hint="best, last, or a step") from error
+        raise SettingsError(f"is {quote(value)}", hint="best, last, or a step") from error
 
 
-def shown(value: str) -> str:
+def quote(value: str) -> str:
     """Quote a value for an error, shortened."""
     return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}...")
 

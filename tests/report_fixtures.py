@@ -1,4 +1,4 @@
-"""Real runs, small and made once, for all that reads them."""
+"""Small real runs, trained once, for the tests of reports."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.helpers import SMALL, make_config
 LONG_NAME = "a_run_whose_name_says_everything_that_was_ever_thought_about_it_<!--<script>_<b>&amp;"
 
 
-def make_run(folder: Path, text: Path, *line: str, **changes: Any) -> Path:
-    """A run of a few steps, with the choices that its line names; `changes` are settings that need no composing."""
-    config = make_config("dataset=text", f"dataset.path={text}", *SMALL, "trainer.sample_tokens=12", *line)
+def make_run(folder: Path, text: Path, *overrides: str, **changes: Any) -> Path:
+    """Train a run of a few steps; `changes` set lr and seed without composing again."""
+    config = make_config("dataset=text", f"dataset.path={text}", *SMALL, "trainer.sample_tokens=12", *overrides)
     config.optimizer.lr = changes.get("lr", config.optimizer.lr)
     config.seed = changes.get("seed", config.seed)
     groups = ("dataset", "tokenizer", "model", "mask", "size", "optimizer", "scheduler", "trainer", "logger")
-    named = dict(word.split("=", 1) for word in ("dataset=text", "logger=none", *line))
+    given = dict(override.split("=", 1) for override in ("dataset=text", "logger=none", *overrides))
     folder.mkdir(parents=True)
-    train(config, RunDirectory(folder), choices={group: named[group] for group in groups if group in named})
+    train(config, RunDirectory(folder), choices={group: given[group] for group in groups if group in given})
     return folder
 
 
@@ -36,7 +36,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
-    """Twenty runs: a bigram and a transformer, five learning rates, two seeds; one has a name that is a nuisance."""
+    """Twenty runs: a bigram and a transformer, five learning rates, two seeds; one has a hostile name."""
     folder = tmp_path_factory.mktemp("sweep")
     steps = ("trainer.max_steps=6", "trainer.log_every=1", "trainer.eval_every=3")
     for model in ("bigram", "gpt"):
@@ -49,7 +49,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
-    """A bigram, and a transformer whose layers have masks of their own."""
+    """A bigram, and a transformer whose layers have different masks."""
     folder = tmp_path_factory.mktemp("pair")
     steps = ("trainer.max_steps=6", "trainer.log_every=1", "trainer.eval_every=3")
     make_run(folder / "bigram", text, "model=bigram", *steps)

@@ -124,7 +124,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             }
             for row in comparison.rows
         ],
-        "references": [dataclasses.asdict(line) for line in comparison.references],
+        "references": [dataclasses.asdict(baseline) for baseline in comparison.references],
         "notes": comparison.notes,
     }
 
@@ -146,9 +146,9 @@ def _print_csv(comparison: Comparison) -> None:
             | {"row": " ".join(run.name for run in row.runs), "status": row.status, "n_seeds": row.n_seeds}
             | {"best_of": row.best_of, "verdict": row.verdict, "p_value": row.p_value}
         )
-    for line in comparison.references:
-        values = {"best_val_loss": line.loss, "bits_per_byte": line.bits_per_byte}
-        writer.writerow({"row": line.name} | {name: values[name] for name in comparison.metrics if name in values})
+    for baseline in comparison.references:
+        values = {"best_val_loss": baseline.loss, "bits_per_byte": baseline.bits_per_byte}
+        writer.writerow({"row": baseline.name} | {name: values[name] for name in comparison.metrics if name in values})
     terminal.write(text.getvalue().removesuffix("\n"))
     for note in comparison.notes:
         terminal.say(note)

@@ -102,16 +102,18 @@ def make_columns(comparison: Comparison) -> list[Column]:
     for at, name in enumerate(comparison.metrics):
         cells = [_figure(name, row, comparison) for row in rows]
         if any(cell != MISSING for cell in cells):
-            lines = [_reference(name, line) for line in references]
-            narrow = [_narrow(cell, is_ranking=at == 0) for cell in cells] + lines
-            columns.append(Column(name, _heading(name, comparison), cells + lines, is_ranking=at == 0, narrow=narrow))
+            baselines = [_format_baseline(name, baseline) for baseline in references]
+            narrow = [_narrow(cell, is_ranking=at == 0) for cell in cells] + baselines
+            columns.append(
+                Column(name, _heading(name, comparison), cells + baselines, is_ranking=at == 0, narrow=narrow)
+            )
         if at == 0 and any(row.p_value is not None for row in rows):
             columns.append(Column("verdict", "differs\nfrom best", [_verdict(row) for row in rows], is_numeric=False))
     padded = [
         dataclasses.replace(column, cells=column.cells + [""] * (n_lines - len(column.cells))) for column in columns
     ]
-    for at, line in enumerate(references, start=len(rows)):
-        padded[0].cells[at] = visible(line.name)
+    for at, baseline in enumerate(references, start=len(rows)):
+        padded[0].cells[at] = visible(baseline.name)
     return padded
 
 
@@ -211,20 +213,20 @@ def _to_target(name: str, row: Row, comparison: Comparison) -> str:
         return MISSING
     if not row.n_reached:
         # Round up, so that a best loss of 1.88001 is not shown as having reached 1.88.
-        shown = f"{math.ceil(round(min(best.values) * 1e4, 6)) / 1e4:.4f}".rstrip("0").rstrip(".")
-        return f"never (best {shown})" if name == TO_TARGET[0] else "never"
+        best_shown = f"{math.ceil(round(min(best.values) * 1e4, 6)) / 1e4:.4f}".rstrip("0").rstrip(".")
+        return f"never (best {best_shown})" if name == TO_TARGET[0] else "never"
     mean = row.estimates[name].mean
     assert mean is not None
     cell = _amount("seconds", mean) if name == TO_TARGET[1] else short_number(mean)
     return cell if row.n_reached == row.n_seeds else f"{cell} ({row.n_reached} of {row.n_seeds})"
 
 
-def _reference(name: str, line: Reference) -> str:
+def _format_baseline(name: str, baseline: Reference) -> str:
     if name == "bits_per_byte":
-        return "" if line.bits_per_byte is None else f"{line.bits_per_byte:.4f}"
-    if line.loss is None:
+        return "" if baseline.bits_per_byte is None else f"{baseline.bits_per_byte:.4f}"
+    if baseline.loss is None:
         return ""
-    return {"best_val_loss": f"{line.loss:.4f}", "perplexity": f"{math.exp(line.loss):.2f}"}.get(name, "")
+    return {"best_val_loss": f"{baseline.loss:.4f}", "perplexity": f"{math.exp(baseline.loss):.2f}"}.get(name, "")
 
 
 def _verdict(row: Row) -> str:

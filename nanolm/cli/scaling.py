@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the law, its residual, and the predicted losses beside the measured ones."""
+    """Print the law, its residual, and the predicted and measured losses."""
     from nanolm.analysis.scaling import fit
 
     points, unit, notes = collect_points(find(arguments.runs))

@@ -40,9 +40,9 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def test_real_runs_are_compared_without_their_text(nanolm: Nanolm, small_text: Path) -> None:
-    line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
+    overrides = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", *SMALL, "trainer.max_steps=10")
     for model in ("bigram", "gpt"):
-        config = make_config(*line, f"model={model}")
+        config = make_config(*overrides, f"model={model}")
         for config.seed in (1, 2):
             run = RunDirectory(nanolm.folder / "sweep" / f"{model}_{config.seed}")
             with run.claim():

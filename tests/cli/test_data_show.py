@@ -9,8 +9,8 @@ from tests.helpers import Nanolm
 
 
 def test_data_show_prints_tokens_and_a_batch(nanolm: Nanolm, small_text: Path) -> None:
-    line = ("dataset=text", f"dataset.path={small_text}", "dataset.test_fraction=0.1", "size.context_length=8")
-    done = nanolm("data", "show", *line, "--json", "--tokens", "5", "trainer.batch_size=2")
+    overrides = ("dataset=text", f"dataset.path={small_text}", "dataset.test_fraction=0.1", "size.context_length=8")
+    done = nanolm("data", "show", *overrides, "--json", "--tokens", "5", "trainer.batch_size=2")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     n_characters = len(small_text.read_text())
@@ -24,7 +24,7 @@ def test_data_show_prints_tokens_and_a_batch(nanolm: Nanolm, small_text: Path) -
     for row in found["batch"]["rows"]:
         assert row["inputs"]["text"][1:] == row["targets"]["text"][:-1]
         assert len(row["inputs"]["ids"]) == 5
-    shown = nanolm("data", "show", *line)
+    shown = nanolm("data", "show", *overrides)
     assert shown.returncode == 0, shown.stderr
     for words in ("bytes per token", "lossless", "first tokens of train", "first batch", "targets", "'0'"):
         assert words in shown.stdout
@@ -57,9 +57,9 @@ def test_mistakes_are_reported(nanolm: Nanolm, small_text: Path) -> None:
 
 
 def test_too_large_a_batch_is_an_error(small_text: Path) -> None:
-    line = ["dataset=text", f"dataset.path={small_text}", f"trainer.batch_size={9 * 10**18}"]
+    overrides = ["dataset=text", f"dataset.path={small_text}", f"trainer.batch_size={9 * 10**18}"]
     with pytest.raises(SettingsError, match=r"the tokens of a batch take [\d.,]+ PiB, and this machine has"):
-        cli.run(["data", "show", *line])
+        cli.run(["data", "show", *overrides])
 
 
 def test_an_empty_config_dir_is_an_error() -> None:

@@ -62,8 +62,8 @@ def test_every_command_has_help(name: str, nanolm: Nanolm) -> None:
 
 
 def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=20", "trainer.eval_every=10")
-    done = nanolm("train", *line, "trainer.sample_tokens=20")
+    overrides = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=20", "trainer.eval_every=10")
+    done = nanolm("train", *overrides, "trainer.sample_tokens=20")
     assert done.returncode == 0, done.stderr
     for part in ("completed at step 20", "val loss, best", "counted bigram", "a sample of its writing", "resume="):
         assert part in done.stdout
@@ -103,31 +103,31 @@ def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) ->
     assert done.returncode == 2
     assert "the run was made with optimizer.lr=0.002, and the line says 0.5" in done.stderr
 
-    done = nanolm("train", *line[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
+    done = nanolm("train", *overrides[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
     assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not resumed"
 
 
 def test_resume_auto_finds_the_run_with_these_settings(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}")
+    overrides = (*SMALL, "dataset=text", f"dataset.path={small_text}")
     for steps, expected in ((10, 1), (20, 1), (20, 2)):
-        done = nanolm("train", *line, f"trainer.max_steps={steps}", "resume=auto")
+        done = nanolm("train", *overrides, f"trainer.max_steps={steps}", "resume=auto")
         assert done.returncode == 0, done.stderr
         assert len(list((nanolm.folder / "outputs").iterdir())) == expected
-    given = (*line, "hydra.run.dir=mine", "resume=auto")
+    given = (*overrides, "hydra.run.dir=mine", "resume=auto")
     for steps in (10, 20):
         nanolm("train", *given, f"trainer.max_steps={steps}")
     assert RunDirectory(nanolm.folder / "mine").read_summary().step == 20
     done = nanolm("train", *given, "trainer.max_steps=20")
     assert "nothing to do" in done.stderr
     assert done.returncode == 0
-    done = nanolm("train", *line, "hydra.run.dir=mine")
+    done = nanolm("train", *overrides, "hydra.run.dir=mine")
     assert done.returncode == 2
     assert "this folder holds a run already" in done.stderr
 
 
 def test_multirun_trains_every_combination(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
-    done = nanolm("train", "-m", *line, "model=bigram,gpt2", "seed=1,2")
+    overrides = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *overrides, "model=bigram,gpt2", "seed=1,2")
     assert done.returncode == 0, done.stderr
     runs = [RunDirectory(path) for path in sorted((nanolm.folder / "sweep").glob("*/"))]
     found = [(run.read_summary().choices["model"], run.read_summary().seed) for run in runs]
@@ -155,8 +155,8 @@ def test_a_plugin_is_imported_from_the_current_folder(nanolm: Nanolm, small_text
         "@MASKS.register('last_two')\n"
         "def last_two(query, key, config):\n    return (key <= query) & (key > query - 2)\n"
     )
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
-    done = nanolm("train", *line, "plugins=[my_masks]", "mask=last_two")
+    overrides = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
+    done = nanolm("train", *overrides, "plugins=[my_masks]", "mask=last_two")
     assert done.returncode == 0, done.stderr
     done = nanolm("generate", "run", "--prompt", "1")
     assert done.returncode == 2
@@ -172,7 +172,7 @@ def test_user_modules_do_not_hide_installed_ones(nanolm: Nanolm, small_text: Pat
         "import numpy\nfrom nanolm.registry import MASKS\n"
         "@MASKS.register('own')\ndef own(query, key, config):\n    return key <= query\n"
     )
-    line = (
+    overrides = (
         *SMALL,
         "dataset=text",
         f"dataset.path={small_text}",
@@ -180,13 +180,13 @@ def test_user_modules_do_not_hide_installed_ones(nanolm: Nanolm, small_text: Pat
         "plugins=[my_masks]",
         "mask=own",
     )
-    command = [sys.executable, "-m", "nanolm", "train", *line, "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "nanolm", "train", *overrides, "hydra.run.dir=run"]
     done = subprocess.run(command, cwd=nanolm.folder, env=nanolm.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # The command that is already imported finds its plugins as well.
     done = nanolm("generate", "run", "--prompt", "1", "--max-new-tokens", "1", "--plugins", "my_masks")
     assert done.returncode == 0, done.stderr
-    done = nanolm("train", *line, "plugins=[random]")
+    done = nanolm("train", *overrides, "plugins=[random]")
     assert done.returncode == 2
     assert f"{nanolm.folder}/random.py is not imported: {random.__file__} has the same name" in done.stderr
 
@@ -199,8 +199,8 @@ def test_python_m_nanolm_equals_the_script(nanolm: Nanolm) -> None:
 
 
 def test_an_invalid_job_stops_a_sweep_before_it_starts(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
-    done = nanolm("train", "-m", *line, "size.n_heads=3,2,5")
+    overrides = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.sweep.dir=sweep")
+    done = nanolm("train", "-m", *overrides, "size.n_heads=3,2,5")
     assert done.returncode == 2
     for heads in (3, 5):
         assert f"size.d_model (16) is not divisible by size.n_heads ({heads})" in done.stderr
@@ -244,10 +244,10 @@ def test_too_long_file_names_are_reported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert exit_status(*arguments) == 2
-    said = capsys.readouterr().err
-    assert "File name too long" in said
-    assert LONG in said
-    assert "hint:" in said
+    errors = capsys.readouterr().err
+    assert "File name too long" in errors
+    assert LONG in errors
+    assert "hint:" in errors
     assert not list(tmp_path.iterdir())
 
 
@@ -271,6 +271,6 @@ def test_outputs_being_a_file_is_reported(
     monkeypatch.chdir(tmp_path)
     Path("outputs").touch()
     assert exit_status("train", *sweep, "dataset=text", "dataset.path=outputs") == 2
-    said = capsys.readouterr().err
-    assert "where: outputs" in said
-    assert "hint:" in said
+    errors = capsys.readouterr().err
+    assert "where: outputs" in errors
+    assert "hint:" in errors

@@ -135,11 +135,11 @@ def cells(png: bytes, length: int) -> list[torch.Tensor]:
 def test_the_png_shows_every_position(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
     path = tmp_path / "mask.png"
-    line = ["mask=pattern", "mask.pattern=[strided,prefix,document]", "mask.stride=3", "mask.prefix_length=4"]
-    line.append("size.n_layers=3")
-    cli.run(["mask", "show", *line, "--length", "17", "--png", str(path)])
+    overrides = ["mask=pattern", "mask.pattern=[strided,prefix,document]", "mask.stride=3", "mask.prefix_length=4"]
+    overrides.append("size.n_layers=3")
+    cli.run(["mask", "show", *overrides, "--length", "17", "--png", str(path)])
     assert capsys.readouterr().out.endswith(f"\n\nwritten to {path}\n")
-    drawn = layer_masks(make_config(*line), 17)
+    drawn = layer_masks(make_config(*overrides), 17)
     found = cells(path.read_bytes(), 17)
     assert len(found) == len(drawn) == 3
     for pixels, mask in zip(found, drawn, strict=True):
@@ -178,10 +178,10 @@ def test_a_plugin_mask_is_drawn(nanolm: Nanolm) -> None:
         "def only_before(query, key, config):\n"
         "    return key < query\n"
     )
-    line = ("mask", "show", "plugins=[my_masks]", "--length", "3")
-    done = nanolm(*line, "mask=itself", "mask.pattern=[itself,causal]")
+    overrides = ("mask", "show", "plugins=[my_masks]", "--length", "3")
+    done = nanolm(*overrides, "mask=itself", "mask.pattern=[itself,causal]")
     assert "itself: layers 0, 2\n33.3% of 3 x 3" in done.stdout, done.stderr
-    done = nanolm(*line, "mask=only_before")
+    done = nanolm(*overrides, "mask=only_before")
     assert done.returncode == 2
     assert "the mask 'only_before' lets position 0 see nothing" in done.stderr
 

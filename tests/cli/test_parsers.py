@@ -67,7 +67,7 @@ def test_numbers_are_finite_and_in_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("command", "expected"),
     [
         ("generate R --prompt 1 --seed 99999999999999999999", "--seed is 99999999999999999999, which is too large"),
         ("generate R --prompt 1 --seed -1", "--seed is -1, which must be at least 0"),
@@ -88,9 +88,9 @@ def test_numbers_are_finite_and_in_bounds() -> None:
         ("runs --status ,", "--status is ',', which contains no name"),
     ],
 )
-def test_mistakes_have_a_place_and_a_hint(line: str, expected: str) -> None:
+def test_mistakes_have_a_place_and_a_hint(command: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        cli.run(line.split(" "))
+        cli.run(command.split(" "))
     assert expected in caught.value.found
     assert caught.value.where
     assert caught.value.hint

@@ -78,8 +78,8 @@ def test_all_mistakes_are_reported(outputs: Path) -> None:
     with pytest.raises(Problems) as caught:
         list_runs(str(outputs), ["complete"], ["modle=gpt", "lr"], "loss")
     text = str(caught.value)
-    for words in ("did you mean completed", "did you mean model", "--where lr has no value", "best_val_loss"):
-        assert words in text
+    for part in ("did you mean completed", "did you mean model", "--where lr has no value", "best_val_loss"):
+        assert part in text
     with pytest.raises(NanolmError, match="there is no folder"):
         list_runs(str(outputs / "nowhere"))
 

@@ -20,11 +20,11 @@ def show(*arguments: str | Path) -> None:
 
 
 def test_lr_is_the_one_that_training_sets(nanolm: Nanolm) -> None:
-    line = ("trainer.max_steps=20", "optimizer.lr=0.5", "scheduler=product", PRODUCT)
-    done = nanolm("schedule", "show", *line, "--json")
+    overrides = ("trainer.max_steps=20", "optimizer.lr=0.5", "scheduler=product", PRODUCT)
+    done = nanolm("schedule", "show", *overrides, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
-    config = make_config(*line)
+    config = make_config(*overrides)
     assert found["lr"] == [0.5 * factor(step, 20, config.scheduler) for step in range(20)]
     assert found["steps"] == list(range(20))
     assert (found["scheduler"], found["max_steps"], found["warmup_steps"]) == ("product", 20, 1)
@@ -66,7 +66,7 @@ def test_schedule_show_samples_a_long_run(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "kept"),
+    ("overrides", "kept"),
     [
         (["scheduler=step", "scheduler.step_size=30_000_000"], [30_000_000, 59_999_999, 60_000_000]),
         (["scheduler=cosine_restarts"], [25_000_000, 24_999_999, 75_000_000]),
@@ -76,8 +76,8 @@ def test_schedule_show_samples_a_long_run(capsys: pytest.CaptureFixture[str]) ->
         (["scheduler=step", "scheduler.step_size=1"], [0, 99_999_999]),
     ],
 )
-def test_sampled_steps_keep_the_corners(words: list[str], kept: list[int]) -> None:
-    steps = sample_steps(10**8, make_config(*words, "scheduler.warmup_steps=0").scheduler)
+def test_sampled_steps_keep_the_corners(overrides: list[str], kept: list[int]) -> None:
+    steps = sample_steps(10**8, make_config(*overrides, "scheduler.warmup_steps=0").scheduler)
     assert set(kept) <= set(steps)
     assert len(steps) <= 2 * POINTS + 2
 

@@ -21,9 +21,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A completed run without a wandb run."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400)))
-    line = (*SMALL, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=12", "trainer.eval_every=4")
-    line = (*line, "trainer.log_every=1", "trainer.sample_tokens=4", "hydra.run.dir=run")
-    done = Nanolm(folder, folder / "cache")("train", *line)
+    overrides = (*SMALL, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=12", "trainer.eval_every=4")
+    overrides = (*overrides, "trainer.log_every=1", "trainer.sample_tokens=4", "hydra.run.dir=run")
+    done = Nanolm(folder, folder / "cache")("train", *overrides)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -154,10 +154,16 @@ def test_damaged_runs_do_not_stop_the_others(run: RunDirectory, nanolm: Nanolm) 
 
 
 def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=1000000", "trainer.eval_every=50")
-    line = (*line, "trainer.log_every=1", "logger=wandb", "hydra.run.dir=run")
+    overrides = (
+        *SMALL,
+        "dataset=text",
+        f"dataset.path={small_text}",
+        "trainer.max_steps=1000000",
+        "trainer.eval_every=50",
+    )
+    overrides = (*overrides, "trainer.log_every=1", "logger=wandb", "hydra.run.dir=run")
     run = RunDirectory(nanolm.folder / "run")
-    process = nanolm.start("train", *line)
+    process = nanolm.start("train", *overrides)
     wait_until(lambda: run.metrics.exists() and len(run.read_metrics()) > 200, process)
     kill_process_group(process)
     rows = expected(run)

@@ -52,8 +52,8 @@ def test_weights_reproduce_the_output_of_attention(pair: Path) -> None:
 
 
 def test_uniform_attention_has_equal_weights(text: Path, tmp_path: Path) -> None:
-    line = ("model=gpt", "model.attention=uniform", "model.positions=learned", "trainer.max_steps=1")
-    loaded = load_run(str(make_run(tmp_path / "run", text, *line)), device="cpu")
+    overrides = ("model=gpt", "model.attention=uniform", "model.positions=learned", "trainer.max_steps=1")
+    loaded = load_run(str(make_run(tmp_path / "run", text, *overrides)), device="cpu")
     (first, _) = text_map(loaded, "1 and 2").layers
     expected = np.tril(np.ones((7, 7))) / np.arange(1, 8)[:, None]
     np.testing.assert_allclose(first.weights_HxTxS, expected[None], rtol=1e-6)

@@ -11,7 +11,7 @@ from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
 from nanolm.report.reproduce import command
 
-LINES = (
+OVERRIDES = (
     [],
     ["model=gpt2", "size=ladder", "optimizer=muon", "seed=7"],
     ["dataset=text", "dataset.path='my books/a, b {1}.txt'", "dataset.val_fraction=0.2", "logger=none"],
@@ -22,19 +22,19 @@ LINES = (
 )
 
 
-@pytest.mark.parametrize("line", LINES, ids=" ".join)
-def test_command_has_exactly_the_settings(line: list[str], tmp_path: Path) -> None:
-    composed = compose_line(line)
+@pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
+def test_command_has_exactly_the_settings(overrides: list[str], tmp_path: Path) -> None:
+    composed = compose_line(overrides)
     (tmp_path / "config.yaml").write_text(save_yaml(composed.config))
     found = command(plain_settings(tmp_path / "config.yaml"), composed.choices)
     assert found is not None
-    program, name, *overrides = shlex.split(found)
+    program, name, *found_overrides = shlex.split(found)
     assert (program, name) == ("nanolm", "train")
-    again = compose_line(overrides).config
+    again = compose_line(found_overrides).config
     assert flat(again) == flat(load_yaml(tmp_path / "config.yaml"))
     assert identity(again) == identity(composed.config)
-    if not line:
-        assert overrides == []
+    if not overrides:
+        assert found_overrides == []
 
 
 def test_real_runs_have_a_command(pair: Path) -> None:
