@@ -48,6 +48,8 @@ class Trait(enum.Enum):
     scale = "scale"
     # Text or tokens that losses are measured on: losses per token with different values are not comparable.
     loss_unit = "loss_unit"
+    # What evaluating a checkpoint depends on: the model, its tokens and the validation text.
+    evaluation = "evaluation"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,11 +24,11 @@ class Config:
     The role and the traits of a group apply to all of its settings.
     """
 
-    dataset: DatasetConfig = setting(doc="Text and its splits.", traits=(Trait.loss_unit,))
-    tokenizer: TokenizerConfig = setting(doc="Tokenizer.", traits=(Trait.loss_unit,))
-    model: ModelConfig = setting(doc="Model architecture.")
-    size: SizeConfig = setting(doc="Size of the model.", traits=(Trait.scale,))
-    mask: MaskConfig = setting(doc="Attention mask.")
+    dataset: DatasetConfig = setting(doc="Text and its splits.", traits=(Trait.loss_unit, Trait.evaluation))
+    tokenizer: TokenizerConfig = setting(doc="Tokenizer.", traits=(Trait.loss_unit, Trait.evaluation))
+    model: ModelConfig = setting(doc="Model architecture.", traits=(Trait.evaluation,))
+    size: SizeConfig = setting(doc="Size of the model.", traits=(Trait.scale, Trait.evaluation))
+    mask: MaskConfig = setting(doc="Attention mask.", traits=(Trait.evaluation,))
     optimizer: OptimizerConfig = setting(doc="Optimizer.")
     scheduler: SchedulerConfig = setting(doc="Learning rate schedule.")
     trainer: TrainerConfig = setting(doc="Training loop.")

@@ -68,7 +68,7 @@ class TrainerConfig:
         ge=1,
         off="1 disables gradient accumulation",
     )
-    sampling: Sampling = setting(Sampling.windows, doc="How the rows of a batch are drawn.")
+    sampling: Sampling = setting(Sampling.windows, doc="How the rows of a batch are drawn.", traits=(Trait.evaluation,))
     clip_norm: float | None = setting(
         1.0, doc="Maximum L2 norm of the gradient. null: no clipping.", gt=0, off="null disables clipping by norm"
     )

@@ -9,6 +9,7 @@ from torch import nn
 
 from nanolm import option_types, shell
 from nanolm.compose import import_plugins
+from nanolm.config.fields import Trait
 from nanolm.config.run import Config
 from nanolm.config.trainer import AttentionBackend
 from nanolm.config.yaml_io import load_yaml
@@ -19,7 +20,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, memory
 from nanolm.training.checkpoints import files as checkpoint_files
-from nanolm.training.checkpoints.resume_checks import LOADED, require_same_settings
+from nanolm.training.checkpoints.resume_checks import require_same_settings
 from nanolm.training.precision import choose_device
 
 
@@ -63,7 +64,7 @@ def load_run(
     config.trainer.attention_backend = AttentionBackend.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, checkpoint)
-    require_same_settings(config, run, found.manifest, found.path, LOADED)
+    require_same_settings(config, run, found.manifest, found.path, Trait.evaluation)
     with memory.translate_memory_errors(config):
         model = build(config, tokenizer.vocab_size)
         found.load_weights(model)

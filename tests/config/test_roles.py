@@ -101,6 +101,9 @@ def test_group_traits_apply_to_its_settings() -> None:
     keys = ("size", "size.n_layers", "trainer.batch_size", "trainer.gradient_accumulation", "seed", "model.bias")
     assert [has_trait(key, Trait.scale) for key in keys] == [True, True, True, True, True, False]
     assert has_trait("tokenizer.vocab_size", Trait.loss_unit)
+    assert has_trait("model.bias", Trait.evaluation)
+    assert has_trait("trainer.sampling", Trait.evaluation)
+    assert not has_trait("trainer.batch_size", Trait.evaluation)
     assert not has_trait("model.name", Trait.loss_unit)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from nanolm import shell
+from nanolm.config.fields import Trait
 from nanolm.config.identity import identity, may_change, recorded
+from nanolm.config.roles import has_trait
 from nanolm.config.run import Config
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
@@ -22,9 +24,6 @@ from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.files import Checkpoint
-
-# The settings that a loaded model and its validation text depend on.
-LOADED = ("dataset.", "mask.", "model.", "size.", "tokenizer.", "trainer.sampling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +81,13 @@ def check_run(
 
 
 def require_same_settings(
-    config: Config, run: RunDirectory, manifest: Mapping[str, Any], path: Path, prefixes: tuple[str, ...] = ("",)
+    config: Config, run: RunDirectory, manifest: Mapping[str, Any], path: Path, trait: Trait | None = None
 ) -> None:
     """Refuse settings that are not those a checkpoint was trained with.
 
     Args:
         manifest: of the checkpoint at `path`.
-        prefixes: only keys that begin with one of them are compared.
+        trait: compare only settings with this trait; None compares all.
 
     Raises:
         RunError: with the old and the new value of each.
@@ -103,7 +102,7 @@ def require_same_settings(
     apart = {
         key: values
         for key, values in differences(config, manifest).items()
-        if not may_change(key, config) and key.startswith(prefixes)
+        if not may_change(key, config) and (trait is None or has_trait(key, trait))
     }
     if apart:
         raise RunError(
@@ -115,7 +114,7 @@ def require_same_settings(
             else lost,
         )
     # Checkpoints of earlier versions of nanolm have the hash alone.
-    if "settings" not in manifest and manifest.get("identity") != identity(config) and prefixes == ("",):
+    if "settings" not in manifest and manifest.get("identity") != identity(config) and trait is None:
         raise RunError(
             f"{what}: the hash of the settings is not the one in the checkpoint",
             where=where,
