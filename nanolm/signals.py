@@ -12,30 +12,29 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], None]
 
-# People and service managers repeat these when they lose patience: the second one ends a process at once.
+# Users and service managers repeat these when a process does not end: the second one ends it at once.
 REPEATED = (signal.SIGTERM, signal.SIGINT)
 
-# Those that systems send on their own, often together or again and again: SIGHUP (a closed terminal), SIGXCPU (a
-# limit of CPU time), SIGUSR1 and SIGUSR2 (Slurm's --signal), SIGBREAK (a closed console on Windows).
+# Sent by the system, often repeatedly: SIGHUP (a closed terminal), SIGXCPU (a CPU time limit), SIGUSR1 and SIGUSR2
+# (Slurm's --signal), SIGBREAK (a closed console on Windows).
 OTHERS = ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 
 
 class Stopped(BaseException):
-    """A signal came where no run is being trained. It passes Hydra and the launchers, which catch exceptions."""
+    """A signal was received outside of training. Not an Exception, because Hydra and its launchers catch those."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
 
-def ending() -> list[int]:
-    """The signals to handle: SIGTERM, SIGINT, and of the others those that would end this process as things stand.
+def handled_signals() -> list[int]:
+    """Return the signals to handle: SIGTERM, SIGINT and, of the others, those that would end this process now.
 
-    An ignored signal stays ignored (nohup), and one that a library has taken stays with it (submitit's SIGUSR2).
+    Ignored signals (nohup) and signals with a library's handler (submitit's SIGUSR2) are left alone.
     """
     numbers = [int(getattr(signal, name)) for name in OTHERS if hasattr(signal, name)]
-    ours = [number for number in numbers if _is_ours(signal.getsignal(number))]
-    return [*map(int, REPEATED), *ours]
+    return [*map(int, REPEATED), *(number for number in numbers if _is_ours(signal.getsignal(number)))]
 
 
 def _is_ours(handler: Any) -> bool:
@@ -43,30 +42,20 @@ def _is_ours(handler: Any) -> bool:
     return handler is signal.SIG_DFL or module.split(".")[0] == "nanolm"
 
 
-@contextlib.contextmanager
-def handled(handler: Handler) -> Iterator[None]:
-    """Call a handler for every signal that ends a session. Does nothing outside the main thread."""
-    before = install(handler)
-    try:
-        yield
-    finally:
-        restore(before)
-
-
 def install(handler: Handler) -> dict[int, Any]:
     """Set the handler of every signal that ends a session.
 
     Returns:
-        What handled each of them before, for `restore`; nothing outside the main thread, where Python allows none.
+        The previous handlers, for `restore`; empty outside the main thread, where Python does not allow handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in ending()}
+    return {number: signal.signal(number, handler) for number in handled_signals()}
 
 
-def restore(before: dict[int, Any]) -> None:
-    """Give signals their earlier handlers back."""
-    for number, handler in before.items():
+def restore(previous: dict[int, Any]) -> None:
+    """Restore signal handlers that `install` replaced."""
+    for number, handler in previous.items():
         # None: the handler was not set from Python.
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -75,8 +64,8 @@ def restore(before: dict[int, Any]) -> None:
 def raised() -> Iterator[None]:
     """Raise Stopped for the first signal, so that files and locks are released; a second SIGTERM ends at once.
 
-    SIGINT stays with Python, which raises KeyboardInterrupt. In a child process that was forked in here, signals have
-    their usual effect.
+    SIGINT is left to Python, which raises KeyboardInterrupt. In a process forked inside the context, signals have
+    their default effect.
     """
     process = os.getpid()
 
@@ -85,15 +74,15 @@ def raised() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        for other in before:
+        for other in previous:
             signal.signal(other, signal.SIG_DFL if other in REPEATED else signal.SIG_IGN)
         raise Stopped(number)
 
-    before = install(stop)
-    interrupt = before.pop(signal.SIGINT, None)
+    previous = install(stop)
+    interrupt = previous.pop(signal.SIGINT, None)
     if interrupt is not None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        restore(before)
+        restore(previous)

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanolm.sweeps.optuna.pruners import first_rung, is_behind, rungs_of
+from nanolm.sweeps.optuna.pruners import first_rung, is_eliminated, rung_steps
 from nanolm.sweeps.optuna.samplers import shuffled_grid
 from nanolm.sweeps.optuna.settings import OptunaConfig
 from nanolm.sweeps.optuna.space import Choice
@@ -48,7 +48,7 @@ LINE = (
     "trainer.sample_tokens=0",
     "trainer.device=cpu",
     "logger=none",
-    *(f"{part.key}={','.join(part.words)}" for part in SPACE),
+    *(f"{part.key}={','.join(part.options)}" for part in SPACE),
 )
 # What the search may miss the best of the grid by, in nats a token, and of its tokens the share that it may take.
 GAP = 0.01
@@ -79,7 +79,7 @@ def main() -> int:
     if options.grid is None:
         run_line(*options.overrides, f"hydra.sweep.dir={grid}")
     curves = curves_of(grid)
-    points = len(SPACE[0].words) * len(SPACE[1].words) * len(SPACE[2].words)
+    points = len(SPACE[0].options) * len(SPACE[1].options) * len(SPACE[2].options)
     assert len(curves) == points, f"{grid} holds {len(curves)} runs of the grid's {points}"
     assert all(max(curve) == MAX_STEPS for curve in curves.values()), f"{grid} holds runs that are not complete"
     best = min(curves, key=lambda point: min(curves[point].values()))
@@ -146,26 +146,28 @@ def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
     from nanolm.config.fields import flat
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
-    from nanolm.sweeps.optuna.study import val_losses
+    from nanolm.runs.metrics import VAL, val_losses
 
     found = {}
     for path in folder.glob("*/config.yaml"):
         settings = flat(load_yaml(path))
-        found[tuple(f"{settings[part.key]:g}" for part in SPACE)] = val_losses(RunDirectory(path.parent))
+        found[tuple(f"{settings[part.key]:g}" for part in SPACE)] = val_losses(
+            RunDirectory(path.parent).read_metrics(VAL)
+        )
     return found
 
 
 def forecast(curves: Mapping[Point, Mapping[int, float]], seed: int) -> Search:
     """What a search in the order of a seed comes to, from the losses of the whole grid."""
     settings = OptunaConfig(pruner="asha", min_steps=MIN_STEPS)
-    rungs = rungs_of(first_rung(settings, MAX_STEPS), MAX_STEPS, settings.reduction_factor)
+    rungs = rung_steps(first_rung(settings, MAX_STEPS), MAX_STEPS, settings.reduction_factor)
     trained: dict[Point, dict[int, float]] = {}
     for values in shuffled_grid(SPACE, seed):
         point = tuple(str(values[part.key]) for part in SPACE)
         losses: dict[int, float] = {}
         for step, loss in curves[point].items():
             losses[step] = loss
-            if step < MAX_STEPS and is_behind(losses, list(trained.values()), rungs, settings.reduction_factor):
+            if step < MAX_STEPS and is_eliminated(losses, list(trained.values()), rungs, settings.reduction_factor):
                 break
         trained[point] = losses
     return measure(trained, curves)

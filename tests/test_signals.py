@@ -13,7 +13,7 @@ POSIX = [name for name in ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2") if hasattr
 
 @pytest.fixture(autouse=True)
 def dispositions() -> Iterator[None]:
-    """Every signal as it was, whatever a test does."""
+    """Restore every signal handler after a test."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", *POSIX)]
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -21,7 +21,7 @@ def dispositions() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", *POSIX])
-def test_a_signal_is_raised_and_its_handler_restored(name: str) -> None:
+def test_raised_raises_stopped_and_restores_the_handler(name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped, signals.raised():
@@ -30,7 +30,7 @@ def test_a_signal_is_raised_and_its_handler_restored(name: str) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_an_ignored_or_taken_signal_is_left_alone() -> None:
+def test_raised_leaves_ignored_and_foreign_handlers() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda number, frame: None)
     with signals.raised():
@@ -39,14 +39,16 @@ def test_an_ignored_or_taken_signal_is_left_alone() -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_one_handler_of_ours_takes_the_place_of_another() -> None:
-    heard: list[int] = []
-    with signals.raised(), signals.handled(lambda number, frame: heard.append(number)):
+def test_nanolm_handler_replaces_another_nanolm_handler() -> None:
+    received: list[int] = []
+    with signals.raised():
+        previous = signals.install(lambda number, frame: received.append(number))
         signal.raise_signal(signal.SIGHUP)
-    assert heard == [signal.SIGHUP]
+        signals.restore(previous)
+    assert received == [signal.SIGHUP]
 
 
-def test_ctrl_c_stays_an_interrupt() -> None:
+def test_raised_keeps_ctrl_c_a_keyboard_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt), signals.raised():
         signal.raise_signal(signal.SIGINT)
 
@@ -63,6 +65,6 @@ with signals.raised():
 """
 
 
-def test_a_forked_child_ends_by_the_signal_itself() -> None:
+def test_raised_does_not_apply_to_a_forked_child() -> None:
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{-signal.SIGTERM}\n"

@@ -1,6 +1,6 @@
-"""Our sweepers, where Hydra looks for plugins. They are declared here, and work in nanolm.sweeps.
+"""nanolm's sweepers as Hydra finds them; they are implemented in nanolm.sweeps.
 
-Hydra runs this file before it is in sys.modules, where dataclasses would look up annotations that are strings.
+Hydra executes this file before it is in sys.modules, where dataclasses would look up annotations that are strings.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from nanolm.sweeps.optuna.settings import OptunaConfig, require_optuna
 
 
 @dataclasses.dataclass
-class GridSettings:
+class GridPluginConfig:
     """hydra/sweeper=grid.
 
     Attributes:
-        params: what is swept besides the line, as Hydra's own sweeper has it: {key: "1,2,3"}.
-        variants: lists of words by name; each name is combined with all the rest.
-        fail_fast: whether no job starts after one that failed. On the line it is called sweep.fail_fast.
-        max_batch_size: jobs that a parallel launcher is given at once; all of them unless set.
+        params: settings to vary in addition to those on the command line: {key: "1,2,3"}.
+        variants: lists of overrides by name, each combined with all other values.
+        fail_fast: whether no job is started after one that failed; called sweep.fail_fast on the command line.
+        max_batch_size: jobs that a parallel launcher receives at a time; None for all of them.
     """
 
     _target_: str = "hydra_plugins.nanolm_sweepers.GridSweeper"
@@ -32,47 +32,48 @@ class GridSettings:
     max_batch_size: int | None = None
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSettings, provider="nanolm")
-ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConfig, provider="nanolm")
+@dataclasses.dataclass
+class OptunaPluginConfig(OptunaConfig):
+    """hydra/sweeper=optuna."""
+
+    _target_: str = "hydra_plugins.nanolm_sweepers.OptunaSweeper"
 
 
-class GridSweeper(Sweeper):
-    """Every combination, each in the folder that its settings name; what is finished is not run again."""
-
-    def __init__(
-        self,
-        params: dict[str, str] | None = None,
-        variants: dict[str, list[str]] | None = None,
-        fail_fast: bool = False,
-        max_batch_size: int | None = None,
-    ) -> None:
-        self.params, self.variants = params or {}, variants or {}
-        self.fail_fast, self.max_batch_size = fail_fast, max_batch_size
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra gives; the launcher is made when the jobs are known."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-
-    def sweep(self, arguments: list[str]) -> Any:
-        """Runs what is missing of the sweep; exits with 1 when a job failed, and as a signal asks."""
-        from nanolm.sweeps.grid import sweep
-
-        return sweep(self, arguments)
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridPluginConfig, provider="nanolm")
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaPluginConfig, provider="nanolm")
 
 
-class OptunaSweeper(Sweeper):
-    """A study of Optuna's: trials one after another, or as many at a time as the launcher runs."""
+class PlanningSweeper(Sweeper):
+    """Base of nanolm's sweepers, which create the launcher themselves once the jobs are planned."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = OptunaConfig(**settings)
+        self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra gives; the launcher is made when the first trials are known."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Runs what is missing of the study; exits with 1 when a trial failed, and as a signal asks."""
+    def request(self, overrides: list[str]) -> Any:
+        from nanolm.sweeps.request import SweepRequest
+
+        return SweepRequest(overrides, self.config, self.hydra_context, self.task_function)
+
+
+class GridSweeper(PlanningSweeper):
+    """Run every combination of values; finished jobs are not run again."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the jobs that are not done; exit with 1 if one failed, and as a signal requests."""
+        from nanolm.sweeps.grid import sweep
+
+        sweep(self.request(arguments), self.settings["params"] or {}, self.settings["variants"] or {})
+
+
+class OptunaSweeper(PlanningSweeper):
+    """Run an Optuna study; trials run one after another, or as many at a time as the launcher runs."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the missing trials; exit with 1 if one failed, and as a signal requests."""
         require_optuna()
         from nanolm.sweeps.optuna.search import sweep
 
-        return sweep(self, arguments)
+        sweep(self.request(arguments), OptunaConfig(**self.settings))

@@ -1,1 +1,1 @@
-"""Many runs from one line, which may be killed, repeated, shared and made longer."""
+"""Sweeps: many runs from one command, which can be interrupted, repeated, extended and shared between processes."""

@@ -1,4 +1,4 @@
-"""Gives jobs to a launcher until all are done: skips, resumes, shares with other processes, and ends when told to."""
+"""The driver of a sweep: passes jobs to a launcher until all are done, and shares them with other processes."""
 
 from __future__ import annotations
 
@@ -8,159 +8,153 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from nanolm import signals
 from nanolm.errors import NanolmError
 from nanolm.files import write_text
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
-from nanolm.sweeps.job import BEGIN_NOTHING, STOP, JobResult, StopFile, SweepJob
+from nanolm.sweeps.handover import PlannedJobLoader, job_overrides
+from nanolm.sweeps.job import JobResult
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
-from nanolm.sweeps.states import Report, State, read
+from nanolm.sweeps.request import SweepRequest
+from nanolm.sweeps.states import Report, State, read_job
+from nanolm.sweeps.stop_file import START_NO_JOB, STOP, StopFile
+from nanolm.training.stop import StopRequest
 
-if TYPE_CHECKING:
-    from hydra.types import HydraContext
-    from omegaconf import DictConfig
-
-# Seconds between two looks at jobs that run in other processes.
-PATIENCE = 1.0
-# How often a job is begun again whose process ended without a word.
-ATTEMPTS = 3
+# Seconds between two checks of jobs that run in other processes.
+POLL_INTERVAL = 1.0
+# How often a job is started whose process ends without a result.
+MAX_ATTEMPTS = 3
 
 
 class Driver:
-    """Runs jobs while it is entered: from there on signals are asked to end the sweep, and its progress is shown.
+    """Runs the jobs of a sweep. Inside its context, signals end the sweep and the progress is shown.
 
     Args:
-        config: as Hydra composed it for the sweep, launcher and sweeper included.
-        hydra_context: Hydra's own.
-        job: what runs a job.
-        directory: of the sweep.
-        n_jobs: how many there will be at most, for the progress and for sharing out the cores.
+        request: the sweep.
+        n_jobs: the largest number of jobs, for the progress and to share the cores.
 
     Attributes:
-        signal: the number of the one that came, or 0.
-        reports: how each job stands that this driver has seen, by its key.
+        stop: the request that signals make.
+        reports: the last known state of each job, by its key.
     """
 
-    def __init__(
-        self, config: DictConfig, hydra_context: HydraContext, job: SweepJob, directory: Path, n_jobs: int
-    ) -> None:
+    def __init__(self, request: SweepRequest, n_jobs: int) -> None:
+        config = request.config
         host, process = socket.gethostname(), os.getpid()
-        self._stop_file = StopFile(str((directory / f".stop-{host}-{process}").absolute()))
+        self._stop_file = StopFile(str((request.directory / f".stop-{host}-{process}").absolute()))
         self.job = dataclasses.replace(
-            job,
-            leader=(host, process),
-            began=time.time(),
+            request.job,
+            driver=(host, process),
+            start_time=time.time(),
             stop_file=self._stop_file,
-            threads=launchers.threads(config, n_jobs),
+            threads=launchers.threads_per_job(config, n_jobs),
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
         )
-        self._config, self._hydra_context = config, hydra_context
-        self._in_process = launchers.is_in_process(config)
+        self._config, self._hydra_context = config, request.hydra_context
+        self._is_in_process = launchers.is_in_process(config)
         self._batch_size = launchers.batch_size(config)
         self._launcher: Any = None
-        self._launched = 0
+        self._n_launched = 0
         self._attempts: dict[str, int] = {}
-        self._given_up: dict[str, str] = {}
-        self._before: dict[int, Any] = {}
+        self._failures: dict[str, str] = {}
+        self._previous_handlers: dict[int, Any] = {}
         self._progress = Progress(n_jobs)
-        self._seen: dict[str, Job] = {}
-        self.signal = 0
-        self._is_asked = False
+        self._jobs: dict[str, Job] = {}
+        self.stop = StopRequest()
         self.reports: dict[str, Report] = {}
 
     def __enter__(self) -> Self:
         self._stop_file.remove()
-        self._before = signals.install(self._receive)
+        self._previous_handlers = signals.install(self._handle_signal)
         self._progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        signals.restore(self._before)
+        signals.restore(self._previous_handlers)
         self._progress.stop()
         self._stop_file.remove()
-        for job in self._seen.values():
-            # A folder that was made for a job that never began.
+        for job in self._jobs.values():
+            # Folders of jobs that never started are empty.
             with contextlib.suppress(OSError):
                 job.run.path.rmdir()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no further job begins."""
-        return bool(self.signal) or bool(self._stop_file.read())
+        """Whether no further job is started."""
+        return bool(self.stop.signal) or bool(self._stop_file.read())
 
     def run(self, jobs: Sequence[Job]) -> list[Report]:
-        """Runs what is missing of these jobs, and waits for what other processes run of them.
+        """Run the jobs that are not done, and wait for those that other processes run.
 
         Returns:
-            How each job stands, in their order.
+            The state of each job, in the order of the jobs.
         """
-        self._seen |= {job.key: job for job in jobs}
-        self._look(jobs)
-        self._progress.watch(jobs, {job.key: self.reports[job.key] for job in jobs})
+        self._jobs |= {job.key: job for job in jobs}
+        self._read_states(jobs)
+        self._progress.add(jobs, {job.key: self.reports[job.key] for job in jobs})
         with contextlib.suppress(Stopped):
             while not self.is_stopping:
-                waiting = [job for job in jobs if not self._is_over(job)]
-                if not waiting:
+                remaining = [job for job in jobs if not self._is_done(job)]
+                if not remaining:
                     break
-                self._look(waiting)
-                ready = [job for job in waiting if not self._is_over(job) and not self._is_running(job)]
+                self._read_states(remaining)
+                ready = [job for job in remaining if not self._is_done(job) and not self._is_running(job)]
                 if ready:
                     self._launch(ready[: self._batch_size])
-                elif any(self._is_running(job) for job in waiting):
-                    time.sleep(PATIENCE)
-        self._look(jobs)
-        self._progress.look()
+                elif any(self._is_running(job) for job in remaining):
+                    time.sleep(POLL_INTERVAL)
+        self._read_states(jobs)
+        self._progress.update()
         return [self.reports[job.key] for job in jobs]
 
-    def _look(self, jobs: Sequence[Job]) -> None:
+    def _read_states(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            report = read(job)
-            if job.key in self._given_up and report.state not in self.job.done:
-                report = dataclasses.replace(report, state=State.failed, error=self._given_up[job.key])
+            report = read_job(job)
+            if job.key in self._failures and report.state not in self.job.final_states:
+                report = dataclasses.replace(report, state=State.failed, error=self._failures[job.key])
             self.reports[job.key] = report
 
-    def _is_over(self, job: Job) -> bool:
-        return job.key in self._given_up or self.reports[job.key].state in self.job.done
+    def _is_done(self, job: Job) -> bool:
+        return job.key in self._failures or self.reports[job.key].state in self.job.final_states
 
     def _is_running(self, job: Job) -> bool:
         return self.reports[job.key].state is State.running
 
     def _launch(self, batch: Sequence[Job]) -> None:
-        """Has the launcher run some jobs, and takes note of those that are not to be tried again."""
-        overrides = [launchers.job_overrides(job) for job in batch]
+        """Run a batch of jobs through the launcher, and record those that are not to be retried."""
+        overrides = [job_overrides(job) for job in batch]
         results: list[JobResult | None] = [None] * len(batch)
         problem = ""
         try:
-            returned = self._make_launcher().launch(overrides, initial_job_idx=self._launched)
+            returned = self._make_launcher().launch(overrides, initial_job_idx=self._n_launched)
             results = [_result(job_return) for job_return in returned]
         except NanolmError:
             raise
         except Exception as error:
-            # A worker that was killed takes the whole batch with it, what it was doing included.
+            # A killed worker ends the whole batch, and the results of its other jobs are lost.
             problem = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
-        self._launched += len(batch)
+        self._n_launched += len(batch)
         for job, result in zip(batch, results, strict=True):
             if result is not None and result.state is State.failed:
-                self._given_up[job.key] = result.error
-            elif result is not None and result.signal and self._in_process:
-                self._receive_for(result.signal)
-            elif result is None or result.state in (State.interrupted, State.cut_off):
+                self._failures[job.key] = result.error
+            elif result is not None and result.signal and self._is_in_process:
+                self.stop.receive(result.signal)
+            elif result is None or result.state in (State.interrupted, State.unfinished):
                 self._count_attempt(job, problem)
-        if self.job.fail_fast and any(job.key in self._given_up for job in batch):
-            self._stop_file.say(BEGIN_NOTHING)
+        if self.job.fail_fast and any(job.key in self._failures for job in batch):
+            self._stop_file.write(START_NO_JOB)
 
     def _count_attempt(self, job: Job, problem: str) -> None:
         self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
-        if self._attempts[job.key] < ATTEMPTS or read(job).state in (State.running, *self.job.done):
+        if self._attempts[job.key] < MAX_ATTEMPTS or read_job(job).state in (State.running, *self.job.final_states):
             return
-        text = f"its process ended without a word, {ATTEMPTS} times" + (f": {problem}" if problem else "")
-        self._given_up[job.key] = text
+        text = f"its process ended without a result, {MAX_ATTEMPTS} times" + (f": {problem}" if problem else "")
+        self._failures[job.key] = text
         with contextlib.suppress(OSError):
             write_text(job.run.error, text + "\n")
 
@@ -169,31 +163,24 @@ class Driver:
             from hydra.core.plugins import Plugins
             from hydra.types import HydraContext
 
-            context = HydraContext(
-                config_loader=launchers.PlannedJobLoader(self._hydra_context.config_loader.get_search_path()),
-                callbacks=self._hydra_context.callbacks,
-            )
+            loader = PlannedJobLoader(self._hydra_context.config_loader.get_search_path())
             self._launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=context, task_function=self.job, config=self._config
+                hydra_context=HydraContext(config_loader=loader, callbacks=self._hydra_context.callbacks),
+                task_function=self.job,
+                config=self._config,
             )
         return self._launcher
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number in signals.REPEATED and self._is_asked:
-            os._exit(128 + number)
-        is_first = not self.signal
-        self._receive_for(number)
-        if is_first and self._in_process:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        is_first = not self.stop.signal
+        self.stop.receive(number)
+        self._stop_file.write(STOP)
+        if is_first and self._is_in_process:
             raise Stopped(number)
-
-    def _receive_for(self, number: int) -> None:
-        self._is_asked = self._is_asked or number in signals.REPEATED
-        self.signal = self.signal or number
-        self._stop_file.say(STOP)
 
 
 def _result(returned: Any) -> JobResult | None:
-    """What a job handed back, or None where something around it failed."""
+    """Return the result of a job, or None if its process failed."""
     from hydra.core.utils import JobStatus
 
     if returned.status is JobStatus.COMPLETED and isinstance(returned._return_value, JobResult):

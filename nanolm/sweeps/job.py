@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process a launcher runs it. It answers for itself: nothing it does raises."""
+"""One job of a sweep, run by a launcher in whatever process it chooses. It returns a result and never raises."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import dataclasses
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,28 +23,27 @@ from nanolm.runs.directory import RunDirectory, shown
 from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
-from nanolm.sweeps.states import DONE, Report, State, goes_beyond, read_run, too_far
+from nanolm.sweeps.states import DONE, Report, State, exceeds_max_steps, read_run, too_many_steps
+from nanolm.sweeps.stop_file import START_NO_JOB, STOP, StopFile
+from nanolm.training.stop import ShouldPrune, StopRequest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanolm.config.run import Config
 
-# Is asked after each evaluation, with the step and the validation loss, whether to give a run up.
-Hopeless = Callable[[int, float], bool]
-
-# Seconds that a job waits for a folder that another process may be looking at.
-GLANCE = 0.5
+# Seconds to wait for the lock of a folder, which another process may hold briefly to read the job's state.
+LOCK_TIMEOUT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class JobResult:
-    """What a job hands back, through a pickle where it ran elsewhere.
+    """The result of a job, pickled if the job ran in another process.
 
     Attributes:
-        state: how it stands now; new: it was not begun, because the sweep is to end.
-        value: the best validation loss, in nats a token.
-        signal: the one that interrupted it, or 0.
+        state: the state of the job; `new` if it was not started because the sweep ends.
+        value: the best validation loss in nats per token.
+        signal: number of the signal that interrupted the job, or 0.
     """
 
     state: State
@@ -55,62 +54,35 @@ class JobResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class StopFile:
-    """A file by which the process that leads a sweep reaches those that run its jobs, wherever they are.
-
-    It says "begin nothing more" or "stop".
-    """
-
-    path: str
-
-    def say(self, word: str) -> None:
-        """Leaves a word, unless the folder has gone."""
-        with contextlib.suppress(OSError):
-            write_text(Path(self.path), word)
-
-    def read(self) -> str:
-        """The word, or an empty string."""
-        try:
-            return Path(self.path).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def remove(self) -> None:
-        """Takes the word back."""
-        with contextlib.suppress(OSError):
-            Path(self.path).unlink(missing_ok=True)
-
-
-BEGIN_NOTHING = "begin nothing more"
-STOP = "stop"
-
-
-@dataclasses.dataclass(frozen=True)
 class SweepJob:
-    """What Hydra calls for each job: all that a process needs to know besides the settings. It can be pickled.
+    """The function that Hydra's launchers call for each job. It can be pickled.
 
     Attributes:
-        leader: the process that leads the sweep, as (host, process id); None for a sweeper that is not ours.
-        began: when the sweep did, in seconds since 1970: a job that failed after it is not tried again.
-        stop_file: None where nobody may stop the job but by a signal.
-        threads: for torch to compute with; None leaves it as it is.
-        fail_fast: whether no job begins after one that failed.
-        done: states that a run is left in.
-        watch: makes, for a run directory, what is asked after each evaluation whether to give the run up.
-        config_dir: the user's own folder of YAML files, for whoever plans further jobs.
+        driver: the process that drives the sweep, as (host, process id); None with a sweeper that is not nanolm's.
+        start_time: when the sweep started, in seconds since 1970; a job that failed later is not run again.
+        stop_file: how the driver stops the job; None: only signals do.
+        threads: number of threads of torch; None keeps the default.
+        fail_fast: whether no job is started after one that failed.
+        final_states: states in which a job is not run again.
+        make_pruner: returns the pruner of a run, if it has one.
+        config_dir: the user's own folder of YAML files, to plan further jobs.
     """
 
-    leader: tuple[str, int] | None = None
-    began: float = 0.0
+    driver: tuple[str, int] | None = None
+    start_time: float = 0.0
     stop_file: StopFile | None = None
     threads: int | None = None
     fail_fast: bool = False
-    done: frozenset[State] = DONE
-    watch: Callable[[RunDirectory], Hopeless | None] | None = None
+    final_states: frozenset[State] = DONE
+    make_pruner: Callable[[RunDirectory], ShouldPrune | None] | None = None
     config_dir: str | None = None
 
     def __call__(self, composed: DictConfig) -> JobResult:
-        """Runs a job in the folder that Hydra made for it, or goes on with it, or leaves it as it is."""
+        """Run or resume a job in the folder that Hydra created for it, unless it is done.
+
+        Args:
+            composed: the settings of the job.
+        """
         from hydra.core.hydra_config import HydraConfig
 
         run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
@@ -119,64 +91,62 @@ class SweepJob:
         try:
             require_startable(run, also=JOB_FILES)
         except RunError as error:
-            # The folder is not a job's: nothing is written into it.
-            return self._reported(JobResult(State.failed, str(run.path), error=str(error)))
+            # The folder belongs to something else, so nothing is written to it.
+            return self._checked(JobResult(State.failed, str(run.path), error=str(error)))
+        stop = StopRequest()
         try:
-            with self._listening(), run.claim(patience=GLANCE):
-                result = self._claimed(composed, run)
+            with self._stopped_by_driver(stop), run.claim(patience=LOCK_TIMEOUT):
+                result = self._run_claimed(composed, run, stop)
         except BusyError:
             return JobResult(State.running, str(run.path))
         except NanolmError as error:
             result = JobResult(State.failed, str(run.path), error=str(error))
         except OSError as error:
-            problem = explain_os_error(error, "the folder cannot be written", where=str(run.path))
+            problem = explain_os_error(error, "the folder is not writable", where=str(run.path))
             result = JobResult(State.failed, str(run.path), error=str(problem))
         except Stopped as stopped:
-            if not self._is_elsewhere:
+            if not self._is_in_other_process:
                 raise
             return JobResult(State.interrupted, str(run.path), signal=stopped.number)
-        return self._reported(result)
+        return self._checked(result)
 
-    def _reported(self, result: JobResult) -> JobResult:
-        """The result; after one that failed, no other job begins where the sweep is to fail fast."""
+    def _checked(self, result: JobResult) -> JobResult:
+        """Stop the start of further jobs after a failure, if the sweep is to fail fast, and return the result."""
         if result.state is State.failed and self.fail_fast and self.stop_file is not None:
-            self.stop_file.say(BEGIN_NOTHING)
+            self.stop_file.write(START_NO_JOB)
         return result
 
     @property
-    def _is_elsewhere(self) -> bool:
-        """Whether this is another process than the one that leads the sweep."""
-        import socket
+    def _is_in_other_process(self) -> bool:
+        return self.driver is not None and self.driver != (socket.gethostname(), os.getpid())
 
-        return self.leader is not None and self.leader != (socket.gethostname(), os.getpid())
-
-    def _claimed(self, composed: DictConfig, run: RunDirectory) -> JobResult:
-        """The job, in a folder that no other process writes to. Its errors stay in error.txt."""
+    def _run_claimed(self, composed: DictConfig, run: RunDirectory, stop: StopRequest) -> JobResult:
+        """Run a job in a folder that this process has claimed, and write its error to error.txt."""
         try:
-            config = _config_of(composed)
-            steps = config.trainer.max_steps
-            report = read_run(run, steps, looks_at_lock=False)
-            if goes_beyond(summary := run.read_summary(), steps):
-                raise too_far(run, summary, steps)
-            if report.state in self.done or _failed_since(self.began, run, report):
+            config = _to_config(composed)
+            max_steps = config.trainer.max_steps
+            report = read_run(run, max_steps, check_lock=False)
+            if exceeds_max_steps(summary := run.read_summary(), max_steps):
+                raise too_many_steps(run, summary, max_steps)
+            if report.state in self.final_states or _failed_since(self.start_time, run, report):
                 return JobResult(report.state, str(run.path), report.value, report.error)
             run.error.unlink(missing_ok=True)
-            exit_status = self._train(config, run)
-            report = read_run(run, steps, looks_at_lock=False)
+            exit_status = self._train(config, run, stop)
+            report = read_run(run, max_steps, check_lock=False)
             return JobResult(report.state, str(run.path), report.value, signal=max(exit_status - 128, 0))
         except NanolmError as error:
             state, text = State.diverged if isinstance(error, DivergedError) else State.failed, str(error)
         except Exception as error:
-            # Such as a GPU without memory left, or a plugin's mistake: the next job may do better.
-            state, text = State.failed, _in_words(error, run)
-            _note_traceback(run)
+            # Such as an out-of-memory error or a bug in a plugin: the next job may succeed.
+            state, text = State.failed, _describe(error, run)
+            _log_traceback(run)
             traceback.clear_frames(error.__traceback__)
         write_text(run.error, text + "\n")
         _free_memory()
         return JobResult(state, str(run.path), error=text)
 
-    def _train(self, config: Config, run: RunDirectory) -> int:
-        """Trains; returns the exit status of the run."""
+    def _train(self, config: Config, run: RunDirectory, stop: StopRequest) -> int:
+        """Train, and return the exit status of the run."""
         import torch
         from hydra.core.hydra_config import HydraConfig
 
@@ -190,6 +160,7 @@ class SweepJob:
         changes = []
         if run.exists():
             changes = describe_changes(differing(load_yaml(run.config), config))
+        stop.should_prune = self.make_pruner(run) if self.make_pruner else None
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         outcome = train(
@@ -197,40 +168,40 @@ class SweepJob:
             run,
             choices=run.read_summary().choices or choices_of(HydraConfig.get().runtime.choices),
             changes=changes,
-            show_bar=False if self._is_elsewhere else None,
+            show_bar=False if self._is_in_other_process else None,
             quiet=True,
-            should_prune=self.watch(run) if self.watch else None,
+            stop=stop,
             group=run.path.absolute().parent.name,
         )
         return outcome.exit_status
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """In a process of its own: signals, and the word of the one who leads, end the job behind a checkpoint."""
-        if not self._is_elsewhere or threading.current_thread() is not threading.main_thread():
+    def _stopped_by_driver(self, stop: StopRequest) -> Iterator[None]:
+        """In a process other than the driver's, let signals and the stop file end the job after a checkpoint."""
+        if not self._is_in_other_process or threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def raise_stopped(number: int, frame: FrameType | None) -> None:
             raise Stopped(number)
 
         terminal.prepare()
         terminal.ignore_write_errors()
-        before = signals.install(stop)
-        ended = threading.Event()
-        watcher = threading.Thread(target=_obey, args=(self.stop_file, ended), daemon=True)
+        is_ended = threading.Event()
+        watcher = threading.Thread(target=_watch_stop_file, args=(self.stop_file, stop, is_ended), daemon=True)
+        previous = signals.install(raise_stopped)
         watcher.start()
         try:
             yield
         finally:
-            ended.set()
+            is_ended.set()
             watcher.join()
-            signals.restore(before)
-            # Ctrl-C reaches every process of a terminal; one that waits for its next job has nothing to save.
+            signals.restore(previous)
+            # Ctrl-C reaches every process of a terminal; a process that waits for its next job has nothing to save.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _config_of(composed: DictConfig) -> Config:
+def _to_config(composed: DictConfig) -> Config:
     from nanolm.compose import import_plugins
     from nanolm.config.composed import to_config
 
@@ -238,39 +209,38 @@ def _config_of(composed: DictConfig) -> Config:
     return to_config(composed)
 
 
-def _failed_since(began: float, run: RunDirectory, report: Report) -> bool:
-    """Whether another process that shares the sweep has tried this job and failed."""
-    return report.state is State.failed and run.error.exists() and run.error.stat().st_mtime > began
+def _failed_since(start_time: float, run: RunDirectory, report: Report) -> bool:
+    """Return whether another process that shares the sweep has run this job and failed."""
+    return report.state is State.failed and run.error.exists() and run.error.stat().st_mtime > start_time
 
 
-def _obey(stop_file: StopFile | None, ended: threading.Event) -> None:
-    """Ends the job of this process when the one who leads says so."""
-    from nanolm.training.stop import StopRequest
-
-    while not ended.wait(0.25):
+def _watch_stop_file(stop_file: StopFile | None, stop: StopRequest, is_ended: threading.Event) -> None:
+    """Stop the job of this process when the stop file says so."""
+    while not is_ended.wait(0.25):
         if stop_file is not None and stop_file.read() == STOP:
-            if StopRequest.current is not None:
-                StopRequest.current.ask()
-            elif not ended.is_set():
+            if stop.is_active:
+                stop.request()
+            elif not is_ended.is_set():
+                # Not in training: the handler raises Stopped in the main thread.
                 os.kill(os.getpid(), signal.SIGTERM)
             return
 
 
-def _in_words(error: Exception, run: RunDirectory) -> str:
-    """What a job says of an error that is not ours."""
+def _describe(error: Exception, run: RunDirectory) -> str:
+    """Describe an error that is not nanolm's own, with the log that has its traceback."""
     with contextlib.suppress(OSError):
         if isinstance(error, OSError):
             return str(explain_os_error(error))
     return f"{type(error).__name__}: {error}".strip() + f"\n  where: {run.log}"
 
 
-def _note_traceback(run: RunDirectory) -> None:
+def _log_traceback(run: RunDirectory) -> None:
     with open_regular(run.log, "a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {traceback.format_exc()}")
 
 
 def _free_memory() -> None:
-    """What a failed run held, so that the next one of this process has it."""
+    """Free the memory of a failed run for the next job of this process."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

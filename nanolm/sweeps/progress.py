@@ -1,7 +1,6 @@
-"""How a sweep goes, while it goes: a line at the foot of a terminal, and one for each job that ends.
+"""The progress of a sweep: a status line on a terminal, and one line for each job that ends.
 
-It is read from the run directories, by a thread, so that jobs of this process, of others and of other machines look
-the same.
+A thread reads it from the run directories, so jobs of this process, of others and of other machines look the same.
 """
 
 from __future__ import annotations
@@ -11,53 +10,61 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from nanolm.analysis.comparison import odd_ones
 from nanolm.runs.metrics import read_last_step
-from nanolm.sweeps.planning import Job, measure
-from nanolm.sweeps.states import DONE, Report, State, read
+from nanolm.sweeps.planning import Job, comparison_metric
+from nanolm.sweeps.states import DONE, Report, State, read_job
 from nanolm.terminal import visible
 
-# Seconds between two looks.
-PACE = 0.5
+# Seconds between two updates.
+INTERVAL = 0.5
 
-# Jobs, or parts of one, that must be done before the time of the rest is guessed.
-ENOUGH = 0.1
+# The remaining time is estimated once this much is done, in jobs or fractions of one.
+MIN_PROGRESS = 0.1
 
-# States that a job does not leave by itself.
+# States that a job does not leave on its own, and those that do not end with a job to do.
 ENDED = frozenset({*DONE, State.pruned, State.failed, State.interrupted})
+FINISHED = ENDED - {State.interrupted}
 
 
 class Progress:
-    """Shows jobs as they end.
+    """Shows the progress of jobs.
 
     Args:
-        n_jobs: how many there will be.
-        file: where it is shown; stderr unless given.
-        shows_line: whether there is a line at the foot; None: on a terminal.
+        n_jobs: number of jobs of the sweep.
+        file: where to print; stderr unless given.
+        has_status_line: whether to keep a status line in the last row; None: only on a terminal.
+        clock: returns seconds, for the estimate of the remaining time.
     """
 
-    def __init__(self, n_jobs: int, file: IO[str] | None = None, shows_line: bool | None = None) -> None:
+    def __init__(
+        self,
+        n_jobs: int,
+        file: IO[str] | None = None,
+        has_status_line: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.n_jobs = n_jobs
         self._file = file or sys.stderr
-        self._shows_line = self._file.isatty() if shows_line is None else shows_line
+        self._has_status_line = self._file.isatty() if has_status_line is None else has_status_line
+        self._clock = clock
+        self._start_time = clock()
         self._jobs: dict[str, Job] = {}
         self._reports: dict[str, Report] = {}
-        self._marks: dict[str, tuple[int, ...]] = {}
-        self._fractions: dict[str, float] = {}
-        self._at_start: dict[str, float] = {}
-        self._figure = "best_val_loss"
-        self._began = time.monotonic()
-        self._turn = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_looking, daemon=True)
+        self._modified: dict[str, tuple[int, ...]] = {}
+        self._fractions_at_start: dict[str, float] = {}
+        self._metric = "best_val_loss"
+        self._lock = threading.Lock()
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._update_regularly, daemon=True)
         self._bar: Any = None
 
     def start(self) -> None:
-        """Begins to look."""
-        if self._shows_line:
+        """Start the thread and show the status line."""
+        if self._has_status_line:
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -70,72 +77,72 @@ class Progress:
         self._thread.start()
 
     def stop(self) -> None:
-        """Looks a last time."""
-        self._over.set()
+        """Update once more, and remove the status line."""
+        self._is_stopped.set()
         if self._thread.is_alive():
             self._thread.join()
         if self._bar is not None:
             self._bar.close()
 
-    def watch(self, jobs: Sequence[Job], reports: dict[str, Report]) -> None:
-        """Takes up jobs, as they stand before they are run."""
-        with self._turn:
+    def add(self, jobs: Sequence[Job], reports: dict[str, Report]) -> None:
+        """Add jobs with their states before they are run."""
+        with self._lock:
             for job in jobs:
                 self._jobs[job.key] = job
                 self._reports[job.key] = reports[job.key]
-                self._at_start[job.key] = self._fraction(job, reports[job.key])
-                self._marks[job.key] = _mark(job)
-            self._figure = measure(list(self._jobs.values()))
+                self._fractions_at_start[job.key] = self._fraction(job, reports[job.key])
+                self._modified[job.key] = _modification_times(job)
+            self._metric = comparison_metric(list(self._jobs.values()))
 
-    def look(self) -> None:
-        """Reads how the jobs stand, and says what has ended since the last look."""
-        with self._turn:
+    def update(self) -> None:
+        """Read the states of the jobs, and print those that ended since the last update."""
+        with self._lock:
             for key, job in self._jobs.items():
-                if (mark := _mark(job)) == self._marks[key]:
+                if (modified := _modification_times(job)) == self._modified[key]:
                     continue
-                self._marks[key] = mark
-                before, report = self._reports[key], read(job, looks_at_lock=False)
-                if report.state is State.cut_off and report.summary.status == "running":
+                self._modified[key] = modified
+                before, report = self._reports[key], read_job(job, check_lock=False)
+                if report.state is State.unfinished and report.summary.status == "running":
                     report = Report(State.running, report.summary)
                 self._reports[key] = report
-                if report.state in ENDED and (before.state not in DONE):
-                    self._say(self._ended(job, report))
+                if report.state in ENDED and before.state not in DONE:
+                    self._print(self._describe(job, report))
             if self._bar is not None:
-                self._bar.n = self._count(*ENDED - {State.interrupted})
-                self._bar.set_description_str(self.line())
+                self._bar.n = self._count(*FINISHED)
+                self._bar.set_description_str(self.status_line())
 
-    def line(self) -> str:
-        """Everything that counts, in a line."""
+    def status_line(self) -> str:
+        """Return the number of jobs in each state, the remaining time and the best loss."""
         done, failed = self._count(*DONE, State.pruned), self._count(State.failed)
         running = self._count(State.running)
         parts = [f"{done}/{self.n_jobs} done", f"{running} running"]
         parts += [f"{failed} failed"] if failed else []
-        parts += [f"{self.n_jobs - done - failed - running} left"]
-        parts += [f"{_in_words(left)} to go"] if (left := self.seconds_left()) is not None else []
-        unit = " bits/byte" if self._figure == "bits_per_byte" else ""
+        parts += [f"{self.n_jobs - done - failed - running} pending"]
+        parts += [f"{_duration(seconds)} left"] if (seconds := self.seconds_left()) is not None else []
+        unit = " bits/byte" if self._metric == "bits_per_byte" else ""
         parts += [f"best {best:.4f}{unit}"] if (best := self.best()) is not None else []
         return ", ".join(parts)
 
     def best(self) -> float | None:
-        """The lowest figure so far: nats a token, or bits a byte where jobs do not read the same tokens."""
-        ended = [report.summary for report in self._reports.values() if report.state in DONE]
-        compares = [not is_odd for is_odd in odd_ones(ended)]
-        values = [getattr(summary, self._figure) for summary in itertools.compress(ended, compares)]
+        """Return the lowest loss so far, in nats per token, or in bits per byte if the jobs' tokens differ."""
+        done = [report.summary for report in self._reports.values() if report.state in DONE]
+        is_comparable = [not is_odd for is_odd in odd_ones(done)]
+        values = [getattr(summary, self._metric) for summary in itertools.compress(done, is_comparable)]
         return min((value for value in values if value is not None), default=None)
 
     def seconds_left(self) -> float | None:
-        """From how much of all the jobs was done since the start, steps of those that run included."""
+        """Estimate the remaining time from what was done since the start, steps of running jobs included."""
         if not self._jobs:
             return None
         fractions = {key: self._fraction(job, self._reports[key]) for key, job in self._jobs.items()}
-        gone = sum(fractions[key] - self._at_start[key] for key in fractions)
-        if gone < ENOUGH:
+        n_done = sum(fractions[key] - self._fractions_at_start[key] for key in fractions)
+        if n_done < MIN_PROGRESS:
             return None
-        return (time.monotonic() - self._began) / gone * (self.n_jobs - sum(fractions.values()))
+        return (self._clock() - self._start_time) / n_done * (self.n_jobs - sum(fractions.values()))
 
     def _fraction(self, job: Job, report: Report) -> float:
-        """How much of a job is done, 0 to 1; one that failed is not to be done again."""
-        if report.state in {*ENDED} - {State.interrupted}:
+        """Return how much of a job is done, 0 to 1; a failed job is not run again and counts as 1."""
+        if report.state in FINISHED:
             return 1.0
         if not job.run.metrics.exists():
             return 0.0
@@ -144,41 +151,41 @@ class Progress:
     def _count(self, *states: State) -> int:
         return sum(report.state in states for report in self._reports.values())
 
-    def _ended(self, job: Job, report: Report) -> str:
-        """The one line of a job that ended."""
+    def _describe(self, job: Job, report: Report) -> str:
+        """Return the line for a job that ended."""
         if report.state is State.failed:
             return f"nanolm: {job.run.path} failed: {report.error}"
         if report.state is State.diverged:
             return f"nanolm: {job.run.path} diverged: {report.error or 'the loss is not finite'}"
         value = "" if report.value is None else f", val loss {report.value:.4f}"
-        number = self._count(*DONE, State.pruned, State.failed)
+        number = self._count(*FINISHED)
         return f"{job.run.path} {report.state.value}{value} ({number} of {self.n_jobs})"
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         text = visible(text, multiline=True)
         if self._bar is not None:
             self._bar.write(text, file=self._file)
         else:
             print(text, file=self._file, flush=True)
 
-    def _keep_looking(self) -> None:
-        while not self._over.wait(PACE):
-            self.look()
-        self.look()
+    def _update_regularly(self) -> None:
+        while not self._is_stopped.wait(INTERVAL):
+            self.update()
+        self.update()
 
 
-def _mark(job: Job) -> tuple[int, ...]:
-    """What changes whenever a job's state does: the times of the files that it is read from."""
-    found = []
+def _modification_times(job: Job) -> tuple[int, ...]:
+    """Return the modification times of the files that a job's state is read from; 0 for a missing file."""
+    times = []
     for path in (job.run.summary, job.run.error, job.run.config, job.run.metrics):
         try:
-            found.append(path.stat().st_mtime_ns)
+            times.append(path.stat().st_mtime_ns)
         except OSError:
-            found.append(0)
-    return tuple(found)
+            times.append(0)
+    return tuple(times)
 
 
-def _in_words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "?"
     if seconds < 90:

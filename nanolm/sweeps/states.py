@@ -1,4 +1,4 @@
-"""How far a job is, read from its run directory: nothing else is remembered of a sweep."""
+"""The state of a job, read from its run directory: a sweep keeps no record of its own."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from nanolm.sweeps.planning import Job
 
 
 class State(enum.Enum):
-    """new: nothing is there. cut_off: a run that a kill ended. running: a process writes to it at this moment."""
+    """The state of a job.
+
+    unfinished: a run that was killed, or that was trained for fewer steps than the job asks for; running: another
+    process writes to the run at this moment.
+    """
 
     completed = "completed"
     diverged = "diverged"
     pruned = "pruned"
     failed = "failed"
     interrupted = "interrupted"
-    cut_off = "cut off"
+    unfinished = "unfinished"
     running = "running"
-    new = "not begun"
+    new = "not started"
 
 
-# What is not run again. With the same settings a run that diverged would diverge at the same step: that is its result.
+# Final states. A diverged run counts as a result: with the same settings it would diverge at the same step again.
 DONE = frozenset({State.completed, State.diverged})
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A job as its directory has it.
+    """The state of a job and its result.
 
     Attributes:
-        summary: summary.json; empty where there is none.
-        error: what ended it, of a failed or diverged one.
+        summary: contents of summary.json; empty if there is none.
+        error: the error of a failed or diverged job.
     """
 
     state: State
@@ -43,52 +47,52 @@ class Report:
 
     @property
     def value(self) -> float | None:
-        """The best validation loss, in nats a token; what a sweeper minimises."""
+        """The best validation loss in nats per token, which a study minimises."""
         return self.summary.best_val_loss
 
 
-def read(job: Job, *, looks_at_lock: bool = True) -> Report:
-    """How far a job is. Without a look at the lock, one that runs may read as cut off."""
-    return read_run(job.run, job.config.trainer.max_steps, looks_at_lock=looks_at_lock)
+def read_job(job: Job, *, check_lock: bool = True) -> Report:
+    """Read the state of a job; without checking the lock, a running job may be reported as unfinished."""
+    return read_run(job.run, job.config.trainer.max_steps, check_lock=check_lock)
 
 
-def read_run(run: RunDirectory, max_steps: int, *, looks_at_lock: bool = True) -> Report:
-    """As `read`, of a run directory and the steps that are asked of it."""
+def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> Report:
+    """Read the state of a job from its run directory and the number of steps that the job asks for."""
     try:
         summary = run.read_summary()
     except RunError as error:
         return Report(State.failed, Summary(), str(error))
     status = summary.status
-    if goes_beyond(summary, max_steps):
-        return Report(State.failed, Summary(), str(too_far(run, summary, max_steps)))
+    if exceeds_max_steps(summary, max_steps):
+        return Report(State.failed, Summary(), str(too_many_steps(run, summary, max_steps)))
     if summary.is_complete(max_steps) and run.exists():
         return Report(State.completed, summary)
-    if looks_at_lock and run.is_claimed():
+    if check_lock and run.is_claimed():
         return Report(State.running, summary)
     text = read_error(run)
     if status in ("diverged", "pruned", "interrupted"):
         return Report(State(status), summary, text)
     if text or status == "failed":
         return Report(State.failed, summary, text or summary.error or "")
-    return Report(State.cut_off if run.exists() else State.new, summary)
+    return Report(State.unfinished if run.exists() else State.new, summary)
 
 
-def goes_beyond(summary: Summary, max_steps: int) -> bool:
-    """Whether a run was trained for longer than its job asks for, by hand: its figures are not the job's."""
+def exceeds_max_steps(summary: Summary, max_steps: int) -> bool:
+    """Return whether a run was trained by hand for more steps than its job asks for, so its results do not count."""
     return not summary.is_fitted and summary.steps_done > max_steps
 
 
-def too_far(run: RunDirectory, summary: Summary, max_steps: int) -> RunError:
-    """What to say of such a run."""
+def too_many_steps(run: RunDirectory, summary: Summary, max_steps: int) -> RunError:
+    """Return the error for a run that exceeds the steps of its job."""
     return RunError(
-        f"it was trained on to step {summary.step:,}, and the sweep asks for {max_steps:,}",
+        f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
         where=str(run.path),
-        hint="move the folder elsewhere to train the job anew",
+        hint="move the folder elsewhere to train the job again",
     )
 
 
 def read_error(run: RunDirectory) -> str:
-    """What ended the last attempt, or an empty string."""
+    """Return the error of the last attempt, or an empty string."""
     try:
         return run.error.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

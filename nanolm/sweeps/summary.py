@@ -1,4 +1,4 @@
-"""How a sweep ended: a table of its jobs, and where to look next."""
+"""The summary of a sweep: a table of its jobs, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from nanolm import shell
 from nanolm.analysis.collection import note_of
 from nanolm.analysis.comparison import odd_ones
 from nanolm.runs.directory import shown
-from nanolm.sweeps.planning import Job, measure
+from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State
 from nanolm.terminal import visible
 
-# Rows of a table that is still read; of a longer one the best are shown, and all that went wrong.
-ROWS = 40
+# Rows of a readable table; of a longer one, only the best half of them and the failed jobs are shown.
+MAX_ROWS = 40
 
 
 def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Report]]:
-    """The best first, then those that do not compare, and those without a figure last."""
-    figure = measure(jobs)
-    odd = odd_ones([report.summary for report in reports])
+    """Sort jobs: the best first, then those with incomparable losses, then those without a loss."""
+    metric = comparison_metric(jobs)
+    is_odd = odd_ones([report.summary for report in reports])
 
-    def place(at: int) -> tuple[bool, bool, float]:
-        value = getattr(reports[at].summary, figure)
-        return value is None, odd[at], value or 0.0
+    def rank(at: int) -> tuple[bool, bool, float]:
+        value = getattr(reports[at].summary, metric)
+        return value is None, is_odd[at], value or 0.0
 
-    return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=place)]
+    return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=rank)]
 
 
-def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, before: int) -> None:
-    """Prints the jobs, how many ended in which way, and what to type next.
+def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, n_done_before: int) -> None:
+    """Print a table of the jobs, the number of jobs in each state, and the commands to type next.
 
     Args:
-        before: how many were done before this sweep began.
+        n_done_before: number of jobs that were done before this sweep started.
     """
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -55,35 +55,34 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     rows = [
         (job, report, is_odd)
         for place, ((job, report), is_odd) in enumerate(zip(order, odd, strict=True))
-        if len(order) <= ROWS or place < ROWS // 2 or _went_wrong(report)
+        if len(order) <= MAX_ROWS or place < MAX_ROWS // 2 or _is_bad(report)
     ]
     for place, (job, report, is_odd) in enumerate(rows):
         loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
         table.add_row(
             escape(visible(job.run.path.name)),
-            f"[red]{report.state.value}[/]" if _went_wrong(report) else report.state.value,
+            f"[red]{report.state.value}[/]" if _is_bad(report) else report.state.value,
             f"{report.summary.steps_done:,}",
             "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
             "" if bits is None else f"{bits:.4f}" + ("†" if is_odd else ""),
         )
     console.print(table)
     if len(rows) < len(order):
-        console.print(f"  and {len(order) - len(rows)} more, none of which went wrong\n")
+        console.print(f"  and {len(order) - len(rows)} more without errors\n")
     for job, report, _ in rows:
         if report.state in DONE and (note := note_of(job.run.path)):
             console.print(Text(visible(f"  {job.run.path.name}: {note}")))
     if any(odd):
-        console.print("  † does not compare: its mask sees the future, or <unk> hides text\n")
+        console.print("  † not comparable: the mask sees the future, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
-    console.print(
-        f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}" + (f"; {before} were done before" if before else "")
-    )
+    before = f"; {n_done_before} were done before" if n_done_before else ""
+    console.print(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}{before}")
     if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
-        console.print("go on      the same line again runs what is missing")
+        console.print("resume     the same command again runs what is missing")
     compare = shell.join("nanolm", "compare", shell.path_argument(shown(directory)))
     console.print(Text(f"compare    {compare}"), soft_wrap=True)
 
 
-def _went_wrong(report: Report) -> bool:
+def _is_bad(report: Report) -> bool:
     return report.state in (State.failed, State.diverged)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,12 +76,10 @@ class Session(Setup):
     Attributes:
         log: metrics, samples and messages.
         saver: checkpoints.
-        should_prune: called after each evaluation with the step and the validation loss; True ends the run.
     """
 
     log: Log | NoLog
     saver: Saver
-    should_prune: Callable[[int, float], bool] | None
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:

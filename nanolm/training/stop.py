@@ -1,66 +1,83 @@
-"""Signals ask a run to finish its step, save and end; a repeated SIGTERM or SIGINT ends it at once."""
+"""Requests to end a run after its current step: by a signal, by another thread, or by a pruner."""
 
 from __future__ import annotations
 
 import os
-import threading
-from types import FrameType, TracebackType
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
-from nanolm.training.distributed.ranks import Ranks
+
+if TYPE_CHECKING:
+    from nanolm.training.distributed.ranks import Ranks
+
+
+# Called after each evaluation with the step and the validation loss; returns whether to end the run as pruned.
+ShouldPrune = Callable[[int, float], bool]
 
 
 class StopRequest:
-    """Handles signals while it is entered.
+    """A request to stop, checked by the training loop after every step. Inside its context it handles signals.
+
+    A repeated SIGTERM or SIGINT ends the process at once.
 
     Attributes:
-        signal: the number of the signal that came, to this process or to one that trains with it, or None.
+        should_prune: the pruner, or None.
+        signal: number of the first signal that this process or another rank received, or None.
+        is_active: whether signals are handled at this moment.
     """
 
-    # The one that is entered, for other threads that ask.
-    current: ClassVar[StopRequest | None] = None
-
-    def __init__(self) -> None:
+    def __init__(self, should_prune: ShouldPrune | None = None) -> None:
+        self.should_prune = should_prune
         self.signal: int | None = None
-        self._is_asked = False
-        self._before: dict[int, Any] = {}
+        self.is_active = False
+        self._is_pruned = False
+        self._is_repeated = False
+        self._previous: dict[int, Any] = {}
 
     @property
     def exit_status(self) -> int:
-        """What a shell expects of a process that a signal ended."""
-        return 128 + (self.signal or 0)
+        """The exit status of a process that a signal ended, as shells report it; 0 without a signal."""
+        return 128 + self.signal if self.signal else 0
 
     def __enter__(self) -> Self:
-        # Python delivers signals to the main thread alone; a launcher may run jobs in others.
-        self._before = signals.install(self._receive)
-        if threading.current_thread() is threading.main_thread():
-            StopRequest.current = self
+        # Outside the main thread, where a launcher may run jobs, Python delivers no signals.
+        self._previous = signals.install(self._handle)
+        self.is_active = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signals.restore(self._before)
-        if StopRequest.current is self:
-            StopRequest.current = None
+    def __exit__(self, *error: object) -> None:
+        self.is_active = False
+        signals.restore(self._previous)
 
-    def ask(self) -> None:
-        """Ask as SIGTERM would, except that it never counts as the second signal."""
+    def receive(self, number: int) -> None:
+        """Record a signal; the second SIGTERM or SIGINT ends the process at once."""
+        if number in signals.REPEATED:
+            if self._is_repeated:
+                os._exit(128 + number)
+            self._is_repeated = True
+        self.signal = self.signal or number
+
+    def request(self) -> None:
+        """Request a stop from another thread, like SIGTERM, but never counted as a repeated signal."""
         self.signal = self.signal or signals.REPEATED[0]
 
-    def is_asked(self, ranks: Ranks) -> bool:
-        """Whether a signal has come to any of the ranks: all hear of it at the same step.
+    def check_pruning(self, step: int, loss: float, ranks: Ranks) -> None:
+        """Ask the pruner, if there is one, about the validation loss of a step; rank 0 decides for all ranks."""
+        should_prune = self.should_prune
+        if should_prune is not None:
+            self._is_pruned = ranks.run_on_main(lambda: should_prune(step, loss))
 
-        A rank that hears of it before its own signal comes is not ended by that one: a launcher sends it to each.
+    def is_requested(self, ranks: Ranks) -> bool:
+        """Return whether to stop after this step; the same on all ranks, whichever of them received a signal.
+
+        A rank that learns of a signal from another rank is not ended by its own copy of it, which launchers send to
+        every rank.
         """
-        heard_of = int(ranks.max(self.signal or 0))
-        self.signal = self.signal or heard_of or None
-        return heard_of > 0
+        received = int(ranks.max(self.signal or 0))
+        self.signal = self.signal or received or None
+        return received > 0 or self._is_pruned
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number in signals.REPEATED:
-            if self._is_asked:
-                os._exit(128 + number)
-            self._is_asked = True
-        self.signal = self.signal or number
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.receive(number)

@@ -68,7 +68,7 @@ def train(
     bar_file: IO[str] | None = None,
     quiet: bool = False,
     ranks: Ranks = SINGLE_PROCESS,
-    should_prune: Callable[[int, float], bool] | None = None,
+    stop: StopRequest | None = None,
     parent: Parent | None = None,
     group: str | None = None,
 ) -> Outcome:
@@ -85,8 +85,7 @@ def train(
         bar_file: where the bar is drawn; None is stderr.
         quiet: what is said goes to train.log alone.
         ranks: the processes that train together.
-        should_prune: asked after each evaluation with the step and the validation loss; True ends the run as pruned,
-            behind a checkpoint.
+        stop: the request that ends the run after the current step and a checkpoint; None: only signals make one.
         parent: where the run begins as a fork, if it has no checkpoint of its own yet.
         group: the sweep that the run is a job of; None: none, or that of the run that goes on.
 
@@ -105,7 +104,7 @@ def train(
     changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.continuation.changes)])]
     changes += summaries.machine_changes(before, summary)
     # From the moment that there is a run, signals end it with a save.
-    with StopRequest() as stop:
+    with stop or StopRequest() as stop:
         if ranks.is_main:
             text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
             write_durably(run.tokenizer, text.encode())
@@ -116,7 +115,7 @@ def train(
             Log(run, setup.continuation.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
         ) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
-            session = Session(**vars(setup), log=log, saver=saver, should_prune=should_prune)
+            session = Session(**vars(setup), log=log, saver=saver)
             announce(session, summary, passed_over, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
@@ -179,7 +178,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             write_final_summary(session.run.summary, summary)
         session.log.logger.close(summary)
     prompt = choose_prompt(session.streams["train"], session.tokenizer)
-    return Outcome(summary, stop.exit_status if stop.signal else 0, text, prompt)
+    return Outcome(summary, stop.exit_status, text, prompt)
 
 
 def loop(session: Session, stop: StopRequest, began: float) -> str:
@@ -230,9 +229,9 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
             if state.step % settings.eval_every == 0 or is_last:
                 with pace.paused("evaluation"), evaluation_weights(optimizer):
                     is_better, text = evaluate(session, began)
-                is_stopping = _is_pruned(session)
+                stop.check_pruning(state.step, state.val_loss, ranks)
 
-            is_stopping = stop.is_asked(ranks) or is_stopping
+            is_stopping = stop.is_requested(ranks)
             if _is_save_due(session) or is_last or is_better or is_stopping:
                 with pace.paused("save"), evaluation_weights(optimizer):
                     state.seconds = time.perf_counter() - began
@@ -323,14 +322,6 @@ def count(session: Session, began: float) -> str:
     state.seconds = time.perf_counter() - began
     _save(session)
     return text
-
-
-def _is_pruned(session: Session) -> bool:
-    """Whether the one who asked for this run gives it up for the loss that was just measured."""
-    if session.should_prune is None:
-        return False
-    should_prune, state = session.should_prune, session.state
-    return session.ranks.run_on_main(lambda: should_prune(state.step, state.val_loss))
 
 
 def _is_save_due(session: Session) -> bool:

@@ -1,4 +1,4 @@
-"""`nanolm train -m`, in this process: what is run, what is not run again, and what is said."""
+"""`nanolm train -m` in this process: what is run, what is not run again, and what is printed."""
 
 from pathlib import Path
 
@@ -11,29 +11,27 @@ from tests.helpers import SMALL
 
 
 @pytest.fixture
-def line(tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """The words that all sweeps here share, in a folder of their own."""
+def settings(tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Return the overrides that all sweeps here share, in an empty current folder."""
     monkeypatch.chdir(tmp_path)
     return (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=3", "model=bigram")
 
 
-def sweep(*words: str) -> int:
-    """The exit status."""
+def sweep(*overrides: str) -> int:
+    """Run a sweep and return its exit status."""
     try:
-        return cli.run(["train", "-m", *words])
+        return cli.run(["train", "-m", *overrides])
     except SystemExit as ended:
         return int(ended.code or 0)
 
 
 def times(directory: str = "outputs/sweep") -> dict[str, int]:
-    """When the settings of each run were last written: whenever it was begun or gone on with."""
+    """Return when each run was last started or resumed, by its name."""
     return {path.parent.name: path.stat().st_mtime_ns for path in Path(directory).glob("*/config.yaml")}
 
 
-def test_the_same_line_runs_nothing_and_a_longer_one_what_is_missing(
-    line: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert sweep(*line, "seed=1,2", "optimizer.lr=1e-3") == 0
+def test_sweep_repeated_runs_only_missing_jobs(settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(*settings, "seed=1,2", "optimizer.lr=1e-3") == 0
     first = times()
     assert sorted(name[:7] for name in first) == ["seed=1-", "seed=2-"]
     out, err = capsys.readouterr()
@@ -44,55 +42,55 @@ def test_the_same_line_runs_nothing_and_a_longer_one_what_is_missing(
     assert [line.split(" ")[1:3] for line in lines[1:]] == [["completed,", "val"]] * 2
     assert len(lines) == 3
 
-    assert sweep("optimizer.lr=0.001", "seed=2,1", *line) == 0
+    assert sweep("optimizer.lr=0.001", "seed=2,1", *settings) == 0
     assert times() == first
     assert "2 jobs in outputs/sweep, 2 of them done" in capsys.readouterr().err
 
-    assert sweep(*line, "seed=3,2,1", "optimizer.lr=1e-3,1e-2") == 0
+    assert sweep(*settings, "seed=3,2,1", "optimizer.lr=1e-3,1e-2") == 0
     longer = times()
     assert len(longer) == 6
     assert {name: longer[name] for name in first} == first
     assert "6 jobs: 6 completed; 2 were done before" in capsys.readouterr().out
 
 
-def test_a_run_of_a_sweep_is_named_as_it_is_called(line: tuple[str, ...]) -> None:
-    assert sweep(*line, "seed=1,2", "optimizer.lr=1e-3,1e-2") == 0
+def test_sweep_run_can_be_resumed_by_its_folder(settings: tuple[str, ...]) -> None:
+    assert sweep(*settings, "seed=1,2", "optimizer.lr=1e-3,1e-2") == 0
     (folder,) = Path("outputs/sweep").glob("optimizer.lr=0.01,seed=2-*")
     assert cli.run(["train", f"resume={folder}", "trainer.max_steps=5"]) == 0
     assert RunDirectory(folder).read_summary().step == 5
 
 
-def test_what_was_cut_off_goes_on(line: tuple[str, ...]) -> None:
-    assert sweep(*line, "seed=1,2") == 0
+def test_sweep_resumes_a_killed_job(settings: tuple[str, ...]) -> None:
+    assert sweep(*settings, "seed=1,2") == 0
     before = times()
     for name in before:
         run = RunDirectory(Path("outputs/sweep") / name)
         if run.read_summary().seed == 2:
             update_summary(run.summary, status="running")
-            cut_off = run
-    assert sweep(*line, "seed=1,2") == 0
-    assert [name for name, time in times().items() if time != before[name]] == [cut_off.path.name]
-    assert cut_off.read_summary().status == "completed"
-    assert "goes on from step 3" in cut_off.log.read_text()
+            killed = run
+    assert sweep(*settings, "seed=1,2") == 0
+    assert [name for name, time in times().items() if time != before[name]] == [killed.path.name]
+    assert killed.read_summary().status == "completed"
+    assert "goes on from step 3" in killed.log.read_text()
 
 
-def test_one_job_that_fails_lets_the_others_run_and_is_run_alone_the_next_time(
-    line: tuple[str, ...], small_text: Path, capsys: pytest.CaptureFixture[str]
+def test_sweep_retries_only_the_job_that_failed(
+    settings: tuple[str, ...], small_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     late = small_text.with_name("late.txt")
-    words = (*line, f"dataset.path={late},{small_text}", "seed=1")
-    assert sweep(*words) == 1
+    overrides = (*settings, f"dataset.path={late},{small_text}", "seed=1")
+    assert sweep(*overrides) == 1
     out, err = capsys.readouterr()
     (folder,) = Path("outputs/sweep").glob("dataset.path=*late*")
     assert f"nanolm: {folder} failed: there is no file, folder or match of" in err
     assert "Traceback" not in err
     assert "2 jobs: 1 completed, 1 failed" in out
-    assert "the same line again" in out
+    assert "the same command again" in out
     done = times()
     assert len(done) == 1
 
     late.write_text(small_text.read_text())
-    assert sweep(*words) == 0
+    assert sweep(*overrides) == 0
     after = times()
     assert len(after) == 2
     assert done.items() <= after.items()
@@ -100,34 +98,34 @@ def test_one_job_that_fails_lets_the_others_run_and_is_run_alone_the_next_time(
     assert "failed" not in capsys.readouterr().out
 
 
-def test_no_job_starts_after_one_that_failed_when_that_is_asked(
-    line: tuple[str, ...], small_text: Path, capsys: pytest.CaptureFixture[str]
+def test_sweep_can_start_no_job_after_a_failure(
+    settings: tuple[str, ...], small_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (*line, f"dataset.path=missing.txt,{small_text}", "seed=1")
-    assert sweep(*words, "sweep.fail_fast=true") == 1
+    overrides = (*settings, f"dataset.path=missing.txt,{small_text}", "seed=1")
+    assert sweep(*overrides, "sweep.fail_fast=true") == 1
     assert times() == {}
-    assert "2 jobs: 1 failed, 1 not begun" in capsys.readouterr().out
+    assert "2 jobs: 1 failed, 1 not started" in capsys.readouterr().out
     assert [path.name[:20] for path in Path("outputs/sweep").glob("*-*")] == ["dataset.path=missing"]
-    assert sweep(*words) == 1
+    assert sweep(*overrides) == 1
     (done,) = times()
     config = RunDirectory(Path("outputs/sweep") / done).config.read_text()
     assert "fail_fast" not in config
 
 
-def test_a_run_that_diverged_is_a_result(line: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*line, "optimizer=sgd", "optimizer.lr=1e-2,1e38", "trainer.max_steps=8", "trainer.clip_norm=null")
-    assert sweep(*words) == 0
+def test_sweep_counts_a_diverged_run_as_done(settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = (*settings, "optimizer=sgd", "optimizer.lr=1e-2,1e38", "trainer.max_steps=8", "trainer.clip_norm=null")
+    assert sweep(*overrides) == 0
     out, err = capsys.readouterr()
     assert "diverged: the run diverged at step" in err
     assert "2 jobs: 1 completed, 1 diverged" in out
     before = times()
-    assert sweep(*words) == 0
+    assert sweep(*overrides) == 0
     assert times() == before
 
 
 @pytest.mark.slow
-def test_a_study_brings_its_own_jobs_and_folder(
-    line: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_sweep_file_defines_jobs_and_folder(
+    settings: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "mine" / "sweep" / "widths.yaml"
     study.parent.mkdir(parents=True)
@@ -140,8 +138,8 @@ def test_a_study_brings_its_own_jobs_and_folder(
         "    variants:\n      table: []\n      uniform: [model=gpt, size.n_layers=1]\n"
         "trainer:\n  log_every: 1\n"
     )
-    words = [word for word in line if not word.startswith(("model=", "size.n_layers"))]
-    assert sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *words) == 0
+    overrides = [word for word in settings if not word.startswith(("model=", "size.n_layers"))]
+    assert sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides) == 0
     names = sorted(name.rpartition("-")[0] for name in times("outputs/widths"))
     assert names == [f"variant={name},seed={n}" for name in ("table", "uniform") for n in (1, 2)]
     (run,) = Path("outputs/widths").glob("variant=uniform,seed=1*")
@@ -149,36 +147,36 @@ def test_a_study_brings_its_own_jobs_and_folder(
     study.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lrr: 1,2\n")
     capsys.readouterr()
     with pytest.raises(ValueError, match=r"there is no setting 'optimizer\.lrr'[\s\S]*did you mean optimizer.lr"):
-        sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *words)
+        sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides)
     with pytest.raises(ValueError, match="sweep=widths is about many runs"):
-        cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *words])
+        cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides])
     with pytest.raises(ValueError, match=r"sweep\.fail_fast=true is about many runs"):
         cli.run(["train", "sweep.fail_fast=true"])
 
 
-def test_a_launcher_that_is_not_installed_is_named_with_what_brings_it(line: tuple[str, ...]) -> None:
+def test_sweep_refuses_an_unknown_launcher(settings: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"no hydra/launcher is called 'joblb'[\s\S]*did you mean joblib"):
-        sweep(*line, "seed=1,2", "hydra/launcher=joblb")
+        sweep(*settings, "seed=1,2", "hydra/launcher=joblb")
     with pytest.raises(ValueError, match="--cfg prints the settings of one run"):
-        cli.run(["train", "-m", "--cfg", "job", *line])
+        cli.run(["train", "-m", "--cfg", "job", *settings])
 
 
-def test_a_job_that_was_trained_on_by_hand_is_none_of_the_sweep(
-    line: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+def test_sweep_refuses_a_job_trained_for_more_steps(
+    settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(*line, "seed=1,2") == 0
+    assert sweep(*settings, "seed=1,2") == 0
     (run,) = Path("outputs/sweep").glob("seed=1-*")
     steps = 2 * RunDirectory(run).read_summary().step
     assert cli.run(["train", f"resume={run}", f"trainer.max_steps={steps}"]) == 0
     rows = RunDirectory(run).metrics.read_bytes()
     capsys.readouterr()
-    assert sweep(*line, "seed=1,2") == 1
-    said = capsys.readouterr()
-    assert f"trained on to step {steps}" in said.err
-    assert "1 completed, 1 failed" in said.out
+    assert sweep(*settings, "seed=1,2") == 1
+    printed = capsys.readouterr()
+    assert f"trained to step {steps}" in printed.err
+    assert "1 completed, 1 failed" in printed.out
     assert RunDirectory(run).metrics.read_bytes() == rows
 
 
-def test_a_run_that_is_not_there_is_said_whatever_its_name(line: tuple[str, ...]) -> None:
+def test_resume_of_a_missing_run_names_it(settings: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"seed=1-typo"):
         cli.run(["train", "resume=outputs/sweep/seed=1-typo"])

@@ -1,21 +1,16 @@
-"""How cores are shared out, and sweeps through launchers that run jobs in other processes."""
+"""The share of cores of each job, and sweeps through launchers that run jobs in other processes."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.errors import SettingsError
+from nanolm.machine import n_cores
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps import launchers
 from tests.helpers import SMALL, Nanolm
-
-
-def test_a_launcher_that_runs_no_job_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no job is to run at a time"):
-        launchers.jobs_at_once(config_with("joblib", n_jobs=0))
 
 
 def config_with(name: str, batch: int | None = None, **launcher: object) -> DictConfig:
@@ -28,6 +23,11 @@ def config_with(name: str, batch: int | None = None, **launcher: object) -> Dict
             }
         }
     )
+
+
+def test_concurrent_jobs_refuses_zero() -> None:
+    with pytest.raises(SettingsError, match="no job could run"):
+        launchers.concurrent_jobs(config_with("joblib", n_jobs=0))
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,23 @@ def config_with(name: str, batch: int | None = None, **launcher: object) -> Dict
         (config_with("ray"), None, None, None),
     ],
 )
-def test_jobs_at_a_time_share_the_cores(
+def test_concurrent_jobs_share_the_cores(
     config: DictConfig, at_once: int | None, batch: int | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launchers, "own_cores", lambda: 8)
-    assert launchers.jobs_at_once(config) == at_once
+    monkeypatch.setattr(launchers, "n_cores", lambda: 8)
+    assert launchers.concurrent_jobs(config) == at_once
     assert launchers.batch_size(config) == batch
-    assert launchers.threads(config, n_jobs=100) == threads
+    assert launchers.threads_per_job(config, n_jobs=100) == threads
     assert launchers.is_in_process(config) == (batch == 1)
 
 
-def test_few_jobs_have_more_threads_and_the_users_word_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_per_job_respects_few_jobs_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert launchers.threads(config_with("joblib", n_jobs=8), n_jobs=2, n_cores=8) == 4
+    monkeypatch.setattr(launchers, "n_cores", lambda: 8)
+    assert launchers.threads_per_job(config_with("joblib", n_jobs=8), n_jobs=2) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launchers.threads(config_with("joblib", n_jobs=8), n_jobs=2, n_cores=8) is None
+    assert launchers.threads_per_job(config_with("joblib", n_jobs=8), n_jobs=2) is None
 
 
 def require(module: str) -> None:
@@ -68,7 +69,7 @@ def require(module: str) -> None:
         pytest.skip(f"{module} is not installed")
 
 
-# Says in its log how many threads a job has to itself.
+# Prints the number of threads of a job.
 THREADS = """
 import torch
 from nanolm.registry import MASKS
@@ -82,20 +83,22 @@ def told(query, key, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "overrides"),
     [
         ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
         ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"]),
         ("hydra_plugins.hydra_ray_launcher", ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"]),
     ],
 )
-def test_a_launcher_runs_the_jobs_elsewhere(module: str, words: list[str], nanolm: Nanolm, small_text: Path) -> None:
+def test_launcher_runs_jobs_in_other_processes(
+    module: str, overrides: list[str], nanolm: Nanolm, small_text: Path
+) -> None:
     require(module)
     (nanolm.folder / "told.py").write_text(THREADS)
     nanolm.environment.pop("OMP_NUM_THREADS")
-    line = (*SMALL, "dataset=text", "trainer.max_steps=3", "seed=1", "plugins=[told]", "mask=told", *words)
+    settings = (*SMALL, "dataset=text", "trainer.max_steps=3", "seed=1", "plugins=[told]", "mask=told", *overrides)
     missing = f"dataset.path={small_text},missing.txt,{small_text.parent}/./small.txt"
-    done = nanolm("train", "-m", *line, missing, "hydra.sweep.dir=sweep", timeout=280)
+    done = nanolm("train", "-m", *settings, missing, "hydra.sweep.dir=sweep", timeout=280)
     assert done.returncode == 1, done.stderr
     assert "3 jobs: 2 completed, 1 failed" in done.stdout
     assert "missing.txt-" in done.stderr
@@ -103,9 +106,9 @@ def test_a_launcher_runs_the_jobs_elsewhere(module: str, words: list[str], nanol
     assert "Traceback" not in done.stderr + done.stdout
     runs = [RunDirectory(path.parent) for path in (nanolm.folder / "sweep").glob("*/config.yaml")]
     assert [run.read_summary().status for run in runs] == ["completed"] * 2
-    share = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // 2)
+    share = max(1, n_cores() // 2)
     logs = [path.read_text() for path in (nanolm.folder / "sweep").glob(".submitit/*/*.out")]
     assert f"threads {share}" in done.stdout + "".join(logs)
-    again = nanolm("train", "-m", *line, f"dataset.path={small_text}", "hydra.sweep.dir=sweep", timeout=280)
+    again = nanolm("train", "-m", *settings, f"dataset.path={small_text}", "hydra.sweep.dir=sweep", timeout=280)
     assert again.returncode == 0, again.stderr
     assert "1 job in sweep, 1 of them done" in again.stderr

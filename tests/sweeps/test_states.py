@@ -1,4 +1,4 @@
-"""How far a job is, as its run directory tells."""
+"""The state of a job, read from its run directory."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.states import State, read_run
+from nanolm.training.stop import StopRequest
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, make_config
 
@@ -20,31 +21,31 @@ def state_of(run: RunDirectory, max_steps: int = 4) -> State:
     return read_run(run, max_steps).state
 
 
-def test_a_run_from_nothing_to_its_end(run: RunDirectory, small_text: Path) -> None:
+def test_read_run_follows_a_run_from_start_to_end(run: RunDirectory, small_text: Path) -> None:
     config = make_config(*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=4", "model=bigram")
     assert state_of(run) is State.new
     seen = []
 
     def look(step: int, loss: float) -> bool:
-        seen.extend([read_run(run, 4).state, read_run(run, 4, looks_at_lock=False).state])
+        seen.extend([read_run(run, 4).state, read_run(run, 4, check_lock=False).state])
         return False
 
     with run.claim():
-        train(config, run, should_prune=look, quiet=True)
-    assert seen == [State.running, State.cut_off]
+        train(config, run, stop=StopRequest(look), quiet=True)
+    assert seen == [State.running, State.unfinished]
     report = read_run(run, 4)
     assert (report.state, report.error) == (State.completed, "")
     assert report.value == run.read_summary().best_val_loss
-    assert state_of(run, max_steps=5) is State.cut_off
+    assert state_of(run, max_steps=5) is State.unfinished
     beyond = read_run(run, 3)
     assert (beyond.state, beyond.value) == (State.failed, None)
-    assert "trained on to step 4, and the sweep asks for 3" in beyond.error
+    assert "trained to step 4, but the sweep asks for 3" in beyond.error
     run.config.unlink()
-    assert state_of(run) is State.new, "a run that nobody can read is trained again"
+    assert state_of(run) is State.new, "a run without settings is trained again"
 
 
 @pytest.mark.parametrize("status", ["diverged", "pruned", "interrupted", "failed"])
-def test_how_a_run_ended_is_in_its_summary(status: str, run: RunDirectory) -> None:
+def test_read_run_returns_the_status_of_the_summary(status: str, run: RunDirectory) -> None:
     run.path.mkdir()
     write_summary(run.summary, Summary(status=status, step=2, error="no memory"))
     report = read_run(run, 4)
@@ -54,7 +55,7 @@ def test_how_a_run_ended_is_in_its_summary(status: str, run: RunDirectory) -> No
         assert state_of(run) is State.running
 
 
-def test_a_run_that_never_began_has_failed_when_it_says_why(run: RunDirectory) -> None:
+def test_read_run_reports_an_error_file_as_failure(run: RunDirectory) -> None:
     run.path.mkdir()
     run.error.write_text("there is no file book.txt\n")
     assert read_run(run, 4).error == "there is no file book.txt"

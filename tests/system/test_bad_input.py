@@ -13,7 +13,7 @@ from nanolm.json_text import is_finite_number
 from nanolm.report.contents import gather
 from nanolm.report.html import to_script
 from nanolm.runs.directory import RunDirectory
-from nanolm.sweeps.states import goes_beyond
+from nanolm.sweeps.states import exceeds_max_steps
 from tests.helpers import SMALL, Nanolm
 from tests.runs.made import make_run
 
@@ -115,7 +115,7 @@ def test_numbers_that_are_no_json_end_no_reader(tmp_path: Path, capsys: pytest.C
         page = to_script(dataclasses.asdict(gather(find([tmp_path]))))
         json.loads(page, parse_constant=pytest.fail)
         assert not RunDirectory(bad).read_summary().is_complete(10)
-        assert not goes_beyond(RunDirectory(bad).read_summary(), 10)
+        assert not exceeds_max_steps(RunDirectory(bad).read_summary(), 10)
 
 
 def test_a_run_writes_nothing_through_links(nanolm: Nanolm, small_text: Path) -> None:

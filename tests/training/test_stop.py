@@ -1,3 +1,5 @@
+"""Requests to stop a run: by signals, by another thread, by a pruner."""
+
 import os
 import signal
 import subprocess
@@ -14,16 +16,18 @@ SIGNALS += [(getattr(signal, name), 128 + getattr(signal, name)) for name in POS
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_a_signal_asks(number: signal.Signals, status: int) -> None:
+def test_stop_request_records_a_signal(number: signal.Signals, status: int) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert stop.signal is None
+        assert stop.exit_status == 0
+        assert not stop.is_requested(SINGLE_PROCESS)
         os.kill(os.getpid(), number)
         assert (stop.signal, stop.exit_status) == (number, status)
     assert signal.getsignal(number) is before
 
 
-def test_a_second_signal_ends_at_once() -> None:
+def test_stop_request_exits_at_a_second_signal() -> None:
     code = (
         "import os, signal, time\nfrom nanolm.training.stop import StopRequest\n"
         "with StopRequest():\n os.kill(os.getpid(), signal.SIGTERM)\n print('asked', flush=True)\n"
@@ -33,14 +37,14 @@ def test_a_second_signal_ends_at_once() -> None:
     assert (done.returncode, done.stdout) == (143, "asked\n")
 
 
-def test_only_a_repeated_sigterm_or_sigint_ends_at_once() -> None:
+def test_stop_request_exits_only_for_repeated_sigterm_or_sigint() -> None:
     with StopRequest() as stop:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), number)
         assert stop.exit_status == 128 + signal.SIGHUP
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
+def test_stop_request_leaves_an_ignored_signal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
@@ -50,13 +54,22 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_another_thread_may_ask_and_its_word_is_no_second_signal() -> None:
-    assert StopRequest.current is None
-    with StopRequest() as stop:
-        assert StopRequest.current is stop
-        stop.ask()
-        assert stop.is_asked(SINGLE_PROCESS)
+def test_stop_request_by_a_thread_is_not_a_first_signal() -> None:
+    stop = StopRequest()
+    assert not stop.is_active
+    with stop:
+        assert stop.is_active
+        stop.request()
+        assert stop.is_requested(SINGLE_PROCESS)
         assert stop.exit_status == 143
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.exit_status == 143
-    assert StopRequest.current is None
+    assert not stop.is_active
+
+
+def test_stop_request_by_a_pruner_has_no_signal() -> None:
+    stop = StopRequest(should_prune=lambda step, loss: step >= 20 and loss > 2)
+    for step, loss, is_pruned in ((10, 3.0, False), (20, 1.0, False), (30, 3.0, True)):
+        stop.check_pruning(step, loss, SINGLE_PROCESS)
+        assert stop.is_requested(SINGLE_PROCESS) is is_pruned
+    assert (stop.signal, stop.exit_status) == (None, 0)

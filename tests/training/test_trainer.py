@@ -15,6 +15,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.samples import read_samples
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.stop import StopRequest
 from nanolm.training.trainer import Outcome, train
 from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
 
@@ -355,7 +356,7 @@ def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path,
         asked.append((step, loss))
         return step == 20
 
-    outcome = run_of(config, folder, should_prune=should_prune)
+    outcome = run_of(config, folder, stop=StopRequest(should_prune))
     run = RunDirectory(folder)
     assert (outcome.exit_status, outcome.summary.status, outcome.summary.step) == (0, "pruned", 20)
     assert asked == [(row["step"], row["loss"]) for row in untimed_rows(run) if row["split"] == "val"]

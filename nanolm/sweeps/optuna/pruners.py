@@ -1,7 +1,7 @@
-"""When a trial is given up.
+"""Pruners: which trials of a study to end early.
 
-Each pruner is a function of the losses that trials have reported, and of nothing else: what a kill cut short can be
-decided again.
+Each pruner is a function of the losses that trials have reported and of nothing else, so a decision that a kill
+interrupted can be repeated.
 """
 
 from __future__ import annotations
@@ -20,69 +20,75 @@ if TYPE_CHECKING:
 
 
 class SuccessiveHalving(BasePruner):
-    """Trials compete at rungs, in brackets; `brackets` says of each trial number how many of the first rungs it skips.
+    """Asynchronous successive halving, in brackets.
 
-    Optuna's own keeps marks of the rungs beside the losses; a kill between the two writes changes what it decides.
+    Optuna's own pruner stores completed rungs in addition to the losses; a kill between the two writes changes what it
+    decides.
+
+    Args:
+        rungs: steps at which trials compete.
+        reduction_factor: one in this many trials is promoted from each rung.
+        brackets: the number of rungs that a trial skips at the start, by trial number modulo the length.
     """
 
     def __init__(self, rungs: Sequence[int], reduction_factor: int, brackets: Sequence[int] = (0,)) -> None:
         self.rungs, self.reduction_factor, self.brackets = rungs, reduction_factor, brackets
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        skipped = self._skipped(trial)
+        n_skipped = self._n_skipped(trial)
         others = [
             other.intermediate_values
             for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and self._skipped(other) == skipped
+            if other.number != trial.number and self._n_skipped(other) == n_skipped
         ]
-        return is_behind(trial.intermediate_values, others, self.rungs[skipped:], self.reduction_factor)
+        return is_eliminated(trial.intermediate_values, others, self.rungs[n_skipped:], self.reduction_factor)
 
-    def _skipped(self, trial: FrozenTrial) -> int:
+    def _n_skipped(self, trial: FrozenTrial) -> int:
         return self.brackets[trial.number % len(self.brackets)]
 
 
-def is_behind(
+def is_eliminated(
     losses: Mapping[int, float], others: Sequence[Mapping[int, float]], rungs: Sequence[int], reduction_factor: int
 ) -> bool:
-    """Whether a trial loses at a rung that its last evaluation was the first to reach.
+    """Return whether a trial is eliminated at a rung that it reached with its last evaluation.
 
-    It goes on if its loss is among the best 1/reduction_factor of all that have come to the rung so far, itself
-    counted; while there are fewer than reduction_factor, if none is better.
+    It is promoted if its loss is among the best 1/reduction_factor of all trials that have reached the rung, itself
+    included; while there are fewer than reduction_factor of them, only if no other is better.
 
     Args:
-        losses: of the trial, by step.
-        others: those of the trials that it competes with.
-        rungs: steps at which is decided.
-        reduction_factor: one in so many goes on.
+        losses: losses of the trial, by step.
+        others: losses of the trials that it competes with.
+        rungs: steps at which trials compete.
+        reduction_factor: one in this many trials is promoted.
     """
     last = max(losses)
     for rung in rungs:
-        if rung > last or first_at(losses, rung) != last:
+        if rung > last or first_step_at(losses, rung) != last:
             continue
-        better = there = 0
+        n_better = n_reached = 0
         for other in others:
-            step = first_at(other, rung)
+            step = first_step_at(other, rung)
             if step is not None:
-                there += 1
-                better += other[step] < losses[last]
-        if better >= max(1, (there + 1) // reduction_factor):
+                n_reached += 1
+                n_better += other[step] < losses[last]
+        if n_better >= max(1, (n_reached + 1) // reduction_factor):
             return True
     return False
 
 
-def first_at(losses: Mapping[int, float], rung: int) -> int | None:
-    """The step of the first evaluation at a rung or behind it; None before that."""
+def first_step_at(losses: Mapping[int, float], rung: int) -> int | None:
+    """Return the step of the first evaluation at or after a rung, or None."""
     return min((step for step in losses if step >= rung), default=None)
 
 
-def rungs_of(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]:
-    """Steps at which trials compete: min_steps and its multiples by powers of the factor, below max_steps."""
+def rung_steps(min_steps: int, max_steps: int, reduction_factor: int) -> list[int]:
+    """Return the steps at which trials compete: min_steps times powers of the factor, below max_steps."""
     count = math.ceil(round(math.log(max_steps / min_steps, reduction_factor), 9)) if min_steps < max_steps else 0
     return [min_steps * reduction_factor**n for n in range(count)]
 
 
 def bracket_cycle(n_brackets: int, reduction_factor: int) -> list[int]:
-    """The bracket of each trial number, to be repeated; each has its share of Hyperband's trials, spread out."""
+    """Return the bracket of each trial number in one cycle; brackets have Hyperband's shares, evenly spread."""
     shares = [
         math.ceil(n_brackets * reduction_factor ** (n_brackets - 1 - skipped) / (n_brackets - skipped))
         for skipped in range(n_brackets)
@@ -92,29 +98,29 @@ def bracket_cycle(n_brackets: int, reduction_factor: int) -> list[int]:
 
 
 def first_rung(settings: OptunaConfig, max_steps: int) -> int:
-    """hydra.sweeper.min_steps, or what leaves room for two rungs below max_steps."""
+    """Return hydra.sweeper.min_steps, or else the step that leaves two rungs below max_steps."""
     return settings.min_steps or max(1, math.ceil(max_steps / settings.reduction_factor**2))
 
 
 def _asha(settings: OptunaConfig, max_steps: int) -> BasePruner:
     factor = settings.reduction_factor
-    return SuccessiveHalving(rungs_of(first_rung(settings, max_steps), max_steps, factor), factor)
+    return SuccessiveHalving(rung_steps(first_rung(settings, max_steps), max_steps, factor), factor)
 
 
 def _hyperband(settings: OptunaConfig, max_steps: int) -> BasePruner:
     factor = settings.reduction_factor
-    rungs = rungs_of(first_rung(settings, max_steps), max_steps, factor)
+    rungs = rung_steps(first_rung(settings, max_steps), max_steps, factor)
     return SuccessiveHalving(rungs, factor, bracket_cycle(len(rungs) + 1, factor))
 
 
 def _median(settings: OptunaConfig, max_steps: int) -> BasePruner:
-    return MedianPruner(n_startup_trials=settings.median_after, n_warmup_steps=first_rung(settings, max_steps))
+    return MedianPruner(n_startup_trials=settings.median_startup_trials, n_warmup_steps=first_rung(settings, max_steps))
 
 
-# none: every trial trains to its end.
-# asha: Li et al. 2020, arXiv:1810.05934, by stopping.
-# hyperband: Li et al. 2018, arXiv:1603.06560, as ASHA in brackets; each skips one rung more than the one before.
-# median: worse at its best than the median of the completed trials at the same step.
+# none: every trial is trained to its end.
+# asha: Li et al. 2020, arXiv:1810.05934, in the variant that stops trials.
+# hyperband: Li et al. 2018, arXiv:1603.06560, as ASHA in brackets; each bracket skips one rung more.
+# median: prunes a trial whose best loss is worse than the median of the completed trials at the same step.
 PRUNERS: dict[str, Callable[[OptunaConfig, int], BasePruner]] = {
     "none": lambda settings, max_steps: NopPruner(),
     "asha": _asha,

@@ -1,7 +1,7 @@
-"""What a trial tries next.
+"""Samplers: the settings of the next trial.
 
-Every draw is seeded by the sampler's seed and the trial's number, and depends besides only on what the trials before
-have come to: a study that was killed goes on with the trials that it would have had.
+Every draw is seeded by the sampler's seed and the trial's number, and depends otherwise only on the results of earlier
+trials: a study that was killed continues with the trials that it would have had.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Value, grid
+from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Value, grid_points
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -23,57 +23,64 @@ if TYPE_CHECKING:
 
     from nanolm.sweeps.optuna.settings import OptunaConfig
 
-# The mark of a trial whose run failed: it stays open, to be tried again, and counts as the worst of its generation.
+# User attribute of a trial whose run failed: it stays open for another attempt, and counts as the worst of its
+# generation.
 FAILED = "failed"
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
-    """A dimension as Optuna has it."""
+    """Convert a dimension to Optuna's distribution."""
     if isinstance(dimension, Choice):
-        return CategoricalDistribution(dimension.words)
+        return CategoricalDistribution(dimension.options)
     if isinstance(dimension, Interval):
         return FloatDistribution(dimension.low, dimension.high, log=dimension.is_log)
-    if dimension.is_whole:
+    if dimension.is_integer:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.is_log, step=int(dimension.step))
     return FloatDistribution(dimension.low, dimension.high, step=dimension.step)
 
 
-def derived_seed(*parts: object) -> int:
-    """A seed of 32 bits from anything that has a repr."""
+def derive_seed(*parts: object) -> int:
+    """Return a 32-bit seed that depends on the repr of all parts."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-class Seeded(BaseSampler):
-    """A sampler of Optuna's, made anew for each draw; floats are rounded to what a folder's name can say."""
+class SeededSampler(BaseSampler):
+    """One of Optuna's samplers, created anew for each draw; floats are rounded to the digits in a folder's name.
+
+    Args:
+        build: creates the sampler from a seed.
+        seed: seed of the study.
+        space: dimensions of the search space.
+    """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int, space: Sequence[Dimension]) -> None:
         self._build, self._seed = build, seed
         self._intervals = {dimension.key: dimension for dimension in space if isinstance(dimension, Interval)}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._fresh(trial, "").infer_relative_search_space(study, trial)
+        return self._sampler(trial, "").infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        drawn = self._fresh(trial, "").sample_relative(study, trial, search_space)
+        drawn = self._sampler(trial, "").sample_relative(study, trial, search_space)
         return {key: self._rounded(key, value) for key, value in drawn.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        sampler = self._fresh(trial, param_name)
+        sampler = self._sampler(trial, param_name)
         return self._rounded(param_name, sampler.sample_independent(study, trial, param_name, param_distribution))
 
-    def _fresh(self, trial: FrozenTrial, key: str) -> BaseSampler:
-        return self._build(derived_seed(self._seed, trial.number, key))
+    def _sampler(self, trial: FrozenTrial, key: str) -> BaseSampler:
+        return self._build(derive_seed(self._seed, trial.number, key))
 
     def _rounded(self, key: str, value: Any) -> Any:
         return self._intervals[key].rounded(value) if key in self._intervals else value
 
 
-class Whole(BaseSampler):
-    """A sampler that gives a whole point at once, by the trial's number."""
+class PointSampler(BaseSampler):
+    """A sampler that returns all values of a trial at once, as a function of its number."""
 
     def __init__(self, point: Callable[[Study, int], dict[str, Value]], space: Sequence[Dimension]) -> None:
         self._point, self._space = point, space
@@ -93,10 +100,10 @@ class Whole(BaseSampler):
 
 
 def cmaes_point(study: Study, number: int, space: Sequence[Dimension], seed: int) -> dict[str, Value]:
-    """A draw of CMA-ES (Hansen 2016, arXiv:1604.00772) for a trial.
+    """Draw the values of a trial by CMA-ES (Hansen 2016, arXiv:1604.00772).
 
     Trials number k * population to (k + 1) * population - 1 are a generation. The search is replayed over all
-    generations that have come to their end, so that nothing but trials and their losses need be kept.
+    completed generations, so that nothing but trials and their losses needs to be stored.
     """
     import numpy as np
     from cmaes import CMA
@@ -104,54 +111,55 @@ def cmaes_point(study: Study, number: int, space: Sequence[Dimension], seed: int
     numeric = [dimension for dimension in space if not isinstance(dimension, Choice)]
     assert len(numeric) == len(space), "CMA-ES varies numbers"
     n = len(numeric)
-    search = CMA(mean=np.full(n, 0.5), sigma=1 / 6, bounds=np.tile([0.0, 1.0], (n, 1)), seed=derived_seed(seed, number))
+    search = CMA(mean=np.full(n, 0.5), sigma=1 / 6, bounds=np.tile([0.0, 1.0], (n, 1)), seed=derive_seed(seed, number))
     size = search.population_size
-    before = study.get_trials(deepcopy=False)[:number]
+    earlier = study.get_trials(deepcopy=False)[:number]
     for start in range(0, number - size + 1, size):
-        generation = before[start : start + size]
+        generation = earlier[start : start + size]
         if not all(trial.state.is_finished() or trial.user_attrs.get(FAILED) for trial in generation):
             break
         search.tell(
             [
                 (
-                    np.array([dimension.unit(float(trial.params[dimension.key])) for dimension in numeric]),
+                    np.array([dimension.to_unit(float(trial.params[dimension.key])) for dimension in numeric]),
                     math.inf if trial.value is None else trial.value,
                 )
                 for trial in generation
             ]
         )
     drawn = search.ask()
-    return {dimension.key: dimension.at(float(unit)) for dimension, unit in zip(numeric, drawn, strict=True)}
+    return {dimension.key: dimension.from_unit(float(unit)) for dimension, unit in zip(numeric, drawn, strict=True)}
 
 
 def shuffled_grid(space: Sequence[Dimension], seed: int) -> list[dict[str, Value]]:
-    """All points in an order of the seed: pruners judge a trial by those before it, and neighbours are alike."""
-    points = grid(space)
-    random.Random(derived_seed(seed)).shuffle(points)
+    """Return all points in a random order: pruners compare a trial with earlier ones, and neighbours are alike."""
+    points = grid_points(space)
+    random.Random(derive_seed(seed)).shuffle(points)
     return points
 
 
 def _tpe(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    return Seeded(lambda seed: TPESampler(seed=seed, n_startup_trials=settings.tpe_after), settings.seed, space)
+    n_random = settings.tpe_startup_trials
+    return SeededSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=n_random), settings.seed, space)
 
 
 def _random(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    return Seeded(lambda seed: RandomSampler(seed=seed), settings.seed, space)
+    return SeededSampler(lambda seed: RandomSampler(seed=seed), settings.seed, space)
 
 
 def _grid(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
     points = shuffled_grid(space, settings.seed)
-    return Whole(lambda study, number: points[number], space)
+    return PointSampler(lambda study, number: points[number], space)
 
 
 def _cmaes(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    return Whole(lambda study, number: cmaes_point(study, number, space, settings.seed), space)
+    return PointSampler(lambda study, number: cmaes_point(study, number, space, settings.seed), space)
 
 
 # tpe: the tree-structured Parzen estimator (Watanabe 2023, arXiv:2304.11127).
 # random: uniform, or uniform in the logarithm.
-# grid: every point once, in an order of the seed.
-# cmaes: for numbers alone.
+# grid: every point once, in a random order.
+# cmaes: only for numbers.
 SAMPLERS: dict[str, Callable[[OptunaConfig, Sequence[Dimension]], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,

@@ -1,4 +1,4 @@
-"""The settings of the optuna sweeper, hydra.sweeper.KEY, and what can be wrong with them; Optuna is not imported."""
+"""The settings of the optuna sweeper, hydra.sweeper.KEY, and their checks, without importing Optuna."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nanolm.compose.ranges import MOST_VALUES
 from nanolm.config.fields import Role, Trait, outside_bounds, setting
 from nanolm.config.roles import has_trait
 from nanolm.errors import NanolmError, SettingsError, install_hint, nearest
-from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, in_word, size_of
+from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, format_value, size_of
 
 SAMPLER_NAMES = ("tpe", "random", "grid", "cmaes")
 PRUNER_NAMES = ("none", "asha", "hyperband", "median")
 
-# How many trials where neither the line nor a grid says it.
+# Number of trials if neither the command line nor a grid determines it.
 DEFAULT_TRIALS = 20
 
 
@@ -25,9 +25,6 @@ DEFAULT_TRIALS = 20
 class OptunaConfig:
     """Settings of hydra/sweeper=optuna. Experiment settings decide which trials are drawn and pruned."""
 
-    _target_: str = setting(
-        "hydra_plugins.nanolm_sweepers.OptunaSweeper", doc="The sweeper's class, for Hydra.", role=Role.runtime
-    )
     sampler: str = setting(
         "tpe", doc="tpe, random, grid (choices and ranges, each point once) or cmaes (numbers only)."
     )
@@ -47,7 +44,7 @@ class OptunaConfig:
     seed: int = setting(1337, doc="Seed of the sampler. It draws the same trials if they run one after another.", ge=0)
     reduction_factor: int = setting(
         4,
-        doc="asha and hyperband: one of this many trials continues past a rung; also the ratio of successive rungs.",
+        doc="asha and hyperband: one in this many trials is promoted from a rung; also the ratio of successive rungs.",
         ge=2,
     )
     min_steps: int | None = setting(
@@ -55,8 +52,8 @@ class OptunaConfig:
         doc="No trial is pruned before this step; asha's first rung. null: max_steps / reduction_factor ** 2.",
         ge=1,
     )
-    median_after: int = setting(5, doc="median: number of complete trials before the first is pruned.", ge=1)
-    tpe_after: int = setting(10, doc="tpe: number of random trials at the start.", ge=1)
+    median_startup_trials: int = setting(5, doc="median: number of complete trials before the first is pruned.", ge=1)
+    tpe_startup_trials: int = setting(10, doc="tpe: number of random trials at the start.", ge=1)
     params: dict[str, Any] | None = setting(
         None,
         doc='More of the search space, for files: {optimizer.lr: "tag(log,interval(1e-4,1e-2))"}.',
@@ -68,12 +65,12 @@ class OptunaConfig:
 
     @property
     def prunes(self) -> bool:
-        """Whether trials may be given up."""
+        """Whether trials may be pruned."""
         return self.pruner != "none"
 
 
 def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
-    """How many trials the study has in all."""
+    """Return the total number of trials of a study."""
     if settings.sampler != "grid":
         return settings.n_trials or DEFAULT_TRIALS
     points = int(size_of(space))
@@ -81,18 +78,18 @@ def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
 
 
 def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[NanolmError]:
-    """Everything that is wrong with a study, as far as its own settings and what it lets vary tell."""
+    """Return the problems of a study that its settings and its search space show."""
     problems: list[NanolmError] = list(outside_bounds(settings, "hydra.sweeper."))
-    for what, names in (("sampler", SAMPLER_NAMES), ("pruner", PRUNER_NAMES)):
-        name = getattr(settings, what)
+    for kind, names in (("sampler", SAMPLER_NAMES), ("pruner", PRUNER_NAMES)):
+        name = getattr(settings, kind)
         if name not in names:
             problems.append(
-                SettingsError(f"there is no {what} {name!r}", where=f"hydra.sweeper.{what}", hint=nearest(name, names))
+                SettingsError(f"unknown {kind} {name!r}", where=f"hydra.sweeper.{kind}", hint=nearest(name, names))
             )
     if not space:
         problems.append(
             SettingsError(
-                "nothing is left to choose",
+                "no setting varies",
                 where="the command line",
                 hint="give a setting several values: model=gpt,gpt2 or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'",
             )
@@ -100,23 +97,23 @@ def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[N
     if settings.sampler == "grid" and MOST_VALUES < size_of(space) < math.inf:
         problems.append(
             SettingsError(
-                f"a grid of {size_of(space):,} points is too large, at most {MOST_VALUES:,} are tried",
+                f"a grid of {size_of(space):,} points is too large, the limit is {MOST_VALUES:,}",
                 where="hydra.sweeper.sampler",
                 hint="fewer values, or hydra.sweeper.sampler=random",
             )
         )
     for dimension in space:
-        problems += _misfits(settings, dimension)
+        problems += _unsupported(settings, dimension)
     return problems
 
 
-def check_length(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
-    """What is wrong with a study of trials that have so many steps."""
+def check_min_steps(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
+    """Return the problem of a pruner that starts after the last step of a trial."""
     if not settings.prunes or (settings.min_steps or 0) < max_steps:
         return []
     return [
         SettingsError(
-            f"it is {settings.min_steps}, and a trial has {max_steps} steps: none would be given up",
+            f"min_steps is {settings.min_steps} and trials have {max_steps} steps: none would be pruned",
             where="hydra.sweeper.min_steps",
             hint="fewer, or hydra.sweeper.pruner=none",
         )
@@ -124,7 +121,11 @@ def check_length(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
 
 
 def require_optuna() -> None:
-    """Raises a SettingsError that says what to install where Optuna is not."""
+    """Check that Optuna is installed.
+
+    Raises:
+        SettingsError: it is not; the hint says what to install.
+    """
     missing = [name for name in ("optuna", "cmaes") if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingsError(
@@ -134,23 +135,23 @@ def require_optuna() -> None:
         )
 
 
-def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
-    """What a dimension has that the sampler or the pruner cannot do."""
+def _unsupported(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
+    """Return the reasons why the sampler or the pruner cannot vary a setting."""
     problems: list[NanolmError] = []
     key = dimension.key.lstrip("+")
     if settings.sampler == "cmaes" and isinstance(dimension, Choice):
         problems.append(
             SettingsError(
-                f"CMA-ES varies numbers, and {', '.join(dimension.words)} are words to it",
+                f"CMA-ES varies numbers, and {', '.join(dimension.options)} are choices",
                 where=key,
                 hint=f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}",
             )
         )
     if settings.sampler == "grid" and isinstance(dimension, Interval):
-        ends = f"{in_word(dimension.low)},{in_word(dimension.high)}"
+        ends = f"{format_value(dimension.low)},{format_value(dimension.high)}"
         problems.append(
             SettingsError(
-                f"a grid has no points in interval({ends})",
+                f"a grid cannot enumerate interval({ends})",
                 where=key,
                 hint=f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe",
             )
@@ -158,7 +159,7 @@ def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
     if has_trait(key, Trait.loss_unit):
         problems.append(
             SettingsError(
-                "losses on other tokens do not compare, and a study looks for the least",
+                "losses on different tokens do not compare, and a study minimises the loss",
                 where=key,
                 hint="-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte",
             )
@@ -166,19 +167,19 @@ def _misfits(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
     if settings.prunes and has_trait(key, Trait.horizon):
         problems.append(
             SettingsError(
-                "a pruner compares trials at the same steps of the same length",
+                "a pruner compares trials of the same length at the same steps",
                 where=key,
-                hint="one value for all, or hydra.sweeper.pruner=none",
+                hint="give one value for all trials, or hydra.sweeper.pruner=none",
             )
         )
     return problems
 
 
 def _as_interval(choice: Choice) -> str:
-    """An interval in place of words, where they are numbers."""
+    """Return the override that makes an interval of numeric choices."""
     try:
-        values = [float(word) for word in choice.words]
+        values = [float(option) for option in choice.options]
     except ValueError:
         return "leave it out"
-    ends = f"interval({in_word(min(values))},{in_word(max(values))})"
-    return f"{choice.key}=int({ends})" if all(word.isdecimal() for word in choice.words) else f"{choice.key}={ends}"
+    ends = f"interval({format_value(min(values))},{format_value(max(values))})"
+    return f"{choice.key}=int({ends})" if all(map(str.isdecimal, choice.options)) else f"{choice.key}={ends}"

@@ -1,4 +1,4 @@
-"""What a study may choose from: the settings that a line gives several values, in Hydra's words, as plain data."""
+"""The search space of a study: the settings to which a command line gives several values in Hydra's syntax."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanolm.compose.ranges import wrong_range
-from nanolm.errors import NanolmError, SettingsError
+from nanolm.errors import NanolmError, SettingsError, raise_all
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# Floats are drawn to so many digits, so that the name of a run's folder says its settings exactly.
+# Significant digits of a drawn float, so that the name of a run's folder has the exact value.
 DIGITS = 4
 
 Value = str | int | float
@@ -22,24 +22,24 @@ Value = str | int | float
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several words, as they stand in the line: model=gpt,gpt2."""
+    """One of several options, as on the command line: model=gpt,gpt2."""
 
     key: str
-    words: tuple[str, ...]
+    options: tuple[str, ...]
 
     @property
     def count(self) -> int:
-        """How many they are."""
-        return len(self.words)
+        """The number of values."""
+        return len(self.options)
 
     def values(self) -> list[Value]:
-        """Each of them, in order."""
-        return list(self.words)
+        """Return all values in order."""
+        return list(self.options)
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers with a step between them, both ends included: range(1,9,2), int(interval(1,8))."""
+    """Equally spaced numbers, both ends included: range(1,9,2), int(interval(1,8))."""
 
     key: str
     low: int | float
@@ -49,31 +49,28 @@ class Range:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of values."""
         return round((self.high - self.low) / self.step) + 1
 
     @property
-    def is_whole(self) -> bool:
-        """Whether they are whole numbers."""
+    def is_integer(self) -> bool:
+        """Whether all values are integers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step))
 
     def values(self) -> list[Value]:
-        """Each of them, in order."""
-        return [_plain(self.low + n * self.step) for n in range(self.count)]
+        """Return all values in order."""
+        return [_rounded(self.low + n * self.step) for n in range(self.count)]
 
-    def unit(self, value: float) -> float:
-        """Where a value lies between 0 and 1; each has as much room around it as the others, log aside."""
-        low, high, at = (_scaled(end, self.is_log) for end in (*self._edges(), value))
-        return (at - low) / (high - low)
+    def to_unit(self, value: float) -> float:
+        """Map a value to the unit interval, where each value has an equal share unless the scale is logarithmic."""
+        return _to_unit(value, *self._ends(), self.is_log)
 
-    def at(self, unit: float) -> int | float:
-        """The value at a place between 0 and 1."""
-        low, high = (_scaled(end, self.is_log) for end in self._edges())
-        value = _unscaled(low + unit * (high - low), self.is_log)
-        at = round((value - self.low) / self.step)
-        return _plain(self.low + min(max(at, 0), self.count - 1) * self.step)
+    def from_unit(self, unit: float) -> int | float:
+        """Map a number of the unit interval to the nearest value."""
+        at = round((_from_unit(unit, *self._ends(), self.is_log) - self.low) / self.step)
+        return _rounded(self.low + min(max(at, 0), self.count - 1) * self.step)
 
-    def _edges(self) -> tuple[float, float]:
+    def _ends(self) -> tuple[float, float]:
         return self.low - self.step / 2, self.high + self.step / 2
 
 
@@ -88,21 +85,19 @@ class Interval:
 
     @property
     def count(self) -> float:
-        """How many they are: without end."""
+        """The number of values: infinity."""
         return math.inf
 
-    def unit(self, value: float) -> float:
-        """Where a value lies between 0 and 1."""
-        low, high, at = (_scaled(end, self.is_log) for end in (self.low, self.high, value))
-        return (at - low) / (high - low)
+    def to_unit(self, value: float) -> float:
+        """Map a value to the unit interval."""
+        return _to_unit(value, self.low, self.high, self.is_log)
 
-    def at(self, unit: float) -> float:
-        """The value at a place between 0 and 1, to DIGITS digits."""
-        low, high = (_scaled(end, self.is_log) for end in (self.low, self.high))
-        return self.rounded(_unscaled(low + unit * (high - low), self.is_log))
+    def from_unit(self, unit: float) -> float:
+        """Map a number of the unit interval to a value of DIGITS significant digits."""
+        return self.rounded(_from_unit(unit, self.low, self.high, self.is_log))
 
     def rounded(self, value: float) -> float:
-        """A value to DIGITS digits, inside the interval."""
+        """Round a value to DIGITS significant digits inside the interval."""
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
 
@@ -110,13 +105,11 @@ Dimension = Choice | Range | Interval
 
 
 def space_of(overrides: Iterable[Override]) -> tuple[list[Dimension], list[Override]]:
-    """What the overrides of a sweep let vary, and those that are fixed. Of two for one key the later one counts.
+    """Split overrides into a search space and those with one value; the last override of a key counts.
 
     Raises:
-        SettingsError: with every one that cannot be read as a set of values.
+        SettingsError: with every override that is not a valid set of values.
     """
-    from nanolm.errors import raise_all
-
     by_key = {override.get_key_element(): override for override in overrides}
     space: list[Dimension] = []
     problems: list[NanolmError] = []
@@ -130,36 +123,37 @@ def space_of(overrides: Iterable[Override]) -> tuple[list[Dimension], list[Overr
     return space, [override for override in by_key.values() if not override.is_sweep_override()]
 
 
-def grid(space: Sequence[Dimension]) -> list[dict[str, Value]]:
-    """Every point of a space without intervals, the last dimension varying fastest."""
-    assert not any(isinstance(dimension, Interval) for dimension in space), "an interval has no list of values"
-    columns = [dimension.values() for dimension in space if not isinstance(dimension, Interval)]
-    return [
-        dict(zip((dimension.key for dimension in space), values, strict=True)) for values in itertools.product(*columns)
-    ]
+def grid_points(space: Sequence[Dimension]) -> list[dict[str, Value]]:
+    """Return every point of a space without intervals; the last dimension varies fastest."""
+    columns = []
+    for dimension in space:
+        assert not isinstance(dimension, Interval), "an interval has no list of values"
+        columns.append(dimension.values())
+    keys = [dimension.key for dimension in space]
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
 
 
 def size_of(space: Sequence[Dimension]) -> float:
-    """How many points there are; infinity where one of the dimensions is an interval."""
-    counts: list[float] = [part.count for part in space]
+    """Return the number of points; infinity if a dimension is an interval."""
+    counts: list[float] = [dimension.count for dimension in space]
     return math.prod(counts)
 
 
 def as_overrides(point: dict[str, Value]) -> list[str]:
-    """A point as words of a line, key=value."""
-    return [f"{key}={in_word(value)}" for key, value in point.items()]
+    """Convert a point to overrides, key=value."""
+    return [f"{key}={format_value(value)}" for key, value in point.items()]
 
 
-def in_word(value: Value) -> str:
-    """A value as it stands in a line."""
+def format_value(value: Value) -> str:
+    """Format a value for an override."""
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _dimension(override: Override) -> Dimension:
-    """A dimension of one sweeping override.
+    """Convert a sweeping override to a dimension.
 
     Raises:
-        SettingsError: it is empty, or its ends or its tag are not right.
+        SettingsError: it has no values, or its ends or its tag are invalid.
     """
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep, Sweep
 
@@ -169,9 +163,7 @@ def _dimension(override: Override) -> Dimension:
     where = override.input_line or key
     tags = set(swept.tags) if isinstance(swept, Sweep) else set()
     if not tags <= {"log"}:
-        raise SettingsError(
-            f"the tag {', '.join(sorted(tags - {'log'}))} is not known", where=where, hint="log or none"
-        )
+        raise SettingsError(f"unknown tag {', '.join(sorted(tags - {'log'}))}", where=where, hint="log, or no tag")
     is_log = "log" in tags
     if isinstance(swept, IntervalSweep):
         assert swept.start is not None, "the parser refuses an interval without ends"
@@ -181,42 +173,49 @@ def _dimension(override: Override) -> Dimension:
             return Range(key, swept.start, swept.end, 1, is_log)
         return Interval(key, float(swept.start), float(swept.end), is_log)
     if isinstance(swept, RangeSweep):
-        values = sorted(_plain(value) for value in swept.range())
+        values = sorted(_rounded(value) for value in swept.range())
         if len(values) > 1:
-            step = _plain(abs(swept.step))
+            step = _rounded(abs(swept.step))
             _require_ends(values[0], values[-1], is_log, where)
             if is_log and step != 1:
                 raise SettingsError(f"a log scale has no steps of {step:g}", where=where, hint="no step, or no tag")
             return Range(key, values[0], values[-1], step, is_log)
-        words = tuple(map(in_word, values))
+        options = tuple(map(format_value, values))
     else:
-        words = tuple(dict.fromkeys(override.sweep_string_iterator()))
-    if not words:
-        raise SettingsError("no value is in it", where=where, hint="give one at least")
+        options = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if not options:
+        raise SettingsError("no values", where=where, hint="give at least one value")
     if is_log:
-        raise SettingsError("words have no log scale", where=where, hint="tag(log,interval(LOW,HIGH))")
-    return Choice(key, words)
+        raise SettingsError("choices have no log scale", where=where, hint="tag(log,interval(LOW,HIGH))")
+    return Choice(key, options)
 
 
 def _require_ends(low: float, high: float, is_log: bool, where: str) -> None:
     if not low < high:
         raise SettingsError(
-            f"the interval goes from {low:g} to {high:g}", where=where, hint="the lower end first, and two that differ"
+            f"the interval goes from {low:g} to {high:g}",
+            where=where,
+            hint="give the lower end first",
         )
     if is_log and low <= 0:
         raise SettingsError(
-            f"a log scale begins above 0, and this one at {low:g}", where=where, hint="a lower end above 0, or no tag"
+            f"a log scale starts above 0, not at {low:g}", where=where, hint="a lower end above 0, or no tag"
         )
 
 
-def _plain(value: Any) -> Any:
-    """A number without the dust of binary fractions."""
+def _rounded(value: Any) -> Any:
+    """Remove the rounding errors of binary fractions from a float."""
     return value if isinstance(value, int) else round(float(value), 12)
 
 
-def _scaled(value: float, is_log: bool) -> float:
-    return math.log(value) if is_log else value
+def _to_unit(value: float, low: float, high: float, is_log: bool) -> float:
+    if is_log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
 
 
-def _unscaled(value: float, is_log: bool) -> float:
+def _from_unit(unit: float, low: float, high: float, is_log: bool) -> float:
+    if is_log:
+        low, high = math.log(low), math.log(high)
+    value = low + unit * (high - low)
     return math.exp(value) if is_log else value

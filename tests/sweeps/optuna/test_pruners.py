@@ -1,4 +1,4 @@
-"""When a trial is given up: decisions that can be worked out by hand."""
+"""Decisions of the pruners that can be worked out by hand."""
 
 import random
 
@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nanolm.sweeps.optuna.pruners import PRUNERS, bracket_cycle, first_at, is_behind, rungs_of
+from nanolm.sweeps.optuna.pruners import PRUNERS, bracket_cycle, first_step_at, is_eliminated, rung_steps
 from nanolm.sweeps.optuna.settings import PRUNER_NAMES, OptunaConfig
 
 
@@ -23,7 +23,7 @@ def running(losses: dict[int, float], number: int) -> optuna.trial.FrozenTrial:
     return trial
 
 
-def test_the_table_has_the_names_that_the_settings_know() -> None:
+def test_pruners_has_the_names_of_the_settings() -> None:
     assert tuple(PRUNERS) == PRUNER_NAMES
 
 
@@ -38,39 +38,39 @@ def test_the_table_has_the_names_that_the_settings_know() -> None:
         (34, 300, 3, [34, 102]),
     ],
 )
-def test_rungs_lie_below_the_end(min_steps: int, max_steps: int, factor: int, rungs: list[int]) -> None:
-    assert rungs_of(min_steps, max_steps, factor) == rungs
+def test_rung_steps_are_below_max_steps(min_steps: int, max_steps: int, factor: int, rungs: list[int]) -> None:
+    assert rung_steps(min_steps, max_steps, factor) == rungs
 
 
-def test_a_rung_between_two_evaluations_is_reached_by_the_later_one() -> None:
-    assert first_at({25: 3.0, 50: 2.5}, 30) == 50
-    assert first_at({25: 3.0}, 30) is None
+def test_first_step_at_is_the_evaluation_after_the_rung() -> None:
+    assert first_step_at({25: 3.0, 50: 2.5}, 30) == 50
+    assert first_step_at({25: 3.0}, 30) is None
 
 
-def test_one_in_three_goes_on() -> None:
+def test_is_eliminated_promotes_one_in_three() -> None:
     others = [{30: loss} for loss in (3.0, 2.9, 2.8, 2.7, 2.6)]
-    assert not is_behind({30: 2.65}, others, [30], 3)
-    assert is_behind({30: 2.75}, others, [30], 3)
+    assert not is_eliminated({30: 2.65}, others, [30], 3)
+    assert is_eliminated({30: 2.75}, others, [30], 3)
 
 
-def test_of_the_first_ones_only_the_best_goes_on() -> None:
-    assert not is_behind({30: 3.0}, [], [30], 3)
-    assert is_behind({30: 3.1}, [{30: 3.0}], [30], 3)
-    assert not is_behind({30: 2.9}, [{30: 3.0}], [30], 3)
+def test_is_eliminated_promotes_only_the_best_of_the_first() -> None:
+    assert not is_eliminated({30: 3.0}, [], [30], 3)
+    assert is_eliminated({30: 3.1}, [{30: 3.0}], [30], 3)
+    assert not is_eliminated({30: 2.9}, [{30: 3.0}], [30], 3)
 
 
-def test_between_rungs_nothing_is_decided() -> None:
+def test_is_eliminated_decides_only_at_rungs() -> None:
     others = [{30: 2.0, 60: 1.0}]
-    assert not is_behind({30: 1.9, 60: 5.0}, others, [30], 3)
-    assert not is_behind({15: 9.0}, others, [30], 3)
+    assert not is_eliminated({30: 1.9, 60: 5.0}, others, [30], 3)
+    assert not is_eliminated({15: 9.0}, others, [30], 3)
 
 
-def test_a_trial_that_has_not_come_there_does_not_compete() -> None:
-    assert not is_behind({30: 2.5, 90: 2.4}, [{30: 2.0}, {30: 2.1}], [30, 90], 3)
+def test_is_eliminated_ignores_trials_below_the_rung() -> None:
+    assert not is_eliminated({30: 2.5, 90: 2.4}, [{30: 2.0}, {30: 2.1}], [30, 90], 3)
 
 
-def test_asha_decides_as_optunas_own_where_nothing_is_cut_off() -> None:
-    """Against Optuna's SuccessiveHalvingPruner, which keeps marks in the storage, on random losses."""
+def test_asha_decides_as_optuna_does_without_kills() -> None:
+    """Compare with Optuna's SuccessiveHalvingPruner, which stores completed rungs, on random losses."""
     draw = random.Random(1)
     settings = OptunaConfig(pruner="asha", min_steps=1, reduction_factor=3)
     theirs = optuna.create_study(
@@ -85,10 +85,10 @@ def test_asha_decides_as_optunas_own_where_nothing_is_cut_off() -> None:
             loss = bias + 0.3 * draw.random()
             for trial in pair:
                 trial.report(loss, step)
-            # The last step is never asked about by a run.
-            told = [step < 27 and trial.should_prune() for trial in pair]
-            assert told[0] == told[1]
-            if told[0]:
+            # A run never asks about its last step.
+            decisions = [step < 27 and trial.should_prune() for trial in pair]
+            assert decisions[0] == decisions[1]
+            if decisions[0]:
                 break
         ends.append(step)
         for study, trial in zip((theirs, ours), pair, strict=True):
@@ -96,17 +96,17 @@ def test_asha_decides_as_optunas_own_where_nothing_is_cut_off() -> None:
     assert {1, 3, 9, 27} == set(ends)
 
 
-def test_brackets_of_hyperband_share_the_trials_and_are_spread() -> None:
+def test_bracket_cycle_has_hyperband_shares_evenly_spread() -> None:
     cycle = bracket_cycle(3, 3)
     assert [cycle.count(bracket) for bracket in range(3)] == [9, 5, 3]
     assert set(cycle[:6]) == {0, 1, 2}
 
 
-def test_trials_of_hyperband_compete_in_their_bracket_alone() -> None:
+def test_hyperband_compares_trials_of_one_bracket() -> None:
     settings = OptunaConfig(pruner="hyperband", min_steps=30, reduction_factor=3)
     pruner = PRUNERS["hyperband"](settings, 270)
     cycle = bracket_cycle(3, 3)
-    # The trials of bracket 0 are all better than that of bracket 1 which is asked about.
+    # All trials of bracket 0 are better than the trial of bracket 1 in question.
     study = study_of(*({30: 1.0 if bracket == 0 else 9.0, 90: 9.0} for bracket in cycle))
     first, second = len(cycle) + cycle.index(0), len(cycle) + cycle.index(1)
     assert pruner.prune(study, running({30: 2.0}, first))
@@ -114,8 +114,8 @@ def test_trials_of_hyperband_compete_in_their_bracket_alone() -> None:
     assert not pruner.prune(study, running({30: 2.0, 90: 2.0}, second))
 
 
-def test_the_median_gives_up_the_worse_half_after_its_first_trials() -> None:
-    settings = OptunaConfig(pruner="median", min_steps=20, median_after=3)
+def test_median_prunes_the_worse_half_after_startup() -> None:
+    settings = OptunaConfig(pruner="median", min_steps=20, median_startup_trials=3)
     pruner = PRUNERS["median"](settings, 100)
     done = [{10: loss, 20: loss} for loss in (1.0, 2.0, 3.0)]
     assert pruner.prune(study_of(*done), running({20: 2.5}, 3))
@@ -124,5 +124,5 @@ def test_the_median_gives_up_the_worse_half_after_its_first_trials() -> None:
     assert not pruner.prune(study_of(*done[:2]), running({20: 9.0}, 2)), "too few are complete"
 
 
-def test_none_gives_up_nothing() -> None:
+def test_none_prunes_nothing() -> None:
     assert not PRUNERS["none"](OptunaConfig(), 100).prune(study_of({10: 1.0}), running({10: 9.0}, 1))

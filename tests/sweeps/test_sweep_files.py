@@ -8,38 +8,39 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from nanolm.cli import train as train_verb
+from nanolm.cli import train as train_command
 from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_schemas
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
-from nanolm.sweeps.planning import Job, combinations, plan
+from nanolm.sweeps.combinations import combinations
+from nanolm.sweeps.planning import Job, plan
 from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config
 
 # As docs/sweeps.md has them.
 N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
 
 
-def study(name: str) -> Any:
-    """What Hydra makes of the study: its sweeper and its folder."""
+def hydra_of(sweep: str) -> Any:
+    """Return the Hydra settings of a sweep file: its sweeper and its folder."""
     register_schemas()
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-        return compose(CONFIG_NAME, overrides=[f"sweep={name}"], return_hydra_config=True).hydra
+        return compose(CONFIG_NAME, overrides=[f"sweep={sweep}"], return_hydra_config=True).hydra
 
 
 @functools.cache
-def jobs(name: str, *words: str) -> list[Job]:
-    """The study's jobs, composed and checked as a sweep does it, not run."""
-    sweeper = study(name).sweeper
+def jobs(name: str, *overrides: str) -> list[Job]:
+    """Return the jobs of a sweep file, planned but not run."""
+    sweeper = hydra_of(name).sweeper
     with tempfile.TemporaryDirectory() as folder:
-        return plan(combinations([f"sweep={name}", *words], sweeper.params, sweeper.variants), Path(folder))
+        return plan(combinations([f"sweep={name}", *overrides], sweeper.params, sweeper.variants), Path(folder))
 
 
 def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in flat(config).items() if not key.startswith("logger.")}
 
 
-def test_every_study_is_documented() -> None:
+def test_sweep_files_are_documented() -> None:
     assert {path.stem for path in (config_folder() / "sweep").glob("*.yaml")} == set(N_JOBS)
     text = (REPOSITORY / "docs" / "sweeps.md").read_text()
     for name, n_jobs in N_JOBS.items():
@@ -47,22 +48,22 @@ def test_every_study_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", N_JOBS)
-def test_every_job_of_a_study_is_sound_and_an_experiment_of_its_own(name: str) -> None:
+def test_sweep_files_have_valid_and_different_jobs(name: str) -> None:
     found = jobs(name)
     assert len(found) == N_JOBS[name]
     assert len({job.run.path.name for job in found}) == len({job.name for job in found}) == len(found)
-    assert study(name).sweep.dir == f"outputs/sweep_{name}"
+    assert hydra_of(name).sweep.dir == f"outputs/sweep_{name}"
 
 
-def test_a_study_goes_with_any_text_and_budget_and_gives_way_to_the_line() -> None:
-    words = ("dataset=tiny_shakespeare", "model=gpt2", "trainer.max_steps=20", "optimizer.lr=0.5,0.25")
-    found = jobs("lr", *words)
+def test_sweep_lr_combines_with_other_overrides() -> None:
+    overrides = ("dataset=tiny_shakespeare", "model=gpt2", "trainer.max_steps=20", "optimizer.lr=0.5,0.25")
+    found = jobs("lr", *overrides)
     assert sorted(job.config.optimizer.lr for job in found) == [0.25, 0.5]
     assert {job.config.trainer.max_steps for job in found} == {20}
     assert all(job.config.model == make_config("model=gpt2").model for job in found)
 
 
-def test_the_ladder_has_every_rung_that_is_for_a_cpu() -> None:
+def test_sweep_ladder_has_every_rung_for_a_cpu() -> None:
     rungs = {path.stem for path in (config_folder() / "experiment" / "ladder").glob("*.yaml")} - {"scaled_up"}
     found = {job.swept["variant"]: job.config for job in jobs("ladder")}
     assert set(found) == rungs | {"counted_pairs", "counted_five"}
@@ -72,14 +73,14 @@ def test_the_ladder_has_every_rung_that_is_for_a_cpu() -> None:
     assert len({(config.trainer.max_steps, config.dataset.name) for config in found.values()}) == 1
 
 
-def test_the_masks_of_the_study_do_not_see_the_future() -> None:
+def test_sweep_masks_has_only_causal_masks() -> None:
     from nanolm.model import masks
 
     for job in jobs("masks"):
         assert masks.noncausal_warnings(job.config) == []
 
 
-def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None:
+def test_sweep_ablation_changes_one_part_at_a_time() -> None:
     found = {job.swept["variant"]: settings(job.config) for job in jobs("ablation")}
     rising = [name for name in found if name[0].isdigit()]
     falling = [name for name in found if not name[0].isdigit()]
@@ -90,7 +91,7 @@ def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None
     assert found[rising[-1]] == recipe
 
     def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-        """The settings that differ; an optimizer's name stands for all of its own."""
+        """Return the settings that differ; an optimizer counts as one setting, its name."""
         keys = {key for key in {*before, *after} if before.get(key) != after.get(key)}
         return {key for key in keys if not key.startswith("optimizer.")} | (keys & {"optimizer.name"})
 
@@ -100,13 +101,13 @@ def test_the_ablation_goes_from_gpt2_to_todays_recipe_a_part_at_a_time() -> None
     assert len(parts) == len(steps), "each part is added once"
     taken = [changed(recipe, found[name]) for name in falling]
     assert all(len(step) == 1 for step in taken)
-    assert set().union(*taken) == parts - {"optimizer.name"}, "without muon is the row above the last"
+    assert set().union(*taken) == parts - {"optimizer.name"}, "without muon is 8_zero_projections"
     for name in falling:
         (key,) = changed(recipe, found[name])
-        assert found[name][key] == found[rising[0]][key], "what it had before the part was added"
+        assert found[name][key] == found[rising[0]][key], "the value before the part was added"
 
 
-def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
+def test_sweep_scaling_spans_sizes_and_tokens_for_a_fit() -> None:
     found = jobs("scaling")
     sizes = {dataclasses.astuple(job.config.size) for job in found}
     steps = {job.config.trainer.max_steps for job in found}
@@ -115,9 +116,9 @@ def test_the_scaling_study_spans_sizes_and_tokens_for_a_fit() -> None:
     assert all(step % job.config.trainer.eval_every == 0 for job in found for step in steps)
 
 
-def test_a_study_needs_a_multirun() -> None:
+def test_sweep_option_needs_multirun() -> None:
     with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
-        train_verb.run(["sweep=lr"])
+        train_command.run(["sweep=lr"])
     assert compose_line(["sweep=lr"], multirun=True).config == make_config()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
         compose_line(["sweep=lrs"], multirun=True)
@@ -125,13 +126,13 @@ def test_a_study_needs_a_multirun() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(N_JOBS) - {"ladder"}))
-def test_a_study_cut_down_runs_to_its_end(name: str, nanolm: Nanolm) -> None:
+def test_sweep_files_run_to_their_end_when_shortened(name: str, nanolm: Nanolm) -> None:
     (nanolm.folder / "text.txt").write_text(
         "".join(f"{n} and {n + 1} make {2 * n + 1}: {'or not ' * (n % 5)}says page {n * n}.\n" for n in range(4000))
     )
-    small = [word for word in SMALL if name != "scaling" or not word.startswith("size.")]
+    small = [override for override in SMALL if name != "scaling" or not override.startswith("size.")]
     if name == "masks":
         small.append("size.context_length=64")
-    line = (*small, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=3", "dataset.val_fraction=0.01")
-    done = nanolm("train", "-m", f"sweep={name}", *line, timeout=500)
+    settings = (*small, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=3", "dataset.val_fraction=0.01")
+    done = nanolm("train", "-m", f"sweep={name}", *settings, timeout=500)
     assert done.returncode == 0, done.stderr
