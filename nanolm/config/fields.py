@@ -95,9 +95,14 @@ def setting(
 
     Args:
         default: its default; without one, the user must give a value.
+        doc: documentation, as in Setting.
+        role: what the setting is for.
+        traits: further facts that a rule needs.
+        off: the value that disables the setting, with an explanation.
+        is_path: whether it is a path.
+        in_context: whether it is a number of positions.
         default_factory: makes the default, for lists and nested dataclasses.
         bounds: ge, gt, le, lt.
-        doc, role, traits, off, is_path, in_context: see Setting.
     """
     metadata = {"setting": Setting(doc, role, frozenset(traits), bounds, off, is_path, in_context)}
     if default_factory is not None:

@@ -1,4 +1,4 @@
-"""Escape and detect OmegaConf interpolations in strings: a literal `${` is written as `\\${`."""
+r"""Escape and detect OmegaConf interpolations in strings: a literal `${` is written as `\${`."""
 
 from __future__ import annotations
 
