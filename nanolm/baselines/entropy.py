@@ -30,7 +30,10 @@ def bigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1.
     P(b | a) = (count(a, b) + add) / (count(a, .) + add V)   (Jurafsky and Martin, Speech and Language Processing, 3.6)
 
     Args:
-        train, heldout, vocab_size, add: as of `unigram_loss`.
+        train: tokens to count.
+        heldout: tokens to score.
+        vocab_size: number of tokens in the vocabulary, V.
+        add: added to every count.
 
     Returns:
         The mean loss in nats per token.

@@ -81,10 +81,13 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report
     """Make sure that the cache has the intact tokens of a corpus.
 
     Only one process builds a stream; others that need the same one wait for it. A build that fails or is interrupted
-    leaves nothing behind.
+    leaves no files.
 
     Args:
-        corpus, tokenizer, config, report: as of `tokenize`.
+        corpus: the text.
+        tokenizer: fitted to it.
+        config: decides the rows.
+        report: as of `tokenize`.
 
     Returns:
         The folder of the tokens.

@@ -17,7 +17,7 @@ from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.machine import n_cores
 
-# Characters that are sent to a worker at once, in whole documents or parts of long ones.
+# Characters that are sent to a worker at once, as entire documents or parts of long ones.
 GROUP_CHARACTERS = 2**20
 # For shorter texts, starting worker processes costs more than they save.
 PARALLEL_CHARACTERS = 2**23
@@ -52,7 +52,7 @@ class EncodedGroup:
         row_starts: index of the first token of each row; empty unless batches are made of rows.
         n_characters: characters of the text.
         n_text_bytes: bytes of the text in UTF-8.
-        n_token_bytes: bytes that the tokens stand for; 0 if the tokenizer is lossy.
+        n_token_bytes: bytes that the tokens represent; 0 if the tokenizer is lossy.
         first_token_bytes: bytes of the first token of the group.
         row_first_bytes: bytes of the first tokens of all rows.
     """
