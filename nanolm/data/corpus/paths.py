@@ -16,6 +16,7 @@ from pathlib import Path
 from nanolm.data.corpus.exclusions import Identity, cache_identities, file_identity, run_kind
 from nanolm.errors import DataError
 from nanolm.files import user_path
+from nanolm.terminal import visible
 
 # The remaining components of a glob, with which a folder is searched.
 Rest = tuple[str, ...]
@@ -258,11 +259,6 @@ def _nothing_there(pattern: str, setting: str) -> DataError:
 
 
 def _message(kind: str, paths: list[Path]) -> str:
-    shown = ", ".join(map(_printable, sorted(paths)[:SHOWN]))
+    shown = ", ".join(visible(str(path)) for path in sorted(paths)[:SHOWN])
     more = f" and {len(paths) - SHOWN:,} more" if len(paths) > SHOWN else ""
     return f"{len(paths):,} {kind if len(paths) == 1 else PLURALS[kind]} ({shown}{more})"
-
-
-def _printable(path: Path) -> str:
-    """Escape control characters and bytes that are not UTF-8 in a path."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

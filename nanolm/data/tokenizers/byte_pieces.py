@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import regex
 
-from nanolm.data.tokenizers.protocol import check_ids, encode_utf8
+from nanolm.data.tokenizers.protocol import check_ids, encode_utf8, smallest_dtype
 
 _CHUNK = 1 << 16
 # GPT-2's expression also splits here in any context: before the last blank in front of a visible ASCII character.
@@ -18,15 +18,20 @@ _CUT = re.compile(r"[ \n](?=[!-~])")
 _LONG_BLANK = regex.compile(r"(?<!\s)\s{1000,}+(?=\S)")
 
 
-class TokenBytes:
-    """The bytes that each token of a vocabulary represents.
+class BytePieces:
+    """A vocabulary of tokens that represent bytes; decodes ids and counts their bytes.
 
     Args:
         content: bytes by id.
-        special_tokens: ids that represent no text; decoding shows their names.
+        special_tokens: ids that represent no text, by name; decoding shows the names.
     """
 
-    def __init__(self, content: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
+    lossless = True
+
+    def __init__(self, content: Sequence[bytes], special_tokens: dict[str, int]) -> None:
+        self.vocab_size = len(content)
+        self.special_tokens = special_tokens
+        self.dtype = smallest_dtype(self.vocab_size)
         self._shown = list(content)
         self._width = np.array([len(piece) for piece in content], dtype=np.int64)
         for name, number in special_tokens.items():
@@ -40,12 +45,12 @@ class TokenBytes:
             TokenizerError: an id is outside the vocabulary.
         """
         shown = self._shown
-        numbers = check_ids(ids, len(shown)).tolist()
+        numbers = check_ids(ids, self.vocab_size).tolist()
         return b"".join([shown[number] for number in numbers]).decode("utf-8", errors="replace")
 
     def count_bytes(self, ids: np.ndarray) -> int:
         """Return the number of bytes of the ids; special tokens have none."""
-        return int(np.bincount(ids, minlength=len(self._width)) @ self._width)
+        return int(np.bincount(ids, minlength=self.vocab_size) @ self._width)
 
 
 def _byte_characters() -> dict[int, str]:

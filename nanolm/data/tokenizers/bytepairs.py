@@ -11,8 +11,8 @@ import numpy as np
 
 from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
-from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, TokenBytes, text_chunks, token_bytes
-from nanolm.data.tokenizers.protocol import check_vocab_size, get_strings, smallest_dtype
+from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, text_chunks, token_bytes
+from nanolm.data.tokenizers.protocol import check_vocab_size, get_strings, read_json, read_text
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
 from nanolm.registry import TOKENIZERS
@@ -23,7 +23,7 @@ _EXPRESSION = r"(?:'(?:[dmst]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 _ENCODER_NAMES, _MERGES_NAMES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
 
 
-class _BytePairs:
+class _BytePairs(BytePieces):
     """Byte-pair encoding, run by tiktoken.
 
     Ids are the 256 bytes in GPT-2's order, one token per merge, and the special tokens.
@@ -36,35 +36,19 @@ class _BytePairs:
         TokenizerError: a merge uses tokens that no earlier merge produces, or produces an existing token.
     """
 
-    lossless = True
-
     def __init__(self, merges: Sequence[str], special_tokens: Sequence[str]) -> None:
         self.merges = list(merges)
         tokens = tokens_of_merges(self.merges)
         content = [token_bytes(token) or b"" for token in tokens]
-        self.special_tokens = {name: len(tokens) + n for n, name in enumerate(special_tokens)}
-        self.vocab_size = len(tokens) + len(special_tokens)
-        self._dtype = smallest_dtype(self.vocab_size)
-        self._bytes = TokenBytes(content + [b""] * len(special_tokens), self.special_tokens)
+        numbers = {name: len(tokens) + n for n, name in enumerate(special_tokens)}
+        super().__init__(content + [b""] * len(special_tokens), numbers)
         self._engine = _engine({token: rank for rank, token in enumerate(content)})
 
     def encode(self, text: str) -> np.ndarray:
-        """Convert text to ids, merging the pair of lowest rank first.
-
-        Raises:
-            TokenizerError: the text has a lone surrogate.
-        """
+        """Convert text to ids, merging the pair of lowest rank first."""
         parts = [self._engine.encode_to_numpy(part, disallowed_special=()) for part in text_chunks(text)]
-        ids = np.empty(sum(map(len, parts)), dtype=self._dtype)
+        ids = np.empty(sum(map(len, parts)), dtype=self.dtype)
         return np.concatenate(parts, out=ids, casting="unsafe") if parts else ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Convert ids to text; special tokens become their names."""
-        return self._bytes.decode(ids)
-
-    def count_bytes(self, ids: np.ndarray) -> int:
-        """Return the number of bytes of the ids; special tokens have none."""
-        return self._bytes.count_bytes(ids)
 
     def to_json(self) -> dict[str, Any]:
         """Return the merges in order of rank, and the names of the special tokens."""
@@ -72,7 +56,6 @@ class _BytePairs:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from its merges and special tokens."""
         return cls(get_strings(state, "merges"), get_strings(state, "special_tokens"))
 
 
@@ -148,13 +131,13 @@ class Gpt2Tokenizer(_BytePairs):
     def _from_files(cls, encoder: Path, merges: Path) -> Self:
         # tiktoken.load.data_gym_to_mergeable_bpe_ranks reads these files too, but returns no merges for tokenizer.json,
         # and its check of one file against the other is an assertion without a message.
-        lines = _read(merges).replace("\r\n", "\n").split("\n")
+        lines = read_text(merges).replace("\r\n", "\n").split("\n")
         rules = [line for n, line in enumerate(lines) if line and not (n == 0 and line.startswith("#version"))]
-        return cls._from_vocab(_read_json(encoder), rules, encoder, merges)
+        return cls._from_vocab(read_json(encoder), rules, encoder, merges)
 
     @classmethod
     def _from_tokenizer_json(cls, path: Path) -> Self:
-        state = _read_json(path)
+        state = read_json(path)
         model, before = state.get("model"), state.get("pre_tokenizer")
         level = isinstance(before, dict) and before.get("type") == "ByteLevel" and not before.get("add_prefix_space")
         if not (isinstance(model, dict) and model.get("type") == "BPE" and level and state.get("normalizer") is None):
@@ -222,21 +205,3 @@ def _engine(ranks: dict[bytes, int]) -> Any:
 
 def _first_file(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot read the file: {error}", where=str(path)) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = _read(path)
-    try:
-        state = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"it is not JSON: {error}", where=str(path)) from error
-    if not isinstance(state, dict):
-        raise TokenizerError("it must be a JSON object", where=str(path))
-    return state

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import ByteConfig, CharConfig
-from nanolm.data.tokenizers.protocol import check_ids, encode_utf8, get_strings, smallest_dtype
+from nanolm.data.tokenizers.protocol import check_ids, encode_utf8, get_strings, smallest_dtype, unseen_error
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 
@@ -54,17 +54,14 @@ class CharTokenizer:
         return cls(characters)
 
     def encode(self, text: str) -> np.ndarray:
-        """Convert text to ids.
-
-        Raises:
-            TokenizerError: some characters are not in the vocabulary; it lists them.
-        """
         ids = np.empty(len(text), dtype=smallest_dtype(self.vocab_size))
         for start in range(0, len(text), _CHUNK):
             part = text[start : start + _CHUNK]
             found = self._lookup(part)
             if found is None:
-                raise self._unseen_error(text)
+                unseen = [f"{c!r} (U+{ord(c):04X})" for c in sorted(set(text) - set(self.characters))]
+                hint = "remove them, or train with tokenizer=byte, which encodes every text"
+                raise unseen_error("character", unseen, text, hint)
             ids[start : start + len(part)] = found
         return ids
 
@@ -83,31 +80,17 @@ class CharTokenizer:
                 ids = self._id_of.take(np.frombuffer(latin1, dtype=np.uint8))
         return None if ids.size and ids.max() == self._unseen else ids
 
-    def _unseen_error(self, text: str) -> TokenizerError:
-        unseen = sorted(set(text) - set(self.characters))
-        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unseen[:10])
-        return TokenizerError(
-            f"{len(unseen)} character{'s' if len(unseen) > 1 else ''} not in the tokenizer's vocabulary: {shown}"
-            + (", ..." if len(unseen) > 10 else ""),
-            where=f"a text of {len(text):,} characters",
-            hint="remove them, or train with tokenizer=byte, which encodes every text",
-        )
-
     def decode(self, ids: Iterable[int]) -> str:
-        """Convert ids to text."""
         return self._points[check_ids(ids, self.vocab_size)].astype("<u4").tobytes().decode("utf-32-le")
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """Return the number of bytes of the characters in UTF-8."""
         return int(np.bincount(ids, minlength=self.vocab_size) @ self._width)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the characters in the order of their ids."""
         return {"characters": self.characters}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from its list of characters."""
         characters = get_strings(state, "characters")
         if not all(len(character) == 1 for character in characters):
             raise TokenizerError("characters must be a list of single characters", where="tokenizer.json")
@@ -130,11 +113,6 @@ class ByteTokenizer:
         return cls()
 
     def encode(self, text: str) -> np.ndarray:
-        """Convert text to ids.
-
-        Raises:
-            TokenizerError: the text has a lone surrogate, which UTF-8 cannot represent.
-        """
         return np.frombuffer(encode_utf8(text), dtype=np.uint8)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -142,14 +120,11 @@ class ByteTokenizer:
         return check_ids(ids, 256).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """Return the number of ids."""
         return len(ids)
 
     def to_json(self) -> dict[str, Any]:
-        """Return an empty description."""
         return {}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Return the tokenizer."""
         return cls()

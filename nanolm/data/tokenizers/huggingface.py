@@ -9,13 +9,14 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
-from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, TokenBytes, batched, text_chunks, token_bytes
+from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, batched, text_chunks, token_bytes
 from nanolm.data.tokenizers.protocol import (
     check_ids,
     check_vocab_size,
     encode_utf8,
     get_entry,
     get_strings,
+    read_json,
     smallest_dtype,
 )
 from nanolm.errors import TokenizerError
@@ -43,7 +44,6 @@ class _HuggingFace:
     def __init__(self, state: dict[str, Any], special_tokens: Sequence[str] = ()) -> None:
         from tokenizers import Tokenizer
 
-        tokens = _tokens(state)
         try:
             self._engine = Tokenizer.from_str(dump_json(state))
         except Exception as error:  # the library raises Exception itself
@@ -54,19 +54,20 @@ class _HuggingFace:
         self._engine.encode_special_tokens = True
         self._state = state
         self._additional = list(special_tokens)
+        tokens = _tokens(state)
         own = {added["content"]: added["id"] for added in state.get("added_tokens") or () if added.get("special")}
         first = max(tokens.values()) + 1
         self.special_tokens = own | {name: first + n for n, name in enumerate(self._additional)}
         self.vocab_size = first + len(self._additional)
-        self._dtype = smallest_dtype(self.vocab_size)
+        self.dtype = smallest_dtype(self.vocab_size)
         self._is_chunkable = _is_chunkable(state)
-        self.lossless = is_lossless(state)
-        self._bytes: TokenBytes | None = None
+        self.lossless = is_lossless(state, tokens)
+        self._bytes: BytePieces | None = None
         if self.lossless:
             content = [b""] * self.vocab_size
             for token, number in tokens.items():
                 content[number] = token_bytes(token) or b""
-            self._bytes = TokenBytes(content, self.special_tokens)
+            self._bytes = BytePieces(content, self.special_tokens)
 
     def encode(self, text: str) -> np.ndarray:
         """Convert text to ids, without adding special tokens.
@@ -85,11 +86,10 @@ class _HuggingFace:
                     where=f"a text of {len(text):,} characters",
                     hint="it has no token for something in the text, and no unknown token",
                 ) from error
-            parts += [np.array(part.ids, dtype=self._dtype) for part in encoded]
-        return np.concatenate([np.empty(0, dtype=self._dtype), *parts])
+            parts += [np.array(part.ids, dtype=self.dtype) for part in encoded]
+        return np.concatenate([np.empty(0, dtype=self.dtype), *parts])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Convert ids to text; special tokens become their names."""
         if self._bytes is not None:
             return self._bytes.decode(ids)
         numbers = check_ids(ids, self.vocab_size).tolist()
@@ -137,7 +137,6 @@ class UnigramTokenizer(_HuggingFace):
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from a tokenizer.json and special tokens."""
         tokenizer = cls(get_entry(state, "tokenizer", dict), get_strings(state, "special_tokens"))
         if not tokenizer.lossless:
             raise TokenizerError("a unigram tokenizer must be lossless, with all 256 bytes", where="tokenizer.json")
@@ -161,34 +160,29 @@ class PretrainedTokenizer(_HuggingFace):
         """
         path = user_path(config.path)
         path = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
+        if not path.is_file():
             raise TokenizerError(
-                f"cannot read {path}: {error.strerror}",
+                f"there is no file {path}",
                 where="tokenizer.path",
                 hint="name a tokenizer.json of Hugging Face tokenizers, or a folder with one",
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path)) from error
+            )
+        state = read_json(path)
         try:
             return cls(state)
         except TokenizerError as error:
             raise TokenizerError(error.found, where=str(path), hint=error.hint) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the tokenizer.json."""
         return {"tokenizer": self._state}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from the content of a tokenizer.json."""
         return cls(get_entry(state, "tokenizer", dict))
 
 
-def is_lossless(state: dict[str, Any]) -> bool:
+def is_lossless(state: dict[str, Any], tokens: dict[str, int]) -> bool:
     """Whether a tokenizer.json is known to be lossless: byte-level BPE or Unigram that drops and changes nothing."""
-    model, tokens = state["model"], _tokens(state)
+    model = state["model"]
     special = {token["content"] for token in state.get("added_tokens") or ()}
     *splits, level = _steps(state.get("pre_tokenizer"), "pretokenizers") or [{}]
     decoders = _steps(state.get("decoder"), "decoders")
@@ -229,40 +223,23 @@ def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
     return part.get(key, []) if part.get("type") == "Sequence" else [part]
 
 
-def _tokens(state: object) -> dict[str, int]:
-    """Return the ids of all tokens, added tokens included.
+def _tokens(state: dict[str, Any]) -> dict[str, int]:
+    """Return the ids of all tokens of a tokenizer.json that the library has read, added tokens included.
 
     Raises:
-        TokenizerError: there is no vocabulary, or two tokens have the same id.
+        TokenizerError: there are none, or two tokens have the same id, which the library accepts.
     """
-    model = state.get("model") if isinstance(state, dict) else None
-    vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list):
-        if not all(isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str) for piece in vocab):
-            raise TokenizerError("the vocabulary must be a list of pieces with scores", where="tokenizer.json")
-        pairs = [(piece[0], number) for number, piece in enumerate(vocab)]
-    elif isinstance(vocab, dict):
-        pairs = list(vocab.items())
-    else:
-        raise TokenizerError("not a tokenizer: it has no model with a vocabulary", where="tokenizer.json")
-    added = state.get("added_tokens") or () if isinstance(state, dict) else ()
-    try:
-        pairs += [(token["content"], token["id"]) for token in added]
-    except (TypeError, KeyError) as error:
-        raise TokenizerError(
-            "added_tokens must be a list of tokens with content and id", where="tokenizer.json"
-        ) from error
-    wrong = next((token for token, number in pairs if type(number) is not int or number < 0), None)
-    if wrong is not None or not pairs:
-        found = f"the id of {wrong!r} is not a number" if pairs else "the vocabulary is empty"
-        raise TokenizerError(found, where="tokenizer.json")
+    vocab = state["model"]["vocab"]
+    pairs = list(vocab.items()) if isinstance(vocab, dict) else [(piece, n) for n, (piece, _) in enumerate(vocab)]
+    pairs += [(added["content"], added["id"]) for added in state.get("added_tokens") or ()]
+    if not pairs:
+        raise TokenizerError("the vocabulary is empty", where="tokenizer.json")
     tokens = dict(pairs)
-    of_id: dict[int, str] = {}
+    names: dict[int, str] = {}
     for token, number in pairs:
-        if of_id.setdefault(number, token) != token or tokens[token] != number:
-            raise TokenizerError(
-                f"{of_id[number]!r} and {token!r} cannot both have the id {number}", where="tokenizer.json"
-            )
+        if names.setdefault(number, token) != token or tokens[token] != number:
+            found = f"{names[number]!r} and {token!r} cannot both have the id {number}"
+            raise TokenizerError(found, where="tokenizer.json")
     return tokens
 
 

@@ -179,6 +179,45 @@ def check_vocab_size(vocab_size: int, special_tokens: Sequence[str], required: i
     return vocab_size - len(special_tokens)
 
 
+def unseen_error(noun: str, unseen: Sequence[str], text: str, hint: str) -> TokenizerError:
+    """Return the error for characters or words of a text that are not in the vocabulary."""
+    plural = "s" if len(unseen) > 1 else ""
+    more = ", ..." if len(unseen) > 10 else ""
+    return TokenizerError(
+        f"{len(unseen)} {noun}{plural} not in the tokenizer's vocabulary: {', '.join(unseen[:10])}{more}",
+        where=f"a text of {len(text):,} characters",
+        hint=hint,
+    )
+
+
+def read_text(path: Path) -> str:
+    """Read a file of a tokenizer.
+
+    Raises:
+        TokenizerError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"cannot read the file: {error}", where=str(path)) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a tokenizer.
+
+    Raises:
+        TokenizerError: it cannot be read, or is something else.
+    """
+    content = read_text(path)
+    try:
+        state = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"it is not JSON: {error}", where=str(path)) from error
+    if not isinstance(state, dict):
+        raise TokenizerError("it must be a JSON object", where=str(path))
+    return state
+
+
 def get_entry(state: dict[str, Any], key: str, kind: type[Value]) -> Value:
     """Return one entry of a tokenizer's description.
 

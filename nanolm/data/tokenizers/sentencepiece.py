@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import SentencePieceConfig
-from nanolm.data.tokenizers.byte_pieces import TokenBytes, batched
-from nanolm.data.tokenizers.protocol import check_vocab_size, encode_utf8, get_entry, smallest_dtype
+from nanolm.data.tokenizers.byte_pieces import BytePieces, batched
+from nanolm.data.tokenizers.protocol import check_vocab_size, encode_utf8, get_entry
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 
@@ -27,7 +27,7 @@ _BATCH = 4096
 
 
 @TOKENIZERS.register("sentencepiece")
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(BytePieces):
     """A SentencePiece model over characters with byte fallback.
 
     A line end is a token of its own. U+2581 is encoded as its three bytes.
@@ -39,8 +39,6 @@ class SentencePieceTokenizer:
         TokenizerError: it is not a model, or lacks byte tokens or a line end.
     """
 
-    lossless = True
-
     def __init__(self, model: bytes) -> None:
         import sentencepiece
 
@@ -51,23 +49,19 @@ class SentencePieceTokenizer:
             raise TokenizerError(
                 "the model is damaged: SentencePiece cannot read it", where="tokenizer.json"
             ) from error
-        self.vocab_size = engine.vocab_size()
-        numbers = range(self.vocab_size)
-        self.special_tokens = {
-            engine.id_to_piece(n): n for n in numbers if engine.is_control(n) or engine.is_unknown(n)
-        }
+        numbers = range(engine.vocab_size())
+        special_tokens = {engine.id_to_piece(n): n for n in numbers if engine.is_control(n) or engine.is_unknown(n)}
         content = [
             bytes([int(piece[3:5], 16)]) if engine.is_byte(n) else encode_utf8(piece.replace(_BLANK, " "))
             for n, piece in ((n, engine.id_to_piece(n)) for n in numbers)
         ]
-        self._bytes = TokenBytes(content, self.special_tokens)
+        super().__init__(content, special_tokens)
         id_of_byte = {content[n]: n for n in numbers if engine.is_byte(n)}
         line_end = engine.piece_to_id("\n")
         if len(id_of_byte) != 256 or content[line_end] != b"\n":
             raise TokenizerError("the model does not have all bytes and a line end", where="tokenizer.json")
         # Texts that are encoded without the model.
         self._fixed = {"\n": [line_end], _BLANK: [id_of_byte[bytes([byte])] for byte in encode_utf8(_BLANK)]}
-        self._dtype = smallest_dtype(self.vocab_size)
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: SentencePieceConfig) -> Self:
@@ -115,29 +109,16 @@ class SentencePieceTokenizer:
         return cls(model.getvalue())
 
     def encode(self, text: str) -> np.ndarray:
-        """Convert text to ids.
-
-        Raises:
-            TokenizerError: the text has a lone surrogate.
-        """
         encode_utf8(text)
         # No piece spans a line end or U+2581.
         parts = re.findall(f"[\n{_BLANK}]|[^\n{_BLANK}]+", text)
-        arrays: list[np.ndarray] = [np.empty(0, dtype=self._dtype)]
+        arrays: list[np.ndarray] = [np.empty(0, dtype=self.dtype)]
         for batch in batched(parts, _BATCH):
             ordinary = [part for part in batch if part not in self._fixed]
             encoded = iter(self._engine.encode(ordinary, out_type=int, num_threads=1))
             numbers = [n for part in batch for n in (self._fixed.get(part) or next(encoded))]
-            arrays.append(np.array(numbers, dtype=self._dtype))
+            arrays.append(np.array(numbers, dtype=self.dtype))
         return np.concatenate(arrays)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Convert ids to text; special tokens become their names."""
-        return self._bytes.decode(ids)
-
-    def count_bytes(self, ids: np.ndarray) -> int:
-        """Return the number of bytes of the ids; special tokens have none."""
-        return self._bytes.count_bytes(ids)
 
     def to_json(self) -> dict[str, Any]:
         """Return the model in base64."""
@@ -145,7 +126,6 @@ class SentencePieceTokenizer:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from its model in base64."""
         try:
             return cls(base64.b64decode(get_entry(state, "model", str), validate=True))
         except binascii.Error as error:

@@ -22,6 +22,7 @@ from nanolm.data.tokenizers.protocol import (
     get_strings,
     require_distinct,
     smallest_dtype,
+    unseen_error,
 )
 from nanolm.errors import SettingsError, TokenizerError, install_hint, nearest
 from nanolm.registry import TOKENIZERS
@@ -126,12 +127,6 @@ class _Words:
         return cls(words, special_tokens, n_bytes / counts.total() if counts else float(len(UNKNOWN)), settings)
 
     def encode(self, text: str) -> np.ndarray:
-        """Convert text to ids.
-
-        Raises:
-            TokenizerError: some words are not in a vocabulary without `<unk>`, and it lists them; or the text has a
-                lone surrogate.
-        """
         encode_utf8(text)
         id_of, split, end = self._id_of, self._split, self._line_end
         unknown = self.special_tokens.get(UNKNOWN, -1)
@@ -142,18 +137,10 @@ class _Words:
             ids.extend([id_of.get(word, unknown) for word in split(line)])
         array = np.array(ids, dtype=np.int64)
         if (array < 0).any():
-            raise self._unseen_error(text)
+            unseen = sorted({word for line in _lines(text) for word in split(line)} - id_of.keys())
+            hint = f"remove them, or train with {UNKNOWN} among tokenizer.special_tokens"
+            raise unseen_error("word", [repr(word) for word in unseen], text, hint)
         return array.astype(self._dtype)
-
-    def _unseen_error(self, text: str) -> TokenizerError:
-        unseen = sorted({word for line in _lines(text) for word in self._split(line)} - self._id_of.keys())
-        return TokenizerError(
-            f"{len(unseen)} word{'s' if len(unseen) > 1 else ''} not in the tokenizer's vocabulary: "
-            + ", ".join(map(repr, unseen[:10]))
-            + (", ..." if len(unseen) > 10 else ""),
-            where=f"a text of {len(text):,} characters",
-            hint=f"remove them, or train with {UNKNOWN} among tokenizer.special_tokens",
-        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text; `<eos>` becomes a line end, other special tokens their names."""
@@ -188,7 +175,6 @@ class _Words:
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """Make the tokenizer from its words and the settings of its splitter."""
         unknown_bytes = get_entry(state, "unknown_bytes", float)
         if not 0 <= unknown_bytes < float("inf"):
             raise TokenizerError(f"'unknown_bytes' is {unknown_bytes}", where="tokenizer.json")

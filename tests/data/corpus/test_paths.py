@@ -158,4 +158,4 @@ def test_find_files_escapes_names_in_messages(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
     os.mkfifo(os.fsencode(tmp_path) + b"/caf\xe9\n\x1b")
     (messages,) = find_files(str(tmp_path)).skipped
-    assert messages.endswith("caf\\udce9\\n\\x1b)")
+    assert messages.endswith("caf\\xe9\\x0a\\x1b)")
