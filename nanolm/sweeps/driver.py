@@ -22,7 +22,7 @@ from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.request import SweepRequest
 from nanolm.sweeps.states import Report, State, read_job
-from nanolm.sweeps.stop_file import START_NO_JOB, STOP, StopFile
+from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training.stop import StopRequest
 
 # Seconds between two checks of jobs that run in other processes.
@@ -46,7 +46,7 @@ class Driver:
     def __init__(self, request: SweepRequest, n_jobs: int) -> None:
         config = request.config
         host, process = socket.gethostname(), os.getpid()
-        self._stop_file = StopFile(str((request.directory / f".stop-{host}-{process}").absolute()))
+        self._stop_file = (request.directory / f".stop-{host}-{process}").absolute()
         self.job = dataclasses.replace(
             request.job,
             driver=(host, process),
@@ -69,7 +69,7 @@ class Driver:
         self.reports: dict[str, Report] = {}
 
     def __enter__(self) -> Self:
-        self._stop_file.remove()
+        self._remove_stop_file()
         self._previous_handlers = signals.install(self._handle_signal)
         self._progress.start()
         return self
@@ -77,16 +77,20 @@ class Driver:
     def __exit__(self, *error: object) -> None:
         signals.restore(self._previous_handlers)
         self._progress.stop()
-        self._stop_file.remove()
+        self._remove_stop_file()
         for job in self._jobs.values():
             # Folders of jobs that never started are empty.
             with contextlib.suppress(OSError):
                 job.run.path.rmdir()
 
+    def _remove_stop_file(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stop_file.unlink(missing_ok=True)
+
     @property
     def is_stopping(self) -> bool:
         """Whether no further job is started."""
-        return bool(self.stop.signal) or bool(self._stop_file.read())
+        return bool(self.stop.signal) or bool(read_stop_file(self._stop_file))
 
     def run(self, jobs: Sequence[Job]) -> list[Report]:
         """Run the jobs that are not done, and wait for those that other processes run.
@@ -147,7 +151,7 @@ class Driver:
             elif result is None or result.state in (State.interrupted, State.unfinished):
                 self._count_attempt(job, problem)
         if self.job.fail_fast and any(job.key in self._failures for job in batch):
-            self._stop_file.write(START_NO_JOB)
+            write_stop_file(self._stop_file, START_NO_JOB)
 
     def _count_attempt(self, job: Job, problem: str) -> None:
         self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
@@ -174,7 +178,7 @@ class Driver:
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         is_first = not self.stop.signal
         self.stop.receive(number)
-        self._stop_file.write(STOP)
+        write_stop_file(self._stop_file, STOP)
         if is_first and self._is_in_process:
             raise Stopped(number)
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
 from nanolm.sweeps.states import DONE, Report, State, exceeds_max_steps, read_run, too_many_steps
-from nanolm.sweeps.stop_file import START_NO_JOB, STOP, StopFile
+from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training.stop import ShouldPrune, StopRequest
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class SweepJob:
 
     driver: tuple[str, int] | None = None
     start_time: float = 0.0
-    stop_file: StopFile | None = None
+    stop_file: Path | None = None
     threads: int | None = None
     fail_fast: bool = False
     final_states: frozenset[State] = DONE
@@ -86,7 +87,7 @@ class SweepJob:
         from hydra.core.hydra_config import HydraConfig
 
         run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
-        if self.stop_file is not None and self.stop_file.read():
+        if read_stop_file(self.stop_file):
             return JobResult(State.new, str(run.path))
         try:
             require_startable(run, also=JOB_FILES)
@@ -113,7 +114,7 @@ class SweepJob:
     def _checked(self, result: JobResult) -> JobResult:
         """Stop the start of further jobs after a failure, if the sweep is to fail fast, and return the result."""
         if result.state is State.failed and self.fail_fast and self.stop_file is not None:
-            self.stop_file.write(START_NO_JOB)
+            write_stop_file(self.stop_file, START_NO_JOB)
         return result
 
     @property
@@ -214,10 +215,10 @@ def _failed_since(start_time: float, run: RunDirectory, report: Report) -> bool:
     return report.state is State.failed and run.error.exists() and run.error.stat().st_mtime > start_time
 
 
-def _watch_stop_file(stop_file: StopFile | None, stop: StopRequest, is_ended: threading.Event) -> None:
+def _watch_stop_file(stop_file: Path | None, stop: StopRequest, is_ended: threading.Event) -> None:
     """Stop the job of this process when the stop file says so."""
     while not is_ended.wait(0.25):
-        if stop_file is not None and stop_file.read() == STOP:
+        if read_stop_file(stop_file) == STOP:
             if stop.is_active:
                 stop.request()
             elif not is_ended.is_set():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 
 from nanolm.files import write_text
@@ -13,25 +12,15 @@ START_NO_JOB = "start no job"
 STOP = "stop"
 
 
-@dataclasses.dataclass(frozen=True)
-class StopFile:
-    """A file that tells the jobs of a sweep to stop."""
+def write_stop_file(path: Path, command: str) -> None:
+    """Write START_NO_JOB or STOP, unless the folder no longer exists."""
+    with contextlib.suppress(OSError):
+        write_text(path, command)
 
-    path: str
 
-    def write(self, command: str) -> None:
-        """Write START_NO_JOB or STOP, unless the folder no longer exists."""
-        with contextlib.suppress(OSError):
-            write_text(Path(self.path), command)
-
-    def read(self) -> str:
-        """Return the command, or an empty string."""
-        try:
-            return Path(self.path).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def remove(self) -> None:
-        """Remove the file, if it exists."""
-        with contextlib.suppress(OSError):
-            Path(self.path).unlink(missing_ok=True)
+def read_stop_file(path: Path | None) -> str:
+    """Return the command, or an empty string."""
+    try:
+        return path.read_text(encoding="utf-8") if path else ""
+    except OSError:
+        return ""

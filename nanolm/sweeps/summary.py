@@ -12,7 +12,6 @@ from nanolm.analysis.comparison import odd_ones
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State
-from nanolm.terminal import visible
 
 # Rows of a readable table; of a longer one, only the best half of them and the failed jobs are shown.
 MAX_ROWS = 40
@@ -21,13 +20,10 @@ MAX_ROWS = 40
 def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Report]]:
     """Sort jobs: the best first, then those with incomparable losses, then those without a loss."""
     metric = comparison_metric(jobs)
+    values = [getattr(report.summary, metric) for report in reports]
     is_odd = odd_ones([report.summary for report in reports])
-
-    def rank(at: int) -> tuple[bool, bool, float]:
-        value = getattr(reports[at].summary, metric)
-        return value is None, is_odd[at], value or 0.0
-
-    return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=rank)]
+    ranks = [(value is None, odd, value or 0.0) for value, odd in zip(values, is_odd, strict=True)]
+    return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=ranks.__getitem__)]
 
 
 def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, n_done_before: int) -> None:
@@ -36,43 +32,33 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     Args:
         n_done_before: number of jobs that were done before this sweep started.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
+    from nanolm.tables import Console, Table, cell
 
-    from nanolm.tables import Console
-
-    console = Console()
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("run in " + escape(visible(str(shown(directory)))), overflow="fold")
-    table.add_column("state")
-    table.add_column("steps", justify="right")
-    table.add_column("val loss", justify="right")
-    table.add_column("bits/byte", justify="right")
     order = ranked(jobs, reports)
-    odd = odd_ones([report.summary for _, report in order])
+    is_odd = odd_ones([report.summary for _, report in order])
     rows = [
-        (job, report, is_odd)
-        for place, ((job, report), is_odd) in enumerate(zip(order, odd, strict=True))
+        (job, report, "†" * odd)
+        for place, ((job, report), odd) in enumerate(zip(order, is_odd, strict=True))
         if len(order) <= MAX_ROWS or place < MAX_ROWS // 2 or _is_bad(report)
     ]
-    for place, (job, report, is_odd) in enumerate(rows):
+    table = Table([f"run in {shown(directory)}", "state", "steps", "val loss", "bits/byte"], "llrrr")
+    for place, (job, report, mark) in enumerate(rows):
         loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
         table.add_row(
-            escape(visible(job.run.path.name)),
-            f"[red]{report.state.value}[/]" if _is_bad(report) else report.state.value,
+            job.run.path.name,
+            cell(report.state.value, "red" if _is_bad(report) else ""),
             f"{report.summary.steps_done:,}",
-            "" if loss is None else f"[bold]{loss:.4f}[/]" if place == 0 else f"{loss:.4f}",
-            "" if bits is None else f"{bits:.4f}" + ("†" if is_odd else ""),
+            cell("" if loss is None else f"{loss:.4f}", "bold" if place == 0 else ""),
+            "" if bits is None else f"{bits:.4f}{mark}",
         )
+    console = Console()
     console.print(table)
     if len(rows) < len(order):
         console.print(f"  and {len(order) - len(rows)} more without errors\n")
     for job, report, _ in rows:
         if report.state in DONE and (note := note_of(job.run.path)):
-            console.print(Text(visible(f"  {job.run.path.name}: {note}")))
-    if any(odd):
+            console.print(cell(f"  {job.run.path.name}: {note}"))
+    if any(is_odd):
         console.print("  † not comparable: the mask sees the future, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
@@ -81,7 +67,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
         console.print("resume     the same command again runs what is missing")
     compare = shell.join("nanolm", "compare", shell.path_argument(shown(directory)))
-    console.print(Text(f"compare    {compare}"), soft_wrap=True)
+    console.print(cell(f"compare    {compare}"), soft_wrap=True)
 
 
 def _is_bad(report: Report) -> bool:

@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-from nanolm.sweeps.stop_file import STOP, StopFile
+from nanolm.sweeps.stop_file import STOP, read_stop_file, write_stop_file
 
 
 def test_stop_file_is_empty_until_written(tmp_path: Path) -> None:
-    file = StopFile(str(tmp_path / ".stop"))
-    assert file.read() == ""
-    file.write(STOP)
-    assert file.read() == STOP
-    file.remove()
-    assert file.read() == ""
-    file.remove()
+    path = tmp_path / ".stop"
+    assert read_stop_file(path) == read_stop_file(None) == ""
+    write_stop_file(path, STOP)
+    assert read_stop_file(path) == STOP
 
 
 def test_stop_file_ignores_a_missing_folder(tmp_path: Path) -> None:
-    StopFile(str(tmp_path / "gone" / ".stop")).write(STOP)
+    write_stop_file(tmp_path / "gone" / ".stop", STOP)
     assert not (tmp_path / "gone").exists()

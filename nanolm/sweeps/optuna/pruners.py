@@ -31,7 +31,7 @@ class SuccessiveHalving(BasePruner):
         brackets: the number of rungs that a trial skips at the start, by trial number modulo the length.
     """
 
-    def __init__(self, rungs: Sequence[int], reduction_factor: int, brackets: Sequence[int] = (0,)) -> None:
+    def __init__(self, rungs: Sequence[int], reduction_factor: int, brackets: Sequence[int]) -> None:
         self.rungs, self.reduction_factor, self.brackets = rungs, reduction_factor, brackets
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -102,28 +102,21 @@ def first_rung(settings: OptunaConfig, max_steps: int) -> int:
     return settings.min_steps or max(1, math.ceil(max_steps / settings.reduction_factor**2))
 
 
-def _asha(settings: OptunaConfig, max_steps: int) -> BasePruner:
-    factor = settings.reduction_factor
-    return SuccessiveHalving(rung_steps(first_rung(settings, max_steps), max_steps, factor), factor)
-
-
-def _hyperband(settings: OptunaConfig, max_steps: int) -> BasePruner:
+def _halving(settings: OptunaConfig, max_steps: int, has_brackets: bool) -> BasePruner:
     factor = settings.reduction_factor
     rungs = rung_steps(first_rung(settings, max_steps), max_steps, factor)
-    return SuccessiveHalving(rungs, factor, bracket_cycle(len(rungs) + 1, factor))
+    return SuccessiveHalving(rungs, factor, bracket_cycle(len(rungs) + 1, factor) if has_brackets else (0,))
 
 
-def _median(settings: OptunaConfig, max_steps: int) -> BasePruner:
-    return MedianPruner(n_startup_trials=settings.median_startup_trials, n_warmup_steps=first_rung(settings, max_steps))
-
-
-# none: every trial is trained to its end.
-# asha: Li et al. 2020, arXiv:1810.05934, in the variant that stops trials.
-# hyperband: Li et al. 2018, arXiv:1603.06560, as ASHA in brackets; each bracket skips one rung more.
-# median: prunes a trial whose best loss is worse than the median of the completed trials at the same step.
 PRUNERS: dict[str, Callable[[OptunaConfig, int], BasePruner]] = {
+    # Every trial is trained to its end.
     "none": lambda settings, max_steps: NopPruner(),
-    "asha": _asha,
-    "hyperband": _hyperband,
-    "median": _median,
+    # Li et al. 2020, arXiv:1810.05934, in the variant that stops trials.
+    "asha": lambda settings, max_steps: _halving(settings, max_steps, has_brackets=False),
+    # Li et al. 2018, arXiv:1603.06560, as ASHA in brackets; each bracket skips one rung more.
+    "hyperband": lambda settings, max_steps: _halving(settings, max_steps, has_brackets=True),
+    # Prunes a trial whose best loss is worse than the median of the completed trials at the same step.
+    "median": lambda settings, max_steps: MedianPruner(
+        n_startup_trials=settings.median_startup_trials, n_warmup_steps=first_rung(settings, max_steps)
+    ),
 }

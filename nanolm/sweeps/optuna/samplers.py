@@ -138,31 +138,22 @@ def shuffled_grid(space: Sequence[Dimension], seed: int) -> list[dict[str, Value
     return points
 
 
-def _tpe(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    n_random = settings.tpe_startup_trials
-    return SeededSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=n_random), settings.seed, space)
-
-
-def _random(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    return SeededSampler(lambda seed: RandomSampler(seed=seed), settings.seed, space)
-
-
 def _grid(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
     points = shuffled_grid(space, settings.seed)
     return PointSampler(lambda study, number: points[number], space)
 
 
-def _cmaes(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
-    return PointSampler(lambda study, number: cmaes_point(study, number, space, settings.seed), space)
-
-
-# tpe: the tree-structured Parzen estimator (Watanabe 2023, arXiv:2304.11127).
-# random: uniform, or uniform in the logarithm.
-# grid: every point once, in a random order.
-# cmaes: only for numbers.
 SAMPLERS: dict[str, Callable[[OptunaConfig, Sequence[Dimension]], BaseSampler]] = {
-    "tpe": _tpe,
-    "random": _random,
+    # The tree-structured Parzen estimator (Watanabe 2023, arXiv:2304.11127).
+    "tpe": lambda settings, space: SeededSampler(
+        lambda seed: TPESampler(seed=seed, n_startup_trials=settings.tpe_startup_trials), settings.seed, space
+    ),
+    # Uniform, or uniform in the logarithm.
+    "random": lambda settings, space: SeededSampler(lambda seed: RandomSampler(seed=seed), settings.seed, space),
+    # Every point once, in a random order.
     "grid": _grid,
-    "cmaes": _cmaes,
+    # Only for numbers.
+    "cmaes": lambda settings, space: PointSampler(
+        lambda study, number: cmaes_point(study, number, space, settings.seed), space
+    ),
 }

@@ -137,42 +137,22 @@ def require_optuna() -> None:
 
 def _unsupported(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
     """Return the reasons why the sampler or the pruner cannot vary a setting."""
-    problems: list[NanolmError] = []
     key = dimension.key.lstrip("+")
+    problems: list[tuple[str, str]] = []
     if settings.sampler == "cmaes" and isinstance(dimension, Choice):
-        problems.append(
-            SettingsError(
-                f"CMA-ES varies numbers, and {', '.join(dimension.options)} are choices",
-                where=key,
-                hint=f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}",
-            )
-        )
+        found = f"CMA-ES varies numbers, and {', '.join(dimension.options)} are choices"
+        problems.append((found, f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}"))
     if settings.sampler == "grid" and isinstance(dimension, Interval):
         ends = f"{format_value(dimension.low)},{format_value(dimension.high)}"
-        problems.append(
-            SettingsError(
-                f"a grid cannot enumerate interval({ends})",
-                where=key,
-                hint=f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe",
-            )
-        )
+        hint = f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe"
+        problems.append((f"a grid cannot enumerate interval({ends})", hint))
     if has_trait(key, Trait.loss_unit):
-        problems.append(
-            SettingsError(
-                "losses on different tokens do not compare, and a study minimises the loss",
-                where=key,
-                hint="-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte",
-            )
-        )
+        hint = "-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte"
+        problems.append(("losses on different tokens do not compare, and a study minimises the loss", hint))
     if settings.prunes and has_trait(key, Trait.horizon):
-        problems.append(
-            SettingsError(
-                "a pruner compares trials of the same length at the same steps",
-                where=key,
-                hint="give one value for all trials, or hydra.sweeper.pruner=none",
-            )
-        )
-    return problems
+        hint = "give one value for all trials, or hydra.sweeper.pruner=none"
+        problems.append(("a pruner compares trials of the same length at the same steps", hint))
+    return [SettingsError(found, where=key, hint=hint) for found, hint in problems]
 
 
 def _as_interval(choice: Choice) -> str:

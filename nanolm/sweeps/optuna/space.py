@@ -27,11 +27,6 @@ class Choice:
     key: str
     options: tuple[str, ...]
 
-    @property
-    def count(self) -> int:
-        """The number of values."""
-        return len(self.options)
-
     def values(self) -> list[Value]:
         """Return all values in order."""
         return list(self.options)
@@ -83,11 +78,6 @@ class Interval:
     high: float
     is_log: bool = False
 
-    @property
-    def count(self) -> float:
-        """The number of values: infinity."""
-        return math.inf
-
     def to_unit(self, value: float) -> float:
         """Map a value to the unit interval."""
         return _to_unit(value, self.low, self.high, self.is_log)
@@ -135,8 +125,10 @@ def grid_points(space: Sequence[Dimension]) -> list[dict[str, Value]]:
 
 def size_of(space: Sequence[Dimension]) -> float:
     """Return the number of points; infinity if a dimension is an interval."""
-    counts: list[float] = [dimension.count for dimension in space]
-    return math.prod(counts)
+    return math.prod(
+        math.inf if isinstance(part, Interval) else part.count if isinstance(part, Range) else len(part.options)
+        for part in space
+    )
 
 
 def as_overrides(point: dict[str, Value]) -> list[str]:

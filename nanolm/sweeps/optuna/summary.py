@@ -31,8 +31,6 @@ def print_study(outcomes: Sequence[Outcome], opened: OpenStudy, n_over_before: i
         opened: the study.
         n_over_before: number of trials that were over before.
     """
-    from rich.text import Text
-
     from nanolm.tables import Console, cell
 
     unique = list({outcome.job.key: outcome for outcome in outcomes}.values())
@@ -52,7 +50,7 @@ def print_study(outcomes: Sequence[Outcome], opened: OpenStudy, n_over_before: i
         console.print(f"tokens     {spent:,}, {spent / full:.0%} of the {full:,} without pruning")
     if pruned := next((outcome for outcome in unique if outcome.report.state is State.pruned), None):
         resume = shell.resume_command(shown(pruned.job.run.path))
-        console.print(Text(f"unprune    {resume}  (or any other pruned run)"), soft_wrap=True)
+        console.print(cell(f"unprune    {resume}  (or any other pruned run)"), soft_wrap=True)
 
 
 def trained_tokens(outcomes: Sequence[Outcome]) -> tuple[int, int]:
