@@ -474,11 +474,11 @@ def _job(line: Line, ranks: Ranks) -> float | None:
         if task is None:
             return run.read_summary().best_val_loss
         if task.config.trainer.dry_run:
-            from nanolm.training.dry_run import dry_run, show
+            from nanolm.training.dry_run import dry_run, print_estimate
 
             estimate = dry_run(task.config, run, ranks=ranks, parent=task.parent)
             if ranks.is_main:
-                show(estimate)
+                print_estimate(estimate)
             return None
         from nanolm.runs.console import closing_table
         from nanolm.training.trainer import train as train_model

@@ -1,4 +1,4 @@
-"""The first lines that a run says."""
+"""The first lines of train.log, which describe the run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from nanolm.training.optimizers import build as optimizers
 from nanolm.training.setup import Session
 
 
-def announce(session: Session, summary: Summary, passed_over: list[str], changes: list[str]) -> None:
-    """The first lines that people read."""
+def announce(session: Session, summary: Summary, skipped: list[str], changes: list[str]) -> None:
+    """Describe a run that starts or resumes.
+
+    Args:
+        session: of the run.
+        summary: of the run.
+        skipped: damaged checkpoints.
+        changes: settings that have changed since the last session or since the parent.
+    """
     config, say = session.config, session.log.say
-    for problem in passed_over:
-        say(f"passed over a damaged checkpoint: {problem}")
+    for problem in skipped:
+        say(f"skipped a damaged checkpoint: {problem}")
     for note in session.corpus.notes:
         say(note)
     chosen = summary.choices
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
     is_parallel = session.ranks.world_size > 1
-    amount = "a table to count" if summary.is_fitted else f"{summary.parameters:,} parameters"
+    amount = "a table of counts" if summary.is_fitted else f"{summary.parameters:,} parameters"
     say(
         f"{' '.join(part for part in parts if part)}: {amount}, "
-        f"{summary.train_tokens:,} + {summary.val_tokens:,} tokens of {summary.vocab_size:,} kinds, "
+        f"{summary.train_tokens:,} train + {summary.val_tokens:,} val tokens, vocab size {summary.vocab_size:,}, "
         f"on {summary.device} in {summary.precision}"
         + (f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
@@ -34,23 +41,23 @@ def announce(session: Session, summary: Summary, passed_over: list[str], changes
     if attention is not None:
         say(attention)
     if summary.is_lossy:
-        say(f"{LOSSY}: bits per byte are counted on the text as it was")
+        say(f"{LOSSY}: bits per byte refer to the original text")
     if session.state.optimizer is not None and (
         groups := optimizers.describe_groups(config.optimizer, session.state.optimizer)
     ):
         say(groups)
     if isinstance(config.optimizer, ScheduleFreeConfig) and not isinstance(config.scheduler, ConstantConfig):
-        say(f"schedule_free is made for scheduler=constant; here it has {config.scheduler.name}")
+        say(f"schedule_free is designed for scheduler=constant, not {config.scheduler.name}")
     for leak in masks.noncausal_warnings(config):
         say(leak)
     if reads_documents(config) and session.streams["train"].n_documents == 1:
-        say("the train split is one document: mask.within_documents hides nothing of it")
+        say("the train split is one document: mask.within_documents has no effect on it")
+    with_changes = f" with {'; '.join(changes)}" if changes else ""
     if session.parent is not None:
-        stood = f"begins where {session.parent.run.path} stands at step {session.state.step}"
-        say(stood + (f", with {'; '.join(changes)}" if changes else ""))
+        say(f"forks {session.parent.run.path} at step {session.state.step}" + with_changes)
     elif session.state.step:
-        say(f"goes on from step {session.state.step}" + (f" with {'; '.join(changes)}" if changes else ""))
-    for note in session.continuation.notes:
+        say(f"resumes from step {session.state.step}" + with_changes)
+    for note in session.resume_info.notes:
         say(note)
     if (change := lr_change(session)) is not None:
         say(change)
@@ -58,14 +65,17 @@ def announce(session: Session, summary: Summary, passed_over: list[str], changes
 
 
 def lr_change(session: Session) -> str | None:
-    """How the learning rate changes at once where a run continues with another number of steps or as a fork, or None.
+    """Describe a jump of the learning rate: a run resumes with another number of steps, or is a fork.
 
-    Of a schedule that had ended, the learning rate of its last step is the old one.
+    The old learning rate of a schedule that had ended is that of its last step.
+
+    Returns:
+        None if the learning rate does not jump.
     """
     config, state = session.config, session.state
     if state.optimizer is None or state.step >= config.trainer.max_steps:
         return None
-    before, max_steps = config, session.continuation.changes.get("trainer.max_steps", (None, None))[0]
+    before, max_steps = config, session.resume_info.changes.get("trainer.max_steps", (None, None))[0]
     if session.parent is not None:
         before, max_steps = session.parent.config, session.parent.config.trainer.max_steps
     if max_steps is None or not state.step:

@@ -1,4 +1,4 @@
-"""What a run would come to: some of its steps made, its evaluation and its save timed, and nothing left behind."""
+"""Dry runs: the time, memory and disk space of a run, estimated from a few of its steps."""
 
 from __future__ import annotations
 
@@ -35,31 +35,33 @@ from nanolm.training.setup import Setup, prepare
 from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
 
-# Steps whose time is not counted (the first is slower, and compiles), and what the timed ones may take together.
-WARMUP_STEPS, MOST_STEPS, MOST_SECONDS = 2, 50, 5.0
+# Steps before the timed ones (the first is slower, and compiles); limits on the timed ones.
+WARMUP_STEPS, MAX_STEPS, MAX_SECONDS = 2, 50, 5.0
 
-# The schedule is shown at so many steps.
+# Number of steps at which the learning rate is shown.
 SHOWN_STEPS = 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a run would come to.
+    """What the rest of a run needs.
 
     Attributes:
-        parameters, tokens: of the model; that the steps to come train on, padding of rows left out of neither.
-        epochs: tokens over those of the train split.
-        flops: of all steps to come; None where there is no formula.
-        memory: bytes by what holds them, by formula.
-        peak_by_formula: bytes at the peak of a step, where not all of these are live at once; None without a formula.
-        peak_memory: bytes that were in use at most while it was measured; None where the system does not say.
-        checkpoint_bytes: on disk, each.
-        step_seconds, evaluation_seconds, save_seconds: of one each, measured.
-        steps, evaluations, saves: to come; a new best that falls between saves is one more.
-        mfu: the share of what the device can do that training uses; None where either is not known.
-        peak_flops: of the device, and whether it was measured just now.
+        parameters: of the model.
+        tokens: scored tokens of the remaining steps.
+        epochs: those tokens relative to the train split.
+        flops: of the remaining steps; None without a formula.
+        memory: bytes by purpose, by formula.
+        peak_by_formula: bytes at the peak of a step, when not all of these are live at once; None without a formula.
+        peak_memory: measured peak in bytes; None if the system does not report it.
+        checkpoint_bytes: of one checkpoint.
+        step_seconds, evaluation_seconds, save_seconds: measured duration of one each.
+        steps, evaluations, saves: remaining numbers, without the saves of new best losses between regular ones.
+        mfu: model FLOPs utilization; None if unknown.
+        peak_flops: FLOPs per second of the device.
+        is_peak_measured: whether peak_flops was measured now, instead of taken from the data sheet.
         lrs: (step, lr) at some steps.
-        notes: what a user should know of the text.
+        notes: remarks on the text.
     """
 
     parameters: int
@@ -85,7 +87,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """From the first step to come to the end."""
+        """Duration of the rest of the run."""
         return (
             self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds + self.saves * self.save_seconds
         )
@@ -96,26 +98,26 @@ class Estimate:
 def dry_run(
     config: Config, run: RunDirectory, *, ranks: Ranks = SINGLE_PROCESS, parent: Parent | None = None
 ) -> Estimate:
-    """Prepares a run as `train` does, makes some steps, one evaluation and one save, and leaves nothing of it.
+    """Prepare a run as `train` does, time some steps, one evaluation and one save, and leave no files.
 
     Args:
         config: checked settings.
-        run: empty, or the run to go on with, which stays as it is.
-        ranks: the processes that would train together.
-        parent: where the run would begin as a fork.
+        run: an empty directory, or the run to resume, which is not changed.
+        ranks: the processes that train together.
+        parent: the checkpoint to fork from.
 
     Raises:
-        NanolmError: the data, the device or the checkpoint is not as it must be, or the model is counted.
-        DivergedError: the loss or its gradient is not finite in the steps that were tried.
-        OutOfMemoryError: memory was refused.
+        NanolmError: the data, the device or the checkpoint cannot be used, or the model has no steps.
+        DivergedError: a loss or gradient is not finite.
+        OutOfMemoryError: an allocation failed.
     """
     keep_freed_memory()
     setup = prepare(config, run, ranks, parent)
     if isinstance(setup.state.model, FittedModel):
         raise SettingsError(
-            f"model={config.model.name} is counted in one pass: there are no steps to try",
+            f"model={config.model.name} is fitted in one pass: there are no steps to time",
             where="trainer.dry_run",
-            hint="leave trainer.dry_run out; counting takes seconds",
+            hint="leave trainer.dry_run out; fitting takes seconds",
         )
     meters.reset_peak_memory(setup.state.device)
     settings, state = config.trainer, setup.state
@@ -123,8 +125,8 @@ def dry_run(
     step_seconds, tokens_a_step = _time_steps(setup)
     evaluation_seconds = _time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
-    weights, tree, averages = state.full_weights(), state.state_dict(), state.full_averages()
-    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, weights, tree, averages))
+    weights, state_dict, averages = state.full_weights(), state.state_dict(), state.full_averages()
+    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
@@ -166,12 +168,12 @@ def dry_run(
 
 
 def _time_steps(setup: Setup) -> tuple[float, float]:
-    """Seconds and scored tokens of a step, the mean of some."""
+    """Return the mean seconds and scored tokens of a step."""
     settings, state = setup.config.trainer, setup.state
-    assert state.optimizer is not None, "a model that is counted has no steps"
+    assert state.optimizer is not None, "a fitted model has no steps"
     steps = tokens = 0
     began = time.perf_counter()
-    for number in range(WARMUP_STEPS + MOST_STEPS):
+    for number in range(WARMUP_STEPS + MAX_STEPS):
         if number == WARMUP_STEPS:
             began = time.perf_counter()
         step = min(state.step + number, settings.max_steps - 1)
@@ -191,22 +193,22 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             raise _diverged(f"at step {step + 1}: loss {loss}, gradient norm {grad_norm}")
         if number >= WARMUP_STEPS:
             steps, tokens = steps + 1, tokens + n_scored
-            if setup.ranks.max(time.perf_counter() - began) > MOST_SECONDS:
+            if setup.ranks.max(time.perf_counter() - began) > MAX_SECONDS:
                 break
     return (time.perf_counter() - began) / steps, tokens / steps
 
 
 def _time_evaluation(setup: Setup) -> float:
     began = time.perf_counter()
-    assert setup.state.optimizer is not None, "a model that is counted has no steps"
+    assert setup.state.optimizer is not None, "a fitted model has no steps"
     with evaluation_weights(setup.state.optimizer):
         loss = split_loss(setup, "val")
         if not math.isfinite(loss):
-            raise _diverged(f"within the steps that were tried: validation loss {loss}")
+            raise _diverged(f"within {WARMUP_STEPS + MAX_STEPS} steps: validation loss {loss}")
         if setup.config.trainer.sample_tokens:
             write_sample(setup)
-    took = time.perf_counter() - began
-    return took * (2 if setup.state.averages is not None else 1)
+    duration = time.perf_counter() - began
+    return duration * (2 if setup.state.averages is not None else 1)
 
 
 def _diverged(how: str) -> DivergedError:
@@ -214,26 +216,26 @@ def _diverged(how: str) -> DivergedError:
 
 
 def _time_save(
-    setup: Setup, weights: dict[str, torch.Tensor], tree: Any, averages: Averages | None
+    setup: Setup, weights: dict[str, torch.Tensor], state: Any, averages: Averages | None
 ) -> tuple[float, int]:
-    """Seconds and bytes of a checkpoint, written where the run's would be and taken away again."""
+    """Return the seconds and bytes of a checkpoint, which is written to the run directory and removed."""
     setup.run.path.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=setup.run.path))
     try:
         began = time.perf_counter()
-        about = {**setup.about, "settings": recorded(setup.config)}
-        snapshot = checkpoint.take_snapshot(setup.state.step, weights, tree, about, averages)
+        facts = {**setup.about, "settings": recorded(setup.config)}
+        snapshot = checkpoint.take_snapshot(setup.state.step, weights, state, facts, averages)
         copied = time.perf_counter() - began
         saved = checkpoint.write(folder, snapshot)
-        took = time.perf_counter() - began
+        written = time.perf_counter() - began
         size = sum(path.stat().st_size for path in saved.path.iterdir())
-        return copied if setup.config.trainer.save_in_background else took, size
+        return copied if setup.config.trainer.save_in_background else written, size
     finally:
         shutil.rmtree(folder)
 
 
-def show(found: Estimate) -> None:
-    """Prints an estimate."""
+def print_estimate(found: Estimate) -> None:
+    """Print an estimate as a table."""
     from nanolm.tables import Console, Table, cell
 
     console = Console()
@@ -243,19 +245,19 @@ def show(found: Estimate) -> None:
     table.columns[0].style = "bold"
     table.add_row("parameters", f"{found.parameters:,}")
     table.add_row("tokens", f"{found.tokens:,}, {found.epochs:.2f} times the train split")
-    table.add_row("tokens a parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")
+    table.add_row("tokens per parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")
     if found.flops is not None:
         table.add_row("FLOPs", f"{found.flops:.3g}")
     held = ", ".join(f"{name} {in_units(amount)}" for name, amount in found.memory.items())
     peak = "" if found.peak_by_formula is None else f"{in_units(found.peak_by_formula)} at the peak of a step: "
-    table.add_row("memory, by formula", f"{peak}{held}")
+    table.add_row("memory (formula)", f"{peak}{held}")
     if found.peak_memory is not None:
-        table.add_row("memory, measured", f"{in_units(found.peak_memory)} at most")
-    table.add_row("a checkpoint", in_units(found.checkpoint_bytes))
+        table.add_row("memory (measured)", f"{in_units(found.peak_memory)} at the peak")
+    table.add_row("checkpoint size", in_units(found.checkpoint_bytes))
     table.add_row("lr", ", ".join(f"{lr:.3g} at {step:,}" for step, lr in found.lrs))
-    table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms a step")
+    table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms per step")
     if found.mfu is not None and found.peak_flops is not None:
-        kind = "measured in matrix products now" if found.is_peak_measured else "that the device is known for"
+        kind = "measured with matmuls" if found.is_peak_measured else "by the data sheet"
         table.add_row("MFU", f"{found.mfu:.1%} of {found.peak_flops / 1e9:,.0f} GFLOP/s, {kind}")
     parts = {
         "steps": (found.steps, found.step_seconds),
@@ -263,6 +265,6 @@ def show(found: Estimate) -> None:
         "saves": (found.saves, found.save_seconds),
     }
     shares = ", ".join(f"{times:,} {name} {in_time(times * seconds)}" for name, (times, seconds) in parts.items())
-    table.add_row("time, about", f"{in_time(found.seconds)}: {shares}")
+    table.add_row("estimated time", f"{in_time(found.seconds)}: {shares}")
     console.print(table)
-    console.print("a dry run: nothing was written; leave trainer.dry_run=true out to train")
+    console.print("dry run: nothing was written; leave trainer.dry_run=true out to train")

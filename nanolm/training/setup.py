@@ -26,7 +26,7 @@ from nanolm.runs.log import Log, NoLog
 from nanolm.training import ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent, adapt_state
-from nanolm.training.checkpoints.resume_checks import Continuation, check_run
+from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import set_determinism
@@ -48,7 +48,7 @@ class Setup:
         about: facts for the manifests of checkpoints and for the summary.
         damaged: an error for each damaged checkpoint after the one that the run resumes from.
         parent: the checkpoint that a fork starts from; None for a run that has a checkpoint.
-        continuation: results of the checks of the run directory.
+        resume_info: results of the checks of the run directory.
         flops_per_token: of a training step; None without a formula.
         peak_flops: FLOPs per second of one device; None if unknown.
     """
@@ -64,7 +64,7 @@ class Setup:
     about: dict[str, Any]
     damaged: list[CheckpointError]
     parent: Parent | None
-    continuation: Continuation
+    resume_info: ResumeInfo
     flops_per_token: int | None
     peak_flops: float | None
 
@@ -105,7 +105,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     number_format = NumberFormat(settings.precision, device, before, has_autocast=not is_sharded)
     if is_sharded:
         number_format.require_no_scale()
-    continuation = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
+    resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
     start = parent.checkpoint if parent else resumed
     corpus, tokenizer, streams = ranks.run_on_main_first(
@@ -150,7 +150,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         about=about,
         damaged=damaged,
         parent=parent,
-        continuation=continuation,
+        resume_info=resume_info,
         flops_per_token=meters.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )

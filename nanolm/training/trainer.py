@@ -101,7 +101,7 @@ def train(
     meters.reset_peak_memory(setup.state.device)
     before = run.read_summary()
     summary = summaries.initial(setup, before, choices or {}, group)
-    changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.continuation.changes)])]
+    changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.resume_info.changes)])]
     changes += summaries.machine_changes(before, summary)
     # From the moment that there is a run, signals end it with a save.
     with stop or StopRequest() as stop:
@@ -112,7 +112,7 @@ def train(
             write_durably(run.config, save_yaml(config).encode())  # the mark that a run is here: last
         passed_over = ranks.run_on_main(lambda: _set_aside(setup))
         with contextlib.closing(
-            Log(run, setup.continuation.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
+            Log(run, setup.resume_info.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
         ) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
             session = Session(**vars(setup), log=log, saver=saver)

@@ -97,7 +97,7 @@ def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) ->
     assert len(done.stdout.rstrip("\n")) <= 16
 
     done = nanolm("train", f"resume={run}", "trainer.max_steps=30")
-    assert "goes on from step 20 with trainer.max_steps: 20 -> 30" in done.stderr
+    assert "resumes from step 20 with trainer.max_steps: 20 -> 30" in done.stderr
     assert RunDirectory(path).read_summary().step == 30
     done = nanolm("train", f"resume={run}", "optimizer.lr=0.5")
     assert done.returncode == 2

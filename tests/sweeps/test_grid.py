@@ -71,7 +71,7 @@ def test_sweep_resumes_a_killed_job(settings: tuple[str, ...]) -> None:
     assert sweep(*settings, "seed=1,2") == 0
     assert [name for name, time in times().items() if time != before[name]] == [killed.path.name]
     assert killed.read_summary().status == "completed"
-    assert "goes on from step 3" in killed.log.read_text()
+    assert "resumes from step 3" in killed.log.read_text()
 
 
 def test_sweep_retries_only_the_job_that_failed(

@@ -55,7 +55,7 @@ def test_killed_three_times_and_resumed(
         assert run.read_summary().status == "running"
     done = nanolm("train", *line)
     assert done.returncode == 0, done.stderr
-    assert "goes on from step" in done.stderr
+    assert "resumes from step" in done.stderr
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])
     assert run.read_summary().status == "completed"
@@ -81,7 +81,7 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
     done = nanolm("train", "resume=parted")
     assert done.returncode == 0, done.stderr
-    assert f"goes on from step {summary.step}" in done.stderr
+    assert f"resumes from step {summary.step}" in done.stderr
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])
 
@@ -151,6 +151,6 @@ def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
         done = nanolm("train", f"resume={small}/run")
         assert done.returncode == 0, done.stderr
-        assert f"goes on from step {found.step}" in done.stderr
+        assert f"resumes from step {found.step}" in done.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)

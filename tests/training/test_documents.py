@@ -226,7 +226,7 @@ def test_a_model_is_told_of_documents_only_where_a_row_may_have_several(
 
 
 def test_a_text_of_one_document_is_named(small_text: Path, tales: Path, tmp_path: Path) -> None:
-    said = "the train split is one document: mask.within_documents hides nothing of it"
+    said = "the train split is one document: mask.within_documents has no effect on it"
     for name, expected, line in (
         ("one", True, ("mask=document", "dataset=text", f"dataset.path='{small_text}'")),
         ("many", False, ("mask=document",)),

@@ -41,14 +41,14 @@ def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp
 
 
 def test_a_counted_model_has_no_steps_to_try(small_text: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="counted in one pass"):
+    with pytest.raises(SettingsError, match="fitted in one pass"):
         dry_run(small_config(small_text, "model=ngram"), RunDirectory(tmp_path))
 
 
 def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     config = small_config(small_text, "optimizer.lr=1e30", "trainer.max_steps=20")
-    with pytest.raises(DivergedError, match=r"the dry run diverged[\s\S]*a lower optimizer\.lr"):
+    with pytest.raises(DivergedError, match=r"the dry run diverged[\s\S]*use a lower optimizer\.lr"):
         dry_run(config, run)
     assert not run.path.exists()
 
@@ -64,6 +64,6 @@ def test_the_command_prints_it_and_leaves_no_folder(nanolm: Nanolm, small_text: 
         "train", "dataset=text", f"dataset.path={small_text}", "logger=none", "size=ladder", "trainer.dry_run=true"
     )
     assert done.returncode == 0, done.stderr
-    for word in ("parameters", "tokens a parameter", "memory, by formula", "lr", "speed", "MFU", "time, about"):
+    for word in ("parameters", "tokens per parameter", "memory (formula)", "lr", "speed", "MFU", "estimated time"):
         assert word in done.stdout
     assert list((nanolm.folder / "outputs").iterdir()) == []

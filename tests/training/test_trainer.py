@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     (newest / checkpoint.WEIGHTS).write_bytes(bytes(content))
     outcome = train(small_config(small_text, "trainer.max_steps=30", "trainer.save_every=5"), run)
     said = capsys.readouterr().err
-    assert "passed over a damaged checkpoint" in said
+    assert "skipped a damaged checkpoint" in said
     assert "step-00000020: model.safetensors has been altered" in said
-    assert "goes on from step 15" in said
+    assert "resumes from step 15" in said
     assert outcome.summary.step == 30
     assert (run.checkpoints / "step-00000020.replaced-1").is_dir()
 

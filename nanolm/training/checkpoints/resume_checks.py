@@ -1,4 +1,4 @@
-"""Check a run directory before training continues in it: every file must belong to the run and to its checkpoint."""
+"""Checks of a run directory before a run starts or resumes in it: all files must belong to the run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from nanolm.training.checkpoints.files import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuation:
-    """What a run directory says besides the checkpoint that training continues from.
+class ResumeInfo:
+    """Results of the checks.
 
     Attributes:
-        file_offsets: bytes to keep of metrics.jsonl and of the samples; later content is cut off.
-        notes: what to tell the user about the files.
-        changes: recorded settings that differ from those of the checkpoint, with the old and the new value.
+        file_offsets: bytes to keep of metrics.jsonl and of the samples; later content is truncated.
+        notes: messages to the user about the files.
+        changes: settings that differ from those of the checkpoint, with the old and the new value.
     """
 
     file_offsets: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -43,54 +43,55 @@ class Continuation:
 
 def check_run(
     config: Config, run: RunDirectory, resumed: Checkpoint | None, damaged: list[CheckpointError]
-) -> Continuation:
-    """Check that training with these settings may begin or continue in a run directory. Nothing is written.
+) -> ResumeInfo:
+    """Check that a run can start or resume in a directory with these settings. Nothing is written.
 
     Args:
         config: checked settings.
-        run: empty, or the run to continue.
-        resumed: its newest intact checkpoint; None where there is none.
-        damaged: what is wrong with newer checkpoints.
+        run: an empty directory, or the run to resume.
+        resumed: its newest intact checkpoint; None if there is none.
+        damaged: an error for each newer checkpoint.
 
     Raises:
-        RunError: a file of the run is missing, shorter or other than the checkpoint recorded, was made with other
-            settings; or a file that is not a run's would be overwritten.
-        SettingsError: the settings read a file that the run would overwrite.
+        RunError: a file of the run is missing, truncated, altered or of another run, or the run would overwrite a
+            file that does not belong to it.
+        SettingsError: the run would overwrite a file that its settings read.
     """
     require_nothing_overwritten(run)
     require_inputs_outside(config, run)
     summary = run.read_summary()
     if resumed is None:
-        return Continuation(notes=_check_fresh_start(config, run, summary))
+        return ResumeInfo(notes=_check_fresh_start(config, run, summary))
     require_same_settings(config, run, resumed.manifest, resumed.path)
     if run.exists():
         _require_all_settings(run, resumed)
     _require_own_summary(config, run, summary, resumed)
-    continuation = Continuation(changes=differences(config, resumed.manifest))
+    info = ResumeInfo(changes=changed_settings(config, resumed.manifest))
     if not run.summary.exists():
-        continuation.notes.append(
-            "summary.json is missing and is written again; its wandb run and the parent of a fork are unknown now"
-        )
+        info.notes.append("summary.json is missing and is rewritten; its wandb run and the parent of a fork are lost")
     if summary.steps_done > resumed.step and not damaged:
-        continuation.notes.append(
-            f"summary.json counts {summary.steps_done:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
-            "the steps between are trained again"
+        info.notes.append(
+            f"summary.json has {summary.steps_done:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
+            "the steps in between are repeated"
         )
-    _check_growing_files(config, run, resumed, continuation)
-    return continuation
+    _check_logs(config, run, resumed, info)
+    return info
 
 
 def require_same_settings(
     config: Config, run: RunDirectory, manifest: Mapping[str, Any], path: Path, trait: Trait | None = None
 ) -> None:
-    """Refuse settings that are not those a checkpoint was trained with.
+    """Refuse settings other than those of a checkpoint.
 
     Args:
+        config: the new settings.
+        run: the directory of the run.
         manifest: of the checkpoint at `path`.
+        path: of the checkpoint.
         trait: compare only settings with this trait; None compares all.
 
     Raises:
-        RunError: with the old and the new value of each.
+        RunError: names each setting with the old and the new value.
     """
     has_config = run.exists()
     where = f"{run.config if has_config else run.path}, compared with {path / checkpoint.MANIFEST}"
@@ -98,48 +99,41 @@ def require_same_settings(
         what = "config.yaml has changed since the run was trained"
     else:
         what = "the run was trained with other settings"
-    lost = "repeat those settings, or take config.yaml from a copy of the run; a new run needs another hydra.run.dir="
-    apart = {
+    changed = {
         key: values
-        for key, values in differences(config, manifest).items()
+        for key, values in changed_settings(config, manifest).items()
         if not may_change(key, config) and (trait is None or has_trait(key, trait))
     }
-    if apart:
+    if changed:
         raise RunError(
-            f"{what}: " + "; ".join(f"{key}: {_shown(old)} -> {_shown(new)}" for key, (old, new) in apart.items()),
+            f"{what}: " + "; ".join(f"{key}: {_format(old)} -> {_format(new)}" for key, (old, new) in changed.items()),
             where=where,
-            hint="restore the old values; to train with the new ones, give them on the command line with "
-            f"{shell.resume_command(run.path)} fork=true, which begins a new run from these weights"
+            hint="restore the old values; to train with the new ones, add them to the command "
+            f"{shell.resume_command(run.path)} fork=true, which starts a new run from these weights"
             if has_config
-            else lost,
-        )
-    # Checkpoints of earlier versions of nanolm have the hash alone.
-    if "settings" not in manifest and manifest.get("identity") != identity(config) and trait is None:
-        raise RunError(
-            f"{what}: the hash of the settings is not the one in the checkpoint",
-            where=where,
-            hint="restore config.yaml from a copy of the run, or start a new run" if has_config else lost,
+            else "repeat those settings, or restore config.yaml from a copy of the run; a new run needs another "
+            "hydra.run.dir=",
         )
 
 
-def differences(config: Config, manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The recorded settings that are not as a manifest has them, with the old and the new value.
+def changed_settings(config: Config, manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from those in a manifest, with the old and the new value.
 
-    A setting that only one of them has belongs to another version of nanolm, or to another option, whose name differs.
+    Settings of one side only are ignored: they belong to different options of a group, whose names differ as well.
     """
-    saved = manifest.get("settings") or {}
-    here = json.loads(dump_json(recorded(config)))
-    return {key: (saved[key], here[key]) for key in saved if key in here and saved[key] != here[key]}
+    old, new = manifest["settings"], json.loads(dump_json(recorded(config)))
+    return {key: (old[key], new[key]) for key in old if key in new and old[key] != new[key]}
 
 
 def require_unedited(config: Config, run: RunDirectory) -> None:
-    """Refuse a config.yaml whose settings are not those that the run was trained with. Only manifests are read.
+    """Refuse a config.yaml that was edited after training, by the manifest of the newest checkpoint.
 
     Args:
-        config: the settings in the run's config.yaml.
+        config: the settings in the config.yaml of the run.
+        run: its directory.
 
     Raises:
-        RunError: with the old and the new values, where a checkpoint has the old ones.
+        RunError: names the old and the new values, if a checkpoint has the old ones.
     """
     for path in reversed(checkpoint.folders(run.checkpoints)):
         manifest = checkpoint.read_manifest(path)
@@ -147,21 +141,21 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
             require_same_settings(config, run, manifest, path)
             return
     if run.read_summary().identity not in (None, identity(config)):
-        raise _edited(run)
+        raise _edited_config(run)
 
 
 def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> list[str]:
-    """A run without checkpoints begins at step 0, unless steps were made whose checkpoints are gone.
+    """Check that a run without checkpoints can start at step 0: it must not have lost its checkpoints.
 
     Returns:
-        What to tell the user.
+        Messages to the user.
 
     Raises:
-        RunError: steps were saved, or config.yaml is not the one that the run began with.
+        RunError: a checkpoint was saved, or config.yaml has changed since the start of the run.
     """
     rows, samples = run.read_metrics(), read_samples(run.samples)
     last_row = max([0, *(row.step for row in rows[-1:]), *(sample.step for sample in samples[-1:])])
-    # The second save waits for the first: later rows prove that there was a checkpoint.
+    # A save waits for the previous one: a row after the second save proves that there was a checkpoint.
     settings = config.trainer
     first = min(settings.save_every, settings.eval_every)
     was_saved = summary.has_checkpoint
@@ -170,41 +164,43 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
     if was_saved or last_row > first + settings.save_every:
         steps = max(summary.steps_done, last_row)
         raise RunError(
-            f"the run has no checkpoint left, and {steps:,} steps were made"
+            f"the run has no checkpoint left, although {steps:,} steps were done"
             if steps
             else "the run has no checkpoint left, and its samples.jsonl is not empty",
             where=str(run.checkpoints),
-            hint="take the folder checkpoints from a copy of the run; to train again from step 0, name a new "
+            hint="restore the folder checkpoints from a copy of the run; to train again from step 0, choose another "
             f"hydra.run.dir=, or move {run.path} away first",
         )
     if run.exists() and summary.identity not in (None, identity(config)):
-        raise _edited(run)
+        raise _edited_config(run)
     if last_row:
-        return [f"the run ended behind step {last_row:,} and before its first save: it starts at step 0 again"]
+        return [f"the run ended after step {last_row:,} and before its first checkpoint: it restarts at step 0"]
     return []
 
 
-def _edited(run: RunDirectory) -> RunError:
+def _edited_config(run: RunDirectory) -> RunError:
     return RunError(
-        "config.yaml has changed since the run began: its settings have another hash than summary.json has",
+        "config.yaml has changed since the run started: the hash of its settings is not the one in summary.json",
         where=str(run.config),
-        hint="take config.yaml and summary.json from the same copy of the run, or start a new run",
+        hint="restore config.yaml and summary.json from the same copy of the run, or start a new run",
     )
 
 
 def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
-    """Refuse a config.yaml that was cut short: what it lacks would silently take its default.
+    """Refuse a truncated config.yaml, whose missing settings would silently take their defaults.
 
     Raises:
-        RunError: with the settings that it lacks.
+        RunError: names the missing settings.
     """
     written = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    lacking = [key for key in resumed.manifest.get("settings", {}) if not _has(written, key.split("."))]
-    if lacking:
+    missing = [key for key in resumed.manifest["settings"] if not _has_key(written, key)]
+    if missing:
         raise RunError(
-            f"config.yaml is cut short: it lacks {', '.join(lacking[:5])}" + (" and others" if lacking[5:] else ""),
+            f"config.yaml is truncated: {', '.join(missing[:5])}"
+            + (" and others are" if missing[5:] else " is")
+            + " missing",
             where=str(run.config),
-            hint="take it from a copy of the run",
+            hint="restore it from a copy of the run",
         )
 
 
@@ -212,41 +208,41 @@ def _require_own_summary(config: Config, run: RunDirectory, summary: Summary, re
     """Refuse a summary.json of another run.
 
     Raises:
-        RunError: neither these settings nor the checkpoint has its identity.
+        RunError: its identity is neither that of the settings nor that of the checkpoint.
     """
     if summary.identity not in (None, identity(config), resumed.manifest.get("identity")):
         raise RunError(
             "summary.json belongs to a run with other settings",
             where=str(run.summary),
-            hint="take it from a copy of this run, or delete it: it is written again",
+            hint="restore it from a copy of this run, or delete it: it is rewritten",
         )
 
 
-def _check_growing_files(config: Config, run: RunDirectory, resumed: Checkpoint, continuation: Continuation) -> None:
-    """Compare the files that grow with a run with what the checkpoint recorded of them.
+def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: ResumeInfo) -> None:
+    """Compare metrics.jsonl and the samples with their size and checksum in the checkpoint.
 
     Raises:
-        RunError: metrics.jsonl is missing, shorter or other than it was.
+        RunError: metrics.jsonl is missing, truncated or altered.
     """
     for path in (run.metrics, run.samples):
-        recorded_file = resumed.manifest["logs"][path.name]
-        continuation.file_offsets[path.name] = recorded_file["bytes"]
-        problem = _problem_of(path, recorded_file["bytes"], recorded_file["sha256"])
+        log = resumed.manifest["logs"][path.name]
+        info.file_offsets[path.name] = log["bytes"]
+        problem = _problem_of(path, log["bytes"], log["sha256"])
         if problem is None:
             continue
         if path == run.metrics:
             raise RunError(
                 f"metrics.jsonl {problem}",
                 where=str(path),
-                hint="take it from a copy of the run; without it, a new run can begin from these weights: "
+                hint="restore it from a copy of the run; without it, a new run can start from these weights: "
                 + shell.resume_command(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
             )
-        continuation.file_offsets[path.name] = path.stat().st_size if path.exists() else 0
-        continuation.notes.append(f"{path.name} {problem}: later samples are added to what is there")
+        info.file_offsets[path.name] = path.stat().st_size if path.exists() else 0
+        info.notes.append(f"{path.name} {problem}: new samples are appended to it")
 
 
-def _problem_of(path: Path, length: int, checksum: str | None) -> str | None:
-    """What is wrong with the first `length` bytes of a file, or None."""
+def _problem_of(path: Path, length: int, checksum: str) -> str | None:
+    """Describe the damage to the first `length` bytes of a file; None if there is none."""
     if not length:
         return None
     if not path.exists():
@@ -254,7 +250,7 @@ def _problem_of(path: Path, length: int, checksum: str | None) -> str | None:
     size = path.stat().st_size
     if size < length:
         return f"has {size:,} bytes, and had {length:,} at the checkpoint"
-    if checksum is not None and hash_prefix(path, length).hexdigest() != checksum:
+    if hash_prefix(path, length).hexdigest() != checksum:
         return f"is not the file of this run: its first {length:,} bytes have changed since the checkpoint"
     return None
 
@@ -263,13 +259,13 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _has(tree: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not isinstance(tree, dict) or key not in tree:
+def _has_key(settings: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(settings, dict) or part not in settings:
             return False
-        tree = tree[key]
+        settings = settings[part]
     return True
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return value if isinstance(value, str) else dump_json(value)

@@ -137,7 +137,7 @@ def test_pruned_run_can_be_resumed(nanolm: Nanolm, small_text: Path) -> None:
     assert nanolm("train", *fixed, "optimizer.lr=1e-5", "hydra.run.dir=alone").returncode == 0
     done = nanolm("train", f"resume=study/{run.path.name}")
     assert done.returncode == 0, done.stderr
-    assert "goes on from step 10" in done.stderr
+    assert "resumes from step 10" in done.stderr
     assert run.read_summary().status == "completed"
     assert untimed_rows(run) == untimed_rows(RunDirectory(nanolm.folder / "alone"))
     # The study keeps its result when the run becomes longer.

@@ -112,7 +112,7 @@ def test_a_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
     fork = ("train", "fork=true", "optimizer.lr=0.01", "trainer.max_steps=30", "hydra.run.dir=outputs/b")
     done = nanolm(*fork, "resume=outputs/a/checkpoints/step-00000010")
     assert done.returncode == 0, done.stderr
-    assert "begins where outputs/a stands at step 10, with optimizer.lr: " in done.stderr
+    assert "forks outputs/a at step 10 with optimizer.lr: " in done.stderr
     run = RunDirectory(nanolm.folder / "outputs" / "b")
     assert load_yaml(run.config).model.name == "bigram"
     again = nanolm(*fork, "resume=outputs/a")

@@ -179,7 +179,7 @@ def test_a_run_without_its_checkpoints_is_not_begun_again(also: tuple[str, ...],
     for name in ("checkpoints", *also):
         remove(run.path / name)
     before = content_of(run)
-    with pytest.raises(RunError, match=r"no checkpoint left, and 4 steps were made[\s\S]*from a copy"):
+    with pytest.raises(RunError, match=r"no checkpoint left, although 4 steps were done[\s\S]*from a copy"):
         train(load_yaml(run.config), run)
     assert content_of(run) == before
 
@@ -196,7 +196,7 @@ def test_a_killed_run_without_checkpoints_tells_by_its_summary(runs: Path, tmp_p
         train(load_yaml(run.config), run)
     update_summary(run.summary, has_checkpoint=False)
     train(load_yaml(run.config), run, quiet=True)
-    assert "before its first save: it starts at step 0 again" in run.log.read_text()
+    assert "before its first checkpoint: it restarts at step 0" in run.log.read_text()
     assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
 
 
@@ -223,14 +223,14 @@ def test_an_edit_of_what_may_change_is_said(runs: Path, tmp_path: Path, capsys: 
     run = copy_of(runs, "parted", tmp_path)
     train(edit(run.config, "  max_steps: 6\n", "  max_steps: 5\n"), run)
     said = capsys.readouterr().err
-    assert "goes on from step 4 with trainer.max_steps: 6 -> 5" in said
+    assert "resumes from step 4 with trainer.max_steps: 6 -> 5" in said
     assert "the learning rate changes at step 4 from " in said
 
 
 def test_a_config_that_was_cut_short_takes_no_defaults(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     edit(run.config, "  max_steps: 6\n", "")
-    with pytest.raises(RunError, match=r"config\.yaml is cut short: it lacks trainer\.max_steps"):
+    with pytest.raises(RunError, match=r"config\.yaml is truncated: trainer\.max_steps is missing"):
         train(load_yaml(run.config), run)
 
 

@@ -225,9 +225,9 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(case: str, runs: Path) -> Non
     run = runs / f"moved_{case}-2"
     assert losses(run, "train") == pytest.approx(losses(runs / "plain-1", "train"), abs=1e-5)
     said = (run / "train.log").read_text()
-    starts = [line for line in said.splitlines() if "goes on from step" in line]
+    starts = [line for line in said.splitlines() if "resumes from step" in line]
     for line, step, ranks in zip(starts, (17, 34), ("2 -> 1", "1 -> 2"), strict=True):
-        assert f"goes on from step {step} with " in line
+        assert f"resumes from step {step} with " in line
         assert f"ranks: {ranks}" in line
 
 
@@ -374,7 +374,7 @@ def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, t
     os.kill(int(run.lock.read_text().split()[1]), signal.SIGKILL)
     ((status, output, errors),) = ended([process])
     assert status == 0, errors
-    assert "goes on from step" in (run.path / "train.log").read_text()
+    assert "resumes from step" in (run.path / "train.log").read_text()
     assert "completed at step 400" in output
     assert list(losses(run.path, "train")) == list(range(10, 401, 10))
 
