@@ -13,8 +13,8 @@ from nanolm.analysis import metrics as figures
 from nanolm.analysis.collection import Run, differing, told_apart, values_of
 from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
-from nanolm.runs.console import LOSSY
 from nanolm.runs.summary import Summary
+from nanolm.wording import LOSSY
 
 # Two-sided, for intervals and for the test.
 LEVEL = 0.95

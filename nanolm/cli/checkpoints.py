@@ -12,8 +12,8 @@ from typing import Any
 from nanolm.cli.arguments import add_json, add_run
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
-from nanolm.runs.console import in_units
 from nanolm.runs.directory import RunDirectory
+from nanolm.wording import format_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _print_table(run: RunDirectory, entries: list[Entry], quarantined: list[str]
             table.add_row(
                 f"{entry.step:,}",
                 "" if entry.val_loss is None else f"{entry.val_loss:.4f}",
-                in_units(entry.n_bytes),
+                format_bytes(entry.n_bytes),
                 datetime.datetime.fromisoformat(entry.saved).strftime("%Y-%m-%d %H:%M:%S"),
                 ", ".join(["best"] * entry.is_best + ["last"] * entry.is_last),
                 cell(f"damaged: {'; '.join(entry.faults)}", "bold red") if entry.faults else "intact",

@@ -28,7 +28,7 @@ from nanolm.model import count, memory_estimate
 from nanolm.model.count import Part
 from nanolm.model.shapes import has_formula
 from nanolm.option_types import Parser
-from nanolm.runs.console import in_units
+from nanolm.wording import format_bytes
 
 if TYPE_CHECKING:
     from nanolm.tables import Table
@@ -175,14 +175,14 @@ def _print_tables(result: dict[str, Any]) -> None:
     table = Table(["training memory", "formula", "bytes", ""], "llrr")
     for part in memory["parts"]:
         name = f"{part['part']}, {memory['optimizer_name']}" if part["part"] == "optimizer" else part["part"]
-        table.add_row(name, part["formula"], f"{part['amount']:,}", in_units(part["amount"]))
+        table.add_row(name, part["formula"], f"{part['amount']:,}", format_bytes(part["amount"]))
     if memory["optimizer"] is None:
         table.add_row(f"optimizer, {memory['optimizer_name']}", "unknown", "", "")
     activations, peak = memory["activations_estimate"], memory["peak_estimate"]
     if activations is not None:
         amount = activations["amount"]
-        table.add_row("activations (est.)", activations["formula"], f"{amount:,}", in_units(amount))
-        table.add_row("peak (est.)", "", f"{peak:,}", in_units(peak), style="bold")
+        table.add_row("activations (est.)", activations["formula"], f"{amount:,}", format_bytes(amount))
+        table.add_row("peak (est.)", "", f"{peak:,}", format_bytes(peak), style="bold")
     console.print(table)
     if activations is not None:
         console.print(

@@ -21,7 +21,7 @@ from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.machine import batch_bytes, host_memory
 from nanolm.option_types import Parser
-from nanolm.runs.console import in_units
+from nanolm.wording import format_bytes
 
 if TYPE_CHECKING:
     from nanolm.tables import Console
@@ -68,7 +68,7 @@ def _describe(line: Line, corpus: Corpus, tokenizer: Tokenizer, n_tokens: int) -
     needed, available = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
     if available is not None and needed > available:
         raise SettingsError(
-            f"the tokens of a batch take {in_units(needed)}, and this machine has {in_units(available)}",
+            f"the tokens of a batch take {format_bytes(needed)}, and this machine has {format_bytes(available)}",
             where=f"trainer.batch_size={config.trainer.batch_size}, size.context_length={config.size.context_length}",
             hint="reduce trainer.batch_size",
         )

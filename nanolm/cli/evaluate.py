@@ -8,7 +8,7 @@ from nanolm import option_types as types
 from nanolm.cli.arguments import add_checkpoint, add_json
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
-from nanolm.runs.console import LOSSY
+from nanolm.wording import LOSSY
 
 
 def add_arguments(parser: Parser) -> None:

@@ -19,7 +19,7 @@ from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.runs.directory import RunDirectory
 from nanolm.terminal import visible
-from nanolm.wording import MISSING, format_value
+from nanolm.wording import MISSING, format_age, format_value
 
 STATUSES = (
     "completed", "running", "cut off", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
@@ -190,14 +190,6 @@ def format_step(entry: Entry) -> str:
         return MISSING
     is_done = entry.step == entry.max_steps or not entry.max_steps
     return f"{entry.step:,}" if is_done else f"{entry.step:,}/{entry.max_steps:,}"
-
-
-def format_age(seconds: float) -> str:
-    """Format a duration in its largest unit: 12 s, 5 min, 3 h, 2 d."""
-    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def _entry(run: Run, now: float) -> Entry:

@@ -480,13 +480,13 @@ def _job(line: Line, ranks: Ranks) -> float | None:
             if ranks.is_main:
                 print_estimate(estimate)
             return None
-        from nanolm.runs.console import closing_table
+        from nanolm.runs.result_table import print_result_table
         from nanolm.training.trainer import train as train_model
 
         choices = _choices(task, run, line)
         outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
         if ranks.is_main:
-            closing_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
+            print_result_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
         if outcome.exit_status:
             sys.exit(outcome.exit_status)
         return outcome.summary.best_val_loss

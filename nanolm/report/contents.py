@@ -14,12 +14,11 @@ from nanolm.errors import RunError
 from nanolm.report.curves import MAX_POINTS, Curve, curve
 from nanolm.report.reproduce import command
 from nanolm.runs import provenance
-from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, VAL, val_losses
 from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
-from nanolm.wording import format_value
+from nanolm.wording import LOSSY, format_value
 
 # Longer labels are shortened in legends.
 MAX_LABEL_LENGTH = 34

@@ -6,7 +6,6 @@ A thread reads it from the run directories, so jobs of this process, of others a
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from nanolm.runs.metrics import read_last_step
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State, read_job
 from nanolm.terminal import visible
+from nanolm.wording import format_estimate
 
 # Seconds between two updates.
 INTERVAL = 0.5
@@ -118,7 +118,7 @@ class Progress:
         parts = [f"{done}/{self.n_jobs} done", f"{running} running"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{self.n_jobs - done - failed - running} pending"]
-        parts += [f"{_duration(seconds)} left"] if (seconds := self.seconds_left()) is not None else []
+        parts += [f"{format_estimate(seconds)} left"] if (seconds := self.seconds_left()) is not None else []
         unit = " bits/byte" if self._metric == "bits_per_byte" else ""
         parts += [f"best {best:.4f}{unit}"] if (best := self.best()) is not None else []
         return ", ".join(parts)
@@ -183,11 +183,3 @@ def _modification_times(job: Job) -> tuple[int, ...]:
         except OSError:
             times.append(0)
     return tuple(times)
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

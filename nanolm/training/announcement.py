@@ -6,11 +6,11 @@ from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
 from nanolm.model import backend_choice, masks
-from nanolm.runs.console import LOSSY
 from nanolm.runs.summary import Summary
 from nanolm.training import schedules
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.setup import Session
+from nanolm.wording import LOSSY
 
 
 def announce(session: Session, summary: Summary, skipped: list[str], changes: list[str]) -> None:

@@ -18,7 +18,6 @@ from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import memory_estimate
 from nanolm.model.build import FittedModel, count_parameters
 from nanolm.model.shapes import has_formula
-from nanolm.runs.console import in_time, in_units
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters, schedules
 from nanolm.training.allocator import keep_freed_memory
@@ -34,6 +33,7 @@ from nanolm.training.pace import times_due
 from nanolm.training.setup import Setup, prepare
 from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
+from nanolm.wording import format_bytes, format_duration
 
 # Steps before the timed ones (the first is slower, and compiles); limits on the timed ones.
 WARMUP_STEPS, MAX_STEPS, MAX_SECONDS = 2, 50, 5.0
@@ -248,12 +248,12 @@ def print_estimate(found: Estimate) -> None:
     table.add_row("tokens per parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")
     if found.flops is not None:
         table.add_row("FLOPs", f"{found.flops:.3g}")
-    held = ", ".join(f"{name} {in_units(amount)}" for name, amount in found.memory.items())
-    peak = "" if found.peak_by_formula is None else f"{in_units(found.peak_by_formula)} at the peak of a step: "
+    held = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in found.memory.items())
+    peak = "" if found.peak_by_formula is None else f"{format_bytes(found.peak_by_formula)} at the peak of a step: "
     table.add_row("memory (formula)", f"{peak}{held}")
     if found.peak_memory is not None:
-        table.add_row("memory (measured)", f"{in_units(found.peak_memory)} at the peak")
-    table.add_row("checkpoint size", in_units(found.checkpoint_bytes))
+        table.add_row("memory (measured)", f"{format_bytes(found.peak_memory)} at the peak")
+    table.add_row("checkpoint size", format_bytes(found.checkpoint_bytes))
     table.add_row("lr", ", ".join(f"{lr:.3g} at {step:,}" for step, lr in found.lrs))
     table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms per step")
     if found.mfu is not None and found.peak_flops is not None:
@@ -264,7 +264,9 @@ def print_estimate(found: Estimate) -> None:
         "evaluations": (found.evaluations, found.evaluation_seconds),
         "saves": (found.saves, found.save_seconds),
     }
-    shares = ", ".join(f"{times:,} {name} {in_time(times * seconds)}" for name, (times, seconds) in parts.items())
-    table.add_row("estimated time", f"{in_time(found.seconds)}: {shares}")
+    shares = ", ".join(
+        f"{times:,} {name} {format_duration(times * seconds)}" for name, (times, seconds) in parts.items()
+    )
+    table.add_row("estimated time", f"{format_duration(found.seconds)}: {shares}")
     console.print(table)
     console.print("dry run: nothing was written; leave trainer.dry_run=true out to train")

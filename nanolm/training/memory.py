@@ -17,8 +17,8 @@ from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
 from nanolm.machine import batch_bytes, host_memory
 from nanolm.model import count, memory_estimate
 from nanolm.model.shapes import has_formula
-from nanolm.runs.console import in_units
 from nanolm.torchrun import world_size
+from nanolm.wording import format_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,12 +111,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _too_much(config: Config, parts: dict[str, int], what: str, has: int, logits_of_one: int) -> SettingsError:
-    amounts = ", ".join(f"{name} {in_units(amount)}" for name, amount in parts.items())
+    amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in parts.items())
     # Gradient accumulation reduces the logits only.
     free = has - sum(parts.values()) + parts.get(LOGITS, 0)
     sequences = max(0, free) // logits_of_one
     return SettingsError(
-        f"the run needs at least {in_units(sum(parts.values()))} of memory, and {what} {in_units(has)}: {amounts}",
+        f"the run needs at least {format_bytes(sum(parts.values()))} of memory, "
+        f"and {what} {format_bytes(has)}: {amounts}",
         where=_where(config),
         hint=_hint(config, sequences if LOGITS in parts else 0),
     )

@@ -14,7 +14,6 @@ from nanolm.cli import main as cli
 from nanolm.cli.comparison_table import fit_columns, make_columns
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
-from nanolm.wording import format_value, short_number
 from tests.helpers import SMALL, Nanolm, make_config
 from tests.runs.made import make_run
 
@@ -180,12 +179,6 @@ def test_mistakes_are_reported(nanolm: Nanolm, sweep: Path, words: list[str], me
     assert "Traceback" not in done.stderr
 
 
-def test_short_numbers() -> None:
-    shown = [short_number(n) for n in (0, 7.25, 812, 4225, 999_499, 999_600, 812_800, 1_020_000, 3.43e9, 3.1e15)]
-    assert shown == ["0", "7.25", "812", "4.22k", "999k", "1M", "813k", "1.02M", "3.43G", "3.1e15"]
-    assert [format_value(value) for value in (None, True, 0.001, ["a", 1], "x")] == ["–", "true", "0.001", "a,1", "x"]
-
-
 def test_compare_does_not_import_torch(sweep: Path) -> None:
     code = (
         "import sys\nfrom nanolm.cli.main import run\nrun(sys.argv[1:])\nprint('torch' in sys.modules, file=sys.stderr)"
@@ -202,8 +195,3 @@ def test_markdown_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "a\\|\\_b" in out
     assert "\n\\* lossy tokenizer: \\<unk> hides text" in out
-
-
-def test_settings_keep_their_digits() -> None:
-    assert [format_value(value) for value in (1e-3, 3e-4, 0.1, 1e6)] == ["0.001", "0.0003", "0.1", "1e+06"]
-    assert [format_value(value) for value in (0.00123456781, 0.00123456789)] == ["0.00123456781", "0.00123456789"]

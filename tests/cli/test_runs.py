@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.cli import main as cli
-from nanolm.cli.runs import COLUMNS, Entry, format_age, list_runs, matches
+from nanolm.cli.runs import COLUMNS, Entry, list_runs, matches
 from nanolm.errors import NanolmError, Problems
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
@@ -113,7 +113,6 @@ def test_matching_of_typed_values() -> None:
     assert matches(["causal", "banded"], "[causal, banded]")
     assert not matches(0.001, "small")
     assert not matches("gpt", "gpt2")
-    assert [format_age(seconds) for seconds in (3, 125, 7300, 200_000)] == ["3 s", "2 min", "2 h", "2 d"]
 
 
 def test_columns_are_fields_of_the_entries() -> None:

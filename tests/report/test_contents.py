@@ -11,9 +11,9 @@ from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
 from nanolm.report.curves import MAX_POINTS
-from nanolm.runs.console import LOSSY
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary
+from nanolm.wording import LOSSY
 from tests.helpers import SMALL, make_config
 from tests.report_fixtures import LONG_NAME, make_run
 

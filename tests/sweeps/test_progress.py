@@ -10,7 +10,7 @@ import pytest
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.planning import Job, plan
-from nanolm.sweeps.progress import Progress, _duration
+from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.states import read_job
 from tests.helpers import SMALL
 
@@ -63,8 +63,3 @@ def test_progress_keeps_a_status_line_on_a_terminal(jobs: list[Job]) -> None:
     progress.stop()
     assert "1/4 done, 0 running, 1 failed, 2 pending" in terminal.getvalue()
     assert f"nanolm: {jobs[2].run.path} failed: no memory left\n" in terminal.getvalue()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (600, "10 min"), (9000, "2.5 h"), (float("inf"), "?")])
-def test_duration_has_a_readable_unit(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text

@@ -172,6 +172,6 @@ def test_a_lossy_run_is_marked_wherever_its_figure_stands(
     expected = summary.best_val_loss * 129 / 159 / math.log(2)
     assert summary.bits_per_byte == pytest.approx(expected)
     nanolm_run(["evaluate", str(tmp_path / "run")])
-    assert "lossy tokenizer: <unk> hides text, bits per byte do not compare" in capsys.readouterr().out
+    assert "lossy tokenizer: <unk> hides text, so bits per byte are not comparable" in capsys.readouterr().out
     nanolm_run(["evaluate", str(tmp_path / "run"), "--json"])
     assert json.loads(capsys.readouterr().out)["lossless"] is False

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.runs.console import closing_table, curve
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.result_table import plot_losses, print_result_table
 from nanolm.runs.summary import Summary
 
 ROWS = [MetricsRow(step=n, split="train", loss=4 / n + 1) for n in range(1, 101)]
@@ -13,12 +13,12 @@ ROWS += [MetricsRow(step=n, split="val", loss=4 / n + 1.2) for n in (50, 100)]
 
 
 def test_a_curve_has_axes_units_and_names() -> None:
-    drawn = curve(ROWS, {"counted_bigram": 2.5}, width=80)
+    drawn = plot_losses(ROWS, {"counted_bigram": 2.5}, width=80)
     for part in ("train loss", "val loss", "counted bigram", "step", "nats per token", "100", "\n1.0"):
         assert part in drawn
     assert "\x1b" not in drawn
     assert max(map(len, drawn.splitlines())) <= 80
-    assert curve(ROWS[:1], {}, width=80) == ""
+    assert plot_losses(ROWS[:1], {}, width=80) == ""
 
 
 def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
     )
     run = tmp_path / "it's a run"
     run.mkdir()
-    closing_table(summary, RunDirectory(run), "[bold] is not markup here\x1b", "The first", ["mine"])
+    print_result_table(summary, RunDirectory(run), "[bold] is not markup here\x1b", "The first", ["mine"])
     out = capsys.readouterr().out
     for part in (
         "completed at step 100", "1.2500", "1.8034", "1.5000", "best is 50.0% below", "best is 43.6% below",
@@ -59,5 +59,5 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
 
 def test_a_run_that_measured_nothing_can_still_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = Summary(status="interrupted", step=1, parameters=1, tokens=8, seconds=0.1, tokens_per_second=80.0)
-    closing_table(summary, RunDirectory(tmp_path), "")
+    print_result_table(summary, RunDirectory(tmp_path), "")
     assert "interrupted at step 1" in capsys.readouterr().out

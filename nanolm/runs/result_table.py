@@ -1,0 +1,111 @@
+"""The result of a finished run, as printed in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nanolm import shell
+from nanolm.plotting import Curve, terminal_plot
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.summary import Summary
+from nanolm.terminal import visible
+from nanolm.wording import LOSSY, format_bytes
+
+
+def plot_losses(rows: Sequence[MetricsRow], baselines: dict[str, float], width: int) -> str:
+    """Plot training and validation losses over steps, with baselines as horizontal lines.
+
+    Returns:
+        Lines of text; an empty string if no split has two points.
+    """
+    curves = []
+    for split, marker in (("train", "braille"), ("val", "hd")):
+        points = [(row.step, row.loss) for row in rows if row.split == split and row.loss is not None]
+        if len(points) > 1:
+            steps, losses = zip(*points, strict=True)
+            curves.append(Curve(steps, losses, f"{split} loss", marker))
+    if not curves:
+        return ""
+    ends = [min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves)]
+    for name, loss in baselines.items():
+        curves.append(Curve(ends, [loss, loss], name.replace("_", " "), "·"))
+    return terminal_plot(curves, width, "step", "nats per token")
+
+
+def print_result_table(
+    summary: Summary, run: RunDirectory, sample: str, prompt: str = "", plugins: Sequence[str] = ()
+) -> None:
+    """Print the result of a run: loss curve, losses compared with the baselines, a sample and the next commands.
+
+    Args:
+        sample: generated text; an empty string prints none.
+        prompt: for the `nanolm generate` command; an empty string prints no such command.
+        plugins: modules that the run was trained with.
+    """
+    from rich.text import Text
+
+    from nanolm.tables import Console, Table, cell
+
+    console = Console()
+    path = visible(str(run.path))
+    plotted = {name: loss for name, loss in summary.baseline_losses.items() if name == "counted_bigram"}
+    if plot := plot_losses(run.read_metrics(), plotted, width=min(console.width, 100)):
+        print(plot)
+    console.print(f"{summary.status} at step {summary.step:,}")
+    table = Table(["", "nats/token", "bits/byte", ""], "lrrl")
+    best = summary.best_val_loss
+    if best is not None:
+        # Bits per byte of one nat per token; a loss of 0 does not determine it.
+        bits = (summary.bits_per_byte or math.nan) / best if best else math.nan
+        table.add_row(
+            "val loss, best",
+            cell(f"{best:.4f}", "bold"),
+            cell(f"{best * bits:.4f}", "bold"),
+            f"step {summary.best_step:,}, all {summary.val_scored_tokens:,} tokens",
+        )
+        final = summary.final_val_loss
+        if final is not None and final != best:
+            table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
+        averaged = summary.final_ema_val_loss
+        if averaged is not None:
+            lowest = summary.best_ema_val_loss
+            note = "final averaged weights" + (f"; lowest {lowest:.4f}" if lowest != averaged else "")
+            table.add_row("val loss, EMA", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
+        compressed = {name: its_bits / bits for name, its_bits in summary.baseline_bits_per_byte.items()}
+        for name, loss in (summary.baseline_losses | compressed).items():
+            table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", _compare(loss, best))
+        console.print(table)
+        if summary.is_lossy:
+            console.print(f"[bold]{LOSSY}[/]\n")
+    if sample:
+        console.print("[bold]sample[/]")
+        console.print(Text(visible(sample.strip("\n"), multiline=True) + "\n"))
+    speed = f", {summary.tokens_per_second:,.0f} tokens/s" if summary.tokens_per_second else ""
+    size = f"{summary.entries:,} entries" if summary.is_fitted else f"{summary.parameters:,} parameters"
+    peak = summary.peak_memory_bytes
+    memory = "" if peak is None else f", peak memory {format_bytes(peak)}"
+    console.print(f"{size}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}{memory}")
+    lines = [f"run        {path}  (metrics.jsonl, samples.jsonl, checkpoints, ...)"]
+    if summary.wandb_id:
+        mode = "offline; upload with `wandb sync`" if summary.wandb_mode == "offline" else summary.wandb_mode
+        project = f"project {summary.wandb_project}, " if summary.wandb_project else ""
+        lines.append(f"wandb      {path}/wandb  ({project}{mode})")
+    if prompt:
+        lines.append(f"generate   {shell.generate_command(run.path, prompt, plugins)}")
+    is_completed = summary.status == "completed"
+    if not (is_completed and summary.is_fitted):
+        more = [f"trainer.max_steps={summary.steps_done * 2}"] if is_completed else []
+        lines.append(f"resume     {shell.resume_command(run.path, *more)}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _compare(baseline: float, best: float) -> str:
+    """Compare the best loss with a baseline, as in "best is 3.1% below"."""
+    if best == baseline:
+        return "best is the same"
+    # Counting predicts a text that repeats itself with a loss of 0.
+    share = f"{abs(1 - best / baseline):.1%} " if baseline else ""
+    return f"best is {share}{'below' if best < baseline else 'above'}"
