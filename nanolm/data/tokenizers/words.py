@@ -8,7 +8,7 @@ digit, except at the start of a line.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,7 @@ from nanolm.registry import TOKENIZERS
 
 UNKNOWN, END = "<unk>", "<eos>"
 
+_ALPHANUMERIC = regex.compile(r"[\p{L}\p{N}]")
 # Letters, numbers, marks and the underscore; \w of `re` lacks the marks, with which Indic scripts write vowels.
 _WORD = r"[\p{L}\p{N}\p{M}_]"
 _WORDS = regex.compile(
@@ -39,24 +40,25 @@ Splitter = Callable[[str], Iterable[str]]
 
 
 class _Words:
-    """A vocabulary of words, with a function that splits a line, which a subclass makes from its settings.
+    """A vocabulary of words, with a function that splits a line, which a subclass makes from its one setting.
 
     Args:
         words: the vocabulary without the special tokens, which have the lowest ids.
         special_tokens: names. Without `<unk>` an unseen word is an error; without `<eos>` line ends are lost.
         unknown_bytes: average number of bytes that an `<unk>` represents.
-        settings: of the function that splits a line, as JSON values.
+        setting: the value of the setting of the function that splits a line.
 
     Raises:
         TokenizerError: a token is there twice or empty, or there are none.
     """
 
     lossless = False
-    _settings: tuple[str, ...] = ()
+    # The name and type of the setting, and whether it may be None.
+    _setting: str
+    _setting_type: type = str
+    _is_optional = False
 
-    def __init__(
-        self, words: Sequence[str], special_tokens: Sequence[str], unknown_bytes: float, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, words: Sequence[str], special_tokens: Sequence[str], unknown_bytes: float, setting: Any) -> None:
         self.tokens = [*special_tokens, *words]
         require_distinct(self.tokens, where="tokenizer.json")
         if not self.tokens or "" in self.tokens:
@@ -64,14 +66,14 @@ class _Words:
         self.vocab_size = len(self.tokens)
         self.special_tokens = {name: number for number, name in enumerate(special_tokens)}
         self.unknown_bytes = unknown_bytes
-        self.settings = settings
+        self.setting = setting
         self._id_of = {token: number for number, token in enumerate(self.tokens)}
         self._line_end = self.special_tokens.get(END)
-        self._split = self._splitter(settings)
-        self._dtype = smallest_dtype(self.vocab_size)
+        self._split = self._splitter(setting)
+        self.dtype = smallest_dtype(self.vocab_size)
         special = len(special_tokens)
         width = np.array([0.0] * special + [len(encode_utf8(word)) for word in words])
-        follows_blank = np.array([False] * special + [word[0].isalnum() for word in words])
+        follows_blank = np.array([False] * special + [_ALPHANUMERIC.match(word) is not None for word in words])
         if (unknown := self.special_tokens.get(UNKNOWN)) is not None:
             width[unknown], follows_blank[unknown] = unknown_bytes, True
         if self._line_end is not None:
@@ -79,7 +81,7 @@ class _Words:
         self._width, self._follows_blank = width, follows_blank
 
     @classmethod
-    def _splitter(cls, settings: dict[str, Any]) -> Splitter:
+    def _splitter(cls, setting: Any) -> Splitter:
         """Return the function that splits a line."""
         raise NotImplementedError
 
@@ -105,12 +107,12 @@ class _Words:
                 where="tokenizer.max_size, tokenizer.special_tokens",
                 hint="use a larger tokenizer.max_size, or null for no limit",
             )
-        settings = {name: getattr(config, name) for name in cls._settings}
-        split = cls._splitter(settings)
+        setting = getattr(config, cls._setting)
+        split = cls._splitter(setting)
         counts: Counter[str] = Counter()
         for text in texts:
             encode_utf8(text)
-            for line in _lines(text):
+            for line in text.split("\n"):
                 counts.update(split(line))
         for name in special_tokens:
             counts.pop(name, None)
@@ -124,23 +126,23 @@ class _Words:
         for word in words:
             counts.pop(word)
         n_bytes = sum(len(encode_utf8(word)) * count for word, count in counts.items())
-        return cls(words, special_tokens, n_bytes / counts.total() if counts else float(len(UNKNOWN)), settings)
+        return cls(words, special_tokens, n_bytes / counts.total() if counts else float(len(UNKNOWN)), setting)
 
     def encode(self, text: str) -> np.ndarray:
         encode_utf8(text)
         id_of, split, end = self._id_of, self._split, self._line_end
         unknown = self.special_tokens.get(UNKNOWN, -1)
         ids: list[int] = []
-        for number, line in enumerate(_lines(text)):
+        for number, line in enumerate(text.split("\n")):
             if number and end is not None:
                 ids.append(end)
             ids.extend([id_of.get(word, unknown) for word in split(line)])
         array = np.array(ids, dtype=np.int64)
         if (array < 0).any():
-            unseen = sorted({word for line in _lines(text) for word in split(line)} - id_of.keys())
+            unseen = sorted({word for line in text.split("\n") for word in split(line)} - id_of.keys())
             hint = f"remove them, or train with {UNKNOWN} among tokenizer.special_tokens"
             raise unseen_error("word", [repr(word) for word in unseen], text, hint)
-        return array.astype(self._dtype)
+        return array.astype(self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text; `<eos>` becomes a line end, other special tokens their names."""
@@ -165,12 +167,12 @@ class _Words:
         return round(float(np.bincount(ids, minlength=self.vocab_size) @ self._width)) + int(blanks.sum())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the special tokens and the words in the order of their ids, and the settings of the splitter."""
+        """Return the special tokens and the words in the order of their ids, and the setting of the splitter."""
         return {
             "special_tokens": list(self.special_tokens),
             "words": self.tokens[len(self.special_tokens) :],
             "unknown_bytes": self.unknown_bytes,
-            **self.settings,
+            self._setting: self.setting,
         }
 
     @classmethod
@@ -178,12 +180,9 @@ class _Words:
         unknown_bytes = get_entry(state, "unknown_bytes", float)
         if not 0 <= unknown_bytes < float("inf"):
             raise TokenizerError(f"'unknown_bytes' is {unknown_bytes}", where="tokenizer.json")
-        settings = {name: cls._setting(state, name) for name in cls._settings}
-        return cls(get_strings(state, "words"), get_strings(state, "special_tokens"), unknown_bytes, settings)
-
-    @classmethod
-    def _setting(cls, state: dict[str, Any], name: str) -> Any:
-        return get_entry(state, name, str)
+        is_none = cls._is_optional and state.get(cls._setting, "") is None
+        setting = None if is_none else get_entry(state, cls._setting, cls._setting_type)
+        return cls(get_strings(state, "words"), get_strings(state, "special_tokens"), unknown_bytes, setting)
 
 
 @TOKENIZERS.register("word")
@@ -194,28 +193,23 @@ class WordTokenizer(_Words):
     one repeated sign (... and --). White space is dropped.
     """
 
-    _settings = ("lowercase",)
+    _setting = "lowercase"
+    _setting_type = bool
 
     @classmethod
-    def _splitter(cls, settings: dict[str, Any]) -> Splitter:
-        lowercase = settings["lowercase"]
+    def _splitter(cls, setting: bool) -> Splitter:
         # findall would return the group instead of the match.
-        return lambda line: [match.group() for match in _WORDS.finditer(line.lower() if lowercase else line)]
-
-    @classmethod
-    def _setting(cls, state: dict[str, Any], name: str) -> Any:
-        return get_entry(state, name, bool)
+        return lambda line: [match.group() for match in _WORDS.finditer(line.lower() if setting else line)]
 
 
 @TOKENIZERS.register("spacy")
 class SpacyTokenizer(_Words):
     """Words by spaCy's tokenizer rules for a language, without a trained model."""
 
-    _settings = ("language",)
+    _setting = "language"
 
     @classmethod
-    def _splitter(cls, settings: dict[str, Any]) -> Splitter:
-        language = settings["language"]
+    def _splitter(cls, setting: str) -> Splitter:
         try:
             import spacy
         except ImportError as error:
@@ -225,10 +219,10 @@ class SpacyTokenizer(_Words):
                 hint=install_hint("spacy"),
             ) from error
         try:
-            tokenize = spacy.blank(language).tokenizer
+            tokenize = spacy.blank(setting).tokenizer
         except ImportError as error:
             raise SettingsError(
-                f"spaCy has no rules for the language {language!r}: {error}".splitlines()[0],
+                f"spaCy has no rules for the language {setting!r}: {error}".splitlines()[0],
                 where="tokenizer.language",
                 hint="use a code such as en, de or fr; some languages need further packages",
             ) from error
@@ -265,28 +259,28 @@ _TORCHTEXT_SPLITTERS = ("split", "basic_english", "moses", "toktok", "revtok", "
 class TorchtextTokenizer(_Words):
     """Words by a splitter of torchtext 0.6 or of a plugin, in torchtext's Vocab."""
 
-    _settings = ("splitter",)
+    _setting = "splitter"
+    _is_optional = True
 
     @classmethod
-    def _splitter(cls, settings: dict[str, Any]) -> Splitter:
-        splitter = settings["splitter"]
-        if splitter is not None and splitter in _SPLITTERS:
-            return _SPLITTERS[splitter]
-        if splitter is not None and splitter not in _TORCHTEXT_SPLITTERS:
+    def _splitter(cls, setting: str | None) -> Splitter:
+        if setting is not None and setting in _SPLITTERS:
+            return _SPLITTERS[setting]
+        if setting is not None and setting not in _TORCHTEXT_SPLITTERS:
             raise SettingsError(
-                f"there is no splitter {splitter!r}",
+                f"there is no splitter {setting!r}",
                 where="tokenizer.splitter",
-                hint=nearest(splitter, [*_TORCHTEXT_SPLITTERS, *_SPLITTERS])
+                hint=nearest(setting, [*_TORCHTEXT_SPLITTERS, *_SPLITTERS])
                 + "; to add one, decorate a function from a line to its words with "
                 "nanolm.data.tokenizers.splitter in a module of plugins=[...]; for spaCy use tokenizer=spacy",
             )
         try:
             from torchtext.data import get_tokenizer
 
-            return get_tokenizer(None if splitter == "split" else splitter)
+            return get_tokenizer(None if setting == "split" else setting)
         except ImportError as error:
             raise SettingsError(
-                f"torchtext's splitter {splitter!r} cannot be loaded: {error}",
+                f"torchtext's splitter {setting!r} cannot be loaded: {error}",
                 where="tokenizer.splitter",
                 hint=f"pip install {error.name or 'torchtext==0.6.0'}",
             ) from error
@@ -300,20 +294,7 @@ class TorchtextTokenizer(_Words):
         vocab = Vocab(counts, max_size=size, min_freq=config.min_frequency, specials=special_tokens)
         return vocab.itos[len(special_tokens) :]
 
-    @classmethod
-    def _setting(cls, state: dict[str, Any], name: str) -> Any:
-        return None if state.get(name, "") is None else get_entry(state, name, str)
-
 
 def _origin(function: Splitter) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Yield the lines of a text without line ends; the text after the last line end is one more, possibly empty."""
-    start = 0
-    while (end := text.find("\n", start)) >= 0:
-        yield text[start:end]
-        start = end + 1
-    yield text[start:]
