@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import REPOSITORY, Nanolm
 
-pytest_plugins = ["tests.report_fixtures"]
+pytest_plugins = ["tests.run_fixtures"]
 
 # A machine that is slow for a moment fails no test.
 hypothesis.settings.register_profile("nanolm", deadline=None)

@@ -191,7 +191,7 @@ def test_mistakes_are_reported(nanolm: Nanolm) -> None:
         ("shwo",): "did you mean show?",
         ("show", "mask=bandd"): "did you mean banded?",
         ("show", "mask=banded", "mask.window=0"): "mask.window is 0, and must be at least 1",
-        ("show", "mask.pattern=SSL"): "mask.pattern has 3 masks",
+        ("show", "mask.pattern=SSL"): "not a multiple of the 3 masks in mask.pattern",
         ("show", "--length", "0"): "--length is 0, which must be at least 1",
         ("show", "--length", "100000"): "--length N with N <= 8192",
     }.items():

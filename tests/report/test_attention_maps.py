@@ -11,7 +11,7 @@ from nanolm.inference.load import load_run
 from nanolm.model.transformer import Transformer
 from nanolm.report.attention_maps import MAX_TOKENS, run_maps, text_map, why_none
 from nanolm.runs.samples import read_samples
-from tests.report_fixtures import make_run
+from tests.run_fixtures import make_run
 
 
 def test_weights_sum_to_1_over_visible_keys(pair: Path) -> None:

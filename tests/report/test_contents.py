@@ -15,7 +15,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary
 from nanolm.wording import LOSSY
 from tests.helpers import SMALL, make_config
-from tests.report_fixtures import LONG_NAME, make_run
+from tests.run_fixtures import LONG_NAME, make_run
 
 
 def contents_of(*paths: Path) -> Contents:

@@ -17,7 +17,7 @@ from nanolm.analysis.collection import find
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import MissingMap, to_html, to_script
-from tests.report_fixtures import LONG_NAME, make_run
+from tests.run_fixtures import LONG_NAME, make_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
 

@@ -1,4 +1,4 @@
-"""Small real runs, trained once, for the tests of reports."""
+"""Small real runs, trained once, for tests that read runs."""
 
 from __future__ import annotations
 
@@ -55,3 +55,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     make_run(folder / "bigram", text, "model=bigram", *steps)
     make_run(folder / "gpt", text, "model=gpt", "mask=banded_causal", "mask.window=2", "mask.pattern=SL", *steps)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose best checkpoint is not its last."""
+    folder = tmp_path_factory.mktemp("trained")
+    text = folder / "text.txt"
+    text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(200)))
+    run = RunDirectory(folder / "run")
+    run.path.mkdir()
+    overrides = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=10")
+    train(make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides), run)
+    return run.path
