@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanolm import shell, terminal
 from nanolm.config.interpolation import escape
+from nanolm.config.launch import AUTO, NEVER
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, nearest, raise_all
 from nanolm.files import user_path
 from nanolm.torchrun import rank, world_size
@@ -36,7 +37,7 @@ nanolm train: train a model, or go on with a run.
   nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
   nanolm train ... resume=auto                                go on if these settings were cut off, else start
   nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4       a new run that begins where RUN stands
-  nanolm train ... trainer.dry_run=true                       what it would come to, and how long it would take
+  nanolm train ... dry_run=true                               what it would come to, and how long it would take
   torchrun --nproc-per-node=4 -m nanolm train ...             the same batches, shared by four processes
 
 What can be chosen, as group=option:
@@ -46,6 +47,13 @@ What can be chosen, as group=option:
 The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
 
 {defaults}
+Launch options say how the run is started, and are not saved with its settings:
+
+  resume=never|auto|RUN  fork=true  dry_run=true   as above
+  profile=true          a few steps are traced by PyTorch's profiler, into profile.json
+
+Further settings and flags:
+
   sweep.fail_fast=true  of a sweep: no job starts after one that failed
   hydra.sweep.dir=FOLDER  where the runs of a sweep go; the same line again goes on there
   --config-dir FOLDER   your own options beside these     --cfg job   print a line's settings without running it
@@ -58,7 +66,7 @@ def run(arguments: list[str]) -> int:
     from nanolm.compose import compose_line, hidden_options
     from nanolm.training.distributed.ranks import process_group
 
-    flags, arguments = _train_flags(arguments)
+    flags = _train_flags(arguments)
     if flags.help:
         print(_train_help(flags.config_dir), end="")
         return 0
@@ -71,7 +79,7 @@ def run(arguments: list[str]) -> int:
         return _ask_hydra(flags, arguments)
     run = None if flags.multirun else _resumed(flags.overrides)
     line = compose_line(flags.overrides, flags.config_dir, flags.multirun, saved=run.config if run else None)
-    if flags.multirun or not line.config.trainer.dry_run:
+    if flags.multirun or not line.launch.dry_run:
         terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and rank() == 0 else []:
         terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
@@ -82,7 +90,7 @@ def run(arguments: list[str]) -> int:
             hint="torchrun for each run by itself, or -m without torchrun",
         )
     if flags.multirun:
-        return _sweep(arguments, line, flags.config_dir)
+        return _sweep(flags, line)
     with process_group(line.config.trainer) as ranks:
         directory = ranks.run_on_main(lambda: _run_directory(line))
         return _run(line, ranks, directory)
@@ -116,7 +124,7 @@ def _ask_hydra(flags: argparse.Namespace, arguments: list[str]) -> int:
             _print_settings(composed, flags)
             return 0
     try:
-        _call_hydra(arguments, lambda composed: None)
+        _call_hydra(flags, lambda composed: None)
     except NanolmError:
         raise
     except Exception as error:
@@ -165,19 +173,18 @@ def _resumed(overrides: list[str]) -> RunDirectory | None:
         RunError: there is no such run.
     """
     from nanolm.compose import parse
+    from nanolm.compose.launch import is_launch_option, read_launch
     from nanolm.runs.directory import RunDirectory
 
-    parsed = parse(overrides)
-    named = [override.value() for override in parsed if override.key_or_group == "resume"]
-    if not named or not isinstance(named[-1], str) or named[-1] in ("never", "auto", "") or "${" in named[-1]:
+    launch, _ = read_launch([override for override in parse(overrides) if is_launch_option(override)])
+    if launch.resumed_path is None:
         return None
-    path = user_path(named[-1])
-    _require_run(path, any(override.key_or_group == "fork" and override.value() is True for override in parsed))
-    return RunDirectory(_run_of(path))
+    _require_run(launch.resumed_path, launch.fork)
+    return RunDirectory(_run_of(launch.resumed_path))
 
 
-def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's flags, wherever they stand in the line, and the line with its flags first, as Hydra wants it.
+def _train_flags(arguments: list[str]) -> argparse.Namespace:
+    """Parse the flags of Hydra, wherever they are on the command line, and the overrides.
 
     Raises:
         SettingsError: a flag that does not exist.
@@ -195,11 +202,8 @@ def _train_flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
     parser.error = refuse
     flags = parser.parse_intermixed_args(arguments)
-    words = list(arguments)
-    for override in flags.overrides:
-        words.remove(override)
     flags.overrides = as_hydra_reads(flags.overrides, bool(flags.multirun))
-    return flags, [*words, *flags.overrides]
+    return flags
 
 
 # Flags of Hydra that nanolm does not support, and what to do instead.
@@ -256,28 +260,27 @@ def _run_directory(line: Line) -> Path:
     from nanolm.runs.directory import RunDirectory, fresh
     from nanolm.runs.occupancy import require_startable
 
-    resume = line.config.resume
-    if resume not in ("never", "auto"):
-        _require_run(user_path(resume), line.config.fork)
-        if not line.config.fork:
-            _require_same_directory(line)
-            return user_path(resume)
+    resumed = line.launch.resumed_path
+    if resumed is not None:
+        _require_run(resumed, line.launch.fork)
+        if not line.launch.fork:
+            _require_same_directory(line, resumed)
+            return resumed
     raise_all(check(line.config))
     if line.run_directory_is_given:
         require_startable(RunDirectory(line.run_directory))
-    if line.run_directory_is_given or line.config.trainer.dry_run:
+    if line.run_directory_is_given or line.launch.dry_run:
         return line.run_directory
-    cut_off = _cut_off_run(line) if resume == "auto" else None
-    return cut_off or fresh(_named_like_its_parent(line) if line.config.fork else line.run_directory)
+    cut_off = _cut_off_run(line) if line.launch.resume == AUTO else None
+    return cut_off or fresh(_named_like_its_parent(line, resumed) if resumed is not None else line.run_directory)
 
 
-def _require_same_directory(line: Line) -> None:
+def _require_same_directory(line: Line, run: Path) -> None:
     """Refuse a run directory beside the run that a line goes on with.
 
     Raises:
         SettingsError: hydra.run.dir= names another folder.
     """
-    run = user_path(line.config.resume)
     if line.run_directory_is_given and line.run_directory.resolve() != run.resolve():
         raise SettingsError(
             f"resume={run} goes on in its own folder, and hydra.run.dir is {line.run_directory}",
@@ -338,12 +341,12 @@ def _is_checkpoint(path: Path) -> bool:
     return path.absolute().parent.name == "checkpoints" and path.absolute().name.startswith("step-")
 
 
-def _named_like_its_parent(line: Line) -> Path:
+def _named_like_its_parent(line: Line, parent: Path) -> Path:
     """The new place of a fork: what the line does not choose is as its parent has it."""
     from nanolm.runs.directory import RunDirectory
 
     folder = line.run_directory
-    had = RunDirectory(_run_of(user_path(line.config.resume))).read_summary().choices
+    had = RunDirectory(_run_of(parent)).read_summary().choices
     chosen = line.choices | {group: option for group, option in had.items() if f"{group}.name" not in line.given}
     endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
     return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
@@ -365,20 +368,21 @@ def _cut_off_run(line: Line) -> Path | None:
     for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
-            if summary.identity == wanted and not summary.is_complete(steps):
+            if summary.identity == wanted and summary.parent is None and not summary.is_complete(steps):
                 return path.parent
     return None
 
 
-def _sweep(arguments: list[str], line: Line, config_dir: str | None) -> int:
-    """Hands the line to Hydra as a sweep; returns the exit status.
+def _sweep(flags: argparse.Namespace, line: Line) -> int:
+    """Have Hydra run a sweep; return the exit status.
 
     Raises:
         NanolmError: what is wrong with the line.
     """
     from nanolm.sweeps.job import SweepJob
 
-    _call_hydra([*arguments, f"hydra.sweep.dir={_quoted(line.sweep_directory)}"], SweepJob(config_dir=config_dir))
+    flags.overrides.append(f"hydra.sweep.dir={_quoted(line.sweep_directory)}")
+    _call_hydra(flags, SweepJob(config_dir=flags.config_dir, profile=line.launch.profile))
     return 0
 
 
@@ -424,11 +428,11 @@ def _run(line: Line, ranks: Ranks, directory: Path) -> int:
     return 0
 
 
-def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
+def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> None:
     """Have Hydra do what a command line asks for: sweep, or print something about it.
 
     Args:
-        arguments: flags and overrides, as Hydra takes them.
+        flags: of Hydra, with the overrides.
         job: called with the composed configuration of a run.
 
     Raises:
@@ -439,9 +443,8 @@ def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
 
     from nanolm.compose import CONFIG_NAME, config_folder
     from nanolm.compose.hydra_app import create_hydra
+    from nanolm.compose.launch import without_launch_options
 
-    parser = get_args_parser()
-    flags = parser.parse_args(arguments)
     # Hydra's own help is of no configuration in particular.
     folder = str(user_path(flags.config_dir)) if flags.config_dir and not flags.hydra_help else None
     hydra = create_hydra(config_folder(), folder)
@@ -450,13 +453,13 @@ def _call_hydra(arguments: list[str], job: Callable[[DictConfig], Any]) -> None:
     try:
         if flags.hydra_help:
             flags.overrides = []
-            hydra.hydra_help(None, args_parser=parser, args=flags)
-        elif flags.info is not None:
-            hydra.show_info(flags.info, CONFIG_NAME, flags.overrides)
+            hydra.hydra_help(None, args_parser=get_args_parser(), args=flags)
         elif flags.shell_completion:
             hydra.shell_completion(CONFIG_NAME, flags.overrides)
+        elif flags.info is not None:
+            hydra.show_info(flags.info, CONFIG_NAME, without_launch_options(flags.overrides))
         else:
-            hydra.multirun(CONFIG_NAME, job, flags.overrides)
+            hydra.multirun(CONFIG_NAME, job, without_launch_options(flags.overrides))
     finally:
         GlobalHydra.instance().clear()
 
@@ -470,10 +473,10 @@ def _job(line: Line, ranks: Ranks) -> float | None:
     run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
     with contextlib.ExitStack() as stack:
         ranks.run_on_main(lambda: stack.enter_context(run.claim()))
-        task = ranks.run_on_main(lambda: _task(line.config, run, line))
+        task = ranks.run_on_main(lambda: _task(run, line))
         if task is None:
             return run.read_summary().best_val_loss
-        if task.config.trainer.dry_run:
+        if line.launch.dry_run:
             from nanolm.training.dry_run import dry_run, print_estimate
 
             estimate = dry_run(task.config, run, ranks=ranks, parent=task.parent)
@@ -484,7 +487,15 @@ def _job(line: Line, ranks: Ranks) -> float | None:
         from nanolm.training.trainer import train as train_model
 
         choices = _choices(task, run, line)
-        outcome = train_model(task.config, run, choices=choices, changes=task.changes, ranks=ranks, parent=task.parent)
+        outcome = train_model(
+            task.config,
+            run,
+            choices=choices,
+            changes=task.changes,
+            ranks=ranks,
+            parent=task.parent,
+            profile=line.launch.profile,
+        )
         if ranks.is_main:
             print_result_table(outcome.summary, run, outcome.sample, outcome.prompt, task.config.plugins)
         if outcome.exit_status:
@@ -519,7 +530,7 @@ def _choices(task: Task, run: RunDirectory, line: Line) -> dict[str, str]:
     return {**(recorded or line.choices), **task.choices}
 
 
-def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
+def _task(run: RunDirectory, line: Line) -> Task | None:
     """What a job has to do in its folder; None where all is done.
 
     Raises:
@@ -532,9 +543,9 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
     from nanolm.training.checkpoints import files as checkpoint
     from nanolm.training.checkpoints.resume_checks import require_unedited
 
-    task = Task(config, [])
-    if (config.resume == "never" or config.fork) and (run.exists() or is_without_config(run)):
-        hint = f"{shell.resume_command(run.path)} goes on with it" if config.fork else "resume=auto goes on with it"
+    task, launch = Task(line.config, []), line.launch
+    if (launch.resume == NEVER or launch.fork) and (run.exists() or is_without_config(run)):
+        hint = f"{shell.resume_command(run.path)} goes on with it" if launch.fork else "resume=auto goes on with it"
         raise RunError(
             "this folder holds a run already" + ("" if run.exists() else ", whose config.yaml is missing"),
             where=str(run.path),
@@ -548,31 +559,34 @@ def _task(config: Config, run: RunDirectory, line: Line) -> Task | None:
             require_unedited(saved, run)
             terminal.say(f"nothing to do: {run.path} is completed at step {summary.step}")
             return None
-        if task.config.fork and not checkpoint.folders(run.checkpoints):
+        if not checkpoint.folders(run.checkpoints):
             task = dataclasses.replace(task, parent=_recorded_parent(run, summary))
-    elif config.fork:
-        task = _fork(config, line)
+    elif launch.fork:
+        assert launch.resumed_path is not None
+        task = _fork(launch.resumed_path, line)
     raise_all(check(task.config))
     return task
 
 
-def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent:
-    """Where a fork began that was ended before its first save: it begins there again.
+def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent | None:
+    """Return where a run without checkpoints starts again: a fork at its parent, any other run at step 0.
 
     Raises:
-        NanolmError: the parent or its checkpoint is not there any more.
+        NanolmError: the parent or its checkpoint does not exist any more, or whether the run is a fork is unknown.
     """
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.training.checkpoints import files as checkpoint
     from nanolm.training.checkpoints.fork import Parent
 
+    if run.summary.exists() and summary.parent is None:
+        return None
     pointer = summary.parent or {}
     if not {"run", "step", "weights"} <= set(pointer):
         raise RunError(
-            "the run is a fork without a checkpoint, and its summary does not name the parent",
+            "the run has no checkpoint, and its summary does not say whether it is a fork",
             where=str(run.summary),
-            hint="begin the fork again in another folder",
+            hint="take summary.json from a copy of the run, or start the run again in another folder",
         )
     parent = RunDirectory(pointer["run"]).require()
     found = checkpoint.at_step(parent.checkpoints, pointer["step"])
@@ -585,8 +599,12 @@ def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent:
     return Parent(parent, load_yaml(parent.config), found)
 
 
-def _fork(config: Config, line: Line) -> Task:
-    """A task that begins at the newest checkpoint of the run that `resume` names, or at the checkpoint that it names.
+def _fork(path: Path, line: Line) -> Task:
+    """A task that begins at the newest checkpoint of a run, or at one checkpoint.
+
+    Args:
+        path: of the run or the checkpoint.
+        line: the command line, with the settings that differ.
 
     Raises:
         NanolmError: there is no such run or checkpoint, or it has no step to go on with.
@@ -599,7 +617,6 @@ def _fork(config: Config, line: Line) -> Task:
     from nanolm.training.checkpoints.fork import Parent
     from nanolm.training.checkpoints.resume_checks import require_same_settings
 
-    path = user_path(config.resume)
     run = RunDirectory(_run_of(path)).require()
     if _is_checkpoint(path) and path.absolute().name.removeprefix("step-").isdigit():
         found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, checkpoint.step_of(path.absolute()))

@@ -21,6 +21,7 @@ from nanolm.config.composed import (
     unresolved,
     unresolved_values,
 )
+from nanolm.config.launch import LAUNCH_KEYS
 from nanolm.config.run import Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
@@ -65,7 +66,7 @@ def _over(base: Config, task: DictConfig, parsed: Sequence[Override]) -> DictCon
     chosen = {override.key_or_group for override in parsed}
     saved = to_omegaconf(base)
     for name in saved:
-        if name not in chosen and name not in ("resume", "fork"):
+        if name not in chosen:
             task[name] = saved._get_node(name)
     return task
 
@@ -105,13 +106,18 @@ def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str)
 
 
 def diagnose(
-    parsed: Sequence[Override], multirun: bool, files: YamlFiles, base: Config | None = None
+    parsed: Sequence[Override],
+    multirun: bool,
+    files: YamlFiles,
+    base: Config | None = None,
+    found: Sequence[NanolmError] = (),
 ) -> list[NanolmError]:
     """Tries every override alone, groups first, and returns what is wrong with each.
 
     Args:
         files: the YAML files that the overrides choose.
         base: the settings of the run that the line goes on with, if it does.
+        found: problems of overrides that are not in `parsed`; they come first in the result.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -119,7 +125,7 @@ def diagnose(
     search = [override.input_line or "" for override in parsed if override.key_or_group == "hydra.searchpath"]
     # An experiment or a study may lie in the user's folder alone, which Hydra does not list.
     groups = sorted({*loader.list_groups(""), "experiment", "sweep"} - {"schema", "hydra"})
-    problems: list[NanolmError] = []
+    problems = list(found)
     sound: list[str] = []
     values: list[Override] = []
     for override in parsed:
@@ -178,7 +184,7 @@ def diagnose(
         if key not in known and key.split(".")[0] in unchosen:
             continue
         if not in_hydra and key not in known:
-            held = [name for name in (*known, *groups, FAIL_FAST) if name]
+            held = [name for name in (*known, *groups, FAIL_FAST, *LAUNCH_KEYS) if name]
             problems.append(_no_setting(key, word, held, base, files))
             continue
         if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:

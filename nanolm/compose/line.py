@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.diagnosis import compose_over, diagnose, lacking, unsupported_form
 from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, with_search_path, without_hydra
 from nanolm.compose.hydra_settings import HINTS, check_override, check_search_path, hint, is_of_hydra
+from nanolm.compose.launch import is_launch_option, read_launch
 from nanolm.compose.overrides import (
     FAIL_FAST,
     HYDRA_FAIL_FAST,
@@ -30,6 +31,7 @@ from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
 from nanolm.config.checks import check
 from nanolm.config.composed import summarize_error, to_config, unknown_keys, unresolved, unresolved_values
 from nanolm.config.fields import flat
+from nanolm.config.launch import Launch
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import NanolmError, Problems, SettingsError, raise_all
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 # Settings that name a folder, with an example.
-FOLDERS = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep", "resume": "outputs/my_run"}
+FOLDERS = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep"}
 
 # What was composed before, by its overrides: nanolm's settings, and the option chosen in each group.
 Bases = dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]]
@@ -63,6 +65,7 @@ class Line:
 
     Attributes:
         config: its settings; of a sweep, those that all jobs share.
+        launch: its launch options.
         run_directory: where hydra.run.dir points.
         run_directory_is_given: whether the user chose it.
         sweep_directory: where hydra.sweep.dir points.
@@ -72,6 +75,7 @@ class Line:
     """
 
     config: Config
+    launch: Launch
     run_directory: Path
     run_directory_is_given: bool
     sweep_directory: Path
@@ -96,11 +100,12 @@ def compose_line(
         RunError: the run's settings cannot be read.
     """
     with hydra_context():
-        parsed, composed, task, files = _composed(overrides, config_dir, multirun, saved)
+        launch, parsed, composed, task, files = _composed(overrides, config_dir, multirun, saved)
         raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
         raise_all(_empty_paths(composed))
         return Line(
             config=to_config(task),
+            launch=launch,
             run_directory=user_path(str(OmegaConf.select(composed, "hydra.run.dir"))),
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
@@ -124,7 +129,7 @@ def check_line(
         RunError: the run's settings cannot be read.
     """
     with hydra_context():
-        _, composed, task, files = _composed(overrides, config_dir, False, saved)
+        _, _, composed, task, files = _composed(overrides, config_dir, False, saved)
         raise_all(unknown_keys(task))
         raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)] if is_resolved else [])
         return composed
@@ -132,17 +137,20 @@ def check_line(
 
 def _composed(
     overrides: Sequence[str], config_dir: str | None, multirun: bool, saved: Path | None
-) -> tuple[list[Override], DictConfig, DictConfig, YamlFiles]:
+) -> tuple[Launch, list[Override], DictConfig, DictConfig, YamlFiles]:
     """Parse and compose a line. Takes the arguments of `compose_line`.
 
     Returns:
-        The overrides, all that Hydra composed, nanolm's settings in it, and the YAML files that the line chooses.
+        The launch options, the other overrides, all that Hydra composed, nanolm's settings in it, and the YAML files
+        that the line chooses.
 
     Raises:
         NanolmError: as `compose_line`.
     """
     raise_all(_missing_folders(as_hydra_reads(overrides, multirun), config_dir))
     parsed = parse(with_search_path(as_hydra_reads(overrides, multirun), config_dir))
+    launch, wrong_launch = read_launch([override for override in parsed if is_launch_option(override)], multirun)
+    parsed = [override for override in parsed if not is_launch_option(override)]
     files = YamlFiles(parsed, config_dir)
     import_plugins(plugins_named(parsed, files))
     register_schemas()
@@ -152,11 +160,11 @@ def _composed(
         parsed = parse([_without_plus(override) for override in parsed])
     unsupported = [error for override in parsed if (error := unsupported_form(override))]
     misplaced = {at: error for at, override in enumerate(parsed) if (error := _misplaced(override, multirun))}
-    if misplaced or unsupported:
+    if misplaced or unsupported or wrong_launch:
         rest = [
             override for at, override in enumerate(parsed) if at not in misplaced and unsupported_form(override) is None
         ]
-        raise_all([*unsupported, *misplaced.values(), *diagnose(rest, multirun, files, base)])
+        raise_all(diagnose(rest, multirun, files, base, [*wrong_launch, *unsupported, *misplaced.values()]))
     plain = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
     first = [text for override in parsed for text in expand(override, multirun)[:1]]
     try:
@@ -183,7 +191,7 @@ def _composed(
     if _has_no_place(task):
         raise_all(files.check(choices_of(composed.hydra.runtime.choices)))
     raise_all(files.unnamed(task, choices_of(composed.hydra.runtime.choices)))
-    return parsed, composed, task, files
+    return launch, parsed, composed, task, files
 
 
 def _missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[NanolmError]:
@@ -299,7 +307,12 @@ def compose_jobs(
         SettingsError: with every mistake in every job, each once.
     """
     parsed = [parse(as_hydra_reads(words)) for words in jobs]
-    of_hydra = {override.input_line: override for line in parsed for override in line if is_of_hydra(override)}
+    shared = {
+        override.input_line: override
+        for line in parsed
+        for override in line
+        if is_of_hydra(override) or is_launch_option(override)
+    }
     raise_all(
         [
             SettingsError(
@@ -307,7 +320,7 @@ def compose_jobs(
                 where="params or variants of the sweep",
                 hint=hint(override.key_or_group) or "give it on the command line, for all jobs",
             )
-            for word, override in of_hydra.items()
+            for word, override in shared.items()
         ]
     )
     lines = [[*line, *parse(with_search_path(as_hydra_reads(searched), config_dir))] for line in parsed]

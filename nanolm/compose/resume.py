@@ -62,8 +62,6 @@ def continue_run(saved: Config, line: Line, is_fork: bool = False) -> tuple[Conf
         else:
             *nodes, name = key.split(".")
             setattr(_at(merged, nodes), name, getattr(_at(line.config, nodes), name))
-    if is_fork:
-        merged.resume, merged.fork = line.config.resume, True
     return merged, describe_changes(changed)
 
 

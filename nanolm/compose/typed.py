@@ -15,6 +15,7 @@ from omegaconf.errors import GrammarParseError
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
 from nanolm.config.fields import MISSING, setting_of
 from nanolm.config.interpolation import escape
+from nanolm.config.launch import AUTO, NEVER, Launch
 from nanolm.config.run import BASE_SCHEMAS, Config
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
@@ -24,9 +25,6 @@ _DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")
 
 # There is no experiment and no study unless one is chosen.
 _NOTHING = ("experiment=null", "sweep=null")
-
-# What `resume` can be besides a path.
-_RESUME_WORDS = ("never", "auto")
 
 _FUNCTION = re.compile(
     r"(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool|extend_list)\s*\(.*\)", re.DOTALL
@@ -64,7 +62,7 @@ def _path_fields() -> dict[str, bool]:
     schemas = [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
     schemas += list(BASE_SCHEMAS.items())
     found: dict[str, bool] = {}
-    for prefix, schema in [("", Config), *((f"{group}.", schema) for group, schema in schemas)]:
+    for prefix, schema in [("", Config), ("", Launch), *((f"{group}.", schema) for group, schema in schemas)]:
         for field in dataclasses.fields(schema):
             if setting_of(field).is_path:
                 key = f"{prefix}{field.name}"
@@ -108,7 +106,7 @@ def _search_path(value: str) -> str:
 
 def _one_path(key: str, is_optional: bool, value: str) -> str:
     """One path in Hydra's grammar."""
-    if (key == "resume" and value in _RESUME_WORDS) or (
+    if (key == "resume" and value in (NEVER, AUTO)) or (
         value.lower() == "null" and (is_optional or not _exists(value))
     ):
         return value

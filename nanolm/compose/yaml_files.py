@@ -17,6 +17,7 @@ from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.config.composed import summarize_error
+from nanolm.config.launch import ALIASES, LAUNCH_KEYS
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
@@ -246,6 +247,16 @@ class YamlFiles:
         problems: list[NanolmError] = []
         for key, value, key_in_file in file.settings():
             if key.split(".")[0] == "hydra" or LIST_PART.search(key):
+                continue
+            if key in LAUNCH_KEYS:
+                typed = str(value).lower() if isinstance(value, bool) else value
+                problems.append(
+                    SettingsError(
+                        f"{key} is a launch option, and cannot be set in a file",
+                        where=file.where(key_in_file),
+                        hint=f"give it on the command line: {ALIASES.get(key, key)}={typed}",
+                    )
+                )
                 continue
             known = _known(task, key)
             if known is not None:

@@ -28,12 +28,9 @@ def recorded(config: Config) -> dict[str, Any]:
 
 
 def differing(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by key, with both values; None where one config does not have the setting.
-
-    How a run starts (resume, fork) is left out.
-    """
+    """Return the settings that differ, by key, with both values; None where one config does not have the setting."""
     before, after = flat(first), flat(second)
-    keys = sorted({*before, *after} - {"resume", "fork"})
+    keys = sorted({*before, *after})
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 

@@ -40,15 +40,6 @@ class Config:
         ge=0,
         lt=2**63,
     )
-    resume: str = setting(
-        "never",
-        doc="never, auto (resume the latest unfinished run with these settings) or the directory of a run to resume.",
-        role=Role.runtime,
-        is_path=True,
-    )
-    fork: bool = setting(
-        False, doc="Start a new run from the latest checkpoint of the run that `resume` names, or from a checkpoint."
-    )
     plugins: list[str] = setting(
         default_factory=list,
         doc="Modules to import, which register models, optimizers, masks, ...",

@@ -180,11 +180,3 @@ class TrainerConfig:
         gt=0,
         off="null uses the table of known GPUs",
     )
-    profile: bool = setting(
-        False, doc="Trace a few steps with PyTorch's profiler into profile.json.", role=Role.reporting
-    )
-    dry_run: bool = setting(
-        False,
-        doc="Estimate time and memory from a few steps, print them and write nothing.",
-        role=Role.runtime,
-    )

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.config.composed import QUESTION_MARKS, summarize_error, to_config, to_plain
 from nanolm.config.fields import MISSING
 from nanolm.config.interpolation import escape, has_interpolation, map_strings
+from nanolm.config.launch import LAUNCH_KEYS
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, RunError, SettingsError
@@ -74,6 +75,12 @@ def parse_yaml(text: str | bytes, path: Path) -> Config:
         raise _error("holds no settings", path)
     if _has_interpolation(raw):
         raise _error("holds an interpolation ${...}, which is never resolved here", path)
+    if old := [key for key in LAUNCH_KEYS if _has_key(raw, key)]:
+        raise RunError(
+            f"config.yaml has {', '.join(old)} from nanolm 0.1: launch options are no longer settings",
+            where=str(path),
+            hint="load the run with nanolm 0.1, or start a new run with its settings",
+        )
     raw = map_strings(lambda text: QUESTION_MARKS if text == MISSING else text, raw)
     try:
         typed = OmegaConf.structured(Config)
@@ -110,6 +117,13 @@ def _unreadable(error: Exception, path: Path) -> RunError:
     mark = getattr(error, "problem_mark", None)
     reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
     return _error(f"cannot be read: {reason}", path, f":{mark.line + 1}" if mark else "")
+
+
+def _has_key(tree: Any, key: str) -> bool:
+    *groups, name = key.split(".")
+    for group in groups:
+        tree = tree.get(group)
+    return isinstance(tree, dict) and name in tree
 
 
 def _schema(group: str, value: dict[Any, Any]) -> type[Any]:

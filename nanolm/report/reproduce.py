@@ -15,9 +15,6 @@ from nanolm.config.interpolation import escape, map_strings, unescape
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
 
-# Settings that do not affect the results.
-IGNORED = ("resume", "plugins")
-
 # Strings that need no quotes, except KEYKEYWORDS.
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
 KEYWORDS = ("null", "true", "false", "nan", "inf")
@@ -45,7 +42,7 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     if line is None:
         return None
     _, given = line
-    changed = [key for key in settings if key not in IGNORED and settings[key] != given.get(key, KeyError)]
+    changed = [key for key in settings if settings[key] != given.get(key, KeyError)]
     overrides = {key: f"{key}={_format(settings[key])}" for key in changed}
     if set(given) != set(settings) or any(_parse(override) != settings[key] for key, override in overrides.items()):
         return None

@@ -67,6 +67,7 @@ class SweepJob:
         final_states: states in which a job is not run again.
         make_pruner: returns the pruner of a run, if it has one.
         config_dir: the user's own folder of YAML files, to plan further jobs.
+        profile: whether each job traces a few steps with PyTorch's profiler.
     """
 
     driver: tuple[str, int] | None = None
@@ -77,6 +78,7 @@ class SweepJob:
     final_states: frozenset[State] = DONE
     make_pruner: Callable[[RunDirectory], ShouldPrune | None] | None = None
     config_dir: str | None = None
+    profile: bool = False
 
     def __call__(self, composed: DictConfig) -> JobResult:
         """Run or resume a job in the folder that Hydra created for it, unless it is done.
@@ -173,6 +175,7 @@ class SweepJob:
             quiet=True,
             stop=stop,
             group=run.path.absolute().parent.name,
+            profile=self.profile,
         )
         return outcome.exit_status
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from nanolm import shell
 from nanolm.compose import ComposedJob, compose_jobs
 from nanolm.config.fields import flat
 from nanolm.config.identity import differing, identity
@@ -91,35 +90,12 @@ def plan(
                 where=text,
                 hint="run one command for each value, each with its own hydra.sweep.dir",
             )
-        problems |= _launch_problems(config)
     raise_all(list(problems.values()))
     folders = _make_folders(directory, {key: folder_name(each.swept, key) for key, (each, _) in unique.items()})
     return [
         Job(combination.swept, job.config, job.choices, key, RunDirectory(folders[key]))
         for key, (combination, job) in unique.items()
     ]
-
-
-def _launch_problems(config: Config) -> dict[str, SettingsError]:
-    """Return the launch options of a job that a sweep does not support, by their name."""
-    problems = {}
-    if config.trainer.dry_run:
-        problems["dry_run"] = SettingsError(
-            "trainer.dry_run=true estimates a single run, and -m starts several",
-            where="trainer.dry_run",
-            hint="run the command of one of them, without -m",
-        )
-    if config.fork:
-        problems["fork"] = SettingsError(
-            "fork=true is not supported in a sweep", where="fork", hint="run one command without -m for each fork"
-        )
-    elif config.resume not in ("never", "auto"):
-        problems["resume"] = SettingsError(
-            f"{shell.quote(f'resume={config.resume}')} resumes a single run, and -m starts several",
-            where="resume",
-            hint="leave it out: a sweep resumes its own runs",
-        )
-    return problems
 
 
 def job_key(config: Config) -> str:

@@ -116,8 +116,8 @@ def dry_run(
     if isinstance(setup.state.model, FittedModel):
         raise SettingsError(
             f"model={config.model.name} is fitted in one pass: there are no steps to time",
-            where="trainer.dry_run",
-            hint="leave trainer.dry_run out; fitting takes seconds",
+            where="dry_run",
+            hint="leave dry_run out; fitting takes seconds",
         )
     meters.reset_peak_memory(setup.state.device)
     settings, state = config.trainer, setup.state
@@ -212,7 +212,7 @@ def _time_evaluation(setup: Setup) -> float:
 
 
 def _diverged(how: str) -> DivergedError:
-    return DivergedError(f"the dry run diverged {how}", where="trainer.dry_run", hint=DIVERGED_HINT)
+    return DivergedError(f"the dry run diverged {how}", where="dry_run", hint=DIVERGED_HINT)
 
 
 def _time_save(
@@ -269,4 +269,4 @@ def print_estimate(found: Estimate) -> None:
     )
     table.add_row("estimated time", f"{format_duration(found.seconds)}: {shares}")
     console.print(table)
-    console.print("dry run: nothing was written; leave trainer.dry_run=true out to train")
+    console.print("dry run: nothing was written; leave dry_run=true out to train")

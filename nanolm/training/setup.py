@@ -76,10 +76,12 @@ class Session(Setup):
     Attributes:
         log: metrics, samples and messages.
         saver: checkpoints.
+        profile: whether to trace a few steps.
     """
 
     log: Log | NoLog
     saver: Saver
+    profile: bool
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:

@@ -71,6 +71,7 @@ def train(
     stop: StopRequest | None = None,
     parent: Parent | None = None,
     group: str | None = None,
+    profile: bool = False,
 ) -> Outcome:
     """Trains a model in a run directory that this process has claimed, or goes on with the run that is there.
 
@@ -88,6 +89,7 @@ def train(
         stop: the request that ends the run after the current step and a checkpoint; None: only signals make one.
         parent: where the run begins as a fork, if it has no checkpoint of its own yet.
         group: the sweep that the run is a job of; None: none, or that of the run that goes on.
+        profile: whether to trace a few steps with PyTorch's profiler.
 
     Raises:
         NanolmError: the data, the device or the checkpoint is not as it must be; nothing was written by then.
@@ -115,7 +117,7 @@ def train(
             Log(run, setup.resume_info.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
         ) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
-            session = Session(**vars(setup), log=log, saver=saver)
+            session = Session(**vars(setup), log=log, saver=saver, profile=profile)
             announce(session, summary, passed_over, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
@@ -280,9 +282,9 @@ def _seconds_left(session: Session, pace: Pace) -> float | None:
 
 
 def _profiler(session: Session) -> contextlib.AbstractContextManager[Callable[[], None]]:
-    """What is called behind every step; it traces some of them where trainer.profile asks for it."""
+    """Return the function to call after each step; it traces a few of them if profiling is on."""
     steps = session.config.trainer.max_steps - session.state.step
-    if not (session.config.trainer.profile and session.ranks.is_main and steps):
+    if not (session.profile and session.ranks.is_main and steps):
         return contextlib.nullcontext(lambda: None)
     return profiling.traced(session.run.profile, steps, session.log.say)
 

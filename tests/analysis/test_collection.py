@@ -167,8 +167,8 @@ def several(tmp_path: Path, *settings: str, choices: list[dict[str, str]] | None
 def test_only_what_differs_is_said(tmp_path: Path) -> None:
     runs = several(
         tmp_path,
-        "optimizer: {lr: 0.1, name: adamw}\nmask: {pattern: null}\nresume: never\nseed: 1\n",
-        "optimizer: {lr: 0.2, name: adamw}\nmask: {pattern: [a, b]}\nresume: auto\nseed: 1\n",
+        "optimizer: {lr: 0.1, name: adamw}\nmask: {pattern: null}\ntrainer: {log_every: 1}\nseed: 1\n",
+        "optimizer: {lr: 0.2, name: adamw}\nmask: {pattern: [a, b]}\ntrainer: {log_every: 2}\nseed: 1\n",
         "optimizer: {lr: 0.2, name: adamw, beta: 0.9}\nmask: {pattern: null}\nlogger: {name: wandb}\nseed: 1\n",
     )
     assert collection.differing(runs) == {
@@ -179,8 +179,8 @@ def test_only_what_differs_is_said(tmp_path: Path) -> None:
 
 
 def test_what_changes_no_number_is_said_where_nothing_else_differs(tmp_path: Path) -> None:
-    runs = several(tmp_path, "resume: never\nseed: 1\n", "resume: auto\nseed: 1\n")
-    assert collection.differing(runs) == {"resume": ["never", "auto"]}
+    runs = several(tmp_path, "trainer: {log_every: 1}\nseed: 1\n", "trainer: {log_every: 2}\nseed: 1\n")
+    assert collection.differing(runs) == {"trainer.log_every": [1, 2]}
     assert collection.differing(runs[:1]) == {}
 
 

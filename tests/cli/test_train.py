@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.cli import train as train_verb
-from nanolm.compose import compose_line
+from nanolm.compose import Line, compose_line
 from nanolm.errors import RunError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import update_summary
@@ -21,6 +21,11 @@ LINE = (
     "trainer.save_every=2",
     "trainer.sample_tokens=0",
 )
+
+
+def fork_task(line: Line) -> train_verb.Task:
+    assert line.launch.resumed_path is not None
+    return train_verb._fork(line.launch.resumed_path, line)
 
 
 @pytest.fixture
@@ -79,37 +84,37 @@ def test_a_checkpoint_to_resume_points_at_its_run(run: RunDirectory) -> None:
             train_verb._run_directory(compose_line([f"resume={step_3}"]))
         assert caught.value.hint == "nanolm train resume=R goes on from the newest checkpoint"
     line = compose_line([f"resume={step}", "fork=true", "trainer.max_steps=8"])
-    assert train_verb._fork(line.config, line).parent is not None
+    assert fork_task(line).parent is not None
     line = compose_line(["resume=R/checkpoints/step-3", "fork=true", "trainer.max_steps=8"])
     with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 3[\s\S]*existing checkpoints: 2, 4"):
-        train_verb._fork(line.config, line)
+        fork_task(line)
 
 
 def test_a_fork_of_an_edited_run_is_refused(run: RunDirectory) -> None:
     run.config.write_text(run.config.read_text().replace("seed: 1337", "seed: 7"))
     line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8"])
     with pytest.raises(RunError, match=r"seed: 1337 -> 7\n"):
-        train_verb._fork(line.config, line)
+        fork_task(line)
     line = compose_line(["resume=R"])
     with pytest.raises(RunError, match=r"seed: 1337 -> 7\n"):
-        train_verb._task(line.config, run, line)
+        train_verb._task(run, line)
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match="another hash than summary"):
-        train_verb._task(line.config, run, line)
+        train_verb._task(run, line)
 
 
 def test_a_fork_of_a_run_that_lost_its_checkpoints_is_refused(run: RunDirectory) -> None:
     line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8"])
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match=r"no checkpoint to begin from[\s\S]*take the folder checkpoints from a copy"):
-        train_verb._fork(line.config, line)
+        fork_task(line)
 
 
 def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirectory) -> None:
     line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8", "optimizer.lr=0.1"])
     fork = RunDirectory("F")
     fork.path.mkdir()
-    task = train_verb._fork(line.config, line)
+    task = fork_task(line)
     train(task.config, fork, parent=task.parent, quiet=True)
     expected = untimed_rows(fork)
     # As a kill before the first save leaves it.
@@ -117,7 +122,7 @@ def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirector
     shutil.rmtree(fork.checkpoints)
     fork.metrics.write_bytes(b"")
     line = compose_line(["resume=F"])
-    again = train_verb._task(line.config, fork, line)
+    again = train_verb._task(fork, line)
     assert again is not None
     assert again.parent is not None
     train(again.config, fork, parent=again.parent, quiet=True)
@@ -127,7 +132,7 @@ def test_a_fork_without_a_checkpoint_begins_at_its_parent_again(run: RunDirector
 def test_choices_of_a_run_without_a_summary_come_from_its_config(run: RunDirectory) -> None:
     run.summary.unlink()
     line = compose_line(["resume=R", "trainer.max_steps=8"])
-    task = train_verb._task(line.config, run, line)
+    task = train_verb._task(run, line)
     assert task is not None
     assert train_verb._choices(task, run, line)["model"] == "bigram"
 

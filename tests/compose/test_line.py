@@ -230,7 +230,7 @@ def test_quoting_carries_any_path(value: str) -> None:
 def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
     jobs = [
         ["model=bigram", "optimizer.lr=1e-3", "seed=3", "trainer.clip_norm=null"],
-        ["model=gpt2", "optimizer.beta2=0.99", "trainer.precision=fp32", "resume=auto", "size.n_layers=3"],
+        ["model=gpt2", "optimizer.beta2=0.99", "trainer.precision=fp32", "size.n_layers=3"],
         ["experiment=ladder/blocks", "trainer.max_steps=7", "++seed=4"],
         ["scheduler=product", "scheduler.parts=[cosine,step]", "logger.project='a, b'", "logger.group=null"],
         ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],
@@ -361,9 +361,8 @@ def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
     assert line.run_directory == Path("bigram")
     with pytest.raises(SettingsError, match=r"the run was made with optimizer\.momentum=0"):
         continue_run(saved, line)
-    config, changes = continue_run(saved, line, is_fork=True)
+    _, changes = continue_run(saved, line, is_fork=True)
     assert [change.split(":")[0] for change in changes] == ["dataset.path", "optimizer.momentum", "trainer.max_steps"]
-    assert config.fork
     with pytest.raises(SettingsError, match=r"the run has no setting model\.dropout: its model is bigram"):
         compose_line([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")
 

@@ -85,7 +85,6 @@ def test_any_string_survives_saving_and_loading(path: str, project: str, tag: st
         dataset=TextConfig(path=path, val_path=tag),
         mask=PatternConfig(pattern=[tag, project]),
         logger=WandbConfig(project=project, tags=[tag, path]),
-        resume=path,
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"

@@ -20,7 +20,6 @@ optimizer: {name: adamw, lr: 0.002}
 trainer: {max_steps: 100, batch_size: 4, save_every: 250}
 logger: {name: none}
 seed: 1
-resume: never
 plugins: []
 """
 

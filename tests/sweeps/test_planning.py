@@ -14,7 +14,7 @@ def test_job_key_depends_on_settings_that_affect_results() -> None:
     key = job_key(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3"))
     assert len(key) == KEY_LENGTH
     assert key == job_key(make_config("seed=3", "optimizer.lr=0.001", *SMALL))
-    assert key == job_key(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3", "trainer.save_every=7", "resume=auto"))
+    assert key == job_key(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3", "trainer.save_every=7"))
     for other in ("seed=4", "trainer.max_steps=7", "dataset=text dataset.path=other.txt", "model.dropout=0.3"):
         assert key != job_key(make_config(*SMALL, "optimizer.lr=1e-3", "seed=3", *other.split()))
 
@@ -79,7 +79,7 @@ def test_plan_reports_each_mistake_once_and_makes_no_folder(tmp_path: Path) -> N
         assert text.count(part) == 1
     with pytest.raises(SettingsError, match=r"there is no setting 'optimizer\.lrr'"):
         plan(combinations([], {"optimizer.lrr": "1,2"}, {"plain": []}), tmp_path)
-    with pytest.raises(SettingsError, match="resume=somewhere resumes a single run"):
+    with pytest.raises(SettingsError, match="resume='somewhere' is set for some jobs of a sweep"):
         plan(combinations(["seed=1,2", "resume=somewhere"]), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

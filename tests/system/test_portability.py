@@ -32,7 +32,7 @@ from nanolm.cli import main as cli
 from nanolm.training import meters
 
 meters.STATUS = meters.STATUS.with_name("nowhere")
-for words in ([], ["hydra.run.dir=tried", "trainer.dry_run=true"]):
+for words in ([], ["hydra.run.dir=tried", "dry_run=true"]):
     assert cli.run([*sys.argv[1:], *words]) == 0
 """
 

@@ -54,15 +54,13 @@ def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path
 
 
 def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
-    config = small_config(small_text, "trainer.batch_size=2000000000", "trainer.dry_run=true")
+    config = small_config(small_text, "trainer.batch_size=2000000000")
     with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.batch_size"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 
 
 def test_the_command_prints_it_and_leaves_no_folder(nanolm: Nanolm, small_text: Path) -> None:
-    done = nanolm(
-        "train", "dataset=text", f"dataset.path={small_text}", "logger=none", "size=ladder", "trainer.dry_run=true"
-    )
+    done = nanolm("train", "dataset=text", f"dataset.path={small_text}", "logger=none", "size=ladder", "dry_run=true")
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "tokens per parameter", "memory (formula)", "lr", "speed", "MFU", "estimated time"):
         assert word in done.stdout

@@ -1,4 +1,4 @@
-"""The trace that trainer.profile leaves."""
+"""The trace that profile=true leaves."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from tests.helpers import final_state, is_same_state, small_config
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_a_trace_of_some_steps_is_written_and_changes_nothing(steps: int, small_text: Path, tmp_path: Path) -> None:
     found = []
-    for asked in ("true", "false"):
-        run = RunDirectory(tmp_path / asked)
+    for profile in (True, False):
+        run = RunDirectory(tmp_path / str(profile))
         run.path.mkdir()
-        train(small_config(small_text, f"trainer.max_steps={steps}", f"trainer.profile={asked}"), run)
+        train(small_config(small_text, f"trainer.max_steps={steps}"), run, profile=profile)
         found.append(run)
     traced, plain = found
     assert is_same_state(*(final_state(run)[0] for run in found))

@@ -42,9 +42,3 @@ def check_trainer(config: Config) -> Iterator[NanolmError]:
             where="trainer.ema_decay, optimizer",
             hint="use trainer.ema_decay=null, or another optimizer",
         )
-    if config.fork and config.resume in ("never", "auto"):
-        yield SettingsError(
-            f"fork=true starts from another run, but resume is {config.resume}",
-            where="fork, resume",
-            hint="resume=RUN_DIR fork=true, or resume=RUN_DIR/checkpoints/step-N fork=true",
-        )

@@ -106,5 +106,5 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat(config).items()
-        if (has_trait(key, Trait.horizon) or key.endswith("path") or not may_change(key, config)) and key != "resume"
+        if has_trait(key, Trait.horizon) or key.endswith("path") or not may_change(key, config)
     }
