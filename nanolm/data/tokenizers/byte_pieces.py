@@ -1,4 +1,4 @@
-"""Tools of byte-level tokenizers: bytes of tokens, GPT-2's spelling of bytes, and cutting of long texts."""
+"""The vocabulary of bytes that byte-level tokenizers share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import regex
 
-from nanolm.data.tokenizers.protocol import check_ids, encode_utf8, smallest_dtype
+from nanolm.data.tokenizers.checks import check_ids, encode_utf8, smallest_dtype
 
 _CHUNK = 1 << 16
 # GPT-2's expression also splits here in any context: before the last blank in front of a visible ASCII character.

@@ -12,7 +12,7 @@ import numpy as np
 from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
 from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, text_chunks, token_bytes
-from nanolm.data.tokenizers.protocol import check_vocab_size, get_strings, read_json, read_text
+from nanolm.data.tokenizers.checks import check_vocab_size, get_strings, read_json, read_text
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
 from nanolm.registry import TOKENIZERS

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import ByteConfig, CharConfig
-from nanolm.data.tokenizers.protocol import check_ids, encode_utf8, get_strings, smallest_dtype, unseen_error
+from nanolm.data.tokenizers.checks import check_ids, encode_utf8, get_strings, smallest_dtype, unseen_error
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 

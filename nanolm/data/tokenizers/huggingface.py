@@ -10,7 +10,7 @@ import numpy as np
 
 from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
 from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, batched, text_chunks, token_bytes
-from nanolm.data.tokenizers.protocol import (
+from nanolm.data.tokenizers.checks import (
     check_ids,
     check_vocab_size,
     encode_utf8,

@@ -13,7 +13,7 @@ import numpy as np
 
 from nanolm.config.tokenizer import SentencePieceConfig
 from nanolm.data.tokenizers.byte_pieces import BytePieces, batched
-from nanolm.data.tokenizers.protocol import check_vocab_size, encode_utf8, get_entry
+from nanolm.data.tokenizers.checks import check_vocab_size, encode_utf8, get_entry
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
 

@@ -15,7 +15,7 @@ import numpy as np
 import regex
 
 from nanolm.config.tokenizer import WordsConfig
-from nanolm.data.tokenizers.protocol import (
+from nanolm.data.tokenizers.checks import (
     check_ids,
     encode_utf8,
     get_entry,

@@ -66,18 +66,6 @@ def test_fit_accepts_text_in_pieces() -> None:
     assert tokenizers.fit(CharConfig(), iter(["ab", "", "bc"])).vocab_size == 3
 
 
-def test_smallest_dtype_grows_with_vocabulary() -> None:
-    assert [tokenizers.smallest_dtype(n).name for n in (256, 257, 65_536, 65_537)] == [
-        "uint8",
-        "uint16",
-        "uint16",
-        "uint32",
-    ]
-    wide = CharTokenizer([chr(point) for point in range(0xE000, 0xE000 + 300)])
-    assert wide.encode(chr(0xE000 + 299)).tolist() == [299]
-    assert wide.encode("").dtype == np.uint16
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_from_file_restores_tokenizer(config: TokenizerConfig, tmp_path: Path) -> None:
     tokenizer = fitted(config, tmp_path)
