@@ -15,38 +15,38 @@ from tests.helpers import train_and_val
 
 @pytest.fixture
 def served(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A web server on this machine, the folder it serves, and the paths that were asked of it."""
+    """A local web server: its URL, the folder that it serves, and the paths that were requested."""
     folder = tmp_path / "served"
     folder.mkdir()
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object, **keywords: object) -> None:
             super().__init__(*arguments, directory=str(folder), **keywords)  # type: ignore[arg-type]
 
         def log_request(self, *_: object) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
 
         def log_message(self, *_: object) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", folder, asked
+        yield f"http://127.0.0.1:{server.server_port}", folder, requested
         server.shutdown()
 
 
 def test_fetch_downloads_once_and_verifies(served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    url, folder, asked = served
+    url, folder, requested = served
     monkeypatch.setenv("NANOLM_CACHE", str(tmp_path / "cache"))
     (folder / "play.txt").write_text("To be, or not to be")
     config = DownloadConfig(url=f"{url}/play.txt", sha256=hashlib.sha256(b"To be, or not to be").hexdigest())
     assert "".join(train_and_val(config)) == "To be, or not to be"
     assert "".join(train_and_val(config)) == "To be, or not to be"
-    assert asked == ["/play.txt"]
+    assert requested == ["/play.txt"]
     (cached,) = (tmp_path / "cache").rglob("*play.txt")
     cached.write_text("To be, or nut to be")
     assert "".join(train_and_val(config)) == "To be, or not to be"
-    assert asked == ["/play.txt"] * 2
+    assert requested == ["/play.txt"] * 2
 
 
 def test_fetch_refuses_other_bytes(served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -42,7 +42,7 @@ def test_read_utf8_cuts_long_file_after_line_ends(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("at", [0, 1, 62, 63, 64, 65, 127, 128, 200])
 def test_read_utf8_offset_counts_from_start_of_file(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PART_BYTES", 64)
-    # A character of two bytes ends just before it where there is room, so that reads cut through characters.
+    # Two-byte characters precede the bad byte, so that block ends cut characters.
     content = b"a" * (at % 2) + "é".encode() * (at // 2) + b"\xff" + b"abc\n" * 40
     (tmp_path / "bad.txt").write_bytes(content)
     with pytest.raises(DataError, match=rf"byte {at} \(0xff\) is not UTF-8[\s\S]*byte offset {at}\b"):
@@ -63,7 +63,7 @@ def test_read_utf8_refuses_nul_heavy_text(tmp_path: Path, monkeypatch: pytest.Mo
         corpus.load(TextConfig(path=str(path)))
     path.write_text("a" * 396 + "\0" * 4)
     assert len(full_text(TextConfig(path=str(path)))) == 400
-    # A hole in a long file is found in the part that it lies in.
+    # Blocks of a long file are checked one by one.
     path.write_text("a line\n" * 2000 + "\0" * 20 + "a line\n" * 2000)
     assert "\0" in full_text(TextConfig(path=str(path)))
     monkeypatch.setattr(reading, "PART_BYTES", 500)

@@ -48,7 +48,7 @@ def test_gpt2_encodes_special_name_as_text(gpt2: tokenizers.Tokenizer) -> None:
 
 @pytest.fixture(scope="session")
 def tiktoken_gpt2(gpt2_folder: Path):  # type: ignore[no-untyped-def]
-    """tiktoken's own reading of the two files and its own expression."""
+    """GPT-2 run by tiktoken with its own loader and expression."""
     import tiktoken
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import r50k_pat_str
@@ -109,15 +109,15 @@ def test_gpt2_reads_hugging_face_files(
 
 
 def test_gpt2_downloads_with_checksums(gpt2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def fetch(url: str, sha256: str) -> Path:
-        asked.append((url.rsplit("/", 1)[-1], sha256[:8]))
+        requested.append((url.rsplit("/", 1)[-1], sha256[:8]))
         return gpt2_folder / url.rsplit("/", 1)[-1]
 
     monkeypatch.setattr("nanolm.data.tokenizers.bytepairs.fetch", fetch)
     assert tokenizers.fit(Gpt2Config(), []).vocab_size == 50257
-    assert asked == [("encoder.json", "19613966"), ("vocab.bpe", "1ce16647")]
+    assert requested == [("encoder.json", "19613966"), ("vocab.bpe", "1ce16647")]
 
 
 def test_gpt2_without_network_gives_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
