@@ -1,4 +1,4 @@
-"""What a user can get wrong. Each error says what was found, where, and how to hint it."""
+"""Errors that a user can fix, with what was found, where, and a hint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 
 
 class NanolmError(ValueError):
-    """Something the user can hint. It is printed as it stands, without a traceback.
+    """An error that a user can fix; its message is printed without a traceback.
 
     Args:
-        found: what is wrong, with the value that was found.
-        where: the setting, file or folder it was found in.
-        hint: what to do about it.
+        found: what is wrong, with the value.
+        where: the setting, option, file or folder that it was found in.
+        hint: what to do, or to type, next.
     """
 
     exit_status = 2
@@ -39,65 +39,65 @@ def _rebuild(kind: type[NanolmError], found: str, where: str, hint: str) -> Nano
 
 
 class SettingsError(NanolmError):
-    """A setting that is unknown, of the wrong type, out of range or at odds with another."""
+    """A setting is unknown, of the wrong type, out of range or inconsistent with another."""
 
 
 class DataError(NanolmError):
-    """A text that is missing, empty, damaged or too short."""
+    """A text is missing, empty, damaged or too short."""
 
 
 class TokenizerError(NanolmError):
-    """A tokenizer that cannot be built or read, or text that it cannot encode."""
+    """A tokenizer cannot be built or read, or cannot encode a text."""
 
 
 class RunError(NanolmError):
-    """A run directory that is in use, is not one, or holds something else than was asked for."""
+    """A run directory is in use, missing, or of another run than expected."""
 
 
 class BusyError(RunError):
-    """A run directory that another process writes to."""
+    """A run directory is being written by another process."""
 
 
 class CheckpointError(NanolmError):
-    """A checkpoint that is damaged, or of another model than the one at hand."""
+    """A checkpoint is damaged, or does not fit the model."""
 
 
 class DiskError(NanolmError):
-    """The disk is full, or refuses to be written to. What was saved before stands."""
+    """A disk is full or fails; files saved before are intact."""
 
     exit_status = 1
 
 
 class PathError(NanolmError):
-    """A path that cannot be used as it was asked for: too long, below a file, read-only and the like."""
+    """A path cannot be used, for example because it is too long, below a file or read-only."""
 
 
 class OutOfMemoryError(NanolmError):
-    """Memory was refused, on the device or by the system."""
+    """An allocation failed, on the device or on the host."""
 
     exit_status = 1
 
 
 class DivergedError(NanolmError):
-    """The loss or its gradient is no longer a finite number. The weights are those of the last good step."""
+    """The loss or its gradient is not finite; the weights are those of the last finite step."""
 
     exit_status = 1
 
 
 class RankError(NanolmError):
-    """Of the processes that train together one has ended or does not answer."""
+    """A rank of a distributed run has ended or does not respond."""
 
     exit_status = 1
 
 
 class ServerError(NanolmError):
-    """A server that cannot be reached, does not answer or refuses."""
+    """A server cannot be reached, does not respond or refuses a request."""
 
     exit_status = 1
 
 
 class Problems(SettingsError):
-    """Several mistakes, reported at once."""
+    """Several errors, reported together."""
 
     def __init__(self, problems: Sequence[NanolmError]) -> None:
         self.problems = list(problems)
@@ -108,54 +108,54 @@ class Problems(SettingsError):
 
 
 def raise_all(problems: Sequence[NanolmError]) -> None:
-    """Raises the one problem, or all of them together; returns when there is none."""
+    """Raise the problem, or all problems as one error; return if there is none."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise Problems(problems)
 
 
-# What the user can do about an error of the operating system, by its number.
+# Hints for errors of the operating system.
 _HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name: most file systems take 255 bytes for each part of a path",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: move the file away, or choose another path",
-    errno.EISDIR: "it is a folder: name a file",
-    errno.EEXIST: "there is a file or a dangling link of that name: move it away, or choose another path",
+    errno.ENOTDIR: "a parent of the path is a file, not a folder: move the file away, or choose another path",
+    errno.EISDIR: "it is a folder: choose a file",
+    errno.EEXIST: "a file or a broken link of that name exists: move it away, or choose another path",
     errno.ENOENT: "check the path",
-    errno.ELOOP: "a symbolic link is in the way: check it with `ls -l`, or choose another path",
-    errno.EACCES: "check the permissions with `ls -ld`, or choose a path that you may write to",
-    errno.EPERM: "check the permissions with `ls -ld`, or choose a path that you may write to",
+    errno.ELOOP: "the path is or contains a symbolic link: check it with `ls -l`, or choose another path",
+    errno.EACCES: "check the permissions with `ls -ld`, or choose a writable path",
+    errno.EPERM: "check the permissions with `ls -ld`, or choose a writable path",
     errno.EROFS: "the file system is mounted read-only: choose a path on another one",
     errno.ENOTEMPTY: "move what is in the folder away, or choose another path",
     errno.EXDEV: "choose a path on the same file system",
     errno.EINVAL: "choose another path",
-    errno.ENXIO: "nothing reads from it: choose another path",
-    errno.ENOSPC: "make room on the disk, or choose a path on another one",
-    errno.EDQUOT: "the disk quota is used up: make room, or choose a path on another disk",
-    errno.EFBIG: "the file system does not take a file of this size: choose a path on another one",
-    errno.EIO: "the disk or the network that it is on fails: check `dmesg`",
-    errno.ESTALE: "the network file system lost the file: try again, or mount it anew",
+    errno.ENXIO: "no process reads from it: choose another path",
+    errno.ENOSPC: "free some space, or choose a path on another disk",
+    errno.EDQUOT: "the disk quota is exceeded: free some space, or choose a path on another disk",
+    errno.EFBIG: "the file system does not support files of this size: choose a path on another one",
+    errno.EIO: "the disk or its network connection fails: check `dmesg`",
+    errno.ESTALE: "the network file system lost the file: try again, or mount it again",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
-    errno.ENFILE: "the machine has too many open files: end other programs",
+    errno.ENFILE: "the machine has too many open files: stop other programs",
 }
-# Those that are no mistake in what was asked.
+# Failures of the system rather than mistakes of the user.
 _FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 
 
 def explain_os_error(error: OSError, what: str = "", *, where: str = "", option: str = "") -> NanolmError:
-    """Describe an error of the file system to the user: what failed, the path, and a hint.
+    """Translate an error of the file system into one with the failed action, the path and a hint.
 
     Args:
-        error: as it was raised.
-        what: what could not be done; the path is named where it is empty.
+        error: the original error.
+        what: the action that failed; if empty, the message names the path.
         where: the path, if the error does not name it.
-        option: the setting or flag that chooses another path, such as "hydra.run.dir=".
+        option: the setting or option that chooses another path, such as "hydra.run.dir=".
 
     Returns:
-        A DiskError where the system failed, a PathError where another path would do.
+        A DiskError if the system failed, a PathError if another path would work.
 
     Raises:
-        OSError: the error itself, where it has nothing to do with files.
+        OSError: the original error, if it is not about a file.
     """
     path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else where
     if error.errno not in _HINTS and not path:
@@ -163,7 +163,7 @@ def explain_os_error(error: OSError, what: str = "", *, where: str = "", option:
     if error.errno == errno.ENOENT and not _has_current_folder():
         return PathError(
             "the current folder has been deleted",
-            where="the shell that nanolm runs in",
+            where="the current folder of the shell",
             hint="cd to a folder that exists",
         )
     reason = error.strerror or str(error)
@@ -184,13 +184,12 @@ def _has_current_folder() -> bool:
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs what an optional part of nanolm needs.
+    """Return the command that installs the packages of an optional dependency.
 
-    It names the packages themselves: nanolm may have been installed from a checkout or from a wheel, and is not on the
-    package index.
+    It lists the packages because nanolm itself is not on the package index.
 
     Args:
-        extra: of pyproject.toml's optional dependencies.
+        extra: name in pyproject.toml's optional dependencies.
     """
     import importlib.metadata
 
@@ -204,9 +203,9 @@ def install_hint(extra: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that points from a mistyped name to the known ones."""
+    """Suggest the nearest known name for a mistyped one, or list the known names."""
     known = sorted(known)
-    # A key given without its group, or with a wrong one, is near by its last part.
+    # A key without its group, or with a wrong one, is matched by its last component.
     last = {key.rsplit(".", 1)[-1]: key for key in known}
     close = [last[name.rsplit(".", 1)[-1]]] if name.rsplit(".", 1)[-1] in last else []
     close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Paths as users type them, and safe writes: atomic where a file is replaced, and never through unchosen links."""
+"""Safe file access: atomic replacement, no writes through unexpected links, `~` in paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from nanolm.errors import SettingsError, explain_os_error
 
-# Windows has neither: opening a FIFO and following a link are checked by lstat alone there.
+# Windows has neither flag; lstat is the only check against FIFOs and links there.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _KINDS = {
@@ -30,9 +30,9 @@ _KINDS = {
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """The path that a user typed. `~` and a leading `~/` are the home folder; anything else stands as it is.
+    """Expand `~` and a leading `~/` of a path that a user typed to the home folder.
 
-    A `Path` is taken to be one already. Where the system knows no home folder, `~` stays as it is.
+    A `Path` is returned unchanged, as is `~` if the home folder is unknown.
     """
     if isinstance(path, str) and (path == "~" or path.startswith(("~/", f"~{os.sep}"))):
         with contextlib.suppress(RuntimeError):
@@ -41,12 +41,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a regular file, or create it, so that a crash leaves the old content or the new, never a part.
+    """Write a regular file atomically and durably: a crash leaves the old content or the new.
 
-    A file that is replaced keeps its mode; a new one gets the mode that `open` would give it.
+    An existing file keeps its mode; a new one gets the default mode of `open`.
 
     Raises:
-        OSError: it cannot be written, or there is something other than a regular file, a link included.
+        OSError: it cannot be written, or the path is a link or another special file.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
@@ -57,13 +57,13 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty temporary file beside `path`, which takes its place at the end; on an error it is removed.
+    """Yield an empty temporary file that replaces `path` at the end of the block; an error removes it.
 
     Raises:
-        OSError: it cannot be created, or `path` is something other than a regular file, a link included.
+        OSError: it cannot be created, or `path` is a link or another special file.
     """
     before = _status_of_regular(path)
-    # The file's own name may be too long to be part of another one.
+    # A name derived from the file's own could be too long.
     temporary = temporary_sibling(path.with_name("nanolm"))
     # A private file stays private while its new content is written.
     mode = 0o666 if before is None else 0o600
@@ -81,20 +81,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A name beside `path` that nobody can predict: hidden, and ending with .tmp."""
+    """Return an unpredictable, hidden name in the same folder, ending with .tmp."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def open_regular(path: Path, mode: str) -> IO[Any]:
-    """Open a regular file of a run directory for writing, created if it does not exist, without following links.
+    """Open a regular file for writing without following links; a missing file is created.
 
-    A file with hard links is replaced by a copy first, so that the file's other names keep their content.
+    A file with several hard links is first replaced by a copy, so that its other names keep their content.
 
     Args:
-        mode: as of `open`; text is UTF-8.
+        path: the file.
+        mode: mode of `open`; text is UTF-8.
 
     Raises:
-        OSError: it cannot be opened, or is something other than a regular file, a link included.
+        OSError: it cannot be opened, or is a link or another special file.
     """
     before = _status_of_regular(path)
     if before is not None and before.st_nlink > 1:
@@ -114,25 +115,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a regular file in place, without following links.
 
     Raises:
-        OSError: as open_regular.
+        OSError: as in open_regular.
     """
     with open_regular(path, "w") as file:
         file.write(text)
 
 
-def write_output_file(flag: str, path: Path, content: bytes, *, follow_links: bool = True) -> None:
-    """Write the file that a flag of the command line names.
+def write_output_file(option: str, path: Path, content: bytes, *, follow_links: bool = True) -> None:
+    """Write the file that a command-line option names.
 
-    A regular file is replaced atomically. Anything else that can be written to, such as a device or a FIFO, is written
-    in place, and so is a descriptor of this process (/dev/stdout).
+    A regular file is replaced atomically. A device, a FIFO or a descriptor of this process (/dev/stdout) is written in
+    place.
 
     Args:
-        follow_links: whether a link is followed to the file that it names, as for a file that the user named; False
-            refuses it, as for a file in a folder that the user named.
+        option: the option, for the error.
+        path: its value.
+        content: the content of the file.
+        follow_links: whether a link is followed, as for a file that the user named. False refuses it, as for a file in
+            a folder that the user named.
 
     Raises:
-        SettingsError: it cannot be written there.
-        BrokenPipeError: the reader of a pipe has gone.
+        SettingsError: the file cannot be written.
+        BrokenPipeError: the reader of a pipe has exited.
     """
     try:
         _write(path, content) if follow_links else write_durably(path, content)
@@ -141,24 +145,25 @@ def write_output_file(flag: str, path: Path, content: bytes, *, follow_links: bo
     except OSError as error:
         explained = explain_os_error(error, where=str(path))
         raise SettingsError(
-            f"{path} cannot be written: {error.strerror or error}", where=f"{flag} {path}", hint=explained.hint
+            f"{path} cannot be written: {error.strerror or error}", where=f"{option} {path}", hint=explained.hint
         ) from error
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether a path names the standard output of this process, such as /dev/stdout."""
+    """Return whether a path is the standard output of this process, such as /dev/stdout."""
     return _own_descriptor(path) == 1
 
 
 def wrong_file_types(folder: Path, files: Iterable[Path], folders: Iterable[Path]) -> list[str]:
-    """What stands in the way of writing below a folder: links, and files and folders that are something else.
+    """Describe paths below a folder that are links or otherwise of the wrong type.
 
     Args:
-        files: that must be regular files or missing.
-        folders: that must be folders or missing.
+        folder: folder that the names in the result are relative to.
+        files: paths that must be regular files or missing.
+        folders: paths that must be folders or missing.
 
     Returns:
-        For each misfit its name and kind, such as "metrics.jsonl is a symbolic link".
+        For each wrong path its name and type, such as "metrics.jsonl is a symbolic link".
     """
     wanted = [(path, stat.S_IFREG) for path in files] + [(path, stat.S_IFDIR) for path in folders]
     found = []
@@ -170,10 +175,10 @@ def wrong_file_types(folder: Path, files: Iterable[Path], folders: Iterable[Path
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder with all that is in it; of a link in its place, the link alone.
+    """Remove a folder and its contents; for a link, the link only.
 
     Raises:
-        OSError: something cannot be removed, unless errors are ignored.
+        OSError: a file cannot be removed, unless errors are ignored.
     """
     if not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
@@ -183,7 +188,7 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def hash_prefix(path: Path, length: int) -> hashlib._Hash:
-    """The SHA-256 of the first bytes of a file, which can be updated with the bytes after them.
+    """Compute the SHA-256 of the first `length` bytes of a file, as an object that can be updated with the rest.
 
     Raises:
         EOFError: the file is shorter.
@@ -193,14 +198,14 @@ def hash_prefix(path: Path, length: int) -> hashlib._Hash:
         while length > 0:
             block = file.read(min(length, 2**20))
             if not block:
-                raise EOFError(f"{path} is shorter than expected, by {length} bytes")
+                raise EOFError(f"{path} is {length} bytes shorter than expected")
             found.update(block)
             length -= len(block)
     return found
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to disk, where the system can (Windows cannot)."""
+    """Flush the entries of a folder to disk (not supported on Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -231,7 +236,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The descriptor of this process that a path names, through links if need be; None of any other path."""
+    """Return the descriptor of this process that a path leads to, through links too; None for other paths."""
     for _ in range(40):
         folder = os.path.realpath(path.parent)
         if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and path.name.isdigit():
@@ -243,10 +248,10 @@ def _own_descriptor(path: Path) -> int | None:
 
 
 def _status_of_regular(path: Path) -> os.stat_result | None:
-    """The lstat of a regular file; None where there is nothing.
+    """Return the lstat of a regular file; None if nothing exists there.
 
     Raises:
-        OSError: it is something else, and is not followed if it is a link.
+        OSError: it is a link or another special file.
     """
     try:
         status = path.lstat()
@@ -263,11 +268,11 @@ def _not_regular(path: Path, kind: str) -> OSError:
 
 
 def _kind_of(path: Path) -> str:
-    return _KINDS.get(stat.S_IFMT(path.lstat().st_mode), "no file")
+    return _KINDS.get(stat.S_IFMT(path.lstat().st_mode), "a special file")
 
 
 def _copy_ownership(descriptor: int, before: os.stat_result) -> None:
-    """Owner and mode of a file that is replaced, as far as the system lets this process set them."""
+    """Give a new file the owner and mode of the one that it replaces, as far as permitted."""
     if hasattr(os, "fchown"):
         with contextlib.suppress(OSError):
             os.fchown(descriptor, before.st_uid, before.st_gid)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-# Tokens of a batch are int64, and there are inputs and targets.
+# A batch has int64 inputs and targets.
 TOKEN_BYTES = 2 * 8
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -14,7 +14,7 @@ LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def host_memory() -> int | None:
-    """Return the bytes that this process may use, of the machine or its cgroup; None where it is not known."""
+    """Return the bytes that this process may use, limited by the machine or its cgroup; None if unknown."""
     found = []
     with contextlib.suppress(AttributeError, ValueError, OSError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -25,7 +25,7 @@ def host_memory() -> int | None:
 
 
 def batch_bytes(sequences: int, context_length: int) -> int:
-    """Return the bytes of the tokens of a batch."""
+    """Return the bytes of the tokens of a batch, inputs and targets."""
     return sequences * context_length * TOKEN_BYTES
 
 

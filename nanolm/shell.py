@@ -1,4 +1,4 @@
-"""Commands as a person can paste them into a shell."""
+"""Shell commands for users to copy, with arguments quoted for bash and zsh."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from nanolm.terminal import CONTROL
 
 
-def quote(word: str) -> str:
-    r"""Quote a word for bash and zsh.
+def quote(argument: str) -> str:
+    r"""Quote an argument for bash and zsh.
 
     Returns:
-        The word as shlex.quote quotes it, or as $'a\012b' if it has characters that the console cannot show: control
-        characters, undecodable bytes, and what its encoding lacks.
+        The result of shlex.quote, or $'a\012b' if the console cannot show a character: a control character, an
+        undecodable byte, or one outside of the console's encoding.
     """
-    if all(map(_is_shown, word)):
-        return shlex.quote(word)
-    return "$'" + "".join(_ESCAPED.get(one, one) if _is_shown(one) else _octal(one) for one in word) + "'"
+    if all(map(_is_printable, argument)):
+        return shlex.quote(argument)
+    return "$'" + "".join(_ESCAPED.get(c, c) if _is_printable(c) else _octal(c) for c in argument) + "'"
 
 
 _ESCAPED = {"\\": "\\\\", "'": "\\'"}
 
 
-def _is_shown(character: str) -> bool:
+def _is_printable(character: str) -> bool:
     if CONTROL.match(character):
         return False
     try:
@@ -37,7 +37,7 @@ def _is_shown(character: str) -> bool:
 
 
 def _octal(character: str) -> str:
-    """The bytes of an argument; three octal digits are read alike whatever follows, other than \\x in some shells."""
+    r"""Escape the bytes of a character by three octal digits, which end unambiguously; \x does not in some shells."""
     try:
         content = os.fsencode(character)
     except UnicodeEncodeError:
@@ -45,26 +45,26 @@ def _octal(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in content)
 
 
-def join(*words: str) -> str:
-    """Join words to a command line."""
-    return " ".join(map(quote, words))
+def join(*arguments: str) -> str:
+    """Quote and join arguments to a command line."""
+    return " ".join(map(quote, arguments))
 
 
 def path_argument(path: str | os.PathLike[str]) -> str:
-    """Put ./ before a path that a command would take for an option, a home folder, a quoted string or a keyword."""
+    """Prefix a path with ./ if it could be read as an option, a home folder, a quoted string or a keyword."""
     text = str(path)
     is_special = text.startswith(("-", "~", "'", '"')) or text in ("auto", "never")
     return f"./{text}" if is_special and not Path(text).is_absolute() else text
 
 
 def resume_command(path: str | os.PathLike[str], *overrides: str) -> str:
-    """The command that continues a run."""
+    """Return the command that resumes a run."""
     return join("nanolm", "train", f"resume={path_argument(path)}", *overrides)
 
 
 def generate_command(path: str | os.PathLike[str], prompt: str, plugins: Sequence[str] = ()) -> str:
-    """The command that lets a run continue a prompt."""
+    """Return the command that generates text from a prompt."""
     modules = ["--plugins", *plugins] if plugins else []
-    # A prompt that begins with a dash would be taken for an option.
-    words = [f"--prompt={prompt}"] if prompt.startswith("-") else ["--prompt", prompt]
-    return join("nanolm", "generate", path_argument(path), *modules, *words)
+    # A prompt that begins with a dash would be parsed as an option.
+    arguments = [f"--prompt={prompt}"] if prompt.startswith("-") else ["--prompt", prompt]
+    return join("nanolm", "generate", path_argument(path), *modules, *arguments)

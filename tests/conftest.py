@@ -1,4 +1,4 @@
-"""What the tests share: real data where it is at hand, small configs, and the command as a user runs it."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -13,46 +13,45 @@ from tests.helpers import REPOSITORY, Nanolm
 
 pytest_plugins = ["tests.run_fixtures"]
 
-# A machine that is slow for a moment fails no test.
+# Without a deadline, a busy machine fails no test.
 hypothesis.settings.register_profile("nanolm", deadline=None)
 hypothesis.settings.load_profile("nanolm")
 
 
-# Files that take longest, in the order in which they are begun: the last ones are short, and no core waits for long.
-LONGEST = ("training/test_distributed", "system/", "sweeps/", "report/", "test_cli", "test_wandb_verb", "training/")
+# Slow test files start first, in this order, so that the last ones are short and all cores finish together.
+SLOWEST = ("training/test_distributed", "system/", "sweeps/", "report/", "test_cli", "test_wandb_verb", "training/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, the others as they were."""
+    """Move slow test files to the front."""
 
-    def rank(item: pytest.Item) -> int:
-        place = item.path.relative_to(REPOSITORY / "tests").as_posix()
-        return next((number for number, name in enumerate(LONGEST) if place.startswith(name)), len(LONGEST))
+    def position(item: pytest.Item) -> int:
+        path = item.path.relative_to(REPOSITORY / "tests").as_posix()
+        return next((number for number, name in enumerate(SLOWEST) if path.startswith(name)), len(SLOWEST))
 
-    items.sort(key=rank)
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder with tinyshakespeare.txt and gpt2/: $NANOLM_TEST_DATA, else shared/data beside the checkout."""
+    """The folder with tinyshakespeare.txt and gpt2/: $NANOLM_TEST_DATA, or shared/data in the folder above."""
     folder = Path(os.environ.get("NANOLM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no test data: {folder} is not there; NANOLM_TEST_DATA may name a folder that has it")
+        pytest.skip(f"no test data in {folder}; set NANOLM_TEST_DATA to a folder with tinyshakespeare.txt and gpt2/")
     return folder
 
 
 @pytest.fixture(scope="session")
 def shakespeare(data_folder: Path) -> Path:
-    """Tiny Shakespeare."""
     path = data_folder / "tinyshakespeare.txt"
     if not path.is_file():
-        pytest.skip(f"no tiny Shakespeare: {path} is not there")
+        pytest.skip(f"{path} does not exist")
     return path
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test reads or writes the user's cache."""
+    """Give the test session a cache separate from the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOLM_CACHE", str(folder))
@@ -70,7 +69,7 @@ def small_text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nanolm(tmp_path: Path) -> Nanolm:
-    """The command in an empty folder, with an empty cache."""
+    """The nanolm command in an empty folder, with an empty cache."""
     folder = tmp_path / "here"
     folder.mkdir()
     return Nanolm(folder, tmp_path / "cache")
@@ -78,7 +77,7 @@ def nanolm(tmp_path: Path) -> Nanolm:
 
 @pytest.fixture
 def no_wandb_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No account of wandb is at hand, and the environment has no word for it."""
+    """Remove all wandb credentials and settings from the environment."""
     for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SERVICE"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

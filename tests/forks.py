@@ -1,4 +1,4 @@
-"""Children with torch loaded already, for tests that start many processes: to load it takes seconds each time."""
+"""Child processes forked from a server that has torch imported already, which saves seconds per process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from nanolm.config.run import Config
 from nanolm.runs.directory import RunDirectory
 
-# The children are forks of a process that has imported these and started no thread.
+# The fork server imports these modules once, and starts no threads.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -29,7 +29,7 @@ FORKS.set_forkserver_preload(
         "nanolm.training.trainer",
         "hydra",
         "torch._dynamo",
-        "tests.composed",
+        "tests.preload",
         "tests.system.test_crash",
         "tests.system.test_stopped",
     ]
@@ -37,7 +37,7 @@ FORKS.set_forkserver_preload(
 
 
 def train_in_child(config: Config, path: Path) -> None:
-    """What `nanolm train` does with checked settings; ends the process with its exit status."""
+    """Train as `nanolm train` does, and end the process with its exit status."""
     from nanolm.training.trainer import train
 
     run = RunDirectory(path)
@@ -49,19 +49,19 @@ def train_in_child(config: Config, path: Path) -> None:
 
 
 class Forked:
-    """A module run with arguments in a child of the fork server, with the interface of subprocess.Popen.
+    """A module run by the fork server, with the interface of subprocess.Popen.
 
     Args:
-        words: the module and its arguments, as behind `python -m`.
-        folder: where it runs.
-        environment: all of its environment.
-        is_leader: whether it leads a process group of its own.
+        command: the module and its arguments, as for `python -m`.
+        folder: current folder of the process.
+        environment: its whole environment.
+        is_leader: whether it leads a new process group.
     """
 
     def __init__(
-        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], is_leader: bool = False
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], is_leader: bool = False
     ) -> None:
-        self.args = list(words)
+        self.args = list(command)
         self._outputs = Path(tempfile.mkdtemp())
         files = self._outputs / "stdout", self._outputs / "stderr"
         arguments = (self.args, folder, dict(environment), files, is_leader)
@@ -84,7 +84,7 @@ class Forked:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end; the output and the errors. It can be called once."""
+        """Wait for the process; return its stdout and stderr. Call it once."""
         self.wait(timeout)
         out, err = ((self._outputs / name).read_text() for name in ("stdout", "stderr"))
         shutil.rmtree(self._outputs)
@@ -100,23 +100,23 @@ class Forked:
 
 
 def run_module(
-    words: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], is_leader: bool
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], is_leader: bool
 ) -> None:
-    """Run a module with a main() as `python -m` does; its output and errors go to the two files."""
+    """Run the main() of a module; stdout and stderr are written to the two files."""
     import torch
 
     if is_leader:
         os.setsid()
     for descriptor, path in enumerate((Path(os.devnull), *files)):
-        opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+        source = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(source, descriptor)
+        os.close(source)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    module = "nanolm.cli.main" if words[0] == "nanolm" else words[0]
-    sys.argv = list(words)
+    module = "nanolm.cli.main" if command[0] == "nanolm" else command[0]
+    sys.argv = list(command)
     try:
         importlib.import_module(module).main()
     except SystemExit:
@@ -125,5 +125,5 @@ def run_module(
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
     finally:
-        # A child of this kind ends without it.
+        # multiprocessing ends its children without exit functions.
         atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""Helpers that tests of several modules share: small runs, the command as a user runs it, comparisons of runs."""
+"""Helpers shared by tests of several modules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.forks import Forked
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-# A model that trains in no time, on text that every machine has.
+# Overrides of a model that trains in a moment.
 SMALL = (
     "size.n_layers=2",
     "size.n_heads=2",
@@ -46,12 +46,35 @@ SMALL = (
 )
 
 
-# What the lines of tests have been composed from.
+# Overrides of a run that takes seconds, so that it can be killed at any point.
+LONG_RUN = (
+    *SMALL,
+    "model.dropout=0.2",
+    "trainer.max_steps=600",
+    "trainer.save_every=50",
+    "trainer.eval_every=100",
+    "trainer.log_every=10",
+    "dataset=text",
+)
+
+# Overrides of the runs of `resumes_exactly`.
+RESUME_STEPS = 16
+RESUME_OVERRIDES = (
+    f"trainer.max_steps={RESUME_STEPS}",
+    "trainer.eval_every=3",
+    "trainer.save_every=5",
+    "trainer.log_every=1",
+    "trainer.gradient_accumulation=2",
+    "model.dropout=0.3",
+    "size.n_layers=1",
+)
+
+# Compositions that are reused by later tests.
 BASES: Bases = {}
 
 
 class Nanolm:
-    """Runs `nanolm` in a folder of its own, as a user would; the caller reads its output and status."""
+    """Runs the nanolm command in a separate folder and returns the completed process."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
@@ -63,22 +86,27 @@ class Nanolm:
         }
 
     def __call__(self, *arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        words = [str(word) for word in arguments]
-        if self._needs_own_python(words):
-            command = [sys.executable, "-m", "nanolm", *words]
-            where = {"cwd": self.folder, "env": self.environment, "timeout": timeout}
-            return subprocess.run(command, capture_output=True, text=True, **where)
-        process = Forked(["nanolm", *words], self.folder, self.environment)
+        command = [str(argument) for argument in arguments]
+        if self._needs_new_interpreter(command):
+            return subprocess.run(
+                [sys.executable, "-m", "nanolm", *command],
+                cwd=self.folder,
+                env=self.environment,
+                timeout=timeout,
+                capture_output=True,
+                text=True,
+            )
+        process = Forked(["nanolm", *command], self.folder, self.environment)
         try:
             output, errors = process.communicate(timeout)
         finally:
             process.kill()
         assert process.returncode is not None
-        return subprocess.CompletedProcess(words, process.returncode, output, errors)
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def start(self, *arguments: str) -> subprocess.Popen[str] | Forked:
-        """Begins the command in a group of processes of its own, so that its whole tree can be killed at once."""
-        if not self._needs_own_python(arguments):
+        """Start the command in a new process group, which can be killed as a whole."""
+        if not self._needs_new_interpreter(arguments):
             return Forked(["nanolm", *arguments], self.folder, self.environment, is_leader=True)
         return subprocess.Popen(
             [sys.executable, "-m", "nanolm", *arguments],
@@ -90,37 +118,37 @@ class Nanolm:
             start_new_session=True,
         )
 
-    def _needs_own_python(self, words: Sequence[str]) -> bool:
-        """Whether something is different that Python and OpenMP read when they start, or a launcher starts others."""
-        starts_others = any("hydra/launcher" in word for word in words)
+    def _needs_new_interpreter(self, arguments: Sequence[str]) -> bool:
+        """Return whether the environment differs in what Python and OpenMP read at startup, or there is a launcher."""
+        has_launcher = any("hydra/launcher" in argument for argument in arguments)
         has_threads = self.environment.get("OMP_NUM_THREADS") != "1"
-        return starts_others or has_threads or self.environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH")
+        return has_launcher or has_threads or self.environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH")
 
 
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str] | Forked, seconds: float = 200) -> None:
-    """Returns when it is so; the process must not end before."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | Forked, seconds: float = 200) -> None:
+    """Wait until a condition holds; fail if the process ends first."""
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
 
 
 def has_reached_step(run: RunDirectory, step: int) -> bool:
-    """Whether metrics.jsonl has come to that step."""
+    """Return whether metrics.jsonl has a row of this step or a later one."""
     lines = run.metrics.read_text().splitlines()[:-1] if run.metrics.exists() else []
     return bool(lines) and json.loads(lines[-1])["step"] >= step
 
 
 def kill_process_group(process: subprocess.Popen[str] | Forked) -> None:
-    """SIGKILL to what `Nanolm.start` began and all that it began."""
+    """Send SIGKILL to a process of `Nanolm.start` and its children."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
 def make_config(*overrides: str) -> Config:
-    """The settings of a line."""
+    """Compose a config from overrides."""
     return compose_config(overrides, BASES)
 
 
@@ -130,17 +158,19 @@ def mistakes(*overrides: str) -> list[str]:
 
 
 def small_config(text: Path, *overrides: str) -> Config:
+    """Compose a config of a small model and a text file."""
     return make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides)
 
 
 def untimed_rows(run: RunDirectory) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what a clock says."""
+    """Read the rows of metrics.jsonl, without measured times."""
     timed = ("seconds", "tokens_per_second")
     parsed = (json.loads(line) for line in run.metrics.read_text().splitlines())
     return [{key: value for key, value in row.items() if key not in timed} for row in parsed]
 
 
 def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], Any]:
+    """Load the weights and the training state of the latest checkpoint."""
     found, _ = checkpoint.newest(run.checkpoints)
     assert found is not None
     from safetensors.torch import load_file
@@ -149,6 +179,7 @@ def final_state(run: RunDirectory) -> tuple[dict[str, torch.Tensor], Any]:
 
 
 def is_same_state(a: Any, b: Any) -> bool:
+    """Compare nested states bit by bit, without measured times."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -159,19 +190,19 @@ def is_same_state(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-class sigterm_at_step:  # noqa: N801
-    """Sends SIGTERM to this process in the middle of an update."""
+class sigterm_at_step:  # noqa: N801  a context manager
+    """Sends SIGTERM to this process at the beginning of the given optimizer step, counted from 1."""
 
     def __init__(self, step: int) -> None:
-        self.left = step
+        self.n_left = step
         self.patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> None:
         update = trainer.update
 
         def interrupted(*arguments: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
+            self.n_left -= 1
+            if self.n_left == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             return update(*arguments)
 
@@ -181,19 +212,35 @@ class sigterm_at_step:  # noqa: N801
         self.patch.undo()
 
 
+def resumes_exactly(text: Path, folder: Path, *overrides: str) -> bool:
+    """Train in one go, and stopped and resumed halfway; return whether rows, weights and state are equal bit by bit."""
+    config = small_config(text, *RESUME_OVERRIDES, *overrides)
+    whole, resumed = RunDirectory(folder / "whole"), RunDirectory(folder / "resumed")
+    for run in (whole, resumed):
+        run.path.mkdir()
+    trainer.train(config, whole)
+    with sigterm_at_step(RESUME_STEPS // 2):
+        trainer.train(config, resumed)
+    assert resumed.read_summary().step == RESUME_STEPS // 2
+    trainer.train(config, resumed)
+    assert final_state(whole)[1]["scalars"]["step"] == RESUME_STEPS
+    return untimed_rows(resumed) == untimed_rows(whole) and is_same_state(final_state(resumed), final_state(whole))
+
+
 def randomize_weights(model: torch.nn.Module) -> None:
-    """Moves every weight off its start, where projections may be zero."""
+    """Draw every weight from N(0, 0.2), because some are initialized to zero."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
 
 
 def causal_context(length: int) -> AttentionContext:
+    """Return the context of causal attention over a whole text."""
     return AttentionContext(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
 
 
 def text_config(path: Path, *overrides: str) -> Config:
-    """A config whose dataset is a text file, a folder or a glob."""
+    """Compose a config whose dataset is a text file, a folder or a glob."""
     return make_config("dataset=text", f"dataset.path='{path}'", *overrides)
 
 
@@ -212,17 +259,17 @@ def tokenize_config(config: Config, report: Callable[[str], None] | None = None)
 
 
 def stream_folders(cache: Path) -> list[Path]:
-    """The folders of the streams in a cache, without the fitted tokenizers."""
+    """List the folders of streams in a token cache, without those of fitted tokenizers."""
     return sorted(path for path in (cache / "streams").glob("[!.]*") if path.name != "tokenizers")
 
 
 def temporary_files(folder: Path) -> list[str]:
-    """The names below a folder that an interrupted write left."""
+    """List the names of temporary files below a folder."""
     return [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
 def make_optimizer_config(name: str, *overrides: str) -> OptimizerConfig:
-    """The config of an optimizer with overrides such as "lr=0.1"."""
+    """Compose the config of an optimizer from overrides such as "lr=0.1"."""
     return make_config(f"optimizer={name}", *(f"optimizer.{override}" for override in overrides)).optimizer
 
 

@@ -11,7 +11,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, make_config
 
-LONG_NAME = "a_run_whose_name_says_everything_that_was_ever_thought_about_it_<!--<script>_<b>&amp;"
+LONG_NAME = "a_run_whose_name_is_much_longer_than_any_table_or_legend_is_wide_<!--<script>_<b>&amp;"
 
 
 def make_run(folder: Path, text: Path, *overrides: str, **changes: Any) -> Path:

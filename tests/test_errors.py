@@ -8,7 +8,7 @@ import pytest
 from nanolm.errors import DivergedError, Problems, SettingsError, explain_os_error, install_hint, nearest
 
 
-def test_an_error_says_what_where_and_how_to_mend_it() -> None:
+def test_error_message_has_what_where_and_hint() -> None:
     assert str(SettingsError("it is blue", where="the sky", hint="paint it")).splitlines() == [
         "it is blue",
         "  where: the sky",
@@ -16,64 +16,63 @@ def test_an_error_says_what_where_and_how_to_mend_it() -> None:
     ]
 
 
-def test_errors_cross_process_borders() -> None:
+def test_errors_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(Problems([DivergedError("a", where="b"), SettingsError("c")])))  # noqa: S301
     assert [type(problem) for problem in error.problems] == [DivergedError, SettingsError]
     assert str(error) == "a\n  where: b\nc"
 
 
-def test_nearest_finds_a_key_given_without_its_group() -> None:
+def test_nearest_finds_a_key_without_its_group() -> None:
     assert nearest("lr", ["optimizer.lr", "logger", "trainer.clip_norm"]).startswith("did you mean optimizer.lr?")
     assert nearest("trainer.max_step", ["trainer.max_steps", "x"]).startswith("did you mean trainer.max_steps?")
     assert nearest("qqq", ["a", "b"]) == "one of: a, b"
 
 
-def refused(act: Callable[[], object]) -> OSError:
-    """What the system says to an act."""
+def os_error_of(action: Callable[[], object]) -> OSError:
     with pytest.raises(OSError) as error:
-        act()
+        action()
     return error.value
 
 
-def test_an_error_of_the_system_has_its_path_and_a_hint(tmp_path: Path) -> None:
+def test_explain_os_error_adds_the_path_and_a_hint(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for act, reason, hint in (
+    for action, reason, hint in (
         (lambda: (tmp_path / ("a" * 300)).touch(), "File name too long", "shorter name"),
         (lambda: (tmp_path / "file" / "a").touch(), "Not a directory", "is a file, not a folder"),
         (lambda: (tmp_path / "file").mkdir(), "File exists", "move it away"),
-        (lambda: tmp_path.read_bytes(), "Is a directory", "name a file"),
+        (lambda: tmp_path.read_bytes(), "Is a directory", "choose a file"),
     ):
-        error = explain_os_error(refused(act), "it cannot be done", option="-o FILE")
-        assert error.found == f"it cannot be done: {reason}"
+        error = explain_os_error(os_error_of(action), "cannot write", option="-o FILE")
+        assert error.found == f"cannot write: {reason}"
         assert str(tmp_path) in error.where
         assert hint in error.hint
         assert error.hint.endswith("; -o FILE chooses another")
         assert error.exit_status == 2
-    full = refused(lambda: Path("/dev/full").write_text("x"))
-    assert explain_os_error(full, "it cannot be done").exit_status == 1, "the disk is full"
+    full = os_error_of(lambda: Path("/dev/full").write_text("x"))
+    assert explain_os_error(full, "cannot write").exit_status == 1, "the disk is full"
 
 
-def test_an_error_that_is_not_of_files_stays_what_it_is() -> None:
+def test_explain_os_error_raises_errors_not_about_files() -> None:
     error = OSError("libcudart.so: cannot open shared object file")
     with pytest.raises(OSError) as raised:
         explain_os_error(error)
     assert raised.value is error
 
 
-def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_os_error_names_a_deleted_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir("gone")
     (tmp_path / "gone").rmdir()
-    assert explain_os_error(refused(Path.cwd)).found == "the current folder has been deleted"
+    assert explain_os_error(os_error_of(Path.cwd)).found == "the current folder has been deleted"
 
 
-def test_an_install_hint_names_packages_of_the_index() -> None:
+def test_install_hint_lists_packages_of_the_index() -> None:
     assert re.fullmatch(r"pip install 'matplotlib>=[\d.]+' 'plotly>=[\d.]+'", install_hint("report"))
     assert install_hint("spacy").startswith("pip install 'spacy>=")
 
 
-def test_no_text_tells_the_reader_to_install_nanolm_from_the_index() -> None:
+def test_no_text_installs_nanolm_from_the_index() -> None:
     root = Path(__file__).parent.parent
     files = [
         path

@@ -21,7 +21,7 @@ from nanolm.files import (
 )
 
 
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_write_durably_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for content in (b"first", b"second"):
         write_durably(path, content)
@@ -29,7 +29,7 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError):
         write_durably(tmp_path / "folder", b"new")
@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_a_place_that_is_none_is_named_by_its_flag(tmp_path: Path) -> None:
+def test_write_output_file_names_the_option_in_errors(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing/a\.png cannot be written: No such file") as error:
         write_output_file("--png", tmp_path / "missing" / "a.png", b"")
     assert error.value.where == f"--png {tmp_path / 'missing' / 'a.png'}"
@@ -51,7 +51,7 @@ def test_replacing_a_file_keeps_its_mode(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_durably(path, b"new")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640, "as open() makes a file under this umask"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640, "the default mode under this umask"
         for mode in (0o600, 0o664, 0o755):
             path.chmod(mode)
             write_durably(path, b"again")
@@ -60,7 +60,7 @@ def test_replacing_a_file_keeps_its_mode(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_a_name_of_full_length_can_be_written(tmp_path: Path) -> None:
+def test_a_name_of_maximum_length_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 255)
     write_durably(path, b"x")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -78,8 +78,8 @@ def test_temporary_names_are_unpredictable_and_exclusive(tmp_path: Path, monkeyp
     assert victim.read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling link", "FIFO"])
-def test_no_write_goes_through_a_link_or_special_file(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "broken link", "FIFO"])
+def test_writes_refuse_links_and_special_files(kind: str, tmp_path: Path) -> None:
     path, victim = tmp_path / "path", tmp_path / "victim"
     if kind == "FIFO":
         os.mkfifo(path)
@@ -100,7 +100,7 @@ def test_no_write_goes_through_a_link_or_special_file(kind: str, tmp_path: Path)
     assert not victim.exists() or victim.read_text() == "mine"
 
 
-def test_a_hard_link_keeps_the_content_of_its_other_name(tmp_path: Path) -> None:
+def test_open_regular_keeps_the_content_of_other_hard_links(tmp_path: Path) -> None:
     other, path = tmp_path / "other", tmp_path / "path"
     other.write_text("rows\n")
     path.hardlink_to(other)
@@ -110,7 +110,7 @@ def test_a_hard_link_keeps_the_content_of_its_other_name(tmp_path: Path) -> None
     assert path.read_text() == "rows\nmore\n"
 
 
-def test_an_output_is_written_to_the_target_of_its_link(tmp_path: Path) -> None:
+def test_write_output_file_follows_links(tmp_path: Path) -> None:
     link, target = tmp_path / "link", tmp_path / "target"
     link.symlink_to("target")
     for content in (b"first", b"second"):
@@ -119,23 +119,23 @@ def test_an_output_is_written_to_the_target_of_its_link(tmp_path: Path) -> None:
         assert target.read_bytes() == content
 
 
-def test_a_device_and_a_fifo_are_written_in_place(tmp_path: Path) -> None:
+def test_write_output_file_writes_devices_and_fifos_in_place(tmp_path: Path) -> None:
     write_output_file("-o", Path(os.devnull), b"x")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
     reader.start()
     write_output_file("-o", pipe, b"x" * 100_000)
     reader.join()
-    assert got == [b"x" * 100_000]
+    assert received == [b"x" * 100_000]
     assert pipe.is_fifo()
     with pytest.raises(SettingsError, match="No space left on device"):
         write_output_file("-o", Path("/dev/full"), b"x")
 
 
-def test_stdout_is_written_in_place_wherever_it_goes(tmp_path: Path) -> None:
+def test_write_output_file_appends_to_redirected_stdout(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\nfrom nanolm.files import is_stdout, write_output_file\n"
         "assert is_stdout(Path('/dev/stdout'))\nwrite_output_file('-o', Path('/dev/stdout'), b'page')"
@@ -146,11 +146,11 @@ def test_stdout_is_written_in_place_wherever_it_goes(tmp_path: Path) -> None:
         file.write(b"before, ")
         file.flush()
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
-        file.write(b", behind")
-    assert (tmp_path / "all.txt").read_text() == "before, page, behind"
+        file.write(b", after")
+    assert (tmp_path / "all.txt").read_text() == "before, page, after"
 
 
-def test_misfits_are_named_with_their_kind(tmp_path: Path) -> None:
+def test_wrong_file_types_names_each_path_and_type(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("nowhere")
     (tmp_path / "b").mkdir()
     (tmp_path / "c").write_text("")
@@ -160,7 +160,7 @@ def test_misfits_are_named_with_their_kind(tmp_path: Path) -> None:
     assert wrong_file_types(tmp_path, [], names) == ["a is a symbolic link", "c is a file", "d is a FIFO"]
 
 
-def test_removing_a_tree_leaves_what_links_name(tmp_path: Path) -> None:
+def test_remove_tree_keeps_the_target_of_a_link(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to("kept")
     remove_tree(tmp_path / "link")
@@ -183,7 +183,7 @@ def test_user_path_expands_only_a_leading_home(monkeypatch: pytest.MonkeyPatch) 
     assert user_path(Path("~/a")) == Path("~/a")
 
 
-def test_user_path_stands_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_path_keeps_the_tilde_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -9,11 +9,11 @@ from nanolm.training import memory
 from tests.helpers import make_config
 
 
-def test_the_memory_of_the_host_is_what_its_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_memory_respects_the_cgroup_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    whole = machine.host_memory()
+    without_limit = machine.host_memory()
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.host_memory() == whole
+    assert machine.host_memory() == without_limit
     (tmp_path / "memory.max").write_text("1048576\n")
     assert machine.host_memory() == 1048576
     (tmp_path / "memory.max").unlink()

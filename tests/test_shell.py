@@ -14,7 +14,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def test_a_shell_reads_every_word_back() -> None:
+def test_shells_parse_quoted_arguments_to_the_original() -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("no bash")
@@ -24,17 +24,17 @@ def test_a_shell_reads_every_word_back() -> None:
     assert line.isprintable()
 
 
-def test_what_the_console_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quote_escapes_characters_that_the_console_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "latin-1"))
     assert shell.quote("l'été – 東") == "$'l\\'été \\342\\200\\223 \\346\\235\\261'"
 
 
-def test_a_path_is_no_option_home_folder_or_keyword() -> None:
+def test_path_argument_prefixes_ambiguous_paths() -> None:
     words = {name: shell.path_argument(name) for name in ("-dash", "~home", "'a'", "auto", "outputs/run", "/tmp/auto")}
     assert list(words.values()) == ["./-dash", "./~home", "./'a'", "./auto", "outputs/run", "/tmp/auto"]
 
 
-def test_the_next_commands() -> None:
+def test_resume_and_generate_commands() -> None:
     assert (
         shell.resume_command("outputs/a b", "trainer.max_steps=8")
         == "nanolm train 'resume=outputs/a b' trainer.max_steps=8"

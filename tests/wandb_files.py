@@ -1,4 +1,4 @@
-"""What wandb wrote offline, read back without wandb's own reader."""
+"""A reader of offline wandb files that is independent of wandb's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def records(path: Path) -> list[Any]:
-    """The records of an offline file: LevelDB's log framing behind a header of 7 bytes."""
+    """Parse the records of an offline file: a 7-byte header, then LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
     content, at, found, pending = path.read_bytes(), 7, [], b""
@@ -30,14 +30,15 @@ def records(path: Path) -> list[Any]:
     return found
 
 
-def of(folder: Path, patience: float = 20.0) -> list[Any]:
-    """The records of one offline folder, once it is closed: wandb's service writes the end in its own time.
+def read_records(folder: Path, timeout: float = 20.0) -> list[Any]:
+    """Read the records of an offline folder once its run is closed, which wandb does asynchronously.
 
     Args:
-        patience: seconds to wait for the end; 0 takes what is there.
+        folder: of one offline run.
+        timeout: seconds to wait for the exit record; 0 reads the current records.
     """
     (path,) = folder.glob("*.wandb")
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         found = records(path)
         if any(record.HasField("exit") for record in found) or time.monotonic() >= deadline:
@@ -45,33 +46,33 @@ def of(folder: Path, patience: float = 20.0) -> list[Any]:
         time.sleep(0.05)
 
 
-def history(folder: Path, patience: float = 20.0) -> list[dict[str, Any]]:
-    """The rows of one offline folder, wandb's own keys (_step, _timestamp, ...) among them."""
-    return [_values(record.history.item) for record in of(folder, patience) if record.HasField("history")]
+def history(folder: Path, timeout: float = 20.0) -> list[dict[str, Any]]:
+    """Return the history rows of a run, with wandb's own keys (_step, _timestamp, ...)."""
+    return [_values(record.history.item) for record in read_records(folder, timeout) if record.HasField("history")]
 
 
 def header(folder: Path) -> Any:
-    """How one offline folder's run is introduced: its id, name, group, tags and config."""
-    return next(record.run for record in of(folder) if record.HasField("run"))
+    """Return the run record: id, name, group, tags and config."""
+    return next(record.run for record in read_records(folder) if record.HasField("run"))
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """The settings that a run was introduced with."""
+    """Return the config of the run record."""
     return _values(header(folder).config.update)
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """The summary as its updates leave it."""
+    """Return the summary after all updates."""
     found: dict[str, Any] = {}
-    for record in of(folder):
+    for record in read_records(folder):
         if record.HasField("summary"):
             found |= _values(record.summary.update)
     return found
 
 
 def exit_codes(folder: Path) -> list[int]:
-    """How the run was closed; empty when it was not."""
-    return [record.exit.exit_code for record in of(folder) if record.HasField("exit")]
+    """Return the exit codes of the run; empty if it was not closed."""
+    return [record.exit.exit_code for record in read_records(folder) if record.HasField("exit")]
 
 
 def _values(items: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A server in the place of wandb's: a sound one keeps what it is sent, the others break down as they are told."""
+"""A fake wandb server that stores what it receives, or fails in a given way."""
 
 import http.server
 import json
@@ -11,21 +11,22 @@ from typing import Any
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Stands where wandb's server would.
+    """A fake wandb server.
 
     Attributes:
-        how: sound, dead, silent, broken, or "dies midway", after the first rows.
-        introduced: how each run was introduced, by its id.
-        rows: what came in as its history.
-        files: the text of what was uploaded, by the end of its path.
-        ended: the runs that were said to be at their end.
+        behavior: "sound"; "dead" (refuses connections); "silent" (never responds); "broken" (status 500); "dies midway"
+            (stops after the first rows).
+        introduced: variables of the request that created each run, by its id.
+        rows: history rows by run id.
+        files: uploaded texts by path.
+        ended: ids of completed runs.
     """
 
     daemon_threads = True
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, behavior: str) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.how = how
+        self.behavior = behavior
         self.was_called = False
         self.introduced: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -33,7 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.ended: set[str] = set()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has given up is no news."""
+        """Ignore clients that close the connection early."""
 
     @property
     def url(self) -> str:
@@ -41,17 +42,15 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """What the server says to one request."""
-
     server: Server
 
     def do_POST(self) -> None:
         server = self.server
         server.was_called = True
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if server.how == "silent":
+        if server.behavior == "silent":
             time.sleep(600)
-        if server.how == "broken":
+        if server.behavior == "broken":
             self.send_error(500)
             return
         answer: dict[str, Any] = {}
@@ -66,10 +65,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-        if "file_stream" in self.path and server.how == "dies midway":
+        if "file_stream" in self.path and server.behavior == "dies midway":
             threading.Thread(target=stop, args=(server,)).start()
 
-    do_GET = do_PUT = do_POST  # noqa: N815  as the library calls them
+    do_GET = do_PUT = do_POST  # noqa: N815  names of http.server
 
     def _take_rows(self, content: dict[str, Any]) -> None:
         run_id = self.path.split("/")[-2]
@@ -79,7 +78,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.server.ended.add(run_id)
 
     def _data(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a question about runs, as much of it as wandb reads."""
+        """Answer a GraphQL request with the fields that wandb reads."""
         operation = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
         asked, project = request.get("variables") or {}, {"name": "nanolm", "entity": {"name": "me"}}
         match operation and operation[1]:
@@ -100,7 +99,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
                 return {}
 
     def log_message(self, *arguments: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 def stop(server: Server) -> None:
@@ -109,10 +108,10 @@ def stop(server: Server) -> None:
 
 
 @contextmanager
-def a_server(how: str) -> Iterator[Server]:
-    """A server on a port of its own, stopped at the end; a dead one leaves its address alone."""
-    server = Server(how)
-    if how == "dead":
+def run_server(behavior: str) -> Iterator[Server]:
+    """Run a fake server on a free port; a dead one is closed before use."""
+    server = Server(behavior)
+    if behavior == "dead":
         server.server_close()
         yield server
         return

@@ -65,6 +65,8 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation.
 
     Args:
+        config: of a built-in model.
+        vocab_size: size of the vocabulary.
         number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
 
     Raises:

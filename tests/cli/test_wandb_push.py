@@ -11,7 +11,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import to_json
 from tests import wandb_files
 from tests.helpers import SMALL, Nanolm, kill_process_group, wait_until
-from tests.wandb_server import a_server
+from tests.wandb_server import run_server
 
 OWN_KEYS = ("_step", "_timestamp", "_runtime")
 
@@ -90,7 +90,7 @@ def test_push_adds_a_wandb_run_unless_its_id_is_kept(run: RunDirectory, nanolm: 
 
 def test_online_push_waits_for_the_upload(run: RunDirectory, nanolm: Nanolm) -> None:
     del nanolm.environment["WANDB_MODE"]
-    with a_server("sound") as server:
+    with run_server("sound") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
         done = nanolm("wandb", "push", run.path)
         assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_a_dead_server_is_an_error_with_a_hint(run: RunDirectory, nanolm: Nanolm
     assert done.returncode == 2
     assert "not logged in to wandb" in done.stderr
     assert "--offline" in done.stderr
-    with a_server("dead") as server:
+    with run_server("dead") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
         done = nanolm("wandb", "push", run.path, "--timeout", "2")
     assert done.returncode == 1
@@ -125,7 +125,7 @@ def test_a_server_that_dies_midway_is_an_error(run: RunDirectory, nanolm: Nanolm
     row = run.metrics.read_text().splitlines()[-1]
     with run.metrics.open("a") as file:
         file.writelines(json.dumps({**json.loads(row), "step": step}) + "\n" for step in range(13, 5000))
-    with a_server("dies midway") as server:
+    with run_server("dies midway") as server:
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
         done = nanolm("wandb", "push", run.path, "--timeout", "5", timeout=300)
     assert done.returncode == 1, done.stdout
@@ -168,7 +168,7 @@ def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Pat
     kill_process_group(process)
     rows = expected(run)
     live = only(run)
-    assert max((row["_step"] for row in wandb_files.history(live, patience=0)), default=0) < max(rows), (
+    assert max((row["_step"] for row in wandb_files.history(live, timeout=0)), default=0) < max(rows), (
         "nothing was lost"
     )
     done = nanolm("wandb", "push", "run", "--offline", "--keep-id")

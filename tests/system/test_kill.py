@@ -14,6 +14,7 @@ import pytest
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from tests.helpers import (
+    LONG_RUN,
     SMALL,
     Nanolm,
     final_state,
@@ -24,20 +25,10 @@ from tests.helpers import (
     wait_until,
 )
 
-LINE = (
-    *SMALL,
-    "model.dropout=0.2",
-    "trainer.max_steps=600",
-    "trainer.save_every=50",
-    "trainer.eval_every=100",
-    "trainer.log_every=10",
-    "dataset=text",
-)
-
 
 @pytest.fixture
 def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
-    done = nanolm("train", *LINE, f"dataset.path={small_text}", "hydra.run.dir=whole")
+    done = nanolm("train", *LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr
     run = RunDirectory(nanolm.folder / "whole")
     return untimed_rows(run), final_state(run)
@@ -46,7 +37,7 @@ def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
 def test_killed_three_times_and_resumed(
     nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
+    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
     run = RunDirectory(nanolm.folder / "parted")
     for step in (60, 210, 420):
         process = nanolm.start("train", *line)
@@ -67,7 +58,7 @@ def test_killed_three_times_and_resumed(
 def test_a_signal_saves_and_the_run_goes_on(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=parted")
+    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=parted")
     run = RunDirectory(nanolm.folder / "parted")
     process = nanolm.start("train", *line)
     wait_until(lambda: has_reached_step(run, 60), process)
@@ -87,7 +78,7 @@ def test_a_signal_saves_and_the_run_goes_on(
 
 
 def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
+    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
     run = RunDirectory(nanolm.folder / "run")
     first = nanolm.start("train", *line)
     wait_until(lambda: has_reached_step(run, 10), first)

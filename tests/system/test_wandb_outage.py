@@ -9,7 +9,7 @@ import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests.helpers import SMALL, Nanolm
-from tests.wandb_server import a_server
+from tests.wandb_server import run_server
 
 TIME_FIELDS = ("seconds", "tokens_per_second")
 
@@ -29,7 +29,7 @@ def test_an_outage_changes_no_row(how: str, steps: int, nanolm: Nanolm, small_te
     line = ("train", "dataset=text", f"dataset.path={small_text}", *SMALL, f"trainer.max_steps={steps}")
     line = (*line, f"trainer.eval_every={steps}", f"trainer.save_every={steps}")
     assert nanolm(*line, "hydra.run.dir=without", timeout=300).returncode == 0
-    with a_server(how) as server:
+    with run_server(how) as server:
         del nanolm.environment["WANDB_MODE"]
         nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
         done = nanolm(*line, "logger=wandb", "hydra.run.dir=with", timeout=300)
@@ -52,5 +52,5 @@ def test_an_outage_changes_no_row(how: str, steps: int, nanolm: Nanolm, small_te
 
 
 def test_a_port_that_nobody_listens_on_refuses() -> None:
-    with a_server("dead") as server, pytest.raises(ConnectionRefusedError):
+    with run_server("dead") as server, pytest.raises(ConnectionRefusedError):
         socket.create_connection(server.server_address[:2], timeout=5)

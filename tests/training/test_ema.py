@@ -12,8 +12,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import final_state, is_same_state, small_config, untimed_rows
-from tests.training.test_resume import whole_and_parted
+from tests.helpers import final_state, is_same_state, resumes_exactly, small_config, untimed_rows
 
 
 def test_the_average_is_that_of_the_formula() -> None:
@@ -53,8 +52,8 @@ def test_averaging_changes_nothing_that_is_trained(small_text: Path, tmp_path: P
 
 
 def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
-    assert whole_and_parted(small_text, tmp_path, "trainer.ema_decay=0.9")
-    last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parted")]
+    assert resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
+    last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "resumed")]
     averages = [found.load_averages() for found in last if found is not None]
     assert averages[0]
     assert is_same_state(*averages)
@@ -65,7 +64,7 @@ def test_the_equality_would_notice_missing_averages(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint.Checkpoint, "load_averages", lambda self: None)
-    assert not whole_and_parted(small_text, tmp_path, "trainer.ema_decay=0.9")
+    assert not resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
 
 
 def test_the_averaged_weights_are_scored_and_saved_beside_the_others(small_text: Path, tmp_path: Path) -> None:

@@ -15,53 +15,39 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import precision
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, Nanolm, final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
+from tests.helpers import (
+    RESUME_OVERRIDES,
+    RESUME_STEPS,
+    SMALL,
+    Nanolm,
+    final_state,
+    is_same_state,
+    resumes_exactly,
+    sigterm_at_step,
+    small_config,
+    untimed_rows,
+)
 
 OPTIMIZERS = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 SCHEDULERS = sorted(path.stem for path in config_folder().glob("scheduler/*.yaml"))
 
-# What a schedule has no default for; and a plateau that sees one in 16 steps.
+# Settings without a default, and a plateau that is reached within 16 steps.
 NEEDED = {
     "product": ["scheduler.parts=[{name:step,step_size:5},{name:cosine_restarts,period:6}]"],
     "chain": ["scheduler.parts=[cosine,{name:constant,fraction:0.5}]", "scheduler.boundaries=[9]"],
     "plateau": ["scheduler.patience=0", "scheduler.threshold=0.9"],
 }
-STEPS = 16
-COMMON = (
-    f"trainer.max_steps={STEPS}",
-    "trainer.eval_every=3",
-    "trainer.save_every=5",
-    "trainer.log_every=1",
-    "trainer.gradient_accumulation=2",
-    "model.dropout=0.3",
-    "size.n_layers=1",
-)
-
-
-def whole_and_parted(text: Path, folder: Path, *overrides: str) -> bool:
-    """Whether a run in one go and a run that was stopped in its middle end alike, to the bit, in all they hold."""
-    config = small_config(text, *COMMON, *overrides)
-    whole, parted = RunDirectory(folder / "whole"), RunDirectory(folder / "parted")
-    for run in (whole, parted):
-        run.path.mkdir()
-    train(config, whole)
-    with sigterm_at_step(STEPS // 2):
-        train(config, parted)
-    assert parted.read_summary().step == STEPS // 2
-    train(config, parted)
-    assert final_state(whole)[1]["scalars"]["step"] == STEPS
-    return untimed_rows(parted) == untimed_rows(whole) and is_same_state(final_state(parted), final_state(whole))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_on_as_if_it_had_never_stopped(optimizer: str, small_text: Path, tmp_path: Path) -> None:
-    assert whole_and_parted(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
+    assert resumes_exactly(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small_text: Path, tmp_path: Path) -> None:
     overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]
-    assert whole_and_parted(small_text, tmp_path, "optimizer=sgd", *overrides)
+    assert resumes_exactly(small_text, tmp_path, "optimizer=sgd", *overrides)
     lrs = {row["lr"] for row in untimed_rows(RunDirectory(tmp_path / "whole")) if row["split"] == "train"}
     assert len(lrs) > 1 or scheduler == "constant"
 
@@ -72,7 +58,7 @@ def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
 ) -> None:
     # The text has 8,034 tokens, 502 rows of 16: an epoch is 5 steps, and ends at a save.
     line = ("trainer.sampling=epochs", "trainer.batch_size=100", "trainer.save_every=5")
-    config = small_config(small_text, *COMMON, *line, "optimizer=muon", "size.context_length=16")
+    config = small_config(small_text, *RESUME_OVERRIDES, *line, "optimizer=muon", "size.context_length=16")
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run in (whole, parted):
         run.path.mkdir()
@@ -104,7 +90,7 @@ def test_the_equality_would_notice_a_missing_part(
 
     def forgetful(self: checkpoint.Checkpoint) -> Any:
         tree = load(self)
-        if self.step == STEPS:
+        if self.step == RESUME_STEPS:
             return tree
         if part == "plateau":
             assert tree["scalars"]["plateau"]["reduction"] < 1
@@ -120,7 +106,7 @@ def test_the_equality_would_notice_a_missing_part(
         return tree
 
     monkeypatch.setattr(checkpoint.Checkpoint, "load_state", forgetful)
-    assert not whole_and_parted(small_text, tmp_path, *overrides)
+    assert not resumes_exactly(small_text, tmp_path, *overrides)
 
 
 def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_text: Path, tmp_path: Path) -> None:
@@ -169,7 +155,7 @@ def test_a_resumed_run_keeps_its_number_format_or_says_so(
 ) -> None:
     """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""
     run = RunDirectory(tmp_path)
-    config = small_config(small_text, *COMMON, "trainer.sample_tokens=0")
+    config = small_config(small_text, *RESUME_OVERRIDES, "trainer.sample_tokens=0")
     with monkeypatch.context() as patch, sigterm_at_step(8):
         patch.setattr(precision, "resolve", lambda *arguments: before)
         train(config, run)

@@ -29,6 +29,7 @@ from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, process_gro
 from nanolm.training.trainer import train
 from tests.forks import Forked
 from tests.helpers import (
+    LONG_RUN,
     REPOSITORY,
     SMALL,
     Nanolm,
@@ -39,7 +40,6 @@ from tests.helpers import (
     untimed_rows,
     wait_until,
 )
-from tests.system.test_kill import LINE
 
 N = 2
 STEPS = 50
@@ -311,7 +311,7 @@ def test_only_the_first_rank_writes(runs: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
+    line = ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
     processes = start_ranks(line, tmp_path)
     wait_until(lambda: has_reached_step(run, 20), processes[0])
     processes[1].send_signal(number)
@@ -326,7 +326,9 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
 
 def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    processes = start_ranks(["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path)
+    processes = start_ranks(
+        ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path
+    )
     wait_until(lambda: has_reached_step(run, 60), processes[0])
     processes[1].kill()
     began = time.monotonic()
@@ -343,7 +345,15 @@ def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "trainer.max_steps=100000", "trainer.rank_timeout=8"]
+    line = [
+        "nanolm",
+        "train",
+        *LONG_RUN,
+        text,
+        "hydra.run.dir=run",
+        "trainer.max_steps=100000",
+        "trainer.rank_timeout=8",
+    ]
     processes = start_ranks([*line, "trainer.parallel=fsdp"], tmp_path)
     wait_until(lambda: has_reached_step(run, 20), processes[0])
     processes[1].send_signal(signal.SIGSTOP)
@@ -360,7 +370,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
 def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, text: str) -> None:
     run = RunDirectory(nanolm.folder / "run")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
-    line = ["nanolm", "train", *LINE, text, "hydra.run.dir=run", "resume=auto", "trainer.parallel=fsdp"]
+    line = ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "resume=auto", "trainer.parallel=fsdp"]
     process = subprocess.Popen(
         [sys.executable, "-m", *torchrun, "-m", *line, "trainer.max_steps=400"],
         cwd=nanolm.folder,
@@ -381,7 +391,7 @@ def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, t
 
 def test_mistakes_are_told_once_and_end_every_rank(text: str, tmp_path: Path) -> None:
     wrong = ["trainer.batch_size=5", "optimizer=muon", "trainer.parallel=fsdp"]
-    processes = start_ranks(["nanolm", "train", *LINE, text, *wrong, "hydra.run.dir=run"], tmp_path)
+    processes = start_ranks(["nanolm", "train", *LONG_RUN, text, *wrong, "hydra.run.dir=run"], tmp_path)
     (status, _, errors), (other_status, *other_words) = ended(processes)
     assert (status, other_status) == (2, 2)
     assert "trainer.batch_size (5) is not divisible by the 2 processes" in errors

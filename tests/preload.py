@@ -1,4 +1,4 @@
-"""Imported by the fork server: what every command does anew in the same way, the first composition above all."""
+"""Imports and first composition that the fork server does once for all commands."""
 
 from __future__ import annotations
 
