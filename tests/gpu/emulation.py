@@ -1,8 +1,8 @@
-"""Two CUDA devices in a process that has none: shapes, dtypes, devices and live bytes are real, values are not.
+"""Emulation of two CUDA devices: shapes, dtypes, devices and live bytes are real, values are not.
 
-Tensors are fake (`torch._subclasses.FakeTensorMode`), so a step of a large model takes a second and no memory. A small
-library (fake_cuda.cpp) tells a CPU build of torch that CUDA is there, so that autograd, autocast, GradScaler and fused
-optimizers take their CUDA paths. What this cannot show: kernels, speed, and which attention kernel is chosen.
+Tensors are fake (`torch._subclasses.FakeTensorMode`), so that a step of a large model takes a second and no memory. A
+small library (fake_cuda.cpp) registers CUDA in a CPU build of torch, so that autograd, autocast, GradScaler and fused
+optimizers take their CUDA code paths. Kernels, speed and the choice of an attention kernel are not emulated.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Operators whose result has a shape or a value that the host waits for.
-WAITING = ("aten.nonzero.default", "aten.equal.default", "aten.masked_select.default")
+# Operators that synchronize, because the host needs the shape or the value of their result.
+SYNCHRONIZING = ("aten.nonzero.default", "aten.equal.default", "aten.masked_select.default")
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 
 
 class CannotEmulateError(Exception):
-    """The library cannot be built here; the message says why."""
+    """The library cannot be built on this machine."""
 
 
 def build(folder: Path) -> Path:
-    """Compile the library into a folder; return its path. A library of the same torch is not compiled again.
+    """Compile the library into a folder, unless it was compiled for this torch before, and return its path.
 
     Raises:
-        CannotEmulateError: there is no compiler, or this torch has CUDA itself or no headers.
+        CannotEmulateError: there is no compiler, or torch was built with CUDA or has no headers.
     """
     import torch
 
     if torch.version.cuda is not None:
-        raise CannotEmulateError(f"torch {torch.__version__} has CUDA itself")
+        raise CannotEmulateError(f"torch {torch.__version__} was built with CUDA")
     library = folder / f"fake_cuda-{torch.__version__}-{SOURCE.stat().st_mtime_ns}.so"
     if library.exists():
         return library
@@ -59,23 +59,23 @@ def build(folder: Path) -> Path:
 
 
 def load(library: Path) -> None:
-    """Load the library; torch must not have been imported by then."""
+    """Load the library; call this before torch is imported."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent / "lib"
     for name in ("libgomp.so.1", "libc10.so", "libtorch_cpu.so", "libtorch.so"):
-        with contextlib.suppress(OSError):  # libgomp may be the system's
+        with contextlib.suppress(OSError):  # torch may use the system's libgomp
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def pretend(name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (9, 0)) -> None:
-    """Make torch.cuda say that there are two GPUs of this name, and take the operators that a GPU would."""
+    """Patch torch.cuda to report two GPUs of this name, and attention to use CUDA operators."""
     import torch
     import torch.nn.functional as F
 
-    answers: dict[str, Any] = {
+    patches: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: 2,
         "get_device_name": lambda device=None: name,
@@ -89,13 +89,13 @@ def pretend(name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (
         "reset_peak_memory_stats": lambda device=None: None,
         "max_memory_allocated": lambda device=None: 0,
     }
-    for function, answer in answers.items():
-        setattr(torch.cuda, function, answer)
+    for name_of_function, function in patches.items():
+        setattr(torch.cuda, name_of_function, function)
     F.scaled_dot_product_attention = _attention_of_cuda(F.scaled_dot_product_attention)
 
 
 def move(model: Any, mode: Any, device: Any) -> Any:
-    """Do what `model.to(device)` does, with the fake tensors of a mode; shared parameters stay shared."""
+    """Move a model to a device as fake tensors of a mode; shared parameters stay shared."""
     import torch
 
     moved: dict[int, torch.nn.Parameter] = {}
@@ -124,7 +124,7 @@ def _without_autocast() -> Iterator[None]:
 
 
 def _attention_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
-    """Flash attention for half precision without a mask, memory-efficient attention for everything else."""
+    """Return attention that uses flash kernels in half precision without a mask, memory-efficient ones otherwise."""
     import torch
 
     def attention(
@@ -153,7 +153,7 @@ def _attention_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
                     attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill_(~attn_mask, -torch.inf)
                 assert attn_mask.dtype == q.dtype, f"a mask of {attn_mask.dtype} for queries of {q.dtype}"
                 attn_mask = attn_mask.expand(*q.shape[:3], k.size(2))
-            if q.size(-1) != v.size(-1):  # the stand-in has no such kernel: the formula has the same devices and dtypes
+            if q.size(-1) != v.size(-1):  # no such kernel in fake_cuda.cpp; the formula has the same devices and dtypes
                 scores = q @ k.transpose(-2, -1)
                 return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
             is_kept = torch.is_grad_enabled() and q.requires_grad
@@ -164,7 +164,7 @@ def _attention_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fuse_rms_norm() -> None:
-    """Make RMSNorm one kernel, in fp32 under autocast, as on CUDA: a CPU build takes it apart, and keeps more."""
+    """Make RMSNorm a fused kernel, in fp32 under autocast, as on CUDA; a CPU build decomposes it and stores more."""
     import torch
     import torch.nn.functional as F
 
@@ -181,10 +181,10 @@ def fuse_rms_norm() -> None:
 
 
 def kernel_of_flex(q: Any, k: Any, v: Any, score_mod: Any = None, block_mask: Any = None) -> Any:
-    """A stand-in for compiled FlexAttention that checks its arguments as torch does, and traces their functions.
+    """Replace compiled FlexAttention: check the arguments as torch does, and trace the functions among them.
 
     Raises:
-        ValueError, NotImplementedError: as flex_attention and its kernel.
+        ValueError, NotImplementedError: as in flex_attention and its kernel.
     """
     import torch
 
@@ -203,13 +203,14 @@ def kernel_of_flex(q: Any, k: Any, v: Any, score_mod: Any = None, block_mask: An
 
 
 def watch(wide: int | None = None, n_columns: int | None = None, counts_bytes: bool = False) -> Any:
-    """A `TorchDispatchMode` that counts what a GPU would wait for, and live bytes on CUDA devices; enter it inside
-    FakeTensorMode. Numbers that the host asks for are 1.
+    """Return a `TorchDispatchMode` that counts synchronizations and live bytes on CUDA devices.
+
+    Enter it inside FakeTensorMode. Values that the host reads are 1.
 
     Args:
-        wide: how many numbers a wide tensor has, one for every logit; tensors of that size in fp32 are counted.
-        n_columns: the size of the last dimension that a wide tensor has.
-        counts_bytes: whether live bytes are counted.
+        wide: number of elements of a tensor of logits; fp32 tensors of that size are counted as wide.
+        n_columns: size of the last dimension of a wide tensor.
+        counts_bytes: whether to count live bytes.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -234,16 +235,16 @@ def watch(wide: int | None = None, n_columns: int | None = None, counts_bytes: b
                     self.syncs[name] += 1
                 return 1.0 if args[0].is_floating_point() else 1
             outputs = func(*args, **(kwargs or {}))
-            after = [outputs] if isinstance(outputs, torch.Tensor) else tensors_of(outputs)
-            is_fetch = name == "aten._to_copy.default" and args[0].is_cuda and not after[0].is_cuda
-            if is_fetch or name in WAITING:
+            results = [outputs] if isinstance(outputs, torch.Tensor) else tensors_of(outputs)
+            is_fetch = name == "aten._to_copy.default" and args[0].is_cuda and not results[0].is_cuda
+            if is_fetch or name in SYNCHRONIZING:
                 self.syncs[name] += 1
-            for tensor in after:
+            for tensor in results:
                 if tensor.is_cuda:
-                    self._see(tensor, name)
+                    self._track(tensor, name)
             return outputs
 
-        def _see(self, tensor: torch.Tensor, name: str) -> None:
+        def _track(self, tensor: torch.Tensor, name: str) -> None:
             is_wide = tensor.numel() == wide and tensor.shape[-1:] == (n_columns,)
             if not (is_wide or counts_bytes):
                 return

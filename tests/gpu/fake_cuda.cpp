@@ -1,4 +1,4 @@
-// A device guard and hooks for the CUDA device type, for a CPU build of torch: autograd, autocast and fused optimizers
+// A device guard and hooks of the CUDA device type for a CPU build of torch: autograd, autocast and fused optimizers
 // then run on fake CUDA tensors (torch._subclasses.FakeTensorMode). Nothing is computed.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>

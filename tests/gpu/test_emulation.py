@@ -1,4 +1,4 @@
-"""The GPU paths of training on fake CUDA tensors; tests/gpu/emulation.py says what this can show."""
+"""Training on fake CUDA tensors; tests/gpu/emulation.py describes the limits of the emulation."""
 
 import json
 import subprocess
@@ -14,9 +14,9 @@ from nanolm.config.trainer import AttentionBackend, Precision
 from tests.gpu import emulation, worker
 from tests.helpers import REPOSITORY
 
-# A plain combination, of which each of the worker's faults is made once.
+# Overrides of the run that each of the worker's faults is injected into.
 PLAIN = ("optimizer=adamw", "trainer.precision=bf16")
-# Sequences of 1024 tokens of GPT-2's vocabulary: the loss and the layers hold most of the memory.
+# Sequences of 1024 tokens, so that the loss and the layers use most of the memory.
 LARGE = ("size.context_length=1024", "trainer.batch_size=8", "trainer.ema_decay=null", "optimizer=adamw")
 MEMORY = [
     (*LARGE, f"model={model}", f"trainer.precision={precision}", *more)
@@ -30,10 +30,10 @@ MEMORY = [
 
 
 @pytest.fixture(scope="module")
-def answers(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one worker process finds. Building the library and this take most of a minute."""
+def results(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of one worker process, which takes most of a minute."""
     try:
-        # With pytest's cache the library is compiled once for all sessions.
+        # In pytest's cache, the library is compiled once for all sessions.
         cache = getattr(pytestconfig, "cache", None)
         library = emulation.build(cache.mkdir("fake_cuda") if cache else tmp_path_factory.mktemp("fake_cuda"))
     except emulation.CannotEmulateError as error:
@@ -45,13 +45,13 @@ def answers(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_combination_trains_evaluates_and_resumes(answers: dict[str, Any]) -> None:
-    errors = [f"{words}: {found['error']}" for words, found in answers["tried"].items() if "error" in found]
+def test_every_combination_trains_evaluates_and_resumes(results: dict[str, Any]) -> None:
+    errors = [f"{overrides}: {found['error']}" for overrides, found in results["tried"].items() if "error" in found]
     assert not errors, "\n".join(errors)
 
 
-def test_every_option_is_tried(answers: dict[str, Any]) -> None:
-    tried = [set(words.split()) for words in answers["tried"]]
+def test_combinations_cover_every_option(results: dict[str, Any]) -> None:
+    tried = [set(overrides.split()) for overrides in results["tried"]]
     built_in = {
         group: {path.stem for path in config_folder().glob(f"{group}/*.yaml")} for group in ("optimizer", "mask")
     }
@@ -63,41 +63,40 @@ def test_every_option_is_tried(answers: dict[str, Any]) -> None:
         ("trainer.precision", {*Precision.__members__} - {"auto"}),
     ):
         for name in names:
-            assert any(f"{group}={name}" in words for words in tried), f"{group}={name}"
+            assert any(f"{group}={name}" in overrides for overrides in tried), f"{group}={name}"
     for optimizer in built_in["optimizer"]:
         for precision in ("fp32", "bf16", "fp16"):
             pair = {f"optimizer={optimizer}", f"trainer.precision={precision}"}
-            assert any(pair <= words for words in tried), pair
+            assert any(pair <= overrides for overrides in tried), pair
 
 
-def test_fp32_tensors_of_the_vocabulary_are_those_of_the_loss(answers: dict[str, Any]) -> None:
-    # Per micro-batch: the logits in fp32, their log-probabilities and the gradients of both. tanh adds its own six,
-    # and a bias of the head one.
-    for words, found in answers["tried"].items():
-        expected = 10 if "softcap" in words else 5 if "head_bias" in words else 4
-        n_micro_batches = 2 if "gradient_accumulation=2" in words else 1
-        assert found["wide"] <= expected * n_micro_batches, f"{words}: {found['wide']}"
+def test_only_the_loss_makes_fp32_tensors_of_the_vocabulary(results: dict[str, Any]) -> None:
+    # Per micro-batch: fp32 logits, log-probabilities and the gradients of both; tanh adds six, a head bias one.
+    for overrides, found in results["tried"].items():
+        expected = 10 if "softcap" in overrides else 5 if "head_bias" in overrides else 4
+        n_micro_batches = 2 if "gradient_accumulation=2" in overrides else 1
+        assert found["wide"] <= expected * n_micro_batches, f"{overrides}: {found['wide']}"
 
 
-def test_an_update_waits_for_the_device_only_where_it_is_known(answers: dict[str, Any]) -> None:
-    # The loss and the norm; with two micro-batches their losses, their counts of targets and the norm. GradScaler asks
-    # once more where the optimizer is not fused.
-    for words, found in answers["tried"].items():
-        if "adafactor" in words:
-            continue  # torch's asks twice for every parameter
-        most = (5 if "gradient_accumulation=2" in words else 2) + ("fp16" in words)
-        assert sum(found["syncs"].values()) <= most, f"{words}: {found['syncs']}"
+def test_a_step_synchronizes_only_for_known_values(results: dict[str, Any]) -> None:
+    # The loss and the norm; for two micro-batches both losses, both numbers of targets and the norm. GradScaler
+    # synchronizes once more if the optimizer is not fused.
+    for overrides, found in results["tried"].items():
+        if "adafactor" in overrides:
+            continue  # torch's implementation synchronizes twice per parameter
+        most = (5 if "gradient_accumulation=2" in overrides else 2) + ("fp16" in overrides)
+        assert sum(found["syncs"].values()) <= most, f"{overrides}: {found['syncs']}"
 
 
-def test_each_fault_is_found(answers: dict[str, Any]) -> None:
-    plain = answers["tried"][next(words for words in answers["tried"] if {*PLAIN} <= {*words.split()})]
-    faults = answers["faults"]
+def test_injected_faults_are_detected(results: dict[str, Any]) -> None:
+    plain = results["tried"][next(overrides for overrides in results["tried"] if {*PLAIN} <= {*overrides.split()})]
+    faults = results["faults"]
     assert "DeviceMismatch" in faults["misplaced"]["error"]
     assert faults["wide"]["wide"] > plain["wide"]
-    assert sum(faults["waiting"]["syncs"].values()) > sum(plain["syncs"].values())
+    assert sum(faults["synchronizing"]["syncs"].values()) > sum(plain["syncs"].values())
     assert set(faults) == {*worker.FAULTS}
 
 
-def test_the_peak_of_a_step_is_that_of_the_formula(answers: dict[str, Any]) -> None:
-    for words, found in answers["memory"].items():
-        assert found.get("formula") == pytest.approx(found.get("emulated"), rel=0.15), (words, found)
+def test_peak_memory_is_close_to_the_formula(results: dict[str, Any]) -> None:
+    for overrides, found in results["memory"].items():
+        assert found.get("formula") == pytest.approx(found.get("emulated"), rel=0.15), (overrides, found)

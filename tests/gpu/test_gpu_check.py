@@ -1,4 +1,4 @@
-"""scripts/gpu_check.py, tried on a CPU: what it writes for the day a GPU is at hand."""
+"""scripts/gpu_check.py, run on a CPU."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ SCRIPT = REPOSITORY / "scripts" / "gpu_check.py"
 SMALL = ("size.n_layers=1", "size.d_model=32", "trainer.batch_size=2")
 
 
-def test_gpu_check_measures_a_row_and_writes_its_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_check_measures_rows_and_writes_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     script = runpy.run_path(str(SCRIPT))
     rows = [
         script["Row"]("tiny", "gpt2", precision, False, "sdpa", True, "cpu", SMALL) for precision in ("fp32", "tf32")
@@ -39,17 +39,17 @@ def test_gpu_check_measures_a_row_and_writes_its_page(capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_gpu_check_runs_each_row_in_a_process(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--sizes", "tiny", "--no-tests", "--seconds", "0.05", "--most-rows", "2"]
-    command = [sys.executable, str(SCRIPT), *words, "--precisions", "fp32", "tf32", "-o", str(tmp_path / "check")]
+    options = ["--device", "cpu", "--sizes", "tiny", "--no-tests", "--seconds", "0.05", "--most-rows", "2"]
+    command = [sys.executable, str(SCRIPT), *options, "--precisions", "fp32", "tf32", "-o", str(tmp_path / "check")]
     done = subprocess.run([*command, "--eager", "--set", *SMALL], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1, "a CPU has no tf32, which is a row of its own with an error"
+    assert done.returncode == 1, "tf32, which a CPU does not have, is a row with an error"
     found = json.loads((tmp_path / "check.json").read_text())
     assert ["error" in row["result"] for row in found["rows"]] == [False, True]
     assert found["about"]["device"] == "cpu"
     assert (tmp_path / "check.md").exists()
 
 
-def test_gpu_check_without_a_gpu_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_check_reports_a_missing_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert runpy.run_path(str(SCRIPT))["main"](["-o", str(tmp_path / "check")]) == 2

@@ -1,4 +1,4 @@
-"""The process in which GPU paths are emulated: `python -m tests.gpu.worker LIBRARY WORK`, answers as JSON."""
+"""The process that emulates GPUs and prints its results as JSON: `python -m tests.gpu.worker LIBRARY WORK`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.gpu import emulation
 
-# One layer is enough for every kind of layer; heads are wide enough for FlexAttention.
+# One layer; heads are wide enough for FlexAttention.
 SMALL = (
     "logger=none",
     "size.n_layers=1",
@@ -26,13 +26,13 @@ SMALL = (
     "tokenizer=byte",
 )
 VOCAB_SIZE = 300
-# What has been composed before.
+# Compositions that are reused.
 BASES: dict[Any, Any] = {}
 FORMATS = ("fp32", "tf32", "bf16", "fp16")
 
 
 def axes() -> dict[str, list[str]]:
-    """Every built-in optimizer, positions kind, mask, attention backend and precision."""
+    """Return every built-in optimizer, positional encoding, mask, attention backend and precision."""
     from nanolm.config.mask import PatternConfig
     from nanolm.config.model import Positions
     from nanolm.config.trainer import AttentionBackend
@@ -42,34 +42,34 @@ def axes() -> dict[str, list[str]]:
         "optimizer": sorted(OPTIMIZERS.schemas),
         "model.positions": [kind.name for kind in Positions],
         "mask": sorted({*MASKS.schemas} - {PatternConfig.name}),
-        "trainer.attention_backend": [path.name for path in AttentionBackend],
+        "trainer.attention_backend": [backend.name for backend in AttentionBackend],
         "trainer.precision": list(FORMATS),
     }
 
 
 def pairwise(values: dict[str, list[str]], is_valid: Any) -> list[dict[str, str]]:
-    """Combinations in which every valid pair of values of two axes occurs.
+    """Choose combinations that contain every valid pair of values of two axes.
 
-    An optimizer sees parameters and gradients only: it is paired with precisions, and not with parts of the model.
+    Optimizers are paired with precisions only, because they do not depend on parts of the model.
     """
     names = list(values)
-    everything = [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    rows = [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
     def pairs(row: dict[str, str]) -> set[Any]:
         found = itertools.combinations(row.items(), 2)
         return {(a, b) for a, b in found if a[0] != "optimizer" or b[0] == "trainer.precision"}
 
-    pairs_of = {at: pairs(row) for at, row in enumerate(everything) if is_valid(row)}
+    pairs_of = {at: pairs(row) for at, row in enumerate(rows) if is_valid(row)}
     missing = set().union(*pairs_of.values())
     chosen = []
     while missing:
         best = max(pairs_of, key=lambda at: len(pairs_of[at] & missing))
-        chosen.append(everything[best])
+        chosen.append(rows[best])
         missing -= pairs_of.pop(best)
     return chosen
 
 
-# What is no value of an axis, or has more than one layer.
+# Settings that are not on an axis, or need more than one layer.
 OTHERS = (
     ("model=gpt2", "optimizer=adamw"),
     ("model=gpt2", "optimizer=muon", "trainer.precision=fp16"),
@@ -91,15 +91,15 @@ OTHERS = (
 
 
 def combinations() -> list[tuple[str, ...]]:
-    """The overrides of every combination that is tried."""
+    """Return the overrides of all combinations."""
     from nanolm.config.checks import check
 
     @functools.cache
-    def allows(positions: str, mask: str, path: str) -> bool:
-        words = (f"model.positions={positions}", f"mask={mask}", f"trainer.attention_backend={path}")
-        return not check(config_of(*words))
+    def allows(positions: str, mask: str, backend: str) -> bool:
+        overrides = (f"model.positions={positions}", f"mask={mask}", f"trainer.attention_backend={backend}")
+        return not check(make_config(*overrides))
 
-    # Optimizers and precisions go with everything.
+    # Optimizers and precisions are valid with everything.
     def is_valid(row: dict[str, str]) -> bool:
         return allows(row["model.positions"], row["mask"], row["trainer.attention_backend"])
 
@@ -107,13 +107,13 @@ def combinations() -> list[tuple[str, ...]]:
     return [tuple(f"{name}={value}" for name, value in row.items()) for row in rows] + list(OTHERS)
 
 
-def config_of(*overrides: str) -> Any:
-    """The config of some overrides. Options of groups are composed once each, and put together here."""
-    chosen = {word.split("=")[0]: word for word in overrides if "." not in word}
-    settings = [word for word in overrides if "." in word]
-    if any(word.split(".")[0] in chosen for word in settings):
-        return _composed(*overrides)  # settings of an option
-    groups = {group: getattr(_composed(word), group) for group, word in chosen.items()}
+def make_config(*overrides: str) -> Any:
+    """Make a config from overrides, from options of groups that are each composed once."""
+    chosen = {override.split("=")[0]: override for override in overrides if "." not in override}
+    settings = [override for override in overrides if "." in override]
+    if any(override.split(".")[0] in chosen for override in settings):
+        return _composed(*overrides)  # settings that belong to a chosen option
+    groups = {group: getattr(_composed(option), group) for group, option in chosen.items()}
     return dataclasses.replace(_composed(*settings), **groups)
 
 
@@ -124,7 +124,7 @@ def _composed(*overrides: str) -> Any:
     return compose_config((*SMALL, *overrides), BASES)
 
 
-# Faults that the checks must find: a tensor on another device, an fp32 tensor of N x V, a wait for the device.
+# Faults that the tests must detect: a tensor on another device, an fp32 tensor of BTxV, a synchronization.
 def _misplaced(logits: Any) -> Any:
     import torch
 
@@ -135,45 +135,45 @@ def _wide(logits: Any) -> Any:
     return logits.float() * 1.0
 
 
-def _waiting(logits: Any) -> Any:
+def _synchronizing(logits: Any) -> Any:
     return logits * logits.detach().sum().item()
 
 
-FAULTS = {"misplaced": _misplaced, "wide": _wide, "waiting": _waiting}
+FAULTS = {"misplaced": _misplaced, "wide": _wide, "synchronizing": _synchronizing}
 
 
 def try_out(overrides: tuple[str, ...], fault: str | None = None) -> dict[str, Any]:
-    """Make two updates, an EMA step, an evaluation, a sample and a round trip of the state on fake CUDA tensors.
+    """Run two optimizer steps, an EMA step, an evaluation, sampling and a save and load on fake CUDA tensors.
 
     Returns:
-        What the last update waited for and which wide tensors it made, or the error.
+        The synchronizations and wide tensors of the last optimizer step.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from nanolm.model.build import build
     from nanolm.training.precision import choose_device
 
-    config = config_of(*overrides)
+    config = make_config(*overrides)
     rows = config.trainer.batch_size // config.trainer.gradient_accumulation
     watch = emulation.watch(rows * config.size.context_length * VOCAB_SIZE, VOCAB_SIZE)
-    model = build(config, VOCAB_SIZE)  # outside: masks are checked by their values
+    model = build(config, VOCAB_SIZE)  # outside of the mode: the values of masks are checked
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, watch:
-        parts = Parts(config, emulation.move(model, mode, choose_device(config.trainer.device)), fault)
+        trainer = Trainer(config, emulation.move(model, mode, choose_device(config.trainer.device)), fault)
         for _ in range(2):
             watch.syncs.clear()
             watch.wide.clear()
-            parts.update()
+            trainer.update()
         found = {"syncs": dict(watch.syncs), "wide": sum(watch.wide.values())}
-        parts.look_at_gradients()
-        parts.average()
-        parts.evaluate()
-        parts.write()
-        parts.save_and_load()
+        trainer.check_gradients()
+        trainer.average()
+        trainer.evaluate()
+        trainer.sample()
+        trainer.save_and_load()
     return found
 
 
-class Parts:
-    """A model and its optimizer on a fake GPU, and what training does with them."""
+class Trainer:
+    """A model and its optimizer on a fake GPU, with the operations of training."""
 
     def __init__(self, config: Any, model: Any, fault: str | None) -> None:
         import torch
@@ -194,23 +194,23 @@ class Parts:
         self.reads_documents = reads_documents(config)
         shape = (config.trainer.batch_size, config.size.context_length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.sides = (tokens, tokens, *((tokens,) if self.reads_documents else ()))
+        self.batch = (tokens, tokens, *((tokens,) if self.reads_documents else ()))
 
     def update(self) -> None:
         from nanolm.training.step import MicroBatch, update
 
         settings = self.config.trainer
-        parts = map(MicroBatch, *(side.chunk(settings.gradient_accumulation) for side in self.sides))
+        micro_batches = map(MicroBatch, *(tensor.chunk(settings.gradient_accumulation) for tensor in self.batch))
         update(
             self.state.model,
             self.state.optimizer,
-            parts,
+            micro_batches,
             self.state.number_format,
             settings.clip_norm,
             settings.clip_value,
         )
 
-    def look_at_gradients(self) -> None:
+    def check_gradients(self) -> None:
         for name, parameter in self.state.model.named_parameters():
             assert parameter.grad is not None, f"{name} has no gradient"
             assert parameter.grad.device == self.state.device, f"the gradient of {name} is on {parameter.grad.device}"
@@ -242,7 +242,7 @@ class Parts:
             reads_documents=self.reads_documents,
         )
 
-    def write(self) -> None:
+    def sample(self) -> None:
         import torch
 
         from nanolm.model.sampling import sample
@@ -255,20 +255,20 @@ class Parts:
 
         from nanolm.training.checkpoints.state import flatten, unflatten
 
-        shape, tensors = flatten(self.state.state_dict())
+        structure, tensors = flatten(self.state.state_dict())
         assert all(tensor.device.type == "cpu" for tensor in tensors.values())
-        tree = unflatten(shape, tensors)
-        del tree["rng"]  # NumPy's needs values
-        self.state.load_state_dict(tree, seed=1)
+        state_dict = unflatten(structure, tensors)
+        del state_dict["rng"]  # NumPy generators need values
+        self.state.load_state_dict(state_dict, seed=1)
         for parameter, state in self.state.optimizer.state.items():
             for name, value in state.items():
-                # The step of Adafactor is counted on the CPU, as torch has it.
+                # torch's Adafactor counts steps on the CPU.
                 if isinstance(value, torch.Tensor) and value.dim():
                     assert value.device == parameter.device, f"{name} is on {value.device} after loading"
 
 
 def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
-    """The live bytes of four layers of GPT-2 at the peak of a step, and what the formula says."""
+    """Return the peak of live bytes in a step of four layers of GPT-2, and the formula's estimate."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from nanolm.model import memory_estimate
@@ -277,16 +277,16 @@ def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
 
     vocab_size = 50257
     config = _composed("size=gpt2", "size.n_layers=4", "size.n_heads=12", "size.d_model=768", *overrides)
-    # Values do not matter, and drawing 124M of them takes a while.
+    # Values are not needed, and drawing 124M of them is slow.
     with FakeTensorMode():
         model = build(config, vocab_size)
     watch = emulation.watch(counts_bytes=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, watch:
-        parts = Parts(config, emulation.move(model, mode, choose_device(config.trainer.device)), None)
+        trainer = Trainer(config, emulation.move(model, mode, choose_device(config.trainer.device)), None)
         for _ in range(2):
-            parts.update()
+            trainer.update()
     n_parameters = count_parameters(model)
-    number_format = parts.state.number_format.name
+    number_format = trainer.state.number_format.name
     return {
         "emulated": watch.peak,
         "formula": memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format),
@@ -294,7 +294,7 @@ def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
 
 
 def main() -> None:
-    """Print the answers to the work that the second argument names, as JSON."""
+    """Print the results of the work in the second argument as JSON."""
     library, work = sys.argv[1:3]
     emulation.load(Path(library))
     import torch
@@ -303,19 +303,19 @@ def main() -> None:
     emulation.pretend()
     from nanolm.model import attention_backends
 
-    attention_backends._flex_kernel = lambda key, use: emulation.kernel_of_flex
-    asked = json.loads(work)
-    tried = {" ".join(overrides): answer(try_out, overrides) for overrides in combinations()}
-    faults = {fault: answer(try_out, asked["with_faults"], fault) for fault in FAULTS}
+    attention_backends._flex_kernel = lambda key, variant: emulation.kernel_of_flex
+    request = json.loads(work)
+    tried = {" ".join(overrides): result_or_error(try_out, overrides) for overrides in combinations()}
+    faults = {fault: result_or_error(try_out, request["with_faults"], fault) for fault in FAULTS}
     emulation.fuse_rms_norm()
-    memory = {" ".join(overrides): answer(measure_memory, tuple(overrides)) for overrides in asked["memory"]}
+    memory = {" ".join(overrides): result_or_error(measure_memory, tuple(overrides)) for overrides in request["memory"]}
     print(json.dumps({"tried": tried, "faults": faults, "memory": memory}))
     sys.stdout.flush()
-    os._exit(0)  # fake tensors that outlive their mode abort the process at its exit
+    os._exit(0)  # fake tensors that outlive their mode abort a normal exit
 
 
-def answer(function: Any, *arguments: Any) -> dict[str, Any]:
-    """What a function returns, or its error in words."""
+def result_or_error(function: Any, *arguments: Any) -> dict[str, Any]:
+    """Call a function and return its result, or its error as text."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The best of a grid for a part of its tokens, on real text, killed half-way."""
+"""ASHA on a grid of real runs, killed halfway and resumed."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.helpers import REPOSITORY
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_asha_finds_the_best_of_a_grid_for_two_fifths_of_its_tokens(tmp_path: Path, shakespeare: Path) -> None:
+def test_asha_finds_the_best_run_of_a_grid(tmp_path: Path, shakespeare: Path) -> None:
     command = [sys.executable, "scripts/asha.py", f"dataset.path={shakespeare}", "--folder", str(tmp_path)]
     done = subprocess.run(
         [*command, "--seeds", "0", "1"],

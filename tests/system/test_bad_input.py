@@ -1,4 +1,4 @@
-"""What a user can get wrong ends with one clear message, exit status 2, and no folder that looks like a run."""
+"""Mistakes of a user end with a clear message, exit status 2 and no run directory."""
 
 import dataclasses
 import json
@@ -39,13 +39,17 @@ from tests.runs.made import make_run
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_one_message_status_two_and_no_run(
+def test_a_mistake_gives_a_message_status_2_and_no_run(
     overrides: list[str], expected: list[str], nanolm: Nanolm, small_text: Path
 ) -> None:
     (nanolm.folder / "empty.txt").touch()
     (nanolm.folder / "latin1.txt").write_bytes("café".encode("latin1"))
-    text = [] if any(word.startswith("dataset=") for word in overrides) else ["dataset=text"]
-    path = [] if text == [] or any("dataset.path" in word for word in overrides) else [f"dataset.path={small_text}"]
+    text = [] if any(override.startswith("dataset=") for override in overrides) else ["dataset=text"]
+    path = (
+        []
+        if text == [] or any("dataset.path" in override for override in overrides)
+        else [f"dataset.path={small_text}"]
+    )
     done = nanolm("train", *SMALL, *text, *path, *overrides)
     assert done.returncode == 2, done.stderr
     for part in expected:
@@ -53,23 +57,23 @@ def test_one_message_status_two_and_no_run(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("nanolm: ")
-    left = {entry.name for entry in nanolm.folder.rglob("*")}
-    assert left - {"outputs"} == {"empty.txt", "latin1.txt"}
+    names = {entry.name for entry in nanolm.folder.rglob("*")}
+    assert names - {"outputs"} == {"empty.txt", "latin1.txt"}
 
 
-def test_a_run_with_bad_words_after_it(nanolm: Nanolm, small_text: Path) -> None:
+def test_commands_report_bad_arguments_and_damaged_runs(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
     assert nanolm("train", *line).returncode == 0
     run = nanolm.folder / "run"
     done = nanolm("generate", run, "--prompt", "1 Zü")
     assert done.returncode == 2
     assert "2 characters not in the tokenizer's vocabulary: 'Z' (U+005A), 'ü' (U+00FC)" in done.stderr
-    for verb in ("generate", "evaluate"):
-        prompt = ["--prompt", "1"] if verb == "generate" else []
-        done = nanolm(verb, nanolm.folder, *prompt)
+    for command in ("generate", "evaluate"):
+        prompt = ["--prompt", "1"] if command == "generate" else []
+        done = nanolm(command, nanolm.folder, *prompt)
         assert done.returncode == 2
         assert "is not a run directory" in done.stderr
-        assert str(run) in done.stderr, "the run that was meant is named"
+        assert str(run) in done.stderr, "the nearest run directory is suggested"
     weights = run / "checkpoints" / "step-00000005" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -85,17 +89,19 @@ def test_a_run_with_bad_words_after_it(nanolm: Nanolm, small_text: Path) -> None
         assert "Traceback" not in done.stderr
 
 
-def test_numbers_that_are_no_json_end_no_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files with NaN, Infinity, 1e999 and .inf, as another program or an older version writes them."""
+def test_non_finite_numbers_in_files_break_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Read files with NaN, Infinity, 1e999 and .inf, which other programs may write."""
     good, bad = make_run(tmp_path / "good"), make_run(tmp_path / "bad", losses=(2.0, 1.9))
-    for strange in ("NaN", "Infinity", "1e999", "9" * 400):
+    for number in ("NaN", "Infinity", "1e999", "9" * 400):
         summary = json.loads((good / "summary.json").read_text())
         numbers = {name for name, value in summary.items() if is_finite_number(value)}
         text = json.dumps({name: "@" if name in numbers else value for name, value in summary.items()})
-        (bad / "summary.json").write_text(text.replace("3.5", strange).replace('"@"', strange))
+        (bad / "summary.json").write_text(text.replace("3.5", number).replace('"@"', number))
         lines = (good / "metrics.jsonl").read_text().splitlines()
-        cut = [re.sub(r"(tokens|loss|seconds|grad_norm|lr)\": [\d.]+", rf'\1": {strange}', line) for line in lines[:5]]
-        (bad / "metrics.jsonl").write_text("\n".join([*cut, *lines[5:], *cut[:1], ""]))
+        damaged = [
+            re.sub(r"(tokens|loss|seconds|grad_norm|lr)\": [\d.]+", rf'\1": {number}', line) for line in lines[:5]
+        ]
+        (bad / "metrics.jsonl").write_text("\n".join([*damaged, *lines[5:], *damaged[:1], ""]))
         config = (good / "config.yaml").read_text()
         (bad / "config.yaml").write_text(re.sub("(lr|max_steps|batch_size): .*", r"\1: .inf", config))
         commands = (
@@ -109,16 +115,16 @@ def test_numbers_that_are_no_json_end_no_reader(tmp_path: Path, capsys: pytest.C
         )
         for command in commands:
             assert cli.run(command) == 0
-            said = capsys.readouterr().out
+            output = capsys.readouterr().out
             if "--json" in command:
-                json.loads(said, parse_constant=pytest.fail)
+                json.loads(output, parse_constant=pytest.fail)
         page = to_script(dataclasses.asdict(gather(find([tmp_path]))))
         json.loads(page, parse_constant=pytest.fail)
         assert not RunDirectory(bad).read_summary().is_complete(10)
         assert not exceeds_max_steps(RunDirectory(bad).read_summary(), 10)
 
 
-def test_a_run_writes_nothing_through_links(nanolm: Nanolm, small_text: Path) -> None:
+def test_resuming_refuses_links_in_a_run(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=5", "hydra.run.dir=run")
     assert nanolm("train", *line).returncode == 0
     (nanolm.folder / "victim").write_text("mine")

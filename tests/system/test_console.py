@@ -1,4 +1,4 @@
-"""Consoles that nobody reads, that are full, closed, or of another encoding; terminals; and signals from outside."""
+"""Output to pipes, full or closed files, terminals and other encodings; signals of terminals."""
 
 import os
 import re
@@ -23,9 +23,9 @@ FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 
 
-def begin(nanolm: Nanolm, words: list[str], output: Path, errors: Path) -> Any:
-    """Start a command with its output in any file."""
-    arguments = (["nanolm", *words], nanolm.folder, nanolm.environment, (output, errors), False)
+def start(nanolm: Nanolm, command: list[str], output: Path, errors: Path) -> Any:
+    """Start a command with stdout and stderr redirected to files."""
+    arguments = (["nanolm", *command], nanolm.folder, nanolm.environment, (output, errors), False)
     child = FORKS.Process(target=run_module, args=arguments)
     child.start()
     return child
@@ -36,36 +36,36 @@ def status_of(child: Any) -> int | None:
     return child.exitcode
 
 
-def test_training_goes_on_when_its_console_fails(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_training_continues_if_the_console_fails(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     line = ["train", *SHORT, f"dataset.path={small_text}"]
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    unread = begin(nanolm, [*line, "hydra.run.dir=unread", "trainer.max_steps=12"], pipe, pipe)
+    unread = start(nanolm, [*line, "hydra.run.dir=unread", "trainer.max_steps=12"], pipe, pipe)
     with pipe.open() as reader:
         assert "bigram" in reader.readline()
-    full = begin(nanolm, [*line, "hydra.run.dir=full"], FULL, FULL)
-    sweep = begin(nanolm, [*line, "-m", "hydra.sweep.dir=sweep", "seed=1"], FULL, FULL)
+    full = start(nanolm, [*line, "hydra.run.dir=full"], FULL, FULL)
+    sweep = start(nanolm, [*line, "-m", "hydra.sweep.dir=sweep", "seed=1"], FULL, FULL)
     assert [status_of(child) for child in (unread, full, sweep)] == [0, 0, 0]
     for path in (nanolm.folder / "unread", nanolm.folder / "full", *(nanolm.folder / "sweep").glob("*-*")):
         assert RunDirectory(path).read_summary().status == "completed"
         assert "val loss" in (path / "train.log").read_text()
 
 
-def test_a_result_that_cannot_be_written_is_an_error(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_an_error(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     assert nanolm("train", *SHORT, f"dataset.path={small_text}", "hydra.run.dir=R").returncode == 0
     errors = tmp_path / "errors"
     for words in (["runs", "R"], ["generate", "--help"], ["train", "--help"]):
-        assert status_of(begin(nanolm, words, FULL, errors)) == 1
+        assert status_of(start(nanolm, words, FULL, errors)) == 1
         assert "nanolm: the output cannot be written: No space left on device" in errors.read_text()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    child = begin(nanolm, ["runs", "R"], pipe, errors)
+    child = start(nanolm, ["runs", "R"], pipe, errors)
     pipe.open().close()
     assert status_of(child) == 141
     assert errors.read_text() == ""
 
 
-def test_control_characters_are_escaped_on_a_terminal_alone(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_control_characters_are_escaped_on_terminals_only(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     small_text.write_text("\x1b]52;c;aGk=\x07\x9b31m " * 100, encoding="utf-8")
     line = ["train", *SHORT, f"dataset.path={small_text}", "hydra.run.dir=R", "size.context_length=8"]
@@ -76,7 +76,7 @@ def test_control_characters_are_escaped_on_a_terminal_alone(nanolm: Nanolm, smal
     exact = nanolm(*words).stdout
     assert exact.startswith("\x1b]52;c")
     seen, written = pty.openpty()
-    assert status_of(begin(nanolm, words, Path(os.ttyname(written)), tmp_path / "errors")) == 0
+    assert status_of(start(nanolm, words, Path(os.ttyname(written)), tmp_path / "errors")) == 0
     shown = os.read(seen, 10_000).decode()
     assert shown.startswith("\\x1b]52;c")
     assert not set(shown) & set("\x1b\x07\x9b")
@@ -86,7 +86,7 @@ def test_control_characters_are_escaped_on_a_terminal_alone(nanolm: Nanolm, smal
         assert not set(printed) & set("\x1b\x07\x9b")
 
 
-# A console in ASCII without a width; stderr is closed.
+# An ASCII console without a width, and a closed stderr.
 SCRIPT = """
 nanolm() {{ "{python}" -m nanolm "$@"; }}
 export COLUMNS=0 PYTHONIOENCODING=ascii
@@ -97,7 +97,7 @@ source command > generated; echo "generate $?"
 """
 
 
-def test_a_shell_runs_what_training_prints(nanolm: Nanolm, tmp_path: Path) -> None:
+def test_printed_commands_can_be_pasted_into_a_shell(nanolm: Nanolm, tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("no bash")
@@ -114,14 +114,14 @@ def test_a_shell_runs_what_training_prints(nanolm: Nanolm, tmp_path: Path) -> No
     assert (nanolm.folder / "generated").read_text("ascii").startswith("O? est-il")
 
 
-def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_closing_the_terminal_saves_a_checkpoint(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     line = ["train", *BIGRAM, f"dataset.path={small_text}", "hydra.run.dir=R", "trainer.max_steps=100000"]
     line += ["trainer.eval_every=100000", "trainer.save_every=100000", "trainer.sample_tokens=0"]
-    child = begin(nanolm, line, tmp_path / "output", tmp_path / "errors")
+    child = start(nanolm, line, tmp_path / "output", tmp_path / "errors")
     run = RunDirectory(nanolm.folder / "R")
     while child.is_alive() and not has_reached_step(run, 1):
         child.join(0.01)
-    # A shell that ends and the kernel both send it.
+    # Both the exiting shell and the kernel send it.
     for _ in range(2):
         os.kill(child.pid, signal.SIGHUP)
     assert status_of(child) == 128 + signal.SIGHUP, (tmp_path / "errors").read_text()
@@ -130,23 +130,23 @@ def test_a_closed_terminal_saves(nanolm: Nanolm, small_text: Path, tmp_path: Pat
     assert re.search(rf"saved step-0*{summary.step}\b", run.log.read_text())
 
 
-def stopped_in_the_text(words: list[str], nanolm: Nanolm, number: int, files: tuple[Path, Path]) -> None:
-    """A command to which a signal comes while its text is read."""
+def run_with_signal_while_reading(command: list[str], nanolm: Nanolm, number: int, files: tuple[Path, Path]) -> None:
+    """Run a command and send a signal to this process while it reads the text."""
     from nanolm.data.tokens import cache as token_cache
 
     def stop(*arguments: object, **settings: object) -> None:
         os.kill(os.getpid(), number)
 
     token_cache.fit_tokenizer = stop  # type: ignore[assignment]
-    run_module(["nanolm", *words], nanolm.folder, nanolm.environment, files, False)
+    run_module(["nanolm", *command], nanolm.folder, nanolm.environment, files, False)
 
 
 @pytest.mark.parametrize("sweep", [False, True])
-def test_a_signal_before_training_leaves_nothing(sweep: bool, nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_a_signal_before_training_leaves_no_run(sweep: bool, nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     files = tmp_path / "output", tmp_path / "errors"
     place = ["-m", "seed=1,2", "hydra.sweep.dir=S"] if sweep else ["hydra.run.dir=R"]
     words = ["train", *SHORT, f"dataset.path={small_text}", *place]
-    child = FORKS.Process(target=stopped_in_the_text, args=(words, nanolm, signal.SIGTERM, files))
+    child = FORKS.Process(target=run_with_signal_while_reading, args=(words, nanolm, signal.SIGTERM, files))
     child.start()
     assert status_of(child) == 143
     assert "Traceback" not in files[1].read_text()

@@ -1,8 +1,8 @@
-"""Golden runs: eight short command lines give the rows and the weights in golden_runs.json, bit for bit.
+"""Golden runs: the metric rows and weights of eight short command lines equal golden_runs.json bit for bit.
 
-Bits differ between kinds of CPU, versions of PyTorch and, since the text is CPython's own, versions of Python. The file
-has an entry for each kind of machine, and on a machine without an entry the tests are skipped. To record an entry, or
-to renew it after a change that alters results on purpose, run this in the root of the repository::
+Results depend on the CPU, the version of PyTorch and, because the text is Python's documentation, that of Python. The
+file has an entry per kind of machine; on others the tests are skipped. To record an entry, or to renew it after an
+intended change of results, run this in the root of the repository::
 
     python -m tests.system.test_golden_runs --record
 """
@@ -44,7 +44,7 @@ SHORT = (
 )
 TINY = (*SHORT, "size=tiny", "size.n_layers=2")
 
-# Each golden run has one command line or several that follow one another; the last one leaves the weights to compare.
+# Command lines of each golden run, executed in order; the weights of the last one are compared.
 RUNS: dict[str, list[tuple[str, ...]]] = {
     "bigram": [(*TINY, "model=bigram", "hydra.run.dir=run")],
     "gpt2_with_dropout": [(*TINY, "model=gpt2", "model.dropout=0.1", "hydra.run.dir=run")],
@@ -61,7 +61,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
         (*TINY, "resume=run", "fork=true", "optimizer.lr=5e-4", "trainer.max_steps=18", "hydra.run.dir=fork"),
     ],
 }
-# The run directories, in the order in which they are begun.
+# Run directories, in the order of their creation.
 FOLDERS = ("run", "fork")
 
 # The rows of the run directories and a hash of the weights.
@@ -69,7 +69,7 @@ Result = dict[str, Any]
 
 
 def machine_key() -> str:
-    """Names what the bits of a result depend on."""
+    """Describe everything that the bits of a result depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
     vendor = found[1] if found else platform.processor() or platform.system()
@@ -79,14 +79,14 @@ def machine_key() -> str:
 
 
 def execute(name: str, folder: Path) -> Result:
-    """Runs the command lines of a golden run.
+    """Run the command lines of a golden run.
 
     Args:
         name: a key of :data:`RUNS`.
-        folder: an empty folder, in which the run directories are made.
+        folder: an empty folder for the run directories.
 
     Returns:
-        The rows of metrics.jsonl without the fields that depend on time, and the hash of the final weights.
+        The rows of metrics.jsonl without timed fields, and the hash of the final weights.
     """
     environment = {
         **os.environ,
@@ -97,7 +97,7 @@ def execute(name: str, folder: Path) -> Result:
     for line in RUNS[name]:
         command = [sys.executable, "-m", "nanolm", "train", *line]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{shown(line)} ended with status {done.returncode}:\n{done.stderr}"
+        assert done.returncode == 0, f"{command_text(line)} exited with status {done.returncode}:\n{done.stderr}"
     written = [folder / place for place in FOLDERS if (folder / place).exists()]
     lines = [line for place in written for line in (place / "metrics.jsonl").read_text().splitlines()]
     rows = [{field: value for field, value in json.loads(line).items() if field not in TIMED_FIELDS} for line in lines]
@@ -106,42 +106,41 @@ def execute(name: str, folder: Path) -> Result:
 
 
 def hash_of_weights(path: Path) -> str:
-    """A SHA-256 over the name, dtype, shape and bytes of each tensor, in the order of the names."""
-    total = hashlib.sha256()
+    """Compute a SHA-256 over the name, dtype, shape and bytes of each tensor, sorted by name."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(load_file(path).items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def differences(expected: Result, actual: Result) -> list[str]:
-    """What differs between two results, a sentence for each row, field or hash."""
+    """Describe each difference between two results."""
     found = []
     if len(expected["rows"]) != len(actual["rows"]):
-        found.append(f"there are {len(actual['rows'])} rows, and {len(expected['rows'])} were recorded")
+        found.append(f"expected {len(expected['rows'])} rows, found {len(actual['rows'])}")
     for number, (old, new) in enumerate(zip(expected["rows"], actual["rows"], strict=False), 1):
         for field in [*old, *(field for field in new if field not in old)]:
             before, now = (json.dumps(row[field]) if field in row else "missing" for row in (old, new))
             if before != now:
                 place = f"row {number} (step {old.get('step')}, {old.get('split')})"
-                found.append(f"{place}, field {field}: {before} was recorded, now it is {now}")
+                found.append(f"{place}, field {field}: expected {before}, found {now}")
     if expected["weights"] != actual["weights"]:
-        found.append(f"final weights: {expected['weights']} was recorded, now the hash is {actual['weights']}")
+        found.append(f"hash of the final weights: expected {expected['weights']}, found {actual['weights']}")
     return found
 
 
-def shown(line: tuple[str, ...]) -> str:
-    """A command line as it is typed."""
+def command_text(line: tuple[str, ...]) -> str:
     return " ".join(["nanolm train", *line])
 
 
 def read_golden() -> dict[str, dict[str, Result]]:
-    """The results of each golden run, by the key of the machine that recorded them."""
+    """Read the results of the golden runs by machine key."""
     return json.loads(GOLDEN_FILE.read_text()) if GOLDEN_FILE.exists() else {}
 
 
 def record() -> None:
-    """Writes this machine's entry; the entries of other machines stay as they are."""
+    """Write this machine's entry; other entries are left unchanged."""
     entry = {}
     for name in RUNS:
         with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +148,7 @@ def record() -> None:
         print(f"{name}: {len(entry[name]['rows'])} rows, weights {entry[name]['weights'][:12]}")
     golden = {**read_golden(), machine_key(): entry}
     text = json.dumps(golden, indent=1)
-    # A row of metrics.jsonl on a line of its own, so that a diff of the file is a diff of rows.
+    # One line per row of metrics.jsonl, so that a diff of the file shows rows.
     text = re.sub(r"\{[^{}]*\}", lambda row: re.sub(r"\n *", " ", row[0]).replace("{ ", "{").replace(" }", "}"), text)
     GOLDEN_FILE.write_text(text + "\n")
     print(f"recorded in {GOLDEN_FILE.name} for {machine_key()}")
@@ -164,13 +163,13 @@ def test_golden_run(name: str, tmp_path: Path) -> None:
     assert name in entry, f"{GOLDEN_FILE.name} has no run {name} for {machine_key()}; to record it: {RECORD}"
     found = differences(entry[name], execute(name, tmp_path))
     if found:
-        lines = "\n".join(f"  {shown(line)}" for line in RUNS[name])
-        # The weights come last, and are always named.
+        lines = "\n".join(f"  {command_text(line)}" for line in RUNS[name])
+        # The difference of the weights is last, and is always command_text.
         listed = found if len(found) <= 12 else [*found[:10], f"... {len(found) - 11} more ...", found[-1]]
         changes = "\n".join(f"  {change}" for change in listed)
         pytest.fail(
             f"the golden run {name} has changed on {machine_key()}\n{lines}\n{changes}\n"
-            f"If results are meant to change, renew {GOLDEN_FILE.name} and say why in the commit: {RECORD}",
+            f"If the change is intended, renew {GOLDEN_FILE.name} and give the reason in the commit: {RECORD}",
             pytrace=False,
         )
 

@@ -1,4 +1,4 @@
-"""A real run, really killed: what it goes on to is what an undisturbed one gives."""
+"""Real runs that are killed, interrupted or out of disk space resume to the same result."""
 
 import os
 import re
@@ -34,11 +34,11 @@ def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
     return untimed_rows(run), final_state(run)
 
 
-def test_killed_three_times_and_resumed(
+def test_a_run_killed_three_times_resumes_exactly(
     nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
-    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=parted", "resume=auto")
-    run = RunDirectory(nanolm.folder / "parted")
+    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=resumed", "resume=auto")
+    run = RunDirectory(nanolm.folder / "resumed")
     for step in (60, 210, 420):
         process = nanolm.start("train", *line)
         wait_until(lambda step=step: has_reached_step(run, step), process)
@@ -55,11 +55,11 @@ def test_killed_three_times_and_resumed(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_a_signal_saves_and_the_run_goes_on(
+def test_a_signal_saves_and_the_run_resumes_exactly(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
-    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=parted")
-    run = RunDirectory(nanolm.folder / "parted")
+    line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=resumed")
+    run = RunDirectory(nanolm.folder / "resumed")
     process = nanolm.start("train", *line)
     wait_until(lambda: has_reached_step(run, 60), process)
     process.send_signal(number)
@@ -70,14 +70,14 @@ def test_a_signal_saves_and_the_run_goes_on(
     summary = run.read_summary()
     assert summary.status == "interrupted"
     assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
-    done = nanolm("train", "resume=parted")
+    done = nanolm("train", "resume=resumed")
     assert done.returncode == 0, done.stderr
     assert f"resumes from step {summary.step}" in done.stderr
     assert untimed_rows(run) == whole[0]
     assert is_same_state(final_state(run), whole[1])
 
 
-def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> None:
+def test_a_second_writer_is_refused(nanolm: Nanolm, small_text: Path) -> None:
     line = (*LONG_RUN, f"dataset.path={small_text}", "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000")
     run = RunDirectory(nanolm.folder / "run")
     first = nanolm.start("train", *line)
@@ -91,7 +91,7 @@ def test_a_second_writer_is_turned_away(nanolm: Nanolm, small_text: Path) -> Non
     assert first.returncode == 143
 
 
-def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small_text: Path) -> None:
+def test_a_full_disk_is_reported_and_keeps_checkpoints(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "hydra.run.dir=run", "trainer.max_steps=20")
     assert nanolm("train", *line).returncode == 0
     run = RunDirectory(nanolm.folder / "run")
@@ -104,7 +104,7 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small
         capture_output=True,
         text=True,
         timeout=100,
-        # No file may grow to the size of the weights, as if the disk had no room for them.
+        # Files cannot grow to the size of the weights, as on a full disk.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size - 1,) * 2),
     )
     assert done.returncode == 1, done.stderr
@@ -117,11 +117,11 @@ def test_a_full_disk_is_said_and_the_old_checkpoint_stands(nanolm: Nanolm, small
     assert run.read_summary().status == "completed"
 
 
-def test_a_small_file_system_that_fills_up(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+def test_a_full_file_system_keeps_valid_checkpoints(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=40", "trainer.save_every=10")
     small = tmp_path / "small"
     small.mkdir()
-    # Room for a few checkpoints, and not for as many as there are while one is written.
+    # Room for a few checkpoints, but not for one more while it is written.
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=320k", "none", str(small)], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Training where Python lacks what only POSIX systems have, as on Windows."""
+"""Training without the modules, functions and signals that Windows lacks."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from nanolm.runs.directory import RunDirectory
 from tests.helpers import SMALL, Nanolm
 
-# Runs the command line behind it without those modules, functions and signals, and without a memory report.
+# Runs nanolm with the given arguments, without those and without /proc/self/status.
 WITHOUT_POSIX = """
 import os, signal, sys
 
@@ -32,15 +32,20 @@ from nanolm.cli import main as cli
 from nanolm.training import meters
 
 meters.STATUS = meters.STATUS.with_name("nowhere")
+<<<<<<< HEAD
 for words in ([], ["hydra.run.dir=tried", "dry_run=true"]):
     assert cli.run([*sys.argv[1:], *words]) == 0
+=======
+for more in ([], ["hydra.run.dir=tried", "trainer.dry_run=true"]):
+    assert cli.run([*sys.argv[1:], *more]) == 0
+>>>>>>> 4a29586 (Describe system and GPU tests in plain terms)
 """
 
 
-def test_a_bigram_trains_without_posix_modules(nanolm: Nanolm, small_text: Path) -> None:
+def test_training_works_without_posix_modules(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "model=bigram", "trainer.max_steps=3")
     command = [sys.executable, "-c", WITHOUT_POSIX, "train", *line, "hydra.run.dir=run"]
-    # As Windows has it; torch asks for the user's name.
+    # Set on Windows; torch reads the user name.
     environment = {**nanolm.environment, "USERNAME": "someone"}
     done = subprocess.run(command, cwd=nanolm.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A sweep, its whole tree of processes killed, told to end, and started twice: what it comes to is the same."""
+"""Sweeps that are killed, interrupted or started twice give the same results as uninterrupted ones."""
 
 import json
 import random
@@ -21,8 +21,8 @@ from tests.helpers import (
     wait_until,
 )
 
-LINE = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
-# Twelve jobs.
+OVERRIDES = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
+# 12 jobs.
 JOBS = ("model=bigram,gpt2", "optimizer.lr=1e-3,3e-3", "seed=1,2,3")
 
 
@@ -30,8 +30,8 @@ def runs_in(folder: Path) -> dict[str, RunDirectory]:
     return {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
 
 
-def begun(folder: Path) -> int:
-    """How many runs have a row."""
+def count_started(folder: Path) -> int:
+    """Count the runs with at least one row."""
     return sum(run.metrics.exists() and run.metrics.stat().st_size > 0 for run in runs_in(folder).values())
 
 
@@ -39,8 +39,8 @@ def is_completed(run: RunDirectory) -> bool:
     return run.read_summary().status == "completed"
 
 
-def record(run: RunDirectory) -> tuple[Any, ...]:
-    """What would show that a finished run was touched: its rows with their times, and the times of its files."""
+def fingerprint(run: RunDirectory) -> tuple[Any, ...]:
+    """Return the rows and the modification times of the files of a run, to detect changes."""
     files = (run.metrics, run.summary, run.config, run.log)
     return (run.metrics.read_bytes(), *(path.stat().st_mtime_ns for path in files))
 
@@ -48,53 +48,55 @@ def record(run: RunDirectory) -> tuple[Any, ...]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
-def test_killed_three_times_a_sweep_comes_to_what_an_undisturbed_one_does(
+def test_a_sweep_killed_three_times_gives_the_same_runs(
     launcher: tuple[str, ...], nanolm: Nanolm, small_text: Path
 ) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=160", *JOBS)
-    undisturbed = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=900)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    folder = nanolm.folder / "parted"
-    words = (*line, "hydra.sweep.dir=parted", *launcher)
-    moments = random.Random(7)
-    finished: dict[str, tuple[Any, ...]] = {}
+    line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=160", *JOBS)
+    uninterrupted = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=900)
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    folder = nanolm.folder / "resumed"
+    overrides = (*line, "hydra.sweep.dir=resumed", *launcher)
+    generator = random.Random(7)
+    completed_runs: dict[str, tuple[Any, ...]] = {}
     for kill in range(3):
-        process = nanolm.start("train", "-m", *words)
-        wanted = begun(folder) + moments.randint(1, 3)
-        wait_until(lambda wanted=wanted: begun(folder) >= wanted, process)
-        time.sleep(moments.random())
+        process = nanolm.start("train", "-m", *overrides)
+        target = count_started(folder) + generator.randint(1, 3)
+        wait_until(lambda target=target: count_started(folder) >= target, process)
+        time.sleep(generator.random())
         kill_process_group(process)
-        now = {name: record(run) for name, run in runs_in(folder).items() if is_completed(run)}
-        assert {name: now[name] for name in finished} == finished, f"a finished job was touched before kill {kill}"
-        finished = now
-    done = nanolm("train", "-m", *words, timeout=900)
+        now = {name: fingerprint(run) for name, run in runs_in(folder).items() if is_completed(run)}
+        assert {name: now[name] for name in completed_runs} == completed_runs, (
+            f"a completed job was changed before kill {kill}"
+        )
+        completed_runs = now
+    done = nanolm("train", "-m", *overrides, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "12 jobs: 12 completed" in done.stdout
-    assert 0 < len(finished) < 12
-    whole, parted = runs_in(nanolm.folder / "whole"), runs_in(folder)
-    assert whole.keys() == parted.keys()
-    assert len(parted) == 12
-    assert {name: record(parted[name]) for name in finished} == finished
+    assert 0 < len(completed_runs) < 12
+    whole, resumed = runs_in(nanolm.folder / "whole"), runs_in(folder)
+    assert whole.keys() == resumed.keys()
+    assert len(resumed) == 12
+    assert {name: fingerprint(resumed[name]) for name in completed_runs} == completed_runs
     for name in whole:
-        assert is_completed(parted[name])
-        assert untimed_rows(parted[name]) == untimed_rows(whole[name])
-        assert is_same_state(final_state(parted[name]), final_state(whole[name]))
+        assert is_completed(resumed[name])
+        assert untimed_rows(resumed[name]) == untimed_rows(whole[name])
+        assert is_same_state(final_state(resumed[name]), final_state(whole[name]))
 
 
-def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
+def test_two_processes_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=40", "model=bigram")
     shells = [
         nanolm.start("train", "-m", *line, "seed=1,2,3,4"),
         nanolm.start("train", "-m", "seed=4,3,2,1,5", *line, f"optimizer.lr={make_config().optimizer.lr}"),
     ]
-    said = [shell.communicate(timeout=300) for shell in shells]
-    assert [shell.returncode for shell in shells] == [0, 0], said
-    assert "4 jobs: 4 completed" in said[0][0]
-    assert "5 jobs: 5 completed" in said[1][0]
+    outputs = [shell.communicate(timeout=300) for shell in shells]
+    assert [shell.returncode for shell in shells] == [0, 0], outputs
+    assert "4 jobs: 4 completed" in outputs[0][0]
+    assert "5 jobs: 5 completed" in outputs[1][0]
     runs = runs_in(nanolm.folder / "outputs" / "sweep")
     assert sorted(run.read_summary().seed for run in runs.values()) == [1, 2, 3, 4, 5]
     for run in runs.values():
-        # Each begins once: a run says where it is when it begins, and every step has one row.
+        # Each run starts once, and has one row per step.
         assert run.log.read_text().count("run directory") == 1
         assert [row.step for row in run.read_metrics("train")] == [10, 20, 30, 40]
 
@@ -102,13 +104,13 @@ def test_two_shells_share_the_jobs_of_a_sweep(nanolm: Nanolm, small_text: Path) 
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_a_signal_ends_the_sweep_behind_a_checkpoint(
+def test_a_signal_saves_the_job_and_ends_the_sweep(
     number: signal.Signals, status: int, nanolm: Nanolm, small_text: Path
 ) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2")
+    line = (*OVERRIDES, f"dataset.path={small_text}", "model=bigram", "seed=1,2")
     process = nanolm.start("train", "-m", *line, "trainer.max_steps=100000")
     folder = nanolm.folder / "outputs" / "sweep"
-    wait_until(lambda: begun(folder) == 1, process)
+    wait_until(lambda: count_started(folder) == 1, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -123,11 +125,11 @@ def test_a_signal_ends_the_sweep_behind_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, small_text: Path) -> None:
-    line = (*LINE, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
+def test_a_signal_to_the_driver_ends_jobs_of_other_processes(nanolm: Nanolm, small_text: Path) -> None:
+    line = (*OVERRIDES, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
     process = nanolm.start("train", "-m", *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     folder = nanolm.folder / "outputs" / "sweep"
-    wait_until(lambda: begun(folder) == 2, process)
+    wait_until(lambda: count_started(folder) == 2, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 143, err
@@ -139,7 +141,7 @@ def test_a_signal_to_the_leader_ends_jobs_in_other_processes(nanolm: Nanolm, sma
         assert (run.checkpoints / f"step-{summary.step:08d}").is_dir()
 
 
-FRAGILE = """
+PLUGIN = """
 from pathlib import Path
 import torch
 from nanolm.registry import MODELS
@@ -154,34 +156,32 @@ class Unigram(torch.nn.Module):
 
 @MODELS.register("fragile")
 def fragile(config, vocab_size):
-    if config.seed == 2 and config.optimizer.lr == 0.01 and not Path("mended").exists():
+    if config.seed == 2 and config.optimizer.lr == 0.01 and not Path("fixed").exists():
         raise RuntimeError("a part is missing")
     return Unigram(vocab_size)
 """
 
 
 @pytest.mark.slow
-def test_of_twelve_jobs_the_one_that_breaks_the_program_is_run_alone_the_next_time(
-    nanolm: Nanolm, small_text: Path
-) -> None:
-    (nanolm.folder / "fragile.py").write_text(FRAGILE)
-    line = (*LINE, f"dataset.path={small_text}", "trainer.max_steps=5", "plugins=[fragile]", "model=fragile")
-    words = (*line, "optimizer.lr=1e-3,1e-2,1", "seed=1,2,3,4")
-    done = nanolm("train", "-m", *words, timeout=400)
+def test_a_sweep_reruns_only_the_failed_job(nanolm: Nanolm, small_text: Path) -> None:
+    (nanolm.folder / "fragile.py").write_text(PLUGIN)
+    line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=5", "plugins=[fragile]", "model=fragile")
+    overrides = (*line, "optimizer.lr=1e-3,1e-2,1", "seed=1,2,3,4")
+    done = nanolm("train", "-m", *overrides, timeout=400)
     assert done.returncode == 1, done.stderr
     assert "12 jobs: 11 completed, 1 failed" in done.stdout
     folder = nanolm.folder / "outputs" / "sweep"
-    (broken,) = folder.glob("optimizer.lr=0.01,seed=2-*")
-    assert f"nanolm: {broken.relative_to(nanolm.folder)} failed: RuntimeError: a part is missing" in done.stderr
+    (failed,) = folder.glob("optimizer.lr=0.01,seed=2-*")
+    assert f"nanolm: {failed.relative_to(nanolm.folder)} failed: RuntimeError: a part is missing" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert "Traceback" in (broken / "train.log").read_text()
-    before = {name: record(run) for name, run in runs_in(folder).items()}
+    assert "Traceback" in (failed / "train.log").read_text()
+    before = {name: fingerprint(run) for name, run in runs_in(folder).items()}
     assert len(before) == 11
 
-    (nanolm.folder / "mended").touch()
-    done = nanolm("train", "-m", *words, timeout=400)
+    (nanolm.folder / "fixed").touch()
+    done = nanolm("train", "-m", *overrides, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "12 jobs in outputs/sweep, 11 of them done" in done.stderr
-    after = {name: record(run) for name, run in runs_in(folder).items()}
-    assert after.keys() - before.keys() == {broken.name}
+    after = {name: fingerprint(run) for name, run in runs_in(folder).items()}
+    assert after.keys() - before.keys() == {failed.name}
     assert before.items() <= after.items()

@@ -1,4 +1,4 @@
-"""The wheel in a clean environment and an empty folder, as someone who never saw the repository has it."""
+"""The wheel, installed in a clean environment and used in an empty folder."""
 
 import os
 import subprocess
@@ -37,8 +37,8 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
     def nanolm(*arguments: str) -> subprocess.CompletedProcess[str]:
-        words = [environment / "bin" / "nanolm", *arguments]
-        return subprocess.run(words, cwd=folder, env=clean, capture_output=True, text=True, timeout=300)
+        command = [environment / "bin" / "nanolm", *arguments]
+        return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=300)
 
     line = ("trainer.max_steps=10", *SMALL, "hydra.run.dir=run", "--config-dir", "mine", "optimizer=fast")
     done = nanolm("train", *line)
