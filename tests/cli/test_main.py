@@ -27,6 +27,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[0].startswith("nanolm: ")
 
 
+def test_parsers_do_not_import_torch() -> None:
+    code = (
+        "import sys\nfrom nanolm.cli import main\n"
+        "for name in main.COMMANDS:\n    if name != 'train':\n        main.make_parser(name)\n"
+        "print([n for n in ('torch', 'hydra', 'rich', 'wandb', 'scipy') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_settings_are_checked_before_torch_is_imported() -> None:
     code = (
         "import sys\nfrom nanolm.cli import main as cli\n"
