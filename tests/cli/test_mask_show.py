@@ -110,7 +110,7 @@ def test_shades_keep_none_and_all_exact() -> None:
 
 
 def cells(png: bytes, length: int) -> list[torch.Tensor]:
-    """The masks in a picture, from left to right, read off its pixels."""
+    """Read the masks from the pixels of a figure, left to right."""
     from matplotlib.colors import to_rgb
     from matplotlib.image import imread
 

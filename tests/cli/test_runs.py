@@ -19,7 +19,7 @@ GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
-    """One of each kind, an hour between them."""
+    """Runs of each status, written an hour apart."""
     folder = tmp_path / "outputs"
     make_run(folder / "done", losses=[3.0] * 9 + [2.0])
     make_run(folder / "gone", losses=[3.0, 2.5], status="running", settings={"optimizer.lr": 0.01})

@@ -29,7 +29,7 @@ SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 
 class Browser:
-    """Chromium, one page at a time."""
+    """Chromium with one page."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
@@ -74,13 +74,13 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> set[str]:
-        """The schemes of all that was asked for since the page was opened, and the files among them."""
+        """Return the URL schemes requested since the page was opened, and the URLs of files."""
         messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         return {url if url.startswith("file:") else url.split(":")[0] for url in urls}
 
     def picture(self, path: Path) -> np.ndarray:
-        """The whole page, from top to bottom: its pixels, which are written to a file as well."""
+        """Return the pixels of the whole page, and write them to a file."""
         from matplotlib.image import imread
 
         size = self.js("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
