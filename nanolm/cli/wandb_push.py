@@ -89,7 +89,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Send every run, each as a wandb run of its own, and print what was sent.
+    """Send every run, each as its own wandb run, and print what was sent.
 
     A run that cannot be sent does not stop the others; a server that does not answer does.
 
