@@ -32,13 +32,8 @@ from nanolm.cli import main as cli
 from nanolm.training import meters
 
 meters.STATUS = meters.STATUS.with_name("nowhere")
-<<<<<<< HEAD
-for words in ([], ["hydra.run.dir=tried", "dry_run=true"]):
-    assert cli.run([*sys.argv[1:], *words]) == 0
-=======
-for more in ([], ["hydra.run.dir=tried", "trainer.dry_run=true"]):
+for more in ([], ["hydra.run.dir=tried", "dry_run=true"]):
     assert cli.run([*sys.argv[1:], *more]) == 0
->>>>>>> 4a29586 (Describe system and GPU tests in plain terms)
 """
 
 
