@@ -107,7 +107,7 @@ def _tiktoken(tokenizer: tokenizers.Tokenizer) -> tiktoken.Encoding:
 
     special = tokenizer.special_tokens
     ranks = {
-        tokenizer._pieces._shown[number]: number
+        tokenizer._shown[number]: number
         for number in range(tokenizer.vocab_size)
         if number not in special.values()
     }
