@@ -47,6 +47,7 @@ def threads_per_job(config: DictConfig, n_jobs: int) -> int | None:
     """Return the number of threads of torch in each job, so that concurrent jobs share the cores.
 
     Args:
+        config: the configuration of the sweep.
         n_jobs: number of jobs to run.
 
     Returns:

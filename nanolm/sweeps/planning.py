@@ -66,6 +66,7 @@ def plan(
     """Compose and check the jobs of a sweep and create their folders. Jobs with equal settings are planned once.
 
     Args:
+        combinations: the overrides of each job.
         directory: directory of the sweep.
         config_dir: the user's own folder of YAML files.
         search_path: `hydra.searchpath=` overrides of the command.

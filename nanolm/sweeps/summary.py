@@ -30,6 +30,9 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     """Print a table of the jobs, the number of jobs in each state, and the commands to type next.
 
     Args:
+        jobs: jobs of the sweep.
+        reports: the state of each job.
+        directory: directory of the sweep.
         n_done_before: number of jobs that were done before this sweep started.
     """
     from nanolm.tables import Console, Table, cell

@@ -127,9 +127,9 @@ def test_sweep_counts_a_diverged_run_as_done(settings: tuple[str, ...], capsys: 
 def test_sweep_file_defines_jobs_and_folder(
     settings: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = tmp_path / "mine" / "sweep" / "widths.yaml"
-    study.parent.mkdir(parents=True)
-    study.write_text(
+    file = tmp_path / "mine" / "sweep" / "widths.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
         "# @package _global_\n"
         "hydra:\n"
         "  sweep:\n    dir: outputs/${hydra:runtime.choices.sweep}\n"
@@ -138,13 +138,13 @@ def test_sweep_file_defines_jobs_and_folder(
         "    variants:\n      table: []\n      uniform: [model=gpt, size.n_layers=1]\n"
         "trainer:\n  log_every: 1\n"
     )
-    overrides = [word for word in settings if not word.startswith(("model=", "size.n_layers"))]
+    overrides = [override for override in settings if not override.startswith(("model=", "size.n_layers"))]
     assert sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides) == 0
     names = sorted(name.rpartition("-")[0] for name in times("outputs/widths"))
     assert names == [f"variant={name},seed={n}" for name in ("table", "uniform") for n in (1, 2)]
     (run,) = Path("outputs/widths").glob("variant=uniform,seed=1*")
     assert len(RunDirectory(run).read_metrics()) == 4
-    study.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lrr: 1,2\n")
+    file.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lrr: 1,2\n")
     capsys.readouterr()
     with pytest.raises(ValueError, match=r"there is no setting 'optimizer\.lrr'[\s\S]*did you mean optimizer.lr"):
         sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides)

@@ -74,8 +74,8 @@ THREADS = """
 import torch
 from nanolm.registry import MASKS
 
-@MASKS.register("told")
-def told(query, key, config):
+@MASKS.register("reporting")
+def reporting(query, key, config):
     print("threads", torch.get_num_threads(), flush=True)
     return key <= query
 """
@@ -94,9 +94,17 @@ def test_launcher_runs_jobs_in_other_processes(
     module: str, overrides: list[str], nanolm: Nanolm, small_text: Path
 ) -> None:
     require(module)
-    (nanolm.folder / "told.py").write_text(THREADS)
+    (nanolm.folder / "reporting.py").write_text(THREADS)
     nanolm.environment.pop("OMP_NUM_THREADS")
-    settings = (*SMALL, "dataset=text", "trainer.max_steps=3", "seed=1", "plugins=[told]", "mask=told", *overrides)
+    settings = (
+        *SMALL,
+        "dataset=text",
+        "trainer.max_steps=3",
+        "seed=1",
+        "plugins=[reporting]",
+        "mask=reporting",
+        *overrides,
+    )
     missing = f"dataset.path={small_text},missing.txt,{small_text.parent}/./small.txt"
     done = nanolm("train", "-m", *settings, missing, "hydra.sweep.dir=sweep", timeout=280)
     assert done.returncode == 1, done.stderr

@@ -59,18 +59,18 @@ def test_sampler_draws_depend_on_the_seed(sampler: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 def test_sampler_draws_the_same_in_several_sessions(sampler: str, tmp_path: Path) -> None:
-    whole = run_trials(tmp_path / "whole", sampler, 12)
+    uninterrupted = run_trials(tmp_path / "uninterrupted", sampler, 12)
     for n_trials in (3, 7, 12):
-        parted = run_trials(tmp_path / "parted", sampler, n_trials)
-        assert parted == whole[:n_trials]
+        resumed = run_trials(tmp_path / "resumed", sampler, n_trials)
+        assert resumed == uninterrupted[:n_trials]
 
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 def test_sampler_completes_a_half_drawn_trial(sampler: str, tmp_path: Path) -> None:
-    whole = run_trials(tmp_path / "whole", sampler, 9)
-    run_trials(tmp_path / "parted", sampler, 8)
+    uninterrupted = run_trials(tmp_path / "uninterrupted", sampler, 9)
+    run_trials(tmp_path / "resumed", sampler, 8)
     # The state after a kill between the first and the second parameter.
-    study = opened(tmp_path / "parted", sampler, 9)
+    study = opened(tmp_path / "resumed", sampler, 9)
     trial = study.study.ask()
     first = SPACES[sampler][0]
     if isinstance(first, Choice):
@@ -78,7 +78,7 @@ def test_sampler_completes_a_half_drawn_trial(sampler: str, tmp_path: Path) -> N
     else:
         assert isinstance(first, Interval)
         trial.suggest_float(first.key, first.low, first.high, log=first.is_log)
-    assert run_trials(tmp_path / "parted", sampler, 9) == whole
+    assert run_trials(tmp_path / "resumed", sampler, 9) == uninterrupted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
@@ -122,6 +122,6 @@ def test_cmaes_continues_after_a_failed_trial(tmp_path: Path) -> None:
             else:
                 study.study.tell(number, bowl(point_of(study, number)))
         (number,) = take_trials(study, sweeper, 1)
-    before = run_trials(tmp_path / "whole", "cmaes", 15)
+    before = run_trials(tmp_path / "uninterrupted", "cmaes", 15)
     assert number == 14
     assert point_of(study, number) != before[14], "the failed one counts as the worst of its generation"

@@ -75,41 +75,41 @@ def n_rows(folder: Path) -> int:
 @pytest.mark.slow
 def test_killed_study_continues_with_equal_results(nanolm: Nanolm, small_text: Path) -> None:
     arguments = (*STUDY, f"dataset.path={small_text}", "hydra.sweeper.n_trials=9")
-    done = nanolm(*arguments, "hydra.sweep.dir=whole", timeout=300)
+    done = nanolm(*arguments, "hydra.sweep.dir=uninterrupted", timeout=300)
     assert done.returncode == 0, done.stderr
-    whole, parted = nanolm.folder / "whole", nanolm.folder / "parted"
-    wanted = n_rows(whole)
+    uninterrupted, resumed = nanolm.folder / "uninterrupted", nanolm.folder / "resumed"
+    wanted = n_rows(uninterrupted)
     finished: dict[str, bytes] = {}
     for part in (0.3, 0.6, 0.85):
-        process = nanolm.start(*arguments, "hydra.sweep.dir=parted")
-        wait_until(lambda part=part: n_rows(parted) >= round(part * wanted), process)
+        process = nanolm.start(*arguments, "hydra.sweep.dir=resumed")
+        wait_until(lambda part=part: n_rows(resumed) >= round(part * wanted), process)
         kill_process_group(process)
         for name, content in finished.items():
-            assert (parted / name / "summary.json").read_bytes() == content, "a finished run was touched"
-        runs = runs_of(parted)
+            assert (resumed / name / "summary.json").read_bytes() == content, "a finished run was touched"
+        runs = runs_of(resumed)
         finished = {
             name: run.summary.read_bytes()
             for name, run in runs.items()
             if run.read_summary().status in ("completed", "pruned")
         }
     assert finished
-    done = nanolm(*arguments, "hydra.sweep.dir=parted", timeout=300)
+    done = nanolm(*arguments, "hydra.sweep.dir=resumed", timeout=300)
     assert done.returncode == 0, done.stderr
     for name, content in finished.items():
-        assert (parted / name / "summary.json").read_bytes() == content
-    first, second = trials_of(whole), trials_of(parted)
+        assert (resumed / name / "summary.json").read_bytes() == content
+    first, second = trials_of(uninterrupted), trials_of(resumed)
     assert len(first) == 9
     assert {trial.state for trial in first} == {TrialState.COMPLETE, TrialState.PRUNED}
     assert list(map(result_of, second)) == list(map(result_of, first))
-    assert runs_of(whole).keys() == runs_of(parted).keys()
-    for name, run in runs_of(whole).items():
-        assert untimed_rows(run) == untimed_rows(RunDirectory(parted / name))
-        assert is_same_state(final_state(run), final_state(RunDirectory(parted / name)))
+    assert runs_of(uninterrupted).keys() == runs_of(resumed).keys()
+    for name, run in runs_of(uninterrupted).items():
+        assert untimed_rows(run) == untimed_rows(RunDirectory(resumed / name))
+        assert is_same_state(final_state(run), final_state(RunDirectory(resumed / name)))
     # A finished study runs nothing.
-    again = nanolm(*arguments, "hydra.sweep.dir=parted", timeout=300)
+    again = nanolm(*arguments, "hydra.sweep.dir=resumed", timeout=300)
     assert again.returncode == 0, again.stderr
     assert "9 of them done" in again.stderr
-    assert list(map(result_of, trials_of(parted))) == list(map(result_of, first))
+    assert list(map(result_of, trials_of(resumed))) == list(map(result_of, first))
 
 
 @pytest.mark.slow
