@@ -107,9 +107,7 @@ def _tiktoken(tokenizer: tokenizers.Tokenizer) -> tiktoken.Encoding:
 
     special = tokenizer.special_tokens
     ranks = {
-        tokenizer._shown[number]: number
-        for number in range(tokenizer.vocab_size)
-        if number not in special.values()
+        tokenizer._shown[number]: number for number in range(tokenizer.vocab_size) if number not in special.values()
     }
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 

@@ -28,38 +28,6 @@ if TYPE_CHECKING:
     from nanolm.training.checkpoints.fork import Parent
     from nanolm.training.distributed.ranks import Ranks
 
-HELP = """\
-nanolm train: train a model, or go on with a run.
-
-  nanolm train dataset=tiny_shakespeare tokenizer=char model=gpt size=tiny mask=causal trainer.max_steps=2000
-  nanolm train dataset=text dataset.path=my_book.txt          anyone's text: a file, a folder or a glob
-  nanolm train -m model=bigram,gpt2,gpt optimizer.lr=1e-3,3e-3      every combination; what is finished is not run again
-  nanolm train resume=outputs/RUN trainer.max_steps=4000      go on with a run
-  nanolm train ... resume=auto                                go on if these settings were cut off, else start
-  nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4       a new run that begins where RUN stands
-  nanolm train ... dry_run=true                               what it would come to, and how long it would take
-  torchrun --nproc-per-node=4 -m nanolm train ...             the same batches, shared by four processes
-
-What can be chosen, as group=option:
-
-{groups}
-
-The defaults. Each can be set as key=value, for example optimizer.lr=1e-3:
-
-{defaults}
-Launch options say how the run is started, and are not saved with its settings:
-
-  resume=never|auto|RUN  fork=true  dry_run=true   as above
-  profile=true          a few steps are traced by PyTorch's profiler, into profile.json
-
-Further settings and flags:
-
-  sweep.fail_fast=true  of a sweep: no job starts after one that failed
-  hydra.sweep.dir=FOLDER  where the runs of a sweep go; the same line again goes on there
-  --config-dir FOLDER   your own options beside these     --cfg job   print a line's settings without running it
-  hydra.run.dir=FOLDER  where the run goes                --hydra-help   the rest of Hydra's flags
-"""
-
 
 def run(arguments: list[str]) -> int:
     """`nanolm train`: composes the line and runs it or, with -m, has Hydra launch a job for every combination."""
@@ -68,7 +36,9 @@ def run(arguments: list[str]) -> int:
 
     flags = _train_flags(arguments)
     if flags.help:
-        print(_train_help(flags.config_dir), end="")
+        from nanolm.cli.train_help import train_help
+
+        print(train_help(flags.overrides, flags.config_dir), end="")
         return 0
     _check_flags(flags)
     if flags.multirun and flags.cfg:
@@ -233,25 +203,6 @@ def _check_flags(flags: argparse.Namespace) -> None:
         if getattr(flags, name) and not flags.cfg
     ]
     raise_all(problems)
-
-
-def _train_help(config_dir: str | None) -> str:
-    """The options in every group, those of the user's folder included, and all settings with their defaults."""
-    import textwrap
-
-    from nanolm.compose import compose_line, config_folder
-    from nanolm.config.yaml_io import save_yaml
-
-    folders = [config_folder(), *([user_path(config_dir)] if config_dir else [])]
-    options: dict[str, set[str]] = {}
-    for path in (path.relative_to(folder) for folder in folders for path in folder.glob("*/**/*.yaml")):
-        options.setdefault(path.parts[0], set()).add(Path(*path.parts[1:]).with_suffix("").as_posix())
-    groups = "\n".join(
-        textwrap.fill(", ".join(sorted(names)), 100, initial_indent=f"  {group + ':':<12}", subsequent_indent=" " * 14)
-        for group, names in sorted(options.items())
-    )
-    defaults = textwrap.indent(save_yaml(compose_line([]).config), "  ")
-    return HELP.format(groups=groups, defaults=defaults)
 
 
 def _run_directory(line: Line) -> Path:

@@ -35,6 +35,9 @@ Options, chosen as group=option (`nanolm train --help optimizer=muon` documents 
 Settings, given as key=value, with their defaults:
 
 {settings}
+How a run is started, given as key=value and not saved with the settings:
+
+{launch}
 Sweeps and flags:
 
   sweep.fail_fast=true    start no job after a failed one
@@ -57,6 +60,7 @@ def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> 
         SettingsError: there is no such group or option.
     """
     from nanolm.compose.line import check_line
+    from nanolm.config.launch import Launch
     from nanolm.config.run import SETTING_GROUPS, Config
 
     keys = [field.name for field in dataclasses.fields(Config)]
@@ -72,7 +76,7 @@ def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> 
         return "\n".join(_group(composed, group, explains_choices=True) for group in asked)
     others = render_settings(Config, {key: composed[key] for key in keys if key not in SETTING_GROUPS})
     settings = "\n".join([*(_group(composed, group) for group in SETTING_GROUPS), others])
-    return HELP.format(options=_options(config_dir), settings=settings)
+    return HELP.format(options=_options(config_dir), settings=settings, launch=render_settings(Launch, width=WIDTH))
 
 
 def _group(composed: DictConfig, group: str, explains_choices: bool = False) -> str:

@@ -18,7 +18,7 @@ from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.config.composed import summarize_error
 from nanolm.config.launch import ALIASES, LAUNCH_KEYS
-from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import BASE_SCHEMAS, SETTING_GROUPS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # Groups whose options set settings of every group.
 GLOBAL_GROUPS = ("experiment", "sweep")
-SETTING_GROUPS = (*GROUPS, *SINGLE_SCHEMAS)
 # The groups of Hydra in which a file may choose, or be, an option.
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 ALL_GROUPS = (*SETTING_GROUPS, *GLOBAL_GROUPS)

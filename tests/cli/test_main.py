@@ -65,7 +65,7 @@ def test_every_command_has_help(name: str, nanolm: Nanolm) -> None:
         for part in (
             "optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd",
             "dataset:    huggingface, jsonl, python_docs",
-            "max_steps: 1000",
+            "trainer.max_steps=1000",
         ):
             assert part in done.stdout
         assert "schema" not in done.stdout

@@ -8,6 +8,7 @@ import pytest
 
 from nanolm.config.fields import BOUNDS, Role, Trait, flat, setting_of
 from nanolm.config.identity import identity
+from nanolm.config.launch import Launch
 from nanolm.config.optimizer import LrMultipliers
 from nanolm.config.roles import affects_results, has_trait, is_resumable, role_of
 from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
@@ -19,6 +20,7 @@ SCHEMAS: list[tuple[str, type[Any]]] = [
     *((f"{group}.", schema) for group, schema in (*SINGLE_SCHEMAS.items(), *BASE_SCHEMAS.items())),
     *((f"{group}.", schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()),
     ("optimizer.lr_multipliers.", LrMultipliers),
+    ("", Launch),
 ]
 
 
