@@ -1,4 +1,4 @@
-"""Runs side by side: which of them are one experiment, what each came to, and which of them differ beyond chance."""
+"""Rows of runs that differ only by seed, compared by a metric."""
 
 from __future__ import annotations
 
@@ -6,90 +6,45 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from nanolm.analysis import metrics as figures
-from nanolm.analysis.collection import Run, differing, told_apart, values_of
+from nanolm.analysis.baselines import Baseline, collect_baselines
+from nanolm.analysis.collection import Run
+from nanolm.analysis.comparability import (
+    SEES_FUTURE,
+    comparability,
+    incomparable,
+    validation_text,
+    validation_texts,
+)
+from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics, metrics_to_target
+from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
+from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
 from nanolm.config.roles import affects_results
-from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
-from nanolm.runs.summary import Summary
+from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.wording import LOSSY
-
-# Two-sided, for intervals and for the test.
-LEVEL = 0.95
-
-SEES_FUTURE = "a mask that sees the future: not a loss of next-token prediction"
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A figure that rows have.
-
-    Attributes:
-        heading: over its column; a line end where it may be broken.
-        is_of_loss: whether it is a loss or comes from one, so that its spread over seeds is of interest.
-        per_token: whether it compares only between runs with the same tokens.
-        more_is_better: which end is the best.
-    """
-
-    heading: str
-    is_of_loss: bool = False
-    per_token: bool = False
-    more_is_better: bool = False
-
-
-METRICS = {
-    "best_val_loss": Metric("val loss\nbest", is_of_loss=True, per_token=True),
-    "final_val_loss": Metric("val loss\nfinal", is_of_loss=True, per_token=True),
-    "best_ema_val_loss": Metric("val loss\nof EMA", is_of_loss=True, per_token=True),
-    "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
-    "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
-    "parameters": Metric("param-\neters"),
-    "tokens": Metric("tokens"),
-    "flops": Metric("FLOPs"),
-    "seconds": Metric("seconds"),
-    "tokens_per_second": Metric("tokens\n/s", more_is_better=True),
-    "tokens_to_target": Metric("tokens to\n{target:g}"),
-    "seconds_to_target": Metric("seconds to\n{target:g}"),
-}
-TO_TARGET = ("tokens_to_target", "seconds_to_target")
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A figure over seeds.
-
-    Attributes:
-        mean: over `values`; None where there are none.
-        interval: half the width of the 95% interval of the mean, by Student's t; None with fewer than two values.
-        values: one a seed, of those seeds that have one.
-    """
-
-    mean: float | None
-    interval: float | None
-    values: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Runs that differ by their seed at most.
+    """Runs that differ at most by their seed.
 
     Attributes:
-        settings: what tells it apart from the other rows, by dotted key or group.
-        runs: all of them, whatever became of them.
-        n_seeds: different seeds among the runs that the figures are of: those completed, or all where none is.
-        status: `completed`, or how many runs are what.
+        settings: the settings that distinguish it from other rows, by dotted key or config group.
+        runs: all of its runs, whatever their status.
+        n_seeds: number of seeds among the runs that are averaged: the completed ones, or all if none is completed.
+        status: `completed`, or the number of runs with each status.
         estimates: by metric.
-        n_reached: of the seeds that have figures, those that came to the target.
-        best_of: settings that it is the best of, where rows are grouped.
-        is_lossless: False: <unk> hides text.
-        sees_future: whether its mask does.
-        compares: whether its judged figure can be held against the other rows'.
-        is_best: whether it is the first of those that compare.
-        p_value: of no difference from the best row, by Welch's t test, adjusted for the number of rows that are tested
-            against it (Holm); None where the test cannot be made.
-        verdict: `best`, `apart`, `not apart`, `one seed`, `does not compare`, or nothing where there is no figure.
+        n_reached: number of averaged seeds that reached the target.
+        best_of: with grouping, the number of settings that it is the best of.
+        is_lossless: False if <unk> hides text.
+        sees_future: whether the mask attends to future tokens.
+        is_comparable: whether its judged metric is comparable with other rows'.
+        is_best: whether it is the best of the comparable rows.
+        p_value: of equality with the best row, by Welch's t-test with Holm's correction for the number of rows that are
+            tested against it; None if the test is impossible.
+        verdict: `best`, `different`, `not different`, `one seed`, `incomparable`, or empty if the metric is unknown.
     """
 
     settings: dict[str, Any]
@@ -101,41 +56,26 @@ class Row:
     best_of: int = 1
     is_lossless: bool = True
     sees_future: bool = False
-    compares: bool = True
+    is_comparable: bool = True
     is_best: bool = False
     p_value: float | None = None
     verdict: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
-    """What needs no training: counted tokens and pairs, and compressors, on the same validation text.
-
-    Attributes:
-        name: with the text or the tokenizer where there are several; each name is there once.
-        loss: nats per token; None where tokens differ between the runs.
-        bits_per_byte: of the same bytes.
-    """
-
-    name: str
-    loss: float | None
-    bits_per_byte: float | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Everything that the table says.
+    """The contents of a comparison table.
 
     Attributes:
-        metrics: the figures to show; the first is what rows are ordered and judged by.
+        metrics: names of the metrics to show; rows are judged by the first.
         by: the keys that rows are grouped by.
-        target: a loss, or bits per byte where these are judged.
-        notes: what a reader must know beside the figures.
+        target: a loss, or bits per byte if rows are judged by these.
+        notes: remarks for the user.
     """
 
     metrics: tuple[str, ...]
     rows: list[Row]
-    references: list[Reference]
+    baselines: list[Baseline]
     by: tuple[str, ...]
     target: float | None
     notes: list[str]
@@ -143,11 +83,15 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """A run, its figures by metric, and what it compares with."""
+    """A run, its metrics, and the same by name including the metrics to a target."""
 
     run: Run
+    metrics: RunMetrics
     values: dict[str, float | None]
-    seed: Any
+
+    @property
+    def seed(self) -> Any:
+        return self.run.settings.get("seed", self.run.summary.seed)
 
 
 def compare(
@@ -158,25 +102,25 @@ def compare(
     by: Sequence[str] = (),
     target: float | None = None,
 ) -> Comparison:
-    """Lays runs side by side, those that differ only by their seed as one row.
+    """Compare runs, with those that differ only by their seed as one row.
 
-    Grouped by some settings, each row is the best of those that have the same values for them: what is tuned beside
-    a comparison is tuned for each side. Losses per token are left out where tokens or validation texts differ.
+    With grouping, each group of rows is represented by its best row, so that each side of a comparison is tuned
+    separately. Losses per token are left out if tokenizers or validation texts differ.
 
     Args:
-        metrics: of METRICS, the first one being judged; none: all, judged by the best validation loss.
-        sort: a metric, a setting or a group; None: the judged metric. Metrics go from the best, settings upward.
-        by: settings or groups.
-        target: what the validation loss is to come down to; in bits per byte where these are judged.
+        metrics: names of METRICS, rows are judged by the first; empty for all, judged by the best validation loss.
+        sort: a metric (best first), setting or config group (ascending); None sorts by the judged metric.
+        by: settings or config groups to group rows by.
+        target: validation loss to reach, in bits per byte if rows are judged by these; None for no target.
 
     Raises:
-        SettingsError: a metric, a column or a setting is not known, or the target is of losses that do not compare.
+        SettingsError: a metric, column or setting is unknown, or the target is of losses that are not comparable.
     """
     _require_metrics(metrics, sort, target)
     notes, problem = comparability(runs)
     if problem is not None and sort in METRICS and METRICS[sort].per_token:
         raise SettingsError(f"{sort} is a loss per token, and {problem}", where="--sort", hint="--sort bits_per_byte")
-    chosen = _chosen_metrics(metrics, problem is not None, target is not None)
+    chosen = _choose_metrics(metrics, only_bits=problem is not None, has_target=target is not None)
     judged = chosen[0]
     if problem is not None and target is not None and list(metrics[:1]) != ["bits_per_byte"]:
         raise SettingsError(
@@ -186,176 +130,101 @@ def compare(
         )
     measured, faults = _measure(runs, target, "bits_per_byte" if judged == "bits_per_byte" else "loss")
     by_values = dict(values_of(name, runs) for name in by)
-    by_run = {id(run): tuple(values[at] for values in by_values.values()) for at, run in enumerate(runs)}
-    rows = [_row(group) for group in _grouped(measured, by_run)]
-    rows = _told_apart(rows, list(by_values), by_run)
-    rows = _held_together(rows, judged, texts_differ=len(texts_of(runs)) > 1)
+    by_run = {id(run): tuple(values[index] for values in by_values.values()) for index, run in enumerate(runs)}
+    rows = [_row(group) for group in _group_seeds(measured, by_run)]
+    rows = _with_settings(rows, list(by_values), by_run)
+    rows = _with_comparability(rows, judged, texts_differ=len(validation_texts(runs)) > 1)
     if by:
-        rows = _best_of_each(rows, judged, list(by_values))
-    rows = _judged(rows, judged)
+        rows = _best_of_groups(rows, judged, list(by_values))
+    rows = _with_verdicts(rows, judged)
     rows = _sorted(rows, sort or judged)
-    n_repeats = sum(len(_counted(row.runs)) - row.n_seeds for row in rows)
+    n_repeats = sum(len(_averaged(row.runs)) - row.n_seeds for row in rows)
     if n_repeats:
         which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
-        notes.append(f"{which} the settings and the seed of another: averaged, and one seed")
+        notes.append(f"{which} the settings and seed of another: averaged, and counted as one seed")
     if any(row.sees_future for row in rows):
         notes.append(f"† {SEES_FUTURE}")
     if any(not row.is_lossless for row in rows):
         notes.append(f"* {LOSSY}")
-    return Comparison(
-        tuple(chosen), rows, _references(measured, problem is None), tuple(by_values), target, notes + faults
-    )
-
-
-def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95% interval of a mean, by Student's t; None with fewer than two values."""
-    if len(values) < 2:
-        return None
-    from scipy import special
-
-    n = len(values)
-    return float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(n)
-
-
-def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The p value of equal means, two-sided, by Welch's t test (Welch 1947); None with fewer than two values a side.
-
-    Values without any spread, of a model that has no chance in it, differ surely or not at all.
-    """
-    if min(len(first), len(second)) < 2:
-        return None
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    shares = [statistics.variance(values) / len(values) for values in (first, second)]
-    if not sum(shares):
-        return float(difference == 0)
-    from scipy import special
-
-    freedom = sum(shares) ** 2 / sum(
-        share**2 / (len(values) - 1) for share, values in zip(shares, (first, second), strict=True)
-    )
-    return 2 * float(special.stdtr(freedom, -abs(difference) / math.sqrt(sum(shares))))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number, so that all that lie under a level are right at that level (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for place, at in enumerate(order):
-        highest = max(highest, min((len(p_values) - place) * p_values[at], 1.0))
-        adjusted[at] = highest
-    return adjusted
+    baselines = collect_baselines([(one.run, one.metrics) for one in measured], has_losses=problem is None)
+    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, notes + faults)
 
 
 def _require_metrics(names: Sequence[str], sort: str | None, target: float | None) -> None:
     problems: list[NanolmError] = [
-        SettingsError(f"there is no metric {name!r}", where="--metric", hint=near(name, METRICS))
+        SettingsError(f"there is no metric {name!r}", where="--metric", hint=nearest_column(name, METRICS))
         for name in names
         if name not in METRICS
     ]
     problems += [
-        SettingsError(f"{name} is to a target", where=flag, hint="name one, as in --target 1.88")
+        SettingsError(f"{name} needs a target", where=flag, hint="give one, as in --target 1.88")
         for flag, name in [*(("--metric", name) for name in names), ("--sort", sort)]
         if name in TO_TARGET and target is None
     ]
     if target is not None and not 0 < target < math.inf:
         problems.append(
-            SettingsError(f"--target {target} is no loss", where="--target", hint="a number above 0, such as 1.88")
+            SettingsError(f"--target {target} is not a loss", where="--target", hint="a number above 0, such as 1.88")
         )
     raise_all(problems)
 
 
-def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
-    """What is to be said of it, and why losses per token do not compare; None where they do."""
-    texts = texts_of(runs)
-    kinds = {run.summary.tokenizer for run in runs if run.summary.tokenizer}
-    scored = {run.summary.val_scored_tokens for run in runs if run.summary.val_scored_tokens}
-    if len(texts) > 1:
-        problem = f"the runs are scored on {len(texts)} different validation texts"
-        advice = (
-            "only bits per byte are shown, each run's on its own text: compare them with that text's reference lines"
-        )
-        return [f"{problem}: losses do not compare; {advice}"], problem
-    if len(kinds) > 1:
-        problem = f"the runs have {len(kinds)} different tokenizers"
-        return [f"{problem}: losses per token do not compare; bits per byte of the same text do"], problem
-    if len(scored) > 1:
-        problem = "the runs score different parts of the validation text (trainer.sampling)"
-        return [f"{problem}: losses per token compare only roughly, and bits per byte are shown"], problem
-    return [], None
-
-
-def texts_of(runs: Sequence[Run]) -> set[str]:
-    """The different validation texts: what was read, and how it was split."""
-    return {text for run in runs if (text := text_of(run)) is not None}
-
-
-def text_of(run: Run) -> str | None:
-    """Stands for the validation text of a run; None where its files do not say."""
-    if not run.summary.corpus or not run.settings:
-        return None
-    split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
-    if split["split_by"] != "fraction":
-        split["split_seed"] = run.settings.get("dataset.split_seed")
-    return repr([run.summary.corpus, split])
-
-
-def _chosen_metrics(asked: Sequence[str], only_bits: bool, has_target: bool) -> list[str]:
-    """What is shown, the judged one first."""
-    chosen = list(dict.fromkeys([*asked, *TO_TARGET] if asked else METRICS))
+def _choose_metrics(requested: Sequence[str], *, only_bits: bool, has_target: bool) -> list[str]:
+    """Choose the metrics to show, the judged one first."""
+    chosen = list(dict.fromkeys([*requested, *TO_TARGET] if requested else METRICS))
     if not has_target:
         chosen = [name for name in chosen if name not in TO_TARGET]
     if only_bits:
         chosen = [name for name in chosen if not METRICS[name].per_token]
-        if "bits_per_byte" not in asked:
+        if "bits_per_byte" not in requested:
             chosen = ["bits_per_byte", *(name for name in chosen if name != "bits_per_byte")]
     return chosen
 
 
-def _measure(runs: Sequence[Run], target: float | None, figure: str) -> tuple[list[_Measured], list[str]]:
+def _measure(runs: Sequence[Run], target: float | None, quantity: str) -> tuple[list[_Measured], list[str]]:
+    """Compute the metrics of each run; also return what could not be read."""
     measured, faults = [], []
     for run in runs:
-        found = figures.of(run)
-        values: dict[str, float | None] = {name: getattr(found, name, None) for name in METRICS}
+        metrics = compute_metrics(run)
+        values: dict[str, float | None] = {name: getattr(metrics, name, None) for name in METRICS}
+        fault = metrics.fault
         try:
-            first = None if target is None else figures.reached(run, target, figure)
+            values |= {} if target is None else metrics_to_target(run, target, quantity)
         except NanolmError as error:
-            first = None
-            found = dataclasses.replace(found, fault=error.found)
-        if first is not None:
-            values |= {"tokens_to_target": first.tokens, "seconds_to_target": first.seconds}
-        measured.append(_Measured(run, values, _seed(run)))
-        faults += [f"{run.name}: {fault}" for fault in dict.fromkeys((*run.faults, found.fault, *run.notes)) if fault]
+            fault = error.found
+        measured.append(_Measured(run, metrics, values))
+        faults += [f"{run.name}: {remark}" for remark in dict.fromkeys((*run.faults, fault, *run.notes)) if remark]
     return measured, faults
 
 
-def _grouped(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) -> list[list[_Measured]]:
-    """Runs that differ only by their seed, together, unless by what rows are grouped by, which may be the seed.
+def _group_seeds(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) -> list[list[_Measured]]:
+    """Group runs that differ only by their seed. A run without readable settings is a group of its own.
 
-    One whose settings cannot be read stands alone.
+    Args:
+        by_run: values of the settings that rows are grouped by, which may include the seed, by the id of the run.
     """
-    apart = differing([one.run for one in measured])
-    keys = [key for key in apart if key != "seed" and affects_results(key)]
+    differing = differing_settings([one.run for one in measured])
+    keys = [key for key in differing if key != "seed" and affects_results(key)]
     groups: dict[str, list[_Measured]] = {}
     for one in measured:
         run = one.run
         values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
-        own = run.settings and [values, text_of(run), run.summary.tokenizer]
-        groups.setdefault(repr(own or str(run.path)), []).append(one)
+        group = run.settings and [values, validation_text(run), run.summary.tokenizer]
+        groups.setdefault(repr(group or str(run.path)), []).append(one)
     return list(groups.values())
 
 
 def _row(group: Sequence[_Measured]) -> Row:
     runs = tuple(one.run for one in group)
-    counted = _counted(runs)
+    averaged = _averaged(runs)
     by_seed: dict[Any, list[_Measured]] = {}
-    for one in (one for one in group if one.run in counted):
+    for one in (one for one in group if one.run in averaged):
         by_seed.setdefault(one.seed, []).append(one)
     counts = Counter(run.status for run in runs)
     if len(counts) == 1:
         status = runs[0].status
     else:
         status = ", ".join(f"{counts[status]} {status}" for status in sorted(counts, key=lambda s: s != "completed"))
-    estimates = {name: _estimate([_mean(ones, name) for ones in by_seed.values()]) for name in METRICS}
+    estimates = {name: estimate([_mean(ones, name) for ones in by_seed.values()]) for name in METRICS}
     return Row(
         settings={},
         runs=runs,
@@ -368,8 +237,8 @@ def _row(group: Sequence[_Measured]) -> Row:
     )
 
 
-def _counted(runs: Sequence[Run]) -> list[Run]:
-    """The runs that the figures are of: those completed, or all where none is."""
+def _averaged(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are averaged: the completed ones, or all if none is completed."""
     return [run for run in runs if run.status == "completed"] or list(runs)
 
 
@@ -378,71 +247,50 @@ def _mean(ones: Sequence[_Measured], name: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _estimate(by_seed: Sequence[float | None]) -> Estimate:
-    values = tuple(value for value in by_seed if value is not None)
-    return Estimate(statistics.fmean(values) if values else None, interval(values), values)
-
-
-def _best_of_each(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[Row]:
-    """Of each group its best row, with the settings that it was chosen by: they are part of what is shown."""
+def _best_of_groups(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[Row]:
+    """The best row of each group; the settings that it was chosen by are part of it."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr([row.settings[key] for key in by]), []).append(row)
-    if any(len(texts_of([run for row in group for run in row.runs])) > 1 for group in groups.values()):
+    if any(len(validation_texts([run for row in group for run in row.runs])) > 1 for group in groups.values()):
         raise SettingsError(
-            "each group's best is asked for, and there are groups of several validation texts",
+            "--by chooses the best of each group, but some group has several validation texts",
             where="--by",
             hint="name the runs of one text, or leave out --by",
         )
     return [
-        dataclasses.replace(min(group, key=lambda row: (not row.compares, _rank(row, judged))), best_of=len(group))
+        dataclasses.replace(min(group, key=lambda row: (not row.is_comparable, _rank(row, judged))), best_of=len(group))
         for group in groups.values()
     ]
 
 
-def _told_apart(rows: Sequence[Row], by: Sequence[str], by_run: dict[int, tuple[Any, ...]]) -> list[Row]:
-    """With the settings that tell the rows apart, those that they are grouped by first."""
-    first = [row.runs[0] for row in rows]
-    apart = (
-        {key: values for key, values in told_apart(first).items() if key not in ("seed", *by)} if len(rows) > 1 else {}
-    )
+def _with_settings(rows: Sequence[Row], by: Sequence[str], by_run: dict[int, tuple[Any, ...]]) -> list[Row]:
+    """Add the settings that distinguish the rows, those that they are grouped by first."""
+    varying = varying_settings([row.runs[0] for row in rows]) if len(rows) > 1 else {}
+    varying = {key: values for key, values in varying.items() if key not in ("seed", *by)}
     return [
         dataclasses.replace(
             row,
-            settings=dict(zip(by, by_run[id(row.runs[0])], strict=True)) | {key: apart[key][at] for key in apart},
+            settings=dict(zip(by, by_run[id(row.runs[0])], strict=True)) | {key: varying[key][at] for key in varying},
         )
         for at, row in enumerate(rows)
     ]
 
 
-def odd_ones(summaries: Sequence[Summary]) -> list[bool]:
-    """Of which runs the loss is not to be held against the others'.
-
-    They have a mask that sees the future, where others do not, or hide text behind <unk>, where tokenizers differ.
-    """
-    # One that never began has no say.
-    known = [summary for summary in summaries if summary.tokenizer]
-    all_see_future = all(summary.sees_future for summary in known)
-    n_tokenizers = len({summary.tokenizer for summary in known})
-    return [
-        bool(summary.sees_future and not all_see_future) or bool(summary.is_lossy and n_tokenizers > 1)
-        for summary in summaries
-    ]
-
-
-def _held_together(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
-    """With what of them compares."""
+def _with_comparability(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
     is_of_loss = METRICS[judged].is_of_loss
-    odd = odd_ones([row.runs[0].summary for row in rows])
+    flags = incomparable([row.runs[0].summary for row in rows])
     return [
-        dataclasses.replace(row, compares=bool(row.runs[0].settings) and not (is_of_loss and (is_odd or texts_differ)))
-        for row, is_odd in zip(rows, odd, strict=True)
+        dataclasses.replace(
+            row, is_comparable=bool(row.runs[0].settings) and not (is_of_loss and (is_incomparable or texts_differ))
+        )
+        for row, is_incomparable in zip(rows, flags, strict=True)
     ]
 
 
-def _judged(rows: Sequence[Row], judged: str) -> list[Row]:
-    """With each row's place beside the best of those that compare."""
-    candidates = [row for row in rows if row.compares and row.estimates[judged].values]
+def _with_verdicts(rows: Sequence[Row], judged: str) -> list[Row]:
+    """Compare each row with the best of the comparable ones."""
+    candidates = [row for row in rows if row.is_comparable and row.estimates[judged].values]
     best = min(candidates, key=lambda row: _rank(row, judged), default=None)
     p_values = {} if best is None else _p_values(best, [row for row in candidates if row is not best], judged)
     found = []
@@ -452,37 +300,37 @@ def _judged(rows: Sequence[Row], judged: str) -> list[Row]:
             verdict = "best"
         elif not row.estimates[judged].values:
             verdict = ""
-        elif best is None or not row.compares:
-            verdict = "does not compare"
+        elif best is None or not row.is_comparable:
+            verdict = "incomparable"
         elif p_value is None:
             verdict = "one seed" if METRICS[judged].is_of_loss else ""
         else:
-            verdict = "apart" if p_value < 1 - LEVEL else "not apart"
+            verdict = "different" if p_value < 1 - LEVEL else "not different"
         found.append(dataclasses.replace(row, is_best=row is best, verdict=verdict, p_value=p_value))
     return found
 
 
 def _p_values(best: Row, others: Sequence[Row], judged: str) -> dict[int, float]:
-    """By the id of each row that can be tested against the best, adjusted for the number of such rows.
+    """Adjusted p-values of equality with the best row, by the id of each row that can be tested.
 
-    Only losses are: other figures have no spread over seeds, or go in steps from one evaluation to the next.
+    Only losses are tested: other metrics do not vary over seeds, or change in steps of an evaluation interval.
     """
     if not METRICS[judged].is_of_loss:
         return {}
-    tested = {id(row): welch(best.estimates[judged].values, row.estimates[judged].values) for row in others}
+    tested = {id(row): welch_p_value(best.estimates[judged].values, row.estimates[judged].values) for row in others}
     known = {key: p_value for key, p_value in tested.items() if p_value is not None}
-    return dict(zip(known, holm(list(known.values())), strict=True))
+    return dict(zip(known, holm_adjust(list(known.values())), strict=True))
 
 
 def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
     if column in METRICS:
-        # A run whose settings cannot be read stands below all others, whatever its figures.
+        # Runs without readable settings come last, whatever their metrics.
         return sorted(rows, key=lambda row: (not row.runs[0].settings, _rank(row, column)))
     keys = {key.rsplit(".", 1)[-1]: key for row in rows for key in row.settings}
     keys |= {key: key for row in rows for key in row.settings}
     if column not in keys:
         raise SettingsError(
-            f"there is no column {column!r} to sort by", where="--sort", hint=near(column, [*METRICS, *keys])
+            f"there is no column {column!r} to sort by", where="--sort", hint=nearest_column(column, [*METRICS, *keys])
         )
     return sorted(rows, key=lambda row: _order(row.settings[keys[column]]))
 
@@ -495,89 +343,9 @@ def _rank(row: Row, name: str) -> float:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Numbers before words, and nothing last."""
+    """A sort key that puts numbers before strings and None last."""
     if value is None:
         return (2, 0.0, "")
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (1, 0.0, str(value))
-
-
-def _references(measured: Sequence[_Measured], with_losses: bool) -> list[Reference]:
-    """The reference lines of each validation text, those by counting of each tokenizer, the weakest first."""
-    # Of which text a run without settings is cannot be said.
-    measured = [one for one in measured if one.run.settings]
-    runs = [one.run for one in measured]
-    by_text = {text_of(run): run for run in reversed(runs)}
-    n_kinds = len({run.summary.tokenizer for run in runs if run.summary.tokenizer})
-    texts = _labels("dataset", "corpus", by_text) if len(texts_of(runs)) > 1 else {}
-    tokenizers = {
-        text: _labels("tokenizer", "tokenizer", {run.summary.tokenizer: run for run in runs if text_of(run) == text})
-        for text in (by_text if n_kinds > 1 else ())
-    }
-    found: dict[tuple[Any, ...], Reference] = {}
-    for one in measured:
-        run, text, kind = one.run, text_of(one.run), one.run.summary.tokenizer
-        of_text = [texts[text]] if texts else []
-        of_tokens = [*of_text, tokenizers[text][kind]] if tokenizers else of_text
-        loss, bits = one.values["best_val_loss"], one.values["bits_per_byte"]
-        # Bits per byte that a nat per token is on this text; a run that was never scored cannot say.
-        ratio = bits / loss if loss and bits else None
-        for name, nats in run.summary.baseline_losses.items():
-            mark = "*" if run.summary.is_lossy else ""
-            line = Reference(_named(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)
-            _keep_fuller(found, (text, kind, name), line)
-        for name, its_bits in run.summary.baseline_bits_per_byte.items():
-            # Older runs have differences of compressed sizes that were too small to say anything.
-            if its_bits > 0:
-                line = Reference(_named(name, of_text), None if ratio is None else its_bits / ratio, its_bits)
-                _keep_fuller(found, (text, name), line)
-    lines = list(found.values()) if with_losses else [dataclasses.replace(line, loss=None) for line in found.values()]
-    return sorted(lines, key=lambda line: -(line.bits_per_byte or math.inf))
-
-
-def _labels(group: str, fingerprint: str, runs: Mapping[str | None, Run]) -> dict[str | None, str]:
-    """A different name for each text or tokenizer, each given with a run that has it.
-
-    It is the option that was chosen; where several have the same, with the settings of the group that differ between
-    them; and where these are the same too (the file at a path has changed), with the start of a fingerprint.
-    """
-    alike: dict[str, list[Run]] = {}
-    for run in runs.values():
-        alike.setdefault(_chosen(run, group), []).append(run)
-    labels = {}
-    for key, run in runs.items():
-        option = _chosen(run, group)
-        others = [other.settings for other in alike[option]]
-        names = [name for name in run.settings if name.startswith(f"{group}.")]
-        apart = [name for name in names if any(other.get(name) != run.settings[name] for other in others)]
-        words = [f"{name.removeprefix(f'{group}.')}={run.settings[name]}" for name in apart]
-        labels[key] = " ".join([option, *words])
-    n_uses = Counter(labels.values())
-    return {
-        key: label if n_uses[label] == 1 else f"{label} {str(getattr(runs[key].summary, fingerprint))[:8]}"
-        for key, label in labels.items()
-    }
-
-
-def _named(name: str, of: Sequence[str]) -> str:
-    return name.replace("_", " ") + (f" ({', '.join(of)})" if of else "")
-
-
-def _keep_fuller(found: dict[tuple[Any, ...], Reference], key: tuple[Any, ...], line: Reference) -> None:
-    known = found.get(key)
-    if known is None or known.loss is None or known.bits_per_byte is None:
-        found[key] = line
-
-
-def _chosen(run: Run, group: str) -> str:
-    return str(values_of(group, [run])[1][0]) if run.settings else "?"
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """As `errors.nearest`, and for `loss` all columns that have it in their name."""
-    return nearest(name, [one for one in known if name in one] or known)
-
-
-def _seed(run: Run) -> Any:
-    return run.settings.get("seed", run.summary.seed)

@@ -1,4 +1,4 @@
-"""What a run came to, in figures, from its summary and, where that is not written yet, from its rows."""
+"""The metrics of a run, from its summary or, while it runs, from its rows."""
 
 from __future__ import annotations
 
@@ -13,27 +13,66 @@ from nanolm.json_text import is_finite_number
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL
 
-# Of these the summary's figures are those of the last start, or none yet.
-IN_MOTION = ("running", "cut off", "no summary")
+# Runs whose summary has no results, or those of an earlier session.
+UNFINISHED = ("running", "cut off", "no summary")
+
+# Fields that metrics and summaries share.
+SUMMARY_FIELDS = (
+    *("step", "tokens", "seconds", "tokens_per_second"),
+    *("best_val_loss", "final_val_loss", "best_ema_val_loss", "bits_per_byte"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """None stands for what was not measured, or not written down.
+class Metric:
+    """A metric of a comparison.
 
     Attributes:
-        step: updates done.
-        parameters: trained numbers; of a model that is counted, its entries.
-        tokens: scored in training, those of every pass.
-        flops: of all of them, forward and backward.
-        seconds: of training, evaluations and saves in it.
-        tokens_per_second: tokens by seconds.
+        heading: column heading; it may be broken at line ends.
+        is_of_loss: whether it is computed from a loss, so that its spread over seeds matters.
+        per_token: whether it is comparable only between runs with the same tokens.
+        more_is_better: whether the highest value is the best.
+    """
+
+    heading: str
+    is_of_loss: bool = False
+    per_token: bool = False
+    more_is_better: bool = False
+
+
+METRICS = {
+    "best_val_loss": Metric("val loss\nbest", is_of_loss=True, per_token=True),
+    "final_val_loss": Metric("val loss\nfinal", is_of_loss=True, per_token=True),
+    "best_ema_val_loss": Metric("val loss\nof EMA", is_of_loss=True, per_token=True),
+    "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
+    "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
+    "parameters": Metric("param-\neters"),
+    "tokens": Metric("tokens"),
+    "flops": Metric("FLOPs"),
+    "seconds": Metric("seconds"),
+    "tokens_per_second": Metric("tokens\n/s", more_is_better=True),
+    "tokens_to_target": Metric("tokens to\n{target:g}"),
+    "seconds_to_target": Metric("seconds to\n{target:g}"),
+}
+TO_TARGET = ("tokens_to_target", "seconds_to_target")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMetrics:
+    """The metrics of a run; None where unknown.
+
+    Attributes:
+        step: optimizer steps done.
+        parameters: trainable parameters; entries of a fitted model.
+        tokens: training tokens scored, over all epochs.
+        flops: training FLOPs, forward and backward.
+        seconds: training time, including evaluations and saves.
         best_val_loss: nats per token.
         final_val_loss: nats per token.
-        best_ema_val_loss: of the averaged weights, where there are some (trainer.ema_decay); nats per token.
+        best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
         bits_per_byte: of the best validation loss.
         perplexity: per token, of the best validation loss.
-        fault: what could not be read, in words.
+        fault: what could not be read.
     """
 
     step: int | None = None
@@ -50,39 +89,18 @@ class Figures:
     fault: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Reached:
-    """When a validation loss was first at a target or under it, by the evaluations that there were."""
-
-    step: int | None
-    tokens: int | None
-    seconds: float | None
-
-
-def of(run: Run) -> Figures:
-    """The figures of a run. Rows are read of those alone that have not ended."""
-    known: dict[str, Any] = {
-        name: getattr(run.summary, name)
-        for name in (
-            "step",
-            "tokens",
-            "seconds",
-            "tokens_per_second",
-            "best_val_loss",
-            "final_val_loss",
-            "best_ema_val_loss",
-            "bits_per_byte",
-        )
-    }
+def compute_metrics(run: Run) -> RunMetrics:
+    """Compute the metrics of a run. Rows are read only if the summary has no results."""
+    known: dict[str, Any] = {name: getattr(run.summary, name) for name in SUMMARY_FIELDS}
     fault = None
-    if run.status in IN_MOTION or run.summary.best_val_loss is None:
+    if run.status in UNFINISHED or run.summary.best_val_loss is None:
         try:
             known |= _from_rows(run)
         except NanolmError as error:
             fault = error.found
     best, tokens = known["best_val_loss"], known["tokens"]
     flops_per_token = run.summary.flops_per_token or _flops_by_formula(run)
-    return Figures(
+    return RunMetrics(
         **known,
         parameters=run.summary.entries if run.summary.is_fitted else run.summary.parameters,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
@@ -91,21 +109,25 @@ def of(run: Run) -> Figures:
     )
 
 
-def reached(run: Run, target: float, figure: str = "loss") -> Reached | None:
-    """When the validation `figure` (loss or bits_per_byte) first was `target` or less; None: never.
+def metrics_to_target(run: Run, target: float, quantity: str = "loss") -> dict[str, float | None]:
+    """Return tokens and seconds until validation first reached a target; empty if it never did.
+
+    Args:
+        target: reached once the quantity is less or equal.
+        quantity: loss or bits_per_byte.
 
     Raises:
         RunError: metrics.jsonl is damaged.
     """
     for row in RunDirectory(run.path).read_metrics(VAL):
-        value = getattr(row, figure)
+        value = getattr(row, quantity)
         if value is not None and value <= target:
-            return Reached(row.step, row.tokens, row.seconds)
-    return None
+            return {"tokens_to_target": row.tokens, "seconds_to_target": row.seconds}
+    return {}
 
 
 def max_steps(run: Run) -> int | None:
-    """How many updates the run is to make; a model that is counted has one."""
+    """The number of optimizer steps of the whole run; a fitted model has one."""
     steps = run.settings.get("trainer.max_steps")
     return 1 if run.summary.is_fitted else steps if is_finite_number(steps) else None
 
@@ -128,7 +150,7 @@ def _from_rows(run: Run) -> dict[str, Any]:
 
 
 def _flops_by_formula(run: Run) -> int | None:
-    """FLOPs to train on a token, by model/count.py; None where there is no formula or the settings cannot be read."""
+    """Training FLOPs per token by nanolm.model.count; None if there is no formula or the settings cannot be read."""
     vocab_size = run.summary.vocab_size
     if vocab_size is None or run.summary.is_fitted:
         return None
@@ -136,7 +158,7 @@ def _flops_by_formula(run: Run) -> int | None:
     return _flops_of(repr([decisive, vocab_size]), RunDirectory(run.path).config, vocab_size)
 
 
-# Runs of a sweep have few models: the first config.yaml of each is read as a whole, the others are known by their key.
+# Loading a config.yaml is slow, and a sweep has few different models: FLOPs by the settings of model and size.
 _FLOPS: dict[str, int | None] = {}
 
 

@@ -15,7 +15,8 @@ from nanolm import option_types as types
 from nanolm import shell, terminal
 from nanolm.analysis import comparison as comparisons
 from nanolm.analysis.collection import find
-from nanolm.analysis.comparison import METRICS, Comparison
+from nanolm.analysis.comparison import Comparison
+from nanolm.analysis.metrics import METRICS
 from nanolm.cli.arguments import add_runs
 from nanolm.cli.comparison_table import fit_columns, make_columns, make_remarks
 from nanolm.errors import SettingsError
@@ -87,7 +88,7 @@ def _print_table(comparison: Comparison) -> None:
     columns, hidden = fit_columns(make_columns(comparison), console.width - 2)
     table = Table([column.heading for column in columns], "".join("r" if one.is_numeric else "l" for one in columns))
     n_rows = len(comparison.rows)
-    for at in range(n_rows + len(comparison.references)):
+    for at in range(n_rows + len(comparison.baselines)):
         if at == n_rows:
             table.add_section()
         is_best = at < n_rows and comparison.rows[at].is_best and n_rows > 1
@@ -124,7 +125,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             }
             for row in comparison.rows
         ],
-        "references": [dataclasses.asdict(baseline) for baseline in comparison.references],
+        "baselines": [dataclasses.asdict(baseline) for baseline in comparison.baselines],
         "notes": comparison.notes,
     }
 
@@ -146,7 +147,7 @@ def _print_csv(comparison: Comparison) -> None:
             | {"row": " ".join(run.name for run in row.runs), "status": row.status, "n_seeds": row.n_seeds}
             | {"best_of": row.best_of, "verdict": row.verdict, "p_value": row.p_value}
         )
-    for baseline in comparison.references:
+    for baseline in comparison.baselines:
         values = {"best_val_loss": baseline.loss, "bits_per_byte": baseline.bits_per_byte}
         writer.writerow({"row": baseline.name} | {name: values[name] for name in comparison.metrics if name in values})
     terminal.write(text.getvalue().removesuffix("\n"))

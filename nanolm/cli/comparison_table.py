@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.analysis.collection import short_keys
-from nanolm.analysis.comparison import METRICS, TO_TARGET, Comparison, Estimate, Reference, Row
+from nanolm.analysis.baselines import Baseline
+from nanolm.analysis.comparison import Comparison, Row
+from nanolm.analysis.metrics import METRICS, TO_TARGET
+from nanolm.analysis.names import short_keys
+from nanolm.analysis.statistics import Estimate
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_value, short_number
 
@@ -68,7 +71,7 @@ class Column:
 
 def make_columns(comparison: Comparison) -> list[Column]:
     """Return every column of the table, regardless of its width."""
-    rows, references = comparison.rows, comparison.references
+    rows, references = comparison.rows, comparison.baselines
     n_lines = len(rows) + len(references)
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     short = short_keys(keys)
@@ -221,7 +224,7 @@ def _to_target(name: str, row: Row, comparison: Comparison) -> str:
     return cell if row.n_reached == row.n_seeds else f"{cell} ({row.n_reached} of {row.n_seeds})"
 
 
-def _format_baseline(name: str, baseline: Reference) -> str:
+def _format_baseline(name: str, baseline: Baseline) -> str:
     if name == "bits_per_byte":
         return "" if baseline.bits_per_byte is None else f"{baseline.bits_per_byte:.4f}"
     if baseline.loss is None:
@@ -234,10 +237,10 @@ def _verdict(row: Row) -> str:
     p_value = p_value.replace("e-0", "e-")
     return {
         "best": "best",
-        "apart": f"yes, {p_value}",
-        "not apart": f"no, {p_value}",
+        "different": f"yes, {p_value}",
+        "not different": f"no, {p_value}",
         "one seed": "one seed",
-        "does not compare": MISSING,
+        "incomparable": MISSING,
     }.get(row.verdict, "")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nanolm import option_types as types
-from nanolm.analysis.collection import plain_settings, short_names
+from nanolm.analysis.collection import plain_settings
+from nanolm.analysis.names import short_names
 from nanolm.cli.arguments import add_json
 from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, raise_all

@@ -11,8 +11,8 @@ from typing import Any
 
 from nanolm import option_types as types
 from nanolm.analysis import metrics
-from nanolm.analysis.collection import Run, find, values_of
-from nanolm.analysis.comparison import near
+from nanolm.analysis.collection import Run, find
+from nanolm.analysis.settings import nearest_column, values_of
 from nanolm.cli.arguments import add_json
 from nanolm.errors import SettingsError, nearest, raise_all
 from nanolm.json_text import dump_json
@@ -114,7 +114,7 @@ def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = 
         if status not in STATUSES
     ]
     if sort not in COLUMNS and sort not in GROUPS:
-        hint = near(sort, [*COLUMNS, *GROUPS])
+        hint = nearest_column(sort, [*COLUMNS, *GROUPS])
         problems.append(SettingsError(f"there is no column {sort!r}", where="--sort", hint=hint))
     kept = set(range(len(runs)))
     for condition in where:
@@ -193,7 +193,7 @@ def format_step(entry: Entry) -> str:
 
 
 def _entry(run: Run, now: float) -> Entry:
-    found = metrics.of(run)
+    found = metrics.compute_metrics(run)
     faults = [*run.faults, *([found.fault] if found.fault else [])]
     if run.status == "failed" and run.summary.error:
         faults.append(run.summary.error)

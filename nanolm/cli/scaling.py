@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nanolm.analysis import metrics
-from nanolm.analysis.collection import Run, find, told_apart
-from nanolm.analysis.comparison import comparability, texts_of
+from nanolm.analysis.collection import Run, find
+from nanolm.analysis.comparability import comparability, validation_texts
+from nanolm.analysis.settings import varying_settings
 from nanolm.cli.arguments import add_json, add_runs
 from nanolm.config.fields import Trait
 from nanolm.config.roles import has_trait
@@ -70,7 +71,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
     """
     from nanolm.analysis.scaling import Point
 
-    if len(texts_of(runs)) > 1:
+    if len(validation_texts(runs)) > 1:
         raise RunError(
             "the runs were evaluated on different validation texts, so no single law fits them",
             where="nanolm scaling",
@@ -80,7 +81,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
     trained = [run for run in runs if run.status == "completed" and not run.summary.is_fitted]
     points, notes = [], []
     for run in trained:
-        found = metrics.of(run)
+        found = metrics.compute_metrics(run)
         loss = getattr(found, name)
         if loss and found.parameters and found.tokens:
             points.append(Point(found.parameters, found.tokens, loss))
@@ -88,7 +89,7 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
         notes.append(
             f"{len(runs) - len(points)} of {len(runs)} runs were ignored: count-based, not completed, or without a loss"
         )
-    others = [key for key in told_apart(trained) if not has_trait(key, Trait.scale)]
+    others = [key for key in varying_settings(trained) if not has_trait(key, Trait.scale)]
     if others:
         notes.append(f"the runs also differ in {', '.join(others)}, which the law does not account for")
     epochs = max(((run.summary.tokens or 0) / (run.summary.train_tokens or math.inf) for run in trained), default=0)

@@ -7,9 +7,13 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.analysis import metrics as figures
-from nanolm.analysis.collection import Run, short_keys, told_apart
-from nanolm.analysis.comparison import SEES_FUTURE, Comparison, Reference, comparability, compare
+from nanolm.analysis.baselines import Baseline
+from nanolm.analysis.collection import Run
+from nanolm.analysis.comparability import SEES_FUTURE, comparability
+from nanolm.analysis.comparison import Comparison, compare
+from nanolm.analysis.metrics import compute_metrics
+from nanolm.analysis.names import short_keys
+from nanolm.analysis.settings import varying_settings
 from nanolm.errors import RunError
 from nanolm.report.curves import MAX_POINTS, Curve, curve
 from nanolm.report.reproduce import command
@@ -85,7 +89,7 @@ class Contents:
     keys: dict[str, str]
     by_bits: bool
     notes: list[str]
-    references: list[Reference]
+    baselines: list[Baseline]
 
     def result(self, entry: Entry) -> float | None:
         """Return the metric that runs are ranked by."""
@@ -98,7 +102,7 @@ def gather(runs: Sequence[Run]) -> Contents:
     Raises:
         RunError: none of the runs can be read.
     """
-    varying = told_apart(runs)
+    varying = varying_settings(runs)
     entries = [
         _entry(run, label, {key: values[n] for key, values in varying.items()})
         for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
@@ -117,9 +121,9 @@ def gather(runs: Sequence[Run]) -> Contents:
         keys=short_keys(varying),
         by_bits=comparability(runs)[1] is not None,
         notes=_notes(runs, compared),
-        references=compared.references,
+        baselines=compared.baselines,
     )
-    odd = {str(run.path) for row in compared.rows if not row.compares for run in row.runs}
+    odd = {str(run.path) for row in compared.rows if not row.is_comparable for run in row.runs}
     entries = [dataclasses.replace(entry, compares=entry.path not in odd) for entry in entries]
     best_first = sorted(
         entries, key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0)
@@ -159,7 +163,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         faults.append(error.found)
     train = [row for row in measured if row.split == TRAIN]
     val = [row for row in measured if row.split == VAL]
-    found = figures.of(run)
+    found = compute_metrics(run)
     losses = val_losses(val)
     names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
     known = {name: getattr(found, name) for name in (*names, "bits_per_byte")}

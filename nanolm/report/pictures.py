@@ -95,7 +95,7 @@ def _losses(contents: Contents, x_name: str) -> Figure:
         if x := _x_values(run, curve, x_name):
             axes.plot(x, curve["y"], marker="o" if len(x) == 1 else "", **style)
     left, right = axes.get_xlim()
-    for line in contents.references:
+    for line in contents.baselines:
         y = line.bits_per_byte if by_bits else line.loss
         if y is not None:
             axes.axhline(y, color=REFERENCE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
-from nanolm.analysis.comparison import odd_ones
+from nanolm.analysis.comparability import incomparable
 from nanolm.runs.metrics import read_last_step
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State, read_job
@@ -126,7 +126,7 @@ class Progress:
     def best(self) -> float | None:
         """Return the lowest loss so far, in nats per token, or in bits per byte if the jobs' tokens differ."""
         done = [report.summary for report in self._reports.values() if report.state in DONE]
-        is_comparable = [not is_odd for is_odd in odd_ones(done)]
+        is_comparable = [not is_odd for is_odd in incomparable(done)]
         values = [getattr(summary, self._metric) for summary in itertools.compress(done, is_comparable)]
         return min((value for value in values if value is not None), default=None)
 

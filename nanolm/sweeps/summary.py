@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanolm import shell
 from nanolm.analysis.collection import note_of
-from nanolm.analysis.comparison import odd_ones
+from nanolm.analysis.comparability import incomparable
 from nanolm.runs.directory import shown
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State
@@ -21,7 +21,7 @@ def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Re
     """Sort jobs: the best first, then those with incomparable losses, then those without a loss."""
     metric = comparison_metric(jobs)
     values = [getattr(report.summary, metric) for report in reports]
-    is_odd = odd_ones([report.summary for report in reports])
+    is_odd = incomparable([report.summary for report in reports])
     ranks = [(value is None, odd, value or 0.0) for value, odd in zip(values, is_odd, strict=True)]
     return [(jobs[at], reports[at]) for at in sorted(range(len(jobs)), key=ranks.__getitem__)]
 
@@ -38,7 +38,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     from nanolm.tables import Console, Table, cell
 
     order = ranked(jobs, reports)
-    is_odd = odd_ones([report.summary for _, report in order])
+    is_odd = incomparable([report.summary for _, report in order])
     rows = [
         (job, report, "†" * odd)
         for place, ((job, report), odd) in enumerate(zip(order, is_odd, strict=True))

@@ -26,7 +26,7 @@ def names(*paths: Path) -> list[str]:
     return [run.name for run in collection.find(paths)]
 
 
-def test_runs_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
+def test_find_lists_runs_in_natural_order(tmp_path: Path) -> None:
     for name in ("sweep/lr=10", "sweep/lr=2", "single", "sweep/lr=2/wandb/offline/files"):
         make_run(tmp_path / name)
     (tmp_path / "sweep" / "config.yaml").write_text("not: a run\n")
@@ -43,7 +43,7 @@ def with_checkpoint(path: Path, step: int, settings: dict[str, Any]) -> Path:
     return path
 
 
-def test_edited_settings_are_noted_and_damage_nothing(tmp_path: Path) -> None:
+def test_edited_config_is_noted(tmp_path: Path) -> None:
     trained = {"optimizer.lr": 0.002, "trainer.max_steps": 4, "trainer.eval_every": 2, "model.name": "gpt"}
     written = "optimizer: {lr: %s}\ntrainer: {max_steps: 8, eval_every: 4}\nmodel: {name: %s}\n"
     edited = make_run(tmp_path / "edited", written % (0.1, "bigram"))
@@ -67,18 +67,18 @@ def test_edited_settings_are_noted_and_damage_nothing(tmp_path: Path) -> None:
     assert {run.status for run in collection.find([tmp_path])} == {"completed"}
 
 
-def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+def test_run_names_are_shortest_unique_endings(tmp_path: Path) -> None:
     for name in ("a/seed=1", "a/seed=2", "b/seed=1", "c"):
         make_run(tmp_path / name)
     assert names(tmp_path) == ["a/seed=1", "seed=2", "b/seed=1", "c"]
 
 
-def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_in_the_current_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make_run(tmp_path / "here"))
     assert names(Path()) == ["here"]
 
 
-def test_folders_without_runs_are_named_all_at_once(tmp_path: Path) -> None:
+def test_find_reports_all_folders_without_runs(tmp_path: Path) -> None:
     (tmp_path / "empty" / "deep").mkdir(parents=True)
     with pytest.raises(Problems) as caught:
         collection.find([tmp_path / "empty", tmp_path / "nowhere", make_run(tmp_path / "run")])
@@ -86,7 +86,7 @@ def test_folders_without_runs_are_named_all_at_once(tmp_path: Path) -> None:
     assert f"there is no folder {tmp_path / 'nowhere'}" in str(caught.value)
 
 
-def test_what_is_left_of_a_run_is_named(tmp_path: Path) -> None:
+def test_find_explains_partial_runs(tmp_path: Path) -> None:
     run = with_checkpoint(make_run(tmp_path / "run"), 4, {})
     with pytest.raises(RunError, match=f"not a run directory, but a part of one[\\s\\S]*the run itself: {run}"):
         collection.find([run / "checkpoints"])
@@ -95,7 +95,7 @@ def test_what_is_left_of_a_run_is_named(tmp_path: Path) -> None:
         collection.find([run])
 
 
-def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) -> None:
+def test_real_run_is_read_as_written(tmp_path: Path, small_text: Path) -> None:
     line = ("dataset=text", f"dataset.path={small_text}", "tokenizer=char", "model=gpt", *SMALL)
     directory = RunDirectory(tmp_path / "here" / "run")
     with directory.claim():
@@ -109,7 +109,7 @@ def test_a_real_run_is_read_as_it_was_written(tmp_path: Path, small_text: Path) 
     assert (run.status, run.faults, run.choices["model"]) == ("completed", (), "gpt")
 
 
-def test_a_damaged_run_is_shown_with_its_faults(tmp_path: Path) -> None:
+def test_damaged_runs_keep_their_faults(tmp_path: Path) -> None:
     make_run(tmp_path / "config", settings="seed: [1\n")
     make_run(tmp_path / "no_table", settings="just words\n")
     (make_run(tmp_path / "summary") / "summary.json").write_text('{"status": "comp')
@@ -128,14 +128,14 @@ def test_a_damaged_run_is_shown_with_its_faults(tmp_path: Path) -> None:
     assert "summary.json is damaged" in found["summary"].faults[0]
 
 
-def test_nothing_in_a_config_is_executed(tmp_path: Path) -> None:
+def test_yaml_tags_are_not_executed(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", settings=f"seed: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
     (run,) = collection.find([path])
     assert run.status == "damaged"
     assert not (tmp_path / "made").exists()
 
 
-def test_a_run_that_nobody_writes_was_cut_off(tmp_path: Path) -> None:
+def test_running_without_a_writer_is_cut_off(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     (path / "summary.json").write_text('{"status": "running"}')
     assert collection.find([path])[0].status == "cut off"
@@ -157,82 +157,14 @@ def test_a_run_that_nobody_writes_was_cut_off(tmp_path: Path) -> None:
     assert not RunDirectory(path).is_claimed()
 
 
-def several(tmp_path: Path, *settings: str, choices: list[dict[str, str]] | None = None) -> list[collection.Run]:
-    chosen = choices or [{}] * len(settings)
-    for number, (text, choice) in enumerate(zip(settings, chosen, strict=True)):
-        make_run(tmp_path / f"run{number}", text, choices=choice)
-    return collection.find([tmp_path])
-
-
-def test_only_what_differs_is_said(tmp_path: Path) -> None:
-    runs = several(
-        tmp_path,
-        "optimizer: {lr: 0.1, name: adamw}\nmask: {pattern: null}\ntrainer: {log_every: 1}\nseed: 1\n",
-        "optimizer: {lr: 0.2, name: adamw}\nmask: {pattern: [a, b]}\ntrainer: {log_every: 2}\nseed: 1\n",
-        "optimizer: {lr: 0.2, name: adamw, beta: 0.9}\nmask: {pattern: null}\nlogger: {name: wandb}\nseed: 1\n",
-    )
-    assert collection.differing(runs) == {
-        "optimizer.lr": [0.1, 0.2, 0.2],
-        "mask.pattern": [None, ["a", "b"], None],
-        "optimizer.beta": [None, None, 0.9],
-    }
-
-
-def test_what_changes_no_number_is_said_where_nothing_else_differs(tmp_path: Path) -> None:
-    runs = several(tmp_path, "trainer: {log_every: 1}\nseed: 1\n", "trainer: {log_every: 2}\nseed: 1\n")
-    assert collection.differing(runs) == {"trainer.log_every": [1, 2]}
-    assert collection.differing(runs[:1]) == {}
-
-
-def test_another_text_is_said_by_its_path(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", "dataset: {path: a.txt}\nseed: 1\n", corpus="1")
-    make_run(tmp_path / "b", "dataset: {path: b.txt}\nseed: 2\n", corpus="1")
-    make_run(tmp_path / "c", "dataset: {path: c.txt}\nseed: 2\n", corpus="2")
-    a, b, c = collection.find([tmp_path])
-    assert collection.differing([a, b]) == {"seed": [1, 2]}
-    assert collection.differing([b, c]) == {"dataset.path": ["b.txt", "c.txt"]}
-
-
-def test_a_choice_stands_for_the_settings_that_it_decides(tmp_path: Path) -> None:
-    runs = several(
-        tmp_path,
-        "model: {name: gpt, norm: rms, dropout: 0.0}\nseed: 1\n",
-        "model: {name: gpt, norm: rms, dropout: 0.1}\nseed: 2\n",
-        "model: {name: gpt, norm: layer, dropout: 0.0}\nseed: 1\n",
-        choices=[{"model": "gpt"}, {"model": "gpt"}, {"model": "gpt2"}],
-    )
-    assert collection.told_apart(runs) == {
-        "model": ["gpt", "gpt", "gpt2"],
-        "model.dropout": [0.0, 0.1, 0.0],
-        "seed": [1, 2, 1],
-    }
-    assert collection.told_apart(runs[:2]) == {"model.dropout": [0.0, 0.1], "seed": [1, 2]}
-
-
-def test_an_experiment_stands_for_settings_of_every_group(tmp_path: Path) -> None:
-    runs = several(
-        tmp_path,
-        "size: {d_model: 8}\noptimizer: {lr: 0.1}\nseed: 1\n",
-        "size: {d_model: 8}\noptimizer: {lr: 0.1}\nseed: 2\n",
-        "size: {d_model: 16}\noptimizer: {lr: 0.2}\nseed: 1\n",
-        choices=[{"experiment": "a"}, {"experiment": "a"}, {"experiment": "b"}],
-    )
-    assert collection.told_apart(runs) == {"experiment": ["a", "a", "b"], "seed": [1, 2, 1]}
-
-
-def test_short_keys_stay_unlike_each_other() -> None:
-    keys = ["optimizer.lr", "model.name", "mask.name", "seed", "size.d_model"]
-    assert list(collection.short_keys(keys).values()) == ["lr", "model.name", "mask.name", "seed", "d_model"]
-
-
-def test_it_is_read_without_torch_or_omegaconf() -> None:
+def test_collection_imports_neither_torch_nor_omegaconf() -> None:
     code = "import sys, nanolm.analysis.collection\n"
     code += "print([m for m in ('torch', 'omegaconf', 'hydra') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_links_that_lead_back_up_are_followed_once(tmp_path: Path) -> None:
+def test_cyclic_links_are_followed_once(tmp_path: Path) -> None:
     make_run(tmp_path / "a" / "run")
     for name in ("one", "two", "three"):
         (tmp_path / "a" / name).symlink_to(tmp_path, target_is_directory=True)

@@ -50,11 +50,11 @@ def test_real_runs_are_compared_without_their_text(nanolm: Nanolm, small_text: P
     found = json.loads(nanolm("compare", "sweep", "--target", str(sum(means) / 2), "--json").stdout)
     assert [row["settings"] for row in found["rows"]] == [{"model": "gpt"}, {"model": "bigram"}]
     gpt, bigram = found["rows"]
-    assert (gpt["n_seeds"], gpt["verdict"], bigram["verdict"]) == (2, "best", "apart")
+    assert (gpt["n_seeds"], gpt["verdict"], bigram["verdict"]) == (2, "best", "different")
     assert gpt["figures"]["tokens"]["mean"] == 10 * 4 * 16
     assert gpt["figures"]["flops"]["mean"] > bigram["figures"]["flops"]["mean"] >= 0
     assert (gpt["n_reached"], bigram["n_reached"]) == (2, 0)
-    lines = {line["name"]: line["bits_per_byte"] for line in found["references"]}
+    lines = {line["name"]: line["bits_per_byte"] for line in found["baselines"]}
     assert set(lines) == {"counted unigram", "counted bigram", "gzip", "bz2", "xz"}
     assert lines["xz"] < lines["counted bigram"] < lines["counted unigram"]
     table = nanolm("compare", "sweep").stdout

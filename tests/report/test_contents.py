@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanolm.analysis.collection import Run, find
-from nanolm.analysis.comparison import SEES_FUTURE
+from nanolm.analysis.comparability import SEES_FUTURE
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
@@ -65,9 +65,9 @@ def test_flops_match_the_formula(pair: Path) -> None:
 def test_baselines_appear_once_in_both_units(sweep: Path) -> None:
     found = contents_of(sweep)
     summary = RunDirectory(sweep / "gpt_0.001_1").read_summary()
-    counted = {line.name: line for line in found.references if line.name.startswith("counted")}
+    counted = {line.name: line for line in found.baselines if line.name.startswith("counted")}
     assert list(counted) == ["counted unigram", "counted bigram"]
-    assert {"gzip", "bz2", "xz"} <= {line.name for line in found.references}
+    assert {"gzip", "bz2", "xz"} <= {line.name for line in found.baselines}
     bits_per_nat = summary.bits_per_byte / summary.best_val_loss
     for name, loss in summary.baseline_losses.items():
         line = counted[name.replace("_", " ")]
@@ -80,8 +80,8 @@ def test_different_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, t
     found = contents_of(pair, tmp_path / "bytes")
     assert found.by_bits
     assert "2 different tokenizers" in found.notes[0]
-    assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.references}
-    assert all(line.loss is None and line.bits_per_byte is not None for line in found.references)
+    assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.baselines}
+    assert all(line.loss is None and line.bits_per_byte is not None for line in found.baselines)
     bits = [run.figures["bits_per_byte"] for run in found.runs]
     assert bits == sorted(bits, key=lambda each: each or 0)
 

@@ -93,7 +93,7 @@ function redrawCurves() {
   const isLoss = view.y === "loss";
   const unit = isLoss ? "nats per token" : "bits per byte";
   const traces = lossTraces();
-  const lines = report.references.map((line) => ({ name: line.name, y: isLoss ? line.loss : line.bits_per_byte })).filter((line) => isNumber(line.y));
+  const lines = report.baselines.map((line) => ({ name: line.name, y: isLoss ? line.loss : line.bits_per_byte })).filter((line) => isNumber(line.y));
   const splits = isLoss ? { val: "Validation loss", train: "Training loss", both: "Validation loss, with training loss (faint)" }[view.split] : "Bits per byte on the validation text";
   byId("loss-title").textContent = splits;
   draw("loss", traces, {

@@ -1,0 +1,62 @@
+"""Whether the losses of runs may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanolm.analysis.collection import Run
+from nanolm.runs.summary import Summary
+
+SEES_FUTURE = "the mask attends to future tokens: not a next-token prediction loss"
+
+
+def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
+    """Check whether losses per token of these runs are comparable.
+
+    Returns:
+        Notes for the user, and the reason why the losses are not comparable; None if they are.
+    """
+    texts = validation_texts(runs)
+    tokenizers = {run.summary.tokenizer for run in runs if run.summary.tokenizer}
+    scored = {run.summary.val_scored_tokens for run in runs if run.summary.val_scored_tokens}
+    if len(texts) > 1:
+        problem = f"the runs are scored on {len(texts)} different validation texts"
+        advice = "only bits per byte are shown: compare each run with the baselines of its own text"
+        return [f"{problem}: losses are not comparable; {advice}"], problem
+    if len(tokenizers) > 1:
+        problem = f"the runs have {len(tokenizers)} different tokenizers"
+        return [f"{problem}: losses per token are not comparable; bits per byte of the same text are"], problem
+    if len(scored) > 1:
+        problem = "the runs score different parts of the validation text (trainer.sampling)"
+        return [f"{problem}: losses per token are only roughly comparable, so bits per byte are shown"], problem
+    return [], None
+
+
+def validation_texts(runs: Sequence[Run]) -> set[str]:
+    """The different validation texts of the runs, as `validation_text` identifies them."""
+    return {text for run in runs if (text := validation_text(run)) is not None}
+
+
+def validation_text(run: Run) -> str | None:
+    """Identify the validation text of a run by its corpus and split settings; None if its files do not say."""
+    if not run.summary.corpus or not run.settings:
+        return None
+    split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
+    if split["split_by"] != "fraction":
+        split["split_seed"] = run.settings.get("dataset.split_seed")
+    return repr([run.summary.corpus, split])
+
+
+def incomparable(summaries: Sequence[Summary]) -> list[bool]:
+    """Flag runs whose loss is not comparable with the others'.
+
+    That is a run whose mask sees the future while others' masks do not, and a run with a lossy tokenizer while
+    tokenizers differ. Runs that never started are ignored.
+    """
+    started = [summary for summary in summaries if summary.tokenizer]
+    all_see_future = all(summary.sees_future for summary in started)
+    n_tokenizers = len({summary.tokenizer for summary in started})
+    return [
+        bool(summary.sees_future and not all_see_future) or (summary.is_lossy and n_tokenizers > 1)
+        for summary in summaries
+    ]

@@ -1,0 +1,100 @@
+"""The settings that runs differ in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nanolm.analysis.collection import Run
+from nanolm.config.roles import affects_results
+from nanolm.errors import SettingsError, nearest
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """The settings that differ between runs, in the order of config.yaml, with the value of each run.
+
+    None stands for null and for a setting that a run does not have. Settings that do not affect results are left out
+    unless nothing else differs; dataset.path is kept if the texts differ. Runs without readable settings are ignored.
+    """
+    readable = [run for run in runs if run.settings]
+    keys = list(dict.fromkeys(key for run in readable for key in run.settings))
+    differing = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
+    corpora = {run.summary.corpus for run in readable}
+    relevant = [key for key in differing if affects_results(key) or (key == "dataset.path" and len(corpora) > 1)]
+    return {key: [run.settings.get(key) for run in runs] for key in relevant or differing}
+
+
+def varying_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """As `differing_settings`, with a choice such as model=gpt in place of the settings that it determines.
+
+    Settings of a group that have one value for each chosen option are replaced by the option, under the name of the
+    group. An experiment replaces settings of every group likewise. The seed is never replaced.
+    """
+    varying = differing_settings(runs)
+    groups = list(dict.fromkeys(["experiment", *(key.split(".")[0] for key in varying if "." in key)]))
+    # Runs without readable settings are ignored.
+    is_readable = [bool(run.settings) for run in runs]
+    for group in groups:
+        chosen = [_choice(run, group) for run in runs]
+        if not _differs(itertools.compress(chosen, is_readable)):
+            continue
+        in_group = [key for key in varying if key != "seed" and group in ("experiment", key.split(".")[0])]
+        determined = [key for key in in_group if _is_determined_by(chosen, is_readable, varying[key])]
+        if determined:
+            at = list(varying).index(determined[0])
+            items = [(key, values) for key, values in varying.items() if key not in determined]
+            varying = dict([*items[:at], (group, chosen), *items[at:]])
+    return varying
+
+
+def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
+    """Look up a setting by its key, by the end of its key (lr), or a config group by its name (model).
+
+    Returns:
+        The key or group, and its value in each run; None for a run that does not have it.
+
+    Raises:
+        SettingsError: no run has such a setting, or several keys have that end.
+    """
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    groups = dict.fromkeys(["experiment"] * any("experiment" in run.choices for run in runs))
+    groups |= dict.fromkeys(key.split(".")[0] for key in keys if key.endswith(".name"))
+    groups |= dict.fromkeys(group for run in runs for group in run.choices)
+    if name in keys:
+        return name, [run.settings.get(name) for run in runs]
+    if name in groups:
+        return name, [_choice(run, name) for run in runs]
+    matching = [key for key in keys if key.endswith(f".{name}")]
+    # Of several keys, the one that differs between the runs is meant.
+    differing = [key for key in matching if _differs(run.settings.get(key) for run in runs)]
+    for found in (matching, differing):
+        if len(found) == 1:
+            return found[0], [run.settings.get(found[0]) for run in runs]
+    if matching:
+        raise SettingsError(f"{name!r} is ambiguous: {', '.join(matching)}", where=name, hint="write the whole key")
+    raise SettingsError(f"no run has a setting {name!r}", where=name, hint=nearest(name, [*keys, *groups]))
+
+
+def nearest_column(name: str, known: Iterable[str]) -> str:
+    """As `errors.nearest`, but for `loss` all columns that contain it."""
+    return nearest(name, [column for column in known if name in column] or known)
+
+
+def _choice(run: Run, group: str) -> Any:
+    """The option chosen in a group, or the name in its settings if the run was not made from a command line."""
+    return run.choices.get(group, run.settings.get(f"{group}.name"))
+
+
+def _is_determined_by(chosen: Sequence[Any], is_readable: Sequence[bool], values: Sequence[Any]) -> bool:
+    """Return whether each choice occurs with one value only."""
+    values_by_choice: dict[str, set[str]] = {}
+    for choice, value in itertools.compress(zip(chosen, values, strict=True), is_readable):
+        values_by_choice.setdefault(repr(choice), set()).add(repr(value))
+    return all(len(values) == 1 for values in values_by_choice.values())
+
+
+def _differs(values: Iterable[Any]) -> bool:
+    values = iter(values)
+    first = next(values, None)
+    return any(value != first for value in values)

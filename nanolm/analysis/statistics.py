@@ -1,0 +1,72 @@
+"""Intervals and tests over seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+# Two-sided confidence level of intervals and tests.
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A metric over seeds.
+
+    Attributes:
+        mean: None where no seed has a value.
+        interval: half-width of the 95% confidence interval of the mean; None with fewer than two values.
+        values: one per seed, without seeds that have none.
+    """
+
+    mean: float | None
+    interval: float | None
+    values: tuple[float, ...]
+
+
+def estimate(values: Sequence[float | None]) -> Estimate:
+    """Estimate the mean of a metric from its value for each seed."""
+    known = tuple(value for value in values if value is not None)
+    return Estimate(statistics.fmean(known) if known else None, confidence_interval(known), known)
+
+
+def confidence_interval(values: Sequence[float]) -> float | None:
+    """Return the half-width of the 95% confidence interval of the mean (Student's t); None below two values."""
+    if len(values) < 2:
+        return None
+    # Importing scipy.stats takes over a second, several times as long as scipy.special.
+    from scipy import special
+
+    n = len(values)
+    return float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def welch_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of equal means by Welch's t-test (Welch 1947); None for fewer than two values each.
+
+    Values without variance, as of a deterministic model, give 0 or 1.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    errors = [statistics.variance(values) / len(values) for values in (first, second)]
+    if not sum(errors):
+        return float(difference == 0)
+    from scipy import special
+
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
+    )
+    return 2 * float(special.stdtr(freedom, -abs(difference) / math.sqrt(sum(errors))))
+
+
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for multiple tests, controlling the family-wise error rate (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min((len(p_values) - rank) * p_values[index], 1.0))
+        adjusted[index] = highest
+    return adjusted
