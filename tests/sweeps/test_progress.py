@@ -53,6 +53,20 @@ def test_progress_prints_each_job_that_ends_once(jobs: list[Job]) -> None:
     assert progress.status_line() == "3/4 done, 0 running, 1 failed, 0 pending, 0 s left, best 2.2500"
 
 
+def test_progress_estimates_the_remaining_time(jobs: list[Job]) -> None:
+    write_run(jobs[0], status="completed", step=10, best_val_loss=2.5)
+    now = 100.0
+    progress = Progress(len(jobs), io.StringIO(), clock=lambda: now)
+    progress.add(jobs, {job.key: read_job(job) for job in jobs})
+    assert progress.seconds_left() is None
+    write_run(jobs[1], status="running", step=0)
+    jobs[1].run.metrics.write_text(json.dumps({"step": 5, "split": "train"}) + "\n")
+    now = 130.0
+    progress.update()
+    assert progress.seconds_left() == 30 / 0.5 * 2.5
+    assert ", 2 min left, " in progress.status_line()
+
+
 def test_progress_keeps_a_status_line_on_a_terminal(jobs: list[Job]) -> None:
     write_run(jobs[0], status="completed", step=10, best_val_loss=2.5)
     terminal = io.StringIO()
