@@ -44,7 +44,7 @@ class DatasetConfig:
     name: str = MISSING
     val_fraction: float = setting(
         0.1,
-        doc="Fraction of the text for validation, where the dataset has no validation split of its own.",
+        doc="Fraction of the text for validation, unless the dataset has its own validation split.",
         gt=0,
         lt=1,
         off="0.01 keeps it small; it cannot be disabled, since runs are judged by their validation loss",

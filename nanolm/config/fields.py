@@ -38,7 +38,7 @@ class Role(enum.Enum):
 
 
 class Trait(enum.Enum):
-    """What a rule needs to know of a setting besides its role."""
+    """Further facts about a setting that a rule needs, in addition to its role."""
 
     # A runtime setting that changes results, but only by floating-point rounding.
     rounding = "rounding"

@@ -17,7 +17,7 @@ class LoggerConfig:
 
 @dataclasses.dataclass
 class NoLoggerConfig(LoggerConfig):
-    """No logger besides metrics.jsonl and the console."""
+    """No logger except metrics.jsonl and the console."""
 
     name: str = "none"
 

@@ -59,7 +59,7 @@ class DocumentConfig(CausalConfig):
 class WindowConfig(MaskConfig):
     """Settings of masks with a window."""
 
-    window: int = _in_context(16, "Number of positions seen on each side, besides the position itself.")
+    window: int = _in_context(16, "Number of visible positions on each side, not counting the position itself.")
 
 
 @dataclasses.dataclass

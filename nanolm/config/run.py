@@ -32,7 +32,7 @@ class Config:
     optimizer: OptimizerConfig = setting(doc="Optimizer.")
     scheduler: SchedulerConfig = setting(doc="Learning rate schedule.")
     trainer: TrainerConfig = setting(doc="Training loop.")
-    logger: LoggerConfig = setting(doc="Experiment logger, besides metrics.jsonl.", role=Role.reporting)
+    logger: LoggerConfig = setting(doc="Experiment logger, in addition to metrics.jsonl.", role=Role.reporting)
     seed: int = setting(
         1337,
         doc="Seed of initialization, batches, dropout and samples.",

@@ -139,14 +139,14 @@ class TrainerConfig:
     )
     save_every_minutes: float | None = setting(
         None,
-        doc="Minutes after the last save until the next one, besides save_every. null: no saves by time.",
+        doc="Minutes between two checkpoints, in addition to save_every. null: no saves by time.",
         role=Role.runtime,
         gt=0,
         off="null disables saves by time",
     )
     keep_last: int | None = setting(
         2,
-        doc="Number of latest checkpoints to keep, besides the best. null: all.",
+        doc="Number of latest checkpoints to keep, in addition to the best one. null: all.",
         role=Role.runtime,
         ge=1,
         off="1 keeps the best and the latest checkpoint, null keeps all",

@@ -1,7 +1,7 @@
 """Write the YAML files of the built-in options: every setting with its value and its documentation.
 
 `make configs` runs this module, and `make check` runs it with --check. A file is generated from its schema, or, where
-its values are chosen by hand (model=gpt2), only its comments are; the second line of each file says which.
+its values are chosen by hand (model=gpt2), only its comments are; the comment at its top says which.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from nanolm.config.help import Entry, choice_lines, entries, first_sentence, format_value, notes, wrap
 from nanolm.config.run import SINGLE_SCHEMAS
 from nanolm.config.yaml_io import dump_inline, read_yaml
-from nanolm.errors import SettingsError, nearest
+from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import GROUPS
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -51,7 +51,7 @@ class Option:
 def options(folder: Path = FOLDER) -> Iterator[Option]:
     """Iterate over all options of the groups with schemas, in the order of their paths.
 
-    A registered schema that no file uses becomes an option of its own name.
+    A registered schema that no file uses becomes an option with the same name.
 
     Raises:
         SettingsError: a file has settings that its schema does not have, or names no schema.
@@ -118,7 +118,11 @@ def _settings(listed: Sequence[Entry], indent: str = "") -> Iterator[str]:
 
 def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
     """Write the files that are stale or, with --check, only name them; returns the exit status."""
-    rendered = {option.path: render(option) for option in options(folder)}
+    try:
+        rendered = {option.path: render(option) for option in options(folder)}
+    except NanolmError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     stale = {
         path: text for path, text in rendered.items() if not path.exists() or path.read_text(encoding="utf-8") != text
     }

@@ -76,8 +76,12 @@ def test_values_chosen_by_hand_are_kept(folder: Path) -> None:
         ("/schema/model/transformer@_here_", "gpt", "does not start from a schema"),
     ],
 )
-def test_file_that_does_not_fit_is_refused(old: str, new: str, expected: str, folder: Path) -> None:
+def test_file_that_does_not_fit_is_refused(
+    old: str, new: str, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = folder / "model" / "gpt2.yaml"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(SettingsError, match=expected):
         list(options(folder))
+    assert main(["--check"], folder) == 2
+    assert str(path) in capsys.readouterr().err
