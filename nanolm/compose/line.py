@@ -71,7 +71,6 @@ class Line:
         sweep_directory: where hydra.sweep.dir points.
         choices: the option chosen in each group, for people to read.
         given: the settings that the line names itself, group choices spread into their keys.
-        composed: what Hydra composed, its own settings included.
     """
 
     config: Config
@@ -81,7 +80,6 @@ class Line:
     sweep_directory: Path
     choices: dict[str, str]
     given: set[str]
-    composed: DictConfig = dataclasses.field(repr=False, compare=False)
 
 
 def compose_line(
@@ -111,7 +109,6 @@ def compose_line(
             sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
             choices=choices_of(composed.hydra.runtime.choices),
             given=_given(parsed, task),
-            composed=composed,
         )
 
 

@@ -154,21 +154,6 @@ def test_a_job_in_another_process_checks_what_it_composes(folder: Path) -> None:
         loader.load_sweep_config(master, ["experiment=x", "hydra.sweep.subdir=a"])
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (
-            ["--config-name", "x", "--run", "-m"],
-            r"--config-name is not supported[\s\S]*--run and -m exclude each other",
-        ),
-        (["--resolve"], "--resolve is about what --cfg prints"),
-    ],
-)
-def test_flags_that_do_not_fit_are_refused(words: list[str], expected: str) -> None:
-    with pytest.raises(SettingsError, match=expected):
-        cli.run(["train", *words])
-
-
 def test_cfg_prints_what_a_resumed_line_composes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = make_config("dataset=text", "dataset.path=a.txt", "model=bigram")
     (tmp_path / "config.yaml").write_text(save_yaml(saved))

@@ -116,12 +116,12 @@ def test_a_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
     run = RunDirectory(nanolm.folder / "outputs" / "b")
     assert load_yaml(run.config).model.name == "bigram"
     again = nanolm(*fork, "resume=outputs/a")
-    assert (again.returncode, "this folder holds a run already" in again.stderr) == (2, True)
+    assert (again.returncode, "the directory already contains a run" in again.stderr) == (2, True)
     assert nanolm("train", "fork=true", "resume=outputs/a", "trainer.max_steps=21").returncode == 0
     assert len(list(nanolm.folder.glob("outputs/*_bigram_text"))) == 1, "it is named for what it trains"
     for wrong, said in (
         (("resume=auto", "fork=true"), "resume is auto"),
-        (("resume=outputs/a", "fork=true"), "would begin at step 20, and trainer.max_steps is 20"),
+        (("resume=outputs/a", "fork=true"), "would start at step 20, and trainer.max_steps is 20"),
         (("resume=outputs/nowhere", "fork=true"), "there is no folder outputs/nowhere"),
     ):
         done = nanolm("train", *wrong)

@@ -1,0 +1,131 @@
+"""Run the commands of Hydra itself: sweeps, and the flags that print something (--cfg, --info, --hydra-help, ...)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nanolm.compose.hydra_api import CONFIG_NAME, config_folder, hydra_context
+from nanolm.compose.launch import without_launch_options
+from nanolm.compose.line import check_line
+from nanolm.compose.overrides import quoted
+from nanolm.compose.plugins import import_plugins, register_schemas
+from nanolm.config.composed import summarize_error
+from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.files import user_path
+
+
+def prints_something(flags: argparse.Namespace) -> bool:
+    """Whether the command line asks for output of Hydra instead of a run."""
+    return bool(flags.hydra_help or flags.cfg or flags.info is not None or flags.shell_completion)
+
+
+def print_answer(flags: argparse.Namespace, saved: Path | None = None) -> None:
+    """Print what the flags ask for.
+
+    Args:
+        flags: as `hydra_flags.parse_flags` returns them.
+        saved: the config.yaml of the run that the command line resumes.
+
+    Raises:
+        SettingsError: with every mistake in the command line.
+    """
+    import_plugins([])
+    register_schemas()
+    if flags.cfg or flags.info is not None:
+        composed = check_line(flags.overrides, flags.config_dir, is_resolved=flags.resolve, saved=saved)
+        _check_package(flags, composed)
+        if flags.cfg:
+            _print_settings(composed, flags)
+            return
+    try:
+        _call_hydra(flags, lambda composed: None)
+    except NanolmError:
+        raise
+    except Exception as error:
+        if flags.shell_completion:
+            hint = 'eval "$(nanolm train --shell-completion install=bash)"'
+            raise SettingsError(str(error), where="--shell-completion", hint=hint) from error
+        asked = "--hydra-help" if flags.hydra_help else f"--info {flags.info}"
+        raise SettingsError(
+            summarize_error(error), where=asked, hint="`nanolm train --hydra-help` lists the flags"
+        ) from error
+
+
+def run_sweep(flags: argparse.Namespace, directory: Path, job: Callable[[DictConfig], Any]) -> None:
+    """Have Hydra run a sweep.
+
+    Args:
+        flags: as `hydra_flags.parse_flags` returns them.
+        directory: directory of the sweep.
+        job: called with the composed configuration of each run.
+
+    Raises:
+        NanolmError: a setting is not supported, or a job is wrong.
+    """
+    flags.overrides.append(f"hydra.sweep.dir={quoted(str(directory.absolute()))}")
+    _call_hydra(flags, job)
+
+
+def _check_package(flags: argparse.Namespace, composed: DictConfig) -> None:
+    """Refuse a --package that is not in the output."""
+    package = flags.package
+    if package and flags.cfg == "job" and package.split(".")[0] == "hydra":
+        raise SettingsError("--cfg job leaves out hydra", where="--package", hint="--cfg hydra, or --cfg all")
+    if package and package != "_global_" and OmegaConf.select(composed, package, throw_on_missing=False) is None:
+        groups = [name for name in map(str, composed) if name != "hydra"]
+        raise SettingsError(f"there is no package {package!r}", where="--package", hint=nearest(package, groups))
+
+
+def _print_settings(composed: DictConfig, flags: argparse.Namespace) -> None:
+    """Print composed settings as YAML; Hydra itself would print the defaults of a run that is resumed."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from nanolm import terminal
+
+    with hydra_context():
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        OmegaConf.set_readonly(composed.hydra, None)
+        shown = hydra.get_sanitized_cfg(composed, flags.cfg)
+        package = None if flags.package == "_global_" else flags.package
+        part = shown if package is None else OmegaConf.select(shown, package)
+        if not OmegaConf.is_config(part):
+            terminal.write(str(part))
+            return
+        if flags.resolve:
+            OmegaConf.resolve(part)
+        terminal.write((f"# @package {package}\n" if package else "") + OmegaConf.to_yaml(part).rstrip("\n"))
+
+
+def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> None:
+    """Call the method of Hydra that the flags ask for.
+
+    hydra.main is not used: it composes before nanolm can check what Hydra would instantiate.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    from nanolm.compose.hydra_app import create_hydra
+
+    # --hydra-help does not depend on a configuration.
+    folder = str(user_path(flags.config_dir)) if flags.config_dir and not flags.hydra_help else None
+    hydra = create_hydra(config_folder(), folder)
+    GlobalHydra.instance().initialize(hydra)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        if flags.hydra_help:
+            flags.overrides = []
+            hydra.hydra_help(None, args_parser=flags.parser, args=flags)
+        elif flags.shell_completion:
+            hydra.shell_completion(CONFIG_NAME, flags.overrides)
+        elif flags.info is not None:
+            hydra.show_info(flags.info, CONFIG_NAME, without_launch_options(flags.overrides))
+        else:
+            hydra.multirun(CONFIG_NAME, job, without_launch_options(flags.overrides))
+    finally:
+        GlobalHydra.instance().clear()

@@ -1,0 +1,117 @@
+"""Choose the directory of a run: of the run that is resumed, the one that the user names, or a new one."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from nanolm import shell
+from nanolm.analysis.collection import plain_settings
+from nanolm.compose import Line
+from nanolm.config.checks import check
+from nanolm.config.identity import identity
+from nanolm.config.launch import AUTO
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.runs.directory import RunDirectory, enclosing_run, fresh, shown
+from nanolm.runs.occupancy import require_startable
+
+
+def choose_directory(line: Line) -> Path:
+    """Choose the directory of the run that a command line starts or resumes. A new one is created.
+
+    Raises:
+        SettingsError: the settings of a new run are inconsistent, or a resumed run is given another directory.
+        RunError: the run to resume does not exist, or the given directory cannot be used.
+    """
+    resumed = line.launch.resumed_path
+    if resumed is not None:
+        require_run(resumed, line.launch.fork)
+        if not line.launch.fork:
+            _require_same_directory(line, resumed)
+            return resumed
+    # Before a directory is created.
+    raise_all(check(line.config))
+    if line.run_directory_is_given:
+        require_startable(RunDirectory(line.run_directory))
+    if line.run_directory_is_given or line.launch.dry_run:
+        return line.run_directory
+    unfinished = _unfinished_run(line) if line.launch.resume == AUTO else None
+    return unfinished or fresh(line.run_directory if resumed is None else _name_of_fork(line, resumed))
+
+
+def require_run(path: Path, is_fork: bool) -> None:
+    """Refuse a path to resume that is not a run; a fork may also start from a checkpoint.
+
+    Raises:
+        RunError: with the command to use instead, where the path is a part of a run.
+    """
+    run, is_checkpoint = enclosing_run(path), is_checkpoint_path(path)
+    if RunDirectory(path).exists() or (is_fork and is_checkpoint):
+        return
+    if run is None:
+        RunDirectory(path).require()
+    hint = f"{shell.resume_command(run or path)} resumes from the latest checkpoint"
+    what = f"{path} is {'one checkpoint' if is_checkpoint else 'a part'} of the run {run}"
+    if is_checkpoint and not _is_saved(path):
+        what = f"the run {run} has no checkpoint {path.name}"
+    elif is_checkpoint:
+        hint += f"; {_fork_command(path)} starts a new run from this one"
+    raise RunError(what, where=f"resume={path}", hint=hint)
+
+
+def is_checkpoint_path(path: Path) -> bool:
+    """Whether a path has the name of a checkpoint in a run. It need not exist."""
+    return path.absolute().parent.name == "checkpoints" and path.absolute().name.startswith("step-")
+
+
+def run_of(path: Path) -> Path:
+    """Return the directory of the run that a path or a checkpoint's path belongs to."""
+    return shown(path.absolute().parent.parent) if is_checkpoint_path(path) else path
+
+
+def _require_same_directory(line: Line, run: Path) -> None:
+    if line.run_directory_is_given and line.run_directory.resolve() != run.resolve():
+        raise SettingsError(
+            f"resume={run} continues in its own directory, but hydra.run.dir is {line.run_directory}",
+            where="hydra.run.dir",
+            hint="leave out hydra.run.dir, or add fork=true to start a new run there",
+        )
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a checkpoint of this name exists, with or without leading zeros in its step."""
+    names = [folder.name.removeprefix("step-") for folder in path.absolute().parent.glob("step-*")]
+    steps = {int(name) for name in names if name.isdecimal()}
+    number = path.absolute().name.removeprefix("step-")
+    return path.exists() or (number.isdecimal() and int(number) in steps)
+
+
+def _fork_command(path: Path) -> str:
+    """Return the command that forks a run at a checkpoint, with more steps where none would be left to train."""
+    more = []
+    with contextlib.suppress(RunError, ValueError, TypeError):
+        step = int(path.absolute().name.removeprefix("step-"))
+        if step >= plain_settings(RunDirectory(run_of(path)).config)["trainer.max_steps"]:
+            more = [f"trainer.max_steps={step * 2}"]
+    return shell.resume_command(path, "fork=true", *more)
+
+
+def _name_of_fork(line: Line, parent: Path) -> Path:
+    """Return a fork's new directory, named after the parent's model and dataset unless the command chooses them."""
+    folder = line.run_directory
+    inherited = RunDirectory(run_of(parent)).read_summary().choices
+    chosen = line.choices | {name: option for name, option in inherited.items() if f"{name}.name" not in line.given}
+    endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
+    return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
+
+
+def _unfinished_run(line: Line) -> Path | None:
+    """Return the latest unfinished run with the same settings, among the siblings of the new directory."""
+    wanted, steps = identity(line.config), line.config.trainer.max_steps
+    for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
+        with contextlib.suppress(NanolmError):
+            summary = RunDirectory(path.parent).read_summary()
+            # A fork has its settings in common with other runs, but not its first weights.
+            if summary.identity == wanted and summary.parent is None and not summary.is_complete(steps):
+                return path.parent
+    return None

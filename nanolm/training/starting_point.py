@@ -1,0 +1,156 @@
+"""Decide how the run in a directory starts: from scratch, from its latest checkpoint, or as a fork of another run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nanolm import shell
+from nanolm.compose import Line, continue_run
+from nanolm.config.checks import check
+from nanolm.config.fields import flat
+from nanolm.config.launch import NEVER
+from nanolm.config.run import Config
+from nanolm.config.yaml_io import load_yaml
+from nanolm.errors import RunError, SettingsError, raise_all
+from nanolm.runs.directory import RunDirectory
+from nanolm.runs.occupancy import is_without_config
+from nanolm.runs.summary import Summary
+from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.checkpoints.resume_checks import require_same_settings, require_unedited
+from nanolm.training.destination import is_checkpoint_path, run_of
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+    """How a run starts.
+
+    Attributes:
+        config: checked settings; of a resumed run or a fork, those of the run or the parent with the given changes.
+        choices: the option chosen in each group.
+        changes: settings that differ from those of the run or the parent, as 'key: old -> new'.
+        parent: the checkpoint that a fork starts from.
+        completed_step: the last step if the run is complete, so that nothing is left to train; else None.
+    """
+
+    config: Config
+    choices: dict[str, str]
+    changes: list[str] = dataclasses.field(default_factory=list)
+    parent: Parent | None = None
+    completed_step: int | None = None
+
+
+def starting_point(run: RunDirectory, line: Line) -> StartingPoint:
+    """Decide how a run starts. This process must hold the lock of the directory.
+
+    Args:
+        run: a new directory, or the run to resume.
+        line: the composed command line.
+
+    Raises:
+        NanolmError: the directory contains a run that is not to be resumed, or the settings are inconsistent.
+    """
+    launch = line.launch
+    if (launch.resume == NEVER or launch.fork) and (run.exists() or is_without_config(run)):
+        raise RunError(
+            "the directory already contains a run" + ("" if run.exists() else ", whose config.yaml is missing"),
+            where=str(run.path),
+            hint=f"{shell.resume_command(run.path) if launch.fork else 'resume=auto'} resumes it; "
+            "another hydra.run.dir= starts a new run",
+        )
+    if run.exists():
+        start = _resumed(run, line)
+    elif launch.fork:
+        assert launch.resumed_path is not None
+        start = forked(launch.resumed_path, line)
+    else:
+        start = StartingPoint(line.config, line.choices)
+    if start.completed_step is None:
+        raise_all(check(start.config))
+    return start
+
+
+def forked(path: Path, line: Line) -> StartingPoint:
+    """Start from the latest checkpoint of a run, or from one checkpoint.
+
+    Args:
+        path: of the run or the checkpoint.
+        line: the composed command line, with the settings that differ.
+
+    Raises:
+        NanolmError: the run or the checkpoint does not exist, or no step would be left to train.
+    """
+    run = RunDirectory(run_of(path)).require()
+    if is_checkpoint_path(path) and path.absolute().name.removeprefix("step-").isdigit():
+        found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, checkpoint.step_of(path.absolute()))
+    else:
+        found = checkpoint.verify(path) if is_checkpoint_path(path) else checkpoint.newest(run.checkpoints)[0]
+    if found is None:
+        summary = run.read_summary()
+        was_saved = summary.has_checkpoint or summary.step
+        raise RunError(
+            "the run has no checkpoint to start from",
+            where=str(run.checkpoints),
+            hint="take the checkpoints directory from a copy of the run" if was_saved else "wait for its first save",
+        )
+    saved = load_yaml(run.config)
+    require_same_settings(saved, run, found.manifest, found.path)
+    config, changes = continue_run(saved, line, is_fork=True)
+    if found.step >= config.trainer.max_steps:
+        checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(run.path))
+        raise SettingsError(
+            f"the fork would start at step {found.step}, and trainer.max_steps is {config.trainer.max_steps}",
+            where="trainer.max_steps",
+            hint=f"trainer.max_steps={found.step * 2}, or an earlier checkpoint of `{checkpoints}`",
+        )
+    chosen = {
+        group: option
+        for group, option in line.choices.items()
+        if (keys := {key for key in flat(line.config) if key.startswith(f"{group}.")}) and keys <= line.given
+    }
+    choices = _recorded_choices(run, config) | chosen
+    return StartingPoint(config, choices, changes, Parent(run, saved, found))
+
+
+def _resumed(run: RunDirectory, line: Line) -> StartingPoint:
+    saved = load_yaml(run.config)
+    config, changes = continue_run(saved, line)
+    choices, summary = _recorded_choices(run, config), run.read_summary()
+    if summary.is_complete(config.trainer.max_steps):
+        require_unedited(saved, run)
+        return StartingPoint(config, choices, changes, completed_step=summary.step or 0)
+    parent = None if checkpoint.folders(run.checkpoints) else _recorded_parent(run, summary)
+    return StartingPoint(config, choices, changes, parent)
+
+
+def _recorded_choices(run: RunDirectory, config: Config) -> dict[str, str]:
+    """Return the options of a run, or their names in the settings if its summary does not have them."""
+    groups = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return run.read_summary().choices or {name: group.name for name, group in groups.items() if hasattr(group, "name")}
+
+
+def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent | None:
+    """Return where a run without checkpoints starts again: a fork from its parent, any other run from scratch.
+
+    Raises:
+        NanolmError: the parent or its checkpoint no longer exists, or it is unknown whether the run is a fork.
+    """
+    if run.summary.exists() and summary.parent is None:
+        return None
+    pointer = summary.parent or {}
+    if not {"run", "step", "weights"} <= set(pointer):
+        raise RunError(
+            "the run has no checkpoint, and its summary does not say whether it is a fork",
+            where=str(run.summary),
+            hint="take summary.json from a copy of the run, or start the run again in another directory",
+        )
+    parent = RunDirectory(pointer["run"]).require()
+    found = checkpoint.at_step(parent.checkpoints, pointer["step"])
+    if found.manifest["files"][checkpoint.WEIGHTS]["sha256"] != pointer["weights"]:
+        raise RunError(
+            "the checkpoint that the fork started from has changed",
+            where=str(found.path),
+            hint="start the fork again in another directory",
+        )
+    return Parent(parent, load_yaml(parent.config), found)
