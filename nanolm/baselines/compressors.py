@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import hashlib
 import json
 import lzma
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from nanolm.data.corpus import Corpus, split_settings
 from nanolm.data.download import cache_folder
+from nanolm.data.tokens.keys import digest
 from nanolm.files import write_durably
 from nanolm.json_text import dump_json
 
@@ -73,8 +73,7 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
         "compressors": list(COMPRESSORS),
         "smallest_difference": SMALLEST_DIFFERENCE,
     }
-    digest = hashlib.sha256(dump_json(key, sort_keys=True).encode()).hexdigest()[:20]
-    path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest}.json"
+    path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest(key)}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         return {name: float(bits) for name, bits in json.loads(path.read_bytes()).items() if name in COMPRESSORS}
     splits: dict[str, list[str]] = {"train": [], "val": []}

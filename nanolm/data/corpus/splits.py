@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -79,19 +80,12 @@ def split_pieces(
     """
     shares = shares_of(config, source)
     if source != "train" or len(shares) == 1:
-        return _single_split(source, parts)
+        return _by_document(parts, itertools.repeat(source))
     if config.split_by is SplitBy.fraction:
         return _by_fraction(parts, shares, n_characters)
     if config.split_by is SplitBy.line:
         return _by_line(parts, _draw_splits(shares, n_lines, config.split_seed, "lines"))
     return _by_document(parts, _draw_splits(shares, n_documents, config.split_seed, "documents"))
-
-
-def _single_split(split: str, parts: Iterator[Part]) -> Iterator[Piece]:
-    begins = True
-    for part in parts:
-        yield Piece(split, part.text, begins)
-        begins = part.ends
 
 
 def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: int) -> Iterator[Piece]:
@@ -136,8 +130,8 @@ def _by_line(parts: Iterator[Part], splits: Iterator[str]) -> Iterator[Piece]:
         by_split: dict[str, list[str]] = {}
         for line in lines:
             by_split.setdefault(next(splits), []).append(line)
-        for split, inside in by_split.items():
-            yield Piece(split, "\n".join(inside) + "\n", True)
+        for split, texts in by_split.items():
+            yield Piece(split, "\n".join(texts) + "\n", True)
     if unfinished:
         yield Piece(next(splits), unfinished, True)
 
