@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
@@ -9,62 +11,65 @@ from nanolm.model import backend_choice, masks
 from nanolm.runs.summary import Summary
 from nanolm.training import schedules
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.setup import Session
+from nanolm.training.setup import Setup
 from nanolm.wording import LOSSY
 
 
-def announce(session: Session, summary: Summary, skipped: list[str], changes: list[str]) -> None:
+def announce(
+    setup: Setup, say: Callable[[str], None], summary: Summary, skipped: list[str], changes: list[str]
+) -> None:
     """Describe a run that starts or resumes.
 
     Args:
-        session: of the run.
+        setup: of the run.
+        say: prints one message.
         summary: of the run.
         skipped: damaged checkpoints.
         changes: settings that have changed since the last session or since the parent.
     """
-    config, say = session.config, session.log.say
+    config = setup.config
     for problem in skipped:
         say(f"skipped a damaged checkpoint: {problem}")
-    for note in session.corpus.notes:
+    for note in setup.corpus.notes:
         say(note)
     chosen = summary.choices
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
-    is_parallel = session.ranks.world_size > 1
+    is_parallel = setup.ranks.world_size > 1
     amount = "a table of counts" if summary.is_fitted else f"{summary.parameters:,} parameters"
     say(
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary.train_tokens:,} train + {summary.val_tokens:,} val tokens, vocab size {summary.vocab_size:,}, "
         f"on {summary.device} in {summary.precision}"
-        + (f", {session.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
+        + (f", {setup.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
-    attention = backend_choice.describe_backends(config, session.state.device.type)
+    attention = backend_choice.describe_backends(config, setup.state.device.type)
     if attention is not None:
         say(attention)
     if summary.is_lossy:
         say(f"{LOSSY}: bits per byte refer to the original text")
-    if session.state.optimizer is not None and (
-        groups := optimizers.describe_groups(config.optimizer, session.state.optimizer)
+    if setup.state.optimizer is not None and (
+        groups := optimizers.describe_groups(config.optimizer, setup.state.optimizer)
     ):
         say(groups)
     if isinstance(config.optimizer, ScheduleFreeConfig) and not isinstance(config.scheduler, ConstantConfig):
         say(f"schedule_free is designed for scheduler=constant, not {config.scheduler.name}")
     for leak in masks.noncausal_warnings(config):
         say(leak)
-    if reads_documents(config) and session.streams["train"].n_documents == 1:
+    if reads_documents(config) and setup.streams["train"].n_documents == 1:
         say("the train split is one document: mask.within_documents has no effect on it")
     with_changes = f" with {'; '.join(changes)}" if changes else ""
-    if session.parent is not None:
-        say(f"forks {session.parent.run.path} at step {session.state.step}" + with_changes)
-    elif session.state.step:
-        say(f"resumes from step {session.state.step}" + with_changes)
-    for note in session.resume_info.notes:
+    if setup.parent is not None:
+        say(f"forks {setup.parent.run.path} at step {setup.state.step}" + with_changes)
+    elif setup.state.step:
+        say(f"resumes from step {setup.state.step}" + with_changes)
+    for note in setup.resume_info.notes:
         say(note)
-    if (change := lr_change(session)) is not None:
+    if (change := lr_change(setup)) is not None:
         say(change)
-    say(f"run directory {session.run.path}")
+    say(f"run directory {setup.run.path}")
 
 
-def lr_change(session: Session) -> str | None:
+def lr_change(setup: Setup) -> str | None:
     """Describe a jump of the learning rate: a run resumes with another number of steps, or is a fork.
 
     The old learning rate of a schedule that had ended is that of its last step.
@@ -72,12 +77,12 @@ def lr_change(session: Session) -> str | None:
     Returns:
         None if the learning rate does not jump.
     """
-    config, state = session.config, session.state
+    config, state = setup.config, setup.state
     if state.optimizer is None or state.step >= config.trainer.max_steps:
         return None
-    before, max_steps = config, session.resume_info.changes.get("trainer.max_steps", (None, None))[0]
-    if session.parent is not None:
-        before, max_steps = session.parent.config, session.parent.config.trainer.max_steps
+    before, max_steps = config, setup.resume_info.changes.get("trainer.max_steps", (None, None))[0]
+    if setup.parent is not None:
+        before, max_steps = setup.parent.config, setup.parent.config.trainer.max_steps
     if max_steps is None or not state.step:
         return None
     plateau = state.plateau if before.scheduler == config.scheduler else None

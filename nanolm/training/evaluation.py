@@ -15,7 +15,8 @@ from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.training import ema, schedules
 from nanolm.training.divergence import diverged_error
-from nanolm.training.setup import Session, Setup
+from nanolm.training.session import Session
+from nanolm.training.setup import Setup
 from nanolm.training.validation import exact_loss
 
 
@@ -29,8 +30,9 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     Returns:
         Whether the loss is the lowest so far, and the sample.
     """
-    config, state, log = session.config, session.state, session.log
-    state.val_loss = split_loss(session, "val")
+    setup, log = session.setup, session.log
+    config, state = setup.config, setup.state
+    state.val_loss = split_loss(setup, "val")
     if not math.isfinite(state.val_loss):
         raise diverged_error(session, state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
@@ -39,12 +41,12 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
         state.best_val_loss, state.best_step = state.val_loss, state.step
     text = ""
     # All ranks must run a sharded model.
-    if config.trainer.sample_tokens and (session.ranks.is_main or state.is_sharded):
-        text = write_sample(session)
+    if config.trainer.sample_tokens and (setup.ranks.is_main or state.is_sharded):
+        text = write_sample(setup)
         log.sample(state.step, text)
-    ema_loss = _score_averages(session)
+    ema_loss = _score_averages(setup)
     state.seconds = time.perf_counter() - began
-    bits_per_byte = session.streams["val"].bits_per_byte(state.val_loss)
+    bits_per_byte = setup.streams["val"].bits_per_byte(state.val_loss)
     log.row(
         MetricsRow(
             step=state.step,

@@ -22,12 +22,10 @@ from nanolm.model import backend_choice
 from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.log import Log, NoLog
 from nanolm.training import ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent, adapt_state
 from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run
-from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import set_determinism
 from nanolm.training.distributed import parallel as distributed
@@ -67,21 +65,6 @@ class Setup:
     resume_info: ResumeInfo
     flops_per_token: int | None
     peak_flops: float | None
-
-
-@dataclasses.dataclass
-class Session(Setup):
-    """A setup with the outputs of its training.
-
-    Attributes:
-        log: metrics, samples and messages.
-        saver: checkpoints.
-        profile: whether to trace a few steps.
-    """
-
-    log: Log | NoLog
-    saver: Saver
-    profile: bool
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:

@@ -11,13 +11,13 @@ from tests.helpers import sigterm_at_step, small_config
 LINE = ("model=bigram", "optimizer.lr=0.01", "trainer.max_steps=4", "trainer.eval_every=2", "trainer.save_every=2")
 
 
-def said_of_lr(run: RunDirectory) -> list[str]:
+def lr_messages(run: RunDirectory) -> list[str]:
     lines = run.log.read_text().splitlines()
     run.log.unlink()
     return [line.split(" ", 2)[2] for line in lines if "learning rate" in line]
 
 
-def test_more_steps_say_how_the_lr_changes(small_text: Path, tmp_path: Path) -> None:
+def test_jump_of_the_lr_is_announced(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     line = (*LINE, "scheduler=cosine", "scheduler.warmup_steps=0")
@@ -25,26 +25,26 @@ def test_more_steps_say_how_the_lr_changes(small_text: Path, tmp_path: Path) -> 
     with sigterm_at_step(3):
         train(config, run, quiet=True)
     train(config, run, quiet=True)
-    assert said_of_lr(run) == []
+    assert lr_messages(run) == []
     for steps, had in ((8, 4), (20, 8)):
         longer = small_config(small_text, *line, f"trainer.max_steps={steps}")
         old, new = (0.01 * factor(at, of, config.scheduler) for at, of in ((had - 1, had), (had, steps)))
         train(longer, run, quiet=True)
         expected = f"from {old:.3g} (a schedule of {had} steps) to {new:.3g} (of {steps} steps)"
-        assert said_of_lr(run) == [f"the learning rate changes at step {had} {expected}"]
+        assert lr_messages(run) == [f"the learning rate changes at step {had} {expected}"]
     parent = Parent(run, load_yaml(run.config), checkpoint.at_step(run.checkpoints, 18))
     fork = RunDirectory(tmp_path / "fork")
     fork.path.mkdir()
     train(
         small_config(small_text, *LINE, "trainer.max_steps=20", "scheduler=constant"), fork, parent=parent, quiet=True
     )
-    (said,) = said_of_lr(fork)
+    (said,) = lr_messages(fork)
     assert said.endswith("to 0.01 (of 20 steps)")
 
 
-def test_an_lr_that_stays_is_not_said(small_text: Path, tmp_path: Path) -> None:
+def test_constant_lr_is_not_announced(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     line = (*LINE, "scheduler=constant", "scheduler.warmup_steps=0")
     for steps in (4, 8):
         train(small_config(small_text, *line, f"trainer.max_steps={steps}"), run, quiet=True)
-    assert said_of_lr(run) == []
+    assert lr_messages(run) == []

@@ -79,7 +79,7 @@ def test_a_run_that_ended_before_its_checkpoint_counts_again(
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "take", killed)
+    monkeypatch.setattr(checkpoint, "take_snapshot", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, run)
     monkeypatch.undo()
@@ -170,7 +170,7 @@ def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, sma
         assert part in done.stdout
     for part in ("parameters", "resume="):
         assert part not in done.stdout
-    assert "a table to count" in done.stderr
+    assert "a table of counts" in done.stderr
     for again in ((), ("trainer.max_steps=9000",)):
         done = nanolm("train", "resume=run", *again)
         assert (done.returncode, done.stdout) == (0, "")

@@ -109,7 +109,7 @@ def stream_of(n_tokens: int, documents: list[int]) -> Stream:
 @pytest.mark.parametrize("stride", [1, 3, 8])
 @pytest.mark.parametrize("n_tokens", [2, 9, 17, 103])
 @pytest.mark.parametrize("rows_at_once", [1, 10_000])
-def test_a_split_is_scored_as_if_each_document_stood_alone(
+def test_split_is_scored_as_separate_documents(
     stride: int, n_tokens: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
@@ -125,7 +125,7 @@ def test_a_split_is_scored_as_if_each_document_stood_alone(
     assert n_tokens == 2 or across != pytest.approx(found, rel=1e-3)
 
 
-def test_parts_of_a_batch_with_documents_add_up_to_the_batch() -> None:
+def test_micro_batches_with_documents_add_up_to_the_batch() -> None:
     generator = torch.Generator().manual_seed(1)
     inputs, targets = (torch.randint(5, (8, 6), generator=generator) for _ in range(2))
     documents = torch.randint(2, (8, 6), generator=generator).cumsum(1)
@@ -159,7 +159,7 @@ def rows_of(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("batches", ["windows", "epochs"])
-def test_a_run_within_documents_goes_on_as_if_it_had_never_stopped(batches: str, tales: Path, tmp_path: Path) -> None:
+def test_resumed_run_within_documents_is_exact(batches: str, tales: Path, tmp_path: Path) -> None:
     line = (f"trainer.sampling={batches}", "scheduler=constant", "scheduler.warmup_steps=0", "trainer.log_every=1")
     line += ("trainer.eval_every=6", "trainer.save_every=6", "mask=document")
     whole = trained(settings(tales, *line, "trainer.max_steps=12"), tmp_path / "whole")
@@ -171,7 +171,7 @@ def test_a_run_within_documents_goes_on_as_if_it_had_never_stopped(batches: str,
 
 
 @pytest.mark.parametrize("stride", [16, 5])
-def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, tmp_path: Path) -> None:
+def test_run_within_documents_is_scored_within_them(stride: int, tales: Path, tmp_path: Path) -> None:
     config = settings(tales, "mask=document", "trainer.gradient_accumulation=2", "trainer.max_steps=12")
     run = trained(config, tmp_path / "run")
     loaded = load_run(str(run.path))
@@ -194,7 +194,7 @@ def test_a_run_within_documents_is_scored_within_them(stride: int, tales: Path, 
     ],
 )
 @pytest.mark.parametrize("stride", [16, 5])
-def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
+def test_transformer_scores_documents_separately(
     mask: tuple[str, ...], stride: int, tales: Path, tmp_path: Path
 ) -> None:
     config = settings(
@@ -217,7 +217,7 @@ def test_a_transformer_within_documents_scores_each_as_if_it_stood_alone(
     "line",
     [("mask=causal",), ("mask=document", "trainer.sampling=documents"), ("mask=document", "trainer.sampling=lines")],
 )
-def test_a_model_is_told_of_documents_only_where_a_row_may_have_several(
+def test_documents_are_passed_only_if_a_row_may_have_several(
     line: tuple[str, ...], tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MODELS._builders, "test_gathers", lambda config, vocab_size: TokensAlone(vocab_size))
@@ -225,7 +225,7 @@ def test_a_model_is_told_of_documents_only_where_a_row_may_have_several(
     assert evaluate(load_run(str(run.path)))["tokens"] == run.read_summary().val_scored_tokens
 
 
-def test_a_text_of_one_document_is_named(small_text: Path, tales: Path, tmp_path: Path) -> None:
+def test_text_of_one_document_is_announced(small_text: Path, tales: Path, tmp_path: Path) -> None:
     said = "the train split is one document: mask.within_documents has no effect on it"
     for name, expected, line in (
         ("one", True, ("mask=document", "dataset=text", f"dataset.path='{small_text}'")),

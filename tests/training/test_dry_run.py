@@ -1,5 +1,3 @@
-"""A dry run: what a run would come to, and nothing left of it."""
-
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from nanolm.training.trainer import train
 from tests.helpers import Nanolm, small_config
 
 
-def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path) -> None:
+def test_estimate_matches_the_run(small_text: Path, tmp_path: Path) -> None:
     config = small_config(small_text, "trainer.max_steps=70", "trainer.eval_every=20", "trainer.save_every=30")
     run = RunDirectory(tmp_path / "run")
     found = dry_run(config, run)
@@ -30,7 +28,7 @@ def test_the_estimate_is_what_the_run_comes_to(small_text: Path, tmp_path: Path)
     assert found.seconds > 0
 
 
-def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp_path: Path) -> None:
+def test_estimate_of_a_resumed_run_counts_remaining_steps(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     train(small_config(small_text, "trainer.max_steps=30"), run)
@@ -40,12 +38,12 @@ def test_of_a_run_that_goes_on_only_what_is_to_come_counts(small_text: Path, tmp
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_counted_model_has_no_steps_to_try(small_text: Path, tmp_path: Path) -> None:
+def test_fitted_model_is_refused(small_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="fitted in one pass"):
         dry_run(small_config(small_text, "model=ngram"), RunDirectory(tmp_path))
 
 
-def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path) -> None:
+def test_divergence_is_reported(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     config = small_config(small_text, "optimizer.lr=1e30", "trainer.max_steps=20")
     with pytest.raises(DivergedError, match=r"the dry run diverged[\s\S]*use a lower optimizer\.lr"):
@@ -53,13 +51,13 @@ def test_a_run_that_diverges_is_said_to_diverge(small_text: Path, tmp_path: Path
     assert not run.path.exists()
 
 
-def test_a_batch_that_no_memory_holds_is_refused(small_text: Path, tmp_path: Path) -> None:
+def test_batch_that_exceeds_memory_is_refused(small_text: Path, tmp_path: Path) -> None:
     config = small_config(small_text, "trainer.batch_size=2000000000")
     with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.batch_size"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 
 
-def test_the_command_prints_it_and_leaves_no_folder(nanolm: Nanolm, small_text: Path) -> None:
+def test_command_prints_the_estimate_and_leaves_no_folder(nanolm: Nanolm, small_text: Path) -> None:
     done = nanolm("train", "dataset=text", f"dataset.path={small_text}", "logger=none", "size=ladder", "dry_run=true")
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "tokens per parameter", "memory (formula)", "lr", "speed", "MFU", "estimated time"):

@@ -35,9 +35,7 @@ def spoil_gradients(monkeypatch: pytest.MonkeyPatch, is_spoilt: Any) -> None:
     monkeypatch.setattr(setup, "build", build_spoilt)
 
 
-def test_gradients_that_are_never_finite_end_as_diverged(
-    small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permanent_overflow_ends_as_diverged(small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_gradients(monkeypatch, lambda update: True)
     run = RunDirectory(tmp_path)
     with pytest.raises(DivergedError, match=r"gradient norm inf, .*loss scale 0\.5"):
@@ -46,7 +44,7 @@ def test_gradients_that_are_never_finite_end_as_diverged(
     assert run.read_summary().skipped_updates == run.read_summary().step == 16, "65536 halves to 1 in 16 updates"
 
 
-def test_a_skipped_update_is_counted_and_leaves_json_that_is_json(
+def test_skipped_update_is_counted_and_rows_stay_valid_json(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_gradients(monkeypatch, lambda update: update == 3)
@@ -64,7 +62,7 @@ def test_a_skipped_update_is_counted_and_leaves_json_that_is_json(
     assert ["grad_norm" in row for row in updates] == [True, True, False, True, True]
 
 
-def test_a_skipped_update_moves_neither_weights_nor_averages(
+def test_skipped_update_changes_neither_weights_nor_averages(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_gradients(monkeypatch, lambda update: update == 3)
@@ -81,7 +79,7 @@ def test_a_skipped_update_moves_neither_weights_nor_averages(
     assert states[0][1] == states[1][1]
 
 
-def test_a_run_in_fp16_resumes_with_its_loss_scale(small_text: Path, tmp_path: Path) -> None:
+def test_fp16_run_resumes_with_its_loss_scale(small_text: Path, tmp_path: Path) -> None:
     line = ("model.dropout=0.1", "trainer.gradient_accumulation=2", *FP16)
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
     for run, stops in ((whole, (8,)), (parted, (4, 8))):

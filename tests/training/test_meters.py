@@ -1,5 +1,3 @@
-"""What a run measures of itself."""
-
 import math
 import mmap
 import sys
@@ -14,12 +12,13 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters
 from nanolm.training.distributed.ranks import SINGLE_PROCESS
 from nanolm.training.trainer import train
+from tests.forks import FORKS
 from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 
 CPU = torch.device("cpu")
 
 
-def test_norms_are_told_apart_by_part_and_add_up() -> None:
+def test_norms_by_part_add_up_to_the_total() -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 1))
     model(torch.randn(5, 3)).sum().backward()
     found = meters.norms(model, SINGLE_PROCESS)
@@ -37,11 +36,11 @@ def test_norms_are_told_apart_by_part_and_add_up() -> None:
         ("logits", "logits"),
     ],
 )
-def test_a_part_is_a_module_of_a_layer_or_what_stands_outside_them(name: str, part: str) -> None:
+def test_part_of_is_a_module_of_a_layer_or_a_top_level_module(name: str, part: str) -> None:
     assert meters.part_of(name) == part
 
 
-def test_rows_have_the_norms_where_they_are_asked_for(small_text: Path, tmp_path: Path) -> None:
+def test_log_norms_adds_norms_to_rows(small_text: Path, tmp_path: Path) -> None:
     found = []
     for asked in ("true", "false"):
         run = RunDirectory(tmp_path / asked)
@@ -57,7 +56,7 @@ def test_rows_have_the_norms_where_they_are_asked_for(small_text: Path, tmp_path
     assert is_same_state(*(final_state(run)[0] for run in found))
 
 
-def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
+def test_peak_flops_on_cpu_is_the_given_value_or_none() -> None:
     assert meters.peak_flops(CPU, "fp32", None) is None
     assert meters.peak_flops(CPU, "fp32", 1e12) == 1e12
 
@@ -83,18 +82,18 @@ def test_the_peak_is_ones_own_figure_or_not_known_on_a_cpu() -> None:
         ("NVIDIA GeForce RTX 3090 Ti", None),
     ],
 )
-def test_a_gpu_is_known_by_whole_words_of_its_name(name: str, expected: str | None) -> None:
+def test_match_gpu_compares_whole_words(name: str, expected: str | None) -> None:
     assert meters.match_gpu(name) == expected
 
 
-def test_the_peak_is_that_of_the_device_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_flops_uses_the_index_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {0: "NVIDIA L4", 1: "NVIDIA L40"}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: names[device.index])
     assert meters.peak_flops(torch.device("cuda", 1), "bf16", None) == 181e12
     assert meters.peak_flops(torch.device("cuda", 0), "bf16", None) == 121e12
 
 
-def test_measuring_waits_for_the_device_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_synchronizes_the_given_device(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     meters._wait(torch.device("cuda", 1))
@@ -102,14 +101,14 @@ def test_measuring_waits_for_the_device_that_is_measured(monkeypatch: pytest.Mon
     assert waited == [torch.device("cuda", 1)]
 
 
-def test_utilisation_is_the_share_of_what_all_devices_can_do() -> None:
+def test_utilization_is_relative_to_all_devices() -> None:
     assert meters.utilization(1000.0, 10**6, 1e9, 2) == pytest.approx(0.5)
     assert meters.utilization(None, 10**6, 1e9, 1) is None
     assert meters.utilization(1000.0, None, 1e9, 1) is None
     assert meters.utilization(1000.0, 10**6, None, 1) is None
 
 
-def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:
+def test_row_has_mfu_if_the_peak_is_known(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     summary = train(small_config(small_text, "trainer.max_steps=10", "trainer.peak_flops=1e9"), run).summary
     timed = run.read_metrics("train")
@@ -117,7 +116,7 @@ def test_a_row_has_the_utilisation_where_the_peak_is_known(small_text: Path, tmp
     assert timed[0].mfu == pytest.approx(expected, rel=0.01)
 
 
-def test_the_flops_are_those_of_the_formula(small_text: Path) -> None:
+def test_training_flops_match_the_formula(small_text: Path) -> None:
     config = small_config(small_text, "model=gpt")
     flops = meters.training_flops_per_token(config, 65)
     matrices = sum(module.weight.numel() for module in build(config, 65).modules() if isinstance(module, nn.Linear))
@@ -125,26 +124,41 @@ def test_the_flops_are_those_of_the_formula(small_text: Path) -> None:
     assert flops == 3 * (2 * matrices + over_context)
 
 
-def test_products_reach_some_peak() -> None:
+def test_measure_peak_flops_returns_a_plausible_value() -> None:
     assert meters.measure_peak_flops(CPU, None, size=64, seconds=0.02) > 1e6
 
 
-def test_products_on_a_gpu_take_longer_than_their_launch() -> None:
+def test_gpu_matmuls_take_longer_than_their_launch() -> None:
     size, _ = meters.product_size(torch.device("cuda", 0))
     fastest = max(peaks["bf16"] for peaks in meters.PEAKS.values() if "bf16" in peaks)
     assert 2 * size**3 / fastest > 20 * 10e-6
 
 
-def test_peak_memory_sees_what_was_held_for_a_moment() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
+    # In a process of its own: the peak is that of the whole process.
+    child = FORKS.Process(target=use_and_free_memory)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def use_and_free_memory() -> None:
     meters.reset_peak_memory(CPU)
     before = meters.peak_memory(CPU)
-    # Not by malloc, which may have kept as much from an earlier test.
+    # Not by malloc, which may reuse freed memory.
     with mmap.mmap(-1, 2**28) as held:
         held.write(b"x" * 2**28)
     assert meters.peak_memory(CPU) - before > 0.8 * 2**28
 
 
-def test_peak_memory_is_none_where_the_system_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_reads_the_status_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmPeak:    9000 kB\nVmHWM:    1234 kB\nVmRSS:     999 kB\n")
+    monkeypatch.setattr(meters, "STATUS", status)
+    assert meters.peak_memory(CPU) == 1234 * 1024
+
+
+def test_peak_memory_is_none_if_the_system_does_not_report_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meters, "STATUS", tmp_path / "nowhere")
     assert isinstance(meters.peak_memory(CPU), int), "from the module resource"
     monkeypatch.setitem(sys.modules, "resource", None)

@@ -8,7 +8,7 @@ from nanolm.training.precision import NumberFormat, choose_device, resolve
 CPU = torch.device("cpu")
 
 
-def test_a_cpu_computes_in_fp32_unless_it_is_told_otherwise() -> None:
+def test_cpu_defaults_to_fp32() -> None:
     assert NumberFormat(Precision.auto, CPU).name == "fp32"
     assert NumberFormat(Precision.auto, CPU).scaler is None
     layer = torch.nn.Linear(2, 2)
@@ -17,11 +17,11 @@ def test_a_cpu_computes_in_fp32_unless_it_is_told_otherwise() -> None:
             assert layer(torch.ones(1, 2)).dtype == dtype
 
 
-def test_fp16_scales_its_loss() -> None:
+def test_fp16_has_a_loss_scale() -> None:
     assert NumberFormat(Precision.fp16, CPU).scaler is not None
 
 
-def test_a_device_that_is_not_here_is_named() -> None:
+def test_unknown_and_missing_devices_are_named() -> None:
     assert choose_device("cpu") == CPU
     for name in ("CPU", "", "cuda:", "cuda:01", "gpu"):
         with pytest.raises(SettingsError, match=f"'{name}' is not a device"):
@@ -33,15 +33,15 @@ def test_a_device_that_is_not_here_is_named() -> None:
 
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> torch.device:
-    """A GPU of a compute capability, as far as torch.cuda tells; there is none."""
+    """Make torch.cuda report a GPU of a compute capability."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100-SXM2-16GB")
-    # torch counts emulation as support.
+    # PyTorch reports emulation as support.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     return torch.device("cuda", 1)
 
 
-def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_with_an_index_becomes_the_current_device(monkeypatch: pytest.MonkeyPatch) -> None:
     current = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -63,7 +63,7 @@ def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch: pytest.MonkeyP
         ((7, 0), "bf16", Precision.fp16),
     ],
 )
-def test_auto_on_a_gpu_is_by_capability_and_keeps_the_format_of_the_run(
+def test_auto_on_gpu_uses_capability_and_earlier_precision(
     capability: tuple[int, int], before: str | None, expected: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = pretend_gpu(monkeypatch, capability)
@@ -71,7 +71,7 @@ def test_auto_on_a_gpu_is_by_capability_and_keeps_the_format_of_the_run(
     assert resolve(Precision.fp32, device, before) is Precision.fp32
 
 
-def test_auto_on_a_cpu_keeps_what_a_cpu_computes_in() -> None:
+def test_auto_on_cpu_keeps_supported_precisions() -> None:
     assert resolve(Precision.auto, CPU, "bf16") is Precision.bf16
     assert resolve(Precision.auto, CPU, "fp16") is Precision.fp32
     assert resolve(Precision.auto, CPU, "tf32") is Precision.fp32
@@ -85,18 +85,18 @@ def test_bf16_is_refused_on_a_gpu_that_emulates_it(monkeypatch: pytest.MonkeyPat
         NumberFormat(Precision.tf32, device)
 
 
-def test_a_loss_scale_under_one_is_exhausted() -> None:
+def test_loss_scale_below_one_is_exhausted() -> None:
     number_format = NumberFormat(Precision.fp16, CPU)
     assert number_format.scaler is not None
     assert not number_format.is_exhausted
-    number_format.scaler.scale(torch.ones(()))  # makes the scale
+    number_format.scaler.scale(torch.ones(()))  # creates the scale
     number_format.scaler.update(new_scale=0.5)
     assert number_format.is_exhausted
     assert not NumberFormat(Precision.fp32, CPU).is_exhausted
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_chosen_and_computes_in_bf16() -> None:
+def test_auto_chooses_a_gpu_with_bf16() -> None:
     device = choose_device("auto")
     assert device.type == "cuda"
     assert NumberFormat(Precision.auto, device).name == "bf16"

@@ -11,7 +11,7 @@ from tests.helpers import final_state, is_same_state, small_config
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
-def test_a_trace_of_some_steps_is_written_and_changes_nothing(steps: int, small_text: Path, tmp_path: Path) -> None:
+def test_trace_is_written_and_does_not_change_training(steps: int, small_text: Path, tmp_path: Path) -> None:
     found = []
     for profile in (True, False):
         run = RunDirectory(tmp_path / str(profile))

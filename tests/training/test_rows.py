@@ -1,4 +1,4 @@
-"""Training and scoring on lines and documents: padding counts for nothing."""
+"""Training and scoring on rows of lines and documents, whose padding is not scored."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, targets
 
 
-def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
+def test_micro_batches_are_weighted_by_their_targets() -> None:
     inputs, targets = padded_batch()
     results = []
     for n in (1, 2, 4, 8):
@@ -62,9 +62,7 @@ def test_parts_with_unequal_numbers_of_targets_add_up_to_the_batch() -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 10_000])
-def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
-    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_token_of_every_row_is_scored_once(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
     tokens = np.random.default_rng(0).integers(0, 11, 60).astype(np.uint8)
     starts = [0, 3, 4, 30, 41]
@@ -84,7 +82,7 @@ def test_every_token_of_every_row_is_scored_once_behind_its_own_row(
     assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
-def test_padding_changes_nothing() -> None:
+def test_padding_does_not_change_the_loss() -> None:
     tokens = np.arange(8, dtype=np.uint8)
     model = build(make_config("size.context_length=8", "size.n_layers=2"), 11).eval()
     randomize_weights(model)
@@ -109,7 +107,7 @@ def rows_of(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("batches", ["epochs", "lines", "documents"])
-def test_a_run_goes_on_as_if_it_had_never_stopped(
+def test_resumed_run_equals_uninterrupted_run(
     batches: str, tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = ("dataset=text", f"dataset.path={small_text}", f"trainer.sampling={batches}", "trainer.eval_every=6")
@@ -132,7 +130,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(
         evaluate(load_run(str(whole.path)), stride=4)
 
 
-def test_a_test_split_can_be_scored(tmp_path: Path, small_text: Path) -> None:
+def test_test_split_can_be_scored(tmp_path: Path, small_text: Path) -> None:
     run = trained(tmp_path / "run", "dataset=text", f"dataset.path={small_text}", "dataset.test_fraction=0.2")
     test = evaluate(load_run(str(run.path)), "test")
     assert test["split"] == "test"
@@ -158,7 +156,7 @@ def letters() -> Iterator[str]:
     del TOKENIZERS._builders["test_letters"], TOKENIZERS.schemas["test_letters"]
 
 
-def test_a_lossy_run_is_marked_wherever_its_figure_stands(
+def test_lossy_run_is_marked_next_to_its_bits_per_byte(
     letters: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.txt").write_text("äöü and more\n" * 100, encoding="utf-8")

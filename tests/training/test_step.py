@@ -21,13 +21,13 @@ def batch() -> MicroBatch:
     return MicroBatch(*(torch.randint(5, (8, 6), generator=generator) for _ in range(2)))
 
 
-def test_the_loss_is_the_mean_of_minus_log_probability() -> None:
+def test_loss_is_the_mean_negative_log_probability() -> None:
     logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
     by_hand = -torch.stack([logits[b, t].softmax(0)[targets[b, t]].log() for b in range(2) for t in range(3)]).mean()
     torch.testing.assert_close(next_token_loss(logits, targets), by_hand)
 
 
-def test_parts_of_a_batch_add_up_to_the_batch() -> None:
+def test_micro_batches_add_up_to_the_batch() -> None:
     inputs, targets, _ = batch()
     results = []
     for n in (1, 2, 8):
@@ -39,7 +39,7 @@ def test_parts_of_a_batch_add_up_to_the_batch() -> None:
         torch.testing.assert_close(weight, results[0][2])
 
 
-def test_clipping_scales_the_gradient_to_the_norm() -> None:
+def test_clip_norm_scales_the_gradient() -> None:
     model, optimizer = table()
     before = model.weight.detach().clone()
     _, norm = update(model, optimizer, [batch()], FP32, 0.01)
@@ -51,7 +51,7 @@ def test_clipping_scales_the_gradient_to_the_norm() -> None:
     assert (model.weight.detach() - before).norm().item() == pytest.approx(norm, rel=1e-4)
 
 
-def test_clipping_cuts_the_gradient_to_the_value() -> None:
+def test_clip_value_clamps_the_gradient() -> None:
     model, optimizer = table()
     before = model.weight.detach().clone()
     _, unclipped = update(model, optimizer, [batch()], FP32, None)
@@ -65,7 +65,7 @@ def test_clipping_cuts_the_gradient_to_the_value() -> None:
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_leaves_the_weights_alone(where: str, value: float) -> None:
+def test_non_finite_values_leave_the_weights_unchanged(where: str, value: float) -> None:
     model, optimizer = table()
     before = model.weight.detach().clone()
 
@@ -81,7 +81,7 @@ def test_what_is_not_finite_leaves_the_weights_alone(where: str, value: float) -
     assert torch.equal(before, model.weight)
 
 
-def test_fp16_skips_an_overflow_and_lowers_its_scale() -> None:
+def test_fp16_overflow_skips_the_update_and_lowers_the_scale() -> None:
     model, optimizer = table()
     number_format = NumberFormat(Precision.fp16, torch.device("cpu"))
     assert number_format.scaler is not None

@@ -10,7 +10,7 @@ from nanolm.training.torch_errors import translate_torch_errors
 from tests.helpers import REPOSITORY
 
 
-def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
+def test_operation_without_deterministic_kernel_is_named() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         with (
@@ -22,14 +22,14 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_other_errors_are_left_as_they_are() -> None:
+def test_other_errors_are_unchanged() -> None:
     error = RuntimeError("something else")
     with pytest.raises(RuntimeError) as found, translate_torch_errors():
         raise error
     assert found.value is error
 
 
-def test_a_missing_compiler_is_named_with_the_setting(tmp_path: Path) -> None:
+def test_missing_compiler_is_named_with_the_setting(tmp_path: Path) -> None:
     code = (
         "import torch\nfrom nanolm.training.torch_errors import translate_torch_errors\n"
         "with translate_torch_errors():\n torch.compile(lambda x: (x * 2).sin())(torch.ones(3))\n"

@@ -51,7 +51,7 @@ def test_every_token_is_scored_once(
     assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
-def test_a_smaller_stride_gives_more_context() -> None:
+def test_smaller_stride_gives_more_context() -> None:
     model = Copier()
     tokens = np.tile(np.arange(5, dtype=np.uint8), 40)
     assert loss_of(model, tokens, 1) < loss_of(model, tokens, 8)

@@ -1,4 +1,4 @@
-"""A fork: a new run that begins where another one stands."""
+"""Forks: new runs that start from a checkpoint of another run."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def forked(parent: RunDirectory, step: int, text: Path, *overrides: str) -> RunD
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "schedule_free"])
-def test_a_fork_that_changes_nothing_trains_as_its_parent_did(optimizer: str, small_text: Path, tmp_path: Path) -> None:
+def test_fork_without_changes_trains_like_its_parent(optimizer: str, small_text: Path, tmp_path: Path) -> None:
     overrides = (f"optimizer={optimizer}", "trainer.ema_decay=null")
     parent = parent_of(tmp_path, small_text, *overrides)
     before = {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()}
@@ -50,7 +50,7 @@ def test_a_fork_that_changes_nothing_trains_as_its_parent_did(optimizer: str, sm
     assert {path: path.read_bytes() for path in parent.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_fork_says_where_it_comes_from_and_goes_on_by_itself(small_text: Path, tmp_path: Path) -> None:
+def test_fork_records_its_parent_and_can_be_resumed(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     fork = forked(parent, 10, small_text, "optimizer.lr=1e-4", "trainer.max_steps=15")
     pointer = fork.read_summary().parent
@@ -62,7 +62,7 @@ def test_a_fork_says_where_it_comes_from_and_goes_on_by_itself(small_text: Path,
     assert [row["step"] for row in untimed_rows(fork) if row["split"] == "val"] == [15, 20]
 
 
-def test_the_settings_of_a_fork_are_its_own(small_text: Path, tmp_path: Path) -> None:
+def test_fork_uses_its_own_settings(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     line = ("optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
     fork = forked(parent, 10, small_text, *line)
@@ -70,19 +70,19 @@ def test_the_settings_of_a_fork_are_its_own(small_text: Path, tmp_path: Path) ->
     groups = final_state(fork)[1]["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
     assert {tuple(group["betas"]) for group in groups} == {(0.9, 0.9)}
-    # The optimizer remembers what it saw of the parent.
+    # The optimizer state of the parent is kept.
     moments = final_state(fork)[1]["optimizer"]["state"]
     assert {int(of["step"]) for of in moments.values()} == {20}
 
 
-def test_another_optimizer_begins_anew(small_text: Path, tmp_path: Path) -> None:
+def test_fork_with_another_optimizer_has_fresh_state(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     fork = forked(parent, 10, small_text, "optimizer=lion")
     assert final_state(fork)[1]["scalars"]["step"] == 20
     assert math.isfinite(fork.read_summary().final_val_loss)
 
 
-def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> None:
+def test_adapt_state_keeps_counters_and_resets_losses(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     tree = checkpoint.at_step(parent.checkpoints, 10).load_state()
     config = small_config(small_text, *LINE)
@@ -96,13 +96,13 @@ def test_what_is_kept_and_what_begins_anew(small_text: Path, tmp_path: Path) -> 
     assert "rng" not in adapt_state(tree, config, other, optimizer)
 
 
-def test_a_model_of_another_shape_is_refused(small_text: Path, tmp_path: Path) -> None:
+def test_fork_with_another_shape_is_refused(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text)
     with pytest.raises(SettingsError, match="the parent's weights do not fit the model of these settings: "):
         forked(parent, 10, small_text, "size.d_model=32")
 
 
-def test_a_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
+def test_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
     first = ("train", "model=bigram", "logger=none", "dataset=text", f"dataset.path={small_text}")
     steps = ("trainer.max_steps=20", "trainer.save_every=10", "trainer.sample_tokens=0")
     assert nanolm(*first, *steps, "hydra.run.dir=outputs/a").returncode == 0

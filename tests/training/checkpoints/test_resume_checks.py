@@ -96,7 +96,7 @@ FILES = (
 )
 
 # What does not stop training; all else is refused.
-GOES_ON = {
+RESUMES = {
     ("missing", "samples.jsonl"), ("empty", "samples.jsonl"), ("cut short", "samples.jsonl"),
     ("older", "samples.jsonl"),
     ("of another run", "samples.jsonl"), ("missing", "summary.json"), ("older", "summary.json"),
@@ -110,12 +110,12 @@ GOES_ON = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_run_is_refused_or_ends_the_same(damage: str, name: str, runs: Path, tmp_path: Path) -> None:
+def test_damaged_run_is_refused_or_resumes_exactly(damage: str, name: str, runs: Path, tmp_path: Path) -> None:
     source = name.replace("step-00000004", "step-00000002") if damage == "older" else name
     run = copy_of(runs, "parted", tmp_path)
     DAMAGES[damage](run.path / name, runs, source)
     before = content_of(run)
-    if (damage, name) not in GOES_ON:
+    if (damage, name) not in RESUMES:
         with pytest.raises(NanolmError) as caught:
             train(load_yaml(run.require().config), run, quiet=True)
         assert (caught.value.exit_status, bool(caught.value.where)) == (2, True)
@@ -129,7 +129,7 @@ def test_a_damaged_run_is_refused_or_ends_the_same(damage: str, name: str, runs:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "of another run"])
-def test_rows_that_do_not_fit_are_said_and_kept(damage: str, runs: Path, tmp_path: Path) -> None:
+def test_mismatched_metrics_are_reported_and_kept(damage: str, runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     DAMAGES[damage](run.metrics, runs, "metrics.jsonl")
     reason = {
@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_are_said_and_kept(damage: str, runs: Path, tmp_pat
         train(load_yaml(run.config), run)
 
 
-def test_the_hint_for_lost_rows_begins_a_fork_that_trains(runs: Path, tmp_path: Path) -> None:
+def test_hint_for_lost_metrics_names_a_working_fork(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "whole", tmp_path)
     run.metrics.unlink()
     config = load_yaml(run.config)
@@ -152,7 +152,7 @@ def test_the_hint_for_lost_rows_begins_a_fork_that_trains(runs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("samples", ['{"step": 2, "text": "abc"}\n', "my own text\n"])
-def test_samples_alone_tell_that_a_run_was_trained(samples: str, runs: Path, tmp_path: Path) -> None:
+def test_samples_alone_prove_that_a_run_was_trained(samples: str, runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     for path in (run.checkpoints, run.summary, run.metrics, run.log):
         remove(path)
@@ -163,7 +163,7 @@ def test_samples_alone_tell_that_a_run_was_trained(samples: str, runs: Path, tmp
     assert content_of(run) == before
 
 
-def test_an_altered_number_in_a_row_is_noticed(runs: Path, tmp_path: Path) -> None:
+def test_altered_number_in_metrics_is_found(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     content = bytearray(run.metrics.read_bytes())
     at = content.index(b'"loss": ') + len(b'"loss": ')
@@ -174,7 +174,7 @@ def test_an_altered_number_in_a_row_is_noticed(runs: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("also", [(), ("summary.json",), ("metrics.jsonl", "samples.jsonl")])
-def test_a_run_without_its_checkpoints_is_not_begun_again(also: tuple[str, ...], runs: Path, tmp_path: Path) -> None:
+def test_run_without_its_checkpoints_is_not_restarted(also: tuple[str, ...], runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     for name in ("checkpoints", *also):
         remove(run.path / name)
@@ -184,7 +184,7 @@ def test_a_run_without_its_checkpoints_is_not_begun_again(also: tuple[str, ...],
     assert content_of(run) == before
 
 
-def test_a_killed_run_without_checkpoints_tells_by_its_summary(runs: Path, tmp_path: Path) -> None:
+def test_killed_run_without_checkpoints_uses_its_summary(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     shutil.rmtree(run.checkpoints)
     # As a kill leaves them: no results yet, and the first checkpoint recorded or not.
@@ -207,7 +207,7 @@ def edit(path: Path, old: str, new: str) -> Config:
     return load_yaml(path)
 
 
-def test_an_edited_config_is_said_with_both_values(runs: Path, tmp_path: Path) -> None:
+def test_edited_config_is_reported_with_both_values(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     lr = load_yaml(run.config).optimizer.lr
     config = edit(run.config, f"  lr: {lr}\n", "  lr: 0.5\n")
@@ -219,7 +219,7 @@ def test_an_edited_config_is_said_with_both_values(runs: Path, tmp_path: Path) -
         load_run(str(run.path), device="cpu")
 
 
-def test_an_edit_of_what_may_change_is_said(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_permitted_change_is_logged(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = copy_of(runs, "parted", tmp_path)
     train(edit(run.config, "  max_steps: 6\n", "  max_steps: 5\n"), run)
     said = capsys.readouterr().err
@@ -227,14 +227,14 @@ def test_an_edit_of_what_may_change_is_said(runs: Path, tmp_path: Path, capsys: 
     assert "the learning rate changes at step 4 from " in said
 
 
-def test_a_config_that_was_cut_short_takes_no_defaults(runs: Path, tmp_path: Path) -> None:
+def test_truncated_config_is_refused(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     edit(run.config, "  max_steps: 6\n", "")
     with pytest.raises(RunError, match=r"config\.yaml is truncated: trainer\.max_steps is missing"):
         train(load_yaml(run.config), run)
 
 
-def test_without_config_only_the_same_settings_go_on(runs: Path, tmp_path: Path) -> None:
+def test_without_config_only_the_same_settings_resume(runs: Path, tmp_path: Path) -> None:
     text = runs / "small.txt"
     run = copy_of(runs, "parted", tmp_path)
     run.config.unlink()
@@ -254,7 +254,7 @@ def test_without_config_only_the_same_settings_go_on(runs: Path, tmp_path: Path)
     assert run.config.exists()
 
 
-def test_lengths_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> None:
+def test_log_sizes_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     with run.samples.open("ab") as file:
         file.write(b"written behind the checkpoint")
@@ -266,7 +266,7 @@ def test_lengths_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> Non
     assert found.manifest["logs"]["samples.jsonl"]["bytes"] == run.samples.stat().st_size
 
 
-def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: Path) -> None:
+def test_run_does_not_overwrite_its_dataset(runs: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     text = run.path / "train.log"
@@ -277,7 +277,7 @@ def test_a_run_does_not_overwrite_what_its_settings_read(runs: Path, tmp_path: P
     assert content_of(run) == before
 
 
-def test_a_killed_start_may_be_started_again(runs: Path, tmp_path: Path) -> None:
+def test_killed_start_can_be_repeated(runs: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     summary = RunDirectory(runs / "whole").read_summary()

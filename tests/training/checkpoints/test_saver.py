@@ -1,3 +1,4 @@
+import functools
 import threading
 import time
 import types
@@ -10,9 +11,10 @@ import torch
 from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import CheckpointError, DiskError, DivergedError
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import evaluation, pace, trainer
+from nanolm.training import evaluation, trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
+from nanolm.training.pace import Pace
 from nanolm.training.trainer import train
 from tests.helpers import small_config
 
@@ -23,15 +25,15 @@ def save(saver: Saver, step: int) -> None:
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A disk that finishes no checkpoint before the event is set."""
-    goes_on, write = threading.Event(), checkpoint.write
+    """Delays every write of a checkpoint until the event is set."""
+    is_free, write = threading.Event(), checkpoint.write
 
     def wait_and_write(*arguments: Any) -> checkpoint.Checkpoint:
-        assert goes_on.wait(60)
+        assert is_free.wait(60)
         return write(*arguments)
 
     monkeypatch.setattr(checkpoint, "write", wait_and_write)
-    return goes_on
+    return is_free
 
 
 @pytest.mark.parametrize(
@@ -43,25 +45,32 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         ({"save_every": 100, "save_every_minutes": 60.0}, []),
     ],
 )
-def test_when_a_save_is_due(changes: dict[str, Any], due: list[int], tmp_path: Path) -> None:
+def test_is_due_by_steps_and_minutes(changes: dict[str, Any], due: list[int], tmp_path: Path) -> None:
     saver = Saver(tmp_path, TrainerConfig(**changes), print)
     assert [step for step in range(1, 13) if saver.is_due(step)] == due
 
 
-def test_the_minutes_count_from_the_last_save(tmp_path: Path) -> None:
-    with Saver(tmp_path, TrainerConfig(save_every=100, save_every_minutes=1 / 60), print) as saver:
-        time.sleep(1.01)
+def test_minutes_count_from_the_last_save(tmp_path: Path) -> None:
+    now = [0.0]
+    settings = TrainerConfig(save_every=100, save_every_minutes=1.0)
+    with Saver(tmp_path, settings, print, clock=lambda: now[0]) as saver:
+        now[0] = 59
+        assert not saver.is_due(1)
+        now[0] = 60
         assert saver.is_due(1)
         save(saver, 1)
+        now[0] = 119
         assert not saver.is_due(2)
+        now[0] = 120
+        assert saver.is_due(2)
 
 
-def test_the_loop_goes_on_while_a_checkpoint_is_written(tmp_path: Path, slow_disk: threading.Event) -> None:
+def test_save_returns_while_the_checkpoint_is_written(tmp_path: Path, slow_disk: threading.Event) -> None:
     said: list[str] = []
     with Saver(tmp_path, TrainerConfig(), said.append) as saver:
         save(saver, 1)
         assert (said, checkpoint.folders(tmp_path)) == ([], [])
-        # The next one waits for it: only then is there memory for one copy alone.
+        # The next save waits, so that there is one copy of the state at a time.
         threading.Timer(0.1, slow_disk.set).start()
         save(saver, 2)
         assert said[0] == "saved step-00000001"
@@ -71,7 +80,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written(tmp_path: Path, slow_dis
     assert found.step == 2
 
 
-def test_without_a_background_it_is_there_at_once(tmp_path: Path) -> None:
+def test_save_in_foreground_waits_for_the_disk(tmp_path: Path) -> None:
     said: list[str] = []
     with Saver(tmp_path, TrainerConfig(save_in_background=False), said.append) as saver:
         save(saver, 1)
@@ -82,7 +91,7 @@ def fail(*_: Any) -> None:
     raise DiskError("the disk is full")
 
 
-def test_an_error_of_the_thread_comes_up_at_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_error_is_raised_by_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Saver(tmp_path, TrainerConfig(), print) as saver:
         monkeypatch.setattr(checkpoint, "write", fail)
         save(saver, 1)
@@ -94,7 +103,7 @@ def test_an_error_of_the_thread_comes_up_at_the_next_save(tmp_path: Path, monkey
     assert [path.name for path in checkpoint.folders(tmp_path)] == ["step-00000003"]
 
 
-def test_an_error_of_the_thread_comes_up_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_background_error_is_raised_on_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "write", fail)
 
     def save_once() -> None:
@@ -105,9 +114,7 @@ def test_an_error_of_the_thread_comes_up_at_the_end(tmp_path: Path, monkeypatch:
         save_once()
 
 
-def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_background_error_does_not_hide_an_error_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(checkpoint, "write", fail)
 
@@ -121,11 +128,12 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(
     assert said == ["the disk is full"]
 
 
-def test_saved_in_the_background_or_not_every_byte_is_the_same(
+def test_background_and_foreground_saves_are_identical(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What a clock says is part of the state, and is made the same.
-    for module in (trainer, evaluation, pace):
+    # Times are part of the state, so they are made equal.
+    monkeypatch.setattr(trainer, "Pace", functools.partial(Pace, clock=lambda: 0.0))
+    for module in (trainer, evaluation):
         monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: 0.0))
     found = []
     for in_background in ("true", "false"):
@@ -139,7 +147,7 @@ def test_saved_in_the_background_or_not_every_byte_is_the_same(
     assert found[0] == found[1]
 
 
-def test_saving_by_time_changes_no_number(small_text: Path, tmp_path: Path) -> None:
+def test_saving_by_time_does_not_change_training(small_text: Path, tmp_path: Path) -> None:
     weights = []
     for minutes in ("null", "1e-9"):
         run = RunDirectory(tmp_path / minutes)
@@ -151,7 +159,7 @@ def test_saving_by_time_changes_no_number(small_text: Path, tmp_path: Path) -> N
     assert weights[0] == weights[1]
 
 
-def test_a_run_is_not_completed_before_its_last_checkpoint_is_on_disk(
+def test_run_completes_after_its_last_checkpoint_is_on_disk(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(tmp_path)
@@ -169,7 +177,7 @@ def test_a_run_is_not_completed_before_its_last_checkpoint_is_on_disk(
     assert (run.checkpoints / "step-00000003").is_dir()
 
 
-def test_a_diverged_run_names_the_checkpoint_that_was_in_flight(
+def test_diverged_run_names_a_checkpoint_still_being_written(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = checkpoint.write
@@ -187,7 +195,7 @@ def test_a_diverged_run_names_the_checkpoint_that_was_in_flight(
     assert f"last good checkpoint: {found.path.name}" in str(caught.value)
 
 
-def test_what_does_not_read_back_ends_the_run(
+def test_checkpoint_that_does_not_verify_ends_the_run(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDirectory(tmp_path)
@@ -205,7 +213,7 @@ def test_what_does_not_read_back_ends_the_run(
     with pytest.raises(CheckpointError, match=r"step-00000004: state\.safetensors has been altered"):
         train(small_config(small_text, *line), run)
     assert run.read_summary().status == "failed"
-    # Nothing was removed for one that does not verify, and the run goes on from the one before.
+    # No checkpoint is pruned for one that does not verify, and the run resumes from the previous one.
     assert checkpoint.at_step(run.checkpoints, 2).step == 2
     monkeypatch.undo()
     assert train(small_config(small_text, *line), run).summary.status == "completed"

@@ -276,10 +276,11 @@ def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: py
     monkeypatch.setattr(evaluation, "split_loss", lambda setup, split: 1.0)
     config = make_config(*COMMON, "dataset.path=unread")
     for rank, is_sharded in ((0, False), (1, False), (0, True), (1, True)):
-        session = MagicMock(config=config, ranks=Ranks(rank, 2))
-        session.state.is_sharded, session.state.averages, session.state.plateau = is_sharded, None, {}
-        session.state.best_val_loss, session.state.step = 2.0, 1
-        session.state.val_loss = session.streams["val"].bits_per_byte.return_value = 1.0
+        session = MagicMock()
+        session.setup.config, session.setup.ranks = config, Ranks(rank, 2)
+        session.setup.state.is_sharded, session.setup.state.averages, session.setup.state.plateau = is_sharded, None, {}
+        session.setup.state.best_val_loss, session.setup.state.step = 2.0, 1
+        session.setup.state.val_loss = session.setup.streams["val"].bits_per_byte.return_value = 1.0
         evaluation.evaluate(session, 0.0)
     assert wrote == [0, 0, 1]
 

@@ -1,0 +1,47 @@
+"""A run that is trained: its setup, its log and its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from nanolm.config.identity import recorded
+from nanolm.runs.log import Log, NoLog
+from nanolm.training.checkpoints.saver import Saver
+from nanolm.training.setup import Setup
+
+
+@dataclasses.dataclass
+class Session:
+    """A run that is trained.
+
+    Attributes:
+        setup: data, model and state.
+        log: metrics, samples and messages.
+        saver: checkpoints.
+        profile: whether to trace a few steps.
+    """
+
+    setup: Setup
+    log: Log | NoLog
+    saver: Saver
+    profile: bool
+
+    def is_save_due(self) -> bool:
+        """Return whether a checkpoint is due at this step, by the clock of rank 0 if the time decides."""
+        if self.setup.config.trainer.save_every_minutes is None:
+            return self.saver.is_due(self.setup.state.step)
+        return self.setup.ranks.run_on_main(lambda: self.saver.is_due(self.setup.state.step))
+
+    def save(self) -> None:
+        """Save a checkpoint, and prune old ones once it is verified."""
+        setup, state = self.setup, self.setup.state
+        offsets, checksums = self.log.lengths(), self.log.checksums()
+        facts = {
+            "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
+            **setup.about,
+            "settings": recorded(setup.config),
+            "logs": {name: {"bytes": offsets[name], "sha256": checksums[name]} for name in offsets},
+        }
+        weights, other, averages = state.full_weights(), state.state_dict(), state.full_averages()
+        setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, state.best_step, averages))
