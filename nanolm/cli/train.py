@@ -86,10 +86,10 @@ def _resumed_config(overrides: list[str]) -> Path | None:
 
 def _train(line: Line, ranks: Ranks, directory: Path) -> int:
     """Train in a directory, or make a dry run; return the exit status."""
-    from nanolm.runs.directory import RunDirectory, shown
+    from nanolm.runs.directory import RunDirectory, display_path
     from nanolm.training.starting_point import starting_point
 
-    run = RunDirectory(shown(directory))
+    run = RunDirectory(display_path(directory))
     with contextlib.ExitStack() as stack:
         ranks.run_on_main(lambda: stack.enter_context(run.make().claim()))
         start = ranks.run_on_main(lambda: starting_point(run, line))

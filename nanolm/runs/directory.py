@@ -1,4 +1,4 @@
-"""A run is a directory: where each thing lies in it, who may write to it, and writes that survive a crash."""
+"""The layout of a run directory, and its lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanolm.runs.summary import Summary, read_summary
 
 
 class RunDirectory:
-    """The layout of a run. Everything that reads runs reads this and nothing else."""
+    """The paths of a run's files. Everything that reads or writes runs goes through this class."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = user_path(path)
@@ -36,10 +36,10 @@ class RunDirectory:
         self.lock = self.path / ".lock"
 
     def require_own(self) -> RunDirectory:
-        """Itself, when nothing that a run writes to is a link, a device or another kind of file than it should be.
+        """Return the directory, unless a path that a run writes to is a link, a device or of another wrong type.
 
         Raises:
-            RunError: with every name that is.
+            RunError: with all such paths.
         """
         files = (self.config, self.metrics, self.summary, self.tokenizer, self.samples, self.log, self.error)
         folders = (self.checkpoints, self.wandb, self.path / ".hydra")
@@ -47,17 +47,17 @@ class RunDirectory:
             raise RunError(
                 f"a run cannot be written here: {', '.join(found)}",
                 where=str(self.path),
-                hint="nanolm writes neither through links nor to devices: put a copy in their place, "
+                hint="nanolm does not write through links or to devices: replace them by copies, "
                 "or choose another folder with hydra.run.dir=",
             )
         return self
 
     def make(self) -> RunDirectory:
-        """Itself, with its folder made, when it is its own (`require_own`).
+        """Create the folder and return the directory.
 
         Raises:
-            RunError: something in the folder is a link, or not the kind of file that a run has there.
-            PathError: the folder cannot be made.
+            RunError: as `require_own`.
+            PathError: the folder cannot be created.
             DiskError: the same, because the disk is full or fails.
         """
         with _writing(self.path):
@@ -67,18 +67,18 @@ class RunDirectory:
 
     @property
     def written(self) -> list[Path]:
-        """Every file and folder that a run may write."""
+        """All files and folders that a run may write."""
         return [value for value in vars(self).values() if value != self.path]
 
     def exists(self) -> bool:
-        """Whether a run was started here: its settings are the first thing written."""
+        """Return whether a run was started here: config.yaml is there."""
         return self.config.exists()
 
     def require(self) -> RunDirectory:
-        """Itself.
+        """Return the directory if it is a run.
 
         Raises:
-            RunError: there is no run here.
+            RunError: it is not.
         """
         if self.exists():
             return self
@@ -92,13 +92,13 @@ class RunDirectory:
             raise RunError(
                 f"config.yaml is missing from {self.path}, which holds checkpoints",
                 where=str(self.config),
-                hint="take config.yaml from a copy of the run; or repeat the settings that the run was started with, "
-                f"with hydra.run.dir={self.path} resume=auto, which goes on with it and writes config.yaml again",
+                hint="restore config.yaml from a copy of the run; or repeat the command that started the run "
+                f"with hydra.run.dir={self.path} resume=auto, which resumes it and writes config.yaml again",
             )
         raise RunError(
             f"{self.path} is not a run directory" if self.path.exists() else f"there is no folder {self.path}",
             where=str(self.path),
-            hint="name a folder that `nanolm train` made; it has a config.yaml" + _newest_run(self.path),
+            hint="name a folder that `nanolm train` created; it has a config.yaml" + _newest_run(self.path),
         )
 
     def read_summary(self) -> Summary:
@@ -114,47 +114,45 @@ class RunDirectory:
         return read_rows(self.metrics, split)
 
     def is_claimed(self) -> bool:
-        """Whether a process writes to this run now. To ask takes no part in the lock for longer than the answer."""
+        """Return whether a process is writing to this run."""
         try:
             import fcntl
 
-            with open(self.lock, "rb", opener=_open_at_once) as file:
+            # FileLock would need write permission, and would exclude a writer that starts at this moment.
+            with open(self.lock, "rb", opener=_open_nonblocking) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
             return True
         except (ImportError, OSError):
-            # Without flock the lock is the file itself, or one that only filelock knows how to ask.
-            return self._is_claimed_by_attempt()
+            # Windows and file systems without flock.
+            try:
+                with FileLock(self.lock, timeout=0):
+                    return False
+            except (Timeout, OSError):
+                return True
         return False
 
-    def _is_claimed_by_attempt(self) -> bool:
-        try:
-            with FileLock(self.lock, timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
-
     @contextlib.contextmanager
-    def claim(self, patience: float = 0.0) -> Iterator[None]:
-        """Makes this process the only writer. A folder that ends with no run in it is taken away again.
+    def claim(self, timeout: float = 0.0) -> Iterator[None]:
+        """Lock the run for this process. A new folder is removed again if no run was started in it.
 
         Args:
-            patience: seconds to wait for another process to let go.
+            timeout: seconds to wait for another process to release the lock.
 
         Raises:
-            BusyError: another process writes here; it is named.
-            RunError: something in the folder is a link, or not the kind of file that a run has there.
-            PathError: the folder cannot be made or written to.
+            BusyError: another process, which is named, is writing to this run.
+            RunError: as `require_own`.
+            PathError: the folder cannot be created or written to.
             DiskError: the same, because the disk is full or fails.
         """
         with _writing(self.path):
             self.require_own()
             made = _make_folders(self.path)
-        # Read before the attempt: it names the writer in case this process is the second.
+        # Acquiring may truncate the file, which names the current writer.
         holder = _read_text(self.lock)
-        lock = FileLock(self.lock, timeout=patience)
+        lock = FileLock(self.lock, timeout=timeout)
         try:
             with _writing(self.path, passes=Timeout):
                 lock.acquire()
@@ -181,9 +179,9 @@ class RunDirectory:
                         folder.rmdir()
 
     def _write_holder(self, text: str) -> None:
-        """Name this process in the lock, where the system can: Windows lets nobody write to a locked file."""
+        """Name this process in the lock file; Windows does not allow writing to a locked file."""
         with contextlib.suppress(OSError):
-            # A copy of a run made of hard links shares its lock: the text would be another file's as well.
+            # A hard-linked copy of a run shares the lock file: writing would change the other run's too.
             if self.lock.lstat().st_nlink == 1:
                 write_text(self.lock, text)
 
@@ -193,38 +191,38 @@ class RunDirectory:
 
 
 def enclosing_run(path: Path) -> Path | None:
-    """The run that a checkpoint, or another file or folder of a run, is a part of; None of any other path."""
+    """Return the run that a path is a part of, such as one of its checkpoints; None for any other path."""
     absolute = path.absolute()
     for folder in absolute.parents:
         run = RunDirectory(folder)
         if run.exists() and any(part in (absolute, *absolute.parents) for part in run.written):
-            return shown(folder)
+            return display_path(folder)
     return None
 
 
-def shown(path: str | os.PathLike[str]) -> Path:
-    """A path as people type it: from the current folder where it lies below it."""
+def display_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path relative to the current folder if it is below it, and absolute otherwise."""
     absolute = Path(path).absolute()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
-def fresh(path: Path) -> Path:
-    """Makes and returns `path`, or `path`_2, _3, ... when it is taken: no two runs get the same folder."""
+def create_unique_folder(path: Path) -> Path:
+    """Create and return `path`, or the first of `path`_2, `path`_3, ... that does not exist."""
     with _writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     for candidate in (path, *(path.with_name(f"{path.name}_{n}") for n in range(2, 10_000))):
         with contextlib.suppress(FileExistsError), _writing(candidate, passes=FileExistsError):
             candidate.mkdir()
             return candidate
-    raise RunError(f"ten thousand folders are called {path}_N", where=str(path.parent), hint="remove some")
+    raise RunError(f"there are ten thousand folders named {path}_N", where=str(path.parent), hint="remove some")
 
 
 @contextlib.contextmanager
 def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Say that a run directory cannot be made or written to, and why.
+    """Translate an OSError while a run directory is written to.
 
     Args:
-        passes: what is raised as it is.
+        passes: exceptions that are not translated.
     """
     try:
         yield
@@ -235,16 +233,16 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
         raise explain_os_error(error, what, where=str(path), option="hydra.run.dir=FOLDER") from error
 
 
-def _open_at_once(name: str, flags: int) -> int:
+def _open_nonblocking(name: str, flags: int) -> int:
     """An opener that does not wait for the writer of a FIFO."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _make_folders(path: Path) -> list[Path]:
-    """Makes a folder and its parents; returns those that may be removed again, outermost first."""
+    """Create a folder and its parents; return those that may be removed again, outermost first."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    # An empty folder that was made for this run a moment ago counts as made here.
+    # An empty folder was probably created for this run by Hydra.
     empty = [] if path in missing or any(path.iterdir()) else [path]
     return [*reversed(missing), *empty]
 
@@ -257,7 +255,7 @@ def _read_text(path: Path) -> str:
 
 
 def _newest_run(path: Path) -> str:
-    """A hint at the newest run beside or below a path that is none."""
+    """A hint naming the newest run next to or below a path."""
     runs: list[tuple[float, Path]] = []
     for folder in (path, path.parent):
         with contextlib.suppress(OSError):

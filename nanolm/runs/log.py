@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl is the truth; the bar, the console and the logger are best effort."""
+"""The output of a run: metrics.jsonl, samples.jsonl, train.log, the progress bar and the experiment logger."""
 
 from __future__ import annotations
 
@@ -21,46 +21,37 @@ from nanolm.terminal import say, visible
 
 
 class NoLog:
-    """What a process has in place of the log when another one writes it."""
+    """The log of ranks other than the main one: it does nothing."""
 
     def __init__(self) -> None:
         self.logger: Logger = NoLogger()
 
-    def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
-        """Nothing."""
+    def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None: ...
 
-    def advance(self) -> None:
-        """Nothing."""
+    def advance(self) -> None: ...
 
-    def row(self, row: MetricsRow) -> None:
-        """Nothing."""
+    def row(self, row: MetricsRow) -> None: ...
 
-    def sample(self, step: int, text: str) -> None:
-        """Nothing."""
+    def sample(self, step: int, text: str) -> None: ...
 
-    def say(self, text: str) -> None:
-        """Nothing."""
+    def say(self, text: str) -> None: ...
 
-    def note(self, text: str) -> None:
-        """Nothing."""
+    def note(self, text: str) -> None: ...
 
-    def lengths(self) -> dict[str, int]:
-        """No files."""
+    def file_sizes(self) -> dict[str, int]:
         return {}
 
     def checksums(self) -> dict[str, str]:
-        """No files."""
         return {}
 
-    def close(self) -> None:
-        """Nothing."""
+    def close(self) -> None: ...
 
 
 class Bar(tqdm):
-    """A progress bar whose time left is asked for.
+    """A progress bar with its own estimate of the remaining time.
 
     Args:
-        seconds_left: called whenever the bar is drawn; None of what is not known yet.
+        seconds_left: called whenever the bar is drawn; it returns None if the time is unknown.
     """
 
     def __init__(self, *, seconds_left: Callable[[], float | None] | None = None, **settings: Any) -> None:
@@ -71,30 +62,29 @@ class Bar(tqdm):
 
     @property
     def format_dict(self) -> Any:
-        """What the format of the bar is filled with."""
+        """The values for `bar_format`."""
         seconds = self._seconds_left() if self._seconds_left is not None else None
         left = "?" if seconds is None else tqdm.format_interval(seconds)
         return {**super().format_dict, "left": left}
 
 
 class Log:
-    """The growing files of a run, its bar and its console.
+    """Write the output of a run.
 
     Args:
-        run: where the files are.
-        lengths: bytes that each file had at the checkpoint that the run goes on from; what came after is cut off.
-        show_bar: True or False; None shows it on a terminal alone.
-        bar_file: where the bar is drawn.
-        quiet: whether lines for people go to train.log alone.
+        file_sizes: bytes of metrics.jsonl and samples.jsonl at the checkpoint to resume from; the rest is truncated.
+        show_bar: whether to show the progress bar; None shows it on a terminal only.
+        bar_file: the stream of the bar; None is stderr.
+        quiet: whether messages go to train.log only.
 
     Raises:
-        RunError: a growing file is shorter than its length at the checkpoint.
+        RunError: a file is shorter than at the checkpoint.
     """
 
     def __init__(
         self,
         run: RunDirectory,
-        lengths: dict[str, int],
+        file_sizes: dict[str, int],
         show_bar: bool | None = None,
         bar_file: IO[str] | None = None,
         quiet: bool = False,
@@ -104,27 +94,27 @@ class Log:
         self._show_bar = self._bar_file.isatty() if show_bar is None else show_bar
         self._quiet = quiet
         self._bar: Bar | None = None
-        self._shown: dict[str, str] = {}
+        self._postfix: dict[str, str] = {}
         self._text = open_regular(run.log, "a")
-        self._turn = threading.Lock()
-        self._growing: dict[str, IO[bytes]] = {}
-        self._sums: dict[str, Any] = {}
+        self._text_lock = threading.Lock()
+        self._files: dict[str, IO[bytes]] = {}
+        self._hashes: dict[str, Any] = {}
         for path in (run.metrics, run.samples):
-            file, length = open_regular(path, "ab"), lengths.get(path.name, 0)
-            self._growing[path.name] = file
-            # To truncate a shorter file would fill it with NUL bytes.
+            file, length = open_regular(path, "ab"), file_sizes.get(path.name, 0)
+            self._files[path.name] = file
+            # Truncating a shorter file would pad it with NUL bytes.
             try:
-                self._sums[path.name] = hash_prefix(path, length)
+                self._hashes[path.name] = hash_prefix(path, length)
             except EOFError as error:
                 raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path)) from error
             file.truncate(length)
         self._metrics, self._samples = run.metrics.name, run.samples.name
 
     def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
-        """Shows the bar, with `done` steps behind it.
+        """Show the progress bar with `done` of `total` steps.
 
         Args:
-            seconds_left: an estimate that knows more than the bar; None leaves it to the bar.
+            seconds_left: an estimate of the remaining time; None uses that of tqdm.
         """
         self._bar = Bar(
             seconds_left=seconds_left,
@@ -140,26 +130,26 @@ class Log:
         )
 
     def advance(self) -> None:
-        """One step done."""
+        """Advance the bar by one step."""
         if self._bar is not None:
             self._bar.update()
 
     def row(self, row: MetricsRow) -> None:
-        """Writes a row of metrics, gives it to the logger and shows it in the bar."""
+        """Write a row of metrics.jsonl, pass it to the logger and show it in the bar."""
         self._append(self._metrics, encode_row(row))
         self.logger.log(row)
         if self._show_bar and self._bar is not None:
-            self._shown[row.split] = f"{row.split} {row.loss:.4f}"
+            self._postfix[row.split] = f"{row.split} {row.loss:.4f}"
             if row.tokens_per_second is not None:
-                self._shown["speed"] = f"{row.tokens_per_second:,.0f} tokens/s"
-            self._bar.set_postfix_str(", ".join(self._shown.values()), refresh=False)
+                self._postfix["speed"] = f"{row.tokens_per_second:,.0f} tokens/s"
+            self._bar.set_postfix_str(", ".join(self._postfix.values()), refresh=False)
 
     def sample(self, step: int, text: str) -> None:
-        """Appends a sample of the model's writing."""
+        """Write a row of samples.jsonl."""
         self._append(self._samples, encode_sample(Sample(step, text)))
 
     def say(self, text: str) -> None:
-        """A line for people: in train.log with the time, and on the console above the bar."""
+        """Write a message to train.log and, unless quiet, to the console above the bar."""
         self.note(text)
         if self._quiet:
             return
@@ -169,33 +159,33 @@ class Log:
             say(text)
 
     def note(self, text: str) -> None:
-        """A line in train.log alone, with the time; any thread may write one."""
+        """Write a message with the time to train.log only. Thread-safe."""
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        with self._turn:
+        with self._text_lock:
             self._text.write(f"{now} {visible(text, multiline=True)}\n")
             self._text.flush()
 
-    def lengths(self) -> dict[str, int]:
-        """Bytes of each growing file, all of them on disk."""
-        for file in self._growing.values():
+    def file_sizes(self) -> dict[str, int]:
+        """Flush metrics.jsonl and samples.jsonl to disk and return their sizes in bytes."""
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        # Not tell(), which a truncation leaves where it was.
-        return {name: os.fstat(file.fileno()).st_size for name, file in self._growing.items()}
+        # tell() is wrong after truncation.
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
 
     def checksums(self) -> dict[str, str]:
-        """The SHA-256 of each growing file, over the bytes that `lengths` counts."""
-        return {name: found.hexdigest() for name, found in self._sums.items()}
+        """The SHA-256 of each file over the bytes that `file_sizes` counts."""
+        return {name: checksum.hexdigest() for name, checksum in self._hashes.items()}
 
     def _append(self, name: str, content: bytes) -> None:
-        self._growing[name].write(content)
-        self._growing[name].flush()
-        self._sums[name].update(content)
+        self._files[name].write(content)
+        self._files[name].flush()
+        self._hashes[name].update(content)
 
     def close(self) -> None:
-        """Ends the bar and closes the files. The logger is closed by whoever has the summary."""
+        """Close the bar and the files, but not the logger, which needs the final summary."""
         if self._bar is not None:
             self._bar.close()
-        for file in self._growing.values():
+        for file in self._files.values():
             file.close()
         self._text.close()

@@ -1,4 +1,4 @@
-"""Where rows go besides metrics.jsonl. No caller asks which logger is on, and none can stop a run."""
+"""Experiment loggers. A logger that fails never stops a run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ Warn = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a logger is told of its run.
+    """What a logger needs to know about its run.
 
     Attributes:
         config: the settings by dotted key.
-        summary: summary.json as it stands when the run begins or goes on: the sweep that it is a job of (group), what
-            an earlier session had from `Logger.about`, and the reference lines.
+        summary: the summary at the start: it has the group, the baselines, and the wandb id of an earlier session.
     """
 
     config: dict[str, Any]
@@ -35,71 +34,67 @@ class About:
 
 
 class Logger(Protocol):
-    """What every logger does."""
+    """The interface of experiment loggers."""
 
     def log(self, row: MetricsRow) -> None:
-        """Takes a row of metrics.jsonl."""
+        """Log a row of metrics.jsonl."""
 
     def close(self, summary: Summary) -> None:
-        """Ends the record with the run's summary."""
+        """Log the final summary and close the logger."""
 
     def about(self) -> dict[str, Any]:
-        """What summary.json keeps of it, so that a resumed run goes on with the same record."""
+        """Return fields for summary.json that let a resumed run continue the same record."""
 
 
 def open_logger(config: LoggerConfig, run: RunDirectory, about: About, warn: Warn) -> Logger:
-    """The logger that the settings name; a failing one is replaced by none, with one warning.
+    """Open the logger that the settings name, or warn and return NoLogger if it fails.
 
     Args:
-        about: what it is told of the run.
-        warn: says a line to the user.
+        warn: shows a message to the user.
     """
     try:
         return LOGGERS[config.name](config, run, about, warn)
     except Exception as error:
-        warn(f"{config.name} is off, the run goes on without it: {type(error).__name__}: {reason_of(error)}")
+        warn(f"{config.name} is off, training continues without it: {type(error).__name__}: {reason_of(error)}")
         return NoLogger()
 
 
 class NoLogger:
-    """Nothing besides metrics.jsonl."""
+    """A logger that does nothing."""
 
-    def log(self, row: MetricsRow) -> None:
-        """Nothing."""
+    def log(self, row: MetricsRow) -> None: ...
 
-    def close(self, summary: Summary) -> None:
-        """Nothing."""
+    def close(self, summary: Summary) -> None: ...
 
     def about(self) -> dict[str, Any]:
-        """Nothing."""
         return {}
 
 
 @LOGGERS.register("none")
 def no_logger(config: NoLoggerConfig, run: RunDirectory, about: About, warn: Warn) -> NoLogger:
-    """metrics.jsonl is enough."""
+    """Only metrics.jsonl."""
     return NoLogger()
 
 
 @LOGGERS.register("wandb")
 def wandb_logger(config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> WandbLogger:
-    """A run of Weights & Biases, offline when there is no account or no answer."""
+    """Weights & Biases; offline if there is no account or the server does not answer."""
     return WandbLogger(config, run, about, warn)
 
 
 class WandbLogger:
-    """One wandb run for one run directory, however often that is resumed."""
+    """Log to one wandb run per run directory, however often it is resumed."""
 
-    # Seconds between two training rows: a call costs a tenth of a millisecond, and a bigram makes thousands of
-    # steps a second. What is left out here is in metrics.jsonl.
-    PACE = 0.1
-    # Seconds that the end of a run waits for the last rows to be sent.
-    CLOSING_PATIENCE = 30.0
+    # Minimum seconds between two training rows: logging one takes 0.1 ms, and a bigram trains thousands of steps per
+    # second. The others are in metrics.jsonl only.
+    MIN_INTERVAL = 0.1
+    # Seconds to wait at the end for the last rows to be sent.
+    CLOSE_TIMEOUT = 30.0
 
     def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
         self._run = run
         self._warn = warn
-        self._references = wandb_record.baselines(about.summary)
+        self._baselines = wandb_record.baselines(about.summary)
         goal = destination(config)
         if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
             place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
@@ -130,37 +125,37 @@ class WandbLogger:
         self._last_row = -math.inf
 
     def log(self, row: MetricsRow) -> None:
-        """The row under wandb_record's names; training rows at most ten a second."""
+        """Log a row; at most ten training rows per second."""
         now = time.monotonic()
-        if self._failed or (row.split == TRAIN and now - self._last_row < self.PACE):
+        if self._failed or (row.split == TRAIN and now - self._last_row < self.MIN_INTERVAL):
             return
         self._last_row = now if row.split == TRAIN else self._last_row
         try:
-            self._record.log(wandb_record.values(row, self._references), step=row.step)
+            self._record.log(wandb_record.values(row, self._baselines), step=row.step)
         except Exception as error:
             self._fail(error)
 
     def close(self, summary: Summary) -> None:
-        """Fills the summary and ends the record; a server that does not answer is given up after a while."""
+        """Log the summary and finish the record, waiting at most CLOSE_TIMEOUT for the server."""
         if self._failed:
             return
         try:
-            wandb_record.end(self._record, self._run, summary, self.CLOSING_PATIENCE)
+            wandb_record.end(self._record, self._run, summary, self.CLOSE_TIMEOUT)
         except TimeoutError:
             self._warn("wandb does not answer; what it has not sent is in metrics.jsonl")
         except Exception as error:
             self._fail(error)
 
     def about(self) -> dict[str, Any]:
-        """The id that the next session goes on with, and where the record is."""
+        """Return the wandb id, mode and project."""
         entity = {"wandb_entity": self._goal.entity} if self._goal.entity else {}
         return {"wandb_id": self.run_id, "wandb_mode": self.mode, "wandb_project": self._goal.project, **entity}
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        self._warn(f"wandb is off from here on: {type(error).__name__}: {reason_of(error)}")
+        self._warn(f"wandb is off from now on: {type(error).__name__}: {reason_of(error)}")
 
 
 def reason_of(error: Exception) -> str:
-    """The whole message of an error, on one line."""
+    """The message of an error on one line."""
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

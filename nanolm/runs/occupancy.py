@@ -1,4 +1,4 @@
-"""Decide whether training may write into a folder: it is empty, a run, or what a killed start left."""
+"""Decide whether training may write into a folder."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.records import from_json
 from nanolm.runs.summary import Summary
 
-# Why no picture or report is written among the files of a run.
-OVERWRITES = "its own files are not replaced"
+# The reason why an output file may not be a file of a run.
+OVERWRITES = "nanolm does not overwrite the files of a run"
 
-# Entries of a folder that an error message names.
+# Number of files that an error message names.
 SHOWN_ENTRIES = 5
 
-# What a killed write or a killed dry run leaves, such as .summary.json.123.tmp.
+# Files that a killed write or dry run leaves, such as .summary.json.123.tmp.
 TEMPORARY = re.compile(r"\.(config\.yaml|summary\.json|tokenizer\.json)\..+\.tmp|\.dry-run-\w+")
 
-# How every line of train.log begins.
+# The start of every line of train.log.
 LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
 HYDRA_FILES = {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
 
 def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> None:
-    """Refuse a folder that is neither empty nor a run. Nothing is changed.
+    """Require that a folder is empty or a run.
 
-    What a start leaves that was killed before it wrote config.yaml does not count, so that the same command works
-    again. It is recognised by its content.
+    Files left by a start that was killed before it wrote config.yaml are ignored, so that the same command works again.
+    They are recognised by their content.
 
     Args:
         run: the folder; it need not exist.
-        also: names of further files that may be there.
+        also: names of other files that are allowed.
 
     Raises:
-        RunError: with some of the files that are in the folder, or the run that the folder is a part of.
+        RunError: naming some files in the folder, or the run that the folder is a part of.
     """
-    require_outside_runs(run.path, "where a run keeps its own files, no other one can be")
+    require_outside_runs(run.path, "a run cannot be inside of another run")
     foreign = [name for name in _foreign_entries(run) if name not in also]
     if not foreign:
         return
@@ -55,22 +55,21 @@ def require_startable(run: RunDirectory, also: frozenset[str] = frozenset()) -> 
     raise RunError(
         f"the folder is neither empty nor a run: it holds {', '.join(foreign[:SHOWN_ENTRIES])}{more}",
         where=str(run.path.absolute()),
-        hint="name a new or an empty folder, as in hydra.run.dir=outputs/my_run; training would write its own files "
-        "beside or over these",
+        hint="name a new or empty folder, as in hydra.run.dir=outputs/my_run; training could overwrite these files",
     )
 
 
 def require_outside_runs(path: Path, reason: str) -> None:
-    """Refuse a path that is a part of a run, such as its checkpoints or one of its files, through links if need be.
+    """Require that a path, with links resolved, is not a part of a run, such as one of its files.
 
     Args:
-        reason: why, for the message.
+        reason: the reason, for the message.
 
     Raises:
-        RunError: with the run.
+        RunError: naming the run.
     """
     enclosing = enclosing_run(Path(os.path.realpath(path)))
-    # A folder with a config.yaml of something else may have any folders.
+    # A config.yaml may belong to something else.
     if enclosing is not None and _is_run(enclosing):
         raise RunError(
             f"{path} is a part of the run {enclosing}: {reason}",
@@ -80,47 +79,47 @@ def require_outside_runs(path: Path, reason: str) -> None:
 
 
 def require_no_run(directory: Path) -> None:
-    """Refuse a sweep directory that is a run, or a part of one: the runs in it would not be found there.
+    """Require that a sweep directory is neither a run nor a part of one, where its runs would not be found.
 
     Raises:
-        RunError: with the run.
+        RunError: naming the run.
     """
     require_outside_runs(directory, "the runs of a sweep would not be found there")
     if _is_run(directory):
         raise RunError(
-            f"{directory} is a run, and the runs of a sweep would not be found in it",
+            f"{directory} is a run: the runs of a sweep would not be found in it",
             where=str(directory),
             hint="name another folder, as in hydra.sweep.dir=outputs/my_sweep",
         )
 
 
 def require_nothing_overwritten(run: RunDirectory) -> None:
-    """Refuse a folder that is no run and has files which a run would write, and which no run wrote.
+    """Require that a folder that is not a run has no files that training would overwrite.
 
     Raises:
-        RunError: with those files.
+        RunError: naming those files.
     """
     own = {path.name for path in run.written}
     if taken := [name for name in _foreign_entries(run) if name in own]:
         raise RunError(
-            f"the folder is no run, and training would overwrite its {', '.join(taken)}",
+            f"the folder is not a run, and training would overwrite its {', '.join(taken)}",
             where=str(run.path.absolute()),
-            hint="name a new or an empty folder",
+            hint="name a new or empty folder",
         )
 
 
 def _foreign_entries(run: RunDirectory) -> list[str]:
-    """The names in a folder that no run left there; none of a run."""
+    """The names in a folder that do not come from a run; empty for a run."""
     names = _entries(run.path)
     if "config.yaml" in names or is_without_config(run):
         return []
     foreign = sorted(name for name in names if not _is_leftover(run.path / name))
-    # Another process may have begun a run here since the folder was listed.
+    # Another process may have started a run here after the folder was listed.
     return [] if run.exists() else foreign
 
 
 def is_without_config(run: RunDirectory) -> bool:
-    """Whether a folder holds a run whose config.yaml is gone: it has checkpoints, or its summary counts steps."""
+    """Return whether a folder is a run without config.yaml: it has checkpoints, or a summary with steps."""
     if run.exists():
         return False
     if any(path.name.removeprefix("step-").isdigit() for path in run.checkpoints.glob("step-*/")):
@@ -130,12 +129,12 @@ def is_without_config(run: RunDirectory) -> bool:
 
 
 def require_inputs_outside(config: Config, run: RunDirectory) -> None:
-    """Refuse settings that read a file which the run itself would write.
+    """Require that no setting names an input file that the run would write.
 
     Raises:
-        SettingsError: with each such setting.
+        SettingsError: for each such setting.
     """
-    # Path.resolve() raises RuntimeError for links that lead in a circle.
+    # Path.resolve() raises RuntimeError for cyclic links.
     written = [Path(os.path.realpath(path)) for path in run.written]
     problems: list[NanolmError] = []
     for key, value in flat(config).items():
@@ -154,12 +153,12 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    # A sweep has a lock too, and may lie beside a config.yaml of something else.
+    # A sweep has a lock too, and its folder may have a config.yaml of something else.
     return is_run(_entries(folder) - {".lock"})
 
 
 def _entries(folder: Path) -> set[str]:
-    """The names in a folder; none where it cannot be listed, which is reported when it is written to."""
+    """The names in a folder; empty if it cannot be listed, which is reported when it is written to."""
     try:
         return {entry.name for entry in folder.iterdir()}
     except OSError:
@@ -167,7 +166,7 @@ def _entries(folder: Path) -> set[str]:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a file is one that a start writes before config.yaml, or that holds nothing."""
+    """Return whether a file is empty or written by a start before config.yaml."""
     if path.is_symlink():
         return False
     if path.name == ".hydra":
@@ -197,7 +196,7 @@ def _is_log(path: Path) -> bool:
 
 def _is_tokenizer(path: Path) -> bool:
     state = _json_object(path)
-    # A tokenizer.json of the Hugging Face library has no name.
+    # A tokenizer.json of Hugging Face tokenizers has no name.
     return _is_empty(path) or isinstance(state.get("name"), str)
 
 

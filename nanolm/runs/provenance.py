@@ -1,4 +1,4 @@
-"""What a reader needs to know of where a run came from."""
+"""Versions and the git commit that a run was made with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a run's numbers depend on."""
+    """The versions of Python and of the packages that affect results."""
     packages = ("nanolm", "torch", "numpy", "tokenizers")
     return {
         "python": platform.python_version(),
@@ -19,15 +19,15 @@ def versions() -> dict[str, str]:
 
 
 def git(folder: Path) -> dict[str, Any]:
-    """The commit that a folder stands at and whether anything in it differs; None where it is not under git."""
+    """The commit of a folder, and whether tracked files differ from it; None outside of a git repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(status) if commit else None}
 
 
-def _git(folder: Path, *words: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

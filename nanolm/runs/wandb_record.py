@@ -1,4 +1,4 @@
-"""A run as Weights & Biases shows it: where its names, its steps and its reference lines are decided, live or later."""
+"""The wandb record of a run, logged live or pushed later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nanolm.runs.summary import Summary, to_json
 if TYPE_CHECKING:
     import wandb
 
-# How a run may end that has not gone wrong.
+# Statuses of runs that wandb shows as finished, not failed.
 ENDED_WELL = ("completed", "interrupted", "pruned")
 
 
@@ -36,17 +36,16 @@ def begin(
     is_live: bool,
     group: str | None,
 ) -> wandb.Run:
-    """Opens the record of a run directory, apart from any other that this process has open.
+    """Start the wandb record of a run directory; other records may be open in this process.
 
     Args:
-        settings: project, entity, group, tags, and how long to wait for the server; what they leave open is taken from
-            the WANDB_ variables.
+        settings: project, entity, group, tags and the timeout; unset ones are taken from the WANDB_ variables.
         config: the run's settings by dotted key.
-        mode: what wandb calls online, offline or disabled.
-        run_id: of a record that is there already; None for a new one.
-        is_live: whether the run is being trained here: its record is then added to, and says of the machine what it
-            finds; one that is written later begins anew.
-        group: what the run is one of, where the settings name nothing.
+        mode: online, offline or disabled.
+        run_id: id of an existing record to continue; None creates one.
+        is_live: whether the run is being trained in this process. A live record is resumed and has machine
+            information; one that is pushed later is written from the start.
+        group: used if neither the settings nor the environment name a group.
 
     Raises:
         wandb.Error: the server cannot be reached, does not answer, or refuses.
@@ -59,7 +58,7 @@ def begin(
         entity=goal.entity,
         group=goal.group or group,
         tags=goal.tags or None,
-        # A name in the environment is one run's: the jobs of a sweep have names of their own.
+        # WANDB_NAME names one run, so it is ignored for jobs of a sweep.
         name=(os.environ.get("WANDB_NAME") if group is None else None) or run.path.resolve().name,
         notes=os.environ.get("WANDB_NOTES"),
         job_type=os.environ.get("WANDB_JOB_TYPE"),
@@ -68,7 +67,7 @@ def begin(
         dir=_folder(run.wandb),
         config=finite(config),
         mode=mode,  # type: ignore[arg-type]
-        # What an earlier run of this process left open is not ours to go on with.
+        # Do not continue a record that an earlier run of this process left open.
         reinit="create_new",
         settings=wandb.Settings(
             init_timeout=settings.init_timeout,
@@ -82,38 +81,38 @@ def begin(
 
 
 def baselines(summary: Summary) -> dict[str, float]:
-    """The reference lines of a summary under wandb's names: nats a token like val/loss, or bits per byte by name."""
+    """The baselines of a summary under their names in wandb, in nats per token or, by name, in bits per byte."""
     return {f"baseline/{name}": loss for name, loss in summary.baseline_losses.items()} | {
         f"baseline/{name}_bits_per_byte": value for name, value in summary.baseline_bits_per_byte.items()
     }
 
 
-def values(row: MetricsRow, references: dict[str, float]) -> dict[str, Any]:
-    """A row of metrics.jsonl under its split's name: train/loss, val/bits_per_byte, ...
+def values(row: MetricsRow, baseline_values: dict[str, float]) -> dict[str, Any]:
+    """A row of metrics.jsonl under its names in wandb: train/loss, val/bits_per_byte, ...
 
-    The reference lines come with every row of val, so that a chart has them as lines of their own beside val/loss.
+    The baselines are added to every validation row, so that wandb plots them as lines next to val/loss.
     """
     named = {
         f"{row.split}/{key}": value
         for key, value in finite(metrics.to_json(row)).items()
         if key not in ("split", "step") and value is not None
     }
-    return named | references if row.split == VAL else named
+    return named | baseline_values if row.split == VAL else named
 
 
-def end(record: wandb.Run, run: RunDirectory, summary: Summary, patience: float) -> None:
-    """Adds the run's samples and its summary, and closes the record; online, when the server has everything.
+def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) -> None:
+    """Add the samples and the summary to the record and finish it; online, wait until everything is uploaded.
 
     Raises:
-        TimeoutError: the server has not taken everything in `patience` seconds.
-        wandb.Error: the record is closed already, or the server refuses.
+        TimeoutError: uploading took longer than `timeout` seconds.
+        wandb.Error: the record is finished already, or the server refuses.
     """
     errors: list[Exception] = []
 
     def finish() -> None:
         try:
             if run.samples.exists():
-                # Not there yet, it may be: the service makes it in its own time.
+                # The wandb service creates the folder asynchronously.
                 Path(record.dir).mkdir(parents=True, exist_ok=True)
                 copy = shutil.copy(run.samples, record.dir)
                 record.save(copy, base_path=record.dir, policy="now")
@@ -125,15 +124,15 @@ def end(record: wandb.Run, run: RunDirectory, summary: Summary, patience: float)
 
     thread = threading.Thread(target=finish, daemon=True)
     thread.start()
-    thread.join(patience)
+    thread.join(timeout)
     if errors:
         raise errors[0]
     if thread.is_alive():
-        raise TimeoutError(f"the server has not taken everything in {patience:.0f} s")
+        raise TimeoutError(f"the server has not taken everything in {timeout:.0f} s")
 
 
 def has_account() -> bool:
-    """Whether an API key is at hand, in the environment or in the netrc file that `wandb login` writes."""
+    """Return whether there is an API key, in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -147,14 +146,14 @@ def has_account() -> bool:
 
 
 def _new_id(group: str | None) -> str:
-    """WANDB_RUN_ID stands for one run: the jobs of a sweep have ids of their own, whatever it says.
+    """Return a new id, or WANDB_RUN_ID unless the run is a job of a sweep.
 
-    Never left to wandb, which goes on with what the environment said when this process first asked.
+    It is not left to wandb, which caches the environment variable for the whole process.
     """
     return (os.environ.get("WANDB_RUN_ID") if group is None else None) or secrets.token_hex(4)
 
 
 def _folder(path: Path) -> str:
-    """wandb makes its own folder `wandb` in the one it is given, which must exist."""
+    """Create and return the parent folder, in which wandb creates its folder `wandb`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return str(path.parent.resolve())

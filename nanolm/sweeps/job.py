@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from nanolm import signals, terminal
 from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, explain_os_error, raise_all
 from nanolm.files import open_regular, write_text
-from nanolm.runs.directory import RunDirectory, shown
+from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
@@ -88,7 +88,7 @@ class SweepJob:
         """
         from hydra.core.hydra_config import HydraConfig
 
-        run = RunDirectory(shown(HydraConfig.get().runtime.output_dir))
+        run = RunDirectory(display_path(HydraConfig.get().runtime.output_dir))
         if read_stop_file(self.stop_file):
             return JobResult(State.new, str(run.path))
         try:
@@ -98,7 +98,7 @@ class SweepJob:
             return self._checked(JobResult(State.failed, str(run.path), error=str(error)))
         stop = StopRequest()
         try:
-            with self._stopped_by_driver(stop), run.claim(patience=LOCK_TIMEOUT):
+            with self._stopped_by_driver(stop), run.claim(timeout=LOCK_TIMEOUT):
                 result = self._run_claimed(composed, run, stop)
         except BusyError:
             return JobResult(State.running, str(run.path))

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanolm.runs.directory import shown
+from nanolm.runs.directory import display_path
 from nanolm.sweeps.job import SweepJob
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class SweepRequest:
     @property
     def directory(self) -> Path:
         """The directory of the sweep."""
-        return shown(Path(str(self.config.hydra.sweep.dir)))
+        return display_path(Path(str(self.config.hydra.sweep.dir)))
 
     @property
     def config_sources(self) -> tuple[str | None, list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nanolm import shell
 from nanolm.analysis.collection import note_of
 from nanolm.analysis.comparability import incomparable
-from nanolm.runs.directory import shown
+from nanolm.runs.directory import display_path
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State
 
@@ -44,7 +44,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
         for place, ((job, report), odd) in enumerate(zip(order, is_odd, strict=True))
         if len(order) <= MAX_ROWS or place < MAX_ROWS // 2 or _is_bad(report)
     ]
-    table = Table([f"run in {shown(directory)}", "state", "steps", "val loss", "bits/byte"], "llrrr")
+    table = Table([f"run in {display_path(directory)}", "state", "steps", "val loss", "bits/byte"], "llrrr")
     for place, (job, report, mark) in enumerate(rows):
         loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
         table.add_row(
@@ -69,7 +69,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     console.print(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}{before}")
     if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
         console.print("resume     the same command again runs what is missing")
-    compare = shell.join("nanolm", "compare", shell.path_argument(shown(directory)))
+    compare = shell.join("nanolm", "compare", shell.path_argument(display_path(directory)))
     console.print(cell(f"compare    {compare}"), soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from nanolm.config.checks import check
 from nanolm.config.identity import identity
 from nanolm.config.launch import AUTO
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.runs.directory import RunDirectory, enclosing_run, fresh, shown
+from nanolm.runs.directory import RunDirectory, create_unique_folder, display_path, enclosing_run
 from nanolm.runs.occupancy import require_startable
 
 
@@ -36,7 +36,7 @@ def choose_directory(line: Line) -> Path:
     if line.run_directory_is_given or line.launch.dry_run:
         return line.run_directory
     unfinished = _unfinished_run(line) if line.launch.resume == AUTO else None
-    return unfinished or fresh(line.run_directory if resumed is None else _name_of_fork(line, resumed))
+    return unfinished or create_unique_folder(line.run_directory if resumed is None else _name_of_fork(line, resumed))
 
 
 def require_run(path: Path, is_fork: bool) -> None:
@@ -66,7 +66,7 @@ def is_checkpoint_path(path: Path) -> bool:
 
 def run_of(path: Path) -> Path:
     """Return the directory of the run that a path or a checkpoint's path belongs to."""
-    return shown(path.absolute().parent.parent) if is_checkpoint_path(path) else path
+    return display_path(path.absolute().parent.parent) if is_checkpoint_path(path) else path
 
 
 def _require_same_directory(line: Line, run: Path) -> None:

@@ -36,7 +36,7 @@ class Session:
     def save(self) -> None:
         """Save a checkpoint, and prune old ones once it is verified."""
         setup, state = self.setup, self.setup.state
-        offsets, checksums = self.log.lengths(), self.log.checksums()
+        offsets, checksums = self.log.file_sizes(), self.log.checksums()
         facts = {
             "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
             **setup.about,

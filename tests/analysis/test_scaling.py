@@ -21,7 +21,7 @@ def points(sizes: tuple[float, ...] = SIZES, tokens: tuple[float, ...] = TOKENS)
     return [Point(n, d, loss(n, d)) for n in sizes for d in tokens]
 
 
-def test_known_coefficients_are_found_again() -> None:
+def test_fit_recovers_known_coefficients() -> None:
     law = fit(points())
     assert pytest.approx(E, rel=1e-6) == law.E
     assert (law.A, law.a) == (pytest.approx(A, rel=1e-5), pytest.approx(a, rel=1e-6))
@@ -32,7 +32,7 @@ def test_known_coefficients_are_found_again() -> None:
     assert law.loss(1e8, 1e10) == pytest.approx(loss(1e8, 1e10), rel=1e-6)
 
 
-def test_small_models_on_little_text_too() -> None:
+def test_fit_recovers_coefficients_of_small_runs() -> None:
     found = [Point(n, d, 1.0 + 3 / n**0.2 + 20 / d**0.3) for n in (4e3, 1.6e4, 6e4) for d in (4e4, 1.6e5, 6e5)]
     law = fit(found)
     assert (law.E, law.a, law.b) == (
@@ -43,7 +43,7 @@ def test_small_models_on_little_text_too() -> None:
     assert any("9 pairs for 5 coefficients" in note for note in law.notes)
 
 
-def test_noise_shows_in_the_residual_and_one_poor_run_weighs_little() -> None:
+def test_fit_is_robust_to_noise_and_an_outlier() -> None:
     draw = random.Random(1)
     noisy = [Point(p.parameters, p.tokens, p.loss * math.exp(draw.gauss(0, 0.003))) for p in points()]
     law = fit(noisy)
@@ -55,7 +55,7 @@ def test_noise_shows_in_the_residual_and_one_poor_run_weighs_little() -> None:
     assert law.residual > 0.05
 
 
-def test_one_size_leaves_the_law_of_tokens() -> None:
+def test_one_size_fits_the_term_of_tokens_only() -> None:
     law = fit(points(sizes=(1e5,)))
     assert (law.A, law.a) == (None, None)
     assert (law.B, law.b) == (pytest.approx(B, rel=1e-4), pytest.approx(b, rel=1e-5))
@@ -63,7 +63,7 @@ def test_one_size_leaves_the_law_of_tokens() -> None:
     assert "the same size" in law.notes[0]
 
 
-def test_one_amount_of_tokens_leaves_the_law_of_size() -> None:
+def test_one_amount_of_tokens_fits_the_term_of_size_only() -> None:
     law = fit(points(tokens=(1e7,)))
     assert (law.B, law.b) == (None, None)
     assert (law.A, law.a) == (pytest.approx(A, rel=1e-4), pytest.approx(a, rel=1e-5))
@@ -80,12 +80,12 @@ def test_one_amount_of_tokens_leaves_the_law_of_size() -> None:
         points(SIZES[:3], (1e6,)) * 5,
     ],
 )
-def test_too_few_runs_are_refused(found: list[Point]) -> None:
+def test_too_few_runs_are_an_error(found: list[Point]) -> None:
     with pytest.raises(RunError, match="too few runs for a power law"):
         fit(found)
 
 
-def test_size_and_tokens_that_grow_together_are_not_told_apart() -> None:
+def test_correlated_size_and_tokens_are_noted() -> None:
     together = [Point(n, 20 * n, loss(n, 20 * n)) for n in (1e4, 3e4, 1e5, 3e5, 1e6, 3e6)]
     assert any("grow together" in note for note in fit(together).notes)
 
@@ -93,8 +93,8 @@ def test_size_and_tokens_that_grow_together_are_not_told_apart() -> None:
 @pytest.mark.parametrize(
     "loss_of", [lambda n, d: 2 + 0.05 * (n / 1e5) ** 0.3 + 300 / d**0.4, lambda n, d: 2.0], ids=["rising", "level"]
 )
-def test_a_loss_that_does_not_fall_is_no_law(loss_of: Callable[[float, float], float]) -> None:
+def test_loss_that_does_not_decrease_is_not_a_law(loss_of: Callable[[float, float], float]) -> None:
     law = fit([Point(n, d, loss_of(n, d)) for n in SIZES for d in TOKENS])
     assert not law.is_law
-    assert any("does not fall with size" in note for note in law.notes)
+    assert any("does not follow a power law of size" in note for note in law.notes)
     assert math.isfinite(law.loss(1e3, 1e3))

@@ -9,18 +9,18 @@ import pytest
 
 from nanolm.errors import BusyError, PathError, RunError
 from nanolm.files import write_durably
-from nanolm.runs.directory import RunDirectory, fresh, shown
+from nanolm.runs.directory import RunDirectory, create_unique_folder, display_path
 from nanolm.runs.summary import Summary
 
 
-def test_a_claim_that_ends_without_a_run_leaves_no_folder(tmp_path: Path) -> None:
+def test_claim_without_a_run_leaves_no_folder(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "outputs" / "a")
     with run.claim():
         assert run.lock.exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_leaves_what_was_there(tmp_path: Path) -> None:
+def test_claim_keeps_existing_folders(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notes.txt").write_text("mine")
     with RunDirectory(tmp_path / "a").claim():
@@ -28,7 +28,7 @@ def test_a_claim_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes.txt"]
 
 
-def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
+def test_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "a")
     code = (
         "import sys\nfrom nanolm.runs.directory import RunDirectory\n"
@@ -48,8 +48,8 @@ def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
         assert f"process {os.getpid()}" in run.lock.read_text()
 
 
-def test_no_two_runs_get_the_same_folder(tmp_path: Path) -> None:
-    names = [fresh(tmp_path / "outputs" / "a").name for _ in range(3)]
+def test_unique_folders_are_numbered(tmp_path: Path) -> None:
+    names = [create_unique_folder(tmp_path / "outputs" / "a").name for _ in range(3)]
     assert names == ["a", "a_2", "a_3"]
 
 
@@ -61,7 +61,7 @@ def test_a_write_replaces_the_whole_or_nothing(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_folder_that_is_no_run_is_named_with_the_newest_that_is(tmp_path: Path) -> None:
+def test_require_names_the_newest_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no folder"):
         RunDirectory(tmp_path / "nowhere").require()
     (tmp_path / "one").mkdir()
@@ -71,7 +71,7 @@ def test_a_folder_that_is_no_run_is_named_with_the_newest_that_is(tmp_path: Path
     assert RunDirectory(tmp_path / "one").require().exists()
 
 
-def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> None:
+def test_claim_is_visible_and_waits_for_the_timeout(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "a")
     assert not run.is_claimed()
     with run.claim():
@@ -79,23 +79,23 @@ def test_a_claim_is_seen_from_outside_and_may_be_waited_for(tmp_path: Path) -> N
         with pytest.raises(BusyError), RunDirectory(run.path).claim():
             pass
         began = time.monotonic()
-        with pytest.raises(BusyError), RunDirectory(run.path).claim(patience=0.2):
+        with pytest.raises(BusyError), RunDirectory(run.path).claim(timeout=0.2):
             pass
         assert time.monotonic() - began >= 0.2
     assert not run.is_claimed()
 
 
-def test_a_path_is_shown_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_display_path_is_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / "a" / "b") == Path("a/b")
-    assert shown("a") == Path("a")
-    assert shown("/elsewhere") == Path("/elsewhere")
+    assert display_path(tmp_path / "a" / "b") == Path("a/b")
+    assert display_path("a") == Path("a")
+    assert display_path("/elsewhere") == Path("/elsewhere")
 
 
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "samples.jsonl", "train.log", "wandb", "checkpoints", "config.yaml", ".lock"]
 )
-def test_a_claim_refuses_links_in_the_folder(name: str, tmp_path: Path) -> None:
+def test_claim_refuses_links_in_the_folder(name: str, tmp_path: Path) -> None:
     run, victim = RunDirectory(tmp_path / "a"), tmp_path / "victim"
     run.path.mkdir()
     (run.path / name).symlink_to(victim)
@@ -105,7 +105,7 @@ def test_a_claim_refuses_links_in_the_folder(name: str, tmp_path: Path) -> None:
     assert not victim.exists()
 
 
-def test_a_claim_refuses_what_is_no_file_of_a_run(tmp_path: Path) -> None:
+def test_claim_refuses_wrong_file_types(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     os.mkfifo(run.log)
     run.metrics.mkdir()
@@ -115,14 +115,14 @@ def test_a_claim_refuses_what_is_no_file_of_a_run(tmp_path: Path) -> None:
         pass
 
 
-def test_a_claim_takes_a_link_to_the_folder(tmp_path: Path) -> None:
+def test_claim_accepts_a_link_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "a").symlink_to("disk")
     with RunDirectory(tmp_path / "a").claim():
         assert (tmp_path / "disk" / ".lock").exists()
 
 
-def test_a_shared_lock_file_keeps_its_content(tmp_path: Path) -> None:
+def test_hard_linked_lock_file_keeps_its_content(tmp_path: Path) -> None:
     run, other = RunDirectory(tmp_path / "a"), tmp_path / "other"
     run.path.mkdir()
     other.write_text("mine")
@@ -134,10 +134,10 @@ def test_a_shared_lock_file_keeps_its_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "act",
-    [lambda path: RunDirectory(path).make(), lambda path: RunDirectory(path).claim().__enter__(), fresh],
+    [lambda path: RunDirectory(path).make(), lambda path: RunDirectory(path).claim().__enter__(), create_unique_folder],
     ids=["make", "claim", "fresh"],
 )
-def test_a_folder_that_cannot_be_written_is_explained(act: Callable[[Path], object], tmp_path: Path) -> None:
+def test_unwritable_folder_is_explained(act: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_explained(act: Callable[[Path], obje
         assert "hydra.run.dir=FOLDER chooses another" in error.value.hint
 
 
-def test_a_file_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+def test_unreadable_file_is_explained(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for path, read in ((run.summary, run.read_summary), (run.metrics, run.read_metrics)):
         path.mkdir()
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "file").read_summary() == Summary()
 
 
-def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
+def test_read_only_folder_is_explained(tmp_path: Path) -> None:
     folder = tmp_path / "read_only"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], capture_output=True, text=True)
@@ -175,12 +175,12 @@ def test_a_read_only_folder_is_explained(tmp_path: Path) -> None:
             with pytest.raises(PathError, match="cannot be written to: Read-only file system"), run.claim():
                 pass
         with pytest.raises(PathError, match="cannot be written to: Read-only file system"):
-            fresh(folder / "outputs" / "a")
+            create_unique_folder(folder / "outputs" / "a")
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_fifo_in_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
+def test_fifo_as_lock_does_not_block(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     os.mkfifo(run.lock)
     assert not run.is_claimed()

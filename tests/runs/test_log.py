@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_rows_are_lines_of_json(tmp_path: Path) -> None:
+def test_rows_are_json_lines(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     log = Log(run, {})
     log.row(ROW)
@@ -28,24 +28,24 @@ def test_rows_are_lines_of_json(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
-def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path) -> None:
+def test_log_truncates_files_to_the_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     log = Log(run, {})
     log.row(ROW)
     log.sample(1, "kept é")
-    lengths = log.lengths()
+    sizes = log.file_sizes()
     log.row(dataclasses.replace(ROW, step=2))
     log.sample(2, "lost")
     log.close()
     run.metrics.write_bytes(run.metrics.read_bytes()[:-7])  # a row cut short by a kill
-    log = Log(run, lengths)
+    log = Log(run, sizes)
     log.row(dataclasses.replace(ROW, step=3))
     log.close()
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 3]
     assert run.samples.read_text(encoding="utf-8") == '{"step": 1, "text": "kept é"}\n'
 
 
-def test_the_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
+def test_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
     screen = Terminal()
     log = Log(RunDirectory(tmp_path), {}, bar_file=screen)
     log.start_bar(10, 0)
@@ -61,7 +61,7 @@ def test_the_bar_shows_loss_speed_and_time_left(tmp_path: Path) -> None:
     assert "a line above the bar" in (tmp_path / "train.log").read_text()
 
 
-def test_away_from_a_terminal_there_is_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_is_hidden_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = Log(RunDirectory(tmp_path), {})
     log.start_bar(10, 0)
     log.advance()
@@ -72,7 +72,7 @@ def test_away_from_a_terminal_there_is_no_bar(tmp_path: Path, capsys: pytest.Cap
     assert (captured.out, captured.err) == ("", "a line\n")
 
 
-def test_every_row_reaches_the_logger(tmp_path: Path) -> None:
+def test_rows_reach_the_logger(tmp_path: Path) -> None:
     rows: list[MetricsRow] = []
 
     class Collector:
@@ -91,7 +91,7 @@ def test_every_row_reaches_the_logger(tmp_path: Path) -> None:
     assert rows == [ROW]
 
 
-def test_a_quiet_log_says_nothing_but_in_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_log_writes_to_the_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDirectory(tmp_path)
     log = Log(run, {}, quiet=True)
     log.say("step 5")

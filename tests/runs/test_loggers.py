@@ -17,7 +17,7 @@ ABOUT = About({"optimizer.lr": 0.5})
 pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
-def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp_path: Path) -> None:
+def test_offline_record_continues_after_a_resume(tmp_path: Path) -> None:
     said: list[str] = []
     run = RunDirectory(tmp_path / "my run")
     run.path.mkdir()
@@ -49,7 +49,7 @@ def test_without_an_account_the_record_is_offline_and_goes_on_after_a_resume(tmp
     ]
 
 
-def test_an_account_without_an_answer_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     said: list[str] = []
@@ -63,17 +63,17 @@ def test_an_account_without_an_answer_falls_back_to_offline(tmp_path: Path, monk
     logger.close(Summary(status="completed"))
 
 
-def test_a_logger_that_fails_is_replaced_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_logger_is_replaced_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     logger = open_logger(WandbConfig(), RunDirectory(tmp_path), ABOUT, said.append)
     assert isinstance(logger, NoLogger)
-    assert "the run goes on without it" in said[0]
+    assert "training continues without it" in said[0]
     assert "Input should be 'online', 'offline'" in said[0], "the reason is on the third line of the error"
     assert "\n" not in said[0]
 
 
-def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path) -> None:
+def test_broken_record_warns_once(tmp_path: Path) -> None:
     said: list[str] = []
     logger = open_logger(WandbConfig(mode=WandbMode.offline), RunDirectory(tmp_path), ABOUT, said.append)
     assert isinstance(logger, WandbLogger)
@@ -82,17 +82,17 @@ def test_a_record_that_breaks_midway_is_given_up_with_one_warning(tmp_path: Path
         logger.log(MetricsRow(step=step, split="train", loss=1.0))
     logger.close(Summary(status="completed"))
     assert len(said) == 1
-    assert said[0].startswith("wandb is off from here on")
+    assert said[0].startswith("wandb is off from now on")
 
 
-def test_no_logger_takes_everything(tmp_path: Path) -> None:
+def test_no_logger_accepts_everything(tmp_path: Path) -> None:
     logger = open_logger(NoLoggerConfig(), RunDirectory(tmp_path), ABOUT, print)
     logger.log(MetricsRow(step=1, split="train"))
     logger.close(Summary())
     assert logger.about() == {}
 
 
-def test_training_rows_are_sent_at_a_walking_pace(tmp_path: Path) -> None:
+def test_training_rows_are_rate_limited(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     logger = open_logger(WandbConfig(mode=WandbMode.offline), run, ABOUT, print)
@@ -105,5 +105,5 @@ def test_training_rows_are_sent_at_a_walking_pace(tmp_path: Path) -> None:
     (folder,) = run.wandb.glob("offline-run-*")
     kept = wandb_files.history(folder)
     assert kept[0]["_step"] == 1
-    assert len(kept) <= 3 + seconds / WandbLogger.PACE < 1000
+    assert len(kept) <= 3 + seconds / WandbLogger.MIN_INTERVAL < 1000
     assert kept[-1]["val/loss"] == 2.0

@@ -25,7 +25,7 @@ def made(folder: Path, files: dict[str, str]) -> RunDirectory:
     return RunDirectory(folder)
 
 
-def test_a_part_of_a_run_is_no_place_for_another(tmp_path: Path) -> None:
+def test_run_inside_a_run_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run", {"config.yaml": "seed: 1", "summary.json": "{}", "checkpoints/step-1/a": ""})
     (tmp_path / "link").symlink_to(run.checkpoints)
     for path in (run.checkpoints / "new", tmp_path / "link" / "new", run.wandb):
@@ -39,7 +39,7 @@ def test_a_part_of_a_run_is_no_place_for_another(tmp_path: Path) -> None:
     require_startable(RunDirectory(tmp_path / "project" / "checkpoints" / "new"))
 
 
-def test_a_run_is_no_sweep_directory(tmp_path: Path) -> None:
+def test_run_as_sweep_directory_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run", {"config.yaml": "seed: 1", "summary.json": "{}", "wandb/a": ""})
     for path in (run.path, run.wandb):
         with pytest.raises(RunError, match="the runs of a sweep would not be found"):
@@ -64,7 +64,7 @@ def test_a_run_is_no_sweep_directory(tmp_path: Path) -> None:
         {"config.yaml": "seed: 1", "notes.txt": "mine"},
     ],
 )
-def test_empty_folders_runs_and_killed_starts_may_be_used(files: dict[str, str], tmp_path: Path) -> None:
+def test_empty_folders_runs_and_killed_starts_are_accepted(files: dict[str, str], tmp_path: Path) -> None:
     require_startable(made(tmp_path / "a", files))
 
 
@@ -86,7 +86,7 @@ def test_empty_folders_runs_and_killed_starts_may_be_used(files: dict[str, str],
         ".git/config",
     ],
 )
-def test_foreign_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_foreign_files_are_named(name: str, tmp_path: Path) -> None:
     run = made(tmp_path / "a", {name: '{"text": "the quick brown fox"}\n'})
     with pytest.raises(RunError, match=f"neither empty nor a run: it holds {name.split('/')[0]}\n"):
         require_startable(run)
@@ -99,7 +99,7 @@ def test_many_foreign_files_are_counted(tmp_path: Path) -> None:
     require_startable(made(tmp_path / "job", {"error.txt": "no GPU"}), also=frozenset({"error.txt"}))
 
 
-def test_files_beside_a_run_are_no_reason_to_refuse_training(tmp_path: Path) -> None:
+def test_other_files_next_to_a_run_are_accepted(tmp_path: Path) -> None:
     run = made(tmp_path, {"book.txt": "mine", ".lock": "process 9 on host"})
     require_nothing_overwritten(run)
     run.samples.write_text("mine")
@@ -107,7 +107,7 @@ def test_files_beside_a_run_are_no_reason_to_refuse_training(tmp_path: Path) -> 
         require_nothing_overwritten(run)
 
 
-def test_a_link_counts_as_foreign(tmp_path: Path) -> None:
+def test_link_is_a_foreign_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "samples.jsonl").symlink_to(tmp_path / "empty")
@@ -115,7 +115,7 @@ def test_a_link_counts_as_foreign(tmp_path: Path) -> None:
         require_startable(RunDirectory(tmp_path / "a"))
 
 
-def test_a_run_is_known_without_its_config(tmp_path: Path) -> None:
+def test_run_is_recognised_without_its_config(tmp_path: Path) -> None:
     for number, files in enumerate(
         ({"checkpoints/step-00000004/manifest.json": ""}, {"summary.json": json.dumps({**SUMMARY, "step": 4})})
     ):
@@ -125,7 +125,7 @@ def test_a_run_is_known_without_its_config(tmp_path: Path) -> None:
     assert not is_without_config(made(tmp_path / "b", {"summary.json": json.dumps(SUMMARY)}))
 
 
-def test_settings_must_not_read_what_the_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_read_files_of_the_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     for path in ("a/samples.jsonl", str(tmp_path / "a" / "wandb" / "x.txt"), "a/../a/train.log"):

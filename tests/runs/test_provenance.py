@@ -4,11 +4,11 @@ from pathlib import Path
 from nanolm.runs import provenance
 
 
-def test_versions_of_what_decides_the_numbers() -> None:
+def test_versions_cover_the_numeric_packages() -> None:
     assert set(provenance.versions()) == {"python", "nanolm", "torch", "numpy", "tokenizers"}
 
 
-def test_the_commit_and_whether_anything_differs(tmp_path: Path) -> None:
+def test_git_returns_commit_and_dirty(tmp_path: Path) -> None:
     assert provenance.git(tmp_path) == {"commit": None, "dirty": None}
     (tmp_path / "a").write_text("a")
     name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]

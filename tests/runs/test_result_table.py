@@ -12,7 +12,7 @@ ROWS = [MetricsRow(step=n, split="train", loss=4 / n + 1) for n in range(1, 101)
 ROWS += [MetricsRow(step=n, split="val", loss=4 / n + 1.2) for n in (50, 100)]
 
 
-def test_a_curve_has_axes_units_and_names() -> None:
+def test_loss_plot_has_axes_units_and_names() -> None:
     drawn = plot_losses(ROWS, {"counted_bigram": 2.5}, width=80)
     for part in ("train loss", "val loss", "counted bigram", "step", "nats per token", "100", "\n1.0"):
         assert part in drawn
@@ -21,7 +21,7 @@ def test_a_curve_has_axes_units_and_names() -> None:
     assert plot_losses(ROWS[:1], {}, width=80) == ""
 
 
-def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_table_shows_metrics_and_next_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = Summary(
         status="completed",
         step=100,
@@ -57,7 +57,7 @@ def test_the_closing_words_show_the_figures_and_the_way_on(tmp_path: Path, capsy
     assert notes[2:5] == ["above", "25.0% above", "the same"]
 
 
-def test_a_run_that_measured_nothing_can_still_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_table_without_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = Summary(status="interrupted", step=1, parameters=1, tokens=8, seconds=0.1, tokens_per_second=80.0)
     print_result_table(summary, RunDirectory(tmp_path), "")
     assert "interrupted at step 1" in capsys.readouterr().out

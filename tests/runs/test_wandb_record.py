@@ -13,7 +13,7 @@ from tests.helpers import SMALL, Nanolm
 pytestmark = pytest.mark.usefixtures("no_wandb_account")
 
 
-def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_is_an_api_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wandb_record.has_account()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
     (tmp_path / "netrc").chmod(0o600)
@@ -24,7 +24,7 @@ def test_an_account_is_an_api_key_at_hand(tmp_path: Path, monkeypatch: pytest.Mo
     assert wandb_record.has_account()
 
 
-def test_baselines_come_with_every_row_of_val_and_no_other() -> None:
+def test_baselines_are_logged_with_val_rows_only() -> None:
     summary = Summary(baseline_losses={"counted_bigram": 2.5}, baseline_bits_per_byte={"gzip": 3.0}, seed=1)
     references = wandb_record.baselines(summary)
     assert references == {"baseline/counted_bigram": 2.5, "baseline/gzip_bits_per_byte": 3.0}
@@ -35,7 +35,7 @@ def test_baselines_come_with_every_row_of_val_and_no_other() -> None:
     assert wandb_record.values(val, references) == {"val/loss": 2.1, **references}
 
 
-def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_record_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "theirs")
     runs = [RunDirectory(tmp_path / name) for name in ("left_open", "next")]
     settings = WandbConfig(tags=["small"])
@@ -50,7 +50,7 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
     alone.finish()
     for record, run, loss in zip(records, runs, (1.0, 2.0), strict=True):
         record.log({"val/loss": loss}, step=1)
-        wandb_record.end(record, run, Summary(status="completed"), patience=30)
+        wandb_record.end(record, run, Summary(status="completed"), timeout=30)
     for run, loss in zip(runs, (1.0, 2.0), strict=True):
         (folder,) = run.wandb.glob("offline-run-*")
         assert [row["val/loss"] for row in wandb_files.history(folder)] == [loss]
@@ -58,7 +58,7 @@ def test_a_record_left_open_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         assert (header.display_name, header.run_group, list(header.tags)) == (run.path.name, "sweep", ["small"])
 
 
-def test_the_environment_of_wandb_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_environment_variables_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES"):
         monkeypatch.setenv(f"WANDB_{name}", f"their-{name.lower()}")
     monkeypatch.setenv("WANDB_SILENT", "false")
@@ -71,7 +71,7 @@ def test_the_environment_of_wandb_is_honoured(tmp_path: Path, monkeypatch: pytes
     assert (list(header.tags), header.display_name, header.notes) == (["their-tags"], "their-name", "their-notes")
 
 
-def test_each_job_of_a_sweep_is_a_run_of_its_group_and_is_closed(nanolm: Nanolm, small_text: Path) -> None:
+def test_sweep_jobs_are_runs_of_one_group(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "breaking.py").write_text(
         "from nanolm.registry import SCHEDULERS\n"
         "@SCHEDULERS.register('breaks')\n"

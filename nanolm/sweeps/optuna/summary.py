@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from nanolm import shell
-from nanolm.runs.directory import shown
+from nanolm.runs.directory import display_path
 from nanolm.sweeps.optuna.study import OpenStudy, n_impossible
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.states import Report, State
@@ -49,7 +49,7 @@ def print_study(outcomes: Sequence[Outcome], opened: OpenStudy, n_over_before: i
     if spent and opened.settings.prunes:
         console.print(f"tokens     {spent:,}, {spent / full:.0%} of the {full:,} without pruning")
     if pruned := next((outcome for outcome in unique if outcome.report.state is State.pruned), None):
-        resume = shell.resume_command(shown(pruned.job.run.path))
+        resume = shell.resume_command(display_path(pruned.job.run.path))
         console.print(cell(f"unprune    {resume}  (or any other pruned run)"), soft_wrap=True)
 
 

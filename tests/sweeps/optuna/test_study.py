@@ -69,7 +69,7 @@ def test_take_trials_ends_with_the_points_of_a_grid(make_study: Callable[..., Op
 def test_open_study_refuses_the_folder_of_a_run(make_study: Callable[..., OpenStudy], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(RunError, match="is a run, and the runs of a sweep"):
+    with pytest.raises(RunError, match="is a run: the runs of a sweep"):
         make_study()
     assert len(list(tmp_path.iterdir())) == 2
 
