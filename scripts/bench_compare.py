@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.config.yaml_io import save_yaml
 from nanolm.runs.metrics import TRAIN, VAL, MetricsRow, encode_row
 from nanolm.runs.summary import Summary, write_summary
@@ -29,7 +29,7 @@ ROWS_TO_EVALUATION = 40
 
 def make_runs(folder: Path, n_runs: int, n_rows: int) -> None:
     """A sweep over lr, width and seed."""
-    config = compose_line(["model=gpt", "size=tiny"]).config
+    config = compose_command(["model=gpt", "size=tiny"]).config
     draw = random.Random(0)
     for number in range(n_runs):
         config.seed = number % 5

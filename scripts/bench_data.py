@@ -38,7 +38,7 @@ ALLOWED = 1 / 3
 
 TOKENIZE = """
 import json, resource, sys, time
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 
@@ -46,7 +46,7 @@ def peak(who):
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 if __name__ == "__main__":
-    config = compose_line(["dataset=text", f"dataset.path='{sys.argv[1]}'", f"tokenizer={sys.argv[2]}"]).config
+    config = compose_command(["dataset=text", f"dataset.path='{sys.argv[1]}'", f"tokenizer={sys.argv[2]}"]).config
     began = time.perf_counter()
     corpus = corpora.load(config.dataset)
     loaded = time.perf_counter()

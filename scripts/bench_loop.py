@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
@@ -54,7 +54,7 @@ def the_loop(steps: int, pairs: int) -> list[Row]:
     ]  # fmt: skip
     rows = []
     for logger in ("none", "wandb"):
-        config = compose_line([*line, f"logger={logger}"]).config
+        config = compose_command([*line, f"logger={logger}"]).config
 
         def ours(config=config) -> float:  # type: ignore[no-untyped-def]
             """Seconds of the loop: bar, rows of metrics and the logger included; the one evaluation left out."""
@@ -114,7 +114,7 @@ def saving(pairs: int) -> list[Row]:
         words = [f"trainer.save_every={save_every}", f"trainer.save_in_background={in_background}"]
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory(folder)
-            train(compose_line([*line, *words]).config, run, show_bar=False)
+            train(compose_command([*line, *words]).config, run, show_bar=False)
             return [row.seconds for row in run.read_metrics(TRAIN)][-1]
 
     saves = (steps - 1) // every

@@ -26,7 +26,7 @@ from bench_loop import in_turn, ratios
 from rich.console import Console
 from rich.table import Table
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 from nanolm.runs.directory import RunDirectory
@@ -102,7 +102,7 @@ def ours(line: list[str], steps: int) -> float:
     words = [f"trainer.max_steps={total}", f"trainer.eval_every={total}", f"trainer.save_every={total}"]
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        train(compose_line([*line, *words]).config, run, show_bar=True, bar_file=io.StringIO())
+        train(compose_command([*line, *words]).config, run, show_bar=True, bar_file=io.StringIO())
         seconds = {row.step: row.seconds for row in run.read_metrics(TRAIN)}
     return seconds[total] - seconds[WARMUP]
 
@@ -121,7 +121,7 @@ def main() -> None:
         f"size.n_layers={LAYERS}", f"size.n_heads={HEADS}", f"size.d_model={WIDTH}", f"trainer.batch_size={BATCH}",
         "model.bias=false", "trainer.sample_tokens=0", "trainer.device=cpu", "logger=none",
     ]  # fmt: skip
-    config = compose_line(line).config
+    config = compose_command(line).config
     corpus = corpora.load(config.dataset)
     tokenizer = token_cache.fit_tokenizer(corpus, config)
     data = token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype(np.uint16)

@@ -81,7 +81,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     """Tokens per second, utilisation and peak memory of training steps on random tokens."""
     import torch
 
-    from nanolm.compose import compose_line
+    from nanolm.compose import compose_command
     from nanolm.config.checks import check
     from nanolm.errors import raise_all
     from nanolm.model import backend_choice, count, memory_estimate
@@ -92,7 +92,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.training.precision import NumberFormat, choose_device
     from nanolm.training.step import MicroBatch, update
 
-    config = compose_line(row.words).config
+    config = compose_command(row.words).config
     raise_all(check(config))
     settings, vocab_size = config.trainer, SIZES[row.size][0]
     device = choose_device(settings.device)

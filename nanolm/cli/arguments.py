@@ -9,7 +9,7 @@ from nanolm import option_types as types
 from nanolm.option_types import Parser
 
 if TYPE_CHECKING:
-    from nanolm.compose import Line
+    from nanolm.compose import ComposedCommand
 
 
 def add_run(parser: Parser) -> None:
@@ -60,16 +60,16 @@ def add_png(parser: Parser) -> None:
     parser.add("--png", check=types.file_to_write, metavar="FILE", help=help_text)
 
 
-def compose(arguments: Namespace) -> Line:
+def compose(arguments: Namespace) -> ComposedCommand:
     """Compose the overrides of a command, and check the settings.
 
     Raises:
         SettingsError: with every mistake in them.
     """
-    from nanolm.compose import compose_line
+    from nanolm.compose import compose_command
     from nanolm.config.checks import check
     from nanolm.errors import raise_all
 
-    line = compose_line(arguments.overrides, arguments.config_dir)
+    line = compose_command(arguments.overrides, arguments.config_dir)
     raise_all(check(line.config))
     return line

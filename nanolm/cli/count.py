@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides
-from nanolm.compose import Line, compose_line
+from nanolm.compose import ComposedCommand, compose_command
 from nanolm.config.checks import check
 from nanolm.config.model import NgramConfig, TransformerConfig
 from nanolm.config.run import Config
@@ -68,7 +68,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print the counts."""
-    result = count_model(compose_line(arguments.overrides, arguments.config_dir), arguments.vocab_size)
+    result = count_model(compose_command(arguments.overrides, arguments.config_dir), arguments.vocab_size)
     if arguments.json:
         print(dump_json(result))
     else:
@@ -76,7 +76,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def count_model(line: Line, vocab_size: int | None = None) -> dict[str, Any]:
+def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[str, Any]:
     """Count the parameters, FLOPs and memory of a composed model, as plain values.
 
     A plugin's model is built on the meta device and only its parameters are counted; values without a formula are None.

@@ -11,7 +11,7 @@ import numpy as np
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides
 from nanolm.cli.dataset import load_dataset
-from nanolm.compose import Line
+from nanolm.compose import ComposedCommand
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _describe(line: Line, corpus: Corpus, tokenizer: Tokenizer, n_tokens: int) -> dict[str, Any]:
+def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tokens: int) -> dict[str, Any]:
     """Describe the tokens and the first batch of a run, as plain values.
 
     Args:

@@ -6,14 +6,14 @@ from argparse import Namespace
 
 from nanolm import terminal
 from nanolm.cli.arguments import compose
-from nanolm.compose import Line
+from nanolm.compose import ComposedCommand
 from nanolm.data import corpus as corpora
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 
 
-def load_dataset(arguments: Namespace) -> tuple[Line, Corpus, Tokenizer]:
+def load_dataset(arguments: Namespace) -> tuple[ComposedCommand, Corpus, Tokenizer]:
     """Compose the overrides, load the text and fit the tokenizer.
 
     Raises:

@@ -11,7 +11,7 @@ from nanolm.errors import SettingsError, explain_os_error
 from nanolm.torchrun import rank, world_size
 
 if TYPE_CHECKING:
-    from nanolm.compose import Line
+    from nanolm.compose import ComposedCommand
     from nanolm.training.distributed.ranks import Ranks
 
 
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         NanolmError: the command line has a mistake, or the run failed.
     """
-    from nanolm.compose import compose_line, hidden_options
+    from nanolm.compose import compose_command, hidden_options
     from nanolm.compose.hydra_commands import print_answer, prints_something
     from nanolm.compose.hydra_flags import parse_flags
 
@@ -36,8 +36,8 @@ def run(arguments: list[str]) -> int:
     if prints_something(flags):
         print_answer(flags, saved)
         return 0
-    line = compose_line(flags.overrides, flags.config_dir, flags.multirun, saved)
-    if flags.multirun or not line.launch.dry_run:
+    command = compose_command(flags.overrides, flags.config_dir, flags.multirun, saved)
+    if flags.multirun or not command.launch.dry_run:
         terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and rank() == 0 else []:
         terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
@@ -51,14 +51,14 @@ def run(arguments: list[str]) -> int:
         from nanolm.compose.hydra_commands import run_sweep
         from nanolm.sweeps.job import SweepJob
 
-        run_sweep(flags, line.sweep_directory, SweepJob(config_dir=flags.config_dir, profile=line.launch.profile))
+        run_sweep(flags, command.sweep_directory, SweepJob(config_dir=flags.config_dir, profile=command.launch.profile))
         return 0
     from nanolm.training.destination import choose_directory
     from nanolm.training.distributed.ranks import process_group
 
-    with process_group(line.config.trainer) as ranks:
+    with process_group(command.config.trainer) as ranks:
         try:
-            return _train(line, ranks, ranks.run_on_main(lambda: choose_directory(line)))
+            return _train(command, ranks, ranks.run_on_main(lambda: choose_directory(command)))
         except OSError as error:
             # The process group is destroyed in order only after errors of nanolm.
             raise explain_os_error(error) from error
@@ -84,7 +84,7 @@ def _resumed_config(overrides: list[str]) -> Path | None:
     return RunDirectory(run_of(launch.resumed_path)).config
 
 
-def _train(line: Line, ranks: Ranks, directory: Path) -> int:
+def _train(command: ComposedCommand, ranks: Ranks, directory: Path) -> int:
     """Train in a directory, or make a dry run; return the exit status."""
     from nanolm.runs.directory import RunDirectory, display_path
     from nanolm.training.starting_point import starting_point
@@ -92,12 +92,12 @@ def _train(line: Line, ranks: Ranks, directory: Path) -> int:
     run = RunDirectory(display_path(directory))
     with contextlib.ExitStack() as stack:
         ranks.run_on_main(lambda: stack.enter_context(run.make().claim()))
-        start = ranks.run_on_main(lambda: starting_point(run, line))
+        start = ranks.run_on_main(lambda: starting_point(run, command))
         if start.completed_step is not None:
             if ranks.is_main:
                 terminal.say(f"nothing to do: {run.path} is completed at step {start.completed_step}")
             return 0
-        if line.launch.dry_run:
+        if command.launch.dry_run:
             from nanolm.training.dry_run import dry_run, print_estimate
 
             estimate = dry_run(start.config, run, ranks=ranks, parent=start.parent)
@@ -114,7 +114,7 @@ def _train(line: Line, ranks: Ranks, directory: Path) -> int:
             changes=start.changes,
             ranks=ranks,
             parent=start.parent,
-            profile=line.launch.profile,
+            profile=command.launch.profile,
         )
         if ranks.is_main:
             print_result_table(outcome.summary, run, outcome.sample, outcome.prompt, start.config.plugins)

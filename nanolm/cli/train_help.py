@@ -59,7 +59,7 @@ def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> 
     Raises:
         SettingsError: there is no such group or option.
     """
-    from nanolm.compose.line import check_line
+    from nanolm.compose.command import compose_unresolved
     from nanolm.config.launch import Launch
     from nanolm.config.run import SETTING_GROUPS, Config
 
@@ -70,7 +70,7 @@ def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> 
                 f"there is no group {override!r}", where="--help", hint=nearest(override, SETTING_GROUPS)
             )
     # A group alone stands for its default option.
-    composed = check_line([override for override in overrides if "=" in override], config_dir)
+    composed = compose_unresolved([override for override in overrides if "=" in override], config_dir)
     named = [override.split("=")[0] for override in overrides]
     if asked := [group for group in SETTING_GROUPS if group in named]:
         return "\n".join(_group(composed, group, explains_choices=True) for group in asked)

@@ -1,12 +1,13 @@
-"""From the words on the command line to a Config.
+"""Compose command lines into settings with Hydra, and explain every mistake in them.
 
-Hydra composes; what it reports one at a time is gathered here, with the nearest valid name beside each mistake.
+The only package that imports Hydra, besides the sweepers that Hydra itself calls.
 """
 
 # ruff: noqa: F401
+from nanolm.compose.command import ComposedCommand, compose_command, hidden_options
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, config_folder
-from nanolm.compose.line import Bases, ComposedJob, Line, compose_config, compose_jobs, compose_line, hidden_options
+from nanolm.compose.jobs import Bases, ComposedJob, compose_config, compose_jobs
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, parse, quoted
 from nanolm.compose.plugins import import_plugins, register_schemas
 from nanolm.compose.resume import continue_run
-from nanolm.compose.typed import as_hydra_reads
+from nanolm.compose.syntax import to_hydra_syntax

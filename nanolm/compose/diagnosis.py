@@ -11,7 +11,7 @@ from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
-from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS, YamlFiles
+from nanolm.compose.yaml_files import YamlFiles
 from nanolm.config.checks import check
 from nanolm.config.composed import (
     missing_values,
@@ -69,30 +69,6 @@ def _over(base: Config, task: DictConfig, parsed: Sequence[Override]) -> DictCon
         if name not in chosen:
             task[name] = saved._get_node(name)
     return task
-
-
-def unsupported_form(override: Override) -> SettingsError | None:
-    """What is said of a form of Hydra's that has no meaning among nanolm's settings, and the one that has."""
-    key, word = override.key_or_group, override.input_line or ""
-    value = word.partition("=")[2]
-    is_group = key in ALL_GROUPS
-    if override.package is not None and is_group:
-        return SettingsError(f"{word}: {key} has one place in the settings", where=word, hint=f"{key}={value}")
-    is_null = override.value() is None and value.strip().lower() == "null"
-    if is_group and (override.is_delete() or is_null):
-        is_extra = key in GLOBAL_GROUPS
-        return SettingsError(
-            f"{word}: {'there is none to take away' if is_extra else f'every run has one {key}'}",
-            where=word,
-            hint="leave it out" if is_extra else f"choose another one: {key}=NAME; `nanolm train --help` lists them",
-        )
-    if override.is_delete() and not key.startswith("hydra") and not LIST_PART.search(key):
-        return SettingsError(
-            f"{word}: a setting cannot be taken away", where=word, hint=f"leave it out for its default, or {key}=VALUE"
-        )
-    if is_group and (override.is_add() or override.is_force_add()):
-        return SettingsError(f"{word}: {key} needs no + before it", where=word, hint=f"{key}={value}")
-    return None
 
 
 def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str) -> SettingsError:

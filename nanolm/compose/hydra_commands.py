@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nanolm.compose.command import compose_unresolved
 from nanolm.compose.hydra_api import CONFIG_NAME, config_folder, hydra_context
 from nanolm.compose.launch import without_launch_options
-from nanolm.compose.line import check_line
 from nanolm.compose.overrides import quoted
 from nanolm.compose.plugins import import_plugins, register_schemas
 from nanolm.config.composed import summarize_error
@@ -38,7 +38,7 @@ def print_answer(flags: argparse.Namespace, saved: Path | None = None) -> None:
     import_plugins([])
     register_schemas()
     if flags.cfg or flags.info is not None:
-        composed = check_line(flags.overrides, flags.config_dir, is_resolved=flags.resolve, saved=saved)
+        composed = compose_unresolved(flags.overrides, flags.config_dir, is_resolved=flags.resolve, saved=saved)
         _check_package(flags, composed)
         if flags.cfg:
             _print_settings(composed, flags)

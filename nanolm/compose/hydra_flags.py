@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from nanolm.compose.typed import as_hydra_reads
+from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.errors import SettingsError, raise_all
 
 # Flags of Hydra that nanolm does not support, and what to do instead.
@@ -18,7 +18,7 @@ UNSUPPORTED_FLAGS = {
 
 
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse flags, anywhere on the command line, and overrides (rewritten by `as_hydra_reads`).
+    """Parse flags, anywhere on the command line, and overrides (rewritten by `to_hydra_syntax`).
 
     Raises:
         SettingsError: with every flag that does not exist, is not supported or contradicts another one.
@@ -59,5 +59,5 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
         if getattr(flags, name) and not flags.cfg
     ]
     raise_all(problems)
-    flags.overrides = as_hydra_reads(flags.overrides, bool(flags.multirun))
+    flags.overrides = to_hydra_syntax(flags.overrides, bool(flags.multirun))
     return flags

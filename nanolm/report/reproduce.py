@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanolm import shell
-from nanolm.compose import compose_line, quoted
+from nanolm.compose import compose_command, quoted
 from nanolm.config.fields import MISSING, flat
 from nanolm.config.interpolation import escape, map_strings, unescape
 from nanolm.errors import NanolmError
@@ -56,7 +56,7 @@ def _compose(overrides: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]
     Cached: composing takes a third of a second, and the runs of a sweep share most of their options.
     """
     try:
-        line = compose_line(overrides)
+        line = compose_command(overrides)
     except NanolmError:
         return None
     return line.choices, flat(line.config)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nanolm.compose import as_hydra_reads, parse
+from nanolm.compose import parse, to_hydra_syntax
 from nanolm.compose.ranges import MOST_VALUES
 from nanolm.errors import SettingsError, raise_all
 from nanolm.json_text import dump_json
@@ -48,11 +48,11 @@ def combinations(
         SettingsError: with every override that is invalid or is a continuous range; or there are too many combinations.
     """
     lowest = _values_by_key(
-        parse(as_hydra_reads([f"{key}={value}" for key, value in (params or {}).items()], multirun=True))
+        parse(to_hydra_syntax([f"{key}={value}" for key, value in (params or {}).items()], multirun=True))
     )
     highest = _values_by_key(parse(overrides))
     by_variant = {
-        name: {**lowest, **_values_by_key(parse(as_hydra_reads(own))), **highest}
+        name: {**lowest, **_values_by_key(parse(to_hydra_syntax(own))), **highest}
         for name, own in (variants or {"": ()}).items()
     }
     n_jobs = sum(math.prod(map(len, values.values())) for values in by_variant.values())

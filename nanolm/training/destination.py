@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanolm import shell
 from nanolm.analysis.collection import plain_settings
-from nanolm.compose import Line
+from nanolm.compose import ComposedCommand
 from nanolm.config.checks import check
 from nanolm.config.identity import identity
 from nanolm.config.launch import AUTO
@@ -16,27 +16,29 @@ from nanolm.runs.directory import RunDirectory, create_unique_folder, display_pa
 from nanolm.runs.occupancy import require_startable
 
 
-def choose_directory(line: Line) -> Path:
+def choose_directory(command: ComposedCommand) -> Path:
     """Choose the directory of the run that a command line starts or resumes. A new one is created.
 
     Raises:
         SettingsError: the settings of a new run are inconsistent, or a resumed run is given another directory.
         RunError: the run to resume does not exist, or the given directory cannot be used.
     """
-    resumed = line.launch.resumed_path
+    resumed = command.launch.resumed_path
     if resumed is not None:
-        require_run(resumed, line.launch.fork)
-        if not line.launch.fork:
-            _require_same_directory(line, resumed)
+        require_run(resumed, command.launch.fork)
+        if not command.launch.fork:
+            _require_same_directory(command, resumed)
             return resumed
     # Before a directory is created.
-    raise_all(check(line.config))
-    if line.run_directory_is_given:
-        require_startable(RunDirectory(line.run_directory))
-    if line.run_directory_is_given or line.launch.dry_run:
-        return line.run_directory
-    unfinished = _unfinished_run(line) if line.launch.resume == AUTO else None
-    return unfinished or create_unique_folder(line.run_directory if resumed is None else _name_of_fork(line, resumed))
+    raise_all(check(command.config))
+    if command.run_directory_is_given:
+        require_startable(RunDirectory(command.run_directory))
+    if command.run_directory_is_given or command.launch.dry_run:
+        return command.run_directory
+    unfinished = _unfinished_run(command) if command.launch.resume == AUTO else None
+    return unfinished or create_unique_folder(
+        command.run_directory if resumed is None else _name_of_fork(command, resumed)
+    )
 
 
 def require_run(path: Path, is_fork: bool) -> None:
@@ -69,10 +71,10 @@ def run_of(path: Path) -> Path:
     return display_path(path.absolute().parent.parent) if is_checkpoint_path(path) else path
 
 
-def _require_same_directory(line: Line, run: Path) -> None:
-    if line.run_directory_is_given and line.run_directory.resolve() != run.resolve():
+def _require_same_directory(command: ComposedCommand, run: Path) -> None:
+    if command.run_directory_is_given and command.run_directory.resolve() != run.resolve():
         raise SettingsError(
-            f"resume={run} continues in its own directory, but hydra.run.dir is {line.run_directory}",
+            f"resume={run} continues in its own directory, but hydra.run.dir is {command.run_directory}",
             where="hydra.run.dir",
             hint="leave out hydra.run.dir, or add fork=true to start a new run there",
         )
@@ -96,19 +98,21 @@ def _fork_command(path: Path) -> str:
     return shell.resume_command(path, "fork=true", *more)
 
 
-def _name_of_fork(line: Line, parent: Path) -> Path:
+def _name_of_fork(command: ComposedCommand, parent: Path) -> Path:
     """Return a fork's new directory, named after the parent's model and dataset unless the command chooses them."""
-    folder = line.run_directory
+    folder = command.run_directory
     inherited = RunDirectory(run_of(parent)).read_summary().choices
-    chosen = line.choices | {name: option for name, option in inherited.items() if f"{name}.name" not in line.given}
-    endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (line.choices, chosen)]
+    chosen = command.choices | {
+        name: option for name, option in inherited.items() if f"{name}.name" not in command.given
+    }
+    endings = [f"_{choices['model']}_{choices['dataset']}" for choices in (command.choices, chosen)]
     return folder.with_name(folder.name.removesuffix(endings[0]) + endings[1])
 
 
-def _unfinished_run(line: Line) -> Path | None:
+def _unfinished_run(command: ComposedCommand) -> Path | None:
     """Return the latest unfinished run with the same settings, among the siblings of the new directory."""
-    wanted, steps = identity(line.config), line.config.trainer.max_steps
-    for path in sorted(line.run_directory.parent.glob("*/summary.json"), reverse=True):
+    wanted, steps = identity(command.config), command.config.trainer.max_steps
+    for path in sorted(command.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
             # A fork has its settings in common with other runs, but not its first weights.

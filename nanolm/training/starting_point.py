@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from nanolm import shell
-from nanolm.compose import Line, continue_run
+from nanolm.compose import ComposedCommand, continue_run
 from nanolm.config.checks import check
 from nanolm.config.fields import flat
 from nanolm.config.launch import NEVER
@@ -41,17 +41,17 @@ class StartingPoint:
     completed_step: int | None = None
 
 
-def starting_point(run: RunDirectory, line: Line) -> StartingPoint:
+def starting_point(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
     """Decide how a run starts. This process must hold the lock of the directory.
 
     Args:
         run: a new directory, or the run to resume.
-        line: the composed command line.
+        command: the composed command line.
 
     Raises:
         NanolmError: the directory contains a run that is not to be resumed, or the settings are inconsistent.
     """
-    launch = line.launch
+    launch = command.launch
     if (launch.resume == NEVER or launch.fork) and (run.exists() or is_without_config(run)):
         raise RunError(
             "the directory already contains a run" + ("" if run.exists() else ", whose config.yaml is missing"),
@@ -60,23 +60,23 @@ def starting_point(run: RunDirectory, line: Line) -> StartingPoint:
             "another hydra.run.dir= starts a new run",
         )
     if run.exists():
-        start = _resumed(run, line)
+        start = _resumed(run, command)
     elif launch.fork:
         assert launch.resumed_path is not None
-        start = forked(launch.resumed_path, line)
+        start = forked(launch.resumed_path, command)
     else:
-        start = StartingPoint(line.config, line.choices)
+        start = StartingPoint(command.config, command.choices)
     if start.completed_step is None:
         raise_all(check(start.config))
     return start
 
 
-def forked(path: Path, line: Line) -> StartingPoint:
+def forked(path: Path, command: ComposedCommand) -> StartingPoint:
     """Start from the latest checkpoint of a run, or from one checkpoint.
 
     Args:
         path: of the run or the checkpoint.
-        line: the composed command line, with the settings that differ.
+        command: the composed command line, with the settings that differ.
 
     Raises:
         NanolmError: the run or the checkpoint does not exist, or no step would be left to train.
@@ -96,7 +96,7 @@ def forked(path: Path, line: Line) -> StartingPoint:
         )
     saved = load_yaml(run.config)
     require_same_settings(saved, run, found.manifest, found.path)
-    config, changes = continue_run(saved, line, is_fork=True)
+    config, changes = continue_run(saved, command, is_fork=True)
     if found.step >= config.trainer.max_steps:
         checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(run.path))
         raise SettingsError(
@@ -106,16 +106,16 @@ def forked(path: Path, line: Line) -> StartingPoint:
         )
     chosen = {
         group: option
-        for group, option in line.choices.items()
-        if (keys := {key for key in flat(line.config) if key.startswith(f"{group}.")}) and keys <= line.given
+        for group, option in command.choices.items()
+        if (keys := {key for key in flat(command.config) if key.startswith(f"{group}.")}) and keys <= command.given
     }
     choices = _recorded_choices(run, config) | chosen
     return StartingPoint(config, choices, changes, Parent(run, saved, found))
 
 
-def _resumed(run: RunDirectory, line: Line) -> StartingPoint:
+def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
     saved = load_yaml(run.config)
-    config, changes = continue_run(saved, line)
+    config, changes = continue_run(saved, command)
     choices, summary = _recorded_choices(run, config), run.read_summary()
     if summary.is_complete(config.trainer.max_steps):
         require_unedited(saved, run)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.errors import SettingsError
 from tests.helpers import Nanolm
 
@@ -54,4 +54,4 @@ def test_foreign_files_are_not_overwritten(nanolm: Nanolm, small_text: Path) -> 
 def test_empty_directory_setting_is_refused(word: str) -> None:
     key = word.split("=")[0]
     with pytest.raises(SettingsError, match=rf"{key} is empty\n[\s\S]*as in {key}=outputs/"):
-        compose_line([word], multirun=key == "hydra.sweep.dir")
+        compose_command([word], multirun=key == "hydra.sweep.dir")

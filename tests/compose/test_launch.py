@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_jobs, compose_line
+from nanolm.compose import compose_command, compose_jobs
 from nanolm.config.fields import flat
 from nanolm.config.launch import Launch
 from nanolm.config.yaml_io import load_yaml
@@ -10,21 +10,21 @@ from nanolm.errors import RunError, SettingsError
 
 
 def launch_of(*overrides: str) -> Launch:
-    return compose_line(overrides).launch
+    return compose_command(overrides).launch
 
 
 def problems(*overrides: str, multirun: bool = False, config_dir: Path | None = None) -> str:
     with pytest.raises(SettingsError) as caught:
-        compose_line(overrides, None if config_dir is None else str(config_dir), multirun=multirun)
+        compose_command(overrides, None if config_dir is None else str(config_dir), multirun=multirun)
     return str(caught.value)
 
 
 def test_launch_options_are_not_settings() -> None:
-    line = compose_line(["resume=R", "fork=true", "dry_run=true", "profile=true", "seed=3"])
+    line = compose_command(["resume=R", "fork=true", "dry_run=true", "profile=true", "seed=3"])
     assert line.launch == Launch(resume="R", fork=True, dry_run=True, profile=True)
     assert not {key for key in flat(line.config) if key.endswith(("resume", "fork", "dry_run", "profile"))}
     assert line.given == {"seed"}
-    assert compose_line(["seed=3"]).config == line.config
+    assert compose_command(["seed=3"]).config == line.config
 
 
 def test_launch_options_have_two_names() -> None:
@@ -89,7 +89,7 @@ def test_sweep_refuses_launch_options_of_one_run(overrides: list[str], messages:
     text = problems(*overrides, "seed=1,2", multirun=True)
     for message in messages:
         assert message in text
-    assert compose_line(["resume=auto", "profile=true", "seed=1,2"], multirun=True).launch.profile
+    assert compose_command(["resume=auto", "profile=true", "seed=1,2"], multirun=True).launch.profile
 
 
 def test_sweep_jobs_have_no_launch_options() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.compose.overrides import parse
 from nanolm.errors import SettingsError
 
@@ -44,4 +44,4 @@ def test_a_range_must_have_an_end_and_values(word: str, expected: str | None) ->
 
 def test_all_ranges_of_a_line_are_reported_at_once() -> None:
     with pytest.raises(SettingsError, match=r"(?s)0\.3,0\.0\) has a step.*range\(5,1\) has no"):
-        compose_line(["optimizer.lr=range(0.1,0.3,0.0)", "seed=range(5,1)"], multirun=True)
+        compose_command(["optimizer.lr=range(0.1,0.3,0.0)", "seed=range(5,1)"], multirun=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line, parse
+from nanolm.compose import compose_command, parse
 from nanolm.compose.yaml_files import YamlFiles
 from nanolm.errors import SettingsError
 
@@ -44,7 +44,7 @@ def test_a_file_that_is_not_well_formed_is_named(content: str | bytes, line: str
 def test_a_file_cannot_choose_logging_of_hydra(tmp_path: Path) -> None:
     path = written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/job_logging: colorlog\n")
     with pytest.raises(SettingsError, match=r"hydra\.job_logging is not supported") as caught:
-        compose_line(["experiment=mine"], str(tmp_path))
+        compose_command(["experiment=mine"], str(tmp_path))
     assert caught.value.where == f"{path}:3"
     written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/launcher: joblib\n")
     YamlFiles(parse(["experiment=mine"]), str(tmp_path))
@@ -57,7 +57,7 @@ def test_a_file_cannot_replace_one_of_hydra(name: str, tmp_path: Path) -> None:
     path.write_text("callbacks: {x: {_target_: torch.load}}\n")
     path.with_name("mine.yaml").write_text("a: 1\n")
     with pytest.raises(SettingsError, match=f"would replace Hydra's own hydra/{name}") as caught:
-        compose_line([], str(tmp_path))
+        compose_command([], str(tmp_path))
     assert caught.value.where == str(path)
 
 
@@ -86,7 +86,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
 def test_a_mistake_in_a_file_has_its_line(group: str, content: str, line: str, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, group, content)
     with pytest.raises(SettingsError) as caught:
-        compose_line([f"{group}=mine", "seed=3"], str(tmp_path))
+        compose_command([f"{group}=mine", "seed=3"], str(tmp_path))
     assert message in str(caught.value)
     assert f"where: {path}{line}\n" in f"{caught.value}\n"
     assert str(caught.value).count("where:") == 1
@@ -97,7 +97,7 @@ def test_all_mistakes_in_a_file_have_their_lines(tmp_path: Path) -> None:
     values = "optimizer: 3\nsize: null\ntokenizer: [1]\ntrainer: {max_steps: 1e3}\ndataset: {path: x, val_path: [1]}\n"
     path = written(tmp_path, "experiment", GLOBAL + defaults + values)
     with pytest.raises(SettingsError) as caught:
-        compose_line(["experiment=mine"], str(tmp_path))
+        compose_command(["experiment=mine"], str(tmp_path))
     for line, found in {
         4: "optimizer is 3, and must be settings, as key: value",
         5: "size is null, and must be settings, as key: value",
@@ -109,4 +109,4 @@ def test_all_mistakes_in_a_file_have_their_lines(tmp_path: Path) -> None:
     assert "dataset.path" not in str(caught.value)
     path.write_text(GLOBAL + "defaults:\n  - optimizer: lion\n")
     with pytest.raises(SettingsError, match="write `- override /optimizer: lion`"):
-        compose_line(["experiment=mine"], str(tmp_path))
+        compose_command(["experiment=mine"], str(tmp_path))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line, config_folder
+from nanolm.compose import compose_command, config_folder
 from nanolm.config.checks import check
 from nanolm.config.yaml_options import FOLDER, main, options
 from nanolm.errors import SettingsError
@@ -24,7 +24,7 @@ OPTIONS = (path.relative_to(config_folder()).with_suffix("") for path in config_
 
 @pytest.mark.parametrize("option", sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in OPTIONS))
 def test_every_option_composes(option: str) -> None:
-    line = compose_line([option, NEEDED.get(option, "seed=1")], multirun=option.startswith("sweep="))
+    line = compose_command([option, NEEDED.get(option, "seed=1")], multirun=option.startswith("sweep="))
     assert check(line.config) == []
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nanolm.analysis.collection import find, plain_settings
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.config.fields import flat
 from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
@@ -24,13 +24,13 @@ OVERRIDES = (
 
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
 def test_command_has_exactly_the_settings(overrides: list[str], tmp_path: Path) -> None:
-    composed = compose_line(overrides)
+    composed = compose_command(overrides)
     (tmp_path / "config.yaml").write_text(save_yaml(composed.config))
     found = command(plain_settings(tmp_path / "config.yaml"), composed.choices)
     assert found is not None
     program, name, *found_overrides = shlex.split(found)
     assert (program, name) == ("nanolm", "train")
-    again = compose_line(found_overrides).config
+    again = compose_command(found_overrides).config
     assert flat(again) == flat(load_yaml(tmp_path / "config.yaml"))
     assert identity(again) == identity(composed.config)
     if not overrides:
@@ -41,11 +41,11 @@ def test_real_runs_have_a_command(pair: Path) -> None:
     for run in find([pair]):
         found = command(run.settings, run.choices)
         assert found is not None
-        assert identity(compose_line(shlex.split(found)[2:]).config) == run.summary.identity
+        assert identity(compose_command(shlex.split(found)[2:]).config) == run.summary.identity
 
 
 def test_settings_without_a_command() -> None:
-    settings: dict[str, Any] = flat(compose_line([]).config)
+    settings: dict[str, Any] = flat(compose_command([]).config)
     assert command({}, {}) is None
     assert command({**settings, "plugins": ["mine"]}, {}) is None
     assert command(settings, {"model": "gone"}) is None

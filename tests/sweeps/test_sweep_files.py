@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from nanolm.cli import train as train_command
-from nanolm.compose import CONFIG_NAME, compose_line, config_folder, register_schemas
+from nanolm.compose import CONFIG_NAME, compose_command, config_folder, register_schemas
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
@@ -119,9 +119,9 @@ def test_sweep_scaling_spans_sizes_and_tokens_for_a_fit() -> None:
 def test_sweep_option_needs_multirun() -> None:
     with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
         train_command.run(["sweep=lr"])
-    assert compose_line(["sweep=lr"], multirun=True).config == make_config()
+    assert compose_command(["sweep=lr"], multirun=True).config == make_config()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):
-        compose_line(["sweep=lrs"], multirun=True)
+        compose_command(["sweep=lrs"], multirun=True)
 
 
 @pytest.mark.slow

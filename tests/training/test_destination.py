@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.errors import RunError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
@@ -35,14 +35,14 @@ def test_directory_with_foreign_files_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path / "here" / "below")
     for folder in ("..", str(tmp_path / "here"), "../../here", str(tmp_path)):
         with pytest.raises(RunError, match="neither empty nor a run: it holds"):
-            choose_directory(compose_line([f"hydra.run.dir={folder}"]))
-    assert choose_directory(compose_line(["hydra.run.dir=new"])) == Path("new")
+            choose_directory(compose_command([f"hydra.run.dir={folder}"]))
+    assert choose_directory(compose_command(["hydra.run.dir=new"])) == Path("new")
 
 
 def test_other_directory_for_a_resumed_run_is_refused(run: RunDirectory) -> None:
     with pytest.raises(SettingsError, match=r"resume=R continues in its own directory, but hydra\.run\.dir is other"):
-        choose_directory(compose_line(["resume=R", "hydra.run.dir=other"]))
-    same = compose_line(["resume=R", f"hydra.run.dir={run.path.absolute()}"])
+        choose_directory(compose_command(["resume=R", "hydra.run.dir=other"]))
+    same = compose_command(["resume=R", f"hydra.run.dir={run.path.absolute()}"])
     assert choose_directory(same) == Path("R")
 
 
@@ -58,16 +58,16 @@ def test_checkpoint_to_resume_names_its_run(run: RunDirectory) -> None:
         ("R/config.yaml", "a part", False),
     ):
         with pytest.raises(RunError, match=f"is {what} of the run R\n") as caught:
-            choose_directory(compose_line([f"resume={path}"]))
+            choose_directory(compose_command([f"resume={path}"]))
         assert "resume=R resumes from the latest checkpoint" in caught.value.hint
         hint = "fork=true trainer.max_steps=8 starts a new run from this one"
         assert (hint in caught.value.hint) is fork
     for step_3 in ("R/checkpoints/step-00000003", "R/checkpoints/step-new"):
         with pytest.raises(RunError, match=f"the run R has no checkpoint {Path(step_3).name}") as caught:
-            choose_directory(compose_line([f"resume={step_3}"]))
+            choose_directory(compose_command([f"resume={step_3}"]))
         assert caught.value.hint == "nanolm train resume=R resumes from the latest checkpoint"
-    line = compose_line([f"resume={step}", "fork=true", "trainer.max_steps=8"])
+    line = compose_command([f"resume={step}", "fork=true", "trainer.max_steps=8"])
     assert forked(Path(step), line).parent is not None
-    line = compose_line(["resume=R/checkpoints/step-3", "fork=true", "trainer.max_steps=8"])
+    line = compose_command(["resume=R/checkpoints/step-3", "fork=true", "trainer.max_steps=8"])
     with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 3[\s\S]*existing checkpoints: 2, 4"):
         forked(Path("R/checkpoints/step-3"), line)

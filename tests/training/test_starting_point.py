@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import Line, compose_line
+from nanolm.compose import ComposedCommand, compose_command
 from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import update_summary
@@ -20,7 +20,7 @@ LINE = (
 )
 
 
-def fork_of(line: Line) -> StartingPoint:
+def fork_of(line: ComposedCommand) -> StartingPoint:
     assert line.launch.resumed_path is not None
     return forked(line.launch.resumed_path, line)
 
@@ -36,10 +36,10 @@ def run(small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
 
 def test_fork_of_an_edited_run_is_refused(run: RunDirectory) -> None:
     run.config.write_text(run.config.read_text().replace("seed: 1337", "seed: 7"))
-    line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8"])
+    line = compose_command(["resume=R", "fork=true", "trainer.max_steps=8"])
     with pytest.raises(RunError, match=r"seed: 1337 -> 7\n"):
         fork_of(line)
-    line = compose_line(["resume=R"])
+    line = compose_command(["resume=R"])
     with pytest.raises(RunError, match=r"seed: 1337 -> 7\n"):
         starting_point(run, line)
     shutil.rmtree(run.checkpoints)
@@ -48,14 +48,14 @@ def test_fork_of_an_edited_run_is_refused(run: RunDirectory) -> None:
 
 
 def test_fork_of_a_run_without_checkpoints_is_refused(run: RunDirectory) -> None:
-    line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8"])
+    line = compose_command(["resume=R", "fork=true", "trainer.max_steps=8"])
     shutil.rmtree(run.checkpoints)
     with pytest.raises(RunError, match=r"no checkpoint to start from[\s\S]*take the checkpoints directory from a copy"):
         fork_of(line)
 
 
 def test_fork_without_checkpoint_starts_from_its_parent_again(run: RunDirectory) -> None:
-    line = compose_line(["resume=R", "fork=true", "trainer.max_steps=8", "optimizer.lr=0.1"])
+    line = compose_command(["resume=R", "fork=true", "trainer.max_steps=8", "optimizer.lr=0.1"])
     fork = RunDirectory("F")
     fork.path.mkdir()
     task = fork_of(line)
@@ -65,7 +65,7 @@ def test_fork_without_checkpoint_starts_from_its_parent_again(run: RunDirectory)
     update_summary(fork.summary, status="running", has_checkpoint=False, step=None)
     shutil.rmtree(fork.checkpoints)
     fork.metrics.write_bytes(b"")
-    line = compose_line(["resume=F"])
+    line = compose_command(["resume=F"])
     again = starting_point(fork, line)
     assert again.parent is not None
     train(again.config, fork, parent=again.parent, quiet=True)
@@ -74,7 +74,7 @@ def test_fork_without_checkpoint_starts_from_its_parent_again(run: RunDirectory)
 
 def test_choices_without_a_summary_come_from_the_config(run: RunDirectory) -> None:
     run.summary.unlink()
-    line = compose_line(["resume=R", "trainer.max_steps=8"])
+    line = compose_command(["resume=R", "trainer.max_steps=8"])
     assert starting_point(run, line).choices["model"] == "bigram"
 
 
@@ -83,4 +83,4 @@ def test_lost_summary_of_a_run_without_checkpoints_is_refused(run: RunDirectory)
     run.summary.unlink()
     run.metrics.write_bytes(b"")
     with pytest.raises(RunError, match="its summary does not say whether it is a fork"):
-        starting_point(run, compose_line(["resume=R", "trainer.max_steps=8"]))
+        starting_point(run, compose_command(["resume=R", "trainer.max_steps=8"]))

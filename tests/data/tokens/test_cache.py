@@ -187,7 +187,7 @@ def test_tokenize_removes_leftovers_of_killed_build(cache: Path, tmp_path: Path)
 
 BUILD = """
 import resource, sys
-from nanolm.compose import compose_line
+from nanolm.compose import compose_command
 from nanolm.data import corpus as corpora
 from nanolm.data.tokens import cache as token_cache
 from nanolm.errors import NanolmError
@@ -196,7 +196,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 if __name__ == "__main__":
-    config = compose_line(["dataset=text", f"dataset.path='{sys.argv[1]}'", "tokenizer=byte"]).config
+    config = compose_command(["dataset=text", f"dataset.path='{sys.argv[1]}'", "tokenizer=byte"]).config
     before = peak()
     corpus = corpora.load(config.dataset)
     if len(sys.argv) > 2:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.compose import compose_jobs, compose_line, continue_run, hidden_options, quoted
+from nanolm.compose import compose_command, compose_jobs, continue_run, hidden_options, quoted
 from nanolm.config.dataset import TextConfig
 from nanolm.config.fields import flat
 from nanolm.config.optimizer import AdamWConfig
@@ -14,7 +14,7 @@ from tests.helpers import make_config
 
 def problems(*overrides: str, multirun: bool = False) -> str:
     with pytest.raises(SettingsError) as caught:
-        compose_line(overrides, multirun=multirun)
+        compose_command(overrides, multirun=multirun)
     return str(caught.value)
 
 
@@ -65,14 +65,14 @@ def test_every_value_of_a_sweep_is_checked() -> None:
     text = problems("model=gpt,gtp2", "optimizer.lr=1e-3,fast", multirun=True)
     assert "no model is called 'gtp2'" in text
     assert "'fast'" in text
-    assert compose_line(["model=gpt,gpt2", "optimizer.lr=1e-3,3e-3"], multirun=True).config.optimizer.lr == 1e-3
+    assert compose_command(["model=gpt,gpt2", "optimizer.lr=1e-3,3e-3"], multirun=True).config.optimizer.lr == 1e-3
 
 
 def test_a_users_folder_adds_options(tmp_path: Path) -> None:
     folder = tmp_path / "my configs"
     (folder / "optimizer").mkdir(parents=True)
     (folder / "optimizer" / "fast.yaml").write_text("defaults:\n  - adamw\n  - _self_\nlr: 0.5\n")
-    line = compose_line(["optimizer=fast"], str(folder))
+    line = compose_command(["optimizer=fast"], str(folder))
     assert isinstance(line.config.optimizer, AdamWConfig)
     assert line.config.optimizer.lr == 0.5
     with pytest.raises(
@@ -80,9 +80,9 @@ def test_a_users_folder_adds_options(tmp_path: Path) -> None:
         # Another test of the process may have registered one of its own.
         match=r"did you mean fast\? \(one of: adafactor, (\w+, )?adam, adamw, fast, lion, muon, schedule_free, sgd\)",
     ):
-        compose_line(["optimizer=fats"], str(folder))
+        compose_command(["optimizer=fats"], str(folder))
     with pytest.raises(SettingsError, match="there is no folder"):
-        compose_line([], str(tmp_path / "elsewhere"))
+        compose_command([], str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize("config_dir", ["mine", "empty"])
@@ -95,7 +95,7 @@ def test_config_dir_and_searchpath_are_both_searched(
     (tmp_path / "mine" / "size" / "own.yaml").write_text("defaults: [tiny, _self_]\nd_model: 24\n")
     other = "empty" if config_dir == "mine" else "mine"
     words = [f"hydra.searchpath=~/{other}", "size=own"]
-    assert compose_line(words, str(tmp_path / config_dir)).config.size.d_model == 24
+    assert compose_command(words, str(tmp_path / config_dir)).config.size.d_model == 24
     jobs = compose_jobs([["size=own", "seed=1"], ["seed=2"]], str(tmp_path / config_dir), words[:1])
     assert [job.config.size.d_model for job in jobs] == [24, 128]
     for word in (f"hydra.searchpath=[{tmp_path}/none]", "hydra.searchpath="):
@@ -110,12 +110,12 @@ def test_a_users_file_that_ours_hides_is_named(tmp_path: Path) -> None:
 
 
 def test_the_line_knows_what_it_was_given() -> None:
-    line = compose_line(["model=gpt2", "trainer.max_steps=7", "hydra.run.dir=here"])
+    line = compose_command(["model=gpt2", "trainer.max_steps=7", "hydra.run.dir=here"])
     assert {"trainer.max_steps", "model.bias"} < line.given
     assert not any(key.startswith("size") for key in line.given)
     assert (line.run_directory, line.run_directory_is_given) == (Path("here"), True)
     assert line.choices["model"] == "gpt2"
-    assert "gpt_python_docs" in compose_line([]).run_directory.name
+    assert "gpt_python_docs" in compose_command([]).run_directory.name
 
 
 PLUGIN = """
@@ -149,7 +149,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_plugin_is_an_option_like_any_other(plugin: str) -> None:
-    line = compose_line([f"plugins=[{plugin}]", f"optimizer={plugin}", "optimizer.strength=3", f"mask={plugin}"])
+    line = compose_command([f"plugins=[{plugin}]", f"optimizer={plugin}", "optimizer.strength=3", f"mask={plugin}"])
     assert flat(line.config)["optimizer.strength"] == 3
     assert line.config.mask.name == plugin
     assert "there is no setting 'optimizer.strenth'" in problems(
@@ -162,7 +162,7 @@ def test_an_experiment_may_name_its_plugins(plugin: str, tmp_path: Path) -> None
     (tmp_path / "experiment" / "mine.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - override /mask: {plugin}\nplugins: [{plugin}]\n"
     )
-    assert compose_line(["experiment=mine"], str(tmp_path)).config.mask.name == plugin
+    assert compose_command(["experiment=mine"], str(tmp_path)).config.mask.name == plugin
 
 
 def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,16 +181,16 @@ def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch:
 
 def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
     saved = make_config("optimizer.lr=0.5", "size=small", "trainer.max_steps=10")
-    config, changes = continue_run(saved, compose_line(["resume=x", "trainer.max_steps=20", "logger=none"]))
+    config, changes = continue_run(saved, compose_command(["resume=x", "trainer.max_steps=20", "logger=none"]))
     assert (config.trainer.max_steps, config.optimizer.lr, config.size.n_layers) == (20, 0.5, 6)
     assert config.logger.name == "none"
     assert "trainer.max_steps: 10 -> 20" in changes
-    same, changes = continue_run(saved, compose_line(["resume=x", "optimizer.lr=0.5", "size=small"]))
+    same, changes = continue_run(saved, compose_command(["resume=x", "optimizer.lr=0.5", "size=small"]))
     assert changes == []
     assert same.optimizer == saved.optimizer
     with pytest.raises(SettingsError) as caught:
-        continue_run(saved, compose_line(["resume=x", "optimizer.lr=0.1", "model=gpt2", "seed=3"]))
-    for part in ("optimizer.lr=0.5, and the line says 0.1", "model.positions=rotary", "seed=1337"):
+        continue_run(saved, compose_command(["resume=x", "optimizer.lr=0.1", "model=gpt2", "seed=3"]))
+    for part in ("optimizer.lr=0.5, and the command line sets 0.1", "model.positions=rotary", "seed=1337"):
         assert part in str(caught.value)
 
 
@@ -201,12 +201,12 @@ def test_going_on_with_other_parts_of_a_setting_is_refused() -> None:
         "optimizer.lr_multipliers.head=0.7",
         "optimizer.lr_multipliers={head:0.7}",
     ):
-        with pytest.raises(SettingsError, match="the run was made with"):
-            continue_run(saved, compose_line(["resume=x", override]))
+        with pytest.raises(SettingsError, match="the run was trained with"):
+            continue_run(saved, compose_command(["resume=x", override]))
     parts = ["scheduler=product", "scheduler.parts=[{name:step,gamma:0.5}]"]
-    line = compose_line(["resume=x", *parts, "scheduler.parts.0.gamma=0.25"])
+    line = compose_command(["resume=x", *parts, "scheduler.parts.0.gamma=0.25"])
     assert "scheduler.parts" in line.given
-    with pytest.raises(SettingsError, match=r"the run was made with scheduler\.parts"):
+    with pytest.raises(SettingsError, match=r"the run was trained with scheduler\.parts"):
         continue_run(make_config(*parts), line)
 
 
@@ -224,7 +224,7 @@ def test_a_part_of_a_list_is_a_setting() -> None:
     "value", ["plain", "with space", "it's", 'a "quote"', "back\\slash", "k=v,w", "${x}"[:1] + "x"]
 )
 def test_quoting_carries_any_path(value: str) -> None:
-    assert str(compose_line([f"hydra.run.dir={quoted(value)}"]).run_directory) == value
+    assert str(compose_command([f"hydra.run.dir={quoted(value)}"]).run_directory) == value
 
 
 def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
         ["scheduler=product", "scheduler.parts=[cosine,step]", "logger.project='a, b'", "logger.group=null"],
         ["mask=pattern", "mask.pattern=SL", "model=bigram", "seed=3"],
     ]
-    assert [job.config for job in compose_jobs(jobs)] == [compose_line(words).config for words in jobs]
+    assert [job.config for job in compose_jobs(jobs)] == [compose_command(words).config for words in jobs]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_jobs_compose_as_their_lines_do(tmp_path: Path) -> None:
 def test_jobs_are_set_in_the_order_of_their_line(words: tuple[str, ...], hidden: int) -> None:
     (job,) = compose_jobs([words])
     assert job.config.optimizer.lr_multipliers.hidden == hidden
-    assert job.config == compose_line(words).config
+    assert job.config == compose_command(words).config
 
 
 def test_a_key_may_be_added_to_a_part_of_a_list() -> None:
@@ -303,7 +303,7 @@ def test_unresolved_interpolations_are_reported_together() -> None:
         (["model@x=gpt"], "hint:  model=gpt"),
         (["~optimizer"], "every run has one optimizer"),
         (["optimizer=null"], "every run has one optimizer"),
-        (["~optimizer.lr"], "a setting cannot be taken away"),
+        (["~optimizer.lr"], "a setting cannot be removed"),
         (["+optimizer.lr=1"], "optimizer.lr is a setting already"),
         (["plugins=[1,null]"], "plugins holds 1, which is no name of a module"),
         (["plugins={a:1}"], "plugins is {'a': 1}"),
@@ -316,7 +316,7 @@ def test_forms_of_hydra_without_a_meaning_are_explained(words: list[str], messag
 
 
 def test_experiment_null_is_no_experiment() -> None:
-    assert compose_line(["experiment=null", "seed=3"]).config.seed == 3
+    assert compose_command(["experiment=null", "seed=3"]).config.seed == 3
 
 
 @pytest.mark.parametrize("options", ["model=gpt,bigram", "model=bigram,gpt"])
@@ -355,16 +355,16 @@ def test_a_resumed_line_reads_the_runs_own_options(tmp_path: Path) -> None:
     saved = make_config("dataset=text", "dataset.path=a.txt", "model=bigram", "optimizer=sgd", "size.n_layers=3")
     (tmp_path / "config.yaml").write_text(save_yaml(saved))
     words = [f"resume={tmp_path}", "dataset.path=moved ${x.txt", "optimizer.momentum=0.5", "trainer.max_steps=9"]
-    line = compose_line([*words, "hydra.run.dir=${model.name}"], saved=tmp_path / "config.yaml")
+    line = compose_command([*words, "hydra.run.dir=${model.name}"], saved=tmp_path / "config.yaml")
     assert line.config.dataset == TextConfig(path="moved ${x.txt")
     assert (line.config.model, line.config.size) == (saved.model, saved.size)
     assert line.run_directory == Path("bigram")
-    with pytest.raises(SettingsError, match=r"the run was made with optimizer\.momentum=0"):
+    with pytest.raises(SettingsError, match=r"the run was trained with optimizer\.momentum=0"):
         continue_run(saved, line)
     _, changes = continue_run(saved, line, is_fork=True)
     assert [change.split(":")[0] for change in changes] == ["dataset.path", "optimizer.momentum", "trainer.max_steps"]
     with pytest.raises(SettingsError, match=r"the run has no setting model\.dropout: its model is bigram"):
-        compose_line([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")
+        compose_command([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")
 
 
 WRONG_VALUES = {

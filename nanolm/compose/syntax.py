@@ -38,7 +38,7 @@ _WHOLE = re.compile(r"""'(?:\\.|[^'\\])*'(?=\s*(?:,|$))|"(?:\\.|[^"\\])*"(?=\s*(
 _BRACES = re.compile(r"\$\{[^}]*\}")
 
 
-def as_hydra_reads(words: Sequence[str], multirun: bool = False) -> list[str]:
+def to_hydra_syntax(words: Sequence[str], multirun: bool = False) -> list[str]:
     """Rewrite overrides as typed into what Hydra's grammar reads. What is in its grammar already stays as it is.
 
     The value of a setting that is a path is taken as it stands, whatever characters are in it, unless it is quoted or

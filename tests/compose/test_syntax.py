@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from nanolm.compose import as_hydra_reads, parse
-from nanolm.compose.typed import path_keys
+from nanolm.compose import parse, to_hydra_syntax
+from nanolm.compose.syntax import path_keys
 
 
 def read(word: str, multirun: bool = False) -> object:
     """The value of an override after Hydra and OmegaConf have read it."""
-    (override,) = parse(as_hydra_reads([word], multirun))
+    (override,) = parse(to_hydra_syntax([word], multirun))
     return OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)["value"]  # type: ignore[index, call-overload]
 
 
@@ -32,8 +32,8 @@ def test_a_path_stands_for_itself(key: str, value: str) -> None:
 @given(st.text(alphabet=st.sampled_from("ab \\'\"${}[](),=:#é~"), min_size=1))
 @settings(max_examples=100)
 def test_reading_a_path_twice_changes_nothing(value: str) -> None:
-    once = as_hydra_reads([f"dataset.path={value}"])
-    assert as_hydra_reads(once) == once
+    once = to_hydra_syntax([f"dataset.path={value}"])
+    assert to_hydra_syntax(once) == once
     parse(once)
 
 
@@ -58,7 +58,7 @@ def test_a_path_that_exists_is_taken_whole(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_commas_of_a_sweep_part_paths() -> None:
-    words = as_hydra_reads(["dataset.path=naïve.txt,b (1).txt,'c,d',${oc.env:X,y}", "dataset.path=choice(a,b)"], True)
+    words = to_hydra_syntax(["dataset.path=naïve.txt,b (1).txt,'c,d',${oc.env:X,y}", "dataset.path=choice(a,b)"], True)
     assert words == ["dataset.path='naïve.txt','b (1).txt','c,d','${oc.env:X,y}'", "dataset.path=choice(a,b)"]
 
 

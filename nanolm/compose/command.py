@@ -1,0 +1,199 @@
+"""Compose a command line into typed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nanolm.compose.diagnosis import compose_over, diagnose
+from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, with_search_path
+from nanolm.compose.launch import is_launch_option, read_launch
+from nanolm.compose.override_checks import DIRECTORIES, empty_directory, missing_folders, override_problem
+from nanolm.compose.overrides import LIST_PART, expand, is_plain_value, known_keys, leaf_keys, parse, with_values
+from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
+from nanolm.compose.syntax import to_hydra_syntax
+from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
+from nanolm.config.composed import summarize_error, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.launch import Launch
+from nanolm.config.run import Config
+from nanolm.config.yaml_io import load_yaml
+from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.files import user_path
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposedCommand:
+    """A `nanolm train` command line, composed.
+
+    Attributes:
+        config: its settings; of a sweep, those that all jobs share.
+        launch: its launch options.
+        run_directory: hydra.run.dir.
+        run_directory_is_given: whether the command line sets it.
+        sweep_directory: hydra.sweep.dir.
+        choices: the option chosen in each group.
+        given: the keys that the command line sets; choosing an option sets every key of its group.
+    """
+
+    config: Config
+    launch: Launch
+    run_directory: Path
+    run_directory_is_given: bool
+    sweep_directory: Path
+    choices: dict[str, str]
+    given: set[str]
+
+
+def compose_command(
+    overrides: Sequence[str], config_dir: str | None = None, multirun: bool = False, saved: Path | None = None
+) -> ComposedCommand:
+    """Compose overrides, launch options among them.
+
+    Args:
+        overrides: as typed.
+        config_dir: the user's own folder of YAML files.
+        multirun: whether a setting may have several values, separated by commas.
+        saved: the config.yaml of the run that is resumed or forked; its settings replace the defaults.
+
+    Raises:
+        SettingsError: with every mistake in the command line.
+        RunError: the run's settings cannot be read.
+    """
+    with hydra_context():
+        launch, parsed, composed, task, files = _compose(overrides, config_dir, multirun, saved)
+        raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
+        raise_all(
+            [empty_directory(key) for key in DIRECTORIES if not str(OmegaConf.select(composed, key) or "").strip()]
+        )
+        return ComposedCommand(
+            config=to_config(task),
+            launch=launch,
+            run_directory=user_path(str(OmegaConf.select(composed, "hydra.run.dir"))),
+            run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
+            sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
+            choices=choices_of(composed.hydra.runtime.choices),
+            given=_given(parsed, task),
+        )
+
+
+def compose_unresolved(
+    overrides: Sequence[str], config_dir: str | None = None, is_resolved: bool = False, saved: Path | None = None
+) -> DictConfig:
+    """Compose overrides into nanolm's and Hydra's settings, of which some may still lack a value.
+
+    Args:
+        is_resolved: whether all interpolations must have values.
+        overrides, config_dir, saved: as for `compose_command`.
+
+    Raises:
+        SettingsError: with every mistake in the command line.
+        RunError: the run's settings cannot be read.
+    """
+    with hydra_context():
+        _, _, composed, task, files = _compose(overrides, config_dir, False, saved)
+        raise_all(unknown_keys(task))
+        raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)] if is_resolved else [])
+        return composed
+
+
+def hidden_options(config_dir: str) -> list[str]:
+    """Return the files in the user's folder that are not read, because nanolm has an option of the same name."""
+    folder = user_path(config_dir)
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*.yaml")))
+    return [str(path) for path in files if (config_folder() / path).exists()]
+
+
+def _compose(
+    overrides: Sequence[str], config_dir: str | None, multirun: bool, saved: Path | None
+) -> tuple[Launch, list[Override], DictConfig, DictConfig, YamlFiles]:
+    """Parse and compose a command line, with the arguments of `compose_command`.
+
+    Returns:
+        The launch options, the other overrides, everything that Hydra composed, nanolm's settings in it, and the YAML
+        files that the command line chooses.
+
+    Raises:
+        NanolmError: as `compose_command`.
+    """
+    readable = to_hydra_syntax(overrides, multirun)
+    raise_all(missing_folders(readable, config_dir))
+    parsed = parse(with_search_path(readable, config_dir))
+    launch, wrong_launch = read_launch([override for override in parsed if is_launch_option(override)], multirun)
+    parsed = [override for override in parsed if not is_launch_option(override)]
+    files = YamlFiles(parsed, config_dir)
+    import_plugins(plugins_named(parsed, files))
+    register_schemas()
+    base = load_yaml(saved) if saved is not None else None
+    if base is not None:
+        # Every setting of the run can be set without adding it.
+        parsed = parse([_without_plus(override) for override in parsed])
+    problems = [override_problem(override, multirun) for override in parsed]
+    if wrong := [*wrong_launch, *(problem for problem in problems if problem)]:
+        sound = [override for override, problem in zip(parsed, problems, strict=True) if problem is None]
+        raise_all(diagnose(sound, multirun, files, base, wrong))
+    fixed = [override.input_line for override in parsed if not (multirun and override.is_sweep_override())]
+    first = [text for override in parsed for text in expand(override, multirun)[:1]]
+    try:
+        composed, task = compose_over(first, base)
+        for override in parsed:
+            for text in expand(override, multirun)[1:]:
+                if is_plain_value(override):
+                    with_values(task, parse([text]))
+                else:
+                    compose([*fixed, text])
+    except NanolmError:
+        raise
+    except Exception as error:
+        # An error of the system, such as a deleted folder. Hydra's own error for a missing file has no errno.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise_all(diagnose(parsed, multirun, files, base))
+        in_lists = ", ".join(
+            override.input_line or "" for override in parsed if LIST_PART.search(override.key_or_group)
+        )
+        raise SettingsError(summarize_error(error), where=in_lists or "the command line") from error
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(composed)
+    choices = choices_of(composed.hydra.runtime.choices)
+    if any(key not in Config.__dataclass_fields__ for key in task):
+        # A file's package is wrong, or it sets something at the top that is not a setting.
+        raise_all(files.check(choices))
+    raise_all(files.unnamed(task, choices))
+    return launch, parsed, composed, task, files
+
+
+def _without_plus(override: Override) -> str:
+    text = override.input_line or ""
+    is_setting = "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
+    return text.lstrip("+") if is_setting and not LIST_PART.search(override.key_or_group) else text
+
+
+def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
+    problems: list[NanolmError] = []
+    for kind in ("run", "sweep"):
+        try:
+            OmegaConf.select(composed, f"hydra.{kind}.dir")
+        except (OmegaConfBaseException, RecursionError) as error:
+            raw = OmegaConf.to_container(composed.hydra[kind], resolve=False)["dir"]  # type: ignore[index, call-overload]
+            problems.append(unresolved(f"hydra.{kind}.dir", raw, error))
+    return problems
+
+
+def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
+    known = known_keys(task)
+    given: set[str] = set()
+    for override in parsed:
+        key = override.key_or_group
+        if key not in GLOBAL_GROUPS:
+            # A part of a list (scheduler.parts.0.gamma) sets the list.
+            given |= {name for name in known if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")}
+    return given & leaf_keys(task)
