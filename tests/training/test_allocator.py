@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="no glibc")
-def test_freed_memory_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     faults = {
         what: int(subprocess.run([sys.executable, "-c", CODE, what], capture_output=True, text=True, check=True).stdout)
         for what in ("keep", "return")

@@ -15,7 +15,7 @@ from nanolm.training.trainer import train
 from tests.helpers import final_state, is_same_state, resumes_exactly, small_config, untimed_rows
 
 
-def test_the_average_is_that_of_the_formula() -> None:
+def test_update_matches_the_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     averages = ema.init(model)
     expected = model.weight.item()
@@ -28,7 +28,7 @@ def test_the_average_is_that_of_the_formula() -> None:
     assert averages["weight"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_that_were_swapped_come_back_to_the_bit() -> None:
+def test_swapped_restores_weights_exactly() -> None:
     model = nn.Linear(5, 5)
     averages = ema.init(model)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_weights_that_were_swapped_come_back_to_the_bit() -> None:
     assert torch.equal(averages["weight"], kept)
 
 
-def test_averaging_changes_nothing_that_is_trained(small_text: Path, tmp_path: Path) -> None:
+def test_averaging_does_not_change_training(small_text: Path, tmp_path: Path) -> None:
     found = []
     for decay in ("null", "0.9"):
         run = RunDirectory(tmp_path / decay)
@@ -51,7 +51,7 @@ def test_averaging_changes_nothing_that_is_trained(small_text: Path, tmp_path: P
     assert is_same_state(*found)
 
 
-def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
+def test_run_with_averages_resumes_exactly(small_text: Path, tmp_path: Path) -> None:
     assert resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
     last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "resumed")]
     averages = [found.load_averages() for found in last if found is not None]
@@ -60,14 +60,14 @@ def test_a_run_that_averages_goes_on_as_if_it_had_never_stopped(small_text: Path
     assert not is_same_state(averages[0], final_state(RunDirectory(tmp_path / "whole"))[0])
 
 
-def test_the_equality_would_notice_missing_averages(
+def test_resume_test_detects_missing_averages(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint.Checkpoint, "load_averages", lambda self: None)
     assert not resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
 
 
-def test_the_averaged_weights_are_scored_and_saved_beside_the_others(small_text: Path, tmp_path: Path) -> None:
+def test_averaged_weights_are_evaluated_and_saved(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     outcome = train(small_config(small_text, "trainer.ema_decay=0.95", "trainer.max_steps=40"), run)
     row = [row for row in untimed_rows(run) if row["split"] == "val"][-1]

@@ -24,14 +24,14 @@ CPU = torch.device("cpu")
         (("trainer.batch_size=2000000000", "model=bigram"), "the logits of a micro-batch"),
     ],
 )
-def test_a_run_that_cannot_fit_is_refused_with_both_figures(overrides: tuple[str, ...], part: str) -> None:
+def test_run_that_cannot_fit_is_refused_with_both_amounts(overrides: tuple[str, ...], part: str) -> None:
     with pytest.raises(SettingsError, match=rf"needs at least [\d.,]+ [TPG]iB.*this machine has.*{part}") as caught:
         memory.require_memory(make_config(*overrides), 65, CPU)
     assert "gradient accumulation (trainer.gradient_accumulation) makes the same update" in caught.value.hint
     assert overrides[0] in caught.value.where
 
 
-def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recommended_gradient_accumulation_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "host_memory", lambda: 3 * 2**30)
     words = ("model=bigram", "trainer.batch_size=1000000", "size.context_length=64")
     with pytest.raises(SettingsError) as caught:
@@ -41,7 +41,7 @@ def test_the_accumulation_that_is_recommended_fits(monkeypatch: pytest.MonkeyPat
     memory.require_memory(make_config(*words, word), 65, CPU)
 
 
-def test_a_run_that_fits_is_let_through() -> None:
+def test_run_that_fits_is_accepted() -> None:
     for overrides in ((), ("model=bigram",), ("model=ngram",), ("size=gpt2", "model=gpt2")):
         memory.require_memory(make_config(*overrides), 5000, CPU)
 
@@ -64,7 +64,7 @@ def refuse(error: Exception) -> None:
         (lambda: refuse(OSError(errno.ENOMEM, "Cannot allocate memory")), ""),
     ],
 )
-def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callable[[], object], asked: str) -> None:
+def test_out_of_memory_names_the_amount_and_smaller_settings(allocate: Callable[[], object], asked: str) -> None:
     @memory.translates_memory_errors
     def train(config: object) -> None:
         allocate()
@@ -78,7 +78,7 @@ def test_refused_memory_says_what_was_asked_and_what_needs_less(allocate: Callab
     assert caught.value.exit_status == 1
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_are_unchanged() -> None:
     for error in (
         RuntimeError("shapes differ"),
         ValueError("x"),

@@ -40,12 +40,12 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_goes_on_as_if_it_had_never_stopped(optimizer: str, small_text: Path, tmp_path: Path) -> None:
+def test_every_optimizer_resumes_exactly(optimizer: str, small_text: Path, tmp_path: Path) -> None:
     assert resumes_exactly(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small_text: Path, tmp_path: Path) -> None:
+def test_every_scheduler_resumes_exactly(scheduler: str, small_text: Path, tmp_path: Path) -> None:
     overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]
     assert resumes_exactly(small_text, tmp_path, "optimizer=sgd", *overrides)
     lrs = {row["lr"] for row in untimed_rows(RunDirectory(tmp_path / "whole")) if row["split"] == "train"}
@@ -53,9 +53,7 @@ def test_every_schedule_goes_on_as_if_it_had_never_stopped(scheduler: str, small
 
 
 @pytest.mark.parametrize("stops", [[1], [4, 1, 1], [5], [6], [15]], ids=str)
-def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
-    stops: list[int], small_text: Path, tmp_path: Path
-) -> None:
+def test_stops_near_saves_and_epochs_resume_exactly(stops: list[int], small_text: Path, tmp_path: Path) -> None:
     # The text has 8,034 tokens, 502 rows of 16: an epoch is 5 steps, and ends at a save.
     line = ("trainer.sampling=epochs", "trainer.batch_size=100", "trainer.save_every=5")
     config = small_config(small_text, *RESUME_OVERRIDES, *line, "optimizer=muon", "size.context_length=16")
@@ -83,7 +81,7 @@ def test_stopped_around_a_save_an_epoch_and_three_times_in_a_row(
         ("weight_sum", ["optimizer=schedule_free"]),
     ],
 )
-def test_the_equality_would_notice_a_missing_part(
+def test_resume_test_detects_missing_optimizer_state(
     part: str, overrides: list[str], small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = checkpoint.Checkpoint.load_state
@@ -109,7 +107,7 @@ def test_the_equality_would_notice_a_missing_part(
     assert not resumes_exactly(small_text, tmp_path, *overrides)
 
 
-def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_text: Path, tmp_path: Path) -> None:
+def test_schedule_free_saves_the_evaluated_average(small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     train(small_config(small_text, "optimizer=schedule_free", "trainer.max_steps=20"), run)
     scored = run.read_summary().best_val_loss
@@ -119,7 +117,7 @@ def test_what_is_saved_of_schedule_free_is_the_average_that_was_scored(small_tex
     assert not any(tensor.shape == y.shape and torch.equal(tensor, y) for tensor in weights.values())
 
 
-def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_text: Path, tmp_path: Path) -> None:
+def test_schedule_free_is_unchanged_by_evaluation_frequency(small_text: Path, tmp_path: Path) -> None:
     found = []
     for every in (1, 7):
         run = RunDirectory(tmp_path / f"every{every}")
@@ -132,7 +130,7 @@ def test_evaluating_more_often_changes_nothing_that_schedule_free_trains(small_t
     assert is_same_state(*found)
 
 
-def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path) -> None:
+def test_run_resumes_with_its_text_at_another_path(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "model=bigram", "trainer.max_steps=2")
     assert nanolm("train", *line, "hydra.run.dir=run").returncode == 0
     small_text.rename(nanolm.folder / "moved ${x.txt")
@@ -150,7 +148,7 @@ def test_a_run_goes_on_with_its_text_elsewhere(nanolm: Nanolm, small_text: Path)
     [(Precision.bf16, "bf16", ""), (Precision.fp16, "fp32", "precision: fp16 -> fp32")],
     ids=["kept", "the device lacks it"],
 )
-def test_a_resumed_run_keeps_its_number_format_or_says_so(
+def test_resumed_run_keeps_its_precision_or_logs_the_change(
     before: Precision, after: str, words: str, small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""

@@ -19,7 +19,7 @@ def draw() -> tuple[float, ...]:
     )
 
 
-def test_every_generator_goes_on_where_it_was() -> None:
+def test_set_state_restores_every_generator() -> None:
     rng.seed_everything(3)
     draw()
     state = rng.get_state(CPU)
@@ -28,7 +28,7 @@ def test_every_generator_goes_on_where_it_was() -> None:
     assert (draw(), draw()) == (first, second)
 
 
-def test_a_seed_is_a_start() -> None:
+def test_seed_determines_the_draws() -> None:
     rng.seed_everything(2**40 + 1)
     first = draw()
     rng.seed_everything(2**40 + 1)

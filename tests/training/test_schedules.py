@@ -76,12 +76,12 @@ def sequence(optimizer: torch.optim.Optimizer) -> Any:
     ],
 )
 @pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")
-def test_a_schedule_is_the_one_of_torch(config: SchedulerConfig, make: Schedulers) -> None:
+def test_schedule_equals_that_of_torch(config: SchedulerConfig, make: Schedulers) -> None:
     config.warmup_steps = 0
     assert factors(config, 100) == pytest.approx(factors_of_torch(make, 100), rel=1e-9, abs=1e-15)
 
 
-def test_the_product_of_a_tutorial_that_goes_by_epochs() -> None:
+def test_product_with_update_every_equals_epoch_schedule() -> None:
     """StepLR(step_size=1, gamma=0.95) and CosineAnnealingWarmRestarts(T_0=10, eta_min=1e-5) of lr 1e-2, in epochs."""
     steps_in_epoch, epochs = 7, 25
     config = ProductConfig(
@@ -106,7 +106,7 @@ def test_the_product_of_a_tutorial_that_goes_by_epochs() -> None:
     assert factors(config, epochs * steps_in_epoch)[::steps_in_epoch] == pytest.approx(by_epoch, rel=1e-12)
 
 
-def test_torch_itself_chains_step_and_restarts_into_something_else() -> None:
+def test_torch_chain_of_step_and_restarts_is_no_product() -> None:
     """What the docstring of `product` says."""
     steps, restarts = lr_scheduler.StepLR, lr_scheduler.CosineAnnealingWarmRestarts
     alone = factors_of_torch(lambda o: restarts(o, 4), 9)
@@ -119,7 +119,7 @@ def test_torch_itself_chains_step_and_restarts_into_something_else() -> None:
         assert factors_of_torch(make, 9) == pytest.approx([a * g for a, g in zip(alone, gammas, strict=True)])
 
 
-def test_a_chain_gives_each_part_its_own_steps() -> None:
+def test_chain_gives_each_part_its_own_steps() -> None:
     config = ChainConfig(
         warmup_steps=10,
         parts=["cosine", {"name": "constant", "fraction": 0.5}, {"name": "linear", "final_fraction": 0.2}],
@@ -132,14 +132,14 @@ def test_a_chain_gives_each_part_its_own_steps() -> None:
     assert found[60:] == pytest.approx(factors(LinearConfig(warmup_steps=0, final_fraction=0.2), 40))
 
 
-def test_inverse_sqrt_is_the_formula_of_the_paper() -> None:
+def test_inverse_sqrt_matches_formula_of_the_paper() -> None:
     """lrate = d^-0.5 min(n^-0.5, n w^-1.5) for n = 1, 2, ...; the warmup ends before its peak w."""
     peak = 31
     by_paper = [min(n**-0.5, n * peak**-1.5) * math.sqrt(peak) for n in range(1, 201)]
     assert factors(InverseSqrtConfig(warmup_steps=peak - 1), 200) == pytest.approx(by_paper)
 
 
-def test_every_step_count_is_served() -> None:
+def test_every_number_of_steps_is_supported() -> None:
     names = [path.stem for path in config_folder().glob("scheduler/*.yaml")]
     assert set(names) == set(SCHEDULERS.schemas)
     for name in set(names) - {"product", "chain"}:
@@ -151,7 +151,7 @@ def test_every_step_count_is_served() -> None:
                 assert all(0 <= value <= 1 for value in found), (name, steps)
 
 
-def test_a_plateau_is_the_one_of_torch() -> None:
+def test_plateau_equals_that_of_torch() -> None:
     config = PlateauConfig(warmup_steps=0, gamma=0.3, patience=1, threshold=0.01, final_fraction=0.05)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=1, threshold=0.01, min_lr=0.05)
@@ -166,12 +166,12 @@ def test_a_plateau_is_the_one_of_torch() -> None:
     assert after_evaluation({}, 1.0, ConstantConfig()) == {}
 
 
-def test_every_holds_a_value() -> None:
+def test_update_every_holds_a_value() -> None:
     found = factors(LinearConfig(warmup_steps=3, every=5), 23)
     assert found[3:] == [value for value in (1.0, 0.75, 0.5, 0.25) for _ in range(5)]
 
 
-def test_warmup_rises_in_a_line_and_cosine_falls_to_its_end() -> None:
+def test_warmup_is_linear_and_cosine_ends_at_final_fraction() -> None:
     config = CosineConfig(warmup_steps=10, final_fraction=0.1)
     factors = [factor(step, 100, config) for step in range(101)]
     assert factors[:10] == pytest.approx([(n + 1) / 11 for n in range(10)])
@@ -181,10 +181,10 @@ def test_warmup_rises_in_a_line_and_cosine_falls_to_its_end() -> None:
     assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
-def test_a_schedule_ends_where_it_ended_when_it_is_asked_for_more() -> None:
+def test_schedule_stays_at_its_end_after_max_steps() -> None:
     assert factor(500, 100, CosineConfig(warmup_steps=0, final_fraction=0.1)) == pytest.approx(0.1)
 
 
-def test_warmup_is_a_twentieth_unless_it_is_given() -> None:
+def test_default_warmup_is_a_twentieth_of_the_steps() -> None:
     assert [factor(step, 100, ConstantConfig()) for step in (0, 4, 5)] == pytest.approx([1 / 6, 5 / 6, 1])
     assert factor(0, 10, ConstantConfig()) == 1

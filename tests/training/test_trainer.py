@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) -> None:
+def test_run_writes_all_files_of_the_layout(small_text: Path, folder: Path) -> None:
     config = small_config(small_text, "trainer.max_steps=30", "trainer.eval_every=10", "trainer.sample_tokens=20")
     outcome = run_of(config, folder, choices={"model": "gpt"})
     run = RunDirectory(folder)
@@ -54,13 +54,13 @@ def test_a_run_leaves_all_that_the_layout_names(small_text: Path, folder: Path) 
     assert "val loss" in run.log.read_text()
 
 
-def test_the_loss_falls(small_text: Path, folder: Path) -> None:
+def test_loss_decreases(small_text: Path, folder: Path) -> None:
     config = small_config(small_text, "trainer.max_steps=200", "trainer.eval_every=100", "optimizer.lr=1e-2")
     summary = run_of(config, folder).summary
     assert summary.best_val_loss < 0.8 * summary.baseline_losses["counted_bigram"]
 
 
-def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: Path) -> None:
+def test_last_two_and_best_checkpoints_are_kept(small_text: Path, folder: Path) -> None:
     overrides = ("trainer.max_steps=60", "trainer.eval_every=10", "trainer.save_every=5", "optimizer.lr=0.05")
     summary = run_of(small_config(small_text, *overrides), folder).summary
     kept = sorted(path.name for path in RunDirectory(folder).checkpoints.iterdir())
@@ -71,7 +71,7 @@ def test_the_newest_two_and_the_best_checkpoints_stay(small_text: Path, folder: 
 @pytest.mark.parametrize(
     "overrides", [(), ("optimizer=sgd", "trainer.gradient_accumulation=2", "trainer.precision=bf16")]
 )
-def test_stopped_and_resumed_equals_never_stopped(
+def test_stopped_and_resumed_run_equals_uninterrupted_run(
     stop_at: int, overrides: tuple[str, ...], small_text: Path, tmp_path: Path
 ) -> None:
     common = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=7", "trainer.log_every=3")
@@ -94,14 +94,14 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert final_state(whole)[1]["scalars"]["step"] == 30
 
 
-def test_a_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
+def test_signal_in_the_last_step_leaves_a_completed_run(small_text: Path, folder: Path) -> None:
     with sigterm_at_step(5):
         outcome = run_of(small_config(small_text, "trainer.max_steps=5"), folder)
     assert (outcome.summary.status, outcome.exit_status) == ("completed", 143)
 
 
 @pytest.mark.parametrize("part", ["optimizer", "rng", "step", "loss_sum"])
-def test_the_equality_would_notice_a_missing_part(
+def test_resume_test_detects_missing_state(
     part: str, small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(small_text, "model.dropout=0.3", "trainer.max_steps=20", "trainer.save_every=7")
@@ -129,7 +129,7 @@ def test_the_equality_would_notice_a_missing_part(
     assert not (is_same_state(final_state(parted), final_state(whole)) and untimed_rows(parted) == untimed_rows(whole))
 
 
-def test_evaluating_more_often_changes_no_training_row(small_text: Path, tmp_path: Path) -> None:
+def test_evaluation_frequency_does_not_change_training(small_text: Path, tmp_path: Path) -> None:
     found = []
     for every in (1, 7):
         run = RunDirectory(tmp_path / f"every{every}")
@@ -139,7 +139,7 @@ def test_evaluating_more_often_changes_no_training_row(small_text: Path, tmp_pat
     assert found[0] == found[1]
 
 
-def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_changes_only_rounding(small_text: Path, tmp_path: Path) -> None:
     losses = []
     for parts in (1, 4):
         run = RunDirectory(tmp_path / f"parts{parts}")
@@ -149,7 +149,7 @@ def test_accumulation_changes_nothing_but_rounding(small_text: Path, tmp_path: P
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+def test_resume_skips_and_names_a_damaged_checkpoint(
     small_text: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDirectory(folder)
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     assert (run.checkpoints / "step-00000020.replaced-1").is_dir()
 
 
-def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path, folder: Path) -> None:
+def test_divergence_keeps_and_names_the_last_good_checkpoint(small_text: Path, folder: Path) -> None:
     run = RunDirectory(folder)
     config = small_config(
         small_text, "trainer.save_every=1", "trainer.max_steps=50", "optimizer.lr=1e20", "trainer.clip_norm=null"
@@ -181,7 +181,7 @@ def test_divergence_leaves_the_last_good_weights_and_says_where(small_text: Path
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_another_text_under_a_resumed_run_is_refused(small_text: Path, folder: Path) -> None:
+def test_resume_with_another_text_is_refused(small_text: Path, folder: Path) -> None:
     run = RunDirectory(folder)
     train(small_config(small_text, "trainer.max_steps=5"), run)
     small_text.write_text(small_text.read_text() + "one more line\n")
@@ -198,7 +198,7 @@ def test_bad_data_leaves_an_empty_folder(tmp_path: Path, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_failing_run_says_so_in_its_summary(small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_recorded_in_the_summary(small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -222,7 +222,7 @@ def test_every_model_trains(model: str, small_text: Path, folder: Path) -> None:
     assert "10/10" in screen.getvalue()
 
 
-def test_a_model_and_an_optimizer_of_ones_own_train_like_any_other(small_text: Path, folder: Path) -> None:
+def test_registered_model_and_optimizer_train(small_text: Path, folder: Path) -> None:
     MODELS.register("unigram_of_my_own")(unigram)
     OPTIMIZERS.register("adagrad_of_my_own")(adagrad)
     config = small_config(small_text, "trainer.max_steps=10")
@@ -246,9 +246,7 @@ def adagrad(model: torch.nn.Module, config: Any) -> torch.optim.Optimizer:
     return torch.optim.Adagrad(model.parameters(), lr=config.lr)
 
 
-def test_a_resumed_run_goes_on_with_its_wandb_record(
-    small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_continues_its_wandb_run(small_text: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = RunDirectory(folder)
     ids = []
@@ -261,7 +259,7 @@ def test_a_resumed_run_goes_on_with_its_wandb_record(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path) -> None:
+def test_compile_changes_only_rounding(small_text: Path, tmp_path: Path) -> None:
     losses = []
     for compiled in ("true", "false"):
         run = RunDirectory(tmp_path / compiled)
@@ -271,7 +269,7 @@ def test_compiling_changes_nothing_but_rounding(small_text: Path, tmp_path: Path
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_the_first_step_is_slow_where_it_compiles_or_loads_kernels() -> None:
+def test_first_step_is_slow_with_compile_or_a_gpu() -> None:
     assert not trainer.has_slow_first_step(False, torch.device("cpu"))
     assert trainer.has_slow_first_step(True, torch.device("cpu"))
     assert trainer.has_slow_first_step(False, torch.device("cuda", 1))
@@ -282,7 +280,9 @@ def test_the_first_step_is_slow_where_it_compiles_or_loads_kernels() -> None:
 @pytest.mark.parametrize("path", ["sdpa", "flex"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("compiled", ["false", "true"])
-def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, small_text: Path, tmp_path: Path) -> None:
+def test_gpu_run_resumes_bit_for_bit(
+    compiled: str, optimizer: str, path: str, small_text: Path, tmp_path: Path
+) -> None:
     line = (
         f"trainer.compile={compiled}",
         f"optimizer={optimizer}",
@@ -322,7 +322,7 @@ def test_a_gpu_resumes_bit_for_bit(compiled: str, optimizer: str, path: str, sma
         (("model=bigram", "mask=none"), []),
     ],
 )
-def test_a_mask_that_sees_the_future_is_told_of_once(
+def test_noncausal_mask_is_announced_once(
     small_text: Path, folder: Path, overrides: tuple[str, ...], expected: list[str]
 ) -> None:
     run_of(small_config(small_text, "trainer.max_steps=12", "trainer.eval_every=6", *overrides), folder)
@@ -332,7 +332,7 @@ def test_a_mask_that_sees_the_future_is_told_of_once(
         assert f"{words}; the loss is not that of next-token prediction" in line
 
 
-def test_a_run_with_a_pattern_goes_on_as_if_it_had_never_stopped(small_text: Path, tmp_path: Path) -> None:
+def test_run_with_a_mask_pattern_resumes_exactly(small_text: Path, tmp_path: Path) -> None:
     pattern = ("mask=banded_causal", "mask.window=3", "mask.pattern=[causal,banded_causal]", "trainer.sample_tokens=20")
     config = small_config(small_text, "trainer.max_steps=8", *pattern)
     whole, parted = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parted")
@@ -348,7 +348,7 @@ def test_a_run_with_a_pattern_goes_on_as_if_it_had_never_stopped(small_text: Pat
     assert is_same_state(final_state(parted), final_state(whole))
 
 
-def test_a_run_that_is_given_up_says_so_and_goes_on_when_asked(small_text: Path, folder: Path, tmp_path: Path) -> None:
+def test_pruned_run_is_recorded_and_can_be_resumed(small_text: Path, folder: Path, tmp_path: Path) -> None:
     config = small_config(small_text, "trainer.max_steps=40", "trainer.eval_every=10", "trainer.save_every=100")
     asked = []
 

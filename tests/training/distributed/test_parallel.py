@@ -161,7 +161,7 @@ def losses(run: Path, split: str) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
+def test_two_ranks_reach_the_losses_of_one(case: str, runs: Path) -> None:
     one, two = runs / f"{case}-1", runs / f"{case}-2"
     assert len(losses(one, "train")) == max_steps(case)
     for split in ("train", "val"):
@@ -176,7 +176,7 @@ def test_two_ranks_give_the_losses_of_one(case: str, runs: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_compiled_on_two_ranks_it_is_the_run_of_one(parallel: str, text: str, tmp_path: Path) -> None:
+def test_compiled_run_on_two_ranks_equals_that_on_one(parallel: str, text: str, tmp_path: Path) -> None:
     line = (*COMMON, text, "trainer.max_steps=8", f"trainer.parallel={parallel}")
     one = tmp_path / "one"
     one.mkdir()
@@ -189,7 +189,7 @@ def test_compiled_on_two_ranks_it_is_the_run_of_one(parallel: str, text: str, tm
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_checkpoint_does_not_show_how_many_ranks_made_it(case: str, runs: Path) -> None:
+def test_checkpoint_is_independent_of_the_world_size(case: str, runs: Path) -> None:
     (one, state_of_one), (two, state_of_two) = (final_state(RunDirectory(runs / f"{case}-{n}")) for n in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(
@@ -201,7 +201,7 @@ def test_a_checkpoint_does_not_show_how_many_ranks_made_it(case: str, runs: Path
 
 
 @pytest.mark.parametrize("case", ["plain-2", "fsdp-2", "moved_plain-2", "moved_fsdp-2"])
-def test_averaged_weights_and_norms_are_those_of_one(case: str, runs: Path) -> None:
+def test_averages_and_norms_equal_those_of_one_rank(case: str, runs: Path) -> None:
     averages = []
     for name in ("plain-1", case):
         found, _ = checkpoint.newest(runs / name / "checkpoints")
@@ -221,7 +221,7 @@ def test_averaged_weights_and_norms_are_those_of_one(case: str, runs: Path) -> N
 
 
 @pytest.mark.parametrize("case", ["plain", "fsdp"])
-def test_a_run_goes_from_two_ranks_to_one_and_back(case: str, runs: Path) -> None:
+def test_run_resumes_on_another_number_of_ranks(case: str, runs: Path) -> None:
     run = runs / f"moved_{case}-2"
     assert losses(run, "train") == pytest.approx(losses(runs / "plain-1", "train"), abs=1e-5)
     said = (run / "train.log").read_text()
@@ -231,7 +231,7 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(case: str, runs: Path) -> Non
         assert f"ranks: {ranks}" in line
 
 
-def test_each_rank_has_dropout_of_its_own_and_takes_it_up_again(runs: Path) -> None:
+def test_each_rank_restores_its_own_dropout_generator(runs: Path) -> None:
     whole, parted = RunDirectory(runs / "dropped-2"), RunDirectory(runs / "dropped_in_parts-2")
     train_rows = [[row for row in untimed_rows(run) if row["split"] == "train"] for run in (whole, parted)]
     assert train_rows[0] == train_rows[1]
@@ -242,7 +242,7 @@ def test_each_rank_has_dropout_of_its_own_and_takes_it_up_again(runs: Path) -> N
     assert not torch.equal(state["rng"]["torch"], state["rng_of_other_ranks"][0]["torch"])
 
 
-def test_a_sharded_rank_holds_its_part_alone(text: str, tmp_path: Path) -> None:
+def test_sharded_rank_holds_only_its_shards(text: str, tmp_path: Path) -> None:
     """Neither the model, as it is filled, nor half-precision copies of its weights, between the passes of a step."""
     words = ["tests.training.distributed.sharded_on_ranks", text.removeprefix("dataset.path="), str(tmp_path / "run")]
     results = ended(start_ranks(words, tmp_path))
@@ -270,7 +270,7 @@ def test_ddp_keeps_one_copy_of_the_gradients(monkeypatch: pytest.MonkeyPatch) ->
     assert found["gradient_as_bucket_view"] is True
 
 
-def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_samples_a_replicated_model(monkeypatch: pytest.MonkeyPatch) -> None:
     wrote = []
     monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
     monkeypatch.setattr(evaluation, "split_loss", lambda setup, split: 1.0)
@@ -285,7 +285,7 @@ def test_only_the_first_rank_samples_a_model_that_each_has_whole(monkeypatch: py
     assert wrote == [0, 0, 1]
 
 
-def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_say() -> None:
+def test_seed_rank_depends_on_seed_step_and_rank() -> None:
     found = set()
     for place in ((1, 0, 0), (1, 0, 1), (1, 5, 1), (1, 5, 2), (2, 5, 1)):
         rng.seed_rank(*place)
@@ -298,19 +298,19 @@ def test_a_rank_without_generators_of_its_own_begins_where_seed_step_and_rank_sa
     assert torch.rand(1).item() in found
 
 
-def test_a_loss_that_is_no_number_on_one_rank_ends_all_of_them(runs: Path) -> None:
+def test_non_finite_loss_on_one_rank_ends_all(runs: Path) -> None:
     summary = RunDirectory(runs / "fails-2").read_summary()
     assert (summary.status, summary.step) == ("diverged", 4)
     assert list((runs / "fails-2").glob("checkpoints/*")) == []
 
 
-def test_only_the_first_rank_writes(runs: Path) -> None:
+def test_only_rank_0_writes(runs: Path) -> None:
     assert (runs / "plain-2" / "train.log").read_text().count("run directory") == 1
     assert RunDirectory(runs / "plain-2").read_summary().ranks == N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text: str, tmp_path: Path) -> None:
+def test_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     line = ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "resume=auto", "trainer.max_steps=100000"]
     processes = start_ranks(line, tmp_path)
@@ -325,7 +325,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(number: signal.Signals, text
     assert checkpoint.at_step(run.checkpoints, summary.step).step == summary.step
 
 
-def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> None:
+def test_killed_rank_ends_the_others_with_a_clear_error(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     processes = start_ranks(
         ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "trainer.max_steps=100000"], tmp_path
@@ -344,7 +344,7 @@ def test_a_killed_rank_ends_the_others_with_words(text: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None:
+def test_silent_rank_times_out(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     line = [
         "nanolm",
@@ -368,7 +368,7 @@ def test_a_rank_that_falls_silent_is_given_up(text: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, text: str) -> None:
+def test_torchrun_restarts_a_killed_run_from_its_checkpoint(nanolm: Nanolm, text: str) -> None:
     run = RunDirectory(nanolm.folder / "run")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
     line = ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "resume=auto", "trainer.parallel=fsdp"]
@@ -390,7 +390,7 @@ def test_torchrun_starts_a_killed_run_again_where_it_was_saved(nanolm: Nanolm, t
     assert list(losses(run.path, "train")) == list(range(10, 401, 10))
 
 
-def test_mistakes_are_told_once_and_end_every_rank(text: str, tmp_path: Path) -> None:
+def test_mistakes_are_reported_once_and_end_every_rank(text: str, tmp_path: Path) -> None:
     wrong = ["trainer.batch_size=5", "optimizer=muon", "trainer.parallel=fsdp"]
     processes = start_ranks(["nanolm", "train", *LONG_RUN, text, *wrong, "hydra.run.dir=run"], tmp_path)
     (status, _, errors), (other_status, *other_words) = ended(processes)
@@ -407,7 +407,7 @@ def found_on(n: int, patch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
     return [problem.found for problem in check(make_config(*overrides))]
 
 
-def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_distributed_settings_are_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found_on(4, monkeypatch) == []
     assert found_on(1, monkeypatch, "optimizer=muon", "trainer.parallel=fsdp", "trainer.batch_size=5") == []
     assert found_on(4, monkeypatch, "optimizer=muon") == []
@@ -430,7 +430,7 @@ def test_what_several_ranks_cannot_do_is_refused_before_the_text_is_read(monkeyp
         nanolm_run(["train", "-m", "seed=1,2"])
 
 
-def test_a_process_without_a_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_torchrun_is_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
     with process_group(make_config().trainer) as ranks:
         assert ranks is SINGLE_PROCESS
@@ -441,7 +441,7 @@ def test_a_process_without_a_launcher_is_alone(monkeypatch: pytest.MonkeyPatch) 
     assert ranks.run_on_main_first(lambda: "done") == "done"
 
 
-def test_parts_of_words_are_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_torchrun_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = environment(1, 8, 1)
     del values["LOCAL_RANK"]
     for name, word in values.items():

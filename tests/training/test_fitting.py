@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.mark.parametrize("overrides", [(), ("trainer.sampling=lines",), ("dataset.split_by=line",)])
-def test_a_counted_run_is_one_step_with_exact_losses(
+def test_fitted_run_is_one_step_with_exact_losses(
     overrides: tuple[str, ...], small_text: Path, run: RunDirectory
 ) -> None:
     outcome = train(small_config(small_text, "model=ngram", "trainer.sample_tokens=20", *overrides), run)
@@ -62,13 +62,13 @@ def test_a_counted_run_is_one_step_with_exact_losses(
     assert generate(loaded, "7 and", max_new_tokens=10) == generate(loaded, "7 and", max_new_tokens=10)
 
 
-def test_counting_pairs_gives_the_reference_line(small_text: Path, run: RunDirectory) -> None:
+def test_fitted_bigram_equals_the_baseline(small_text: Path, run: RunDirectory) -> None:
     config = small_config(small_text, "model=ngram", "model.order=2", "model.smoothing=add_k")
     summary = train(config, run).summary
     assert summary.best_val_loss == pytest.approx(summary.baseline_losses["counted_bigram"], rel=1e-6)
 
 
-def test_a_run_that_ended_before_its_checkpoint_counts_again(
+def test_run_killed_before_its_checkpoint_fits_again(
     small_text: Path, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(small_text, "model=ngram", "trainer.sample_tokens=20")
@@ -89,7 +89,7 @@ def test_a_run_that_ended_before_its_checkpoint_counts_again(
     assert is_same_state(final_state(run), final_state(whole))
 
 
-def test_a_run_that_ended_behind_its_checkpoint_is_completed(
+def test_run_killed_after_its_checkpoint_is_completed(
     small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(small_text, "model=ngram")
@@ -102,7 +102,7 @@ def test_a_run_that_ended_behind_its_checkpoint_is_completed(
     assert len(untimed_rows(run)) == 2
 
 
-def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_lets_the_fit_finish(small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = Ngram.fit
 
     def interrupted(self: Ngram, tokens: Tokens) -> int:
@@ -115,7 +115,7 @@ def test_a_signal_lets_it_finish(small_text: Path, run: RunDirectory, monkeypatc
     assert load_run(str(run.path)).step == 1
 
 
-def test_a_model_of_ones_own_is_counted_when_it_has_fit(small_text: Path, run: RunDirectory) -> None:
+def test_registered_model_with_fit_is_fitted(small_text: Path, run: RunDirectory) -> None:
     MODELS.register("frequencies")(frequencies)
     config = small_config(small_text, "trainer.max_steps=50", "trainer.compile=true")
     config.model = ModelConfig(name="frequencies")
@@ -144,7 +144,7 @@ def frequencies(config: Config, vocab_size: int) -> torch.nn.Module:
     return Frequencies()
 
 
-def test_a_table_of_another_model_is_refused(small_text: Path, run: RunDirectory) -> None:
+def test_table_of_another_model_is_refused(small_text: Path, run: RunDirectory) -> None:
     train(small_config(small_text, "model=ngram", "model.order=4"), run)
     run.config.write_text(run.config.read_text().replace("order: 4", "order: 2"))
     with pytest.raises(RunError, match=r"config\.yaml has changed .*: model\.order: 4 -> 2"):
@@ -156,7 +156,7 @@ def test_a_table_of_another_model_is_refused(small_text: Path, run: RunDirectory
         found.load_weights(other)
 
 
-def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, small_text: Path) -> None:
+def test_command_fits_sweeps_and_skips_a_finished_run(nanolm: Nanolm, small_text: Path) -> None:
     line = ("model=ngram", "dataset=text", f"dataset.path={small_text}", "size.context_length=16", "logger=none")
     done = nanolm("train", *line, "trainer.sample_tokens=40", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -185,15 +185,13 @@ def test_the_command_counts_sweeps_and_knows_when_it_is_done(nanolm: Nanolm, sma
     assert max(twos) < min(ones)
 
 
-def test_the_loop_is_not_for_counted_models(
-    small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loop_refuses_fitted_models(small_text: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "loop", None)
     assert train(small_config(small_text, "model=ngram", "trainer.precision=bf16"), run).summary.status == "completed"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_counts_the_same(small_text: Path, tmp_path: Path) -> None:
+def test_gpu_fit_equals_cpu_fit(small_text: Path, tmp_path: Path) -> None:
     found = []
     for device in ("cpu", "cuda"):
         (tmp_path / device).mkdir()
