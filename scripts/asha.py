@@ -1,14 +1,14 @@
-"""Does ASHA find the best of a grid, and for how many of its tokens?
+"""Measure how reliably ASHA finds the best run of a grid, and with what share of its tokens.
 
     python scripts/asha.py dataset.path=tinyshakespeare.txt --folder outputs/asha
 
-Trains all 27 points of a grid on tiny Shakespeare (3 learning rates, 3 widths, 3 depths), then searches the same grid
-with hydra.sweeper.pruner=asha, once for each of several orders of its points; one search is killed half-way and goes
-on. Which runs a search gives up follows from the losses of the grid, so that any number of further orders is worked out
-from the grid alone; that this is right is checked against the real searches.
+The script trains all 27 points of a grid on tiny Shakespeare (3 learning rates, 3 widths, 3 depths), then searches the
+same grid with hydra.sweeper.pruner=asha for several orders of its points; one search is killed halfway and resumed. The
+runs that a search prunes follow from the losses of the grid, so that searches in many more orders are simulated from
+the grid alone, and the simulation is compared with the real searches.
 
-Exit status 1: a search missed the best loss by more than 0.01 nats, took more than 40% of the grid's tokens, or is not
-what its forecast says. What it ended with is kept in docs/sweeps.md.
+The exit status is 1 if a search misses the best loss by more than 0.01 nats, uses more than 40% of the tokens of the
+grid, or differs from its simulation. Results are in docs/sweeps.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPACE = (
     Choice("size.d_model", ("16", "32", "64")),
     Choice("size.n_layers", ("1", "2", "3")),
 )
-LINE = (
+OVERRIDES = (
     "dataset=tiny_shakespeare",
     "tokenizer=char",
     "model=gpt",
@@ -50,70 +50,70 @@ LINE = (
     "logger=none",
     *(f"{part.key}={','.join(part.options)}" for part in SPACE),
 )
-# What the search may miss the best of the grid by, in nats a token, and of its tokens the share that it may take.
-GAP = 0.01
-SHARE = 0.4
+# Limits of a search: nats per token above the best loss of the grid, and share of the grid's tokens.
+MAX_GAP = 0.01
+MAX_SHARE = 0.4
 
 Point = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search of the grid came to: the share of its tokens, and by how much it missed its best loss."""
+    """Result of a search: share of the grid's tokens, and nats above its best loss."""
 
     share: float
     gap: float
 
 
 def main() -> int:
-    """Trains, searches, prints; returns the exit status."""
+    """Train the grid, search it, print the results and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="more settings for every run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run")
     parser.add_argument("--folder", type=Path, default=Path("outputs/asha"))
-    parser.add_argument("--grid", type=Path, help="a folder where the grid has been trained already")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="orders that are searched for real")
-    parser.add_argument("--forecasts", type=int, default=1000, help="orders that are worked out (1000)")
+    parser.add_argument("--grid", type=Path, help="folder of a grid that was trained before")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of the orders of real searches")
+    parser.add_argument("--simulations", type=int, default=1000, help="number of simulated searches (1000)")
     options = parser.parse_args()
 
     grid = options.grid or options.folder / "grid"
     if options.grid is None:
-        run_line(*options.overrides, f"hydra.sweep.dir={grid}")
+        run_sweep(*options.overrides, f"hydra.sweep.dir={grid}")
     curves = curves_of(grid)
     points = len(SPACE[0].options) * len(SPACE[1].options) * len(SPACE[2].options)
-    assert len(curves) == points, f"{grid} holds {len(curves)} runs of the grid's {points}"
-    assert all(max(curve) == MAX_STEPS for curve in curves.values()), f"{grid} holds runs that are not complete"
+    assert len(curves) == points, f"{grid} has {len(curves)} of {points} runs"
+    assert all(max(curve) == MAX_STEPS for curve in curves.values()), f"{grid} has incomplete runs"
     best = min(curves, key=lambda point: min(curves[point].values()))
     print(f"grid: {len(curves)} runs, best {min(curves[best].values()):.4f} at {' '.join(best)}")
 
-    is_right = True
+    is_ok = True
     for place, seed in enumerate(options.seeds):
         folder = options.folder / f"search{seed}"
-        words = [*options.overrides, f"hydra.sweep.dir={folder}", *search_words(seed)]
+        overrides = [*options.overrides, f"hydra.sweep.dir={folder}", *search_overrides(seed)]
         if place == 0:
-            kill_half_way(words, folder, round(forecast(curves, seed).share * len(curves) * MAX_STEPS / 2))
-        run_line(*words)
-        real, expected = measure(curves_of(folder), curves), forecast(curves, seed)
-        how = "killed half-way and continued" if place == 0 else "at a stretch"
+            kill_halfway(overrides, folder, round(simulate(curves, seed).share * len(curves) * MAX_STEPS / 2))
+        run_sweep(*overrides)
+        real, expected = measure(curves_of(folder), curves), simulate(curves, seed)
+        how = "killed halfway and resumed" if place == 0 else "without interruption"
         print(f"order {seed}, {how}: {real.share:.1%} of the tokens, {real.gap:.4f} nats above the best")
-        is_right &= real.gap <= GAP and real.share <= SHARE and real == expected
+        is_ok &= real.gap <= MAX_GAP and real.share <= MAX_SHARE and real == expected
         if real != expected:
-            print(f"  and not {expected.share:.1%} and {expected.gap:.4f}, as the grid says", file=sys.stderr)
+            print(f"  simulated: {expected.share:.1%}, {expected.gap:.4f} nats", file=sys.stderr)
 
-    searches = [forecast(curves, seed) for seed in range(options.forecasts)]
+    searches = [simulate(curves, seed) for seed in range(options.simulations)]
     shares = sorted(search.share for search in searches)
-    hits = sum(search.gap <= GAP for search in searches) / len(searches)
-    within = sum(search.gap <= GAP and search.share <= SHARE for search in searches) / len(searches)
+    hits = sum(search.gap <= MAX_GAP for search in searches) / len(searches)
+    within = sum(search.gap <= MAX_GAP and search.share <= MAX_SHARE for search in searches) / len(searches)
     print(
-        f"{len(searches)} orders worked out: {statistics.mean(shares):.1%} of the tokens on average, "
-        f"{shares[len(shares) // 20]:.1%} to {shares[-len(shares) // 20]:.1%} in nine of ten, "
+        f"{len(searches)} searches simulated: {statistics.mean(shares):.1%} of the tokens on average, "
+        f"{shares[len(shares) // 20]:.1%} to {shares[-len(shares) // 20]:.1%} in 90% of them, "
         f"{shares[-1]:.1%} at most; "
-        f"{hits:.1%} come within {GAP} nats, {within:.1%} for at most {SHARE:.0%} of the tokens"
+        f"{hits:.1%} are within {MAX_GAP} nats of the best, {within:.1%} with at most {MAX_SHARE:.0%} of the tokens"
     )
-    return 0 if is_right else 1
+    return 0 if is_ok else 1
 
 
-def search_words(seed: int) -> list[str]:
-    """What makes a search of the line."""
+def search_overrides(seed: int) -> list[str]:
+    """Return the overrides of an ASHA search."""
     return [
         "hydra/sweeper=optuna",
         "hydra.sweeper.sampler=grid",
@@ -123,16 +123,16 @@ def search_words(seed: int) -> list[str]:
     ]
 
 
-def run_line(*words: str) -> None:
-    """`nanolm train -m` with these words, to its end."""
+def run_sweep(*overrides: str) -> None:
+    """Run `nanolm train -m` with overrides."""
     subprocess.run(
-        [sys.executable, "-m", "nanolm", "train", "-m", *LINE, *words], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "nanolm", "train", "-m", *OVERRIDES, *overrides], check=True, stdout=subprocess.DEVNULL
     )
 
 
-def kill_half_way(words: list[str], folder: Path, steps: int) -> None:
-    """The same, killed with all its processes when the runs have made so many steps."""
-    command = [sys.executable, "-m", "nanolm", "train", "-m", *LINE, *words]
+def kill_halfway(overrides: list[str], folder: Path, steps: int) -> None:
+    """Run a sweep and kill its process group after a total number of steps."""
+    command = [sys.executable, "-m", "nanolm", "train", "-m", *OVERRIDES, *overrides]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None and sum(max(curve, default=0) for curve in curves_of(folder).values()) < steps:
         time.sleep(0.05)
@@ -142,7 +142,7 @@ def kill_half_way(words: list[str], folder: Path, steps: int) -> None:
 
 
 def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
-    """The validation losses of the runs in a folder by step, by what they differ in."""
+    """Read the validation losses by step of each run in a folder; keys are points of the grid."""
     from nanolm.config.fields import flat
     from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
@@ -157,8 +157,8 @@ def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
     return found
 
 
-def forecast(curves: Mapping[Point, Mapping[int, float]], seed: int) -> Search:
-    """What a search in the order of a seed comes to, from the losses of the whole grid."""
+def simulate(curves: Mapping[Point, Mapping[int, float]], seed: int) -> Search:
+    """Compute the result of a search, in the order of a seed, from the losses of the whole grid."""
     settings = OptunaConfig(pruner="asha", min_steps=MIN_STEPS)
     rungs = rung_steps(first_rung(settings, MAX_STEPS), MAX_STEPS, settings.reduction_factor)
     trained: dict[Point, dict[int, float]] = {}
@@ -174,7 +174,7 @@ def forecast(curves: Mapping[Point, Mapping[int, float]], seed: int) -> Search:
 
 
 def measure(trained: Mapping[Point, Mapping[int, float]], curves: Mapping[Point, Mapping[int, float]]) -> Search:
-    """A search against its grid. A step has the same number of tokens in every run."""
+    """Compare a search with its grid; a step has the same number of tokens in every run."""
     steps = sum(max(losses) for losses in trained.values())
     found = min(min(losses.values()) for losses in trained.values())
     best = min(min(losses.values()) for losses in curves.values())

@@ -1,6 +1,6 @@
-"""What attention costs on this machine, by mask, length and path: forward and backward, as ratios of runs in turn.
+"""Compare attention backends by mask and length: forward and backward time, as ratios of interleaved runs.
 
-Absolute times mean little on a shared machine; each figure is the median over pairs.
+Absolute times mean little on a shared machine; each ratio is a median over rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nanolm.training.allocator import keep_freed_memory
 
 HEADS, WIDTH = 4, 32
 WINDOW = 64
-# Tokens of a batch are about the same at every length.
+# Tokens per batch, at every length.
 TOKENS = 2048
 MASKS: tuple[MaskConfig, ...] = (
     CausalConfig(),
@@ -49,17 +49,17 @@ EXACT = (AttentionBackend.dense, AttentionBackend.sdpa, AttentionBackend.blocked
 
 
 def step_of(
-    mask: MaskConfig, length: int, path: AttentionBackend, batch: int, device: torch.device
+    mask: MaskConfig, length: int, backend: AttentionBackend, batch: int, device: torch.device
 ) -> Callable[[], float]:
-    """A function that attends forward and backward, and returns the seconds of it."""
-    table = None if isinstance(mask, CausalConfig) else masks.dense_mask(mask, length).to(device)
+    """Return a function that runs attention forward and backward, and returns the seconds."""
+    mask_TxT = None if isinstance(mask, CausalConfig) else masks.dense_mask(mask, length).to(device)
     qkv = [torch.randn(batch, HEADS, length, WIDTH, device=device, requires_grad=True) for _ in range(3)]
     ones = torch.ones_like(qkv[0])
 
     def step() -> float:
         began = time.perf_counter()
-        gathered = BACKENDS[path](AttentionContext(mask, table, 0, length, None, None, device))(*qkv, 0.0)
-        torch.autograd.backward(gathered, ones)
+        y = BACKENDS[backend](AttentionContext(mask, mask_TxT, 0, length, None, None, device))(*qkv, 0.0)
+        torch.autograd.backward(y, ones)
         if device.type == "cuda":
             torch.cuda.synchronize()
         for x in qkv:
@@ -69,33 +69,33 @@ def step_of(
     return step
 
 
-def in_turn(steps: list[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """Seconds of each, round by round, after one round that does not count."""
+def interleave(steps: list[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Return the seconds of each function in each round, after a warm-up round."""
     for step in steps:
         step()
     found: list[list[float]] = [[] for _ in steps]
     for number in range(rounds):
-        # Each goes first as often as the others, so that a drift of the machine favours none.
+        # Rotate the order, so that drift of the machine favors none.
         for index in range(len(steps)):
             index = (index + number) % len(steps)
             found[index].append(steps[index]())
     return found
 
 
-def ratio(of: list[float], to: list[float]) -> float:
-    """The median of the ratios, round by round."""
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+def median_ratio(seconds: list[float], reference: list[float]) -> float:
+    """Return the median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(seconds, reference, strict=True))
 
 
-def the_window(lengths: list[int], rounds: int, device: torch.device) -> Table:
-    """banded_causal, window 64, in blocks: against a dense mask and full causal attention, and how it grows."""
+def measure_window(lengths: list[int], rounds: int, device: torch.device) -> Table:
+    """Compare blocked attention with a dense mask and with full causal attention, by length."""
     table = Table(box=SIMPLE_HEAD, title=f"banded_causal, window {WINDOW}, head width {WIDTH}", title_justify="left")
-    for name in ("T", "sdpa, dense mask / blocked", "full causal / blocked", "a token / a token at the first T"):
+    for name in ("T", "sdpa, dense mask / blocked", "full causal / blocked", "time per token / at the first T"):
         table.add_column(name, justify="right")
     mask = BandedCausalConfig(window=WINDOW)
     first = step_of(mask, lengths[0], AttentionBackend.blocked, 1, device)
     for length in lengths:
-        blocked, dense, causal, base = in_turn(
+        blocked, dense, causal, base = interleave(
             [
                 step_of(mask, length, AttentionBackend.blocked, 1, device),
                 step_of(mask, length, AttentionBackend.sdpa, 1, device),
@@ -105,41 +105,52 @@ def the_window(lengths: list[int], rounds: int, device: torch.device) -> Table:
             rounds,
         )
         growth = statistics.median(blocked) / statistics.median(base) * lengths[0] / length
-        table.add_row(f"{length:,}", f"{ratio(dense, blocked):.1f}", f"{ratio(causal, blocked):.1f}", f"{growth:.2f}")
+        table.add_row(
+            f"{length:,}",
+            f"{median_ratio(dense, blocked):.1f}",
+            f"{median_ratio(causal, blocked):.1f}",
+            f"{growth:.2f}",
+        )
     return table
 
 
-def the_choice(lengths: list[int], rounds: int, device: torch.device) -> Table:
-    """For every mask and length each path against the one that is chosen."""
-    table = Table(box=SIMPLE_HEAD, title="time of each path / time of the chosen one", title_justify="left")
+def measure_choice(lengths: list[int], rounds: int, device: torch.device) -> Table:
+    """Compare each backend with the chosen one, by mask and length."""
+    table = Table(box=SIMPLE_HEAD, title="time of each backend / time of the chosen one", title_justify="left")
     table.add_column("mask")
     table.add_column("T", justify="right")
     table.add_column("chosen")
-    for path in EXACT:
-        table.add_column(path.name, justify="right")
+    for backend in EXACT:
+        table.add_column(backend.name, justify="right")
     for mask in MASKS:
         for length in lengths:
             chosen = choose_backend(mask, length, AttentionBackend.auto)
-            paths = [path for path in EXACT if path is not AttentionBackend.blocked or local_neighborhood(mask)]
-            steps = [step_of(mask, length, path, max(1, TOKENS // length), device) for path in paths]
-            seconds = dict(zip(paths, in_turn(steps, rounds), strict=True))
-            cells = (f"{ratio(seconds[path], seconds[chosen]):.2f}" if path in seconds else "" for path in EXACT)
+            backends = [
+                backend for backend in EXACT if backend is not AttentionBackend.blocked or local_neighborhood(mask)
+            ]
+            steps = [step_of(mask, length, backend, max(1, TOKENS // length), device) for backend in backends]
+            seconds = dict(zip(backends, interleave(steps, rounds), strict=True))
+            cells = (
+                f"{median_ratio(seconds[backend], seconds[chosen]):.2f}" if backend in seconds else ""
+                for backend in EXACT
+            )
             table.add_row(masks.describe_mask(mask), f"{length:,}", chosen.name, *cells)
         table.add_section()
     return table
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--lengths", type=int, nargs="+", help="context lengths of both tables")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
     keep_freed_memory()  # as training does
     console = Console(width=max(Console().width, 100))
-    console.print(the_window([1024, 2048, 4096, 8192], options.rounds, device))
-    console.print(the_choice([64, 128, 256, 512, 1024, 2048], options.rounds, device))
+    console.print(measure_window(options.lengths or [1024, 2048, 4096, 8192], options.rounds, device))
+    console.print(measure_choice(options.lengths or [64, 128, 256, 512, 1024, 2048], options.rounds, device))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, {options.rounds} rounds")
 
 

@@ -1,9 +1,9 @@
-"""What the data costs: drawing a batch beside nanoGPT's way of doing it, and memory while a large text is tokenized.
+"""Measure the time to draw batches, compared with nanoGPT's method, and the memory of tokenizing a large text.
 
     python scripts/bench_data.py [--megabytes 1000] [--json]
 
-Expected: a batch in at most a third of the time of nanoGPT's (torch.stack of slices of a memory map), both converted
-to tensors; 1 GB of text tokenized in less than 1 GB of memory in the process, however large the text is.
+Expected: a batch takes at most a third of the time of nanoGPT's (torch.stack of slices of a memory map), both converted
+to tensors; tokenizing takes less than 1 GB of memory per process, however large the text is.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from nanolm.data.tokens.stream import Rows, Stream
 
 SHAPES = ((12, 64), (64, 256))
 REPEATS = 15
-# A batch in at most this part of nanoGPT's time.
-ALLOWED = 1 / 3
+# Largest time of a batch, relative to nanoGPT's.
+MAX_RATIO = 1 / 3
 
 TOKENIZE = """
 import json, resource, sys, time
@@ -47,15 +47,15 @@ def peak(who):
 
 if __name__ == "__main__":
     config = compose_command(["dataset=text", f"dataset.path='{sys.argv[1]}'", f"tokenizer={sys.argv[2]}"]).config
-    began = time.perf_counter()
+    start = time.perf_counter()
     corpus = corpora.load(config.dataset)
     loaded = time.perf_counter()
     streams = token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
     made = time.perf_counter()
     token_cache.tokenize(corpus, token_cache.fit_tokenizer(corpus, config), config)
     print(json.dumps({
-        "tokens": sum(len(one.tokens) for one in streams.values()),
-        "read_seconds": loaded - began,
+        "tokens": sum(len(stream.tokens) for stream in streams.values()),
+        "read_seconds": loaded - start,
         "tokenize_seconds": made - loaded,
         "reopen_seconds": time.perf_counter() - made,
         "peak_bytes": peak(resource.RUSAGE_SELF),
@@ -65,7 +65,7 @@ if __name__ == "__main__":
 
 
 def rows(megabytes: int = 1000) -> list[dict[str, Any]]:
-    """Every figure as {"what", "value", "unit", "against", "ratio", "allowed"}; ratio is value / against."""
+    """Return measurements with the keys what, value, unit, against, ratio (value / against) and allowed."""
     with tempfile.TemporaryDirectory() as folder:
         return [*_drawing(Path(folder)), *_memory(Path(folder), megabytes)]
 
@@ -100,7 +100,7 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
                     "unit": "us",
                     "against": other * 1e6,
                     "ratio": mine / other,
-                    "allowed": ALLOWED if kind is Sampling.windows else None,
+                    "allowed": MAX_RATIO if kind is Sampling.windows else None,
                 }
             )
     return found
@@ -109,16 +109,21 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
 def _ours(
     kind: Sampling, stream: Stream, batch_size: int, context_length: int, with_documents: bool
 ) -> Callable[[int], object]:
-    about = {"seed": 1, "batch_size": batch_size, "context_length": context_length, "with_documents": with_documents}
+    arguments = {
+        "seed": 1,
+        "batch_size": batch_size,
+        "context_length": context_length,
+        "with_documents": with_documents,
+    }
 
     def batch(step: int) -> object:
-        return [torch.from_numpy(side) for side in draw(kind, stream, step=step, **about) if side is not None]
+        return [torch.from_numpy(tensor) for tensor in draw(kind, stream, step=step, **arguments) if tensor is not None]
 
     return batch
 
 
 def _nanogpt(mapped: np.memmap[Any, Any], batch_size: int, context_length: int) -> Callable[[int], object]:
-    """The way of nanoGPT's get_batch: each row cut from the memory map, made a tensor, and stacked."""
+    """Return a function like nanoGPT's get_batch, which stacks tensors of slices of the memory map."""
 
     def batch(step: int) -> object:
         starts = torch.randint(len(mapped) - context_length, (batch_size,))
@@ -130,14 +135,14 @@ def _nanogpt(mapped: np.memmap[Any, Any], batch_size: int, context_length: int) 
 
 
 def _paired(ours: Callable[[int], object], theirs: Callable[[int], object], n_steps: int = 200) -> tuple[float, float]:
-    """Median seconds a call of each, measured in turns."""
+    """Return the median seconds per call of each function, measured alternately."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(REPEATS):
         for batch, taken in zip((ours, theirs), seconds, strict=True):
-            began = time.perf_counter()
+            start = time.perf_counter()
             for step in range(n_steps):
                 batch(repeat * n_steps + step)
-            taken.append((time.perf_counter() - began) / n_steps)
+            taken.append((time.perf_counter() - start) / n_steps)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
@@ -159,40 +164,40 @@ def _encoding(folder: Path, size: int, tokenizer: str) -> list[dict[str, Any]]:
         check=True,
         text=True,
     )
-    figures = json.loads(done.stdout)
-    assert tokenizer != "byte" or figures["tokens"] == size, f"{figures['tokens']} tokens of {size} bytes"
+    result = json.loads(done.stdout)
+    assert tokenizer != "byte" or result["tokens"] == size, f"{result['tokens']} tokens of {size} bytes"
     text = f"{size / 1e6:,.0f} MB of text, tokenizer={tokenizer}"
     found = [
         {
             "what": f"{text}: {what}",
-            "value": figures[name] / 1e6,
+            "value": result[name] / 1e6,
             "unit": "MB",
             "against": 1000.0,
-            "ratio": figures[name] / 1e9,
+            "ratio": result[name] / 1e9,
             "allowed": 1.0,
         }
         for what, name in (("peak memory", "peak_bytes"), ("peak memory of a worker", "worker_peak_bytes"))
     ]
     for what, name in (
-        ("read and fingerprint", "read_seconds"),
+        ("read and compute the fingerprint", "read_seconds"),
         ("tokenize and store", "tokenize_seconds"),
-        ("open again, every hash compared", "reopen_seconds"),
+        ("open again and verify checksums", "reopen_seconds"),
     ):
-        found.append({"what": f"{text}: {what}", "value": figures[name], "unit": "s"})
+        found.append({"what": f"{text}: {what}", "value": result[name], "unit": "s"})
     return found
 
 
 def main() -> int:
-    """Prints the table; 1 where a figure is beyond what is allowed."""
+    """Print the table; return 1 if a value exceeds its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--megabytes", type=int, default=1000, metavar="N", help="size of the large text (1000)")
-    parser.add_argument("--json", action="store_true", help="one JSON list")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
     options = parser.parse_args()
     found = rows(options.megabytes)
     if options.json:
         print(json.dumps(found))
     else:
-        table = Table(title="what the data costs", title_justify="left")
+        table = Table(title="data", title_justify="left")
         for name in ("", "here", "against", "ratio", "allowed"):
             table.add_column(name, justify="right" if name else "left")
         for row in found:

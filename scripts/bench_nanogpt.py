@@ -1,10 +1,10 @@
-"""Tokens a second beside a nanoGPT checkout, as ratios of runs of the same shapes made in turn in one process.
+"""Compare the training speed with a nanoGPT checkout, as ratios of interleaved runs in one process.
 
-    python scripts/bench_nanogpt.py PATH_OF_THE_CHECKOUT
+    python scripts/bench_nanogpt.py CHECKOUT
 
-The checkout's model.py is imported and trained by a loop as its train.py has it: batches stacked of slices of a memory
-map, AdamW, clipping, the loss read every ten steps. nanolm trains by `train`, with its bar and its rows of metrics.
-Both have 4 layers, 4 heads, width 128, context 64, batches of 12, no biases, no dropout.
+The checkout's model.py is trained by a loop like that of its train.py: batches stacked from slices of a memory map,
+AdamW, clipping, and the loss read every ten steps. nanolm trains by `train`, with its progress bar and metric rows.
+Both have 4 layers, 4 heads, width 128, context 64, batches of 12, no biases and no dropout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from bench_loop import in_turn, ratios
+from bench_loop import interleave, ratios
 from rich.console import Console
 from rich.table import Table
 
@@ -35,11 +35,11 @@ from nanolm.training.trainer import train
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
 
-# Steps that are not timed: the first ones, among them those that compile.
+# Untimed first steps, which include compilation.
 WARMUP = 10
 
 
-# nanolm, the checkout, and whether that is compiled and in bf16 too.
+# Settings of nanolm and of the checkout, and whether the checkout is compiled and in bf16.
 ROWS = {
     "plain": ("fp32", "fp32", False),
     "best": ("bf16, compiled", "fp32", False),
@@ -48,10 +48,10 @@ ROWS = {
 
 
 def checkout_model(folder: Path) -> ModuleType:
-    """The module model.py of a nanoGPT checkout."""
+    """Import model.py of a nanoGPT checkout."""
     path = folder / "model.py"
     if not path.is_file():
-        sys.exit(f"there is no {path}: name the folder of a nanoGPT checkout")
+        sys.exit(f"{path} does not exist: pass the folder of a nanoGPT checkout")
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec is not None
     assert spec.loader is not None
@@ -62,7 +62,7 @@ def checkout_model(folder: Path) -> ModuleType:
 
 
 def theirs(module: ModuleType, data: np.ndarray, vocab_size: int, steps: int, is_fast: bool) -> float:
-    """Seconds of the steps behind the first ones."""
+    """Train the checkout's model and return the seconds of the timed steps."""
     torch.manual_seed(1)
     with contextlib.redirect_stdout(io.StringIO()):
         settings = module.GPTConfig(
@@ -96,49 +96,49 @@ def theirs(module: ModuleType, data: np.ndarray, vocab_size: int, steps: int, is
     return time.perf_counter() - began
 
 
-def ours(line: list[str], steps: int) -> float:
-    """The same of nanolm, up to the last row of metrics."""
+def ours(overrides: list[str], steps: int) -> float:
+    """Train nanolm's model and return the seconds of the timed steps."""
     total = WARMUP + steps
-    words = [f"trainer.max_steps={total}", f"trainer.eval_every={total}", f"trainer.save_every={total}"]
+    length = [f"trainer.max_steps={total}", f"trainer.eval_every={total}", f"trainer.save_every={total}"]
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        train(compose_command([*line, *words]).config, run, show_bar=True, bar_file=io.StringIO())
+        train(compose_command([*overrides, *length]).config, run, show_bar=True, bar_file=io.StringIO())
         seconds = {row.step: row.seconds for row in run.read_metrics(TRAIN)}
     return seconds[total] - seconds[WARMUP]
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--only", nargs="*", choices=ROWS, help="some of the rows (all)")
+    parser.add_argument("--only", nargs="*", choices=ROWS, help="rows to measure (all)")
     options = parser.parse_args()
     module = checkout_model(options.checkout)
-    line = [
+    overrides = [
         "model=gpt2", "size=tiny", "optimizer=adamw", "model.dropout=0", f"size.context_length={CONTEXT}",
         f"size.n_layers={LAYERS}", f"size.n_heads={HEADS}", f"size.d_model={WIDTH}", f"trainer.batch_size={BATCH}",
         "model.bias=false", "trainer.sample_tokens=0", "trainer.device=cpu", "logger=none",
     ]  # fmt: skip
-    config = compose_command(line).config
+    config = compose_command(overrides).config
     corpus = corpora.load(config.dataset)
     tokenizer = token_cache.fit_tokenizer(corpus, config)
     data = token_cache.tokenize(corpus, tokenizer, config)["train"].tokens[:].astype(np.uint16)
     fast = ["trainer.precision=bf16", "trainer.compile=true"]
-    table = Table(title="tokens a second, as a multiple of the checkout's", title_justify="left")
+    table = Table(title="tokens per second, relative to the checkout", title_justify="left")
     for name, justify in (
         ("nanolm", "left"),
         ("nanoGPT", "left"),
-        *((n, "right") for n in ("median", "lowest", "highest")),
+        *((n, "right") for n in ("median", "min", "max")),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name in options.only or ROWS:
         own, other, is_fast = ROWS[name]
-        words = [] if own == "fp32" else fast
-        seconds = in_turn(
+        more = [] if own == "fp32" else fast
+        seconds = interleave(
             lambda is_fast=is_fast: theirs(module, data, tokenizer.vocab_size, options.steps, is_fast),  # type: ignore[misc]
-            lambda words=words: ours([*line, *words], options.steps),  # type: ignore[misc]
+            lambda more=more: ours([*overrides, *more], options.steps),  # type: ignore[misc]
             options.pairs,
         )
         found = ratios(seconds)

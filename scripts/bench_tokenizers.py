@@ -1,6 +1,6 @@
-"""How fast the tokenizers encode, against what they are measured by, on the source of Python's standard library.
+"""Measure the encoding speed of tokenizers, compared with tiktoken, on the source of Python's standard library.
 
-Ours and the reference run in turn on the same text in one thread; the figures are of the fastest runs.
+Both run alternately on the same text in one thread; the fastest runs count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Row = tuple[str, float, float | None, str]
 
 
 def stdlib_source(megabytes: float) -> str:
-    """The top-level modules of the standard library and its packages, in the order of their paths."""
+    """Read the modules of the standard library, sorted by path, up to a size."""
     root, parts, size = Path(sysconfig.get_path("stdlib")), [], 0
     for path in sorted(root.rglob("*.py")):
         if "site-packages" in path.parts or "test" in path.parts:
@@ -45,32 +45,32 @@ def stdlib_source(megabytes: float) -> str:
 
 
 def rows(gpt2: str | None = None, megabytes: float = 8, rounds: int = 5) -> list[Row]:
-    """Measures.
+    """Measure all tokenizers.
 
     Args:
-        gpt2: a folder with encoder.json and vocab.bpe; without it they come from the cache or the network.
-        megabytes: how much text, at least.
-        rounds: how often each is timed, ours and the reference in turn.
+        gpt2: folder with encoder.json and vocab.bpe; None: the cache or the network.
+        megabytes: least size of the text.
+        rounds: number of timed runs of each.
 
     Returns:
-        Rows of (name, ours in MB/s, the reference in MB/s or None, what to make of it).
+        Rows of (name, nanolm in MB/s, reference in MB/s or None, remark).
     """
     text = stdlib_source(megabytes)
     size = len(text.encode()) / 1e6
     found: list[Row] = []
-    beside = text.replace("a", "\N{CYRILLIC SMALL LETTER A}")
-    wide = len(beside.encode()) / 1e6
-    for name, config, sample, bulk in (
+    mixed = text.replace("a", "\N{CYRILLIC SMALL LETTER A}")
+    mixed_size = len(mixed.encode()) / 1e6
+    for name, config, sample, sample_size in (
         ("char", CharConfig(), text, size),
-        ("char, a text of ASCII and Cyrillic", CharConfig(), beside, wide),
+        ("char, a text of ASCII and Cyrillic", CharConfig(), mixed, mixed_size),
         ("byte", ByteConfig(), text, size),
     ):
         tokenizer = tokenizers.fit(config, [sample])
         (ours,) = _paired(rounds, lambda encode=tokenizer.encode, sample=sample: encode(sample))
-        found.append((name, bulk / ours, None, f"{bulk / ours:,.0f} MB/s"))
+        found.append((name, sample_size / ours, None, f"{sample_size / ours:,.0f} MB/s"))
 
     try:
-        mine = tokenizers.fit(Gpt2Config(path=gpt2 or _folder_at_hand()), [])
+        mine = tokenizers.fit(Gpt2Config(path=gpt2 or _test_data_folder()), [])
     except DataError as error:
         return [*found, ("gpt2", math.nan, None, f"not measured: {error.found}")]
     reference = _tiktoken(mine)
@@ -83,26 +83,26 @@ def rows(gpt2: str | None = None, megabytes: float = 8, rounds: int = 5) -> list
     return found
 
 
-def _folder_at_hand() -> str | None:
-    """The test data's copy of encoder.json and vocab.bpe, where there is one."""
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-    folder = Path(os.environ.get("NANOLM_TEST_DATA", beside)) / "gpt2"
+def _test_data_folder() -> str | None:
+    """Return the folder of encoder.json and vocab.bpe in the test data; None if it does not exist."""
+    default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("NANOLM_TEST_DATA", default)) / "gpt2"
     return str(folder) if folder.is_dir() else None
 
 
 def _paired(rounds: int, *runs: Callable[[], object]) -> list[float]:
-    """The fewest seconds that each of several functions took, called in turn."""
+    """Return the fewest seconds of each function, called alternately."""
     best = [float("inf")] * len(runs)
     for _ in range(rounds):
         for number, run in enumerate(runs):
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            best[number] = min(best[number], time.perf_counter() - began)
+            best[number] = min(best[number], time.perf_counter() - start)
     return best
 
 
 def _tiktoken(tokenizer: tokenizers.Tokenizer) -> tiktoken.Encoding:
-    """tiktoken's own gpt2, from the same ranks."""
+    """Build tiktoken's gpt2 encoding from the same ranks."""
     from tiktoken_ext.openai_public import r50k_pat_str
 
     special = tokenizer.special_tokens
@@ -114,12 +114,12 @@ def _tiktoken(tokenizer: tokenizers.Tokenizer) -> tiktoken.Encoding:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpt2", help="a folder with encoder.json and vocab.bpe (default: the cache, or the network)")
+    parser.add_argument("--gpt2", help="folder with encoder.json and vocab.bpe (default: the cache or the network)")
     parser.add_argument("--megabytes", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     table = Table(
-        "encode", "ours MB/s", "reference MB/s", "", title=f"{arguments.megabytes:g} MB of Python, one thread"
+        "encode", "nanolm MB/s", "reference MB/s", "", title=f"{arguments.megabytes:g} MB of Python, one thread"
     )
     for name, ours, reference, remark in rows(arguments.gpt2, arguments.megabytes, arguments.rounds):
         table.add_row(name, f"{ours:,.1f}", "" if reference is None else f"{reference:,.1f}", remark)

@@ -1,10 +1,10 @@
-"""Check nanolm on a GPU: its tests, exact resume, speed, utilisation and memory, as one Markdown and one JSON file.
+"""Check nanolm on a GPU: tests, exact resume, speed, utilization and memory, reported as Markdown and JSON.
 
-    python scripts/gpu_check.py                          everything, into docs/gpu-check.md and docs/gpu-check.json
-    python scripts/gpu_check.py --sizes tiny --no-tests  some rows only
+    python scripts/gpu_check.py                          all checks; writes docs/gpu-check.md and .json
+    python scripts/gpu_check.py --sizes tiny --no-tests  some rows
 
-Each row is measured in a process of its own, on random tokens, so that a row that fails (out of memory, no compiler)
-leaves the others alone; its error is written into the table.
+Each row is measured in a separate process on random tokens, so that a failure (out of memory, no compiler) does not
+affect other rows; the table shows its error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Size, vocabulary and sequences per update: characters for the small sizes, GPT-2's tokens for its own.
+# Vocabulary size and batch size by model size.
 SIZES = {"tiny": (65, 64), "small": (65, 64), "gpt2": (50257, 16)}
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 WARMUP_STEPS = 5
@@ -33,10 +33,10 @@ MEASURED_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one row measures.
+    """A row of the table.
 
     Attributes:
-        overrides: further words of a command line.
+        overrides: further overrides.
     """
 
     size: str
@@ -49,8 +49,8 @@ class Row:
     overrides: tuple[str, ...] = ()
 
     @property
-    def words(self) -> list[str]:
-        """The command line of `nanolm train` with these settings."""
+    def all_overrides(self) -> list[str]:
+        """Return the overrides of `nanolm train` for these settings."""
         return [
             f"size={self.size}",
             f"model={self.model}",
@@ -66,7 +66,7 @@ class Row:
 
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
-    """Every size in every precision, eager and compiled; FlexAttention and the fastest kernels in bf16 only."""
+    """Return rows of all sizes and precisions, eager and compiled; in bf16 also FlexAttention and fast kernels."""
     compiled = (False,) if options.eager else (False, True)
     found = []
     for size, model in itertools.product(options.sizes, ("gpt2", "gpt")):
@@ -78,7 +78,7 @@ def rows_of(options: argparse.Namespace) -> list[Row]:
 
 
 def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
-    """Tokens per second, utilisation and peak memory of training steps on random tokens."""
+    """Measure tokens per second, utilization and peak memory of training steps on random tokens."""
     import torch
 
     from nanolm.compose import compose_command
@@ -92,7 +92,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.training.precision import NumberFormat, choose_device
     from nanolm.training.step import MicroBatch, update
 
-    config = compose_command(row.words).config
+    config = compose_command(row.all_overrides).config
     raise_all(check(config))
     settings, vocab_size = config.trainer, SIZES[row.size][0]
     device = choose_device(settings.device)
@@ -107,16 +107,16 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, shape, generator=generator).to(device)
     losses = []
-    steps, began = 0, 0.0
-    while steps <= WARMUP_STEPS or time.perf_counter() - began < seconds:
+    steps, start = 0, 0.0
+    while steps <= WARMUP_STEPS or time.perf_counter() - start < seconds:
         if steps == WARMUP_STEPS:
-            began = time.perf_counter()
+            start = time.perf_counter()
         loss, _ = update(
             forward, optimizer, [MicroBatch(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm
         )
-        losses.append(loss)  # fetched by `update`: the device has been waited for
+        losses.append(loss)  # `update` synchronizes to return it
         steps += 1
-    speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - began)
+    speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - start)
     n_parameters = count_parameters(model)
     flops = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
     peak = meters.peak_flops(device, number_format.name, None)
@@ -133,7 +133,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
 
 
 def print_measured(row: dict[str, Any], seconds: float) -> int:
-    """Print what `measure` finds for a row, or its error, as JSON; what `in_a_process` starts."""
+    """Print the result of `measure`, or its error, as JSON."""
     from nanolm.errors import NanolmError
 
     try:
@@ -146,8 +146,8 @@ def print_measured(row: dict[str, Any], seconds: float) -> int:
     return 0
 
 
-def in_a_process(row: Row, seconds: float) -> dict[str, Any]:
-    """What `measure` finds in a process of its own, or its error."""
+def measure_in_process(row: Row, seconds: float) -> dict[str, Any]:
+    """Return the result of `measure` in a separate process, or its error."""
     command = [sys.executable, __file__, "--measure", json.dumps(dataclasses.asdict(row)), "--seconds", str(seconds)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=REPOSITORY)
@@ -160,7 +160,7 @@ def in_a_process(row: Row, seconds: float) -> dict[str, Any]:
 
 
 def run_tests(folder: Path) -> dict[str, Any]:
-    """The tests that need a GPU, among them the bits of resumed runs: the outcome of each."""
+    """Run the tests that need a GPU, including exact resume, and return their names by outcome."""
     report = folder / "gpu-tests.xml"
     command = [
         sys.executable,
@@ -186,7 +186,7 @@ def run_tests(folder: Path) -> dict[str, Any]:
 
 
 def about(device: str) -> dict[str, Any]:
-    """The machine and the versions."""
+    """Return facts about the machine and the versions."""
     import torch
 
     from nanolm.runs.provenance import git, versions
@@ -203,8 +203,8 @@ def about(device: str) -> dict[str, Any]:
 
 
 def in_markdown(found: dict[str, Any]) -> str:
-    """The report as people read it."""
-    lines = ["# GPU check", "", "Written by `python scripts/gpu_check.py`; measured, not edited.", ""]
+    """Format the report as Markdown."""
+    lines = ["# GPU check", "", "Written by `python scripts/gpu_check.py`; do not edit.", ""]
     lines += [f"- {name}: {value}" for name, value in found["about"].items()]
     tests = found["tests"]
     if tests is not None:
@@ -216,31 +216,33 @@ def in_markdown(found: dict[str, Any]) -> str:
     columns = [*settings, "tokens/s", "MFU", "peak memory", "by formula"]
     lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(settings) + " ---: |" * 4]
     for row in found["rows"]:
-        words = [row[name] for name in settings]
+        cells = [row[name] for name in settings]
         result = row["result"]
         if "error" in result:
-            figures = [result["error"].replace("|", "\\|"), "", "", ""]
+            values = [result["error"].replace("|", "\\|"), "", "", ""]
         else:
             mfu = "" if result["mfu"] is None else f"{result['mfu']:.1%}"
             peaks = (result["peak_memory"], result["peak_memory_by_formula"])
             memory = ["" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in peaks]
-            figures = [f"{result['tokens_per_second']:,.0f}", mfu, *memory]
-        lines.append("| " + " | ".join(map(str, [*words, *figures])) + " |")
+            values = [f"{result['tokens_per_second']:,.0f}", mfu, *memory]
+        lines.append("| " + " | ".join(map(str, [*cells, *values])) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the check; returns 1 where a test failed or a row has an error, 2 where there is no such device."""
+    """Run the checks; return 1 if a test failed or a row has an error, 2 if the device does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu tries the script itself (cuda)")
+    parser.add_argument("--device", default="cuda", help="cuda or cuda:N; cpu to test the script (cuda)")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES), help="(all)")
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS, help="(all)")
-    parser.add_argument("--eager", action="store_true", help="compile nothing")
-    parser.add_argument("--no-tests", action="store_true", help="measure only")
-    parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="that each row is measured for (5)")
-    parser.add_argument("--most-rows", type=int, help="measure so many rows (all)")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--no-tests", action="store_true", help="skip the tests")
+    parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="measured time per row (5)")
+    parser.add_argument("--most-rows", type=int, help="largest number of rows (all)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of every row")
-    parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "gpu-check", help="without ending")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=REPOSITORY / "docs" / "gpu-check", help="path without suffix"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(REPOSITORY))
@@ -259,11 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, Any] = {"about": facts, "tests": tests, "rows": []}
     rows = rows_of(options)
     for number, row in enumerate(rows, start=1):
-        result = in_a_process(row, options.seconds)
+        result = measure_in_process(row, options.seconds)
         found["rows"].append({**dataclasses.asdict(row), "result": result})
-        said = result.get("error") or f"{result['tokens_per_second']:,.0f} tokens/s"
-        print(f"{number}/{len(rows)} {' '.join(row.words[:6])}: {said}", file=sys.stderr, flush=True)
-        # After each row: what was measured is not lost with the machine.
+        outcome = result.get("error") or f"{result['tokens_per_second']:,.0f} tokens/s"
+        print(f"{number}/{len(rows)} {' '.join(row.all_overrides[:6])}: {outcome}", file=sys.stderr, flush=True)
+        # Write after each row, so that results survive a failure of the machine.
         options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         options.output.with_suffix(".md").write_text(in_markdown(found), encoding="utf-8")
     has_failed = bool(tests and (tests.get("failed") or "error" in tests))

@@ -22,5 +22,5 @@ def test_asha_finds_the_best_run_of_a_grid(tmp_path: Path, shakespeare: Path) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "order 0, killed half-way and continued" in done.stdout
-    assert "order 1, at a stretch" in done.stdout
+    assert "order 0, killed halfway and resumed" in done.stdout
+    assert "order 1, without interruption" in done.stdout
