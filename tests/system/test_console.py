@@ -91,7 +91,7 @@ SCRIPT = """
 nanolm() {{ "{python}" -m nanolm "$@"; }}
 export COLUMNS=0 PYTHONIOENCODING=ascii
 nanolm train {line} 2>&- > out; echo "train $?"
-grep '^write ' out | sed 's/^write *//' > command
+grep '^generate ' out | sed 's/^generate *//' > command
 sed -i 's/$/ --max-new-tokens 3/' command
 source command > generated; echo "generate $?"
 """
