@@ -86,7 +86,7 @@ def test_product_with_update_every_equals_epoch_schedule() -> None:
     steps_in_epoch, epochs = 7, 25
     config = ProductConfig(
         warmup_steps=0,
-        every=steps_in_epoch,
+        update_every=steps_in_epoch,
         parts=[
             {"name": "step", "step_size": steps_in_epoch, "gamma": 0.95},
             {"name": "cosine_restarts", "period": 10 * steps_in_epoch, "final_fraction": 1e-5 / 1e-2},
@@ -167,7 +167,7 @@ def test_plateau_equals_that_of_torch() -> None:
 
 
 def test_update_every_holds_a_value() -> None:
-    found = factors(LinearConfig(warmup_steps=3, every=5), 23)
+    found = factors(LinearConfig(warmup_steps=3, update_every=5), 23)
     assert found[3:] == [value for value in (1.0, 0.75, 0.5, 0.25) for _ in range(5)]
 
 
