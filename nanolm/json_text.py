@@ -1,4 +1,4 @@
-"""JSON in and out. JSON has no NaN and no Infinity: they are written as null, and read as None."""
+"""JSON without NaN and Infinity, which are written as null and read as None."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_offline_push_has_every_row_and_the_summary(run: RunDirectory, nanolm: N
     header, summary = wandb_files.header(folder), wandb_files.summary(folder)
     assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
     assert wandb_files.config(folder)["optimizer.lr"] == 2e-3
-    assert (summary.status, summary.best_val_loss) == ("completed", run.read_summary().best_val_loss)
+    assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary().best_val_loss)
     assert wandb_files.exit_codes(folder) == [0]
     assert (folder / "files" / "samples.jsonl").read_text() == run.samples.read_text()
     assert run.read_summary().status == "completed", "the summary is not changed"
@@ -178,6 +178,6 @@ def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Pat
     assert by_step(wandb_files.history(pushed)) == rows
     assert wandb_files.exit_codes(pushed) == [1]
     summary = wandb_files.summary(pushed)
-    assert summary.status == "cut off"
-    assert summary.step == max(rows)
-    assert summary.best_val_loss == min(row["val/loss"] for row in rows.values() if "val/loss" in row)
+    assert summary["status"] == "cut off"
+    assert summary["step"] == max(rows)
+    assert summary["best_val_loss"] == min(row["val/loss"] for row in rows.values() if "val/loss" in row)
