@@ -122,23 +122,23 @@ def _minimize(points: Sequence[Point], terms: Sequence[str]) -> np.ndarray:
     """Return log E, then log of the coefficient and the exponent of each term."""
     from scipy.optimize import minimize
 
-    log_loss_P = np.log([point.loss for point in points])
-    logs_TxP = np.log([[point.parameters if name == "N" else point.tokens for point in points] for name in terms])
+    log_loss_p = np.log([point.loss for point in points])
+    logs_txp = np.log([[point.parameters if name == "N" else point.tokens for point in points] for name in terms])
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        parts_KxP = np.vstack([np.full_like(log_loss_P, theta[0]), theta[1::2, None] - theta[2::2, None] * logs_TxP])
-        fitted_P = np.logaddexp.reduce(parts_KxP, axis=0)
-        errors_P = fitted_P - log_loss_P
-        is_small_P = np.abs(errors_P) <= DELTA
-        huber_P = np.where(is_small_P, errors_P**2 / 2, DELTA * (np.abs(errors_P) - DELTA / 2))
-        slopes_P = np.where(is_small_P, errors_P, DELTA * np.sign(errors_P))
-        shares_KxP = np.exp(parts_KxP - fitted_P) * slopes_P
+        parts_kxp = np.vstack([np.full_like(log_loss_p, theta[0]), theta[1::2, None] - theta[2::2, None] * logs_txp])
+        fitted_p = np.logaddexp.reduce(parts_kxp, axis=0)
+        errors_p = fitted_p - log_loss_p
+        is_small_p = np.abs(errors_p) <= DELTA
+        huber_p = np.where(is_small_p, errors_p**2 / 2, DELTA * (np.abs(errors_p) - DELTA / 2))
+        slopes_p = np.where(is_small_p, errors_p, DELTA * np.sign(errors_p))
+        shares_kxp = np.exp(parts_kxp - fitted_p) * slopes_p
         gradient = np.empty_like(theta)
-        gradient[0] = shares_KxP[0].sum()
-        gradient[1::2] = shares_KxP[1:].sum(axis=1)
-        gradient[2::2] = -(shares_KxP[1:] * logs_TxP).sum(axis=1)
+        gradient[0] = shares_kxp[0].sum()
+        gradient[1::2] = shares_kxp[1:].sum(axis=1)
+        gradient[2::2] = -(shares_kxp[1:] * logs_txp).sum(axis=1)
         # Scaled so that the tolerances of the optimizer suit small differences of logarithms.
-        return float(huber_P.sum()) / DELTA**2, gradient / DELTA**2
+        return float(huber_p.sum()) / DELTA**2, gradient / DELTA**2
 
     names = ["E", *("Aa" if "N" in terms else ""), *("Bb" if "D" in terms else "")]
     bounds = [(None, None), *[(None, MAX_LOG), (0.0, MAX_EXPONENT)] * len(terms)]

@@ -98,7 +98,7 @@ def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np
         length: tokens per window.
 
     Returns:
-        documents_BxL, int64.
+        documents_Bxl, int64.
     """
     # The dtype of `documents`: for another one, numpy would convert a copy of them all.
     first_B = starts_B.astype(documents.dtype)
@@ -106,12 +106,12 @@ def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np
     begun_by_end_B = np.searchsorted(documents, first_B + (length - 1), side="right")
     # Only the ends of each window are searched; the index grows by one at each document start between them.
     inside_B = begun_by_end_B - begun_B
-    window_N = np.repeat(np.arange(len(starts_B)), inside_B)
-    document_N = np.arange(len(window_N)) + np.repeat(begun_by_end_B - np.cumsum(inside_B), inside_B)
-    documents_BxL = np.zeros((len(starts_B), length), dtype=np.int64)
-    documents_BxL[:, 0] = begun_B - 1
-    np.add.at(documents_BxL, (window_N, (documents[document_N] - first_B[window_N]).astype(np.int64)), 1)
-    return documents_BxL.cumsum(axis=1)
+    window_n = np.repeat(np.arange(len(starts_B)), inside_B)
+    document_n = np.arange(len(window_n)) + np.repeat(begun_by_end_B - np.cumsum(inside_B), inside_B)
+    documents_Bxl = np.zeros((len(starts_B), length), dtype=np.int64)
+    documents_Bxl[:, 0] = begun_B - 1
+    np.add.at(documents_Bxl, (window_n, (documents[document_n] - first_B[window_n]).astype(np.int64)), 1)
+    return documents_Bxl.cumsum(axis=1)
 
 
 def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ stand in the formulas of `nanolm count`. Letters without an `x` between them are
     M   distinct attention masks
     I   blocks of blocked attention
     J   positions of one such block
+    R   pairs of dimensions that rotary position embedding rotates; D / 2
 
-A number is a dimension of that size, and R is D / 2, the pairs of dimensions that rotary position embedding rotates.
+A number is a dimension of that size. Lower-case letters are local to a function, whose docstring explains them.
 """

@@ -71,8 +71,8 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Cross-entropy in nats, computed in fp32 for logits of any dtype; targets of IGNORE_INDEX are not scored."""
-    logits_NxV, targets_N = logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten()
-    return F.cross_entropy(logits_NxV, targets_N, reduction=reduction, ignore_index=IGNORE_INDEX)
+    logits_BTxV, targets_BT = logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten()
+    return F.cross_entropy(logits_BTxV, targets_BT, reduction=reduction, ignore_index=IGNORE_INDEX)
 
 
 def update(

@@ -40,18 +40,18 @@ PATTERNS = (
     "mask=banded_causal mask.window=2 mask.pattern=SL",
     "mask=pattern mask.pattern=[strided,banded_causal] mask.stride=3 mask.window=2",
 )
-CAUSAL = [line for line, (is_noncausal, _) in BY_HAND.items() if not is_noncausal] + list(PATTERNS)
-NONCAUSAL = [line for line, (is_noncausal, _) in BY_HAND.items() if is_noncausal]
+CAUSAL = [overrides for overrides, (is_noncausal, _) in BY_HAND.items() if not is_noncausal] + list(PATTERNS)
+NONCAUSAL = [overrides for overrides, (is_noncausal, _) in BY_HAND.items() if is_noncausal]
 
 
-def small(line: str) -> Config:
-    return make_config(*line.split(), f"size.context_length={LENGTH}", "size.n_layers=2", "size.d_model=16")
+def small(overrides: str) -> Config:
+    return make_config(*overrides.split(), f"size.context_length={LENGTH}", "size.n_layers=2", "size.d_model=16")
 
 
-@pytest.mark.parametrize("line", BY_HAND)
-def test_mask_row_matches_the_expected_positions(line: str) -> None:
-    is_noncausal, expected = BY_HAND[line]
-    mask_TxT = masks.dense_mask(small(line).mask, LENGTH)
+@pytest.mark.parametrize("overrides", BY_HAND)
+def test_mask_row_matches_the_expected_positions(overrides: str) -> None:
+    is_noncausal, expected = BY_HAND[overrides]
+    mask_TxT = masks.dense_mask(small(overrides).mask, LENGTH)
     assert mask_TxT[7].nonzero().flatten().tolist() == expected
     assert (masks.first_future_pair(mask_TxT) is not None) == is_noncausal
 
@@ -79,12 +79,12 @@ def test_mask_matches_its_definition(config: MaskConfig, sees: Callable[[int, in
 def test_definitions_cover_every_built_in_mask() -> None:
     built_in = {name for name in MASKS if MASKS[name].__module__.startswith("nanolm.")}
     assert built_in == {config.name for config, _ in DEFINITIONS}
-    assert built_in == {small(line).mask.name for line in BY_HAND}
+    assert built_in == {small(overrides).mask.name for overrides in BY_HAND}
 
 
-def influence(line: str) -> torch.Tensor:
+def influence(overrides: str) -> torch.Tensor:
     """Return the gradient norm of the logits at t (row) with respect to the embedding of token s (column)."""
-    built = build(small(line), 11)
+    built = build(small(overrides), 11)
     randomize_weights(built)
     embedded: list[torch.Tensor] = []
     built.token_embedding.register_forward_hook(lambda module, inputs, output: embedded.append(output))  # type: ignore[union-attr,operator]
@@ -96,26 +96,26 @@ def influence(line: str) -> torch.Tensor:
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("line", [*BY_HAND, *PATTERNS])
-def test_model_depends_on_visible_positions_only(line: str) -> None:
-    first, second = (masks.dense_mask(mask, LENGTH).long() for mask in layer_masks(small(line)))
-    influences = influence(line) > 0
+@pytest.mark.parametrize("overrides", [*BY_HAND, *PATTERNS])
+def test_model_depends_on_visible_positions_only(overrides: str) -> None:
+    first, second = (masks.dense_mask(mask, LENGTH).long() for mask in layer_masks(small(overrides)))
+    influences = influence(overrides) > 0
     assert torch.equal(influences, second @ first > 0)
-    assert bool(influences.triu(1).any()) == (line in NONCAUSAL)
+    assert bool(influences.triu(1).any()) == (overrides in NONCAUSAL)
 
 
-@pytest.mark.parametrize("line", CAUSAL)
-def test_logits_do_not_depend_on_the_input_length(line: str) -> None:
-    built = build(small(line), 11).eval()
+@pytest.mark.parametrize("overrides", CAUSAL)
+def test_logits_do_not_depend_on_the_input_length(overrides: str) -> None:
+    built = build(small(overrides), 11).eval()
     randomize_weights(built)
     tokens = torch.randint(11, (2, LENGTH))
     for length in (1, 6):
         torch.testing.assert_close(built(tokens[:, :length]), built(tokens)[:, :length], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("line", [*BY_HAND, *PATTERNS])
-def test_model_with_any_mask_can_sample(line: str) -> None:
-    built = build(small(line), 11)
+@pytest.mark.parametrize("overrides", [*BY_HAND, *PATTERNS])
+def test_model_with_any_mask_can_sample(overrides: str) -> None:
+    built = build(small(overrides), 11)
     randomize_weights(built)
     for length in range(1, LENGTH + 1):
         assert built(torch.randint(11, (1, length))).isfinite().all()
@@ -154,8 +154,8 @@ def test_noncausal_warnings_name_the_first_pair() -> None:
     ]
     for model in ("bigram", "ngram"):
         assert masks.noncausal_warnings(make_config("mask=banded", f"model={model}")) == []
-    for line in CAUSAL:
-        assert masks.noncausal_warnings(small(line)) == []
+    for overrides in CAUSAL:
+        assert masks.noncausal_warnings(small(overrides)) == []
 
 
 def test_noncausal_warnings_include_masks_of_plugins() -> None:

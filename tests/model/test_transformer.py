@@ -205,9 +205,11 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("line", [*(f"model={model}" for model in MODELS), *(f"experiment={rung}" for rung in RUNGS)])
-def test_losses_of_the_first_steps_are_golden(line: str) -> None:
-    config = make_config(line)
+@pytest.mark.parametrize(
+    "override", [*(f"model={model}" for model in MODELS), *(f"experiment={rung}" for rung in RUNGS)]
+)
+def test_losses_of_the_first_steps_are_golden(override: str) -> None:
+    config = make_config(override)
     built = build(config, 65)
     optimizer = optimizers.build(config.optimizer, built)
     T = min(64, config.size.context_length)
@@ -220,7 +222,7 @@ def test_losses_of_the_first_steps_are_golden(line: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert found == pytest.approx(GOLDEN[line], rel=2e-4), f"found {found}; see the comment above GOLDEN"
+    assert found == pytest.approx(GOLDEN[override], rel=2e-4), f"found {found}; see the comment above GOLDEN"
 
 
 def test_softcap_is_computed_in_fp32_under_autocast() -> None:

@@ -91,11 +91,11 @@ class Muon(torch.optim.Optimizer):
                 pair = (weight, direction) if weight.size(0) <= weight.size(1) else (weight.T, direction.T)
                 by_shape[pair[0].size(0), pair[0].size(1)].append(pair)
         for (_, n_columns), pairs in by_shape.items():
-            orthogonal_NxRxC = orthogonalize(
+            orthogonal_nxrxc = orthogonalize(
                 torch.stack([direction for _, direction in pairs]), group["newton_schulz_steps"]
             )
             scale = group["lr"] * ADAMW_RMS * math.sqrt(n_columns)
-            for (weight, _), direction in zip(pairs, orthogonal_NxRxC, strict=True):
+            for (weight, _), direction in zip(pairs, orthogonal_nxrxc, strict=True):
                 weight.sub_(direction, alpha=scale)
 
     def _step_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
@@ -117,11 +117,11 @@ def _current_momentum(group: dict[str, Any]) -> float:
     return group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
 
 
-def orthogonalize(matrices_NxRxC: torch.Tensor, steps: int) -> torch.Tensor:
+def orthogonalize(matrices_nxrxc: torch.Tensor, steps: int) -> torch.Tensor:
     """Approximate U V^T for each matrix with the SVD U S V^T, by Newton-Schulz iteration (Jordan et al. 2024).
 
     Args:
-        matrices_NxRxC: a batch of N matrices of R rows and C columns, R <= C.
+        matrices_nxrxc: a batch of n matrices of r rows and c columns, r <= c.
         steps: iterations.
 
     Returns:
@@ -129,10 +129,10 @@ def orthogonalize(matrices_NxRxC: torch.Tensor, steps: int) -> torch.Tensor:
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     # The iteration tolerates rounding errors, and GPUs are fastest in bf16; CPUs are not.
-    x_NxRxC = matrices_NxRxC.bfloat16() if matrices_NxRxC.is_cuda else matrices_NxRxC
-    x_NxRxC = x_NxRxC / (x_NxRxC.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x_nxrxc = matrices_nxrxc.bfloat16() if matrices_nxrxc.is_cuda else matrices_nxrxc
+    x_nxrxc = x_nxrxc / (x_nxrxc.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        square_NxRxR = x_NxRxC @ x_NxRxC.mT
-        polynomial_NxRxR = torch.baddbmm(square_NxRxR, square_NxRxR, square_NxRxR, beta=b, alpha=c)
-        x_NxRxC = torch.baddbmm(x_NxRxC, polynomial_NxRxR, x_NxRxC, beta=a)
-    return x_NxRxC.to(matrices_NxRxC.dtype)
+        square_nxrxr = x_nxrxc @ x_nxrxc.mT
+        polynomial_nxrxr = torch.baddbmm(square_nxrxr, square_nxrxr, square_nxrxr, beta=b, alpha=c)
+        x_nxrxc = torch.baddbmm(x_nxrxc, polynomial_nxrxr, x_nxrxc, beta=a)
+    return x_nxrxc.to(matrices_nxrxc.dtype)
