@@ -24,7 +24,7 @@ from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
-from nanolm.sweeps.states import DONE, Report, State, exceeds_max_steps, read_run, too_many_steps
+from nanolm.sweeps.states import DONE, Report, State, exceeds_max_steps, read_run
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training.stop import ShouldPrune, StopRequest
 
@@ -129,9 +129,10 @@ class SweepJob:
             config = _to_config(composed)
             max_steps = config.trainer.max_steps
             report = read_run(run, max_steps, check_lock=False)
-            if exceeds_max_steps(summary := run.read_summary(), max_steps):
-                raise too_many_steps(run, summary, max_steps)
-            if report.state in self.final_states or _failed_since(self.start_time, run, report):
+            exceeds = exceeds_max_steps(run.read_summary(), max_steps)
+            if exceeds:
+                write_text(run.error, report.error + "\n")
+            if exceeds or report.state in self.final_states or _failed_since(self.start_time, run, report):
                 return JobResult(report.state, str(run.path), report.value, report.error)
             run.error.unlink(missing_ok=True)
             exit_status = self._train(config, run, stop)

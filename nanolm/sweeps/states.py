@@ -64,7 +64,12 @@ def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> R
         return Report(State.failed, Summary(), str(error))
     status = summary.status
     if exceeds_max_steps(summary, max_steps):
-        return Report(State.failed, Summary(), str(too_many_steps(run, summary, max_steps)))
+        problem = RunError(
+            f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
+            where=str(run.path),
+            hint="move the folder elsewhere to train the job again",
+        )
+        return Report(State.failed, Summary(), str(problem))
     if summary.is_complete(max_steps) and run.exists():
         return Report(State.completed, summary)
     if check_lock and run.is_claimed():
@@ -80,15 +85,6 @@ def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> R
 def exceeds_max_steps(summary: Summary, max_steps: int) -> bool:
     """Return whether a run was trained by hand for more steps than its job asks for, so its results do not count."""
     return not summary.is_fitted and summary.steps_done > max_steps
-
-
-def too_many_steps(run: RunDirectory, summary: Summary, max_steps: int) -> RunError:
-    """Return the error for a run that exceeds the steps of its job."""
-    return RunError(
-        f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
-        where=str(run.path),
-        hint="move the folder elsewhere to train the job again",
-    )
 
 
 def read_error(run: RunDirectory) -> str:
