@@ -30,7 +30,7 @@ from nanolm.registry import GROUPS
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# What brings a plugin of Hydra that is not there by itself.
+# The extra of nanolm that installs a plugin of Hydra.
 EXTRAS = {
     ("hydra/launcher", "joblib"): "joblib",
     ("hydra/launcher", "ray"): "ray",
@@ -40,13 +40,13 @@ EXTRAS = {
 
 
 def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig, DictConfig]:
-    """Composes overrides of one run, over the settings of another one where there is a base.
+    """Compose the overrides of one run, over the settings of another run if there is one.
 
     Args:
-        base: stands in the place of the defaults, but for groups that the overrides choose an option of.
+        base: replaces the defaults, except in groups in which the overrides choose an option.
 
     Returns:
-        All that Hydra composed, and the settings of nanolm alone.
+        Everything that Hydra composed, and nanolm's settings in it.
     """
     if base is None:
         composed = compose(texts)
@@ -58,6 +58,7 @@ def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig,
     # Such as hydra.run.dir=${model.name}.
     OmegaConf.set_struct(composed, False)
     for name in task:
+        # Private, but reading the node in a public way would resolve its interpolation.
         composed[name] = task._get_node(name)
     return composed, task
 
@@ -72,12 +73,12 @@ def _over(base: Config, task: DictConfig, parsed: Sequence[Override]) -> DictCon
 
 
 def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str) -> SettingsError:
-    """What is said of a setting that some options of a sweep do not have, and others have."""
+    """The error for a setting that only some options of a sweep have."""
     return SettingsError(
         f"{' and '.join(options)} {'have' if len(options) > 1 else 'has'} no setting {key!r}, and "
         f"{' and '.join(holders)} of the same sweep {'have' if len(holders) > 1 else 'has'} it",
         where=word,
-        hint="a line for each of them, or leave the setting out",
+        hint="run one command for each of them, or leave the setting out",
     )
 
 
@@ -88,18 +89,18 @@ def diagnose(
     base: Config | None = None,
     found: Sequence[NanolmError] = (),
 ) -> list[NanolmError]:
-    """Tries every override alone, groups first, and returns what is wrong with each.
+    """Try every override by itself, choices of options first, and return every mistake.
 
     Args:
         files: the YAML files that the overrides choose.
-        base: the settings of the run that the line goes on with, if it does.
+        base: the settings of the run that is resumed or forked.
         found: problems of overrides that are not in `parsed`; they come first in the result.
     """
     from hydra.core.global_hydra import GlobalHydra
 
     loader = GlobalHydra.instance().config_loader()
     search = [override.input_line or "" for override in parsed if override.key_or_group == "hydra.searchpath"]
-    # An experiment or a study may lie in the user's folder alone, which Hydra does not list.
+    # Hydra does not list these groups if only the user's folder has options of them.
     groups = sorted({*loader.list_groups(""), "experiment", "sweep"} - {"schema", "hydra"})
     problems = list(found)
     sound: list[str] = []
@@ -118,7 +119,7 @@ def diagnose(
             problems.append(problem)
         elif key in groups or key.startswith("hydra/"):
             options = _options(loader, key, search)
-            # Of a group that is chosen twice the last choice counts.
+            # The last choice of a group counts.
             sound = [text for text in sound if text.split("=", 1)[0] != override.get_key_element()]
             for text in expand(override, multirun):
                 choice = text.split("=", 1)[-1].strip("'\"")
@@ -136,7 +137,7 @@ def diagnose(
         composed, task = compose_over(chosen, base)
     except Exception as error:
         return [*problems, *_in_files(files, chosen, error)]
-    # The keys that there are with each option of a sweep, for what one of them lacks.
+    # The keys that exist with each option of a sweep, to find those that one option does not have.
     known = known_keys(task)
     known_with = dict.fromkeys(one_per_group.values(), known)
     for text in sound:
@@ -146,16 +147,16 @@ def diagnose(
                 known_with[text] = known_keys(compose_over(instead, base)[1])
             except Exception as error:
                 problems += _in_files(files, instead, error)
-    # Of an option that is not there no setting is known.
+    # The settings of an unknown option are unknown.
     unchosen = {problem.where for problem in problems if problem.where in groups}
     hydras = {f"hydra.{name}" for name in known_keys(composed.hydra)}
     for override in values:
         key, word = override.key_or_group, override.input_line or override.key_or_group
         in_hydra = re.split(r"[./]", key)[0] == "hydra"
         if LIST_PART.search(key):
-            continue  # a part of a list that another word gives: alone it means nothing
-        if not in_hydra and (parted := _parted(key, known_with)):
-            problems.append(lacking(parted[0], key, parted[1], word))
+            continue  # a part of a list that another override sets, without a meaning of its own
+        if not in_hydra and (split := _options_without(key, known_with)):
+            problems.append(lacking(split[0], key, split[1], word))
             continue
         if key not in known and key.split(".")[0] in unchosen:
             continue
@@ -164,7 +165,9 @@ def diagnose(
             problems.append(_no_setting(key, word, held, base, files))
             continue
         if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
-            problems.append(SettingsError(f"{word}: {key} is a setting already", where=word, hint=word.lstrip("+")))
+            problems.append(
+                SettingsError(f"{word}: {key} exists already and needs no +", where=word, hint=word.lstrip("+"))
+            )
             continue
         for text in expand(override, multirun):
             wrong = (
@@ -178,7 +181,7 @@ def diagnose(
             if not wrong:
                 sound.append(text)
     if problems:
-        # What is right so far may still not fit together, and the reader wants to hear it now.
+        # Overrides that are right by themselves may be inconsistent; report that as well.
         fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
         fitted = compose_over(list(fitting.values()), base)[1]
         wrong_keys = {override.key_or_group for override in values}
@@ -189,8 +192,8 @@ def diagnose(
     return problems
 
 
-def _parted(key: str, known_with: dict[str, set[str]]) -> tuple[list[str], list[str]] | None:
-    """The options of a sweep without a setting and those of the same group with it, where there are both."""
+def _options_without(key: str, known_with: dict[str, set[str]]) -> tuple[list[str], list[str]] | None:
+    """Return the options of a sweep without a setting and those of the same group with it, if there are both."""
     for group in {text.split("=")[0] for text in known_with}:
         options = [text for text in known_with if text.split("=")[0] == group]
         holders = [text for text in options if key in known_with[text]]
@@ -206,23 +209,23 @@ def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None, 
         return SettingsError(
             f"the run has no setting {key}: its {group} is {getattr(base, group).name}",
             where=key,
-            hint=f"choose another {group} on the line as well, as in {group}={having[0]}",
+            hint=f"choose another {group} as well, as in {group}={having[0]}",
         )
     if having:
-        hint = f"the {group} of this line has none; it is a setting of {', '.join(having)}"
+        hint = f"the chosen {group} does not have it; it is a setting of {', '.join(having)}"
         return SettingsError(f"there is no setting {key!r}", where=word, hint=hint)
     return SettingsError(f"there is no setting {key!r}", where=word, hint=nearest(key, known))
 
 
 def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list[NanolmError]:
-    """What is wrong with options that do not compose: each fault with its file and line."""
+    """Return what is wrong with options that do not compose, with the file and the line."""
     if isinstance(error, NanolmError):
-        return _said(error, "")
+        return _to_problems(error, "")
     problems = files.check(_choices(chosen))
     if problems:
         return problems
     text = summarize_error(error)
-    # Hydra names the option that it was reading; what it says of it is enough.
+    # Hydra names the option that it was reading.
     named = match[1].removesuffix(".yaml") if (match := re.search(r"In '([^']+)'", text)) else ""
     file = next((file for file in files.files.values() if f"{file.group}/{file.option}" == named), None)
     own = [str(file.path) for file in files.files.values() if not file.is_ours]
@@ -231,13 +234,13 @@ def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list
 
 
 def _choices(chosen: Sequence[str]) -> dict[str, str]:
-    """The option of each group: of the defaults, unless it is chosen."""
+    """Return the option of each group: the chosen one or the default."""
     defaults = choices_of(compose([]).hydra.runtime.choices)
     return defaults | {group: option for group, _, option in (text.partition("=") for text in chosen)}
 
 
 def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
-    """What is wrong with a launcher or a sweeper that is not there, and what brings it."""
+    """Return the error for a launcher or a sweeper that is not installed, with the command that installs it."""
     key, name = override.key_or_group, str(override.value())
     options = _options(loader, key, [])
     if name in options:
@@ -251,7 +254,7 @@ def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
 
 
 def _options(loader: Any, group: str, search: list[str]) -> list[str]:
-    """What can be chosen in a group; what lies in folders of it by folder/name."""
+    """Return the options of a group; those in its folders as folder/name."""
     from hydra.core.object_type import ObjectType
 
     options = list(loader.get_group_options(group, ObjectType.CONFIG, CONFIG_NAME, search))
@@ -264,7 +267,7 @@ def _try_value(task: DictConfig, text: str) -> list[NanolmError]:
     try:
         with_values(task, parse([text]))
     except Exception as error:
-        return _said(error, text, task)
+        return _to_problems(error, text, task)
     return []
 
 
@@ -272,12 +275,12 @@ def _try(overrides: Sequence[str], text: str, task: DictConfig) -> list[NanolmEr
     try:
         compose(overrides)
     except Exception as error:
-        return _said(error, text, task)
+        return _to_problems(error, text, task)
     return []
 
 
-def _said(error: Exception, text: str, task: DictConfig | None = None) -> list[NanolmError]:
-    """What is said of a word that fails by itself: nanolm's own errors as they stand, Hydra's as one of the word."""
+def _to_problems(error: Exception, text: str, task: DictConfig | None = None) -> list[NanolmError]:
+    """Convert an error of a single override: nanolm's own are kept, Hydra's become an error about the override."""
     if isinstance(error, NanolmError):
         return error.problems if isinstance(error, Problems) else [error]
     if task is not None and any(isinstance(cause, MISFITS) for cause in (error, error.__cause__)):

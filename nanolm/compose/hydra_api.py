@@ -16,7 +16,7 @@ CONFIG_NAME = "train"
 
 
 def config_folder() -> Path:
-    """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
+    """Return the folder of nanolm's YAML files: in the package if it is installed, next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -24,7 +24,7 @@ def config_folder() -> Path:
 
 @contextlib.contextmanager
 def hydra_context() -> Iterator[None]:
-    """Hydra over our folder of YAML files, inside a sweep that Hydra itself leads as well as without one."""
+    """Initialize Hydra with nanolm's YAML files, also inside a sweep, whose own Hydra is restored at the end."""
     from hydra.core.global_hydra import GlobalHydra
 
     from nanolm.compose.hydra_app import create_hydra
@@ -39,11 +39,11 @@ def hydra_context() -> Iterator[None]:
 
 
 def with_search_path(overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    """Overrides with one `hydra.searchpath=` that names all folders to search: Hydra reads only the first such word.
+    """Merge all folders to search into one `hydra.searchpath=` override: Hydra reads only the first one.
 
     Args:
         overrides: in Hydra's grammar.
-        config_dir: the user's own folder of YAML files, which is searched before the folders in the overrides.
+        config_dir: the user's own folder of YAML files, searched before the folders in the overrides.
 
     Raises:
         SettingsError: an override cannot be read.
@@ -82,7 +82,7 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def choices_of(chosen: Any) -> dict[str, str]:
-    """The option of each group that has one, of Hydra's `runtime.choices`."""
+    """Return the option of each group from Hydra's `runtime.choices`, those of Hydra's own groups left out."""
     return {
         group: str(option)
         for group, option in sorted(chosen.items())

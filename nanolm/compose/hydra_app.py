@@ -1,7 +1,8 @@
 """Hydra with nanolm's checks: every configuration is checked when it is composed, before Hydra acts on it.
 
-Imported only where Hydra is needed. Launchers take the config loader along into the processes of their jobs, so that
-the configurations composed there are checked too.
+Imported only where Hydra is needed, because it imports much of it. Hydra has no public class to create an application
+or a config loader from: the private ones are used because launchers pickle the loader into the processes of their
+jobs, where configurations are composed and must be checked again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
         raise_all(check_search_path(overrides))
         composed = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         if config_name is None:
-            assert not overrides, "Hydra's own help has nothing of the user's in it"
+            assert not overrides, "--hydra-help composes no overrides"
             return composed
         found = unsupported(composed, overrides)
         if found:
@@ -52,7 +53,7 @@ class CheckedConfigLoader(ConfigLoaderImpl):
     def _files(
         self, config_name: str, overrides: list[str], run_mode: RunMode, composed: DictConfig
     ) -> dict[Path, str]:
-        """The files of the user's folders that a configuration is composed of, with their text."""
+        """Return the files of the user's folders that a configuration is composed of, with their text."""
         folders = [
             Path(source.path)
             for source in composed.hydra.runtime.config_sources
@@ -82,7 +83,7 @@ def create_hydra(folder: Path, config_dir: str | None = None) -> Hydra:
 
 
 def _error(name: str, problem: str, overrides: Sequence[str], files: dict[Path, str]) -> NanolmError:
-    """The error for a setting, with the overrides that set it, or else the files or the options it may come from."""
+    """The error for a setting, naming the overrides that set it, or else the files or options it may come from."""
     parts = name.split(".")
     typed = [text for text in overrides if f"{name}.".startswith(text.lstrip("+~").split("=")[0] + ".")]
     options = [text for text in overrides if re.match(rf"[+~]*hydra/{parts[1]}\b", text)] if parts[1:] else []

@@ -35,7 +35,7 @@ SUPPORTED = {
 
 NOTHING_EXECUTES = "settings do not execute code; Python modules of your own are imported with plugins=[my_module]"
 
-# What to do instead of setting something that is not supported; the longest matching name counts.
+# Hints for unsupported settings; the longest matching name counts.
 HINTS = {
     "hydra": "set one setting at a time, as in hydra.run.dir=FOLDER",
     "hydra.run": "hydra.run.dir=FOLDER",
@@ -48,7 +48,7 @@ HINTS = {
     "hydra.job.env_set": "set environment variables before the command: NAME=value nanolm train ...",
     "hydra.job.env_copy": "set environment variables before the command: NAME=value nanolm train ...",
     "hydra.output_subdir": "every run directory has its settings in config.yaml",
-    "hydra.verbose": "train.log in the run directory has everything that was said",
+    "hydra.verbose": "train.log in the run directory has all messages",
     "hydra.callbacks": NOTHING_EXECUTES,
     "hydra.job_logging": NOTHING_EXECUTES,
     "hydra.hydra_logging": NOTHING_EXECUTES,
@@ -59,7 +59,7 @@ HINTS = {
 
 NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
 
-# What nanolm's own train.yaml sets or leaves as it is, and no other file may change.
+# Settings whose value in nanolm's own train.yaml no other file may change.
 PINNED: dict[str, Any] = {
     "callbacks": {},
     "job_logging": NO_LOGGING,
@@ -74,8 +74,8 @@ PINNED: dict[str, Any] = {
     "sweep.subdir": "${hydra:job.num}",
 }
 
-# What files may set, what Hydra fills in itself, and texts that only --hydra-help prints. Launchers, sweepers, the
-# search path and the overrides have checks of their own.
+# Settings that files may set, that Hydra fills in itself, or that only --hydra-help prints. Launchers, sweepers, the
+# search path and the overrides are checked separately.
 FREE = (
     "run.dir",
     "sweep.dir",
@@ -105,7 +105,7 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
     """Check one override of the command line against the supported settings.
 
     Args:
-        override: any override; one that does not concern Hydra is right.
+        override: any override; those that do not concern Hydra are accepted.
         multirun: whether the command line is a sweep.
 
     Returns:
@@ -179,7 +179,7 @@ def unsupported(composed: DictConfig, overrides: Sequence[str]) -> dict[str, str
         return {"hydra": "is replaced as a whole"}
     hydra = _sections(OmegaConf.to_container(composed.hydra, resolve=False))
     expected = {**_sections(OmegaConf.to_container(OmegaConf.structured(HydraConf), resolve=False)), **PINNED}
-    # The driver of a sweep says where each job goes.
+    # The driver of a sweep sets the directory of each job.
     names_a_job = any(text.startswith("hydra.sweep.subdir=") for text in overrides)
     free = (*FREE, "sweep.subdir") if names_a_job else FREE
     found = {
@@ -199,7 +199,7 @@ def _matches(key: str, name: str) -> bool:
 
 
 def hint(key: str, problem: str = "") -> str:
-    """What to do instead of setting something that is not supported, or an empty string.
+    """Return a hint for an unsupported setting, or an empty string.
 
     Args:
         problem: what is wrong with it, of a setting of the launcher or the sweeper.
@@ -212,7 +212,7 @@ def hint(key: str, problem: str = "") -> str:
 
 
 def _sections(hydra: Any) -> dict[str, Any]:
-    """The settings of a hydra node, those of the sections that hold both free and pinned ones by name.section."""
+    """Return the settings of a hydra node; those of sections with both free and pinned settings as section.name."""
     mixed = ("job", "run", "sweep", "overrides")
     return {key: value for key, value in hydra.items() if key not in mixed} | {
         f"{section}.{key}": value for section in mixed for key, value in hydra[section].items()

@@ -1,4 +1,4 @@
-"""Check the two parts of a composed config that Hydra instantiates: the launcher and the sweeper of a sweep."""
+"""Check the two parts of a composed config that Hydra instantiates: launcher and sweeper."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ ONLY_TYPED = "can run commands, and is only accepted on the command line"
 
 
 def _problems(node: Any, known: Any, path: str) -> Iterator[tuple[str, str]]:
-    """What is wrong below a node, by the name of the setting.
+    """Find what is wrong below a node, by the name of the setting.
 
     Args:
         node: a mapping or a list of the config.
-        known: the same part of the plugin's own settings; what is equal to it is right.
+        known: the same part of the plugin's own settings; equal values are accepted.
     """
     plain: Any = OmegaConf.to_container(node, resolve=False)
     is_mapping = isinstance(plain, dict)
@@ -86,9 +86,9 @@ def _problems(node: Any, known: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _interpolation_problem(node: Any, key: Any, text: str) -> str:
-    """What is wrong with an interpolation, which may stand for a word or a number and nothing else."""
+    """Return what is wrong with an interpolation, which must resolve to a string or a number."""
     if MAKES_MAPPINGS.search(text):
-        return f"is made by {text}"
+        return f"is created by {text}"
     try:
         value = node[key]
     except OmegaConfBaseException as error:

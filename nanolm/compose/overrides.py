@@ -1,11 +1,11 @@
-"""Overrides as Hydra parses them."""
+"""Parse overrides with Hydra's grammar, and apply and inspect them."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
 
-# What it is called on the line, and by Hydra.
+# Its name on the command line, and in Hydra.
 FAIL_FAST = "sweep.fail_fast"
 HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
 
-# A key in a list, such as scheduler.parts.0.gamma.
+# The key of an item of a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """The words as Hydra understands them.
+    """Parse overrides.
 
     Raises:
-        SettingsError: with every word that is none, or is a range that is empty, too long or without an end.
+        SettingsError: with every text that is not an override, or has a range that is empty, too long or infinite.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -48,12 +48,12 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _readable(text: str, parser: OverridesParser) -> str:
-    """The hint for a word that Hydra's grammar does not have: the word with its value in quotes, where that is one."""
+    """Return a hint for a text that is not an override: the text with its value quoted, if that is an override."""
     from hydra.errors import HydraException
 
     key, sign, value = text.partition("=")
     if value.strip() == "~":
-        return f"the value for nothing is null: {key}=null"
+        return f"write null for no value: {key}=null"
     word = f"{key}={quoted(value)}"
     try:
         parser.parse_override(word)
@@ -65,7 +65,7 @@ def _readable(text: str, parser: OverridesParser) -> str:
 
 
 def is_readable(word: str) -> bool:
-    """Whether Hydra's grammar has such an override."""
+    """Whether a text is an override in Hydra's grammar."""
     try:
         parse([word])
     except SettingsError:
@@ -74,24 +74,24 @@ def is_readable(word: str) -> bool:
 
 
 def quoted(value: str) -> str:
-    """A string as a Hydra override carries it, whatever characters are in it."""
-    # Backslashes count only where they stand before a quote.
+    """Quote a string with any characters for a Hydra override."""
+    # Only backslashes before a quote have a meaning.
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
 
 
 def is_plain_value(override: Override) -> bool:
-    """Whether a word sets one setting that has a default, which no choice of an option hangs on."""
+    """Whether an override sets one existing setting, on which no choice of an option depends."""
     is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
     key = override.key_or_group
     return is_change and not key.startswith("hydra.") and ("." in key or key == "seed")
 
 
 def with_values(task: DictConfig, overrides: Sequence[Override]) -> DictConfig:
-    """A copy with plain values set.
+    """Return a copy with plain values set.
 
     Raises:
-        OmegaConfBaseException: there is no such setting, or the value is of another type.
+        OmegaConfBaseException: there is no such setting, or the value has another type.
     """
     copied = task.copy()
     OmegaConf.set_struct(copied, True)
@@ -101,34 +101,32 @@ def with_values(task: DictConfig, overrides: Sequence[Override]) -> DictConfig:
 
 
 def expand(override: Override, multirun: bool) -> list[str]:
-    """The overrides that a sweep makes of this one; itself when it sweeps nothing."""
+    """Return one override for each value of a sweep; the override itself if it is not swept."""
     if not (multirun and override.is_sweep_override()):
         return [override.input_line]
     try:
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     except Exception:
-        # Of an interval its sweeper tries more; here its lower end shows whether there is such a setting.
+        # A sweeper samples intervals; the lower end is enough to check the setting.
         low = getattr(override.value(), "start", None)
         return [] if low is None else [f"{override.get_key_element()}={low:.12g}"]
 
 
 def known_keys(config: DictConfig) -> set[str]:
-    """Every dotted key, those of groups included."""
+    """Return every dotted key, those of groups included."""
     keys: set[str] = set()
 
-    def walk(node: DictConfig, prefix: str) -> None:
-        for name in map(str, node):
-            key = f"{prefix}{name}"
-            keys.add(key)
-            child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
-            if isinstance(child, DictConfig) and not child._is_none():
-                walk(child, f"{key}.")
+    def walk(node: dict[Any, Any], prefix: str) -> None:
+        for name, value in node.items():
+            keys.add(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
 
-    walk(config, "")
+    walk(cast(dict[Any, Any], OmegaConf.to_container(config, resolve=False)), "")
     return keys
 
 
 def leaf_keys(config: DictConfig) -> set[str]:
-    """Every dotted key that is no group of others."""
+    """Return every dotted key except those of groups."""
     keys = known_keys(config)
     return keys - {key[:at] for key in keys for at, sign in enumerate(key) if sign == "."}

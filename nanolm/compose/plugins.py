@@ -1,4 +1,4 @@
-"""The user's modules, and the schemas that Hydra composes over."""
+"""Import the user's modules and register all schemas with Hydra."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from nanolm.registry import GROUPS
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# The schema that Hydra's ConfigStore has for (group, name): to make them anew takes a third of the time of composing.
+# Schemas in Hydra's ConfigStore by (group, name). Storing them again would take a third of the time of composing.
 REGISTERED: dict[tuple[str, str], type[Any]] = {}
 
 
 def import_plugins(names: Iterable[str]) -> None:
-    """Imports the user's modules, whose decorators fill the registries.
+    """Import the user's modules, whose decorators fill the registries.
 
     The current folder is searched after the installed packages, so that a numpy.py there does not hide numpy.
 
     Raises:
-        SettingsError: with every module that is not found, fails as it is imported, or is hidden by an installed one.
+        SettingsError: with every module that is not found, fails on import, or is hidden by an installed one.
     """
     problems: list[NanolmError] = []
     for name in names:
@@ -50,7 +50,7 @@ def import_plugins(names: Iterable[str]) -> None:
 
 
 def _wrong_plugin(name: str, error: BaseException) -> NanolmError:
-    """What is wrong with a module that cannot be imported."""
+    """Return the error for a module that cannot be imported."""
     top, suffix = name.split(".")[0], Path(name).suffix
     if "/" in name or suffix == ".py":
         return SettingsError(
@@ -99,7 +99,7 @@ def _require_not_hidden(name: str) -> None:
 
 
 def register_schemas() -> None:
-    """Puts every dataclass into Hydra's ConfigStore, and makes a plugin's name an option of its group."""
+    """Store every schema in Hydra's ConfigStore, and make the name of a plugin an option of its group."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -126,10 +126,10 @@ def _is_plugin(group: str, name: str) -> bool:
 
 
 def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
-    """The modules in plugins=[...], on the line or in the experiment or sweep file that the line chooses.
+    """Return the modules in plugins=[...], on the command line or in the experiment or sweep file that it chooses.
 
     Raises:
-        SettingsError: it is something else than a list of module names.
+        SettingsError: it is not a list of module names.
     """
     given = [(override.value(), override.input_line or "") for override in parsed if override.key_or_group == "plugins"]
     found: list[str] = []
@@ -146,11 +146,11 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
         if not isinstance(value, list) or strange:
             problems.append(
                 SettingsError(
-                    f"plugins holds {strange[0]!r}, which is no name of a module"
+                    f"plugins holds {strange[0]!r}, which is not the name of a module"
                     if strange
                     else f"plugins is {value!r}",
                     where=where,
-                    hint=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the line "
+                    hint=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the command line "
                     f"'plugins=[{value if isinstance(value, str) else 'my_module'}]'",
                 )
             )
@@ -160,9 +160,9 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
 
 
 def _resolved(value: Any) -> Any:
-    """A value with the interpolations in it resolved, as far as they can be before the settings are composed.
+    """Resolve the interpolations in a value, as far as possible before the settings are composed.
 
     Raises:
-        OmegaConfBaseException: one of them cannot.
+        OmegaConfBaseException: one cannot be resolved.
     """
     return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index, call-overload]

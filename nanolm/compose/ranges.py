@@ -1,4 +1,4 @@
-"""Check that a range or an interval of a sweep has an end, before it is expanded."""
+"""Check that a range or an interval of a sweep is finite, before it is expanded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanolm.json_text import is_finite_number
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# Each value of a range and each job of a grid is composed before the sweep starts, at some milliseconds each.
+# Each value of a range and each job of a grid is composed before the sweep starts, in a few milliseconds.
 MOST_VALUES = 10_000
 
 
@@ -37,14 +37,14 @@ def _wrong(ends: list[float | None], step: float | None, text: str, key: str) ->
         return SettingsError(
             f"{text} has a step of 0 and would never end",
             where=key,
-            hint="a step other than 0, as in range(0.1,0.3,0.1); the third number is the step, not a count",
+            hint="use a step other than 0, as in range(0.1,0.3,0.1); the third number is the step, not a count",
         )
-    # Not divided: the quotient of integers may be too large for a float.
+    # No division: the quotient of integers may be too large for a float.
     if (high - low) * (1 if step > 0 else -1) > MOST_VALUES * abs(step):
         return SettingsError(
             f"{text} has more than {MOST_VALUES:,} values",
             where=key,
-            hint="a larger step, or values by name: 1e-3,3e-3; a study draws from interval(LOW,HIGH) or "
+            hint="use a larger step, or list the values: 1e-3,3e-3; a study samples interval(LOW,HIGH) or "
             "int(interval(LOW,HIGH))",
         )
     if (high - low) * step <= 0:

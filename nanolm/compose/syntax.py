@@ -1,4 +1,4 @@
-"""Overrides as people type them, rewritten into Hydra's grammar: paths need no quotes."""
+"""Rewrite overrides as typed into Hydra's grammar: paths need no quotes."""
 
 from __future__ import annotations
 
@@ -20,45 +20,44 @@ from nanolm.config.run import BASE_SCHEMAS, Config
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
 
-# Paths that are settings of Hydra.
+# Settings of Hydra that are paths.
 _DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")
 
-# There is no experiment and no study unless one is chosen.
-_NOTHING = ("experiment=null", "sweep=null")
+# These have no effect: no experiment and no sweep file is chosen by default.
+_NO_EFFECT = ("experiment=null", "sweep=null")
 
 _FUNCTION = re.compile(
     r"(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool|extend_list)\s*\(.*\)", re.DOTALL
 )
 
-# A backslash that Hydra's grammar takes away.
+# An escape sequence of Hydra's grammar.
 _HYDRA_ESCAPE = re.compile(r"\\[\\()\[\]{}:=, \t]")
 
-# What a comma inside of does not part two values.
+# Commas inside of these do not separate values.
 _WHOLE = re.compile(r"""'(?:\\.|[^'\\])*'(?=\s*(?:,|$))|"(?:\\.|[^"\\])*"(?=\s*(?:,|$))""", re.DOTALL)
 _BRACES = re.compile(r"\$\{[^}]*\}")
 
 
-def to_hydra_syntax(words: Sequence[str], multirun: bool = False) -> list[str]:
-    """Rewrite overrides as typed into what Hydra's grammar reads. What is in its grammar already stays as it is.
+def to_hydra_syntax(overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """Rewrite overrides as typed into Hydra's grammar. Overrides that are in it already do not change.
 
-    The value of a setting that is a path is taken as it stands, whatever characters are in it, unless it is quoted or
-    has an interpolation in it. `plugins=module` is a list of one, `sweep.fail_fast` the setting of the sweeper, and
-    `experiment=null` is left out.
+    Paths are taken literally, whatever characters they have, unless they are quoted or contain an interpolation.
+    `plugins=module` becomes a list, `sweep.fail_fast` the setting of the sweeper, and `experiment=null` is dropped.
 
     Args:
-        words: overrides.
-        multirun: whether commas part several values. A path that exists with the comma in its name is one value.
+        overrides: as typed.
+        multirun: whether commas separate values. An existing path with a comma in its name is one value.
     """
-    return [_rewritten(word, multirun) for word in words if word not in _NOTHING]
+    return [_rewrite(text, multirun) for text in overrides if text not in _NO_EFFECT]
 
 
 def path_keys() -> frozenset[str]:
-    """The settings that are paths, by the metadata of their fields."""
+    """Return the settings that are paths."""
     return frozenset(_path_fields())
 
 
 def _path_fields() -> dict[str, bool]:
-    """The settings that are paths, and whether null is a value of theirs in every option."""
+    """Return the settings that are paths, and whether every option accepts null for them."""
     schemas = [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
     schemas += list(BASE_SCHEMAS.items())
     found: dict[str, bool] = {}
@@ -70,8 +69,8 @@ def _path_fields() -> dict[str, bool]:
     return found
 
 
-def _rewritten(word: str, multirun: bool) -> str:
-    key, sign, value = word.partition("=")
+def _rewrite(text: str, multirun: bool) -> str:
+    key, sign, value = text.partition("=")
     if key == FAIL_FAST:
         return f"{HYDRA_FAIL_FAST}{sign}{value}"
     name = key.lstrip("+")
@@ -80,21 +79,21 @@ def _rewritten(word: str, multirun: bool) -> str:
     if name == "hydra.searchpath":
         return f"{key}={_search_path(value)}"
     if not value or (name not in _DIRECTORIES and name not in (fields := _path_fields())):
-        return word
+        return text
     is_optional = name not in _DIRECTORIES and fields[name]
     one = functools.partial(_one_path, name, is_optional)
     if _exists(value) or _FUNCTION.fullmatch(value):
-        return f"{key}={one(value)}" if _exists(value) else word
+        return f"{key}={one(value)}" if _exists(value) else text
     parts = _parts(value)
     if len(parts) > 1 and name in _DIRECTORIES and multirun:
-        return word
+        return text
     if len(parts) > 1 and (multirun or all(map(_exists, parts))):
         return f"{key}=" + ",".join(map(one, parts))
     return f"{key}={one(value)}"
 
 
 def _search_path(value: str) -> str:
-    """A list of folders in Hydra's grammar, of one folder as it stands or of a list."""
+    """Rewrite one folder, or a list of folders, into a list in Hydra's grammar."""
     is_list = value.startswith("[") and is_readable(f"key={value}")
     folders = parse([f"key={value}"])[0].value() if is_list else [value.strip("'\"")]
     if not all(isinstance(folder, str) and folder for folder in folders) or "${" in value:
@@ -105,7 +104,7 @@ def _search_path(value: str) -> str:
 
 
 def _one_path(key: str, is_optional: bool, value: str) -> str:
-    """One path in Hydra's grammar."""
+    """Quote one path, unless it is in Hydra's grammar already."""
     if (key == "resume" and value in (NEVER, AUTO)) or (
         value.lower() == "null" and (is_optional or not _exists(value))
     ):
@@ -121,7 +120,7 @@ def _one_path(key: str, is_optional: bool, value: str) -> str:
 
 
 def _parts(value: str) -> list[str]:
-    """The values between commas; those inside of quotes and interpolations part nothing."""
+    """Split at commas outside of quotes and interpolations."""
     parts, at, begin = [], 0, 0
     while at < len(value):
         is_at_begin = not value[begin:at].strip()
@@ -144,7 +143,7 @@ def _exists(value: str) -> bool:
 
 
 def _is_grammatical(value: Any) -> bool:
-    """Whether OmegaConf can read what stands in its `${...}`, whatever that resolves to."""
+    """Whether OmegaConf can parse the interpolations in a value, whatever they resolve to."""
     try:
         OmegaConf.create({"value": value})
     except GrammarParseError:

@@ -1,21 +1,20 @@
-"""The YAML files that a command line chooses, read by themselves: what is wrong in them has a file and a line."""
+"""Check the YAML files that a command line chooses, so that errors name a file and a line."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
+from nanolm.compose.yaml_file import GLOBAL_GROUPS, YamlFile, read_file
 from nanolm.config.composed import summarize_error
 from nanolm.config.launch import ALIASES, LAUNCH_KEYS
 from nanolm.config.run import BASE_SCHEMAS, SETTING_GROUPS, SINGLE_SCHEMAS, Config
@@ -27,48 +26,9 @@ from nanolm.registry import GROUPS
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-# Groups whose options set settings of every group.
-GLOBAL_GROUPS = ("experiment", "sweep")
 # The groups of Hydra in which a file may choose, or be, an option.
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 ALL_GROUPS = (*SETTING_GROUPS, *GLOBAL_GROUPS)
-
-
-@dataclasses.dataclass(frozen=True)
-class YamlFile:
-    """An option of a group, as its file has it.
-
-    Attributes:
-        group: such as optimizer, or experiment.
-        option: its name in the group; what lies in a folder has the folder's name and a slash before it.
-        package: where its settings go: a group, or an empty string for the whole config.
-        content: without its defaults list.
-        defaults: each entry as (group, option, is an override, line).
-        lines: of each key, dotted, the line in the file.
-    """
-
-    path: Path
-    group: str
-    option: str
-    package: str
-    content: dict[str, Any]
-    defaults: list[tuple[str, str, bool, int]]
-    lines: dict[str, int]
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it came with nanolm."""
-        return self.path.is_relative_to(config_folder())
-
-    def where(self, key: str = "") -> str:
-        """A place in the file for an error to name."""
-        line = self.lines.get(key, 0)
-        return f"{self.path}:{line}" if line else str(self.path)
-
-    def settings(self) -> Iterator[tuple[str, Any, str]]:
-        """Every value: its dotted key in the whole config, the value, and its key in the file."""
-        for key, value in _flat(self.content):
-            yield (f"{self.package}.{key}" if self.package else key), value, key
 
 
 class YamlFiles:
@@ -95,7 +55,7 @@ class YamlFiles:
         raise_all(list(self._problems.values()))
 
     def options(self, group: str) -> list[str]:
-        """What can be chosen in a group, in all folders and by plugins."""
+        """Return the options of a group, from all folders and plugins."""
         found = plugin_options(group) if group in GROUPS else set()
         for folder in self._folders:
             files = (folder / group).rglob("*.yaml")
@@ -103,7 +63,7 @@ class YamlFiles:
         return sorted(found)
 
     def options_with(self, group: str, name: str) -> list[str]:
-        """The options of a group that have a setting of this name."""
+        """Return the options of a group that have a setting."""
         found = []
         for option in self.options(group):
             with contextlib.suppress(SettingsError):
@@ -112,16 +72,16 @@ class YamlFiles:
         return found
 
     def plugins(self) -> Iterator[tuple[Any, str]]:
-        """Each file's setting `plugins`, with the place that it stands at."""
+        """Yield the setting `plugins` of each file, and its place."""
         for file in self.files.values():
             if not file.package and file.content.get("plugins") is not None:
                 yield file.content["plugins"], file.where("plugins")
 
     def check(self, choices: dict[str, str]) -> list[NanolmError]:
-        """What is wrong in the users' files: options that are not there, settings that are not there or do not fit.
+        """Find unknown options, unknown settings and values of another type in the user's files.
 
         Args:
-            choices: the option of each group that the command line, or else train.yaml, chooses.
+            choices: the option of each group, chosen by the command line or by train.yaml.
         """
         problems: list[NanolmError] = []
         for file in list(self.files.values()):
@@ -131,7 +91,7 @@ class YamlFiles:
         return problems
 
     def unnamed(self, task: DictConfig, choices: dict[str, str]) -> list[NanolmError]:
-        """The chosen files that say nothing of what they configure, such as which optimizer.
+        """Find chosen files that do not say what they configure, such as which optimizer.
 
         Args:
             task: the composed settings.
@@ -150,7 +110,7 @@ class YamlFiles:
         ]
 
     def place(self, key: str, value: Any) -> str:
-        """Where a setting has its value from: the line of a file, or else the words themselves."""
+        """Return where a setting has its value from: the line of a file, or else the override."""
         found = [
             file.where(key_in_file)
             for file in self.files.values()
@@ -173,16 +133,16 @@ class YamlFiles:
             circle = [*above[above.index((group, option)) :], (group, option)]
             first = self.files[circle[0]]
             self._problems["circle"] = SettingsError(
-                f"defaults lists lead in a circle: {' -> '.join('/'.join(place) for place in circle)}",
+                f"defaults lists form a cycle: {' -> '.join('/'.join(place) for place in circle)}",
                 where=str(first.path),
-                hint="take one of them out",
+                hint="remove one of them",
             )
             return
         path = self._path(group, option)
         if path is None or (group, option) in self.files:
             return
         try:
-            file = self.files[group, option] = _read_file(path, group, option)
+            file = self.files[group, option] = read_file(path, group, option)
         except SettingsError as error:
             self._problems[str(path)] = error
             return
@@ -203,7 +163,7 @@ class YamlFiles:
                 self._problems[str(path)] = SettingsError(
                     f"the file would replace Hydra's own {name}",
                     where=str(path),
-                    hint="move it away, or give it another name",
+                    hint="move it, or rename it",
                 )
 
     def _wrong_defaults(self, file: YamlFile) -> Iterator[NanolmError]:
@@ -211,7 +171,7 @@ class YamlFiles:
             where = f"{file.path}:{line}"
             if (inner := group.partition("/")[2]) in SETTING_GROUPS and group.startswith(f"{file.group}/"):
                 yield SettingsError(
-                    f"{inner} is looked for in the folder {file.group}",
+                    f"Hydra would search {inner} in the folder {file.group}",
                     where=where,
                     hint=f"write `- override /{inner}: {option}`",
                 )
@@ -223,7 +183,7 @@ class YamlFiles:
                 yield SettingsError(f"no {group} is called {option!r}", where=where, hint=nearest(option, options))
             elif file.group in GLOBAL_GROUPS and group in SETTING_GROUPS and not is_override:
                 yield SettingsError(
-                    f"{group} is chosen already, by nanolm's own defaults list",
+                    f"nanolm's own defaults list chooses {group} already",
                     where=where,
                     hint=f"write `- override /{group}: {option}`",
                 )
@@ -231,7 +191,7 @@ class YamlFiles:
     def _wrong_package(self, file: YamlFile) -> Iterator[NanolmError]:
         if file.group in GLOBAL_GROUPS and file.package and file.content:
             yield SettingsError(
-                f"the settings of the file go to {file.package}, where there are none",
+                f"the file sets {file.package}, which has no settings",
                 where=str(file.path),
                 hint="its first line must be `# @package _global_`",
             )
@@ -274,7 +234,7 @@ class YamlFiles:
         return problems
 
     def _entries(self, file: YamlFile) -> Iterator[tuple[str, str, bool, int]]:
-        """The entries of a file's defaults list and, before each, of the files that it names."""
+        """Yield the entries of a file's defaults list; before each, those of the file that it names."""
         for entry in file.defaults:
             below = self.files.get(entry[:2])
             if below is not None and below is not file and entry[0] == file.group:
@@ -282,12 +242,12 @@ class YamlFiles:
             yield entry
 
     def _schema(self, group: str, option: str, above: tuple[str, ...]) -> type[Any]:
-        """The dataclass behind an option: that of /schema/GROUP/NAME in its defaults list or in those that it names."""
+        """Return the dataclass of an option: /schema/GROUP/NAME in its defaults list, or in those that it names."""
         if group in SINGLE_SCHEMAS:
             return SINGLE_SCHEMAS[group]
         schemas: dict[str, type[Any]] = GROUPS[group].schemas
         if (group, option) not in self.files and option not in above and (path := self._path(group, option)):
-            self.files[group, option] = _read_file(path, group, option)
+            self.files[group, option] = read_file(path, group, option)
         file = self.files.get((group, option))
         for entry_group, entry, _, _ in file.defaults if file and option not in above else ():
             if entry_group == f"schema/{group}" and entry in schemas:
@@ -302,7 +262,7 @@ def _is_refused(group: str) -> bool:
 
 
 def _plugins_of_hydra(group: str) -> set[str]:
-    """The launchers or sweepers that are installed."""
+    """Return the installed launchers or sweepers."""
     from hydra.core.config_store import ConfigStore
 
     options = ConfigStore.instance().repo.get("hydra", {}).get(group.removeprefix("hydra/"), {})
@@ -310,107 +270,13 @@ def _plugins_of_hydra(group: str) -> set[str]:
 
 
 def plugin_options(group: str) -> set[str]:
-    """The options of a group that plugins have registered."""
+    """Return the options of a group that plugins have registered."""
     registry = GROUPS[group]
     return {name for name in registry if not registry[name].__module__.startswith("nanolm.")}
 
 
-def _read_file(path: Path, group: str, option: str) -> YamlFile:
-    """Reads one file.
-
-    Raises:
-        SettingsError: it cannot be read, is not YAML, or is no table of settings.
-    """
-    from omegaconf._utils import get_yaml_loader
-
-    hint = "see configs/ for files that are right; `nanolm train --help` lists the options"
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.load(text, Loader=get_yaml_loader())
-    except OSError as error:
-        raise SettingsError(f"the file cannot be read: {error.strerror}", where=str(path), hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"the file is not UTF-8: it has the byte 0x{error.object[error.start : error.start + 1].hex()}",
-            where=f"{path}:{error.object.count(10, 0, error.start) + 1}",
-            hint="save it as UTF-8 text",
-        ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
-        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
-        raise SettingsError(f"the file is not YAML: {reason}", where=f"{path}:{line}", hint=hint) from error
-    if content is None:
-        raise SettingsError("the file is empty", where=str(path), hint=hint)
-    if not isinstance(content, dict):
-        what = "a list" if isinstance(content, list) else "one value"
-        raise SettingsError(f"the file holds {what}, and not settings as key: value", where=f"{path}:1", hint=hint)
-    lines = dict(_lines(root))
-    defaults = content.pop("defaults", None)
-    if defaults is not None and not isinstance(defaults, list):
-        raise SettingsError(
-            f"defaults is {defaults!r}, and must be a list",
-            where=f"{path}:{lines.get('defaults', 1)}",
-            hint="defaults:\n           - OPTION\n           - _self_",
-        )
-    header = re.match(r"(?:\s*#[^\n]*\n|\s*\n)*?\s*#\s*@package\s+(\S+)", text)
-    package = header[1] if header else group
-    package = "" if package == "_global_" else package.replace("_group_", group)
-    entries = [
-        (*place, lines.get(f"defaults.{at}", 1))
-        for at, entry in enumerate(defaults or [])
-        for place in _entry(entry, group)
-    ]
-    strings = {str(key): value for key, value in content.items()}
-    return YamlFile(path, group, option, package, strings, entries, lines)
-
-
-def _entry(entry: Any, group: str) -> Iterator[tuple[str, str, bool]]:
-    """The (group, option, is an override) that an entry of a defaults list names."""
-    if isinstance(entry, str):
-        if entry == "_self_" or "${" in entry:
-            return
-        path = entry.split("@")[0]
-        path = path[1:] if path.startswith("/") else f"{group}/{path}"
-        within, _, option = path.rpartition("/")
-        # What lies in a folder of experiment/ or sweep/ is an option with a slash in its name.
-        top = path.split("/")[0]
-        if top in GLOBAL_GROUPS:
-            within, option = top, path.partition("/")[2]
-        yield within, option, False
-    elif isinstance(entry, dict) and len(entry) == 1:
-        (key, value) = next(iter(entry.items()))
-        words = str(key).split()
-        name = words[-1].split("@")[0] if words else ""
-        within = name[1:] if name.startswith("/") else f"{group}/{name}"
-        for option in value if isinstance(value, list) else [value]:
-            if "optional" not in words[:-1] and "${" not in str(option):
-                yield within, "null" if option is None else str(option), "override" in words[:-1]
-
-
-def _lines(node: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = f"{prefix}{key.value}"
-            yield name, key.start_mark.line + 1
-            yield from _lines(value, f"{name}.")
-    elif isinstance(node, yaml.SequenceNode):
-        for at, value in enumerate(node.value):
-            yield f"{prefix}{at}", value.start_mark.line + 1
-            yield from _lines(value, f"{prefix}{at}.")
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _known(task: DictConfig, key: str) -> list[str] | None:
-    """None where there is such a setting, or a part of one that takes anything; else the settings beside it."""
+    """Return None if a setting exists, or is inside one that accepts any key; else the settings of the same group."""
     node: Any = task
     names = key.split(".")
     for at, name in enumerate(names):
@@ -420,12 +286,13 @@ def _known(task: DictConfig, key: str) -> list[str] | None:
         if name not in node.keys():  # noqa: SIM118
             prefix = "".join(f"{part}." for part in names[:at])
             return [prefix + str(other) for other in node]
+        # Private, but reading the node in a public way would resolve its interpolation.
         node = node._get_node(name)
     return None
 
 
 def _searched(parsed: Sequence[Override], config_dir: str | None) -> list[Path]:
-    """The user's folders, in the order in which Hydra looks into them."""
+    """Return the user's folders, in the order in which Hydra searches them."""
     folders = [user_path(config_dir).resolve()] if config_dir else []
     for override in parsed:
         if override.key_or_group == "hydra.searchpath" and isinstance(value := override.value(), list):

@@ -23,14 +23,14 @@ def written(folder: Path, group: str, content: str | bytes) -> Path:
     ("content", "line", "reason"),
     [
         ("lr: [1\n", ":2", "the file is not YAML: expected"),
-        ("- a\n", ":1", "the file holds a list"),
+        ("- a\n", ":1", "the file contains a list"),
         ("# nothing\n", "", "the file is empty"),
         (b"\x00\x01\xff", ":1", "the file is not UTF-8"),
         (b"a: 1\nb: caf\xe9\n", ":2", "it has the byte 0xe9"),
         ("lr: 1\nlr: 2\n", ":2", "duplicate key lr"),
         ("a\x07: 1\n", ":1", "the file is not YAML"),
         ("defaults: adamw\n", ":1", "must be a list"),
-        ("defaults:\n  - mine\n", "", "defaults lists lead in a circle: optimizer/mine -> optimizer/mine"),
+        ("defaults:\n  - mine\n", "", "defaults lists form a cycle: optimizer/mine -> optimizer/mine"),
     ],
 )
 def test_a_file_that_is_not_well_formed_is_named(content: str | bytes, line: str, reason: str, tmp_path: Path) -> None:
