@@ -101,7 +101,10 @@ def fill(model: nn.Module, full: nn.Module | None, ranks: Ranks, device: torch.d
     Tensors are sent one at a time, so that no device holds more than its shards and one full tensor.
 
     Args:
+        model: sharded by `parallelize`.
         full: on rank 0 the model with its values, in host memory; None on the others.
+        ranks: of the run.
+        device: of this rank.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
