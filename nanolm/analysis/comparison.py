@@ -11,13 +11,7 @@ from typing import Any
 
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import (
-    SEES_FUTURE,
-    comparability,
-    incomparable,
-    validation_text,
-    validation_texts,
-)
+from nanolm.analysis.comparability import SEES_FUTURE, comparability, incomparable, validation_text, validation_texts
 from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics, metrics_to_target
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value

@@ -16,7 +16,7 @@ GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size
 
 
 def seeds(folder: Path, name: str, losses: list[float], **about: Any) -> None:
-    """A run for each loss, with a seed of its own."""
+    """Write a run for each loss, with seeds 1, 2, ..."""
     settings = about.pop("settings", {})
     for seed, loss in enumerate(losses, start=1):
         make_run(folder / f"{name}_{seed}", losses=[loss + 1, loss], settings={**settings, "seed": seed}, **about)

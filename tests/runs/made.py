@@ -1,4 +1,4 @@
-"""Run directories with the files that training writes, and figures that a test chose."""
+"""Run directories with the files that training writes and metrics chosen by a test."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def make_run(
     config: str | None = None,
     **summary: Any,
 ) -> Path:
-    """A run that was evaluated once in ten steps of 64 tokens and a tenth of a second each.
+    """Write a run evaluated every ten steps, with steps of 64 tokens and 0.1 s each.
 
     Args:
-        path: its folder.
-        losses: of its evaluations.
-        bits_per_nat: bits per byte that a nat per token is.
-        settings: by dotted key, in place of those of CONFIG.
-        rows: whether there is a metrics.jsonl, with a row of training in each step.
-        config: the whole config.yaml.
+        path: the folder to create.
+        losses: validation losses.
+        bits_per_nat: bits per byte of one nat per token.
+        settings: by dotted key; they replace those of CONFIG.
+        rows: whether to write metrics.jsonl, with a training row for every step.
+        config: the text of config.yaml, instead of CONFIG.
         summary: fields to replace in the summary of a completed run; they may have the wrong type.
     """
     import yaml
