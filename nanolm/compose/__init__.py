@@ -1,7 +1,4 @@
-"""Compose command lines into settings with Hydra, and explain every mistake in them.
-
-The only package that imports Hydra, besides the sweepers that Hydra itself calls.
-"""
+"""Compose command lines into settings with Hydra, and explain every mistake in them."""
 
 # ruff: noqa: F401
 from nanolm.compose.command import ComposedCommand, compose_command, hidden_options

@@ -90,8 +90,10 @@ def compose_unresolved(
     """Compose overrides into nanolm's and Hydra's settings, of which some may still lack a value.
 
     Args:
+        overrides: as typed.
+        config_dir: the user's own folder of YAML files.
         is_resolved: whether all interpolations must have values.
-        overrides, config_dir, saved: as for `compose_command`.
+        saved: the config.yaml of the run that is resumed or forked; its settings replace the defaults.
 
     Raises:
         SettingsError: with every mistake in the command line.

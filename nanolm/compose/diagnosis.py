@@ -43,6 +43,7 @@ def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig,
     """Compose the overrides of one run, over the settings of another run if there is one.
 
     Args:
+        texts: overrides in Hydra's grammar.
         base: replaces the defaults, except in groups in which the overrides choose an option.
 
     Returns:
@@ -92,6 +93,8 @@ def diagnose(
     """Try every override by itself, choices of options first, and return every mistake.
 
     Args:
+        parsed: the overrides.
+        multirun: whether the command line is a sweep.
         files: the YAML files that the overrides choose.
         base: the settings of the run that is resumed or forked.
         found: problems of overrides that are not in `parsed`; they come first in the result.

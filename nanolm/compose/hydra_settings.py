@@ -202,6 +202,7 @@ def hint(key: str, problem: str = "") -> str:
     """Return a hint for an unsupported setting, or an empty string.
 
     Args:
+        key: the setting.
         problem: what is wrong with it, of a setting of the launcher or the sweeper.
     """
     key = key.replace("/", ".")

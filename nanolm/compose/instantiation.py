@@ -61,6 +61,7 @@ def _problems(node: Any, known: Any, path: str) -> Iterator[tuple[str, str]]:
     Args:
         node: a mapping or a list of the config.
         known: the same part of the plugin's own settings; equal values are accepted.
+        path: the dotted name of the node, below hydra.
     """
     plain: Any = OmegaConf.to_container(node, resolve=False)
     is_mapping = isinstance(plain, dict)
@@ -103,6 +104,7 @@ def _registered(path: str, settings: Any) -> dict[Any, Any] | None:
 
     Args:
         path: the group below hydra/, with dots.
+        settings: of the plugin, with its _target_.
     """
     from hydra.core.config_store import ConfigNode, ConfigStore
 

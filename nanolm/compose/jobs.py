@@ -49,6 +49,7 @@ def compose_config(overrides: Sequence[str], bases: Bases) -> Config:
     tenth of the time.
 
     Args:
+        overrides: as typed.
         bases: earlier compositions; new ones are added.
 
     Raises:
