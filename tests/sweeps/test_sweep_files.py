@@ -51,7 +51,7 @@ def test_sweep_files_are_documented() -> None:
 def test_sweep_files_have_valid_and_different_jobs(name: str) -> None:
     found = jobs(name)
     assert len(found) == N_JOBS[name]
-    assert len({job.run.path.name for job in found}) == len({job.name for job in found}) == len(found)
+    assert len({job.run.path.name for job in found}) == len({job.label for job in found}) == len(found)
     assert hydra_of(name).sweep.dir == f"outputs/sweep_{name}"
 
 
