@@ -253,7 +253,7 @@ class Trainer:
     def save_and_load(self) -> None:
         import torch
 
-        from nanolm.training.checkpoints.state import flatten, unflatten
+        from nanolm.training.checkpoints.serialization import flatten, unflatten
 
         structure, tensors = flatten(self.state.state_dict())
         assert all(tensor.device.type == "cpu" for tensor in tensors.values())

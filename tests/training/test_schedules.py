@@ -102,7 +102,7 @@ def test_product_with_update_every_equals_epoch_schedule() -> None:
     ]
     by_step = [value for value in by_epoch for _ in range(steps_in_epoch)]
     assert factors(config, epochs * steps_in_epoch) == pytest.approx(by_step, rel=1e-12)
-    config.every = 1
+    config.update_every = 1
     assert factors(config, epochs * steps_in_epoch)[::steps_in_epoch] == pytest.approx(by_epoch, rel=1e-12)
 
 
