@@ -35,12 +35,13 @@ browser:  ## install chromium and its driver, where they are missing: the report
 	test "$$(id -u)" = 0 || { echo "as root: apt-get install chromium chromium-driver" >&2; exit 1; }; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver
 
-check: install  ## lint, formatting, types, import layers, stale files in configs/
+check: install  ## lint, formatting, types, import layers, stale files in configs/, retired words
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m nanolm.config.yaml_options --check
+	@$(BIN)/python scripts/check_words.py
 
 configs: install  ## write the settings and comments of the options in configs/ from their schemas
 	@$(BIN)/python -m nanolm.config.yaml_options

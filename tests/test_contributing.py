@@ -29,3 +29,10 @@ def test_example_trains(command: str, nanolm: Nanolm, small_text: Path) -> None:
     short = (*SMALL, "trainer.max_steps=3", "dataset=text", f"dataset.path={small_text}", "hydra.run.dir=run")
     done = nanolm(*shlex.split(command), *short)
     assert done.returncode == 0, done.stderr
+
+
+def test_questions_are_answered_by_files_that_exist() -> None:
+    table = PAGE.partition("| question | file |")[2].partition("\n\n")[0]
+    files = re.findall(r"`(nanolm/[\w/.]*)`", table)
+    assert len(table.strip().splitlines()) == 11
+    assert all((REPOSITORY / name).exists() for name in files), files

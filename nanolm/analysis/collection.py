@@ -36,8 +36,8 @@ class Run:
         name: the shortest ending of the path that is unique in the collection.
         settings: config.yaml as {dotted key: plain value}; empty if it is damaged.
         summary: summary.json; empty if it is missing or damaged.
-        status: completed, running, interrupted, diverged, pruned or failed, as in the summary; `cut off` if the summary
-            says running but no process writes to the run; `damaged` or `no summary`.
+        status: completed, running, interrupted, diverged, pruned or failed, as in the summary; `unfinished` if the
+            summary says running and no process writes to the run; `damaged` or `no summary` if it is unknown.
         faults: what is damaged.
         notes: other remarks, such as an edited config.yaml.
     """
@@ -145,7 +145,7 @@ def _status(run: RunDirectory, summary: Summary, faults: Sequence[str]) -> str:
     if faults:
         return "damaged"
     status = summary.status or "no summary"
-    return "cut off" if status == "running" and not run.is_claimed() else status
+    return "unfinished" if status == "running" and not run.is_claimed() else status
 
 
 def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:

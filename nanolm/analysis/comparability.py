@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nanolm.analysis.collection import Run
 from nanolm.runs.summary import Summary
 
-SEES_FUTURE = "the mask attends to future tokens: not a next-token prediction loss"
+NONCAUSAL = "the mask attends to future tokens: not a next-token prediction loss"
 
 
 def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
@@ -54,9 +54,9 @@ def incomparable(summaries: Sequence[Summary]) -> list[bool]:
     tokenizers differ. Runs that never started are ignored.
     """
     started = [summary for summary in summaries if summary.tokenizer]
-    all_see_future = all(summary.sees_future for summary in started)
+    all_noncausal = all(summary.is_noncausal for summary in started)
     n_tokenizers = len({summary.tokenizer for summary in started})
     return [
-        bool(summary.sees_future and not all_see_future) or (summary.is_lossy and n_tokenizers > 1)
+        bool(summary.is_noncausal and not all_noncausal) or (summary.is_lossy and n_tokenizers > 1)
         for summary in summaries
     ]

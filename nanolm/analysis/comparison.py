@@ -11,7 +11,7 @@ from typing import Any
 
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import SEES_FUTURE, comparability, incomparable, validation_text, validation_texts
+from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_text, validation_texts
 from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics, metrics_to_target
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
@@ -33,7 +33,7 @@ class Row:
         n_reached: number of averaged seeds that reached the target.
         best_of: with grouping, the number of settings that it is the best of.
         is_lossless: False if <unk> hides text.
-        sees_future: whether the mask attends to future tokens.
+        is_noncausal: whether the mask attends to future tokens.
         is_comparable: whether its judged metric is comparable with other rows'.
         is_best: whether it is the best of the comparable rows.
         p_value: of equality with the best row, by Welch's t-test with Holm's correction for the number of rows that are
@@ -49,7 +49,7 @@ class Row:
     n_reached: int = 0
     best_of: int = 1
     is_lossless: bool = True
-    sees_future: bool = False
+    is_noncausal: bool = False
     is_comparable: bool = True
     is_best: bool = False
     p_value: float | None = None
@@ -136,8 +136,8 @@ def compare(
     if n_repeats:
         which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
         notes.append(f"{which} the settings and seed of another: averaged, and counted as one seed")
-    if any(row.sees_future for row in rows):
-        notes.append(f"† {SEES_FUTURE}")
+    if any(row.is_noncausal for row in rows):
+        notes.append(f"† {NONCAUSAL}")
     if any(not row.is_lossless for row in rows):
         notes.append(f"* {LOSSY}")
     baselines = collect_baselines([(one.run, one.metrics) for one in measured], has_losses=problem is None)
@@ -227,7 +227,7 @@ def _row(group: Sequence[_Measured]) -> Row:
         estimates=estimates,
         n_reached=len(estimates["tokens_to_target"].values),
         is_lossless=not any(run.summary.is_lossy for run in runs),
-        sees_future=any(run.summary.sees_future for run in runs),
+        is_noncausal=any(run.summary.is_noncausal for run in runs),
     )
 
 

@@ -14,7 +14,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL
 
 # Runs whose summary has no results, or those of an earlier session.
-UNFINISHED = ("running", "cut off", "no summary")
+UNFINISHED = ("running", "unfinished", "no summary")
 
 # Fields that metrics and summaries share.
 SUMMARY_FIELDS = (

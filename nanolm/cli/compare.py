@@ -117,7 +117,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
                 "n_seeds": row.n_seeds,
                 "best_of": row.best_of,
                 "lossless": row.is_lossless,
-                "sees_future": row.sees_future,
+                "is_noncausal": row.is_noncausal,
                 "verdict": row.verdict or None,
                 "p_value": row.p_value,
                 "n_reached": None if comparison.target is None else row.n_reached,

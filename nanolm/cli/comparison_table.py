@@ -194,7 +194,7 @@ def _figure(name: str, row: Row, comparison: Comparison) -> str:
         return MISSING
     if not METRICS[name].is_of_loss:
         return f"{estimate.mean:,.1f}" if name == "seconds" and estimate.mean < 100 else _amount(name, estimate.mean)
-    mark = "†" * row.sees_future + "*" * (name == "bits_per_byte" and not row.is_lossless)
+    mark = "†" * row.is_noncausal + "*" * (name == "bits_per_byte" and not row.is_lossless)
     return _with_interval(estimate, 2 if name == "perplexity" else 4) + mark
 
 

@@ -22,7 +22,7 @@ from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_age, format_value
 
 STATUSES = (
-    "completed", "running", "cut off", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
+    "completed", "running", "unfinished", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
 )  # fmt: skip
 # Config groups shown as columns.
 GROUPS = ("model", "size", "dataset")

@@ -9,14 +9,14 @@ from typing import Any
 
 from nanolm.analysis.baselines import Baseline
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import SEES_FUTURE, comparability
+from nanolm.analysis.comparability import NONCAUSAL, comparability
 from nanolm.analysis.comparison import Comparison, compare
 from nanolm.analysis.metrics import compute_metrics
 from nanolm.analysis.names import short_keys
 from nanolm.analysis.settings import varying_settings
 from nanolm.errors import RunError
 from nanolm.report.curves import MAX_POINTS, Curve, curve
-from nanolm.report.reproduce import command
+from nanolm.report.reproduce import command, fork_command
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, VAL, val_losses
@@ -186,7 +186,9 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         },
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
-        command=command(run.settings, run.choices),
+        command=fork_command(run.settings, run.summary.parent)
+        if run.summary.parent
+        else command(run.settings, run.choices),
         config=_text(directory),
         provenance=_provenance(summary),
         faults=tuple(faults),
@@ -196,11 +198,11 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
 def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
     """Return remarks on comparability."""
     notes, _ = comparability(runs)
-    noncausal = [run.name for row in compared.rows if row.sees_future for run in row.runs]
+    noncausal = [run.name for row in compared.rows if row.is_noncausal for run in row.runs]
     lossy = [run.name for run in runs if run.summary.is_lossy]
     return [
         *notes,
-        *([f"{', '.join(noncausal)}: {SEES_FUTURE}"] if noncausal else []),
+        *([f"{', '.join(noncausal)}: {NONCAUSAL}"] if noncausal else []),
         *([f"{', '.join(lossy)}: {LOSSY}"] if lossy else []),
     ]
 

@@ -6,14 +6,17 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nanolm import shell
+from nanolm.analysis.collection import plain_settings
 from nanolm.compose import compose_command, quoted
 from nanolm.config.fields import MISSING, flat
 from nanolm.config.interpolation import escape, map_strings, unescape
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
+from nanolm.runs.directory import RunDirectory
 
 # Strings that need no quotes, except KEYKEYWORDS.
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
@@ -47,6 +50,27 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     if set(given) != set(settings) or any(_parse(override) != settings[key] for key, override in overrides.items()):
         return None
     return shell.join("nanolm", "train", *chosen, *overrides.values())
+
+
+def fork_command(settings: Mapping[str, Any], parent: Mapping[str, Any]) -> str | None:
+    """Return the `nanolm train` command that forks a run again from the same checkpoint.
+
+    Args:
+        settings: config.yaml of the fork as {dotted key: plain value}.
+        parent: `parent` of its summary: the run directory and step it started from.
+
+    Returns:
+        The command; None if the parent cannot be read, or a group has another option than in the parent.
+    """
+    try:
+        run, step = RunDirectory(Path(parent["run"])), int(parent["step"])
+        before = plain_settings(run.config)
+    except (NanolmError, KeyError, TypeError, ValueError):
+        return None
+    if set(before) != set(settings):
+        return None
+    changed = [f"{key}={_format(value)}" for key, value in settings.items() if value != before[key]]
+    return shell.join("nanolm", "train", f"resume={run.checkpoints / f'step-{step:08d}'}", "fork=true", *changed)
 
 
 @functools.cache

@@ -84,10 +84,10 @@ def print_result_table(
         console.print(Text(visible(sample.strip("\n"), multiline=True) + "\n"))
     speed = f", {summary.tokens_per_second:,.0f} tokens/s" if summary.tokens_per_second else ""
     size = f"{summary.entries:,} entries" if summary.is_fitted else f"{summary.parameters:,} parameters"
-    peak = summary.peak_memory_bytes
-    memory = "" if peak is None else f", peak memory {format_bytes(peak)}"
-    console.print(f"{size}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}{memory}")
+    console.print(f"{size}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}")
     lines = [f"run        {path}  (metrics.jsonl, samples.jsonl, checkpoints, ...)"]
+    if summary.peak_memory_bytes is not None:
+        lines.append(f"memory     {format_bytes(summary.peak_memory_bytes)} at its peak")
     if summary.wandb_id:
         mode = "offline; upload with `wandb sync`" if summary.wandb_mode == "offline" else summary.wandb_mode
         project = f"project {summary.wandb_project}, " if summary.wandb_project else ""

@@ -42,7 +42,7 @@ class Summary:
         entries: table entries of a fitted model.
         flops_per_token: of a training step, forward and backward.
         lossless: whether decoding the tokens gives the text back; False means that <unk> hides text.
-        sees_future: whether the mask lets positions attend to later ones.
+        is_noncausal: whether the mask lets positions attend to later ones.
         val_scored_tokens: validation tokens that contribute to the loss.
         baseline_losses: losses of counted n-grams on the validation tokens, in nats per token.
         baseline_bits_per_byte: of compressors on the validation text.
@@ -77,7 +77,7 @@ class Summary:
     flops_per_token: int | None = None
     vocab_size: int | None = None
     lossless: bool | None = None
-    sees_future: bool | None = None
+    is_noncausal: bool | None = None
     train_tokens: int | None = None
     val_tokens: int | None = None
     val_scored_tokens: int | None = None

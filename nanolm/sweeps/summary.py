@@ -62,7 +62,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
         if report.state in DONE and (note := note_of(job.run.path)):
             console.print(cell(f"  {job.run.path.name}: {note}"))
     if any(is_odd):
-        console.print("  † not comparable: the mask sees the future, or <unk> hides text\n")
+        console.print("  † not comparable: the mask is not causal, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     before = f"; {n_done_before} were done before" if n_done_before else ""

@@ -149,7 +149,7 @@ def _build_model(
     device: torch.device,
     number_format: NumberFormat,
 ) -> tuple[nn.Module, Forward]:
-    """Build the model on its device, and what a training step calls in its place.
+    """Build the model on its device, and the module that a training step calls instead.
 
     Args:
         config: checked settings.

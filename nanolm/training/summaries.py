@@ -55,7 +55,7 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
         flops_per_token=setup.flops_per_token,
         vocab_size=vocab_size,
         lossless=setup.tokenizer.lossless,
-        sees_future=bool(masks.noncausal_warnings(config)),
+        is_noncausal=bool(masks.noncausal_warnings(config)),
         train_tokens=len(streams["train"].tokens),
         val_tokens=len(streams["val"].tokens),
         val_scored_tokens=streams["val"].scored_tokens,

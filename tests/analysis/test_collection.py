@@ -138,7 +138,7 @@ def test_yaml_tags_are_not_executed(tmp_path: Path) -> None:
 def test_running_without_a_writer_is_cut_off(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     (path / "summary.json").write_text('{"status": "running"}')
-    assert collection.find([path])[0].status == "cut off"
+    assert collection.find([path])[0].status == "unfinished"
     code = (
         "import sys\nfrom nanolm.runs.directory import RunDirectory\n"
         "with RunDirectory(sys.argv[1]).claim():\n print('claimed', flush=True)\n sys.stdin.read()\n"
@@ -151,7 +151,7 @@ def test_running_without_a_writer_is_cut_off(tmp_path: Path) -> None:
         assert collection.find([path])[0].status == "running"
         assert f"process {writer.pid}" in (path / ".lock").read_text()
         writer.kill()
-    assert collection.find([path])[0].status == "cut off"
+    assert collection.find([path])[0].status == "unfinished"
     with RunDirectory(path).claim():
         assert RunDirectory(path).is_claimed()
     assert not RunDirectory(path).is_claimed()

@@ -6,7 +6,7 @@ GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size
 
 def test_incomparable_ignores_runs_that_never_started() -> None:
     future, past, lossy = (
-        Summary(tokenizer="t", sees_future=True),
+        Summary(tokenizer="t", is_noncausal=True),
         Summary(tokenizer="t"),
         Summary(tokenizer="w", lossless=False),
     )

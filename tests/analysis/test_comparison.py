@@ -83,7 +83,7 @@ def test_metrics_of_a_cut_off_run_come_from_its_rows(tmp_path: Path) -> None:
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 31, "split": "tr')
     (row,) = compared(tmp_path).rows
-    assert row.status == "cut off"
+    assert row.status == "unfinished"
     means = {name: estimate.mean for name, estimate in row.estimates.items()}
     assert (means["best_val_loss"], means["final_val_loss"], means["bits_per_byte"]) == (2.0, 2.5, 3.0)
     assert (means["tokens"], means["seconds"]) == (1920, 3.0)
@@ -174,7 +174,7 @@ def test_different_texts_are_incomparable(tmp_path: Path, change: dict[str, Any]
 
 def test_noncausal_mask_does_not_win(tmp_path: Path) -> None:
     seeds(tmp_path, "honest", [2.0, 2.1])
-    seeds(tmp_path, "future", [1.0, 1.1], settings={"mask.name": "none"}, sees_future=True)
+    seeds(tmp_path, "future", [1.0, 1.1], settings={"mask.name": "none"}, is_noncausal=True)
     found = compared(tmp_path)
     assert [row.verdict for row in found.rows] == ["incomparable", "best"]
     assert any("attends to future tokens" in note for note in found.notes)
@@ -226,11 +226,11 @@ def test_best_of_a_group_is_comparable(tmp_path: Path) -> None:
                 losses=[loss],
                 settings={"model.name": model, "mask.name": mask},
                 choices={**GPT, "model": model, "mask": mask},
-                sees_future=mask == "none",
+                is_noncausal=mask == "none",
             )
     rows = compared(tmp_path, by=["model"]).rows
     assert [row.settings["mask"] for row in rows] == ["causal", "causal"]
-    assert not any(row.sees_future for row in rows)
+    assert not any(row.is_noncausal for row in rows)
 
 
 def test_best_over_several_texts_is_an_error(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_runs_are_filtered_by_state_and_settings(outputs: Path) -> None:
     def names(**options: list[str]) -> list[str]:
         return [entry.name for entry in list_runs(str(outputs), **options)]
 
-    assert names(statuses=["pruned", "cut off"]) == ["gone", "late"]
+    assert names(statuses=["pruned", "unfinished"]) == ["gone", "late"]
     assert names(where=["lr=1e-2"]) == names(where=["optimizer.lr=0.01"]) == ["gone", "late"]
     assert names(where=["lr=1e-2", "model=gpt"]) == ["late"]
     assert names(where=["seed=5"]) == []

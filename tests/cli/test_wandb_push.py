@@ -178,6 +178,6 @@ def test_push_restores_rows_lost_by_a_killed_run(nanolm: Nanolm, small_text: Pat
     assert by_step(wandb_files.history(pushed)) == rows
     assert wandb_files.exit_codes(pushed) == [1]
     summary = wandb_files.summary(pushed)
-    assert summary["status"] == "cut off"
+    assert summary["status"] == "unfinished"
     assert summary["step"] == max(rows)
     assert summary["best_val_loss"] == min(row["val/loss"] for row in rows.values() if "val/loss" in row)

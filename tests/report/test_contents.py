@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanolm.analysis.collection import Run, find
-from nanolm.analysis.comparability import SEES_FUTURE
+from nanolm.analysis.comparability import NONCAUSAL
 from nanolm.errors import RunError
 from nanolm.model import count
 from nanolm.report.contents import Contents, gather, labels
@@ -117,7 +117,7 @@ def test_a_lossy_tokenizer_is_noted(pair: Path, text: Path, tmp_path: Path) -> N
 
 def test_a_noncausal_mask_is_noted(text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "leaky", text, "model=gpt", "mask=none", "trainer.max_steps=2")
-    assert contents_of(tmp_path / "leaky").notes == [f"leaky: {SEES_FUTURE}"]
+    assert contents_of(tmp_path / "leaky").notes == [f"leaky: {NONCAUSAL}"]
 
 
 def test_an_interrupted_run_has_partial_figures(pair: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_an_interrupted_run_has_partial_figures(pair: Path, tmp_path: Path) -> N
     metrics = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(metrics[:-9])
     (entry,) = contents_of(run).runs
-    assert entry.status == "cut off"
+    assert entry.status == "unfinished"
     assert entry.figures["best_step"] == 3
     assert (entry.figures["best_val_loss"] or 0) > summary.best_val_loss
     assert entry.figures["tokens"] == 6 * 4 * 16

@@ -92,7 +92,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser behind a proxy that does not exist."""
+    """A browser whose proxy does not exist."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     driver_path, program = shutil.which("chromedriver"), shutil.which("chromium")
     if driver_path is None or program is None:

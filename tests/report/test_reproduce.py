@@ -9,7 +9,7 @@ from nanolm.compose import compose_command
 from nanolm.config.fields import flat
 from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
-from nanolm.report.reproduce import command
+from nanolm.report.reproduce import command, fork_command
 
 OVERRIDES = (
     [],
@@ -50,3 +50,17 @@ def test_settings_without_a_command() -> None:
     assert command({**settings, "plugins": ["mine"]}, {}) is None
     assert command(settings, {"model": "gone"}) is None
     assert command({**settings, "model.gone": 1}, {}) is None
+
+
+def test_fork_starts_from_the_checkpoint_of_its_parent(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    (parent / "config.yaml").write_text(save_yaml(compose_command([]).config))
+    (tmp_path / "config.yaml").write_text(save_yaml(compose_command(["optimizer.lr=0.5"]).config))
+    settings = plain_settings(tmp_path / "config.yaml")
+    found = fork_command(settings, {"run": str(parent), "step": 20})
+    assert found is not None
+    checkpoint = f"resume={parent / 'checkpoints' / 'step-00000020'}"
+    assert shlex.split(found) == ["nanolm", "train", checkpoint, "fork=true", "optimizer.lr=0.5"]
+    assert fork_command(settings, {"run": str(tmp_path / "gone"), "step": 20}) is None
+    assert fork_command({**settings, "optimizer.gone": 1}, {"run": str(parent), "step": 20}) is None

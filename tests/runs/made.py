@@ -63,7 +63,7 @@ def make_run(
         parameters=4225,
         vocab_size=65,
         lossless=True,
-        sees_future=False,
+        is_noncausal=False,
         train_tokens=1000,
         val_tokens=101,
         val_scored_tokens=100,

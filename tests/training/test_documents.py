@@ -86,7 +86,7 @@ def settings(tales: Path, *overrides: str, model: str = "test_gathers") -> Confi
 
 
 def loss_of_documents_alone(model: torch.nn.Module, stream: Stream, context_length: int, stride: int) -> float:
-    """Each token behind what its window has of the document of the token before it, a token at a time."""
+    """Score each token given the part of its document in its window, one token at a time."""
     tokens, n_targets = torch.from_numpy(stream.tokens[:].astype(np.int64)), len(stream.tokens) - 1
     first = min(context_length, n_targets)
     losses = []

@@ -126,7 +126,7 @@ def test_resumed_run_equals_uninterrupted_run(
     # Every character is scored, the first of a line as well.
     assert summary.val_scored_tokens == summary.val_tokens
     assert summary.tokens < 12 * 4 * 16
-    with pytest.raises(SettingsError, match="leave --stride out"):
+    with pytest.raises(SettingsError, match="leave out --stride"):
         evaluate(load_run(str(whole.path)), stride=4)
 
 

@@ -133,7 +133,7 @@ def test_chain_gives_each_part_its_own_steps() -> None:
 
 
 def test_inverse_sqrt_matches_formula_of_the_paper() -> None:
-    """lrate = d^-0.5 min(n^-0.5, n w^-1.5) for n = 1, 2, ...; the warmup ends before its peak w."""
+    """The schedule lrate = d^-0.5 min(n^-0.5, n w^-1.5) for n = 1, 2, ...; the warmup ends before its peak w."""
     peak = 31
     by_paper = [min(n**-0.5, n * peak**-1.5) * math.sqrt(peak) for n in range(1, 201)]
     assert factors(InverseSqrtConfig(warmup_steps=peak - 1), 200) == pytest.approx(by_paper)

@@ -137,7 +137,7 @@ def gather_full(state: Any, ranks: Ranks) -> Any:
     """Gather the sharded tensors in nested dicts, lists and tuples; all ranks must call it.
 
     Returns:
-        The same structure; on rank 0 with full tensors in host memory, elsewhere with None in their place.
+        The same structure; on rank 0 with full tensors in host memory, elsewhere with None instead.
     """
     if isinstance(state, dict):
         return {key: gather_full(value, ranks) for key, value in state.items()}

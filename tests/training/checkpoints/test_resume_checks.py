@@ -257,7 +257,7 @@ def test_without_config_only_the_same_settings_resume(runs: Path, tmp_path: Path
 def test_log_sizes_are_right_after_a_truncation(runs: Path, tmp_path: Path) -> None:
     run = copy_of(runs, "parted", tmp_path)
     with run.samples.open("ab") as file:
-        file.write(b"written behind the checkpoint")
+        file.write(b"written after the checkpoint")
     config = load_yaml(run.config)
     config.trainer.sample_tokens = 0
     train(config, run, quiet=True)
