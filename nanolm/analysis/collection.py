@@ -1,6 +1,7 @@
 """Run directories read as plain files.
 
-Neither torch nor OmegaConf nor a plugin is imported, and nothing that is read is executed.
+Neither torch nor OmegaConf nor a plugin is imported, and nothing that is read is executed. Therefore hundreds of runs
+are read quickly, and runs of a plugin can be read without it.
 """
 
 from __future__ import annotations

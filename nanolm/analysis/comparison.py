@@ -242,7 +242,10 @@ def _mean(ones: Sequence[_Measured], name: str) -> float | None:
 
 
 def _best_of_groups(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[Row]:
-    """The best row of each group; the settings that it was chosen by are part of it."""
+    """The best row of each group; the settings that it was chosen by are part of it.
+
+    Not the mean: a setting that suits one group may not suit another, and a mean depends on the grid that was tried.
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr([row.settings[key] for key in by]), []).append(row)

@@ -62,6 +62,9 @@ def bits_per_byte(train: bytes, heldout: bytes) -> dict[str, float]:
 def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     """Return the bits per byte of a corpus's validation text after its training text, from the cache if possible.
 
+    Computed when a run starts, since its text may be gone later, and stored in summary.json: a comparison of runs reads
+    nothing but their directories.
+
     Returns:
         As `bits_per_byte`; empty for a text of more than MAX_CHARACTERS.
     """

@@ -67,7 +67,10 @@ class Attention(nn.Module):
 
 
 class UniformAttention(nn.Module):
-    """Attention with equal weights on all visible positions, without queries, keys and heads."""
+    """Attention with equal weights on all visible positions: the mean of the inputs, without queries, keys and heads.
+
+    There is no value matrix either: under equal weights it would merge with the output projection into one matrix.
+    """
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()

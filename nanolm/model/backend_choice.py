@@ -26,6 +26,8 @@ def choose_backend(
 ) -> AttentionBackend:
     """Choose the backend of a forward pass by a fixed rule, so that a resumed run computes as before.
 
+    The backends are not timed when a run starts: the result could differ between two sessions of a run.
+
     Args:
         mask: settings of the layer's mask.
         length: number of keys.

@@ -123,7 +123,10 @@ def describe_layers(layers: Sequence[int], n_layers: int) -> str:
 
 
 def noncausal_warnings(config: Config) -> list[str]:
-    """Write a warning for each non-causal mask of the model; empty if the loss is that of next-token prediction."""
+    """Write a warning for each non-causal mask of the model; empty if the loss is that of next-token prediction.
+
+    Whether a mask is causal is read from its values and not declared, so masks of plugins are detected as well.
+    """
     layers_of_masks = layers_by_mask(config) if config.model.reads_mask else []
     warnings = []
     for mask, layers in layers_of_masks:

@@ -1,4 +1,8 @@
-"""One job of a sweep, run by a launcher in whatever process it chooses. It returns a result and never raises."""
+"""One job of a sweep, run by a launcher in whatever process it chooses. It returns a result and never raises.
+
+An error of its run is also written to error.txt in the run directory, where the progress, the summary and other shells
+that share the sweep find it, whichever process or machine the job ran on.
+"""
 
 from __future__ import annotations
 

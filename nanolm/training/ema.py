@@ -1,4 +1,7 @@
-"""Exponential moving averages of the weights (Polyak and Juditsky 1992)."""
+"""Exponential moving averages of the weights (Polyak and Juditsky 1992).
+
+Training does not depend on the averages: weights and the choice of the best checkpoint are the same without them.
+"""
 
 from __future__ import annotations
 

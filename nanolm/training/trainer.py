@@ -197,7 +197,8 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
 def loop(session: Session, stop: StopRequest, began: float) -> str:
     """Train until trainer.max_steps or a stop request, and return the last sample.
 
-    Batches and the learning rate are functions of the step, so that resuming is not a special case.
+    Batches and the learning rate are functions of the step, so that resuming is not a special case. A step writes its
+    row and is evaluated before it is saved, so that a checkpoint covers all rows up to its step.
     """
     setup, log = session.setup, session.log
     config, state, ranks = setup.config, setup.state, setup.ranks
@@ -220,6 +221,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
             is_skipped = not math.isfinite(grad_norm)
             has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
             if not math.isfinite(loss) or has_diverged:
+                # `update` has not changed the weights. Nothing is saved: the last checkpoint is of a good step.
                 raise diverged_error(session, loss, grad_norm, config.optimizer.lr * lr_factor)
 
             state.step += 1

@@ -101,6 +101,9 @@ class Rows:
 class Stream:
     """The tokens of one split.
 
+    Documents are identified by where they begin and not by a separator token, so that the tokens, and the loss over
+    them, do not depend on the mask.
+
     Attributes:
         tokens: ids, one-dimensional.
         scored_bytes: bytes of UTF-8 that the scored tokens represent; of the original text if the tokenizer is lossy.

@@ -28,6 +28,7 @@ function shortened(text, longest) {
   return text.slice(0, longest - 1 - end) + "…" + text.slice(-end);
 }
 
+// An element. Strings become text nodes: names and samples of runs are never parsed as markup.
 function element(kind, attributes = {}, ...children) {
   const made = document.createElement(kind);
   for (const [name, value] of Object.entries(attributes)) {

@@ -18,7 +18,7 @@ from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
 # Counters in the parameter groups of optimizers; everything else there is a setting.
 COUNTERS = ("updates", "weight_sum")
 
-# Losses belong to the parent: a fork has its own best.
+# The losses of the parent may be of another validation text, so a fork starts with none and has its own best.
 FRESH_SCALARS = {
     **dict.fromkeys(("best_val_loss", "val_loss", "ema_val_loss", "best_ema_val_loss"), math.inf),
     "best_step": 0,

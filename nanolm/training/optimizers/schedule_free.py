@@ -63,6 +63,9 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """Set the parameters to the averages x inside the context; y is restored exactly.
 
+        It is restored from a copy: computing it from x and z would round, and the number of evaluations would change
+        the training.
+
         A state dict that is taken inside can be loaded outside for an exact resume.
         """
         with torch.no_grad():
