@@ -74,10 +74,10 @@ class Fit:
 
 
 def fit(points: Sequence[Point]) -> Fit:
-    """Fit the law with both terms, or with one if only sizes or only amounts of tokens vary.
+    """Fit the law with both terms, or with one if only sizes or only token budgets vary.
 
     Raises:
-        RunError: there are too few different sizes or amounts of tokens.
+        RunError: there are too few different sizes or token budgets.
     """
     sizes, texts = {point.parameters for point in points}, {point.tokens for point in points}
     terms = tuple(name for name, values in (("N", sizes), ("D", texts)) if len(values) >= MIN_VALUES)
@@ -88,9 +88,9 @@ def fit(points: Sequence[Point]) -> Fit:
     if not terms or has_two_values or n_places <= n_coefficients:
         raise RunError(
             f"too few runs for a power law: {n_places} different pairs of size and tokens, with {len(sizes)} sizes and "
-            f"{len(texts)} amounts of tokens",
+            f"{len(texts)} token {'budget' if len(texts) == 1 else 'budgets'}",
             where="nanolm scaling",
-            hint="4 or more sizes with one amount of tokens, 4 amounts with one size, or 3 of each in 6 pairs",
+            hint="train 4 sizes with one token budget, 4 budgets with one size, or 3 of each in 6 pairs",
         )
     notes = []
     if len(terms) == 1:

@@ -124,11 +124,11 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
         return SettingsError(f"{key} cannot be removed", where=word, hint="leave it out, or give it another value")
     if SWEEP in modes and SINGLE not in modes and not multirun:
         return SettingsError(
-            f"{word} is about many runs",
+            f"{word} applies to sweeps only",
             where="the command line",
-            hint="hydra.run.dir=FOLDER is where a single run goes"
+            hint="hydra.run.dir=FOLDER sets the directory of a single run"
             if key == "hydra.sweep.dir"
-            else "nanolm train -m ... runs them",
+            else "nanolm train -m ... runs a sweep",
         )
     if key.startswith("hydra.sweeper.") and isinstance(override.value(), dict) and override.value():
         return SettingsError(
@@ -139,9 +139,9 @@ def check_override(override: Override, multirun: bool) -> SettingsError | None:
         )
     if SINGLE in modes and SWEEP not in modes and multirun:
         return SettingsError(
-            f"{word} is about a single run, and -m makes many",
+            f"{word} applies to a single run, and -m starts several",
             where="the command line",
-            hint="hydra.sweep.dir=FOLDER is where the runs of a sweep go",
+            hint="hydra.sweep.dir=FOLDER sets the directory of a sweep",
         )
     return None
 

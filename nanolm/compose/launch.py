@@ -50,6 +50,9 @@ def read_launch(overrides: Sequence[Override], multirun: bool = False) -> tuple[
                     "resume is empty", where="resume=", hint="name a run, as in resume=outputs/my_run, or leave it out"
                 )
             )
+        elif type(override.value()) is int and override.value() not in (0, 1) and name != "resume":
+            # OmegaConf takes any whole number for a boolean.
+            problems.append(explain_value(node, name, override.value(), text) or SettingsError(text, where=text))
         else:
             try:
                 node[name] = override.value()

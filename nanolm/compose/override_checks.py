@@ -82,7 +82,7 @@ def _wrong_mode(override: Override, multirun: bool) -> SettingsError | None:
     is_sweep_file = key == "sweep"
     if not multirun and (is_sweep_file or key in (FAIL_FAST, HYDRA_FAIL_FAST)):
         return SettingsError(
-            f"{text} is about many runs", where="the command line", hint="nanolm train -m ... runs them"
+            f"{text} applies to sweeps only", where="the command line", hint="nanolm train -m ... runs a sweep"
         )
     if problem := check_override(override, multirun):
         return problem
@@ -91,10 +91,10 @@ def _wrong_mode(override: Override, multirun: bool) -> SettingsError | None:
     if not (multirun and override.is_sweep_override()):
         return None
     if is_sweep_file:
-        return SettingsError(f"{text} names several studies", where="sweep", hint="run one command for each of them")
+        return SettingsError(f"{text} names several sweeps", where="sweep", hint="run one command for each of them")
     if is_of_hydra(override):
         return SettingsError(
-            f"{text} gives several values of what a sweep has one of",
+            f"{text} gives several values, but a sweep has only one",
             where=key.replace(HYDRA_FAIL_FAST, FAIL_FAST),
             hint="give one value; quote a value with a comma: 'key=\"a,b\"'",
         )

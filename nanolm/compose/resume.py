@@ -7,6 +7,7 @@ from typing import Any
 
 from nanolm.compose.command import ComposedCommand
 from nanolm.config.fields import flat
+from nanolm.config.help import format_value
 from nanolm.config.identity import describe_changes, differing, may_change
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
@@ -42,16 +43,23 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
             for key in unknown
         ]
     )
+
+    def is_implied(key: str) -> bool:
+        # Another option was chosen, which is reported itself; only one of the two has this setting.
+        name = f"{key.split('.')[0]}.name"
+        return (key in before) != (key in wanted) and before.get(name) != wanted.get(name)
+
     raise_all(
         [
             SettingsError(
-                f"the run was trained with {key}={before.get(key)}, and the command line sets {wanted.get(key)}",
+                f"the run was trained with {key}={format_value(before.get(key))}, and the command line sets "
+                f"{format_value(wanted.get(key))}",
                 where=key,
                 hint="leave it out to resume the run, add fork=true to start a new run from its checkpoint, or start a "
                 "new run without resume",
             )
             for key in changed
-            if not (is_fork or may_change(key, saved))
+            if not (is_fork or may_change(key, saved) or is_implied(key))
         ]
     )
     merged = copy.deepcopy(saved)

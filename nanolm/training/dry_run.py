@@ -265,7 +265,8 @@ def print_estimate(found: Estimate) -> None:
         "saves": (found.saves, found.save_seconds),
     }
     shares = ", ".join(
-        f"{times:,} {name} {format_duration(times * seconds)}" for name, (times, seconds) in parts.items()
+        f"{times:,} {name[:-1] if times == 1 else name} {format_duration(times * seconds)}"
+        for name, (times, seconds) in parts.items()
     )
     table.add_row("estimated time", f"{format_duration(found.seconds)}: {shares}")
     console.print(table)

@@ -52,9 +52,9 @@ def test_all_mistakes_are_reported_together() -> None:
 )
 def test_what_is_said_of_a_sweep_is_refused_where_there_is_one_run(word: str) -> None:
     text = problems(word, "optimizer=adamm")
-    assert f"{word} is about many runs" in text
+    assert f"{word} applies to sweeps only" in text
     assert "'adamm'" in text
-    assert f"{word} is about many runs" in problems(word)
+    assert f"{word} applies to sweeps only" in problems(word)
 
 
 def test_a_key_that_slips_past_hydra_is_found() -> None:
@@ -179,7 +179,7 @@ def test_a_plugin_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch:
     assert "the environment variable NO_SUCH is not set" in problems("plugins=[${oc.env:NO_SUCH}]")
 
 
-def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
+def test_resume_applies_runtime_changes_and_refuses_others() -> None:
     saved = make_config("optimizer.lr=0.5", "size=small", "trainer.max_steps=10")
     config, changes = continue_run(saved, compose_command(["resume=x", "trainer.max_steps=20", "logger=none"]))
     assert (config.trainer.max_steps, config.optimizer.lr, config.size.n_layers) == (20, 0.5, 6)
@@ -194,7 +194,14 @@ def test_going_on_takes_what_may_change_and_refuses_the_rest() -> None:
         assert part in str(caught.value)
 
 
-def test_going_on_with_other_parts_of_a_setting_is_refused() -> None:
+def test_resume_names_another_model_without_its_settings() -> None:
+    with pytest.raises(SettingsError) as caught:
+        continue_run(make_config("model=gpt"), compose_command(["resume=x", "model=bigram"]))
+    assert "the run was trained with model.name=transformer, and the command line sets bigram" in str(caught.value)
+    assert "null" not in str(caught.value)
+
+
+def test_resume_refuses_changes_within_a_setting() -> None:
     saved = make_config("scheduler=plateau", "optimizer.lr_multipliers.head=0.5")
     for override in (
         "trainer.eval_every=3",
@@ -260,9 +267,9 @@ def test_a_key_may_be_added_to_a_part_of_a_list() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("sweep=lr,seeds", "sweep=lr,seeds names several studies"),
-        ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values of what a sweep has one of"),
-        ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values of what a sweep has one of"),
+        ("sweep=lr,seeds", "sweep=lr,seeds names several sweeps"),
+        ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values, but a sweep has only one"),
+        ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values, but a sweep has only one"),
         ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib gives several values"),
     ],
 )

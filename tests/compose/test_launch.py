@@ -53,6 +53,7 @@ def test_launch_option_takes_environment_variables(monkeypatch: pytest.MonkeyPat
         ("fork=null", "fork is null, and must be true or false"),
         ("trainer.dry_run=", "dry_run is empty, and must be true or false\n  where: trainer.dry_run="),
         ("++profile=2.5", "profile is 2.5, and must be true or false\n  where: ++profile=2.5"),
+        ("profile=3", "profile is 3, and must be true or false"),
         ("fork=[true]", "fork is [True], and must be true or false"),
         ("+fork=true", "fork exists already and needs no +\n  where: +fork=true\n  hint:  fork=true"),
         ("~resume", "a launch option cannot be removed\n  where: ~resume\n  hint:  leave it out"),

@@ -82,7 +82,7 @@ def test_sweep_retries_only_the_job_that_failed(
     assert sweep(*overrides) == 1
     out, err = capsys.readouterr()
     (folder,) = Path("outputs/sweep").glob("dataset.path=*late*")
-    assert f"nanolm: {folder} failed: there is no file, folder or match of" in err
+    assert f"nanolm: {folder} failed: there is no file or folder matching" in err
     assert "Traceback" not in err
     assert "2 jobs: 1 completed, 1 failed" in out
     assert "the same command again" in out
@@ -148,9 +148,9 @@ def test_sweep_file_defines_jobs_and_folder(
     capsys.readouterr()
     with pytest.raises(ValueError, match=r"there is no setting 'optimizer\.lrr'[\s\S]*did you mean optimizer.lr"):
         sweep("--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides)
-    with pytest.raises(ValueError, match="sweep=widths is about many runs"):
+    with pytest.raises(ValueError, match="sweep=widths applies to sweeps only"):
         cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides])
-    with pytest.raises(ValueError, match=r"sweep\.fail_fast=true is about many runs"):
+    with pytest.raises(ValueError, match=r"sweep\.fail_fast=true applies to sweeps only"):
         cli.run(["train", "sweep.fail_fast=true"])
 
 

@@ -110,7 +110,7 @@ def test_launcher_runs_jobs_in_other_processes(
     assert done.returncode == 1, done.stderr
     assert "3 jobs: 2 completed, 1 failed" in done.stdout
     assert "missing.txt-" in done.stderr
-    assert "failed: there is no file, folder or match of 'missing.txt'" in done.stderr
+    assert "failed: there is no file or folder matching 'missing.txt'" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     runs = [RunDirectory(path.parent) for path in (nanolm.folder / "sweep").glob("*/config.yaml")]
     assert [run.read_summary().status for run in runs] == ["completed"] * 2

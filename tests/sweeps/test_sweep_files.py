@@ -117,7 +117,7 @@ def test_sweep_scaling_spans_sizes_and_tokens_for_a_fit() -> None:
 
 
 def test_sweep_option_needs_multirun() -> None:
-    with pytest.raises(SettingsError, match=r"sweep=lr is about many runs[\s\S]*nanolm train -m"):
+    with pytest.raises(SettingsError, match=r"sweep=lr applies to sweeps only[\s\S]*nanolm train -m"):
         train_command.run(["sweep=lr"])
     assert compose_command(["sweep=lr"], multirun=True).config == make_config()
     with pytest.raises(SettingsError, match=r"no sweep is called 'lrs'[\s\S]*did you mean lr\?"):

@@ -27,7 +27,7 @@ from tests.runs.made import make_run
         (["optimizer.lr=fast"], ["optimizer.lr is 'fast', and must be a number", "optimizer.lr=fast"]),
         (["size.n_heads=3"], ["size.d_model (16) is not divisible by size.n_heads (3)", "n_heads = 1, 2 or 4"]),
         (["size.context_length=900"], ["the val split has", "needs 901", "size.context_length 900"]),
-        (["dataset.path=missing.txt"], ["no file, folder or match of 'missing.txt'"]),
+        (["dataset.path=missing.txt"], ["no file or folder matching 'missing.txt'"]),
         (["dataset.path=empty.txt"], ["the text is empty", "empty.txt"]),
         (["dataset.path=latin1.txt"], ["byte 3 (0xe9) is not UTF-8", "latin1.txt, byte offset 3"]),
         (["dataset=tiny_shakespeare", "dataset.url=http://127.0.0.1:9/x"], ["cannot fetch", "dataset.path=FILE"]),

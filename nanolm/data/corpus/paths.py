@@ -252,7 +252,7 @@ def _status(path: Path, setting: str) -> os.stat_result | None:
 
 def _nothing_there(pattern: str, setting: str) -> DataError:
     return DataError(
-        f"there is no file, folder or match of {pattern!r}",
+        f"there is no file or folder matching {pattern!r}",
         where=f"{setting}, relative to {Path.cwd()}",
         hint="name an existing file or folder, or a glob such as 'notes/**/*.md'",
     )

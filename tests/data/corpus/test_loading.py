@@ -42,7 +42,7 @@ def test_load_names_missing_files(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no files"):
         corpus.load(TextConfig(path=str(tmp_path / "empty")))
-    with pytest.raises(DataError, match="no file, folder or match of"):
+    with pytest.raises(DataError, match="no file or folder matching"):
         corpus.load(TextConfig(path=str(tmp_path / "*.nothing")))
 
 
