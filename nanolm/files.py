@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,6 +18,9 @@ from nanolm.errors import SettingsError, explain_os_error
 
 # Windows has neither flag; lstat is the only check against FIFOs and links there.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+# First part of the name of the temporary file that `replacing` writes.
+_REPLACEMENT = "nanolm"
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -64,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     before = _status_of_regular(path)
     # A name derived from the file's own could be too long.
-    temporary = temporary_sibling(path.with_name("nanolm"))
+    temporary = temporary_sibling(path.with_name(_REPLACEMENT))
     # A private file stays private while its new content is written.
     mode = 0o666 if before is None else 0o600
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
@@ -78,6 +82,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_replacement(path: Path) -> bool:
+    """Return whether a file is named as the temporary files of `replacing`, which a killed process leaves."""
+    return re.fullmatch(rf"\.{_REPLACEMENT}\.[0-9a-f]{{16}}\.tmp", path.name) is not None
 
 
 def temporary_sibling(path: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.files import user_path
+from nanolm.files import is_replacement, user_path
 from nanolm.run_layout import is_run
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.records import from_json
@@ -25,8 +25,8 @@ OVERWRITES = "nanolm does not overwrite the files of a run"
 # Number of files that an error message names.
 SHOWN_ENTRIES = 5
 
-# Files that a killed write or dry run leaves, such as .summary.json.123.tmp.
-TEMPORARY = re.compile(r"\.(config\.yaml|summary\.json|tokenizer\.json)\..+\.tmp|\.dry-run-\w+")
+# What a killed dry run leaves.
+DRY_RUN = re.compile(r"\.dry-run-\w+")
 
 # The start of every line of train.log.
 LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -171,7 +171,7 @@ def _is_leftover(path: Path) -> bool:
         return False
     if path.name == ".hydra":
         return _entries(path) <= HYDRA_FILES and path.is_dir()
-    if TEMPORARY.fullmatch(path.name):
+    if is_replacement(path) or DRY_RUN.fullmatch(path.name):
         return True
     recognise = RECOGNISED.get(path.name)
     if recognise is None or not path.is_file():

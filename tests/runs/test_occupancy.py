@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.errors import RunError, SettingsError
+from nanolm.files import replacing
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import (
     is_without_config,
@@ -56,7 +57,7 @@ def test_run_as_sweep_directory_is_refused(tmp_path: Path) -> None:
         {
             ".lock": "",
             "tokenizer.json": '{"name": "char", "characters": []}',
-            ".summary.json.9.tmp": "{",
+            ".nanolm.0123456789abcdef.tmp": "{",
             ".dry-run-ab_1/x": "",
         },
         {"summary.json": json.dumps(SUMMARY), "train.log": "2026-11-25 20:00:00 Traceback\n", "metrics.jsonl": ""},
@@ -66,6 +67,14 @@ def test_run_as_sweep_directory_is_refused(tmp_path: Path) -> None:
 )
 def test_empty_folders_runs_and_killed_starts_are_accepted(files: dict[str, str], tmp_path: Path) -> None:
     require_startable(made(tmp_path / "a", files))
+
+
+def test_temporary_file_of_a_killed_write_is_accepted(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    unfinished = replacing(run.summary)
+    unfinished.__enter__().write_text("{")
+    assert len(list(run.path.iterdir())) == 1
+    require_startable(run)
 
 
 @pytest.mark.parametrize(
