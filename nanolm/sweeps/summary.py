@@ -44,7 +44,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
         for place, ((job, report), odd) in enumerate(zip(order, is_odd, strict=True))
         if len(order) <= MAX_ROWS or place < MAX_ROWS // 2 or _is_bad(report)
     ]
-    table = Table([f"run in {display_path(directory)}", "state", "steps", "val loss", "bits/byte"], "llrrr")
+    table = Table([f"run in {display_path(directory)}", "status", "steps", "val loss", "bits/byte"], "llrrr")
     for place, (job, report, mark) in enumerate(rows):
         loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
         table.add_row(
