@@ -44,7 +44,7 @@ def test_mistakes_are_reported(nanolm: Nanolm, small_text: Path) -> None:
     for arguments, expected in {
         ("data", "shwo"): "did you mean show?",
         ("data", "show", "datset=text"): "did you mean dataset?",
-        ("data", "show", "dataset=text", "dataset.path=nowhere"): "no file, folder or match",
+        ("data", "show", "dataset=text", "dataset.path=nowhere"): "no file or folder matching",
         ("data", "show", "--tokens", "0"): "--tokens is 0",
         ("data", "prepare", "dataset.val_fraction=0.6", "dataset.test_fraction=0.5"): "leave no training text",
         ("data", "prepare", "dataset.split_by=line", "trainer.sampling=documents"): "dataset.split_by=line splits them",

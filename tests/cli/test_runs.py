@@ -43,7 +43,7 @@ def test_runs_are_listed_newest_first(
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
     assert rows[3] == ["done", "completed", "100", "2.0000", "3.0000", "5", "s", "bigram", "small"]
-    assert rows[4][:6] == ["gone", "cut", "off", "20/100", "2.5000", "3.7500"]
+    assert rows[4][:5] == ["gone", "unfinished", "20/100", "2.5000", "3.7500"]
     assert rows[5][:4] == ["late", "pruned", "10/100", "2.2000"]
     assert rows[5][5:8] == ["2", "h", "gpt"]
     assert "bad: OSError: no space" in out
