@@ -30,14 +30,8 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: the text is not JSON.
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
-    may_overflow = MAY_OVERFLOW.search(text) is not None
     try:
-        return json.loads(
-            text,
-            parse_constant=lambda constant: None,
-            parse_float=(lambda number: finite(float(number))) if may_overflow else None,
-            parse_int=_parse_int if may_overflow else None,
-        )
+        return (_CHECKING_DECODER if MAY_OVERFLOW.search(text) else _DECODER).decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -63,3 +57,10 @@ def is_finite_number(value: object) -> bool:
 
 def _parse_int(digits: str) -> int | None:
     return int(digits) if math.isfinite(float(digits)) else None
+
+
+# json.loads would build a decoder for every row of metrics.jsonl. Checking each number is slower.
+_DECODER = json.JSONDecoder(parse_constant=lambda constant: None)
+_CHECKING_DECODER = json.JSONDecoder(
+    parse_constant=lambda constant: None, parse_float=lambda number: finite(float(number)), parse_int=_parse_int
+)

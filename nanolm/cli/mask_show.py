@@ -22,8 +22,8 @@ from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 if TYPE_CHECKING:
     import torch
 
-# Up to SQUARES positions, each is drawn as a square; up to HALF_BLOCKS, as half a character; above, a character stands
-# for several positions.
+# Up to SQUARES positions, each is drawn as a square; up to HALF_BLOCKS, as half a character; more than that, a
+# character represents several positions.
 SQUARES = 24
 HALF_BLOCKS = 64
 # The table of this many positions squared takes 64 MiB.

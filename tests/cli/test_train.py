@@ -36,7 +36,7 @@ def test_foreign_files_are_not_overwritten(nanolm: Nanolm, small_text: Path) -> 
     done = nanolm(*line, *sweep)
     assert (done.returncode, "neither empty nor a run: it holds metrics.jsonl" in done.stderr) == (2, True), done.stderr
     assert [path.name for path in job.iterdir()] == ["metrics.jsonl"]
-    # A run that lost its settings goes on only with the same.
+    # A run that lost its settings resumes only with the same ones.
     next(path for path in (here / "S").iterdir() if path.is_dir() and path != job).rename(here / "R")
     (here / "R" / "config.yaml").unlink()
     for words, said in (

@@ -184,7 +184,7 @@ def test_run_within_documents_is_scored_within_them(stride: int, tales: Path, tm
         assert found["loss"] == pytest.approx(run.read_summary().best_val_loss, rel=1e-5)
 
 
-# Masks by distance alone: with rotary positions a document reads the same wherever in a window it stands.
+# Masks that depend on distance only: with rotary positions the place of a document in a window does not matter.
 @pytest.mark.parametrize(
     "mask",
     [

@@ -95,7 +95,7 @@ def start_ranks(arguments: Sequence[str], folder: Path) -> list[Forked]:
 
 
 def ended(processes: Sequence[subprocess.Popen[str] | Forked], timeout: float = 100) -> list[tuple[int, str, str]]:
-    """Exit status, output and errors of each; none is left behind."""
+    """Return exit status, output and errors of each process; all are ended."""
     try:
         said = [process.communicate(timeout=timeout) for process in processes]
     finally:
