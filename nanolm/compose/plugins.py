@@ -70,7 +70,9 @@ def _wrong_plugin(name: str, error: BaseException) -> NanolmError:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith(("<", importlib.__path__[0])) and frame.filename != __file__
     ]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"the plugin {name!r}"
+    # The last frame may be a library's: the user can change the line of their own file.
+    own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else f"the plugin {name!r}"
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
     reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())

@@ -67,9 +67,11 @@ def test_missing_and_failing_plugins_are_reported(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("fails_on_import.py").write_text("1 / 0\n")
     Path("ends_on_import.py").write_text("import sys\n\nsys.exit(3)\n")
-    text = problems("plugins=[fails_on_import,ends_on_import,no_such_thing,./fails_on_import.py]")
+    Path("fails_in_library.py").write_text("import json\n\njson.loads('{')\n")
+    text = problems("plugins=[fails_on_import,ends_on_import,fails_in_library,no_such_thing,./fails_on_import.py]")
     assert f"ZeroDivisionError: division by zero\n  where: {tmp_path}/fails_on_import.py:1\n" in text
     assert f"SystemExit: 3\n  where: {tmp_path}/ends_on_import.py:3\n" in text
+    assert f"\n  where: {tmp_path}/fails_in_library.py:3\n" in text
     assert "'no_such_thing' was not found" in text
     assert "write the name of the module: plugins=[fails_on_import]" in text
     assert "the environment variable NO_SUCH is not set" in problems("plugins=[${oc.env:NO_SUCH}]")
