@@ -1,0 +1,99 @@
+"""Load YAML from untrusted files: plain values only, with limits on size and nesting.
+
+PyYAML's safe loaders execute nothing, but expand aliases without bound, recurse once per level of nesting (libyaml
+crashes the process), and construct dates, sets and bytes, which are not plain values.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 40
+
+# libyaml parses about ten times as fast as PyYAML's own parser.
+LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# Most files have none of these, and then neither anchors, aliases, tags, several documents nor deep nesting.
+_NEEDS_CHECK = re.compile(rf"[&*!?]|^(?:---|\.\.\.)|^ {{{MAX_DEPTH}}}|(?:- ){{10}}", re.MULTILINE)
+_MAX_BRACKETS = 20
+
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
+
+
+class PlainYamlError(ValueError):
+    """YAML that is malformed or not plain.
+
+    Attributes:
+        line: line number, counted from 1; None if the problem is with the whole text.
+    """
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def load_plain_yaml(text: str | bytes, loader: type[Any] = LOADER) -> Any:
+    """Load one YAML document that consists of mappings, lists, strings, numbers, booleans and null.
+
+    Args:
+        text: as bytes, UTF-8.
+        loader: a safe loader class of PyYAML.
+
+    Raises:
+        PlainYamlError: the text is malformed, larger than MAX_BYTES, nested deeper than MAX_DEPTH, not UTF-8, or has
+            an anchor, an alias, a tag, a date, or several documents.
+    """
+    size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        raise PlainYamlError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        if _NEEDS_CHECK.search(text) or text.count("[") + text.count("{") > _MAX_BRACKETS:
+            _check_events(text)
+        return yaml.load(text, Loader=_plain(loader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
+        raise PlainYamlError(reason, None if mark is None else mark.line + 1) from error
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, PlainYamlError):
+            raise
+        raise PlainYamlError(str(error)) from error
+
+
+def _check_events(text: str) -> None:
+    """Check the structure before anything is constructed. The parser itself does not recurse."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise PlainYamlError("it has several documents", line)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise PlainYamlError(f"it is nested more than {MAX_DEPTH} levels deep", line)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise PlainYamlError("anchors and aliases are not supported", line)
+        if getattr(event, "tag", None) is not None:
+            raise PlainYamlError(f"the tag {event.tag} is not supported", line)
+
+
+@functools.cache
+def _plain(loader: type[Any]) -> type[Any]:
+    """A loader that refuses implicit types other than plain ones, such as dates."""
+    constructors = {tag: loader.yaml_constructors[tag] for tag in _PLAIN_TAGS}
+    return type("PlainLoader", (loader,), {"yaml_constructors": {**constructors, None: _refuse}})
+
+
+def _refuse(loader: Any, node: Any) -> None:
+    kind = node.tag.rsplit(":", 1)[-1]
+    raise PlainYamlError(f"{node.value!r} is a {kind}, which is not supported", node.start_mark.line + 1)
