@@ -17,7 +17,7 @@ from typing import IO, Any
 from nanolm.errors import SettingsError, explain_os_error
 
 # Windows has neither flag; lstat is the only check against FIFOs and links there.
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 # First part of the name of the temporary file that `replacing` writes.
 _REPLACEMENT = "nanolm"
@@ -71,7 +71,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_sibling(path.with_name(_REPLACEMENT))
     # A private file stays private while its new content is written.
     mode = 0o666 if before is None else 0o600
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, mode)
     try:
         try:
             if before is not None:
@@ -111,12 +111,12 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
         write_durably(path, path.read_bytes())
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | _NO_FOLLOW, 0o666)
+        return os.open(name, flags | NO_FOLLOW, 0o666)
 
     file = open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise _not_regular(path, _kind_of(path))
+        raise not_regular(path, kind_of(path))
     return file
 
 
@@ -179,7 +179,7 @@ def wrong_file_types(folder: Path, files: Iterable[Path], folders: Iterable[Path
     for path, kind in wanted:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_IFMT(path.lstat().st_mode) != kind:
-                found.append(f"{path.relative_to(folder)} is {_kind_of(path)}")
+                found.append(f"{path.relative_to(folder)} is {kind_of(path)}")
     return found
 
 
@@ -267,16 +267,18 @@ def _status_of_regular(path: Path) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise _not_regular(path, _kind_of(path))
+        raise not_regular(path, kind_of(path))
     return status
 
 
-def _not_regular(path: Path, kind: str) -> OSError:
+def not_regular(path: Path, kind: str) -> OSError:
+    """Return the error for a path that is not a regular file, of a kind as in `kind_of`."""
     number = {"a symbolic link": errno.ELOOP, "a folder": errno.EISDIR}.get(kind, errno.EINVAL)
     return OSError(number, f"it is {kind}, not a regular file", str(path))
 
 
-def _kind_of(path: Path) -> str:
+def kind_of(path: Path) -> str:
+    """Return the type of a path with its article, such as "a symbolic link"."""
     return _KINDS.get(stat.S_IFMT(path.lstat().st_mode), "a special file")
 
 

@@ -70,7 +70,7 @@ def _check_events(text: str) -> None:
     """Check the structure before anything is constructed. The parser itself does not recurse."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=LOADER):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -83,15 +83,15 @@ def _check_events(text: str) -> None:
             depth -= 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise PlainYamlError("anchors and aliases are not supported", line)
-        if getattr(event, "tag", None) is not None:
-            raise PlainYamlError(f"the tag {event.tag} is not supported", line)
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise PlainYamlError(f"the tag {tag} is not supported", line)
 
 
 @functools.cache
-def _plain(loader: type[Any]) -> type[Any]:
+def _plain(loader: Any) -> type[Any]:
     """A loader that refuses implicit types other than plain ones, such as dates."""
-    constructors = {tag: loader.yaml_constructors[tag] for tag in _PLAIN_TAGS}
-    return type("PlainLoader", (loader,), {"yaml_constructors": {**constructors, None: _refuse}})
+    constructors: dict[str | None, Any] = {tag: loader.yaml_constructors[tag] for tag in _PLAIN_TAGS}
+    return type("PlainLoader", (loader,), {"yaml_constructors": constructors | {None: _refuse}})
 
 
 def _refuse(loader: Any, node: Any) -> None:

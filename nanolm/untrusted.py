@@ -1,0 +1,81 @@
+"""Read files of folders that others may have written, such as runs and checkpoints.
+
+Only regular files are read, and only up to a size. Links are followed as long as they lead to a file of the same
+folder: a downloaded run cannot name the reader's private files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from nanolm.errors import RunError
+from nanolm.files import NO_FOLLOW, kind_of, not_regular
+
+# A file of settings, a summary or a manifest has a few kilobytes.
+MAX_BYTES = 1_000_000
+
+
+def open_inside(path: Path, folder: Path) -> BinaryIO:
+    """Open a regular file of a folder for reading.
+
+    Args:
+        path: the file, below `folder`.
+        folder: the folder that links may not lead out of. It may be a link itself.
+
+    Raises:
+        OSError: the file is missing, cannot be opened, is not a regular file, or a link leads out of the folder.
+    """
+    try:
+        # Without links, a file directly in the folder needs no further check.
+        if path.parent != folder:
+            raise OSError(errno.ELOOP, "")
+        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+    except OSError as error:
+        # FreeBSD reports a link as EMLINK.
+        if error.errno not in (errno.ELOOP, errno.EMLINK):
+            raise
+        real, root = os.path.realpath(path), os.path.realpath(folder)
+        if not Path(real).is_relative_to(root):
+            raise OSError(errno.ELOOP, f"it is a link to {real}, outside of {folder}", str(path)) from None
+        descriptor = os.open(real, os.O_RDONLY | NO_FOLLOW)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise not_regular(path, kind_of(path.resolve()))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_inside(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file of a folder.
+
+    Raises:
+        OSError: as `open_inside`, or the file is larger than `max_bytes`.
+    """
+    with open_inside(path, folder) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes, more than {max_bytes:,}", str(path))
+    return content
+
+
+def damaged(path: Path, reason: str, hint: str = "restore it from a copy of the run") -> RunError:
+    """Return the error for a file of a run whose content is wrong.
+
+    Args:
+        path: the file.
+        reason: what is wrong, as a clause with its line if it has one, such as "line 3 has no step".
+    """
+    return RunError(f"{path.name} is damaged: {reason}", where=str(path), hint=hint)
+
+
+def unreadable(path: Path, error: OSError) -> RunError:
+    """Return the error for a file of a run that cannot be read."""
+    return RunError(
+        f"{path.name} cannot be read: {error.strerror or error}",
+        where=str(path),
+        hint="restore it from a copy of the run, or move it away",
+    )
