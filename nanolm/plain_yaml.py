@@ -37,7 +37,7 @@ class PlainYamlError(ValueError):
         self.line = line
 
 
-def load_plain_yaml(text: str | bytes, loader: type[Any] = LOADER) -> Any:
+def load_plain_yaml(text: str | bytes, loader: Any = LOADER) -> Any:
     """Load one YAML document that consists of mappings, lists, strings, numbers, booleans and null.
 
     Args:
