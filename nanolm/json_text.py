@@ -36,6 +36,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object, as `parse_json` does.
+
+    Raises:
+        ValueError: the text is not a JSON object.
+    """
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
 def finite(value: Any) -> Any:
     """Copy a tree of dicts, lists and plain values, with None in place of numbers that are not finite."""
     if isinstance(value, dict):

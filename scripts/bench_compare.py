@@ -21,7 +21,8 @@ from pathlib import Path
 
 from nanolm.compose import compose_command
 from nanolm.config.yaml_io import save_yaml
-from nanolm.runs.metrics import TRAIN, VAL, MetricsRow, encode_row
+from nanolm.runs.metrics import TRAIN, VAL, MetricsRow
+from nanolm.runs.records import encode_row
 from nanolm.runs.summary import Summary, write_summary
 
 EVAL_EVERY = 40

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanolm.config.roles import is_resumable
-from nanolm.json_text import dump_json, parse_json
+from nanolm.json_text import dump_json, parse_object
 
 # The number of changed settings that a note names.
 SHOWN = 3
@@ -46,8 +46,7 @@ def _recorded(checkpoints: Path) -> dict[str, Any]:
         steps = [name for name in names if name.startswith("step-") and name[len("step-") :].isdecimal()]
         newest = max(steps, key=lambda name: int(name[len("step-") :]), default=None)
         if newest is not None:
-            manifest = parse_json((checkpoints / newest / "manifest.json").read_bytes())
-            settings = manifest.get("settings") if isinstance(manifest, dict) else None
+            settings = parse_object((checkpoints / newest / "manifest.json").read_bytes()).get("settings")
             return settings if isinstance(settings, dict) else {}
     return {}
 

@@ -15,8 +15,9 @@ from nanolm.errors import RunError
 from nanolm.files import hash_prefix, open_regular
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
-from nanolm.runs.metrics import MetricsRow, encode_row
-from nanolm.runs.samples import Sample, encode_sample
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.records import encode_row
+from nanolm.runs.samples import Sample
 from nanolm.terminal import say, visible
 
 
@@ -146,7 +147,7 @@ class Log:
 
     def sample(self, step: int, text: str) -> None:
         """Write a row of samples.jsonl."""
-        self._append(self._samples, encode_sample(Sample(step, text)))
+        self._append(self._samples, encode_row(Sample(step, text)))
 
     def say(self, text: str) -> None:
         """Write a message to train.log and, unless quiet, to the console above the bar."""

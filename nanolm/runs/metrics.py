@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from nanolm.errors import RunError
-from nanolm.json_text import dump_json, parse_json
+from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
 from nanolm.runs.summary import unreadable
 
@@ -56,20 +55,6 @@ class MetricsRow:
     grad_norms: dict[str, float] | None = None
 
 
-# In the order of the class.
-FIELDS = tuple(field.name for field in dataclasses.fields(MetricsRow))
-
-
-def to_json(row: MetricsRow) -> dict[str, Any]:
-    """The measured fields of a row as plain values."""
-    return {name: value for name in FIELDS if (value := getattr(row, name)) is not None}
-
-
-def encode_row(row: MetricsRow) -> bytes:
-    """The line of metrics.jsonl for a row."""
-    return (dump_json(to_json(row)) + "\n").encode()
-
-
 def read_rows(path: Path, split: str | None = None) -> list[MetricsRow]:
     """Read metrics.jsonl; a last line without a line end (cut short by a kill) is left out.
 
@@ -84,7 +69,7 @@ def read_rows(path: Path, split: str | None = None) -> list[MetricsRow]:
     rows = []
     for line in lines:
         try:
-            row = _parse_row(line)
+            row = from_json(MetricsRow, parse_object(line))
         except ValueError as error:
             number = content.split(b"\n").index(line) + 1
             raise RunError(
@@ -103,7 +88,7 @@ def read_last_step(path: Path) -> int:
         file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]
     try:
-        return _parse_row(lines[-1]).step if lines else 0
+        return from_json(MetricsRow, parse_object(lines[-1])).step if lines else 0
     except ValueError:
         return 0
 
@@ -111,13 +96,6 @@ def read_last_step(path: Path) -> int:
 def val_losses(rows: Iterable[MetricsRow]) -> dict[int, float]:
     """The validation loss at each evaluated step, in the order of the rows."""
     return {row.step: row.loss for row in rows if row.split == VAL and row.loss is not None}
-
-
-def _parse_row(line: bytes) -> MetricsRow:
-    table = parse_json(line)
-    if not isinstance(table, dict):
-        raise ValueError("it is not a JSON object")
-    return from_json(MetricsRow, table)
 
 
 def _read_lines(path: Path) -> bytes:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import is_replacement, user_path
+from nanolm.json_text import parse_object
 from nanolm.run_layout import is_run
 from nanolm.runs.directory import RunDirectory, enclosing_run
-from nanolm.runs.records import from_json
-from nanolm.runs.summary import Summary
+from nanolm.runs.summary import Summary, read_summary
 
 # The reason why an output file may not be a file of a run.
 OVERWRITES = "nanolm does not overwrite the files of a run"
@@ -124,8 +122,8 @@ def is_without_config(run: RunDirectory) -> bool:
         return False
     if any(path.name.removeprefix("step-").isdigit() for path in run.checkpoints.glob("step-*/")):
         return True
-    summary = from_json(Summary, _json_object(run.summary))
-    return _is_own(summary) and bool(summary.step or summary.has_checkpoint)
+    summary = _own_summary(run.summary)
+    return summary is not None and bool(summary.step or summary.has_checkpoint)
 
 
 def require_inputs_outside(config: Config, run: RunDirectory) -> None:
@@ -195,28 +193,28 @@ def _is_log(path: Path) -> bool:
 
 
 def _is_tokenizer(path: Path) -> bool:
-    state = _json_object(path)
-    # A tokenizer.json of Hugging Face tokenizers has no name.
-    return _is_empty(path) or isinstance(state.get("name"), str)
+    if _is_empty(path):
+        return True
+    with contextlib.suppress(ValueError):
+        # A tokenizer.json of Hugging Face tokenizers has no name.
+        return isinstance(parse_object(path.read_bytes()).get("name"), str)
+    return False
 
 
-def _is_own(summary: Summary) -> bool:
-    return summary.identity is not None and summary.status is not None
+def _own_summary(path: Path) -> Summary | None:
+    """The summary in a file; None if nanolm did not write it."""
+    with contextlib.suppress(RunError):
+        summary = read_summary(path)
+        if summary.identity is not None and summary.status is not None:
+            return summary
+    return None
 
 
 RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".lock": _is_lock,
     "metrics.jsonl": _is_empty,
     "samples.jsonl": _is_empty,
-    "summary.json": lambda path: _is_empty(path) or _is_own(from_json(Summary, _json_object(path))),
+    "summary.json": lambda path: _is_empty(path) or _own_summary(path) is not None,
     "tokenizer.json": _is_tokenizer,
     "train.log": _is_log,
 }
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}

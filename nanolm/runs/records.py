@@ -1,4 +1,4 @@
-"""Dataclass records read from JSON files that may be damaged or come from another version."""
+"""Dataclass records in JSON files, which may be damaged or come from another version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nanolm.json_text import is_finite_number
+from nanolm.json_text import dump_json, is_finite_number
 
 R = TypeVar("R")
 
@@ -29,24 +29,33 @@ def from_json(record: type[R], table: dict[str, Any]) -> R:
     try:
         return record(**values)
     except TypeError as error:
-        required = [field.name for field in dataclasses.fields(record) if _is_required(field)]  # type: ignore[arg-type]
+        # A field without a default has MISSING as both.
+        required = [field.name for field in dataclasses.fields(record) if field.default is field.default_factory]  # type: ignore[arg-type]
         raise ValueError(f"it has no {' or '.join(name for name in required if name not in values)}") from error
+
+
+def encode_row(record: Any) -> bytes:
+    """The line of a .jsonl file for a dataclass instance; fields that are None are left out."""
+    known = {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
+    return (dump_json(known, ensure_ascii=False) + "\n").encode()
 
 
 @functools.cache
 def _readers(record: type) -> dict[str, Callable[[Any], Any]]:
-    """The reader of each field: it returns the value, or None for a value of the wrong type."""
     return {name: _reader(hint) for name, hint in typing.get_type_hints(record).items()}
 
 
 def _reader(hint: Any) -> Callable[[Any], Any]:
+    """The reader of a field: it returns the value, or None for a value of the wrong type."""
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if hint is Any:
         return lambda value: value
     if typing.get_origin(hint) is dict:
         return functools.partial(_read_table, _reader(typing.get_args(hint)[1]))
-    return {int: _read_int, float: _read_float, str: _read_str, bool: _read_bool}[hint]
+    if hint in (str, bool):
+        return lambda value: value if isinstance(value, hint) else None
+    return {int: _read_int, float: _read_float}[hint]
 
 
 def _read_table(read_item: Callable[[Any], Any], value: Any) -> dict[str, Any] | None:
@@ -63,15 +72,3 @@ def _read_int(value: Any) -> int | None:
 
 def _read_float(value: Any) -> float | None:
     return value if is_finite_number(value) else None
-
-
-def _read_str(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _read_bool(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
-from nanolm.json_text import dump_json, parse_json
+from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
 
 
@@ -17,11 +18,6 @@ class Sample:
     text: str
 
 
-def encode_sample(sample: Sample) -> bytes:
-    """The line of samples.jsonl for a sample."""
-    return (dump_json(dataclasses.asdict(sample), ensure_ascii=False) + "\n").encode()
-
-
 def read_samples(path: Path) -> list[Sample]:
     """Read samples.jsonl; lines that are not samples, such as one cut short by a kill, are left out."""
     try:
@@ -30,8 +26,6 @@ def read_samples(path: Path) -> list[Sample]:
         return []
     samples = []
     for line in lines:
-        try:
-            samples.append(from_json(Sample, parse_json(line)))
-        except (ValueError, AttributeError):
-            continue
+        with contextlib.suppress(ValueError):
+            samples.append(from_json(Sample, parse_object(line)))
     return samples

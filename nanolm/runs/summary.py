@@ -10,7 +10,7 @@ from typing import Any
 
 from nanolm.errors import RunError
 from nanolm.files import open_regular, write_durably
-from nanolm.json_text import dump_json, parse_json
+from nanolm.json_text import dump_json, parse_object
 from nanolm.runs.records import from_json
 
 TRAINED = "trained"
@@ -122,11 +122,6 @@ class Summary:
         return self.status == "completed" and (self.is_fitted or self.steps_done >= max_steps)
 
 
-def to_json(summary: Summary) -> dict[str, Any]:
-    """Every field as plain values."""
-    return {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-
-
 def read_summary(path: Path) -> Summary:
     """Read summary.json; an empty summary where there is no file yet.
 
@@ -138,7 +133,7 @@ def read_summary(path: Path) -> Summary:
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Replace summary.json atomically."""
-    write_durably(path, _encode(to_json(summary)))
+    write_durably(path, _encode(dataclasses.asdict(summary)))
 
 
 def update_summary(path: Path, **fields: Any) -> None:
@@ -157,7 +152,7 @@ def write_final_summary(path: Path, summary: Summary) -> None:
     except OSError:
         # Recording how the run ended outweighs the risk of a crash during this write.
         with contextlib.suppress(OSError), open_regular(path, "r+b") as file:
-            file.write(_encode(to_json(summary)))
+            file.write(_encode(dataclasses.asdict(summary)))
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
@@ -165,10 +160,7 @@ def write_final_summary(path: Path, summary: Summary) -> None:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = parse_json(path.read_text(encoding="utf-8"))
-        if not isinstance(table, dict):
-            raise ValueError("it is not a JSON object")
-        return table
+        return parse_object(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

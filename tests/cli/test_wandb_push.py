@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.metrics import to_json
 from tests import wandb_files
 from tests.helpers import SMALL, Nanolm, kill_process_group, wait_until
 from tests.wandb_server import run_server
@@ -43,7 +43,11 @@ def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
     assert set(lines) >= {"baseline/counted_bigram", "baseline/xz_bits_per_byte"}
     for row in run.read_metrics():
         values = found.setdefault(row.step, {})
-        values |= {f"{row.split}/{key}": value for key, value in to_json(row).items() if key not in ("step", "split")}
+        values |= {
+            f"{row.split}/{key}": value
+            for key, value in dataclasses.asdict(row).items()
+            if key not in ("step", "split") and value is not None
+        }
         if row.split == "val":
             values |= lines
     return found

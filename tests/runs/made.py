@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanolm.runs.metrics import TRAIN, VAL, MetricsRow, encode_row
-from nanolm.runs.summary import Summary, to_json
+from nanolm.runs.metrics import TRAIN, VAL, MetricsRow
+from nanolm.runs.records import encode_row
+from nanolm.runs.summary import Summary
 
 CONFIG = """\
 dataset: {name: download, val_fraction: 0.1, test_fraction: 0.0, split_by: fraction, split_seed: 1337, path: a.txt}
@@ -81,7 +83,7 @@ def make_run(
         flops_per_token=1000,
     )
     # Tests also write values of the wrong type.
-    (path / "summary.json").write_text(json.dumps(to_json(known) | summary))
+    (path / "summary.json").write_text(json.dumps(dataclasses.asdict(known) | summary))
     if rows:
         (path / "metrics.jsonl").write_bytes(b"".join(map(encode_row, metrics(losses, bits_per_nat))))
     return path

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from nanolm.errors import RunError
-from nanolm.runs.metrics import MetricsRow, encode_row, read_last_step, read_rows, val_losses
+from nanolm.runs.metrics import MetricsRow, read_last_step, read_rows, val_losses
+from nanolm.runs.records import encode_row
 from tests.runs.made import make_run
 
 ROWS = [MetricsRow(step=step, split=split, loss=1.0 + step) for step in (1, 2) for split in ("train", "val")]

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -12,7 +13,6 @@ from nanolm.runs.summary import (
     FITTED,
     Summary,
     read_summary,
-    to_json,
     update_summary,
     write_final_summary,
     write_summary,
@@ -26,7 +26,7 @@ def test_summary_round_trips(tmp_path: Path) -> None:
     summary = Summary(step=3, choices={"model": "gpt"}, baseline_losses={"counted_bigram": 2.5}, git={"dirty": True})
     write_summary(path, summary)
     assert read_summary(path) == summary
-    assert json.loads(path.read_text()) == to_json(summary)
+    assert json.loads(path.read_text()) == dataclasses.asdict(summary)
 
 
 def test_damaged_summary_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.metrics import MetricsRow, encode_row
+from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.records import encode_row
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.study import FOLDER, OpenStudy, register_sweeper, take_trials
