@@ -15,7 +15,6 @@ from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.runs.summary import Summary
-from nanolm.runs.wandb_record import has_account
 
 Warn = Callable[[str], None]
 
@@ -77,13 +76,8 @@ def no_logger(config: NoLoggerConfig, run: RunDirectory, about: About, warn: War
 
 
 @LOGGERS.register("wandb")
-def wandb_logger(config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> WandbLogger:
-    """Weights & Biases; offline if there is no account or the server does not answer."""
-    return WandbLogger(config, run, about, warn)
-
-
 class WandbLogger:
-    """Log to one wandb run per run directory, however often it is resumed."""
+    """Weights & Biases: one wandb run per run directory, offline without an account or an answer of the server."""
 
     # Minimum seconds between two training rows: logging one takes 0.1 ms, and a bigram trains thousands of steps per
     # second. The others are in metrics.jsonl only.
@@ -95,11 +89,11 @@ class WandbLogger:
         self._run = run
         self._warn = warn
         self._baselines = wandb_record.baselines(about.summary)
-        goal = destination(config)
+        self._goal = goal = destination(config)
         if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
             place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
             warn(f"wandb project {place}, from the environment: {', '.join(named)}")
-        modes = [goal.mode if goal.mode != "auto" else "online" if has_account() else "offline"]
+        modes = [goal.mode if goal.mode != "auto" else "online" if wandb_record.has_account() else "offline"]
         if modes[0] == "online":
             modes.append("offline")
         for attempt in modes:
@@ -120,7 +114,6 @@ class WandbLogger:
                 warn(f"wandb does not answer ({reason_of(error)}); the run is recorded offline in {run.wandb}")
         self.run_id = str(self._record.id)
         self.mode = attempt
-        self._goal = goal
         self._failed = False
         self._last_row = -math.inf
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import netrc
+import dataclasses
 import os
 import secrets
 import shutil
 import threading
-import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.config.logger import WandbConfig
 from nanolm.config.wandb_environment import destination
 from nanolm.json_text import finite
-from nanolm.runs import metrics
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, MetricsRow
-from nanolm.runs.summary import Summary, to_json
+from nanolm.runs.summary import Summary
 
 if TYPE_CHECKING:
     import wandb
@@ -53,18 +51,21 @@ def begin(
     import wandb
 
     goal = destination(settings)
+    # WANDB_NAME and WANDB_RUN_ID are of one run, so they are ignored for jobs of a sweep. wandb caches the environment.
+    environment = os.environ if group is None else {}
+    # wandb creates its folder `wandb` in this one.
+    run.path.mkdir(parents=True, exist_ok=True)
     return wandb.init(
         project=goal.project,
         entity=goal.entity,
         group=goal.group or group,
         tags=goal.tags or None,
-        # WANDB_NAME names one run, so it is ignored for jobs of a sweep.
-        name=(os.environ.get("WANDB_NAME") if group is None else None) or run.path.resolve().name,
+        name=environment.get("WANDB_NAME") or run.path.resolve().name,
         notes=os.environ.get("WANDB_NOTES"),
         job_type=os.environ.get("WANDB_JOB_TYPE"),
-        id=run_id or _new_id(group),
+        id=run_id or environment.get("WANDB_RUN_ID") or secrets.token_hex(4),
         resume="allow" if is_live else None,
-        dir=_folder(run.wandb),
+        dir=str(run.path.resolve()),
         config=finite(config),
         mode=mode,  # type: ignore[arg-type]
         # Do not continue a record that an earlier run of this process left open.
@@ -94,7 +95,7 @@ def values(row: MetricsRow, baseline_values: dict[str, float]) -> dict[str, Any]
     """
     named = {
         f"{row.split}/{key}": value
-        for key, value in finite(metrics.to_json(row)).items()
+        for key, value in finite(dataclasses.asdict(row)).items()
         if key not in ("split", "step") and value is not None
     }
     return named | baseline_values if row.split == VAL else named
@@ -116,7 +117,7 @@ def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) 
                 Path(record.dir).mkdir(parents=True, exist_ok=True)
                 copy = shutil.copy(run.samples, record.dir)
                 record.save(copy, base_path=record.dir, policy="now")
-            for key, value in to_json(summary).items():
+            for key, value in dataclasses.asdict(summary).items():
                 record.summary[key] = value
             record.finish(exit_code=0 if summary.status in ENDED_WELL else 1)
         except Exception as error:
@@ -133,27 +134,7 @@ def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) 
 
 def has_account() -> bool:
     """Return whether there is an API key, in the environment or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        try:
-            if name and netrc.netrc(Path(name).expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+    import requests
 
-
-def _new_id(group: str | None) -> str:
-    """Return a new id, or WANDB_RUN_ID unless the run is a job of a sweep.
-
-    It is not left to wandb, which caches the environment variable for the whole process.
-    """
-    return (os.environ.get("WANDB_RUN_ID") if group is None else None) or secrets.token_hex(4)
-
-
-def _folder(path: Path) -> str:
-    """Create and return the parent folder, in which wandb creates its folder `wandb`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return str(path.parent.resolve())
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(server))
