@@ -36,6 +36,8 @@ class Registry:
     def __init__(self, group: str, what: str) -> None:
         self.group = group
         self.what = what
+        # The settings of every option of the group, and of options that are registered without a schema.
+        self.base: type[Any]
         self.schemas: dict[str, type[Any]] = {}
         self._builders: dict[str, Any] = {}
 
@@ -79,6 +81,15 @@ class Registry:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._builders)
+
+    def schema(self, name: str) -> type[Any]:
+        """Return the dataclass of an option's settings."""
+        return self.schemas.get(name, self.base)
+
+    @property
+    def names(self) -> set[str]:
+        """Every name that has a schema or a builder; builders are registered when their module is imported."""
+        return {*self.schemas, *self._builders}
 
 
 def _origin(builder: Any) -> str:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.yaml_files import YamlFiles
 from nanolm.config.composed import unresolved
-from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import SINGLE_SCHEMAS, Config
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.registry import GROUPS
 
@@ -110,8 +110,8 @@ def register_schemas() -> None:
         for name, schema in SINGLE_SCHEMAS.items():
             store.store(group="schema", name=name, node=schema)
     for group, registry in GROUPS.items():
-        for name in {*registry.schemas, *registry}:
-            schema = registry.schemas.get(name, BASE_SCHEMAS[group])
+        for name in registry.names:
+            schema = registry.schema(name)
             if REGISTERED.get((group, name)) is schema:
                 continue
             REGISTERED[group, name] = schema

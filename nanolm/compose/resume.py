@@ -8,7 +8,8 @@ from typing import Any
 from nanolm.compose.command import ComposedCommand
 from nanolm.config.fields import flat
 from nanolm.config.help import format_value
-from nanolm.config.identity import describe_changes, differing, may_change
+from nanolm.config.identity import describe_changes, differing
+from nanolm.config.roles import is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
 
@@ -59,7 +60,7 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
                 "new run without resume",
             )
             for key in changed
-            if not (is_fork or may_change(key, saved) or is_implied(key))
+            if not (is_fork or is_resumable(key, saved.scheduler.name) or is_implied(key))
         ]
     )
     merged = copy.deepcopy(saved)

@@ -16,7 +16,7 @@ from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, pa
 from nanolm.config.fields import MISSING, setting_of
 from nanolm.config.interpolation import escape
 from nanolm.config.launch import AUTO, NEVER, Launch
-from nanolm.config.run import BASE_SCHEMAS, Config
+from nanolm.config.run import Config
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
 
@@ -59,7 +59,6 @@ def path_keys() -> frozenset[str]:
 def _path_fields() -> dict[str, bool]:
     """Return the settings that are paths, and whether every option accepts null for them."""
     schemas = [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
-    schemas += list(BASE_SCHEMAS.items())
     found: dict[str, bool] = {}
     for prefix, schema in [("", Config), ("", Launch), *((f"{group}.", schema) for group, schema in schemas)]:
         for field in dataclasses.fields(schema):

@@ -17,7 +17,7 @@ from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.compose.yaml_file import GLOBAL_GROUPS, YamlFile, read_file
 from nanolm.config.composed import summarize_error
 from nanolm.config.launch import ALIASES, LAUNCH_KEYS
-from nanolm.config.run import BASE_SCHEMAS, SETTING_GROUPS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import SETTING_GROUPS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
@@ -245,16 +245,16 @@ class YamlFiles:
         """Return the dataclass of an option: /schema/GROUP/NAME in its defaults list, or in those that it names."""
         if group in SINGLE_SCHEMAS:
             return SINGLE_SCHEMAS[group]
-        schemas: dict[str, type[Any]] = GROUPS[group].schemas
+        registry = GROUPS[group]
         if (group, option) not in self.files and option not in above and (path := self._path(group, option)):
             self.files[group, option] = read_file(path, group, option)
         file = self.files.get((group, option))
         for entry_group, entry, _, _ in file.defaults if file and option not in above else ():
-            if entry_group == f"schema/{group}" and entry in schemas:
-                return schemas[entry]
+            if entry_group == f"schema/{group}" and entry in registry.schemas:
+                return registry.schemas[entry]
             if entry_group == group:
                 return self._schema(group, entry, (*above, option))
-        return schemas[option] if option in schemas else BASE_SCHEMAS[group]
+        return registry.schema(option)
 
 
 def _is_refused(group: str) -> bool:

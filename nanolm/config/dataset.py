@@ -148,4 +148,4 @@ class DownloadConfig(DatasetConfig):
     )
 
 
-declare(DATASETS, PythonDocsConfig, PythonStdlibConfig, TextConfig, JsonlConfig, HuggingFaceConfig, DownloadConfig)
+declare(DATASETS, DatasetConfig)

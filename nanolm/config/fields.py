@@ -186,7 +186,15 @@ def flat(config: Any) -> dict[str, Any]:
     return {key: plain(value) for key, _, value in leaves(config)}
 
 
-def declare(registry: Registry, *schemas: type[Any]) -> None:
-    """Register the schemas of built-in options. A plugin's schema is registered by its decorator."""
+def declare(registry: Registry, base: type[Any]) -> None:
+    """Register the built-in options of a group: the subclasses of its base schema that have a name.
+
+    A plugin's schema is registered by its decorator.
+    """
+    registry.base = base
+    schemas = base.__subclasses__()
+    # The list grows by the subclasses of the subclasses.
     for schema in schemas:
-        registry.schemas[schema.name] = schema
+        if "name" in vars(schema):
+            registry.schemas[schema.name] = schema
+        schemas += schema.__subclasses__()

@@ -13,13 +13,8 @@ from nanolm.json_text import dump_json
 
 def identity(config: Config) -> str:
     """Hash all settings that may not change on resume. Two runs with the same hash are the same experiment."""
-    decisive = {key: value for key, value in flat(config).items() if not may_change(key, config)}
+    decisive = {key: value for key, value in flat(config).items() if not is_resumable(key, config.scheduler.name)}
     return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def may_change(key: str, config: Config) -> bool:
-    """Whether a run with these settings may be resumed with another value of one of them."""
-    return is_resumable(key, config.scheduler.name)
 
 
 def recorded(config: Config) -> dict[str, Any]:

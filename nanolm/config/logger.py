@@ -55,4 +55,4 @@ class WandbConfig(LoggerConfig):
     )
 
 
-declare(LOGGERS, NoLoggerConfig, WandbConfig)
+declare(LOGGERS, LoggerConfig)

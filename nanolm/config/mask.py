@@ -107,18 +107,7 @@ class PatternConfig(WindowConfig, PrefixConfig, StridedConfig, BlockLocalConfig)
     name: str = "pattern"
 
 
-declare(
-    MASKS,
-    NoMaskConfig,
-    CausalConfig,
-    DocumentConfig,
-    BandedConfig,
-    BandedCausalConfig,
-    PrefixConfig,
-    StridedConfig,
-    BlockLocalConfig,
-    PatternConfig,
-)
+declare(MASKS, MaskConfig)
 
 # Masks with a bounded reach.
 LOCAL_MASKS = (BandedCausalConfig, BandedConfig, BlockLocalConfig)
@@ -140,7 +129,7 @@ def pattern_part(base: MaskConfig, name: str) -> MaskConfig:
     within_documents=true applies to every mask of the pattern, except where it is only the default of a base mask
     `document`.
     """
-    schema = MASKS.schemas.get(name, MaskConfig)
+    schema = MASKS.schema(name)
     shared = {
         field.name: getattr(base, field.name)
         for field in dataclasses.fields(schema)

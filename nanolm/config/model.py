@@ -184,4 +184,4 @@ class TransformerConfig(ModelConfig):
         return self.dropout if place is None else place
 
 
-declare(MODELS, BigramConfig, NgramConfig, TransformerConfig)
+declare(MODELS, ModelConfig)

@@ -150,13 +150,4 @@ class ScheduleFreeConfig(OptimizerConfig):
     eps: float = _eps(1e-8)
 
 
-declare(
-    OPTIMIZERS,
-    AdamConfig,
-    AdamWConfig,
-    SGDConfig,
-    MuonConfig,
-    LionConfig,
-    AdafactorConfig,
-    ScheduleFreeConfig,
-)
+declare(OPTIMIZERS, OptimizerConfig)

@@ -8,7 +8,6 @@ from typing import Any
 
 from nanolm.config.fields import Role, Setting, Trait, setting_of
 from nanolm.config.run import SINGLE_SCHEMAS, Config
-from nanolm.config.scheduler import SchedulerConfig
 from nanolm.registry import GROUPS, SCHEDULERS
 
 
@@ -31,7 +30,7 @@ def is_resumable(key: str, scheduler: str) -> bool:
         key: dotted.
         scheduler: scheduler.name of the run.
     """
-    if key == "trainer.eval_every" and SCHEDULERS.schemas.get(scheduler, SchedulerConfig).reads_losses:
+    if key == "trainer.eval_every" and SCHEDULERS.schema(scheduler).reads_losses:
         return False
     return role_of(key) is not Role.experiment or has_trait(key, Trait.horizon)
 

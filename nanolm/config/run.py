@@ -15,6 +15,7 @@ from nanolm.config.scheduler import SchedulerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.config.tokenizer import TokenizerConfig
 from nanolm.config.trainer import TrainerConfig
+from nanolm.registry import GROUPS
 
 
 @dataclasses.dataclass
@@ -50,16 +51,5 @@ class Config:
 # Schemas of groups in which all options have the same one.
 SINGLE_SCHEMAS: dict[str, type[Any]] = {"size": SizeConfig, "trainer": TrainerConfig}
 
-# Schemas of options that a plugin registers without one.
-BASE_SCHEMAS: dict[str, type[Any]] = {
-    "dataset": DatasetConfig,
-    "tokenizer": TokenizerConfig,
-    "model": ModelConfig,
-    "mask": MaskConfig,
-    "optimizer": OptimizerConfig,
-    "scheduler": SchedulerConfig,
-    "logger": LoggerConfig,
-}
-
 # The groups, whose options are chosen as group=option.
-SETTING_GROUPS = (*BASE_SCHEMAS, *SINGLE_SCHEMAS)
+SETTING_GROUPS = (*GROUPS, *SINGLE_SCHEMAS)

@@ -180,21 +180,7 @@ class ChainConfig(PartsConfig):
     boundaries: list[int] = setting(doc="Steps at which the second schedule, the third, ... starts.")
 
 
-declare(
-    SCHEDULERS,
-    ConstantConfig,
-    LinearConfig,
-    CosineConfig,
-    CosineRestartsConfig,
-    StepConfig,
-    ExponentialConfig,
-    InverseSqrtConfig,
-    TrapezoidConfig,
-    OneCycleConfig,
-    PlateauConfig,
-    ProductConfig,
-    ChainConfig,
-)
+declare(SCHEDULERS, SchedulerConfig)
 
 # Schedules that need the whole run, so that they cannot be a part of another.
 NOT_A_PART = {PlateauConfig.name, ProductConfig.name, ChainConfig.name}
@@ -212,7 +198,4 @@ def schedule_parts(config: PartsConfig) -> list[SchedulerConfig]:
         config: checked settings.
     """
     written = [{"name": part} if isinstance(part, str) else part for part in config.parts]
-    return [
-        SCHEDULERS.schemas.get(part["name"], SchedulerConfig)(**{**part, "warmup_steps": config.warmup_steps})
-        for part in written
-    ]
+    return [SCHEDULERS.schema(part["name"])(**{**part, "warmup_steps": config.warmup_steps}) for part in written]

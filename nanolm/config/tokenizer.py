@@ -145,16 +145,4 @@ class PretrainedConfig(TokenizerConfig):
     path: str = setting(doc="A tokenizer.json, or a directory with one.", is_path=True)
 
 
-declare(
-    TOKENIZERS,
-    CharConfig,
-    ByteConfig,
-    WordConfig,
-    SpacyConfig,
-    TorchtextConfig,
-    BpeConfig,
-    UnigramConfig,
-    SentencePieceConfig,
-    Gpt2Config,
-    PretrainedConfig,
-)
+declare(TOKENIZERS, TokenizerConfig)

@@ -15,7 +15,7 @@ from nanolm.config.composed import QUESTION_MARKS, summarize_error, to_config, t
 from nanolm.config.fields import MISSING
 from nanolm.config.interpolation import escape, has_interpolation, map_strings
 from nanolm.config.launch import LAUNCH_KEYS
-from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, RunError, SettingsError
 from nanolm.registry import GROUPS
@@ -131,15 +131,14 @@ def _schema(group: str, value: dict[Any, Any]) -> type[Any]:
     if group in SINGLE_SCHEMAS:
         return SINGLE_SCHEMAS[group]
     name = str(value.get("name"))
-    registry = GROUPS[group]
-    if name not in registry.schemas and name not in registry:
+    if name not in GROUPS[group].names:
         raise SettingsError(
             f"the run used the {group} {name!r}, which is not registered",
             where=f"{group}.name",
             hint="if a plugin registers it, name its module: `nanolm train plugins=[my_module]`, or --plugins "
             "my_module for other commands",
         )
-    return registry.schemas.get(name, BASE_SCHEMAS[group])
+    return GROUPS[group].schema(name)
 
 
 def _has_interpolation(value: Any) -> bool:

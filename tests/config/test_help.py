@@ -5,7 +5,7 @@ import pytest
 from nanolm.config.fields import setting
 from nanolm.config.help import format_value, render_settings
 from nanolm.config.model import Norm
-from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS
+from nanolm.config.run import SINGLE_SCHEMAS
 from nanolm.registry import GROUPS
 
 
@@ -42,8 +42,9 @@ def test_choices_are_explained_on_request() -> None:
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_lines_fit_the_width(width: int) -> None:
-    schemas = [*BASE_SCHEMAS.items(), *SINGLE_SCHEMAS.items()]
-    schemas += [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
+    schemas = list(SINGLE_SCHEMAS.items())
+    for group, registry in GROUPS.items():
+        schemas += [(group, schema) for schema in (registry.base, *registry.schemas.values())]
     for group, schema in schemas:
         for line in render_settings(schema, None, f"{group}.", width, explains_choices=True).splitlines():
             # A key with its value is never broken.

@@ -1,4 +1,5 @@
-from nanolm.config.identity import identity, may_change
+from nanolm.config.identity import identity
+from nanolm.config.roles import is_resumable
 from tests.helpers import make_config
 
 
@@ -11,5 +12,5 @@ def test_identity_ignores_only_settings_without_effect() -> None:
 
 def test_plateau_identity_includes_eval_every() -> None:
     plateau = make_config("scheduler=plateau")
-    assert not may_change("trainer.eval_every", plateau)
+    assert not is_resumable("trainer.eval_every", plateau.scheduler.name)
     assert identity(plateau) != identity(make_config("scheduler=plateau", "trainer.eval_every=3"))

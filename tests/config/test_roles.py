@@ -11,14 +11,14 @@ from nanolm.config.identity import identity
 from nanolm.config.launch import Launch
 from nanolm.config.optimizer import LrMultipliers
 from nanolm.config.roles import affects_results, has_trait, is_resumable, role_of
-from nanolm.config.run import BASE_SCHEMAS, SINGLE_SCHEMAS, Config
+from nanolm.config.run import SINGLE_SCHEMAS, Config
 from nanolm.registry import GROUPS
 from tests.helpers import make_config
 
 SCHEMAS: list[tuple[str, type[Any]]] = [
     ("", Config),
-    *((f"{group}.", schema) for group, schema in (*SINGLE_SCHEMAS.items(), *BASE_SCHEMAS.items())),
-    *((f"{group}.", schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()),
+    *((f"{group}.", schema) for group, schema in SINGLE_SCHEMAS.items()),
+    *((f"{group}.", s) for group, registry in GROUPS.items() for s in (registry.base, *registry.schemas.values())),
     ("optimizer.lr_multipliers.", LrMultipliers),
     ("", Launch),
 ]

@@ -46,7 +46,7 @@ def check_mask(config: Config) -> Iterator[NanolmError]:
 
 def _check_pattern(pattern: Any) -> Iterator[NanolmError]:
     """Find names and letters in a pattern that stand for no mask."""
-    known = sorted({*MASKS.schemas, *MASKS} - {PatternConfig.name})
+    known = sorted(MASKS.names - {PatternConfig.name})
     letters = " and ".join(f"{letter} for {name}" for letter, name in PATTERN_LETTERS.items())
     if not isinstance(pattern, str | list) or not pattern:
         yield SettingsError(

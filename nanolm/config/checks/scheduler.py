@@ -40,7 +40,7 @@ def check_scheduler(config: Config) -> Iterator[NanolmError]:
 
 
 def _check_part(part: Any, where: str) -> Iterator[NanolmError]:
-    known = {*SCHEDULERS.schemas, *SCHEDULERS}
+    allowed = SCHEDULERS.names - NOT_A_PART
     settings = {"name": part} if isinstance(part, str) else part
     name = settings.get("name") if isinstance(settings, dict) else None
     if not isinstance(name, str):
@@ -49,16 +49,16 @@ def _check_part(part: Any, where: str) -> Iterator[NanolmError]:
             where=where,
             hint="give the name of a schedule, or its name and settings: {name:step,gamma:0.95}",
         )
-    elif name not in known:
-        yield SettingsError(f"there is no scheduler {name!r}", where=where, hint=nearest(name, known - NOT_A_PART))
+    elif name not in SCHEDULERS.names:
+        yield SettingsError(f"there is no scheduler {name!r}", where=where, hint=nearest(name, allowed))
     elif name in NOT_A_PART:
         yield SettingsError(
             f"{name} cannot be a part of another schedule",
             where=where,
-            hint=f"one of: {', '.join(sorted(known - NOT_A_PART))}",
+            hint=f"one of: {', '.join(sorted(allowed))}",
         )
     else:
-        yield from _check_settings(SCHEDULERS.schemas.get(name, SchedulerConfig), settings, where)
+        yield from _check_settings(SCHEDULERS.schema(name), settings, where)
 
 
 def _check_settings(schema: type[Any], settings: dict[Any, Any], where: str) -> Iterator[NanolmError]:

@@ -8,8 +8,7 @@ from typing import Any
 from nanolm.compose import compose_jobs, parse
 from nanolm.config.checks import check
 from nanolm.config.fields import Trait, flat, outside_bounds
-from nanolm.config.identity import may_change
-from nanolm.config.roles import has_trait
+from nanolm.config.roles import has_trait, is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_min_steps
@@ -106,5 +105,5 @@ def shared_settings(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat(config).items()
-        if has_trait(key, Trait.horizon) or key.endswith("path") or not may_change(key, config)
+        if has_trait(key, Trait.horizon) or key.endswith("path") or not is_resumable(key, config.scheduler.name)
     }

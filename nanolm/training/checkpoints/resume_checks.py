@@ -12,8 +12,8 @@ import yaml
 
 from nanolm import shell
 from nanolm.config.fields import Trait
-from nanolm.config.identity import identity, may_change, recorded
-from nanolm.config.roles import has_trait
+from nanolm.config.identity import identity, recorded
+from nanolm.config.roles import has_trait, is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
@@ -102,7 +102,7 @@ def require_same_settings(
     changed = {
         key: values
         for key, values in changed_settings(config, manifest).items()
-        if not may_change(key, config) and (trait is None or has_trait(key, trait))
+        if not is_resumable(key, config.scheduler.name) and (trait is None or has_trait(key, trait))
     }
     if changed:
         raise RunError(
