@@ -74,7 +74,7 @@ class ChecksummedFile:
 class FolderWriter:
     """Writes a folder under a temporary name and renames it when it is complete and on disk.
 
-    Used as a context manager: leaving it without `commit` removes what was written.
+    Used as a context manager: leaving it closes its files, and without `commit` removes what was written.
 
     Args:
         target: the folder to write; its parent exists.
@@ -87,10 +87,12 @@ class FolderWriter:
         self.target = target
         self.path = temporary_sibling(target)
         self._entries: dict[str, dict[str, Any]] = {}
+        self._files: list[ChecksummedFile] = []
 
     def open(self, name: str) -> ChecksummedFile:
         """Create a file to be written in parts; it becomes part of the folder when it is finished."""
-        return ChecksummedFile(self.path / name, self._entries)
+        self._files.append(ChecksummedFile(self.path / name, self._entries))
+        return self._files[-1]
 
     def add(self, name: str) -> None:
         """Record a file that is already in `path`, and flush it to disk."""
@@ -119,6 +121,8 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for file in self._files:
+            file.close()
         if self.path.exists():
             remove_tree(self.path, ignore_errors=True)
 

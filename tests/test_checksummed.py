@@ -29,17 +29,18 @@ def test_committed_folder_is_read_back(tmp_path: Path) -> None:
 
 
 def test_uncommitted_folder_is_removed(tmp_path: Path) -> None:
+    files = []
+
     def fail() -> None:
         with FolderWriter(tmp_path / "a") as writer:
-            file = writer.open("parts.bin")
-            try:
-                raise KeyboardInterrupt
-            finally:
-                file.close()
+            files.append(writer.open("parts.bin"))
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="closed file"):
+        files[0].write(b"")
 
 
 def test_existing_folder_is_moved_on_commit(tmp_path: Path) -> None:

@@ -9,15 +9,13 @@ a damaged stream is reported and rebuilt.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from nanolm import terminal
 from nanolm.checksummed import find_damage, remove_leftovers
@@ -39,8 +37,7 @@ def fit_tokenizer(corpus: Corpus, config: Config) -> Tokenizer:
     """Fit the configured tokenizer to a corpus, or read it from the cache.
 
     Raises:
-        DataError: the disk is full.
-        PathError, DiskError: the cache cannot be written for another reason.
+        PathError, DiskError: the cache cannot be written.
     """
     name = config.tokenizer.name
     path = _streams_folder() / "tokenizers" / f"{name}-{digest(tokenizer_key(corpus, config))}.json"
@@ -58,18 +55,18 @@ def fit_tokenizer(corpus: Corpus, config: Config) -> Tokenizer:
     return tokenizer
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report | None = None) -> dict[str, Stream]:
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report = terminal.say) -> dict[str, Stream]:
     """Return the tokens of every split of a corpus, from the cache if they are there.
 
     Args:
         corpus: the text.
         tokenizer: fitted to it.
         config: decides the rows and the context length.
-        report: receives messages, such as that a damaged stream is rebuilt; None prints them to stderr.
+        report: receives messages, such as that a damaged stream is rebuilt.
 
     Raises:
-        DataError: a split is too short for one context and its target, or the disk is full.
-        PathError, DiskError: the cache cannot be written for another reason.
+        DataError: a split is too short for one context and its target.
+        PathError, DiskError: the cache cannot be written.
     """
     streams = open_streams(prepare(corpus, tokenizer, config, report), config.size.context_length)
     for split, stream in streams.items():
@@ -77,26 +74,15 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Repor
     return streams
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report | None = None) -> Path:
-    """Make sure that the cache has the intact tokens of a corpus.
+def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report = terminal.say) -> Path:
+    """Make sure that the cache has the intact tokens of a corpus, and return their folder.
 
     Only one process builds a stream; others that need the same one wait for it. A build that fails or is interrupted
-    leaves no files.
-
-    Args:
-        corpus: the text.
-        tokenizer: fitted to it.
-        config: decides the rows.
-        report: as of `tokenize`.
-
-    Returns:
-        The folder of the tokens.
+    leaves no files. The arguments are those of `tokenize`.
 
     Raises:
-        DataError: the disk is full.
-        PathError, DiskError: the cache cannot be written for another reason.
+        PathError, DiskError: the cache cannot be written.
     """
-    report = report or terminal.say
     key = stream_key(corpus, tokenizer, config)
     folder = _streams_folder() / f"{corpus.config.name}-{config.tokenizer.name}-{digest(key)}"
     if folder.exists() and next(find_damage(folder), None) is None:
@@ -146,33 +132,17 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise explain_os_error(
-                error, "the tokens cannot be written", where=str(folder), option=CACHE_OPTION
-            ) from error
-        free = ""
-        with contextlib.suppress(OSError):
-            free = f"; {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free there"
-        raise DataError(
-            f"the tokens cannot be written: {error.strerror or error}",
-            where=f"{folder}{free}",
-            hint=f"make room (tokens take one to four bytes each), or choose another disk: {CACHE_OPTION}",
-        ) from error
+        raise explain_os_error(error, "the tokens cannot be written", where=str(folder), option=CACHE_OPTION) from error
 
 
-@contextlib.contextmanager
-def _build_lock(folder: Path, report: Report) -> Iterator[None]:
-    """Hold the lock of a stream, so that no other process builds it at the same time."""
+def _build_lock(folder: Path, report: Report) -> AcquireReturnProxy:
+    """Acquire the lock of a stream, so that no other process builds it at the same time."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         report(f"waiting for another process that tokenizes the same text ({folder})")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _texts(corpus: Corpus, bar: Any) -> Iterator[str]:

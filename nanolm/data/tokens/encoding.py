@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nanolm.config.trainer import Sampling
-from nanolm.data.corpus import Corpus
+from nanolm.data.corpus import Corpus, Piece
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.machine import n_cores
 
@@ -25,47 +26,25 @@ MAX_WORKERS = 16
 
 
 @dataclasses.dataclass
-class TextGroup:
-    """Consecutive pieces of one split that are encoded together.
+class EncodedGroup:
+    """The tokens of consecutive pieces of one split.
 
     Attributes:
         split: train, val or test.
-        texts: the pieces.
-        begins: for each piece, whether a document begins with it.
-        n_characters: of all pieces.
-    """
-
-    split: str
-    texts: list[str] = dataclasses.field(default_factory=list)
-    begins: list[bool] = dataclasses.field(default_factory=list)
-    n_characters: int = 0
-
-
-@dataclasses.dataclass
-class EncodedGroup:
-    """The tokens of a group.
-
-    Attributes:
-        split: of the group.
         ids: the tokens.
         document_starts: index of the first token of each document.
         row_starts: index of the first token of each row; empty unless batches are made of rows.
-        n_characters: characters of the text.
-        n_text_bytes: bytes of the text in UTF-8.
-        n_token_bytes: bytes that the tokens represent; 0 if the tokenizer is lossy.
-        first_token_bytes: bytes of the first token of the group.
-        row_first_bytes: bytes of the first tokens of all rows.
+        first_token_bytes: bytes of the first token.
+        counts: characters and text_bytes (UTF-8) of the text; token_bytes that the tokens represent, 0 if the tokenizer
+            is lossy; row_first_bytes of the first tokens of all rows.
     """
 
     split: str
     ids: np.ndarray
     document_starts: np.ndarray
     row_starts: np.ndarray
-    n_characters: int
-    n_text_bytes: int
-    n_token_bytes: int
     first_token_bytes: int
-    row_first_bytes: int
+    counts: dict[str, int]
 
 
 def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, rows: str | None) -> Iterator[EncodedGroup]:
@@ -83,54 +62,53 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, rows: str | None) -> Ite
     return _encode_in_parallel(groups, tokenizer, rows, n_workers)
 
 
-def encode(group: TextGroup, tokenizer: Tokenizer, rows: str | None) -> EncodedGroup:
-    """Encode one group; the arguments are those of `encode_corpus`."""
-    texts, begins = group.texts, group.begins
-    begins_row = begins
+def encode(pieces: list[Piece], tokenizer: Tokenizer, rows: str | None) -> EncodedGroup:
+    """Encode consecutive pieces of one split; the other arguments are those of `encode_corpus`."""
+    segments = pieces
     if rows == Sampling.lines.name:
         # Pieces are cut after line ends, so that each begins with a line.
-        lines = [_split_lines(text) for text in texts]
-        texts = [line for lines_of_text in lines for line in lines_of_text]
-        begins = [
-            begins_document and number == 0
-            for begins_document, lines_of_text in zip(begins, lines, strict=True)
-            for number in range(len(lines_of_text))
+        segments = [
+            Piece(split, line, begins and number == 0)
+            for split, text, begins in pieces
+            for number, line in enumerate(io.StringIO(text))
         ]
-        begins_row = [True] * len(texts)
-    encoded = [tokenizer.encode(text) for text in texts]
+    encoded = [tokenizer.encode(segment.text) for segment in segments]
     ids = encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
     offsets = np.cumsum([0] + [len(one) for one in encoded[:-1]])
+    begins_document = np.array([segment.begins for segment in segments])
+    begins_row = begins_document | (rows == Sampling.lines.name)
     has_tokens = np.array([len(one) > 0 for one in encoded])
-    row_starts = offsets[np.array(begins_row) & has_tokens] if rows else offsets[:0]
+    row_starts = offsets[begins_row & has_tokens] if rows else offsets[:0]
     return EncodedGroup(
-        split=group.split,
+        split=pieces[0].split,
         ids=ids,
-        document_starts=offsets[np.array(begins)],
+        document_starts=offsets[begins_document],
         row_starts=row_starts,
-        n_characters=group.n_characters,
-        n_text_bytes=sum(len(text.encode()) for text in group.texts),
-        n_token_bytes=tokenizer.count_bytes(ids) if tokenizer.lossless else 0,
         first_token_bytes=tokenizer.count_bytes(ids[:1]) if len(ids) else 0,
-        row_first_bytes=tokenizer.count_bytes(ids[row_starts]) if len(row_starts) else 0,
+        counts={
+            "characters": sum(len(piece.text) for piece in pieces),
+            "token_bytes": tokenizer.count_bytes(ids) if tokenizer.lossless else 0,
+            "text_bytes": sum(len(piece.text.encode()) for piece in pieces),
+            "row_first_bytes": tokenizer.count_bytes(ids[row_starts]) if len(row_starts) else 0,
+        },
     )
 
 
-def _groups(corpus: Corpus) -> Iterator[TextGroup]:
+def _groups(corpus: Corpus) -> Iterator[list[Piece]]:
     """Collect the pieces of each split into groups that are large enough to send to another process."""
-    groups = {split: TextGroup(split) for split in corpus.splits}
+    groups: dict[str, list[Piece]] = {split: [] for split in corpus.splits}
+    n_characters = dict.fromkeys(corpus.splits, 0)
     for piece in corpus.pieces():
-        group = groups[piece.split]
-        group.texts.append(piece.text)
-        group.begins.append(piece.begins)
-        group.n_characters += len(piece.text)
-        if group.n_characters >= GROUP_CHARACTERS:
-            yield group
-            groups[piece.split] = TextGroup(piece.split)
-    yield from (group for group in groups.values() if group.texts)
+        groups[piece.split].append(piece)
+        n_characters[piece.split] += len(piece.text)
+        if n_characters[piece.split] >= GROUP_CHARACTERS:
+            yield groups[piece.split]
+            groups[piece.split], n_characters[piece.split] = [], 0
+    yield from filter(None, groups.values())
 
 
 def _encode_in_parallel(
-    groups: Iterator[TextGroup], tokenizer: Tokenizer, rows: str | None, n_workers: int
+    groups: Iterator[list[Piece]], tokenizer: Tokenizer, rows: str | None, n_workers: int
 ) -> Iterator[EncodedGroup]:
     """Encode groups in worker processes, a few groups ahead of the one that is yielded."""
     # Spawned, not forked: this process has threads (of torch, of tokenizers), which do not survive a fork.
@@ -140,7 +118,7 @@ def _encode_in_parallel(
         initializer=_start_worker,
         initargs=(type(tokenizer), tokenizer.to_json(), tokenizer.lossless),
     )
-    pending: collections.deque[tuple[TextGroup, Future[EncodedGroup] | None]] = collections.deque()
+    pending: collections.deque[tuple[list[Piece], Future[EncodedGroup] | None]] = collections.deque()
 
     def next_result() -> EncodedGroup:
         group, future = pending.popleft()
@@ -175,11 +153,5 @@ def _start_worker(kind: type[Tokenizer], state: dict[str, Any], lossless: bool) 
     _worker_tokenizer[:] = [tokenizer]
 
 
-def _encode_in_worker(group: TextGroup, rows: str | None) -> EncodedGroup:
-    return encode(group, _worker_tokenizer[0], rows)
-
-
-def _split_lines(text: str) -> list[str]:
-    """Split a text into lines, each with its line end."""
-    *complete, last = text.split("\n")
-    return [line + "\n" for line in complete] + ([last] if last else [])
+def _encode_in_worker(pieces: list[Piece], rows: str | None) -> EncodedGroup:
+    return encode(pieces, _worker_tokenizer[0], rows)

@@ -10,7 +10,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from nanolm.config.fields import leaves
+from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.data import tokenizers
 from nanolm.data.corpus import Corpus, split_settings
@@ -27,13 +27,13 @@ LIBRARIES = ("tokenizers", "sentencepiece", "tiktoken", "torchtext", "spacy", "r
 
 def tokenizer_key(corpus: Corpus, config: Config) -> dict[str, Any]:
     """Return what a fitted tokenizer depends on, as JSON values."""
-    settings = {key: value for key, _, value in leaves(config.tokenizer)}
+    settings = flat(config.tokenizer)
     return {
         "format": FORMAT,
         "corpus": corpus.fingerprint,
         # The texts come split by split, and a tokenizer may depend on their order.
         "splits": split_settings(corpus.config),
-        "settings": {key: _plain(value) for key, value in settings.items()},
+        "settings": settings,
         "files": {key: file_hash(value) for key, value in settings.items()},
         "code": _code(TOKENIZERS[config.tokenizer.name]),
     }
@@ -73,10 +73,6 @@ def file_hash(value: Any) -> str | None:
             inside = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(path.iterdir())]
             return hashlib.sha256(repr(inside).encode()).hexdigest()
     return None
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,11 @@ def write_streams(
         on_progress: called with the number of characters done.
     """
     dtype = smallest_dtype(tokenizer.vocab_size)
-    with FolderWriter(folder) as writer, contextlib.ExitStack() as stack:
-        splits = {
-            split: stack.enter_context(_SplitWriter(writer, split, dtype, key["rows"] is not None))
-            for split in corpus.splits
-        }
+    with FolderWriter(folder) as writer:
+        splits = {split: _SplitWriter(writer, split, dtype, key["rows"] is not None) for split in corpus.splits}
         for group in encode_corpus(corpus, tokenizer, key["rows"]):
             splits[group.split].add(group)
-            on_progress(group.n_characters)
+            on_progress(group.counts["characters"])
         manifest = {
             "about": key,
             "dtype": dtype.name,
@@ -102,23 +98,12 @@ class _SplitWriter:
             ("characters", "token_bytes", "text_bytes", "first_token_bytes", "row_first_bytes"), 0
         )
 
-    def __enter__(self) -> _SplitWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in (*self._shards, self._documents, self._rows):
-            if file is not None:
-                file.close()
-
     def add(self, group: EncodedGroup) -> None:
         """Append the tokens of a group."""
-        counts = self._counts
         if not self._n_tokens:
-            counts["first_token_bytes"] = group.first_token_bytes
-        counts["characters"] += group.n_characters
-        counts["token_bytes"] += group.n_token_bytes
-        counts["text_bytes"] += group.n_text_bytes
-        counts["row_first_bytes"] += group.row_first_bytes
+            self._counts["first_token_bytes"] = group.first_token_bytes
+        for name, number in group.counts.items():
+            self._counts[name] += number
         _write(self._documents, (self._n_tokens + group.document_starts).astype(np.uint64))
         if self._rows is not None:
             _write(self._rows, (self._n_tokens + group.row_starts).astype(np.uint64))
