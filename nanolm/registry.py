@@ -54,9 +54,9 @@ class Registry:
 
         def decorate(builder: Built) -> Built:
             known = self._builders.get(name)
-            if known is not None and _origin(known) != _origin(builder):
+            if known is not None and origin(known) != origin(builder):
                 raise SettingsError(
-                    f"the {self.group} {name!r} is registered twice: by {_origin(known)} and by {_origin(builder)}",
+                    f"the {self.group} {name!r} is registered twice: by {origin(known)} and by {origin(builder)}",
                     hint="give one of them another name",
                 )
             self._builders[name] = builder
@@ -92,8 +92,10 @@ class Registry:
         return {*self.schemas, *self._builders}
 
 
-def _origin(builder: Any) -> str:
-    return f"{builder.__module__}.{builder.__qualname__}"
+def origin(builder: Any) -> str:
+    """Return the module and the name of a function or class, or those of the class of another object."""
+    named = builder if hasattr(builder, "__qualname__") else type(builder)
+    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
 
 
 DATASETS = Registry("dataset", "a function of its settings that returns the text")

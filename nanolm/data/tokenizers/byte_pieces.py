@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import regex
@@ -81,6 +83,7 @@ def text_chunks(text: str) -> Iterator[str]:
     Raises:
         TokenizerError: the text has a lone surrogate.
     """
+    encode_utf8(text)
     start = 0
     while start < len(text):
         cut = _CUT.search(text, start + _CHUNK)
@@ -88,16 +91,28 @@ def text_chunks(text: str) -> Iterator[str]:
         if end - start > 4 * _CHUNK:
             for blank in _LONG_BLANK.finditer(text, start, end):
                 # The last blank in front of a word belongs to the word.
-                yield _checked(text[start : blank.end() - 1])
+                yield text[start : blank.end() - 1]
                 start = blank.end() - 1
         if start < end:
-            yield _checked(text[start:end])
+            yield text[start:end]
         start = end
 
 
-def _checked(text: str) -> str:
-    encode_utf8(text)
-    return text
+def train(model: Any, trainer: type[Any], texts: Iterable[str], **settings: Any) -> dict[str, Any]:
+    """Train a model of Hugging Face tokenizers on the bytes of some texts.
+
+    Returns:
+        Its tokenizer.json.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+
+    engine = Tokenizer(model)
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    alphabet = list(BYTE_TO_CHARACTER.values())
+    chunks = (chunk for text in texts for chunk in text_chunks(text))
+    engine.train_from_iterator(chunks, trainer(show_progress=False, initial_alphabet=alphabet, **settings))
+    return json.loads(engine.to_str())
 
 
 def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ import numpy as np
 
 from nanolm.config.tokenizer import BpeConfig, Gpt2Config
 from nanolm.data.download import fetch
-from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, text_chunks, token_bytes
+from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, text_chunks, token_bytes, train
 from nanolm.data.tokenizers.checks import check_vocab_size, get_strings, read_json, read_text
 from nanolm.errors import DataError, TokenizerError
 from nanolm.files import user_path
@@ -70,22 +69,13 @@ class BpeTokenizer(_BytePairs):
         Raises:
             TokenizerError: vocab_size is too small for the bytes and the special tokens.
         """
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        from tokenizers import models, trainers
 
         size = check_vocab_size(config.vocab_size, config.special_tokens, required=256)
-        engine = Tokenizer(models.BPE())
-        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = trainers.BpeTrainer(
-            vocab_size=size,
-            min_frequency=config.min_frequency,
-            show_progress=False,
-            initial_alphabet=list(BYTE_TO_CHARACTER.values()),
-        )
-        engine.train_from_iterator((part for text in texts for part in text_chunks(text)), trainer)
-        merges = json.loads(engine.to_str())["model"]["merges"]
+        state = train(models.BPE(), trainers.BpeTrainer, texts, vocab_size=size, min_frequency=config.min_frequency)
         # Two merges may produce the same token; its rank is that of the first.
         distinct: dict[str, str] = {}
-        for left, right in merges:
+        for left, right in state["model"]["merges"]:
             distinct.setdefault(left + right, f"{left} {right}")
         return cls(list(distinct.values()), config.special_tokens)
 
@@ -114,9 +104,11 @@ class Gpt2Tokenizer(_BytePairs):
             return cls._from_files(encoder, merges)
         path = user_path(config.path)
         if path.is_dir():
-            found = [_first_file(path, _ENCODER_NAMES), _first_file(path, _MERGES_NAMES)]
-            if found[0] is not None and found[1] is not None:
-                return cls._from_files(found[0], found[1])
+            encoders, merge_files = (
+                [path / name for name in names if (path / name).is_file()] for names in (_ENCODER_NAMES, _MERGES_NAMES)
+            )
+            if encoders and merge_files:
+                return cls._from_files(encoders[0], merge_files[0])
             path = path / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(
@@ -188,9 +180,9 @@ def tokens_of_merges(merges: Iterable[str]) -> list[str]:
     for rank, merge in enumerate(merges):
         left, _, right = merge.partition(" ")
         if left not in tokens or right not in tokens:
-            raise TokenizerError(f"merge {rank}, {merge!r}, uses tokens that no earlier merge produces", where="merges")
+            raise TokenizerError(f"merge {rank}, {merge!r}, uses tokens that no earlier merge produces")
         if left + right in tokens:
-            raise TokenizerError(f"merge {rank}, {merge!r}, produces a token that exists already", where="merges")
+            raise TokenizerError(f"merge {rank}, {merge!r}, produces a token that exists already")
         tokens[left + right] = None
     return list(tokens)
 
@@ -201,7 +193,3 @@ def _engine(ranks: dict[bytes, int]) -> Any:
     # Never encoded, but without any special token the search for the next one stops at every character.
     special_tokens = {"<|endoftext|>": len(ranks)}
     return tiktoken.Encoding("nanolm", pat_str=_EXPRESSION, mergeable_ranks=ranks, special_tokens=special_tokens)
-
-
-def _first_file(folder: Path, names: Iterable[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -21,10 +21,10 @@ class CharTokenizer:
     """One token per character (Unicode code point), in code point order.
 
     Args:
-        characters: the vocabulary; the id of a character is its index.
+        characters: the vocabulary, without duplicates; the id of a character is its index.
 
     Raises:
-        TokenizerError: there are no characters, one is there twice, or one is a lone surrogate.
+        TokenizerError: there are no characters, or one is a lone surrogate.
     """
 
     lossless = True
@@ -33,8 +33,8 @@ class CharTokenizer:
         self.characters = list(characters)
         self.vocab_size = len(self.characters)
         self.special_tokens: dict[str, int] = {}
-        if not characters or len(set(characters)) != len(characters):
-            raise TokenizerError("characters must be a non-empty list without duplicates", where="tokenizer.json")
+        if not characters:
+            raise TokenizerError("a text without characters has no vocabulary")
         self._width = np.array([len(encode_utf8(character)) for character in self.characters])
         points = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         # Unseen characters map to vocab_size, which is no id.
@@ -48,10 +48,7 @@ class CharTokenizer:
     @classmethod
     def fit(cls, texts: Iterable[str], config: CharConfig) -> Self:
         """Collect every character of the texts."""
-        characters = sorted(set().union(*texts))
-        if not characters:
-            raise TokenizerError("a text without characters has no vocabulary", where="the corpus")
-        return cls(characters)
+        return cls(sorted(set().union(*texts)))
 
     def encode(self, text: str) -> np.ndarray:
         ids = np.empty(len(text), dtype=smallest_dtype(self.vocab_size))
@@ -93,7 +90,7 @@ class CharTokenizer:
     def from_json(cls, state: dict[str, Any]) -> Self:
         characters = get_strings(state, "characters")
         if not all(len(character) == 1 for character in characters):
-            raise TokenizerError("characters must be a list of single characters", where="tokenizer.json")
+            raise TokenizerError("characters must be a list of single characters")
         return cls(characters)
 
 

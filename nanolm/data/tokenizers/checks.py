@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import reprlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,9 +123,10 @@ def get_entry(state: dict[str, Any], key: str, kind: type[Value]) -> Value:
     """
     value = state.get(key)
     # A bool is an int in Python, but not in JSON.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        found = f"{key!r} is missing" if key not in state else f"{key!r} is {_abbreviate(value)}, not a {kind.__name__}"
-        raise TokenizerError(f"not a tokenizer of this kind: {found}", where="tokenizer.json")
+    if key not in state or not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        expected = getattr(kind, "__name__", kind)
+        found = f"{key!r} is missing" if key not in state else f"{key!r} is {reprlib.repr(value)}, not a {expected}"
+        raise TokenizerError(f"not a tokenizer of this kind: {found}")
     return value
 
 
@@ -134,27 +137,17 @@ def get_strings(state: dict[str, Any], key: str) -> list[str]:
         TokenizerError: it is missing, is something else, or has a string twice.
     """
     values = get_entry(state, key, list)
-    for value in values:
-        if not isinstance(value, str):
-            found = f"{key!r} must be a list of strings, but has {_abbreviate(value)}"
-            raise TokenizerError(found, where="tokenizer.json")
-    require_distinct(values, where="tokenizer.json")
+    if others := [value for value in values if not isinstance(value, str)]:
+        raise TokenizerError(f"{key!r} must be a list of strings, but has {reprlib.repr(others[0])}")
+    require_distinct(values)
     return values
 
 
-def require_distinct(tokens: Sequence[str], where: str) -> None:
+def require_distinct(tokens: Sequence[str], where: str = "") -> None:
     """Refuse a vocabulary that has a token twice.
 
     Raises:
         TokenizerError: it names the first such token.
     """
-    seen: set[str] = set()
-    for token in tokens:
-        if token in seen:
-            raise TokenizerError(f"the token {token!r} is there twice", where=where)
-        seen.add(token)
-
-
-def _abbreviate(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    if repeated := [token for token, count in Counter(tokens).items() if count > 1]:
+        raise TokenizerError(f"the token {repeated[0]!r} is there twice", where=where)

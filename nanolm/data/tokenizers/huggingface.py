@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
-from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, batched, text_chunks, token_bytes
+from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, batched, text_chunks, token_bytes, train
 from nanolm.data.tokenizers.checks import (
     check_ids,
     check_vocab_size,
@@ -47,7 +46,7 @@ class _HuggingFace:
         try:
             self._engine = Tokenizer.from_str(dump_json(state))
         except Exception as error:  # the library raises Exception itself
-            raise TokenizerError(f"not a tokenizer: {error}", where="tokenizer.json") from error
+            raise TokenizerError(f"not a tokenizer: {error}") from error
         self._engine.no_truncation()
         self._engine.no_padding()
         # The name of a special token in a text is ordinary text.
@@ -114,20 +113,10 @@ class UnigramTokenizer(_HuggingFace):
         Raises:
             TokenizerError: vocab_size is too small for the bytes and the special tokens.
         """
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from tokenizers import models, trainers
 
         size = check_vocab_size(config.vocab_size, config.special_tokens, required=256)
-        engine = Tokenizer(models.Unigram())
-        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        engine.decoder = decoders.ByteLevel()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=size,
-            show_progress=False,
-            special_tokens=[],
-            initial_alphabet=list(BYTE_TO_CHARACTER.values()),
-        )
-        engine.train_from_iterator((part for text in texts for part in text_chunks(text)), trainer)
-        state = json.loads(engine.to_str())
+        state = train(models.Unigram(), trainers.UnigramTrainer, texts, vocab_size=size, special_tokens=[])
         state["model"]["vocab"] = _normalize_scores(state["model"]["vocab"])
         return cls(state, config.special_tokens)
 
@@ -139,7 +128,7 @@ class UnigramTokenizer(_HuggingFace):
     def from_json(cls, state: dict[str, Any]) -> Self:
         tokenizer = cls(get_entry(state, "tokenizer", dict), get_strings(state, "special_tokens"))
         if not tokenizer.lossless:
-            raise TokenizerError("a unigram tokenizer must be lossless, with all 256 bytes", where="tokenizer.json")
+            raise TokenizerError("a unigram tokenizer must be lossless, with all 256 bytes")
         return tokenizer
 
 
@@ -190,15 +179,14 @@ def is_lossless(state: dict[str, Any], tokens: dict[str, int]) -> bool:
         model.get("type") in ("BPE", "Unigram")
         and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and _is_plain_byte_level(state, level)
-        and all(step.get("type") == "Digits" or _keeps_separators(step) for step in splits)
+        and all(
+            step.get("type") == "Digits" or (step.get("type") == "Split" and step.get("behavior") != "Removed")
+            for step in splits
+        )
         and [decoder.get("type") for decoder in decoders] == ["ByteLevel"]
         and set(BYTE_TO_CHARACTER.values()) <= tokens.keys() - special
         and all(token in special or token_bytes(token) is not None for token in tokens)
     )
-
-
-def _keeps_separators(step: dict[str, Any]) -> bool:
-    return step.get("type") == "Split" and step.get("behavior") != "Removed"
 
 
 def _is_plain_byte_level(state: dict[str, Any], step: dict[str, Any]) -> bool:
@@ -233,13 +221,13 @@ def _tokens(state: dict[str, Any]) -> dict[str, int]:
     pairs = list(vocab.items()) if isinstance(vocab, dict) else [(piece, n) for n, (piece, _) in enumerate(vocab)]
     pairs += [(added["content"], added["id"]) for added in state.get("added_tokens") or ()]
     if not pairs:
-        raise TokenizerError("the vocabulary is empty", where="tokenizer.json")
+        raise TokenizerError("the vocabulary is empty")
     tokens = dict(pairs)
     names: dict[int, str] = {}
     for token, number in pairs:
         if names.setdefault(number, token) != token or tokens[token] != number:
             found = f"{names[number]!r} and {token!r} cannot both have the id {number}"
-            raise TokenizerError(found, where="tokenizer.json")
+            raise TokenizerError(found)
     return tokens
 
 

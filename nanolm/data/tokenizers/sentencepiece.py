@@ -59,7 +59,7 @@ class SentencePieceTokenizer(BytePieces):
         id_of_byte = {content[n]: n for n in numbers if engine.is_byte(n)}
         line_end = engine.piece_to_id("\n")
         if len(id_of_byte) != 256 or content[line_end] != b"\n":
-            raise TokenizerError("the model does not have all bytes and a line end", where="tokenizer.json")
+            raise TokenizerError("the model does not have all bytes and a line end")
         # Texts that are encoded without the model.
         self._fixed = {"\n": [line_end], _BLANK: [id_of_byte[bytes([byte])] for byte in encode_utf8(_BLANK)]}
 
@@ -97,14 +97,13 @@ class SentencePieceTokenizer(BytePieces):
                 minloglevel=2,
             )
         except RuntimeError as error:
-            is_too_small = "required_chars" in str(error)
+            found = f"SentencePiece cannot train {config.vocab_size:,} pieces"
+            if "required_chars" not in str(error):
+                raise TokenizerError(f"{found}: {str(error).strip()}", where="the corpus") from error
             raise TokenizerError(
-                f"SentencePiece cannot train {config.vocab_size:,} pieces: "
-                + ("the bytes and the characters of the corpus are more" if is_too_small else f"{error}".strip()),
-                where="tokenizer.vocab_size, tokenizer.character_coverage" if is_too_small else "the corpus",
-                hint="use a larger tokenizer.vocab_size or a smaller tokenizer.character_coverage"
-                if is_too_small
-                else "",
+                f"{found}: the bytes and the characters of the corpus are more",
+                where="tokenizer.vocab_size, tokenizer.character_coverage",
+                hint="use a larger tokenizer.vocab_size or a smaller tokenizer.character_coverage",
             ) from error
         return cls(model.getvalue())
 
@@ -129,7 +128,7 @@ class SentencePieceTokenizer(BytePieces):
         try:
             return cls(base64.b64decode(get_entry(state, "model", str), validate=True))
         except binascii.Error as error:
-            raise TokenizerError(f"the model is not base64: {error}", where="tokenizer.json") from error
+            raise TokenizerError(f"the model is not base64: {error}") from error
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from nanolm.data.tokenizers.checks import (
     unseen_error,
 )
 from nanolm.errors import SettingsError, TokenizerError, install_hint, nearest
-from nanolm.registry import TOKENIZERS
+from nanolm.registry import TOKENIZERS, origin
 
 UNKNOWN, END = "<unk>", "<eos>"
 
@@ -53,16 +53,15 @@ class _Words:
     """
 
     lossless = False
-    # The name and type of the setting, and whether it may be None.
+    # The name and type of the setting.
     _setting: str
-    _setting_type: type = str
-    _is_optional = False
+    _setting_type: Any = str
 
     def __init__(self, words: Sequence[str], special_tokens: Sequence[str], unknown_bytes: float, setting: Any) -> None:
         self.tokens = [*special_tokens, *words]
-        require_distinct(self.tokens, where="tokenizer.json")
+        require_distinct(self.tokens)
         if not self.tokens or "" in self.tokens:
-            raise TokenizerError("a vocabulary needs words, none of them empty", where="tokenizer.json")
+            raise TokenizerError("a vocabulary needs words, none of them empty")
         self.vocab_size = len(self.tokens)
         self.special_tokens = {name: number for number, name in enumerate(special_tokens)}
         self.unknown_bytes = unknown_bytes
@@ -71,14 +70,13 @@ class _Words:
         self._line_end = self.special_tokens.get(END)
         self._split = self._splitter(setting)
         self.dtype = smallest_dtype(self.vocab_size)
-        special = len(special_tokens)
-        width = np.array([0.0] * special + [len(encode_utf8(word)) for word in words])
-        follows_blank = np.array([False] * special + [_ALPHANUMERIC.match(word) is not None for word in words])
-        if (unknown := self.special_tokens.get(UNKNOWN)) is not None:
-            width[unknown], follows_blank[unknown] = unknown_bytes, True
-        if self._line_end is not None:
-            width[self._line_end] = 1
-        self._width, self._follows_blank = width, follows_blank
+        special = {UNKNOWN: unknown_bytes, END: 1.0}
+        self._width = np.array(
+            [special.get(name, 0.0) for name in special_tokens] + [len(encode_utf8(word)) for word in words]
+        )
+        self._follows_blank = np.array(
+            [name == UNKNOWN for name in special_tokens] + [_ALPHANUMERIC.match(word) is not None for word in words]
+        )
 
     @classmethod
     def _splitter(cls, setting: Any) -> Splitter:
@@ -86,15 +84,8 @@ class _Words:
         raise NotImplementedError
 
     @classmethod
-    def _select_words(cls, counts: Counter[str], config: Any) -> list[str]:
-        """Return the words of the vocabulary, the most frequent first, ties in code point order."""
-        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        size = None if config.max_size is None else config.max_size - len(config.special_tokens)
-        return [word for word, count in ranked if count >= config.min_frequency][:size]
-
-    @classmethod
     def fit(cls, texts: Iterable[str], config: WordsConfig) -> Self:
-        """Collect the words of the texts.
+        """Collect the most frequent words of the texts; words of the same frequency are in code point order.
 
         Raises:
             TokenizerError: max_size is too small for the special tokens, or no word is left.
@@ -116,7 +107,9 @@ class _Words:
                 counts.update(split(line))
         for name in special_tokens:
             counts.pop(name, None)
-        words = cls._select_words(counts, config)
+        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        size = None if config.max_size is None else config.max_size - len(special_tokens)
+        words = [word for word, count in ranked if count >= config.min_frequency][:size]
         if not words:
             raise TokenizerError(
                 f"no word is left for the vocabulary of the {len(counts):,} in the corpus",
@@ -179,9 +172,8 @@ class _Words:
     def from_json(cls, state: dict[str, Any]) -> Self:
         unknown_bytes = get_entry(state, "unknown_bytes", float)
         if not 0 <= unknown_bytes < float("inf"):
-            raise TokenizerError(f"'unknown_bytes' is {unknown_bytes}", where="tokenizer.json")
-        is_none = cls._is_optional and state.get(cls._setting, "") is None
-        setting = None if is_none else get_entry(state, cls._setting, cls._setting_type)
+            raise TokenizerError(f"'unknown_bytes' is {unknown_bytes}")
+        setting = get_entry(state, cls._setting, cls._setting_type)
         return cls(get_strings(state, "words"), get_strings(state, "special_tokens"), unknown_bytes, setting)
 
 
@@ -241,9 +233,9 @@ def splitter(name: str) -> Callable[[Splitter], Splitter]:
 
     def decorate(function: Splitter) -> Splitter:
         known = _SPLITTERS.get(name)
-        if name in _TORCHTEXT_SPLITTERS or (known is not None and _origin(known) != _origin(function)):
+        if name in _TORCHTEXT_SPLITTERS or (known is not None and origin(known) != origin(function)):
             raise SettingsError(
-                f"the splitter {name!r} exists already" + (f": {_origin(known)}" if known else ", in torchtext"),
+                f"the splitter {name!r} exists already" + (f": {origin(known)}" if known else ", in torchtext"),
                 hint="choose another name",
             )
         _SPLITTERS[name] = function
@@ -257,16 +249,16 @@ _TORCHTEXT_SPLITTERS = ("split", "basic_english", "moses", "toktok", "revtok", "
 
 @TOKENIZERS.register("torchtext")
 class TorchtextTokenizer(_Words):
-    """Words by a splitter of torchtext 0.6 or of a plugin, in torchtext's Vocab."""
+    """Words by a splitter of torchtext 0.6 or of a plugin, with the vocabulary that torchtext's Vocab selects."""
 
     _setting = "splitter"
-    _is_optional = True
+    _setting_type = str | None
 
     @classmethod
     def _splitter(cls, setting: str | None) -> Splitter:
-        if setting is not None and setting in _SPLITTERS:
+        if setting in _SPLITTERS:
             return _SPLITTERS[setting]
-        if setting is not None and setting not in _TORCHTEXT_SPLITTERS:
+        if setting not in (None, *_TORCHTEXT_SPLITTERS):
             raise SettingsError(
                 f"there is no splitter {setting!r}",
                 where="tokenizer.splitter",
@@ -284,17 +276,3 @@ class TorchtextTokenizer(_Words):
                 where="tokenizer.splitter",
                 hint=f"pip install {error.name or 'torchtext==0.6.0'}",
             ) from error
-
-    @classmethod
-    def _select_words(cls, counts: Counter[str], config: Any) -> list[str]:
-        from torchtext.vocab import Vocab
-
-        special_tokens = list(config.special_tokens)
-        size = None if config.max_size is None else config.max_size - len(special_tokens)
-        vocab = Vocab(counts, max_size=size, min_freq=config.min_frequency, specials=special_tokens)
-        return vocab.itos[len(special_tokens) :]
-
-
-def _origin(function: Splitter) -> str:
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{getattr(named, '__module__', 'builtins')}.{named.__qualname__}"
