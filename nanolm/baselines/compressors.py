@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import collections
 import contextlib
 import gzip
 import json
@@ -79,11 +80,10 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest(key)}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         return {name: float(bits) for name, bits in json.loads(path.read_bytes()).items() if name in COMPRESSORS}
-    splits: dict[str, list[str]] = {"train": [], "val": []}
+    texts = collections.defaultdict(list)
     for piece in corpus.pieces():
-        if piece.split in splits:
-            splits[piece.split].append(piece.text)
-    train, heldout = ("".join(texts).encode() for texts in splits.values())
+        texts[piece.split].append(piece.text)
+    train, heldout = ("".join(texts[split]).encode() for split in ("train", "val"))
     found = bits_per_byte(train, heldout)
     # A result that cannot be cached is computed again next time.
     with contextlib.suppress(OSError):

@@ -7,43 +7,27 @@ import numpy as np
 from nanolm.data.tokens.stream import Tokens, chunks
 
 
-def unigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1.0) -> float:
-    """Return the loss of held-out text under the token frequencies of the training text.
+def unigram_loss(train: Tokens, heldout: Tokens, vocab_size: int) -> float:
+    """Return the mean loss of held-out text under the token frequencies of the training text, in nats per token.
 
-    Args:
-        train: tokens to count.
-        heldout: tokens to score; the first one is not scored, as in every loss of nanolm.
-        vocab_size: number of tokens in the vocabulary.
-        add: added to every count (add-k smoothing).
-
-    Returns:
-        The mean loss in nats per token.
+    One is added to every count. The first held-out token is not scored, as in every loss of nanolm.
     """
-    counts_V = _counts(train, vocab_size) + add
+    counts_V = _counts(train, vocab_size) + 1
     scored_V = _counts(heldout[1:], vocab_size)
     return float(-(scored_V @ np.log(counts_V / counts_V.sum())) / scored_V.sum())
 
 
-def bigram_loss(train: Tokens, heldout: Tokens, vocab_size: int, add: float = 1.0) -> float:
-    """Return the loss of held-out text under the pair counts of the training text.
+def bigram_loss(train: Tokens, heldout: Tokens, vocab_size: int) -> float:
+    """Return the mean loss of held-out text under the pair counts of the training text, in nats per token.
 
-    P(b | a) = (count(a, b) + add) / (count(a, .) + add V)   (Jurafsky and Martin, Speech and Language Processing, 3.6)
-
-    Args:
-        train: tokens to count.
-        heldout: tokens to score.
-        vocab_size: number of tokens in the vocabulary, V.
-        add: added to every count.
-
-    Returns:
-        The mean loss in nats per token.
+    P(b | a) = (count(a, b) + 1) / (count(a, .) + V)   (Jurafsky and Martin, Speech and Language Processing, 3.6)
     """
     pairs, pair_counts = _pair_counts(train, vocab_size)
     first_counts_V = _counts(train[: len(train) - 1], vocab_size)
     scored, scored_counts = _pair_counts(heldout, vocab_size)
     at = np.minimum(np.searchsorted(pairs, scored), len(pairs) - 1)
     train_counts = np.where(pairs[at] == scored, pair_counts[at], 0)
-    probability = (train_counts + add) / (first_counts_V[scored // vocab_size] + add * vocab_size)
+    probability = (train_counts + 1) / (first_counts_V[scored // vocab_size] + vocab_size)
     return float(-(scored_counts @ np.log(probability)) / scored_counts.sum())
 
 

@@ -56,13 +56,9 @@ def draw(
 
     Args:
         kind: how rows are sampled; lines and documents need a stream with rows.
-        stream: the tokens.
-        seed: of the run.
         step: counted from 0.
         batch_size: rows of all ranks together.
         context_length: tokens per row.
-        rank: from 0 to world_size - 1.
-        world_size: number of ranks.
         with_documents: whether to return documents_BxT.
 
     Raises:
@@ -78,14 +74,16 @@ def draw(
     block, row = divmod(step, STEPS_PER_BLOCK)
     if kind is Sampling.windows:
         starts_B = _random_starts(len(stream.tokens) - context_length, seed, block, batch_size)[row, share]
-        return _windows(stream, starts_B, context_length, with_documents)
-    if kind is Sampling.epochs:
+    elif kind is Sampling.epochs:
         n_blocks = (len(stream.tokens) - 1) // context_length
         starts_B = _shuffled_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
-        return _windows(stream, starts_B, context_length, with_documents)
-    assert stream.rows is not None, f"{kind} of a stream without rows"
-    rows_B = _shuffled_epochs(len(stream.rows), seed, block, batch_size)[row, share]
-    return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
+    else:
+        assert stream.rows is not None, f"{kind} of a stream without rows"
+        rows_B = _shuffled_epochs(len(stream.rows), seed, block, batch_size)[row, share]
+        return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
+    rows_BxT1 = gather_windows(stream.tokens, starts_B, context_length + 1).astype(np.int64)
+    documents_BxT = document_ids(stream.documents, starts_B, context_length) if with_documents else None
+    return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)
 
 
 def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
@@ -125,9 +123,8 @@ def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndar
     begin_B, length_B, begins_segment_B = rows.targets(rows_B)
     inputs_BxT = np.zeros((len(rows_B), rows.context_length), dtype=np.int64)
     targets_BxT = np.full((len(rows_B), rows.context_length), IGNORE_INDEX, dtype=np.int64)
-    for row, (begin, length, begins_segment) in enumerate(
-        zip(begin_B.tolist(), length_B.tolist(), begins_segment_B.tolist(), strict=True)
-    ):
+    located = zip(begin_B.tolist(), length_B.tolist(), begins_segment_B.tolist(), strict=True)
+    for row, (begin, length, begins_segment) in enumerate(located):
         targets_BxT[row, :length] = tokens[begin : begin + length]
         if begins_segment and rows.start is not None:
             inputs_BxT[row, 0] = rows.start
@@ -156,9 +153,3 @@ def _shuffled_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarr
     """
     positions = np.arange(STEPS_PER_BLOCK * batch_size, dtype=np.int64) + block * STEPS_PER_BLOCK * batch_size
     return permute(positions % n, n, mix(seed, positions // n)).reshape(STEPS_PER_BLOCK, batch_size)
-
-
-def _windows(stream: Stream, starts_B: np.ndarray, context_length: int, with_documents: bool) -> Batch:
-    rows_BxT1 = gather_windows(stream.tokens, starts_B, context_length + 1).astype(np.int64)
-    documents_BxT = document_ids(stream.documents, starts_B, context_length) if with_documents else None
-    return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)

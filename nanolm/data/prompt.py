@@ -24,18 +24,14 @@ def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:
         A few words of one line if there are any, else a few characters. Text that a lossy tokenizer encodes but does
         not restore is the last choice; "" if it encodes nothing.
     """
-    try:
-        text = tokenizer.decode(stream.tokens[:TOKENS].tolist())
-    except NanolmError:
-        return ""
+    text = tokenizer.decode(stream.tokens[:TOKENS].tolist())
     encoded = {one: result for one in _candidates(text) if (result := _round_trip(one, tokenizer))}
     return next((one for one, result in encoded.items() if result == one), next(iter(encoded), ""))
 
 
 def _candidates(text: str) -> list[str]:
     """Return possible prompts, best first."""
-    lines = [line for line in re.findall(r"\w[^\n\r]*", text) if line.isprintable()]
-    beginnings = [_truncate(line) for line in lines]
+    beginnings = [_truncate(line) for line in re.findall(r"\w[^\n\r]*", text) if line.isprintable()]
     # A word tokenizer may have only some of the words in its vocabulary.
     single = re.findall(r"\w+", text)
     return [prompt for prompt in (*beginnings, *single, *dict.fromkeys(text), text) if prompt]

@@ -40,9 +40,7 @@ _TAR = "unpack it and name the text files in it: tar -xf {file}"
 
 UTF_16 = Format("UTF-16 text", _ICONV.format(encoding="utf-16"))
 UTF_32 = Format("UTF-32 text", _ICONV.format(encoding="utf-32"))
-TAR = Format("a tar archive", _TAR)
 ZIP = Format("a zip archive", "unpack it and name the text files in it: unzip {file}")
-CHECKPOINT = Format("a PyTorch checkpoint", _NOT_TEXT)
 
 # (offset, bytes at the offset, format); the first match counts.
 MAGIC = (
@@ -59,7 +57,7 @@ MAGIC = (
     (0, b"PK\x05\x06", ZIP),
     (0, b"7z\xbc\xaf\x27\x1c", Format("a 7z archive", "unpack it and name the text files in it: 7z x {file}")),
     (0, b"Rar!\x1a\x07", Format("a RAR archive", "unpack it and name the text files in it: unrar x {file}")),
-    (257, b"ustar", TAR),
+    (257, b"ustar", Format("a tar archive", _TAR)),
     (0, b"%PDF-", Format("a PDF document", "extract its text: pdftotext -enc UTF-8 {file} {text}")),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Format("an old Microsoft Office document", _PANDOC)),
     (60, b"BOOKMOBI", Format("a Mobipocket e-book", "convert it with Calibre: ebook-convert {file} {text}")),
@@ -96,7 +94,7 @@ ZIP_KINDS = (
     ("ppt/presentation.xml", Format("a PowerPoint presentation (pptx)", _SPREADSHEET)),
     ("META-INF/container.xml", Format("an EPUB e-book", _PANDOC)),
     ("META-INF/manifest.xml", Format("an OpenDocument file (odt, ods, odp)", _PANDOC)),
-    ("data.pkl", CHECKPOINT),
+    ("data.pkl", Format("a PyTorch checkpoint", _NOT_TEXT)),
     (".npy", Format("NumPy arrays (npz)", _NOT_TEXT)),
     ("META-INF/MANIFEST.MF", Format("a Java archive", _NOT_TEXT)),
 )
@@ -220,8 +218,7 @@ def _classify_bytes(around: bytes) -> Format:
 
 def _text_path(path: Path) -> Path:
     """Return a path in the same folder for the text of a file."""
-    suffixes = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
-    if path.suffix.lower() in suffixes:
+    if path.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".lz4"}:
         inner = path.with_suffix("")
         return inner if inner.suffix else inner.with_name(f"{inner.name}.txt")
     return path.with_name(f"{path.stem}.utf8.txt")

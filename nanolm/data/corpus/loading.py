@@ -38,6 +38,16 @@ class Corpus:
     n_lines: dict[str, int]
     notes: tuple[str, ...] = ()
 
+    @property
+    def n_units(self) -> int:
+        """What dataset.split_by divides: the number of characters, documents or lines of the train source."""
+        counts = {
+            SplitBy.fraction: self.n_characters,
+            SplitBy.document: self.n_documents,
+            SplitBy.line: self.n_lines,
+        }
+        return counts[self.config.split_by]["train"]
+
     def documents(self, split: str) -> Iterator[str]:
         """Yield the documents of a split in order, long ones in parts; joined, they are the text of the split."""
         return (piece.text for piece in self.pieces() if piece.split == split)
@@ -48,14 +58,10 @@ class Corpus:
         Raises:
             DataError: the text has changed since the corpus was loaded.
         """
-        digest = _Digest()
+        digest = hashlib.sha256()
         for source, config in sources_of(self.config).items():
-            parts = digest.update(source, _join_documents(read_documents(config)))
-            for piece in split_pieces(
-                self.config, source, parts, self.n_characters[source], self.n_lines[source], self.n_documents[source]
-            ):
-                if piece.text:
-                    yield piece
+            parts = _hash_documents(digest, source, config)
+            yield from (piece for piece in split_pieces(self.config, source, parts, self.n_units) if piece.text)
         if digest.hexdigest() != self.fingerprint:
             raise DataError(
                 "the text changed while it was being read",
@@ -72,13 +78,13 @@ def load(config: DatasetConfig) -> Corpus:
             downloaded.
     """
     notes = _notes(config)
-    digest = _Digest()
+    digest = hashlib.sha256()
     n_documents, n_characters, n_lines = {}, {}, {}
     for source, source_config in sources_of(config).items():
         is_blank = True
         documents = characters = line_ends = 0
         last = ""
-        for text, ends in digest.update(source, _join_documents(read_documents(source_config))):
+        for text, ends in _hash_documents(digest, source, source_config):
             documents += ends
             characters += len(text)
             line_ends += text.count("\n")
@@ -94,13 +100,11 @@ def load(config: DatasetConfig) -> Corpus:
         n_documents[source] = documents
         n_characters[source] = characters
         n_lines[source] = line_ends + (not last.endswith("\n"))
-    shares = shares_of(config, "train")
-    kind = {SplitBy.document: "documents", SplitBy.line: "lines"}.get(config.split_by)
-    if kind and len(shares) > 1:
-        held_out_sizes(shares, n_documents["train"] if kind == "documents" else n_lines["train"], kind)
-    own = [source for source in n_documents if source != "train"]
-    splits = tuple(split for split in ("train", "val", "test") if split in shares or split in own)
-    return Corpus(config, splits, digest.hexdigest(), n_documents, n_characters, n_lines, notes)
+    splits = tuple(split for split in ("train", "val", "test") if split in {**shares_of(config), **n_documents})
+    corpus = Corpus(config, splits, digest.hexdigest(), n_documents, n_characters, n_lines, notes)
+    if config.split_by is not SplitBy.fraction:
+        held_out_sizes(config, corpus.n_units)
+    return corpus
 
 
 def _notes(config: DatasetConfig) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def _notes(config: DatasetConfig) -> tuple[str, ...]:
             setting = "dataset.path" if source == "train" else f"dataset.{source}_path"
             found = find_files(source_config.path, setting)
             notes += [f"skipped below {setting}: {message}" for message in found.skipped]
-            for path, identity in zip(found.files, found.identities, strict=True):
+            for path, identity in found.files.items():
                 splits.setdefault(identity, []).append((source, path))
     shared: dict[str, list[Path]] = {}
     for names in splits.values():
@@ -157,30 +161,21 @@ def _join_documents(parts: Iterator[Part]) -> Iterator[Part]:
         yield previous
 
 
-class _Digest:
-    """SHA-256 over the SHA-256 of each document, independent of how documents are cut into parts."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def update(self, source: str, parts: Iterator[Part]) -> Iterator[Part]:
-        """Add parts to the digest while yielding them."""
-        self._sha256.update(source.encode())
-        number, document = 1, hashlib.sha256()
-        for part in parts:
-            try:
-                document.update(part.text.encode())
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"U+{ord(part.text[error.start]):04X} is half a character (a lone surrogate), which UTF-8 cannot "
-                    "represent",
-                    where=f"document {number} of the {source} text, at {part.text[:40]!r}",
-                    hint="remove it",
-                ) from error
-            if part.ends:
-                self._sha256.update(document.digest())
-                number, document = number + 1, hashlib.sha256()
-            yield part
-
-    def hexdigest(self) -> str:
-        return self._sha256.hexdigest()
+def _hash_documents(digest: hashlib._Hash, source: str, config: DatasetConfig) -> Iterator[Part]:
+    """Yield the text of a source while adding the SHA-256 of each document, however it is cut, to a digest."""
+    digest.update(source.encode())
+    number, document = 1, hashlib.sha256()
+    for part in _join_documents(read_documents(config)):
+        try:
+            document.update(part.text.encode())
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"U+{ord(part.text[error.start]):04X} is half a character (a lone surrogate), which UTF-8 cannot "
+                "represent",
+                where=f"document {number} of the {source} text, at {part.text[:40]!r}",
+                hint="remove it",
+            ) from error
+        if part.ends:
+            digest.update(document.digest())
+            number, document = number + 1, hashlib.sha256()
+        yield part

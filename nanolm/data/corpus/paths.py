@@ -5,12 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import fnmatch
-import functools
 import glob
 import os
-import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanolm.data.corpus.exclusions import Identity, cache_identities, file_identity, run_kind
@@ -39,13 +37,11 @@ class Found:
     """The files of a path setting.
 
     Attributes:
-        files: in reading order.
-        identities: of the files, equal for two names of the same file.
+        files: the identity of each file, equal for two names of the same file, in reading order.
         skipped: one message per kind of file or folder below the path that is not read.
     """
 
-    files: list[Path]
-    identities: list[Identity]
+    files: dict[Path, Identity]
     skipped: list[str]
 
 
@@ -71,7 +67,7 @@ def find_files(pattern: str, setting: str = "dataset.path") -> Found:
     path = user_path(pattern)
     status = _status(path, setting)
     if status is not None and stat.S_ISREG(status.st_mode):
-        return Found([path], [file_identity(path, status)], [])
+        return Found({path: file_identity(path, status)}, [])
     if status is not None and stat.S_ISDIR(status.st_mode):
         return _Search(path, ("**", "*"), setting, is_folder=True).found(pattern)
     if status is not None:
@@ -114,8 +110,7 @@ class _Search:
         if not self._found:
             raise self._nothing_left(pattern, skipped)
         named = {path: identity for identity, (_, path) in self._found.items()}
-        files = sorted(named) if self._is_folder else sorted(named, key=str)
-        return Found(files, [named[path] for path in files], skipped)
+        return Found({path: named[path] for path in sorted(named, key=None if self._is_folder else str)}, skipped)
 
     def _visit(self, folder: Path, rests: frozenset[Rest], is_linked: bool) -> None:
         try:
@@ -125,11 +120,9 @@ class _Search:
             self._visited.add((identity, rests))
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if folder == self._root:
-                return
-            raise self._unreadable(folder, error) from error
         except OSError as error:
+            if folder == self._root and isinstance(error, FileNotFoundError | NotADirectoryError):
+                return
             raise self._unreadable(folder, error) from error
         if identity in self._excluded:
             self._skipped["cache folder"].append(folder)
@@ -179,17 +172,16 @@ class _Search:
         )
 
     def _nothing_left(self, pattern: str, skipped: list[str]) -> DataError:
-        if not skipped:
-            if self._is_folder:
-                return DataError(
-                    "the folder has no files", where=str(self._root), hint=f"set {self._setting} to a folder of texts"
-                )
-            return _nothing_there(pattern, self._setting)
-        return DataError(
-            f"everything in {pattern!r} is skipped",
-            where="; ".join([f"{self._setting}, relative to {Path.cwd()}", *skipped]),
-            hint="a file that is named directly is always read, as in dataset.path=RUN/samples.jsonl",
-        )
+        if skipped:
+            return DataError(
+                f"everything in {pattern!r} is skipped",
+                where="; ".join([f"{self._setting}, relative to {Path.cwd()}", *skipped]),
+                hint="a file that is named directly is always read, as in dataset.path=RUN/samples.jsonl",
+            )
+        if self._is_folder:
+            hint = f"set {self._setting} to a folder of texts"
+            return DataError("the folder has no files", where=str(self._root), hint=hint)
+        return _nothing_there(pattern, self._setting)
 
 
 def _split_glob(path: Path) -> tuple[Path, Rest]:
@@ -214,7 +206,7 @@ def _step(name: str, rests: Iterable[Rest]) -> tuple[bool, frozenset[Rest]]:
             if first == "**":
                 if not name.startswith("."):
                     below.add((first, *others))
-            elif _matcher(first)(os.path.normcase(name)) and (not name.startswith(".") or first.startswith(".")):
+            elif fnmatch.fnmatch(name, first) and (not name.startswith(".") or first.startswith(".")):
                 if others:
                     below.add(tuple(others))
                 else:
@@ -228,11 +220,6 @@ def _skip_recursive(rest: Rest) -> Iterator[Rest]:
     while rest[0] == "**" and len(rest) > 1:
         rest = rest[1:]
         yield rest
-
-
-@functools.lru_cache(maxsize=1024)
-def _matcher(part: str) -> Callable[[str], object]:
-    return re.compile(fnmatch.translate(os.path.normcase(part))).match
 
 
 def _status(path: Path, setting: str) -> os.stat_result | None:

@@ -35,7 +35,7 @@ class Piece(NamedTuple):
 def split_settings(config: DatasetConfig) -> dict[str, Any]:
     """Return the settings that determine the splits of a text, as JSON values."""
     return {
-        "shares": shares_of(config, "train"),
+        "shares": shares_of(config),
         "split_by": config.split_by.name,
         "split_seed": None if config.split_by is SplitBy.fraction else config.split_seed,
     }
@@ -52,40 +52,30 @@ def sources_of(config: DatasetConfig) -> dict[str, DatasetConfig]:
     return sources
 
 
-def shares_of(config: DatasetConfig, source: str) -> dict[str, float]:
-    """Return the fraction of a source that goes to each split."""
-    if source != "train":
-        return {source: 1.0}
+def shares_of(config: DatasetConfig) -> dict[str, float]:
+    """Return the fraction of the train source that goes to each split."""
     own = sources_of(config)
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     fractions = {split: fraction for split, fraction in fractions.items() if fraction and split not in own}
     return {"train": 1 - fractions.get("val", 0.0) - fractions.get("test", 0.0), **fractions}
 
 
-def split_pieces(
-    config: DatasetConfig, source: str, parts: Iterator[Part], n_characters: int, n_lines: int, n_documents: int
-) -> Iterator[Piece]:
-    """Assign the text of a source to splits.
+def split_pieces(config: DatasetConfig, source: str, parts: Iterator[Part], n_units: int) -> Iterator[Piece]:
+    """Assign the text of a source to splits, in the order of the text.
 
     Args:
         config: settings of the dataset.
         source: train, or val or test if they have text of their own.
         parts: the text of the source.
-        n_characters: length of the source.
-        n_lines: lines of the source.
-        n_documents: documents of the source.
-
-    Returns:
-        The pieces of all splits of the source, in the order of the text.
+        n_units: number of characters, lines or documents of the train source, as config.split_by says.
     """
-    shares = shares_of(config, source)
+    shares = shares_of(config)
     if source != "train" or len(shares) == 1:
         return _by_document(parts, itertools.repeat(source))
     if config.split_by is SplitBy.fraction:
-        return _by_fraction(parts, shares, n_characters)
-    if config.split_by is SplitBy.line:
-        return _by_line(parts, _draw_splits(shares, n_lines, config.split_seed, "lines"))
-    return _by_document(parts, _draw_splits(shares, n_documents, config.split_seed, "documents"))
+        return _by_fraction(parts, shares, n_units)
+    splits = _draw_splits(config, n_units)
+    return _by_line(parts, splits) if config.split_by is SplitBy.line else _by_document(parts, splits)
 
 
 def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: int) -> Iterator[Piece]:
@@ -136,26 +126,28 @@ def _by_line(parts: Iterator[Part], splits: Iterator[str]) -> Iterator[Piece]:
         yield Piece(next(splits), unfinished, True)
 
 
-def _draw_splits(shares: dict[str, float], n: int, seed: int, kind: str) -> Iterator[str]:
+def _draw_splits(config: DatasetConfig, n: int) -> Iterator[str]:
     """Yield the split of each document or line, drawn without replacement, so that sizes are exact."""
-    sizes = held_out_sizes(shares, n, kind)
+    sizes = held_out_sizes(config, n)
     n_val, n_held_out = sizes.get("val", 0), sum(sizes.values())
     for start in range(0, n, BLOCK):
-        positions = permute(np.arange(start, min(start + BLOCK, n)), n, mix(seed))
+        positions = permute(np.arange(start, min(start + BLOCK, n)), n, mix(config.split_seed))
         for position in positions.tolist():
             yield "val" if position < n_val else "test" if position < n_held_out else "train"
 
 
-def held_out_sizes(shares: dict[str, float], n: int, kind: str) -> dict[str, int]:
-    """Return the number of documents or lines of each held-out split: its share, but at least one.
+def held_out_sizes(config: DatasetConfig, n: int) -> dict[str, int]:
+    """Return the number of documents or lines of each held-out split: its share of n, but at least one.
 
     Raises:
         DataError: none would be left to train on.
     """
+    shares = shares_of(config)
     sizes = {split: max(1, round(n * share)) for split, share in shares.items() if split != "train"}
     if sum(sizes.values()) >= n:
         raise DataError(
-            f"the text has {n:,} {kind}, and the splits {', '.join(shares)} need at least {len(shares)}",
+            f"the text has {n:,} {config.split_by.name}s, "
+            f"and the splits {', '.join(shares)} need at least {len(shares)}",
             where="dataset.split_by",
             hint="use dataset.split_by=fraction, which can cut a text anywhere",
         )

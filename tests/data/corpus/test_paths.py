@@ -47,7 +47,7 @@ def test_find_files_skips_runs_sweeps_and_cache(texts: Path, monkeypatch: pytest
     assert f"1 cache folder ({texts / 'cache'})" in messages
     assert names(texts / "*.txt", texts) == ["a.txt"]
     monkeypatch.chdir(texts)
-    assert find_files("*/*.txt").files == [Path("sub/b.txt")]
+    assert list(find_files("*/*.txt").files) == [Path("sub/b.txt")]
     assert find_files("*.txt").skipped == []
 
 
