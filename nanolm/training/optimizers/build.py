@@ -13,7 +13,6 @@ from nanolm.config.optimizer import (
     DECAYED_GROUPS,
     AdafactorConfig,
     AdamConfig,
-    AdamWConfig,
     LionConfig,
     LrMultipliers,
     MuonConfig,
@@ -97,25 +96,17 @@ def evaluation_weights(optimizer: torch.optim.Optimizer) -> contextlib.AbstractC
 
 
 @OPTIMIZERS.register("adam")
-def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-    """Build Adam, fused where the device supports it."""
-    return torch.optim.Adam(parameter_groups(model, config), **_adam_settings(model, config))
-
-
 @OPTIMIZERS.register("adamw")
-def adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
-    """Build AdamW, fused where the device supports it."""
-    return torch.optim.AdamW(parameter_groups(model, config), **_adam_settings(model, config))
-
-
-def _adam_settings(model: nn.Module, config: AdamConfig) -> dict[str, Any]:
-    device = next(model.parameters()).device.type
-    return {
-        "lr": config.lr,
-        "betas": (config.beta1, config.beta2),
-        "eps": config.eps,
-        "fused": device in ("cpu", "cuda", "mps"),
-    }
+def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+    """Build Adam or AdamW, fused where the device supports it."""
+    optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[config.name](
+        parameter_groups(model, config),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=next(model.parameters()).device.type in ("cpu", "cuda", "mps"),
+    )
 
 
 @OPTIMIZERS.register("sgd")
@@ -130,17 +121,7 @@ def muon(model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config)
     for group in groups:
         group["rule"] = "muon" if group["name"] == "hidden" else "adamw"
-    return Muon(
-        groups,
-        row_counts=_row_counts(model),
-        lr=config.lr,
-        momentum=config.momentum,
-        initial_momentum=config.initial_momentum,
-        momentum_warmup_steps=config.momentum_warmup_steps,
-        newton_schulz_steps=config.newton_schulz_steps,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-    )
+    return Muon(groups, config, _row_counts(model))
 
 
 def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
@@ -158,7 +139,7 @@ def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
 
 @OPTIMIZERS.register("lion")
 def lion(model: nn.Module, config: LionConfig) -> torch.optim.Optimizer:
-    return Lion(parameter_groups(model, config), lr=config.lr, betas=(config.beta1, config.beta2))
+    return Lion(parameter_groups(model, config), (config.beta1, config.beta2))
 
 
 @OPTIMIZERS.register("adafactor")
@@ -175,6 +156,4 @@ def adafactor(model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimize
 
 @OPTIMIZERS.register("schedule_free")
 def schedule_free(model: nn.Module, config: ScheduleFreeConfig) -> torch.optim.Optimizer:
-    return ScheduleFreeAdamW(
-        parameter_groups(model, config), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
-    )
+    return ScheduleFreeAdamW(parameter_groups(model, config), (config.beta1, config.beta2), config.eps)

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import denominators, parameters_with_grad, state_tensors
+from nanolm.config.optimizer import MuonConfig
+from nanolm.training.optimizers.foreach import ForeachOptimizer
 
 # The quintic of the iteration maps singular values in (0, 1] to between 0.7 and 1.2 (Jordan et al. 2024).
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -27,60 +28,44 @@ NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAMW_RMS = 0.2
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(ForeachOptimizer):
     """Muon (Jordan et al. 2024), with the scale and weight decay of Liu et al. 2025, and AdamW.
 
     Args:
         groups: parameter groups, each with its lr, weight_decay and `rule`: "muon" (for matrices) or "adamw".
+        config: all other settings.
         row_counts: for parameters that hold several matrices stacked along the rows, the number of rows of each.
-        lr: for groups without one.
-        momentum: Nesterov momentum after warmup.
-        initial_momentum: momentum of the first update.
-        momentum_warmup_steps: updates in which the momentum changes linearly from initial_momentum to momentum.
-        newton_schulz_steps: iterations; more make updates closer to orthogonal.
-        betas, eps: of AdamW.
     """
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        row_counts: dict[torch.Tensor, tuple[int, ...]],
-        *,
-        lr: float,
-        momentum: float,
-        initial_momentum: float,
-        momentum_warmup_steps: int,
-        newton_schulz_steps: int,
-        betas: tuple[float, float],
-        eps: float,
+        self, groups: list[dict[str, Any]], config: MuonConfig, row_counts: dict[torch.Tensor, tuple[int, ...]]
     ) -> None:
         settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "initial_momentum": initial_momentum,
-            "momentum_warmup_steps": momentum_warmup_steps,
-            "newton_schulz_steps": newton_schulz_steps,
-            "betas": betas,
-            "eps": eps,
+            "momentum": config.momentum,
+            "initial_momentum": config.initial_momentum,
+            "momentum_warmup_steps": config.momentum_warmup_steps,
+            "newton_schulz_steps": config.newton_schulz_steps,
+            "betas": (config.beta1, config.beta2),
+            "eps": config.eps,
             "updates": 0,
         }
         super().__init__(groups, settings)
         self._row_counts = row_counts
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters of every group."""
-        rules = {"muon": self._step_muon, "adamw": self._step_adamw}
-        for group in self.param_groups:
-            parameters, gradients = parameters_with_grad(group)
-            if parameters:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                rules[group["rule"]](group, parameters, gradients)
-                group["updates"] += 1
+    def update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+        """Update parameters of one group in place, by its rule."""
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        rules = {"muon": self._update_by_muon, "adamw": self._update_by_adamw}
+        rules[group["rule"]](group, parameters, gradients)
+        group["updates"] += 1
 
-    def _step_muon(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        buffers = state_tensors(self.state, parameters, "momentum")
-        momentum = _current_momentum(group)
+    def _update_by_muon(
+        self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
+    ) -> None:
+        buffers = self.state_tensors(parameters, "momentum")
+        warmup_steps = group["momentum_warmup_steps"]
+        progress = min(group["updates"] / warmup_steps, 1.0) if warmup_steps else 1.0
+        momentum = group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, buffers, momentum)
         # Matrices of one shape are batched; those with more rows than columns are transposed.
@@ -98,23 +83,15 @@ class Muon(torch.optim.Optimizer):
             for (weight, _), direction in zip(pairs, orthogonal_nxrxc, strict=True):
                 weight.sub_(direction, alpha=scale)
 
-    def _step_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
-        first = state_tensors(self.state, parameters, "first_moment")
-        second = state_tensors(self.state, parameters, "second_moment")
+    def _update_by_adamw(
+        self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
+    ) -> None:
+        first_moments = self.state_tensors(parameters, "first_moment")
         beta1, beta2 = group["betas"]
         n = group["updates"] + 1
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        torch._foreach_addcdiv_(
-            parameters, first, denominators(second, beta2, n, group["eps"]), -group["lr"] / (1 - beta1**n)
-        )
-
-
-def _current_momentum(group: dict[str, Any]) -> float:
-    steps = group["momentum_warmup_steps"]
-    progress = min(group["updates"] / steps, 1.0) if steps else 1.0
-    return group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
+        torch._foreach_lerp_(first_moments, gradients, 1 - beta1)
+        denominators = self.denominators(parameters, gradients, beta2, n, group["eps"])
+        torch._foreach_addcdiv_(parameters, first_moments, denominators, -group["lr"] / (1 - beta1**n))
 
 
 def orthogonalize(matrices_nxrxc: torch.Tensor, steps: int) -> torch.Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import denominators, parameters_with_grad, state_tensors
+from nanolm.training.optimizers.foreach import ForeachOptimizer
 
 
-class ScheduleFreeAdamW(torch.optim.Optimizer):
+class ScheduleFreeAdamW(ForeachOptimizer):
     """Schedule-free AdamW (Defazio et al. 2024, The Road Less Scheduled, algorithm 1).
 
     Three sequences: z takes the steps, x is the average of all z weighted by lr squared, and gradients are computed at
@@ -20,38 +20,27 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
 
     Args:
         groups: parameter groups, each with its lr and weight_decay.
-        lr: for groups without one.
         betas: interpolation between z and x, greater than 0; decay of the second moment.
         eps: added to the square root of the second moment.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float) -> None:
-        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "updates": 0, "weight_sum": 0.0}
-        super().__init__(groups, settings)
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups, {"betas": betas, "eps": eps, "updates": 0, "weight_sum": 0.0})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters of every group."""
-        for group in self.param_groups:
-            parameters, gradients = parameters_with_grad(group)
-            if parameters:
-                self._update(group, parameters, gradients)
-
-    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    def update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+        """Update parameters of one group in place."""
         for parameter in parameters:
             if "z" not in self.state[parameter]:
                 self.state[parameter]["z"] = parameter.clone()
         z = [self.state[parameter]["z"] for parameter in parameters]
-        second = state_tensors(self.state, parameters, "second_moment")
         lr = group["lr"]
         beta1, beta2 = group["betas"]
         group["updates"] += 1
         group["weight_sum"] += lr**2
         # The weight of the new z in the average x.
         share = lr**2 / group["weight_sum"] if group["weight_sum"] else 0.0
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        directions = list(torch._foreach_div(gradients, denominators(second, beta2, group["updates"], group["eps"])))
+        denominators = self.denominators(parameters, gradients, beta2, group["updates"], group["eps"])
+        directions = list(torch._foreach_div(gradients, denominators))
         if group["weight_decay"]:
             torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
         # The new y in terms of the old y and z, with the updates of x and z substituted.
