@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
@@ -39,15 +38,10 @@ class Damage:
 
 
 class ChecksummedFile:
-    """A file of a FolderWriter whose checksum is computed while it is written.
-
-    Attributes:
-        n_bytes: bytes written so far.
-    """
+    """A file of a FolderWriter whose checksum is computed while it is written."""
 
     def __init__(self, path: Path, entries: dict[str, dict[str, Any]]) -> None:
         self.name = path.name
-        self.n_bytes = 0
         self._file = path.open("wb")
         self._sha256 = hashlib.sha256()
         self._entries = entries
@@ -56,14 +50,13 @@ class ChecksummedFile:
         """Append bytes, or the bytes of a contiguous array."""
         self._file.write(content)
         self._sha256.update(content)
-        self.n_bytes += memoryview(content).nbytes
 
     def finish(self) -> None:
         """Flush the file to disk, close it and record its checksum."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._entries[self.name] = {"bytes": self._file.tell(), "sha256": self._sha256.hexdigest()}
         self._file.close()
-        self._entries[self.name] = {"bytes": self.n_bytes, "sha256": self._sha256.hexdigest()}
 
     def close(self) -> None:
         """Close the file without recording it, as after an error. A second call does nothing."""
@@ -96,8 +89,9 @@ class FolderWriter:
 
     def add(self, name: str) -> None:
         """Record a file that is already in `path`, and flush it to disk."""
+        with (self.path / name).open("rb+") as file:
+            os.fsync(file.fileno())
         self._entries[name] = _describe(self.path / name)
-        _sync_file(self.path / name)
 
     def commit(self, manifest: dict[str, Any], move_existing_to: Path | None = None) -> None:
         """Write the manifest, flush everything to disk and rename the folder to its target.
@@ -106,8 +100,10 @@ class FolderWriter:
             manifest: facts about the folder; its files and checksums are added.
             move_existing_to: the new name of a folder that is at the target; None: there is none.
         """
-        (self.path / MANIFEST).write_bytes(_manifest_bytes({**manifest, "files": self._entries}))
-        _sync_file(self.path / MANIFEST)
+        with (self.path / MANIFEST).open("wb") as file:
+            file.write(_manifest_bytes({**manifest, "files": self._entries}))
+            file.flush()
+            os.fsync(file.fileno())
         sync_folder(self.path)
         if move_existing_to is not None:
             self.target.rename(move_existing_to)
@@ -118,13 +114,10 @@ class FolderWriter:
         self.path.mkdir()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for file in self._files:
             file.close()
-        if self.path.exists():
-            remove_tree(self.path, ignore_errors=True)
+        remove_tree(self.path, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
@@ -203,8 +196,3 @@ def _unreadable(name: str, error: OSError) -> Damage:
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

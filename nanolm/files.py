@@ -95,13 +95,9 @@ def temporary_sibling(path: Path) -> Path:
 
 
 def open_regular(path: Path, mode: str) -> IO[Any]:
-    """Open a regular file for writing without following links; a missing file is created.
+    """Open a regular file for writing without following links; a missing file is created, and text is UTF-8.
 
     A file with several hard links is first replaced by a copy, so that its other names keep their content.
-
-    Args:
-        path: the file.
-        mode: mode of `open`; text is UTF-8.
 
     Raises:
         OSError: it cannot be opened, or is a link or another special file.
@@ -121,11 +117,7 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a regular file in place, without following links.
-
-    Raises:
-        OSError: as in open_regular.
-    """
+    """Write a regular file in place; raises OSError as `open_regular` does."""
     with open_regular(path, "w") as file:
         file.write(text)
 
@@ -137,9 +129,7 @@ def write_output_file(option: str, path: Path, content: bytes, *, follow_links: 
     place.
 
     Args:
-        option: the option, for the error.
-        path: its value.
-        content: the content of the file.
+        option: the option, for the error; `path` is its value.
         follow_links: whether a link is followed, as for a file that the user named. False refuses it, as for a file in
             a folder that the user named.
 
@@ -229,11 +219,7 @@ def _write(path: Path, content: bytes) -> None:
     if descriptor is not None:
         _write_all(os.dup(descriptor), content)
         return
-    try:
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except FileNotFoundError:
-        kind = stat.S_IFREG
-    if kind == stat.S_IFREG:
+    if path.is_file() or not path.exists():
         write_durably(Path(os.path.realpath(path)), content)
     else:
         _write_all(os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0)), content)
