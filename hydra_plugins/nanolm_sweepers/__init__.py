@@ -53,7 +53,7 @@ class PlanningSweeper(Sweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def request(self, overrides: list[str]) -> Any:
-        from nanolm.sweeps.request import SweepRequest
+        from nanolm.sweeps.driver import SweepRequest
 
         return SweepRequest(overrides, self.config, self.hydra_context, self.task_function)
 

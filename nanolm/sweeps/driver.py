@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
 from nanolm.errors import NanolmError
 from nanolm.files import write_text
+from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.handover import PlannedJobLoader, job_overrides
-from nanolm.sweeps.job import JobResult
+from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
-from nanolm.sweeps.request import SweepRequest
 from nanolm.sweeps.states import Report, State, read_job
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training.stop import StopRequest
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext
+    from omegaconf import DictConfig
 
 # Seconds between two checks of jobs that run in other processes.
 POLL_INTERVAL = 1.0
 # How often a job is started whose process ends without a result.
 MAX_ATTEMPTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRequest:
+    """A sweep as Hydra requests it from one of nanolm's sweepers.
+
+    Attributes:
+        overrides: the overrides on the command line, with one value or several.
+        config: the configuration that Hydra composed for the sweep, with the launcher and the sweeper.
+        job: the function that runs a job.
+    """
+
+    overrides: list[str]
+    config: DictConfig
+    hydra_context: HydraContext
+    job: SweepJob
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the sweep."""
+        return display_path(Path(str(self.config.hydra.sweep.dir)))
+
+    @property
+    def config_sources(self) -> tuple[str | None, list[str]]:
+        """The user's folder of YAML files, and the `hydra.searchpath=` overrides, as `compose_jobs` takes them."""
+        overrides = self.config.hydra.overrides.hydra
+        return self.job.config_dir, [text for text in overrides if text.startswith("hydra.searchpath=")]
 
 
 class Driver:
@@ -40,13 +74,13 @@ class Driver:
 
     Attributes:
         stop: the request that signals make.
-        reports: the last known state of each job, by its key.
     """
 
     def __init__(self, request: SweepRequest, n_jobs: int) -> None:
         config = request.config
         host, process = socket.gethostname(), os.getpid()
         self._stop_file = (request.directory / f".stop-{host}-{process}").absolute()
+        self._request = request
         self.job = dataclasses.replace(
             request.job,
             driver=(host, process),
@@ -55,18 +89,17 @@ class Driver:
             threads=launchers.threads_per_job(config, n_jobs),
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
         )
-        self._config, self._hydra_context = config, request.hydra_context
         self._is_in_process = launchers.is_in_process(config)
         self._batch_size = launchers.batch_size(config)
-        self._launcher: Any = None
         self._n_launched = 0
-        self._attempts: dict[str, int] = {}
-        self._failures: dict[str, str] = {}
-        self._previous_handlers: dict[int, Any] = {}
         self._progress = Progress(n_jobs)
-        self._jobs: dict[str, Job] = {}
         self.stop = StopRequest()
-        self.reports: dict[str, Report] = {}
+        self._previous_handlers: dict[int, Any] = {}
+        # By the key of each job: the job, its last known state, its attempts, and why it is not tried again.
+        self._jobs: dict[str, Job] = {}
+        self._reports: dict[str, Report] = {}
+        self._attempts: collections.Counter[str] = collections.Counter()
+        self._failures: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._remove_stop_file()
@@ -100,12 +133,9 @@ class Driver:
         """
         self._jobs |= {job.key: job for job in jobs}
         self._read_states(jobs)
-        self._progress.add(jobs, {job.key: self.reports[job.key] for job in jobs})
+        self._progress.add(jobs, self._reports)
         with contextlib.suppress(Stopped):
-            while not self.is_stopping:
-                remaining = [job for job in jobs if not self._is_done(job)]
-                if not remaining:
-                    break
+            while not self.is_stopping and (remaining := [job for job in jobs if not self._is_done(job)]):
                 self._read_states(remaining)
                 ready = [job for job in remaining if not self._is_done(job) and not self._is_running(job)]
                 if ready:
@@ -114,47 +144,50 @@ class Driver:
                     time.sleep(POLL_INTERVAL)
         self._read_states(jobs)
         self._progress.update()
-        return [self.reports[job.key] for job in jobs]
+        return [self._reports[job.key] for job in jobs]
 
     def _read_states(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             report = read_job(job)
             if job.key in self._failures and report.state not in self.job.final_states:
                 report = dataclasses.replace(report, state=State.failed, error=self._failures[job.key])
-            self.reports[job.key] = report
+            self._reports[job.key] = report
 
     def _is_done(self, job: Job) -> bool:
-        return job.key in self._failures or self.reports[job.key].state in self.job.final_states
+        return job.key in self._failures or self._reports[job.key].state in self.job.final_states
 
     def _is_running(self, job: Job) -> bool:
-        return self.reports[job.key].state is State.running
+        return self._reports[job.key].state is State.running
 
     def _launch(self, batch: Sequence[Job]) -> None:
         """Run a batch of jobs through the launcher, and record those that are not to be retried."""
         overrides = [job_overrides(job) for job in batch]
-        results: list[JobResult | None] = [None] * len(batch)
+        reports: list[Any] = [None] * len(batch)
         problem = ""
         try:
-            returned = self._make_launcher().launch(overrides, initial_job_idx=self._n_launched)
-            results = [_result(job_return) for job_return in returned]
+            # Of a process that failed, the value is an exception.
+            returned = self._launcher.launch(overrides, initial_job_idx=self._n_launched)
+            reports = [job_return._return_value for job_return in returned]
         except NanolmError:
             raise
         except Exception as error:
             # A killed worker ends the whole batch, and the results of its other jobs are lost.
             problem = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
         self._n_launched += len(batch)
-        for job, result in zip(batch, results, strict=True):
-            if result is not None and result.state is State.failed:
-                self._failures[job.key] = result.error
-            elif result is not None and result.signal and self._is_in_process:
-                self.stop.receive(result.signal)
-            elif result is None or result.state in (State.interrupted, State.unfinished):
+        for job, report in zip(batch, reports, strict=True):
+            if not isinstance(report, Report):
+                self._count_attempt(job, problem)
+            elif report.state is State.failed:
+                self._failures[job.key] = report.error
+            elif report.signal and self._is_in_process:
+                self.stop.receive(report.signal)
+            elif report.state in (State.interrupted, State.unfinished):
                 self._count_attempt(job, problem)
         if self.job.fail_fast and any(job.key in self._failures for job in batch):
             write_stop_file(self._stop_file, START_NO_JOB)
 
     def _count_attempt(self, job: Job, problem: str) -> None:
-        self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
+        self._attempts[job.key] += 1
         if self._attempts[job.key] < MAX_ATTEMPTS or read_job(job).state in (State.running, *self.job.final_states):
             return
         text = f"its process ended without a result, {MAX_ATTEMPTS} times" + (f": {problem}" if problem else "")
@@ -162,18 +195,18 @@ class Driver:
         with contextlib.suppress(OSError):
             write_text(job.run.error, text + "\n")
 
-    def _make_launcher(self) -> Any:
-        if self._launcher is None:
-            from hydra.core.plugins import Plugins
-            from hydra.types import HydraContext
+    @functools.cached_property
+    def _launcher(self) -> Any:
+        from hydra.core.plugins import Plugins
+        from hydra.types import HydraContext
 
-            loader = PlannedJobLoader(self._hydra_context.config_loader.get_search_path())
-            self._launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=HydraContext(config_loader=loader, callbacks=self._hydra_context.callbacks),
-                task_function=self.job,
-                config=self._config,
-            )
-        return self._launcher
+        context = self._request.hydra_context
+        loader = PlannedJobLoader(context.config_loader.get_search_path())
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=loader, callbacks=context.callbacks),
+            task_function=self.job,
+            config=self._request.config,
+        )
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         is_first = not self.stop.signal
@@ -181,12 +214,3 @@ class Driver:
         write_stop_file(self._stop_file, STOP)
         if is_first and self._is_in_process:
             raise Stopped(number)
-
-
-def _result(returned: Any) -> JobResult | None:
-    """Return the result of a job, or None if its process failed."""
-    from hydra.core.utils import JobStatus
-
-    if returned.status is JobStatus.COMPLETED and isinstance(returned._return_value, JobResult):
-        return returned._return_value
-    return None

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from nanolm.sweeps.combinations import combinations
-from nanolm.sweeps.driver import Driver
+from nanolm.sweeps.driver import Driver, SweepRequest
 from nanolm.sweeps.planning import plan
-from nanolm.sweeps.request import SweepRequest
 from nanolm.sweeps.states import State, read_job
 from nanolm.sweeps.summary import print_summary
 from nanolm.terminal import say

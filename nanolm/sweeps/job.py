@@ -12,7 +12,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -22,13 +21,18 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from nanolm import signals, terminal
-from nanolm.errors import BusyError, DivergedError, NanolmError, RunError, explain_os_error, raise_all
+from nanolm.compose import choices_of, import_plugins
+from nanolm.config.checks import check
+from nanolm.config.composed import to_config
+from nanolm.config.identity import describe_changes, differing
+from nanolm.config.yaml_io import load_yaml
+from nanolm.errors import BusyError, DivergedError, NanolmError, explain_os_error, raise_all
 from nanolm.files import open_regular, write_text
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
-from nanolm.sweeps.states import DONE, Report, State, exceeds_max_steps, read_run
+from nanolm.sweeps.states import DONE, Report, State, read_job_summary, read_run
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training.stop import ShouldPrune, StopRequest
 
@@ -39,23 +43,6 @@ if TYPE_CHECKING:
 
 # Seconds to wait for the lock of a folder, which another process may hold briefly to read the job's state.
 LOCK_TIMEOUT = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class JobResult:
-    """The result of a job, pickled if the job ran in another process.
-
-    Attributes:
-        state: the state of the job; `new` if it was not started because the sweep ends.
-        value: the best validation loss in nats per token.
-        signal: number of the signal that interrupted the job, or 0.
-    """
-
-    state: State
-    folder: str
-    value: float | None = None
-    error: str = ""
-    signal: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,90 +71,77 @@ class SweepJob:
     config_dir: str | None = None
     profile: bool = False
 
-    def __call__(self, composed: DictConfig) -> JobResult:
-        """Run or resume a job in the folder that Hydra created for it, unless it is done.
-
-        Args:
-            composed: the settings of the job.
-        """
+    def __call__(self, composed: DictConfig) -> Report:
+        """Run or resume a job in the folder that Hydra created for it, unless it is done or the sweep ends."""
         from hydra.core.hydra_config import HydraConfig
 
         run = RunDirectory(display_path(HydraConfig.get().runtime.output_dir))
         if read_stop_file(self.stop_file):
-            return JobResult(State.new, str(run.path))
-        try:
-            require_startable(run, also=JOB_FILES)
-        except RunError as error:
-            # The folder belongs to something else, so nothing is written to it.
-            return self._checked(JobResult(State.failed, str(run.path), error=str(error)))
+            return Report(State.new)
         stop = StopRequest()
         try:
+            # Nothing is written to a folder that belongs to something else.
+            require_startable(run, also=JOB_FILES)
             with self._stopped_by_driver(stop), run.claim(timeout=LOCK_TIMEOUT):
-                result = self._run_claimed(composed, run, stop)
+                report = self._run_claimed(composed, run, stop)
         except BusyError:
-            return JobResult(State.running, str(run.path))
+            report = Report(State.running)
         except NanolmError as error:
-            result = JobResult(State.failed, str(run.path), error=str(error))
+            report = Report(State.failed, error=str(error))
         except OSError as error:
             problem = explain_os_error(error, "the folder is not writable", where=str(run.path))
-            result = JobResult(State.failed, str(run.path), error=str(problem))
+            report = Report(State.failed, error=str(problem))
         except Stopped as stopped:
             if not self._is_in_other_process:
                 raise
-            return JobResult(State.interrupted, str(run.path), signal=stopped.number)
-        return self._checked(result)
-
-    def _checked(self, result: JobResult) -> JobResult:
-        """Stop the start of further jobs after a failure, if the sweep is to fail fast, and return the result."""
-        if result.state is State.failed and self.fail_fast and self.stop_file is not None:
+            report = Report(State.interrupted, signal=stopped.number)
+        if report.state is State.failed and self.fail_fast and self.stop_file is not None:
             write_stop_file(self.stop_file, START_NO_JOB)
-        return result
+        return report
 
     @property
     def _is_in_other_process(self) -> bool:
         return self.driver is not None and self.driver != (socket.gethostname(), os.getpid())
 
-    def _run_claimed(self, composed: DictConfig, run: RunDirectory, stop: StopRequest) -> JobResult:
+    def _run_claimed(self, composed: DictConfig, run: RunDirectory, stop: StopRequest) -> Report:
         """Run a job in a folder that this process has claimed, and write its error to error.txt."""
+        import torch
+
         try:
-            config = _to_config(composed)
+            import_plugins(list(composed.get("plugins") or []))
+            config = to_config(composed)
             max_steps = config.trainer.max_steps
+            read_job_summary(run, max_steps)
             report = read_run(run, max_steps, check_lock=False)
-            exceeds = exceeds_max_steps(run.read_summary(), max_steps)
-            if exceeds:
-                write_text(run.error, report.error + "\n")
-            if exceeds or report.state in self.final_states or _failed_since(self.start_time, run, report):
-                return JobResult(report.state, str(run.path), report.value, report.error)
+            if report.state in self.final_states or _failed_since(self.start_time, run, report):
+                return report
             run.error.unlink(missing_ok=True)
             exit_status = self._train(config, run, stop)
             report = read_run(run, max_steps, check_lock=False)
-            return JobResult(report.state, str(run.path), report.value, signal=max(exit_status - 128, 0))
+            return dataclasses.replace(report, signal=max(exit_status - 128, 0))
         except NanolmError as error:
             state, text = State.diverged if isinstance(error, DivergedError) else State.failed, str(error)
         except Exception as error:
             # Such as an out-of-memory error or a bug in a plugin: the next job may succeed.
             state, text = State.failed, _describe(error, run)
-            _log_traceback(run)
+            with open_regular(run.log, "a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {traceback.format_exc()}")
             traceback.clear_frames(error.__traceback__)
         write_text(run.error, text + "\n")
-        _free_memory()
-        return JobResult(state, str(run.path), error=text)
+        # Free the memory of the failed run for the next job of this process.
+        gc.collect()
+        torch.cuda.empty_cache()
+        return Report(state, error=text)
 
     def _train(self, config: Config, run: RunDirectory, stop: StopRequest) -> int:
         """Train, and return the exit status of the run."""
         import torch
         from hydra.core.hydra_config import HydraConfig
 
-        from nanolm.compose import choices_of
-        from nanolm.config.checks import check
-        from nanolm.config.identity import describe_changes, differing
-        from nanolm.config.yaml_io import load_yaml
         from nanolm.training.trainer import train
 
         raise_all(check(config))
-        changes = []
-        if run.exists():
-            changes = describe_changes(differing(load_yaml(run.config), config))
+        changes = describe_changes(differing(load_yaml(run.config), config)) if run.exists() else []
         stop.should_prune = self.make_pruner(run) if self.make_pruner else None
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -210,14 +184,6 @@ class SweepJob:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _to_config(composed: DictConfig) -> Config:
-    from nanolm.compose import import_plugins
-    from nanolm.config.composed import to_config
-
-    import_plugins(list(composed.get("plugins") or []))
-    return to_config(composed)
-
-
 def _failed_since(start_time: float, run: RunDirectory, report: Report) -> bool:
     """Return whether another process that shares the sweep has run this job and failed."""
     return report.state is State.failed and run.error.exists() and run.error.stat().st_mtime > start_time
@@ -241,16 +207,3 @@ def _describe(error: Exception, run: RunDirectory) -> str:
         if isinstance(error, OSError):
             return str(explain_os_error(error))
     return f"{type(error).__name__}: {error}".strip() + f"\n  where: {run.log}"
-
-
-def _log_traceback(run: RunDirectory) -> None:
-    with open_regular(run.log, "a") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {traceback.format_exc()}")
-
-
-def _free_memory() -> None:
-    """Free the memory of a failed run for the next job of this process."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

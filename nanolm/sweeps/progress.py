@@ -5,12 +5,13 @@ A thread reads it from the run directories, so jobs of this process, of others a
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+from tqdm import tqdm
 
 from nanolm.analysis.comparability import incomparable
 from nanolm.runs.metrics import read_last_step
@@ -35,21 +36,18 @@ class Progress:
 
     Args:
         n_jobs: number of jobs of the sweep.
-        file: where to print; stderr unless given.
-        has_status_line: whether to keep a status line in the last row; None: only on a terminal.
+        file: where to print; stderr unless given. Only a terminal has a status line, in its last row.
         clock: returns seconds, for the estimate of the remaining time.
     """
 
-    def __init__(
-        self,
-        n_jobs: int,
-        file: IO[str] | None = None,
-        has_status_line: bool | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, n_jobs: int, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.n_jobs = n_jobs
         self._file = file or sys.stderr
-        self._has_status_line = self._file.isatty() if has_status_line is None else has_status_line
+        is_hidden = not self._file.isatty()
+        shown = "sweep |{bar:6}| {desc}"
+        self._bar = tqdm(
+            total=n_jobs, file=self._file, bar_format=shown, leave=False, dynamic_ncols=True, disable=is_hidden
+        )
         self._clock = clock
         self._start_time = clock()
         self._jobs: dict[str, Job] = {}
@@ -60,32 +58,19 @@ class Progress:
         self._lock = threading.Lock()
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._update_regularly, daemon=True)
-        self._bar: Any = None
 
     def start(self) -> None:
-        """Start the thread and show the status line."""
-        if self._has_status_line:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=self.n_jobs,
-                file=self._file,
-                bar_format="sweep |{bar:6}| {desc}",
-                leave=False,
-                dynamic_ncols=True,
-            )
+        """Start the thread that updates the progress."""
         self._thread.start()
 
     def stop(self) -> None:
         """Update once more, and remove the status line."""
         self._is_stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if self._bar is not None:
-            self._bar.close()
+        self._thread.join()
+        self._bar.close()
 
-    def add(self, jobs: Sequence[Job], reports: dict[str, Report]) -> None:
-        """Add jobs with their states before they are run."""
+    def add(self, jobs: Sequence[Job], reports: Mapping[str, Report]) -> None:
+        """Add jobs with their states, by key, before they are run."""
         with self._lock:
             for job in jobs:
                 self._jobs[job.key] = job
@@ -106,8 +91,8 @@ class Progress:
                     report = Report(State.running, report.summary)
                 self._reports[key] = report
                 if report.state in ENDED and before.state not in DONE:
-                    self._print(self._describe(job, report))
-            if self._bar is not None:
+                    self._bar.write(visible(self._describe(job, report), multiline=True), file=self._file)
+            if not self._bar.disable:
                 self._bar.n = self._count(*FINISHED)
                 self._bar.set_description_str(self.status_line())
 
@@ -126,14 +111,15 @@ class Progress:
     def best(self) -> float | None:
         """Return the lowest loss so far, in nats per token, or in bits per byte if the jobs' tokens differ."""
         done = [report.summary for report in self._reports.values() if report.state in DONE]
-        is_comparable = [not is_odd for is_odd in incomparable(done)]
-        values = [getattr(summary, self._metric) for summary in itertools.compress(done, is_comparable)]
+        values = [
+            getattr(summary, self._metric)
+            for summary, is_odd in zip(done, incomparable(done), strict=True)
+            if not is_odd
+        ]
         return min((value for value in values if value is not None), default=None)
 
     def seconds_left(self) -> float | None:
         """Estimate the remaining time from what was done since the start, steps of running jobs included."""
-        if not self._jobs:
-            return None
         fractions = {key: self._fraction(job, self._reports[key]) for key, job in self._jobs.items()}
         n_done = sum(fractions[key] - self._fractions_at_start[key] for key in fractions)
         if n_done < MIN_PROGRESS:
@@ -160,13 +146,6 @@ class Progress:
         value = "" if report.value is None else f", val loss {report.value:.4f}"
         number = self._count(*FINISHED)
         return f"{job.run.path} {report.state.value}{value} ({number} of {self.n_jobs})"
-
-    def _print(self, text: str) -> None:
-        text = visible(text, multiline=True)
-        if self._bar is not None:
-            self._bar.write(text, file=self._file)
-        else:
-            print(text, file=self._file, flush=True)
 
     def _update_regularly(self) -> None:
         while not self._is_stopped.wait(INTERVAL):

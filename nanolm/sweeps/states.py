@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 
@@ -34,16 +35,18 @@ DONE = frozenset({State.completed, State.diverged})
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The state of a job and its result.
+    """The state of a job and its result, pickled if the job ran in another process.
 
     Attributes:
         summary: contents of summary.json; empty if there is none.
         error: the error of a failed or diverged job.
+        signal: number of the signal that interrupted the job in this attempt, or 0.
     """
 
     state: State
-    summary: Summary
+    summary: Summary = dataclasses.field(default_factory=Summary)
     error: str = ""
+    signal: int = 0
 
     @property
     def value(self) -> float | None:
@@ -59,37 +62,34 @@ def read_job(job: Job, *, check_lock: bool = True) -> Report:
 def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> Report:
     """Read the state of a job from its run directory and the number of steps that the job asks for."""
     try:
-        summary = run.read_summary()
+        summary = read_job_summary(run, max_steps)
     except RunError as error:
-        return Report(State.failed, Summary(), str(error))
-    status = summary.status
-    if exceeds_max_steps(summary, max_steps):
-        problem = RunError(
-            f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
-            where=str(run.path),
-            hint="move the folder elsewhere to train the job again",
-        )
-        return Report(State.failed, Summary(), str(problem))
+        return Report(State.failed, error=str(error))
     if summary.is_complete(max_steps) and run.exists():
         return Report(State.completed, summary)
     if check_lock and run.is_claimed():
         return Report(State.running, summary)
-    text = read_error(run)
-    if status in ("diverged", "pruned", "interrupted"):
-        return Report(State(status), summary, text)
-    if text or status == "failed":
+    text = ""
+    with contextlib.suppress(FileNotFoundError):
+        text = run.error.read_text(encoding="utf-8").strip()
+    if summary.status in ("diverged", "pruned", "interrupted"):
+        return Report(State(summary.status), summary, text)
+    if text or summary.status == "failed":
         return Report(State.failed, summary, text or summary.error or "")
     return Report(State.unfinished if run.exists() else State.new, summary)
 
 
-def exceeds_max_steps(summary: Summary, max_steps: int) -> bool:
-    """Return whether a run was trained by hand for more steps than its job asks for, so its results do not count."""
-    return not summary.is_fitted and summary.steps_done > max_steps
+def read_job_summary(run: RunDirectory, max_steps: int) -> Summary:
+    """Read the summary of a job.
 
-
-def read_error(run: RunDirectory) -> str:
-    """Return the error of the last attempt, or an empty string."""
-    try:
-        return run.error.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return ""
+    Raises:
+        RunError: it is damaged; or the run was trained by hand for more steps than the job asks for.
+    """
+    summary = run.read_summary()
+    if not summary.is_fitted and summary.steps_done > max_steps:
+        raise RunError(
+            f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
+            where=str(run.path),
+            hint="move the folder elsewhere to train the job again",
+        )
+    return summary

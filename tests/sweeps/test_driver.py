@@ -13,11 +13,10 @@ from omegaconf import OmegaConf
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.signals import Stopped
 from nanolm.sweeps.combinations import combinations
-from nanolm.sweeps.driver import MAX_ATTEMPTS, Driver
-from nanolm.sweeps.job import JobResult, SweepJob
+from nanolm.sweeps.driver import MAX_ATTEMPTS, Driver, SweepRequest
+from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.planning import Job, plan
-from nanolm.sweeps.request import SweepRequest
-from nanolm.sweeps.states import State
+from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, read_stop_file
 from tests.helpers import SMALL
 
@@ -30,7 +29,7 @@ def jobs(tmp_path: Path) -> list[Job]:
 class FakeLauncher:
     """Calls a function in place of each job, and counts the batches."""
 
-    def __init__(self, jobs: Sequence[Job], run: Callable[[Job], JobResult | None]) -> None:
+    def __init__(self, jobs: Sequence[Job], run: Callable[[Job], Report | None]) -> None:
         self._jobs, self._run = {job.run.path.name: job for job in jobs}, run
         self.batches: list[int] = []
 
@@ -41,14 +40,14 @@ class FakeLauncher:
         return [JobReturn(_return_value=self._run(job), status=JobStatus.COMPLETED) for job in found]
 
 
-def complete(job: Job) -> JobResult:
+def complete(job: Job) -> Report:
     write_summary(job.run.summary, Summary(status="completed", step=10, best_val_loss=2.0))
     job.run.config.touch()
-    return JobResult(State.completed, str(job.run.path), 2.0)
+    return Report(State.completed)
 
 
 def driver_of(
-    jobs: Sequence[Job], run: Callable[[Job], JobResult | None], launcher: str = "joblib", **sweeper: Any
+    jobs: Sequence[Job], run: Callable[[Job], Report | None], launcher: str = "joblib", **sweeper: Any
 ) -> tuple[Driver, FakeLauncher]:
     hydra = {
         "launcher": {"n_jobs": 2},
@@ -86,7 +85,7 @@ def test_driver_gives_up_a_job_without_a_result(jobs: list[Job]) -> None:
 
 
 def test_driver_names_the_error_of_a_killed_batch(jobs: list[Job]) -> None:
-    def kill(job: Job) -> JobResult:
+    def kill(job: Job) -> Report:
         raise ChildProcessError("a worker was killed")
 
     driver, _ = driver_of(jobs[:1], kill)
@@ -96,7 +95,7 @@ def test_driver_names_the_error_of_a_killed_batch(jobs: list[Job]) -> None:
 
 
 def test_driver_fails_fast_when_asked(jobs: list[Job]) -> None:
-    driver, fake = driver_of(jobs, lambda job: JobResult(State.failed, "", error="no memory"), "basic", fail_fast=True)
+    driver, fake = driver_of(jobs, lambda job: Report(State.failed, error="no memory"), "basic", fail_fast=True)
     with driver:
         reports = driver.run(jobs)
     assert [report.state for report in reports] == [State.failed, State.new, State.new]
@@ -108,10 +107,10 @@ def test_driver_fails_fast_when_asked(jobs: list[Job]) -> None:
 def test_driver_asks_jobs_to_stop_at_a_signal(jobs: list[Job]) -> None:
     seen = []
 
-    def interrupt(job: Job) -> JobResult:
+    def interrupt(job: Job) -> Report:
         os.kill(os.getpid(), signal.SIGTERM)
         seen.append(read_stop_file(driver.job.stop_file))
-        return JobResult(State.interrupted, "", signal=signal.SIGTERM)
+        return Report(State.interrupted, signal=signal.SIGTERM)
 
     driver, fake = driver_of(jobs, interrupt, max_batch_size=1)
     with driver:
@@ -124,10 +123,10 @@ def test_driver_asks_jobs_to_stop_at_a_signal(jobs: list[Job]) -> None:
 
 
 def test_driver_raises_stopped_in_its_own_process(jobs: list[Job]) -> None:
-    def interrupt(job: Job) -> JobResult:
+    def interrupt(job: Job) -> Report:
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGHUP)
-        return JobResult(State.interrupted, "", signal=signal.SIGHUP)
+        return Report(State.interrupted, signal=signal.SIGHUP)
 
     driver, fake = driver_of(jobs, interrupt, "basic")
     with driver:

@@ -16,9 +16,9 @@ from nanolm.compose import CONFIG_NAME, config_folder, register_schemas
 from nanolm.compose.hydra_api import without_hydra
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.handover import PlannedJobLoader, job_overrides
-from nanolm.sweeps.job import JobResult, SweepJob, _watch_stop_file
+from nanolm.sweeps.job import SweepJob, _watch_stop_file
 from nanolm.sweeps.planning import Job, plan
-from nanolm.sweeps.states import State
+from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
 from nanolm.training import trainer
 from nanolm.training.stop import StopRequest
@@ -33,13 +33,13 @@ def job(tmp_path: Path, small_text: Path) -> Job:
 
 
 @pytest.fixture
-def call(job: Job) -> Callable[..., JobResult]:
+def call(job: Job) -> Callable[..., Report]:
     """Return a function that calls a SweepJob as launchers do."""
     register_schemas()
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
         master = compose(CONFIG_NAME, return_hydra_config=True)
 
-    def call(**attributes: Any) -> JobResult:
+    def call(**attributes: Any) -> Report:
         loader = PlannedJobLoader(create_config_search_path(str(config_folder())))
         composed = loader.load_sweep_config(master, job_overrides(job))
         with open_dict(composed):
@@ -50,7 +50,7 @@ def call(job: Job) -> Callable[..., JobResult]:
     return call
 
 
-def test_job_trains_and_returns_its_loss(job: Job, call: Callable[..., JobResult]) -> None:
+def test_job_trains_and_returns_its_loss(job: Job, call: Callable[..., Report]) -> None:
     result = call()
     summary = job.run.read_summary()
     assert (result.state, result.error, result.signal) == (State.completed, "", 0)
@@ -61,26 +61,26 @@ def test_job_trains_and_returns_its_loss(job: Job, call: Callable[..., JobResult
     assert job.run.summary.stat().st_mtime_ns == before, "a done job is not run again"
 
 
-def test_job_does_not_start_after_a_stop(job: Job, call: Callable[..., JobResult], tmp_path: Path) -> None:
+def test_job_does_not_start_after_a_stop(job: Job, call: Callable[..., Report], tmp_path: Path) -> None:
     write_stop_file(tmp_path / ".stop", START_NO_JOB)
     assert call(stop_file=tmp_path / ".stop").state is State.new
     assert list(job.run.path.iterdir()) == []
 
 
-def test_job_does_not_write_to_a_foreign_folder(job: Job, call: Callable[..., JobResult]) -> None:
+def test_job_does_not_write_to_a_foreign_folder(job: Job, call: Callable[..., Report]) -> None:
     (job.run.path / "thesis.doc").touch()
     assert call().state is State.failed
     assert [path.name for path in job.run.path.iterdir()] == ["thesis.doc"]
 
 
-def test_job_leaves_a_claimed_folder(job: Job, call: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_leaves_a_claimed_folder(job: Job, call: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanolm.sweeps.job.LOCK_TIMEOUT", 0.0)
     with job.run.claim():
         assert call().state is State.running
 
 
 def test_job_keeps_an_unexpected_error(
-    job: Job, call: Callable[..., JobResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, call: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any, **settings: Any) -> None:
         raise RuntimeError("a part is missing")

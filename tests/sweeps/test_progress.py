@@ -70,7 +70,8 @@ def test_progress_estimates_the_remaining_time(jobs: list[Job]) -> None:
 def test_progress_keeps_a_status_line_on_a_terminal(jobs: list[Job]) -> None:
     write_run(jobs[0], status="completed", step=10, best_val_loss=2.5)
     terminal = io.StringIO()
-    progress = Progress(len(jobs), terminal, has_status_line=True)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    progress = Progress(len(jobs), terminal)
     progress.start()
     progress.add(jobs, {job.key: read_job(job) for job in jobs})
     jobs[2].run.error.write_text("no memory left\n")

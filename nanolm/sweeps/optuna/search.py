@@ -14,7 +14,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
-from nanolm.sweeps.driver import POLL_INTERVAL, Driver
+from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest
 from nanolm.sweeps.optuna.checks import check_points, read_overrides, shared_settings
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_settings, n_trials_of
@@ -33,7 +33,6 @@ from nanolm.sweeps.optuna.study import (
 from nanolm.sweeps.optuna.summary import Outcome, print_study
 from nanolm.sweeps.optuna.trials import PrunerFactory, finish_trial
 from nanolm.sweeps.planning import Job, job_key, plan
-from nanolm.sweeps.request import SweepRequest
 from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.terminal import say
 
