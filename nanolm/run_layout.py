@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
+from pathlib import Path
 
 CONFIG = "config.yaml"
 BESIDE_CONFIG = ("summary.json", "metrics.jsonl", "tokenizer.json", ".lock")
@@ -27,6 +29,25 @@ def is_job(names: Collection[str]) -> bool:
 def is_run(names: Collection[str]) -> bool:
     """Whether these names in a folder make it a run directory, and not something else with a config.yaml."""
     return CONFIG in names and any(name in names for name in BESIDE_CONFIG)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is a run directory, and not a sweep or something else with a config.yaml."""
+    names = names_in(folder)
+    if SWEEP_LOCK in names:
+        # The lock of a run names a process; that of a sweep is empty.
+        with contextlib.suppress(OSError):
+            if (folder / SWEEP_LOCK).stat().st_size == 0:
+                names.remove(SWEEP_LOCK)
+    return is_run(names)
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names in a folder; empty if it cannot be listed, which is reported when it is written to."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except OSError:
+        return set()
 
 
 def is_run_or_remains(names: Collection[str]) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from nanolm.analysis.names import short_names
 from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError, RunError, raise_all
 from nanolm.files import user_path
-from nanolm.run_layout import BESIDE_CONFIG, CONFIG, SWEEP_LOCK, is_run
+from nanolm.run_layout import is_run_folder
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary
 
@@ -70,9 +70,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     for path in map(user_path, paths):
         folders = list(_run_folders(path, set()))
         if not folders:
-            what = f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}"
-            hint = "name a run directory, or a folder that contains run directories"
-            problems.append(_error_of_partial_run(path) or RunError(what, where=str(path), hint=hint))
+            problems.append(_no_run_error(path))
         for folder in folders:
             found.setdefault(os.path.realpath(folder), folder)
     raise_all(problems)
@@ -106,15 +104,19 @@ def note_of(path: Path) -> str:
     return ""
 
 
-def _error_of_partial_run(path: Path) -> RunError | None:
-    """The error for a part of a run, or for a run without config.yaml; None for any other path."""
+def _no_run_error(path: Path) -> RunError:
     run = RunDirectory(path)
+    # A part of a run, or a run without config.yaml.
     if enclosing_run(path) is not None or run.checkpoints.is_dir():
         try:
             run.require()
         except RunError as error:
             return error
-    return None
+    return RunError(
+        f"there is no run in {path}" if path.is_dir() else f"there is no folder {path}",
+        where=str(path),
+        hint="name a run directory, or a folder that contains run directories",
+    )
 
 
 def _parse_yaml(content: bytes) -> Any:
@@ -128,8 +130,7 @@ def _parse_yaml(content: bytes) -> Any:
 def _read(path: Path, name: str) -> Run:
     run = RunDirectory(path)
     settings: dict[str, Any] = {}
-    summary = Summary()
-    faults = []
+    summary, faults = Summary(), []
     try:
         settings = plain_settings(run.config)
     except RunError as error:
@@ -138,15 +139,11 @@ def _read(path: Path, name: str) -> Run:
         summary = run.read_summary()
     except RunError as error:
         faults.append(error.found)
+    status = "damaged" if faults else summary.status or "no summary"
+    if status == "running" and not run.is_claimed():
+        status = "unfinished"
     edited = note_of_edits(run.checkpoints, settings)
-    return Run(path, name, settings, summary, _status(run, summary, faults), tuple(faults), (edited,) if edited else ())
-
-
-def _status(run: RunDirectory, summary: Summary, faults: Sequence[str]) -> str:
-    if faults:
-        return "damaged"
-    status = summary.status or "no summary"
-    return "unfinished" if status == "running" and not run.is_claimed() else status
+    return Run(path, name, settings, summary, status, tuple(faults), (edited,) if edited else ())
 
 
 def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
@@ -154,7 +151,7 @@ def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
     if (real := os.path.realpath(path)) in seen:
         return
     seen.add(real)
-    if _is_run(path):
+    if is_run_folder(path):
         yield path
         return
     try:
@@ -163,16 +160,6 @@ def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
         return
     for folder in sorted(below, key=lambda folder: _natural_order(folder.name)):
         yield from _run_folders(folder, seen)
-
-
-def _is_run(path: Path) -> bool:
-    """Return whether a folder is a run, and not something else with a config.yaml."""
-    names = [name for name in (CONFIG, *BESIDE_CONFIG) if (path / name).exists()]
-    if names == [CONFIG, SWEEP_LOCK]:
-        # The lock of a run names a process; that of a sweep is empty.
-        with contextlib.suppress(OSError):
-            return (path / SWEEP_LOCK).stat().st_size > 0
-    return is_run(names)
 
 
 def _natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -13,7 +13,7 @@ from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import is_replacement, user_path
 from nanolm.json_text import parse_object
-from nanolm.run_layout import is_run
+from nanolm.run_layout import is_run_folder, names_in
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary, read_summary
 
@@ -68,7 +68,7 @@ def require_outside_runs(path: Path, reason: str) -> None:
     """
     enclosing = enclosing_run(Path(os.path.realpath(path)))
     # A config.yaml may belong to something else.
-    if enclosing is not None and _is_run(enclosing):
+    if enclosing is not None and is_run_folder(enclosing):
         raise RunError(
             f"{path} is a part of the run {enclosing}: {reason}",
             where=str(path),
@@ -83,7 +83,7 @@ def require_no_run(directory: Path) -> None:
         RunError: naming the run.
     """
     require_outside_runs(directory, "the runs of a sweep would not be found there")
-    if _is_run(directory):
+    if is_run_folder(directory):
         raise RunError(
             f"{directory} is a run: the runs of a sweep would not be found in it",
             where=str(directory),
@@ -108,7 +108,7 @@ def require_nothing_overwritten(run: RunDirectory) -> None:
 
 def _foreign_entries(run: RunDirectory) -> list[str]:
     """The names in a folder that do not come from a run; empty for a run."""
-    names = _entries(run.path)
+    names = names_in(run.path)
     if "config.yaml" in names or is_without_config(run):
         return []
     foreign = sorted(name for name in names if not _is_leftover(run.path / name))
@@ -150,25 +150,12 @@ def require_inputs_outside(config: Config, run: RunDirectory) -> None:
     raise_all(problems)
 
 
-def _is_run(folder: Path) -> bool:
-    # A sweep has a lock too, and its folder may have a config.yaml of something else.
-    return is_run(_entries(folder) - {".lock"})
-
-
-def _entries(folder: Path) -> set[str]:
-    """The names in a folder; empty if it cannot be listed, which is reported when it is written to."""
-    try:
-        return {entry.name for entry in folder.iterdir()}
-    except OSError:
-        return set()
-
-
 def _is_leftover(path: Path) -> bool:
     """Return whether a file is empty or written by a start before config.yaml."""
     if path.is_symlink():
         return False
     if path.name == ".hydra":
-        return _entries(path) <= HYDRA_FILES and path.is_dir()
+        return names_in(path) <= HYDRA_FILES and path.is_dir()
     if is_replacement(path) or DRY_RUN.fullmatch(path.name):
         return True
     recognise = RECOGNISED.get(path.name)

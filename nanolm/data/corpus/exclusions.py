@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nanolm.data.download import cache_folder
-from nanolm.run_layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains
+from nanolm.run_layout import SWEEP_JOURNAL, SWEEP_LOCK, is_job, is_run_or_remains, names_in
 
 # The subfolders of the cache, for a cache folder that also has other files.
 CACHE_FOLDERS = ("compressors", "downloads", "streams")
@@ -52,16 +52,9 @@ def run_kind(folder: Path, names: Collection[str], folders: Iterable[str]) -> st
         return "run directory"
     if SWEEP_JOURNAL in names:
         return "sweep"
-    if SWEEP_LOCK in names and any(is_job(_names(folder / name)) for name in folders):
+    if SWEEP_LOCK in names and any(is_job(names_in(folder / name)) for name in folders):
         return "sweep"
     return None
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [path.name for path in folder.iterdir()]
-    except OSError:
-        return []
 
 
 def excluded_kind(root: Path, path: Path) -> str | None:
@@ -69,7 +62,7 @@ def excluded_kind(root: Path, path: Path) -> str | None:
     root, path = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     excluded = cache_identities(root)
     for folder in path.parents if path.is_relative_to(root) else ():
-        names = _names(folder)
+        names = names_in(folder)
         if kind := run_kind(folder, names, names):
             return kind
         if file_identity(folder, folder.stat()) in excluded:
