@@ -12,15 +12,17 @@ from typing import Any
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
 from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_text, validation_texts
-from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics, metrics_to_target
+from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
 from nanolm.config.roles import affects_results
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.wording import LOSSY
 
+Measured = tuple[Run, RunMetrics]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
 class Row:
     """Runs that differ at most by their seed.
 
@@ -35,10 +37,10 @@ class Row:
         is_lossless: False if <unk> hides text.
         is_noncausal: whether the mask attends to future tokens.
         is_comparable: whether its judged metric is comparable with other rows'.
-        is_best: whether it is the best of the comparable rows.
         p_value: of equality with the best row, by Welch's t-test with Holm's correction for the number of rows that are
             tested against it; None if the test is impossible.
-        verdict: `best`, `different`, `not different`, `one seed`, `incomparable`, or empty if the metric is unknown.
+        verdict: `best` (of the comparable rows), `different`, `not different`, `one seed`, `incomparable`, or empty if
+            the metric is unknown.
     """
 
     settings: dict[str, Any]
@@ -51,9 +53,13 @@ class Row:
     is_lossless: bool = True
     is_noncausal: bool = False
     is_comparable: bool = True
-    is_best: bool = False
     p_value: float | None = None
     verdict: str = ""
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the best of the comparable rows."""
+        return self.verdict == "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +79,6 @@ class Comparison:
     by: tuple[str, ...]
     target: float | None
     notes: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Measured:
-    """A run, its metrics, and the same by name including the metrics to a target."""
-
-    run: Run
-    metrics: RunMetrics
-    values: dict[str, float | None]
-
-    @property
-    def seed(self) -> Any:
-        return self.run.settings.get("seed", self.run.summary.seed)
 
 
 def compare(
@@ -122,15 +115,16 @@ def compare(
             where="--target",
             hint="give it in bits per byte: --metric bits_per_byte --target ...",
         )
-    measured, faults = _measure(runs, target, "bits_per_byte" if judged == "bits_per_byte" else "loss")
+    quantity = "bits_per_byte" if judged == "bits_per_byte" else "loss"
+    measured = [(run, compute_metrics(run, target, quantity)) for run in runs]
     by_values = dict(values_of(name, runs) for name in by)
-    by_run = {id(run): tuple(values[index] for values in by_values.values()) for index, run in enumerate(runs)}
-    rows = [_row(group) for group in _group_seeds(measured, by_run)]
-    rows = _with_settings(rows, list(by_values), by_run)
-    rows = _with_comparability(rows, judged, texts_differ=len(validation_texts(runs)) > 1)
+    by_run = {id(run): {key: values[at] for key, values in by_values.items()} for at, run in enumerate(runs)}
+    rows = [_row(group, by_run[id(group[0][0])]) for group in _group_seeds(measured, by_run)]
+    _add_varying_settings(rows)
+    _flag_incomparable(rows, judged, texts_differ=len(validation_texts(runs)) > 1)
     if by:
         rows = _best_of_groups(rows, judged, list(by_values))
-    rows = _with_verdicts(rows, judged)
+    _add_verdicts(rows, judged)
     rows = _sorted(rows, sort or judged)
     n_repeats = sum(len(_averaged(row.runs)) - row.n_seeds for row in rows)
     if n_repeats:
@@ -140,8 +134,11 @@ def compare(
         notes.append(f"† {NONCAUSAL}")
     if any(not row.is_lossless for row in rows):
         notes.append(f"* {LOSSY}")
-    baselines = collect_baselines([(one.run, one.metrics) for one in measured], has_losses=problem is None)
-    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, notes + faults)
+    for run, found in measured:
+        remarks = dict.fromkeys((*run.faults, found.fault, *run.notes))
+        notes += [f"{run.name}: {remark}" for remark in remarks if remark]
+    baselines = collect_baselines(measured, has_losses=problem is None)
+    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, notes)
 
 
 def _require_metrics(names: Sequence[str], sort: str | None, target: float | None) -> None:
@@ -174,53 +171,37 @@ def _choose_metrics(requested: Sequence[str], *, only_bits: bool, has_target: bo
     return chosen
 
 
-def _measure(runs: Sequence[Run], target: float | None, quantity: str) -> tuple[list[_Measured], list[str]]:
-    """Compute the metrics of each run; also return what could not be read."""
-    measured, faults = [], []
-    for run in runs:
-        metrics = compute_metrics(run)
-        values: dict[str, float | None] = {name: getattr(metrics, name, None) for name in METRICS}
-        fault = metrics.fault
-        try:
-            values |= {} if target is None else metrics_to_target(run, target, quantity)
-        except NanolmError as error:
-            fault = error.found
-        measured.append(_Measured(run, metrics, values))
-        faults += [f"{run.name}: {remark}" for remark in dict.fromkeys((*run.faults, fault, *run.notes)) if remark]
-    return measured, faults
-
-
-def _group_seeds(measured: Sequence[_Measured], by_run: dict[int, tuple[Any, ...]]) -> list[list[_Measured]]:
+def _group_seeds(measured: Sequence[Measured], by_run: dict[int, dict[str, Any]]) -> list[list[Measured]]:
     """Group runs that differ only by their seed. A run without readable settings is a group of its own.
 
     Args:
-        by_run: values of the settings that rows are grouped by, which may include the seed, by the id of the run.
+        by_run: the settings that rows are grouped by, which may include the seed, by the id of the run.
     """
-    differing = differing_settings([one.run for one in measured])
+    differing = differing_settings([run for run, _ in measured])
     keys = [key for key in differing if key != "seed" and affects_results(key)]
-    groups: dict[str, list[_Measured]] = {}
-    for one in measured:
-        run = one.run
-        values = [*by_run[id(run)], *(run.settings.get(key) for key in keys)]
+    groups: dict[str, list[Measured]] = {}
+    for run, metrics in measured:
+        values = [*by_run[id(run)].values(), *(run.settings.get(key) for key in keys)]
         group = run.settings and [values, validation_text(run), run.summary.tokenizer]
-        groups.setdefault(repr(group or str(run.path)), []).append(one)
+        groups.setdefault(repr(group or str(run.path)), []).append((run, metrics))
     return list(groups.values())
 
 
-def _row(group: Sequence[_Measured]) -> Row:
-    runs = tuple(one.run for one in group)
+def _row(group: Sequence[Measured], settings: dict[str, Any]) -> Row:
+    runs = tuple(run for run, _ in group)
     averaged = _averaged(runs)
-    by_seed: dict[Any, list[_Measured]] = {}
-    for one in (one for one in group if one.run in averaged):
-        by_seed.setdefault(one.seed, []).append(one)
+    by_seed: dict[Any, list[RunMetrics]] = {}
+    for run, metrics in group:
+        if run in averaged:
+            by_seed.setdefault(run.settings.get("seed", run.summary.seed), []).append(metrics)
     counts = Counter(run.status for run in runs)
     if len(counts) == 1:
         status = runs[0].status
     else:
         status = ", ".join(f"{counts[status]} {status}" for status in sorted(counts, key=lambda s: s != "completed"))
-    estimates = {name: estimate([_mean(ones, name) for ones in by_seed.values()]) for name in METRICS}
+    estimates = {name: estimate([_mean(same_seed, name) for same_seed in by_seed.values()]) for name in METRICS}
     return Row(
-        settings={},
+        settings=dict(settings),
         runs=runs,
         n_seeds=len(by_seed),
         status=status,
@@ -236,8 +217,8 @@ def _averaged(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.status == "completed"] or list(runs)
 
 
-def _mean(ones: Sequence[_Measured], name: str) -> float | None:
-    values = [value for one in ones if (value := one.values[name]) is not None]
+def _mean(measured: Sequence[RunMetrics], name: str) -> float | None:
+    values = [value for metrics in measured if (value := getattr(metrics, name)) is not None]
     return statistics.fmean(values) if values else None
 
 
@@ -255,68 +236,58 @@ def _best_of_groups(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list
             where="--by",
             hint="name the runs of one text, or leave out --by",
         )
-    return [
-        dataclasses.replace(min(group, key=lambda row: (not row.is_comparable, _rank(row, judged))), best_of=len(group))
-        for group in groups.values()
-    ]
+    chosen = []
+    for group in groups.values():
+        best = min(group, key=lambda row: (not row.is_comparable, _rank(row, judged)))
+        best.best_of = len(group)
+        chosen.append(best)
+    return chosen
 
 
-def _with_settings(rows: Sequence[Row], by: Sequence[str], by_run: dict[int, tuple[Any, ...]]) -> list[Row]:
-    """Add the settings that distinguish the rows, those that they are grouped by first."""
+def _add_varying_settings(rows: Sequence[Row]) -> None:
+    """Add the settings that distinguish the rows to those that they are grouped by."""
     varying = varying_settings([row.runs[0] for row in rows]) if len(rows) > 1 else {}
-    varying = {key: values for key, values in varying.items() if key not in ("seed", *by)}
-    return [
-        dataclasses.replace(
-            row,
-            settings=dict(zip(by, by_run[id(row.runs[0])], strict=True)) | {key: varying[key][at] for key in varying},
-        )
-        for at, row in enumerate(rows)
-    ]
+    for at, row in enumerate(rows):
+        row.settings |= {key: values[at] for key, values in varying.items() if key not in ("seed", *row.settings)}
 
 
-def _with_comparability(rows: Sequence[Row], judged: str, texts_differ: bool) -> list[Row]:
+def _flag_incomparable(rows: Sequence[Row], judged: str, texts_differ: bool) -> None:
     is_of_loss = METRICS[judged].is_of_loss
     flags = incomparable([row.runs[0].summary for row in rows])
-    return [
-        dataclasses.replace(
-            row, is_comparable=bool(row.runs[0].settings) and not (is_of_loss and (is_incomparable or texts_differ))
-        )
-        for row, is_incomparable in zip(rows, flags, strict=True)
-    ]
+    for row, is_incomparable in zip(rows, flags, strict=True):
+        row.is_comparable = bool(row.runs[0].settings) and not (is_of_loss and (is_incomparable or texts_differ))
 
 
-def _with_verdicts(rows: Sequence[Row], judged: str) -> list[Row]:
-    """Compare each row with the best of the comparable ones."""
-    candidates = [row for row in rows if row.is_comparable and row.estimates[judged].values]
-    best = min(candidates, key=lambda row: _rank(row, judged), default=None)
-    p_values = {} if best is None else _p_values(best, [row for row in candidates if row is not best], judged)
-    found = []
-    for row in rows:
-        verdict, p_value = "", p_values.get(id(row))
-        if row is best:
-            verdict = "best"
-        elif not row.estimates[judged].values:
-            verdict = ""
-        elif best is None or not row.is_comparable:
-            verdict = "incomparable"
-        elif p_value is None:
-            verdict = "one seed" if METRICS[judged].is_of_loss else ""
-        else:
-            verdict = "different" if p_value < 1 - LEVEL else "not different"
-        found.append(dataclasses.replace(row, is_best=row is best, verdict=verdict, p_value=p_value))
-    return found
-
-
-def _p_values(best: Row, others: Sequence[Row], judged: str) -> dict[int, float]:
-    """Adjusted p-values of equality with the best row, by the id of each row that can be tested.
+def _add_verdicts(rows: Sequence[Row], judged: str) -> None:
+    """Compare each row with the best of the comparable ones.
 
     Only losses are tested: other metrics do not vary over seeds, or change in steps of an evaluation interval.
     """
-    if not METRICS[judged].is_of_loss:
-        return {}
-    tested = {id(row): welch_p_value(best.estimates[judged].values, row.estimates[judged].values) for row in others}
-    known = {key: p_value for key, p_value in tested.items() if p_value is not None}
-    return dict(zip(known, holm_adjust(list(known.values())), strict=True))
+    is_of_loss = METRICS[judged].is_of_loss
+    candidates = [row for row in rows if row.is_comparable and row.estimates[judged].values]
+    best = min(candidates, key=lambda row: _rank(row, judged), default=None)
+    if best is not None and is_of_loss:
+        _test_against(best, [row for row in candidates if row is not best], judged)
+    for row in rows:
+        if row is best:
+            row.verdict = "best"
+        elif not row.estimates[judged].values:
+            row.verdict = ""
+        elif not row.is_comparable:
+            row.verdict = "incomparable"
+        elif row.p_value is None:
+            row.verdict = "one seed" if is_of_loss else ""
+        else:
+            row.verdict = "different" if row.p_value < 1 - LEVEL else "not different"
+
+
+def _test_against(best: Row, others: Sequence[Row], judged: str) -> None:
+    """Set the p-value of equality with the best row, for rows with several seeds."""
+    p_values = [welch_p_value(best.estimates[judged].values, row.estimates[judged].values) for row in others]
+    tested = [(row, p_value) for row, p_value in zip(others, p_values, strict=True) if p_value is not None]
+    adjusted = holm_adjust([p_value for _, p_value in tested])
+    for (row, _), p_value in zip(tested, adjusted, strict=True):
+        row.p_value = p_value
 
 
 def _sorted(rows: Sequence[Row], column: str) -> list[Row]:

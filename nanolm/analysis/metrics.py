@@ -72,6 +72,7 @@ class RunMetrics:
         best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
         bits_per_byte: of the best validation loss.
         perplexity: per token, of the best validation loss.
+        tokens_to_target: until validation first reached the target; None if it never did. Likewise seconds_to_target.
         fault: what could not be read.
     """
 
@@ -86,18 +87,27 @@ class RunMetrics:
     best_ema_val_loss: float | None = None
     bits_per_byte: float | None = None
     perplexity: float | None = None
+    tokens_to_target: int | None = None
+    seconds_to_target: float | None = None
     fault: str | None = None
 
 
-def compute_metrics(run: Run) -> RunMetrics:
-    """Compute the metrics of a run. Rows are read only if the summary has no results."""
+def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss") -> RunMetrics:
+    """Compute the metrics of a run. Rows are read only for a target, and if the summary has no results.
+
+    Args:
+        target: reached once the quantity is less or equal; None for no target.
+        quantity: loss or bits_per_byte.
+    """
     known: dict[str, Any] = {name: getattr(run.summary, name) for name in SUMMARY_FIELDS}
     fault = None
-    if run.status in UNFINISHED or run.summary.best_val_loss is None:
-        try:
+    try:
+        if target is not None:
+            known |= _to_target(run, target, quantity)
+        if run.status in UNFINISHED or run.summary.best_val_loss is None:
             known |= _from_rows(run)
-        except NanolmError as error:
-            fault = error.found
+    except NanolmError as error:
+        fault = error.found
     best, tokens = known["best_val_loss"], known["tokens"]
     flops_per_token = run.summary.flops_per_token or _flops_by_formula(run)
     return RunMetrics(
@@ -109,16 +119,7 @@ def compute_metrics(run: Run) -> RunMetrics:
     )
 
 
-def metrics_to_target(run: Run, target: float, quantity: str = "loss") -> dict[str, float | None]:
-    """Return tokens and seconds until validation first reached a target; empty if it never did.
-
-    Args:
-        target: reached once the quantity is less or equal.
-        quantity: loss or bits_per_byte.
-
-    Raises:
-        RunError: metrics.jsonl is damaged.
-    """
+def _to_target(run: Run, target: float, quantity: str) -> dict[str, Any]:
     for row in RunDirectory(run.path).read_metrics(VAL):
         value = getattr(row, quantity)
         if value is not None and value <= target:

@@ -59,14 +59,10 @@ def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
         SettingsError: no run has such a setting, or several keys have that end.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
-    groups = dict.fromkeys(["experiment"] * any("experiment" in run.choices for run in runs))
-    groups |= dict.fromkeys(key.split(".")[0] for key in keys if key.endswith(".name"))
-    groups |= dict.fromkeys(group for run in runs for group in run.choices)
-    if name in keys:
-        return name, [run.settings.get(name) for run in runs]
-    if name in groups:
+    groups = {key.split(".")[0] for key in keys if key.endswith(".name")}.union(*(run.choices for run in runs))
+    if name in groups and name not in keys:
         return name, [_choice(run, name) for run in runs]
-    matching = [key for key in keys if key.endswith(f".{name}")]
+    matching = [name] if name in keys else [key for key in keys if key.endswith(f".{name}")]
     # Of several keys, the one that differs between the runs is meant.
     differing = [key for key in matching if _differs(run.settings.get(key) for run in runs)]
     for found in (matching, differing):
