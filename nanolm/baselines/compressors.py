@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import collections
 import contextlib
 import gzip
 import json
@@ -80,10 +79,7 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest(key)}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         return {name: float(bits) for name, bits in json.loads(path.read_bytes()).items() if name in COMPRESSORS}
-    texts = collections.defaultdict(list)
-    for piece in corpus.pieces():
-        texts[piece.split].append(piece.text)
-    train, heldout = ("".join(texts[split]).encode() for split in ("train", "val"))
+    train, heldout = ("".join(corpus.documents(split)).encode() for split in ("train", "val"))
     found = bits_per_byte(train, heldout)
     # A result that cannot be cached is computed again next time.
     with contextlib.suppress(OSError):

@@ -16,10 +16,6 @@ MAX_CHARACTERS = 20
 def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:
     """Choose a prompt from the beginning of a text that its tokenizer encodes and decodes without loss.
 
-    Args:
-        stream: the tokens of the text.
-        tokenizer: of the same tokens.
-
     Returns:
         A few words of one line if there are any, else a few characters. Text that a lossy tokenizer encodes but does
         not restore is the last choice; "" if it encodes nothing.

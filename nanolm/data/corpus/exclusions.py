@@ -25,10 +25,8 @@ def file_identity(path: Path, status: os.stat_result) -> Identity:
 def cache_identities(root: Path) -> set[Identity]:
     """Return the identity of the cache folder, or those of its subfolders if `root` is the cache or inside it."""
     cache = Path(os.path.realpath(cache_folder()))
-    if Path(os.path.realpath(root)).is_relative_to(cache):
-        folders = [cache / name for name in CACHE_FOLDERS]
-    else:
-        folders = [cache]
+    is_inside = Path(os.path.realpath(root)).is_relative_to(cache)
+    folders = [cache / name for name in CACHE_FOLDERS] if is_inside else [cache]
     identities = set()
     for folder in folders:
         # A cache folder that does not exist or is not accessible cannot be read as text either.
@@ -38,23 +36,11 @@ def cache_identities(root: Path) -> set[Identity]:
 
 
 def run_kind(folder: Path, names: Collection[str], folders: Iterable[str]) -> str | None:
-    """Return whether a folder is a run or a sweep.
-
-    Args:
-        folder: the folder.
-        names: the names in it.
-        folders: the names of its subfolders.
-
-    Returns:
-        "run directory", "sweep", or None.
-    """
+    """Return "run directory" or "sweep" if a folder, with these names and subfolders in it, is one, else None."""
     if is_run_or_remains(names):
         return "run directory"
-    if SWEEP_JOURNAL in names:
-        return "sweep"
-    if SWEEP_LOCK in names and any(is_job(names_in(folder / name)) for name in folders):
-        return "sweep"
-    return None
+    has_jobs = SWEEP_LOCK in names and any(is_job(names_in(folder / name)) for name in folders)
+    return "sweep" if SWEEP_JOURNAL in names or has_jobs else None
 
 
 def excluded_kind(root: Path, path: Path) -> str | None:

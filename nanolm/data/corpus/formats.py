@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import lzma
 import shlex
+import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # Bytes at the start of a file that are examined.
 HEAD_BYTES = 2**16
@@ -99,17 +96,9 @@ ZIP_KINDS = (
     ("META-INF/MANIFEST.MF", Format("a Java archive", _NOT_TEXT)),
 )
 
-DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
-    b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\0": lzma.LZMADecompressor,
-}
-
 UNMARKED = {
-    "utf-32-le": Format("UTF-32 text without a byte order mark", _ICONV.format(encoding="utf-32le")),
-    "utf-32-be": Format("UTF-32 text without a byte order mark", _ICONV.format(encoding="utf-32be")),
-    "utf-16-le": Format("UTF-16 text without a byte order mark", _ICONV.format(encoding="utf-16le")),
-    "utf-16-be": Format("UTF-16 text without a byte order mark", _ICONV.format(encoding="utf-16be")),
+    encoding: Format(f"{encoding[:6].upper()} text without a byte order mark", _ICONV.format(encoding=encoding))
+    for encoding in ("utf-32le", "utf-32be", "utf-16le", "utf-16be")
 }
 BINARY = Format("binary data", _NOT_TEXT)
 WITH_NULS = Format("binary data, or text with NULs in it", "if it is text, drop them: tr -d '\\000' < {file} > {text}")
@@ -149,7 +138,7 @@ def _match_magic(path: Path, head: bytes) -> Format | None:
     found = next((kind for offset, magic, kind in MAGIC if head[offset : offset + len(magic)] == magic), None)
     if found is ZIP:
         return _in_zip(path)
-    if found is not None and _is_compressed_tar(head):
+    if found is not None and found.name.endswith("-compressed") and _is_tar(path):
         return Format(f"a tar archive, {found.name}", _TAR)
     if found is None and _is_safetensors(path, head):
         return Format("a safetensors checkpoint", _NOT_TEXT)
@@ -165,14 +154,12 @@ def _in_zip(path: Path) -> Format:
     return next((kind for ending, kind in ZIP_KINDS if any(name.endswith(ending) for name in names)), ZIP)
 
 
-def _is_compressed_tar(head: bytes) -> bool:
-    for magic, make in DECOMPRESSORS.items():
-        if head.startswith(magic):
-            try:
-                return make().decompress(head, 512)[257:262] == b"ustar"
-            except (OSError, EOFError, zlib.error, lzma.LZMAError):
-                return False
-    return False
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except EOFError:
+        # The compressed data is truncated.
+        return False
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:

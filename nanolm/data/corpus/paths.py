@@ -56,9 +56,6 @@ def find_files(pattern: str, setting: str = "dataset.path") -> Found:
         pattern: the value of the setting.
         setting: its name, for error messages.
 
-    Returns:
-        The files, those of a folder sorted by path, and what was skipped.
-
     Raises:
         DataError: there is no such file, something cannot be read, or everything is skipped.
     """

@@ -64,14 +64,7 @@ def is_nul_heavy(text: str) -> bool:
 
 
 def nul_error(text: str, what: str, where: str, hint: str) -> DataError:
-    """Return the error for NUL-heavy text.
-
-    Args:
-        text: the text.
-        what: a description of it, followed by the count of NULs.
-        where: the file or document.
-        hint: alternatives to dataset.nul=allow.
-    """
+    """Return the error for NUL-heavy text; `what` describes it, and `hint` has alternatives to dataset.nul=allow."""
     return DataError(
         f"{what}: {text.count(chr(0)):,} of {len(text):,} characters are NUL",
         where=where,

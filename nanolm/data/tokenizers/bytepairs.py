@@ -36,18 +36,25 @@ class _BytePairs(BytePieces):
     """
 
     def __init__(self, merges: Sequence[str], special_tokens: Sequence[str]) -> None:
+        import tiktoken
+
         self.merges = list(merges)
         tokens = tokens_of_merges(self.merges)
         content = [token_bytes(token) or b"" for token in tokens]
         numbers = {name: len(tokens) + n for n, name in enumerate(special_tokens)}
         super().__init__(content + [b""] * len(special_tokens), numbers)
-        self._engine = _engine({token: rank for rank, token in enumerate(content)})
+        self._engine = tiktoken.Encoding(
+            "nanolm",
+            pat_str=_EXPRESSION,
+            mergeable_ranks={token: rank for rank, token in enumerate(content)},
+            # Never encoded, but without any special token the search for the next one stops at every character.
+            special_tokens={"<|endoftext|>": len(content)},
+        )
 
     def encode(self, text: str) -> np.ndarray:
         """Convert text to ids, merging the pair of lowest rank first."""
         parts = [self._engine.encode_to_numpy(part, disallowed_special=()) for part in text_chunks(text)]
-        ids = np.empty(sum(map(len, parts)), dtype=self.dtype)
-        return np.concatenate(parts, out=ids, casting="unsafe") if parts else ids
+        return np.concatenate([np.empty(0, np.uint32), *parts], dtype=self.dtype, casting="unsafe")
 
     def to_json(self) -> dict[str, Any]:
         """Return the merges in order of rank, and the names of the special tokens."""
@@ -158,16 +165,16 @@ class Gpt2Tokenizer(_BytePairs):
         if [vocab[token] for token in by_id] != list(range(len(by_id))):
             raise TokenizerError("two tokens have the same id, or an id is missing", where=str(encoder_path))
         special_tokens = by_id[len(tokens) :]
-        wrong = next(((token, number) for number, token in enumerate(tokens) if vocab.get(token) != number), None)
-        problem = ""
+        wrong = next((token for number, token in enumerate(tokens) if vocab.get(token) != number), None)
         if wrong is not None:
-            problem = f"{wrong[0]!r} has the id {wrong[1]} by the merges, and {vocab.get(wrong[0])} in the vocabulary"
+            ids = f"{tokens.index(wrong)} by the merges, and {vocab.get(wrong)} in the vocabulary"
+            problem = f"{wrong!r} has the id {ids}"
         elif len(special_tokens) > 1:
             problem = f"no merge produces {special_tokens[0]!r} and {len(special_tokens) - 1:,} more tokens"
-        if problem:
-            where = f"{merges_path}, {encoder_path}"
-            raise TokenizerError(f"the two files are inconsistent: {problem}", where=where, hint=hint)
-        return cls(merges, special_tokens)
+        else:
+            return cls(merges, special_tokens)
+        where = f"{merges_path}, {encoder_path}"
+        raise TokenizerError(f"the two files are inconsistent: {problem}", where=where, hint=hint)
 
 
 def tokens_of_merges(merges: Iterable[str]) -> list[str]:
@@ -185,11 +192,3 @@ def tokens_of_merges(merges: Iterable[str]) -> list[str]:
             raise TokenizerError(f"merge {rank}, {merge!r}, produces a token that exists already")
         tokens[left + right] = None
     return list(tokens)
-
-
-def _engine(ranks: dict[bytes, int]) -> Any:
-    import tiktoken
-
-    # Never encoded, but without any special token the search for the next one stops at every character.
-    special_tokens = {"<|endoftext|>": len(ranks)}
-    return tiktoken.Encoding("nanolm", pat_str=_EXPRESSION, mergeable_ranks=ranks, special_tokens=special_tokens)

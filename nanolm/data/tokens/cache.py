@@ -40,7 +40,7 @@ def fit_tokenizer(corpus: Corpus, config: Config) -> Tokenizer:
         PathError, DiskError: the cache cannot be written.
     """
     name = config.tokenizer.name
-    path = _streams_folder() / "tokenizers" / f"{name}-{digest(tokenizer_key(corpus, config))}.json"
+    path = cache_folder() / "streams" / "tokenizers" / f"{name}-{digest(tokenizer_key(corpus, config))}.json"
     hash_path = path.with_suffix(".sha256")
     with contextlib.suppress(OSError, NanolmError):
         if hashlib.sha256(path.read_bytes()).hexdigest() == hash_path.read_text(encoding="utf-8"):
@@ -84,7 +84,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report
         PathError, DiskError: the cache cannot be written.
     """
     key = stream_key(corpus, tokenizer, config)
-    folder = _streams_folder() / f"{corpus.config.name}-{config.tokenizer.name}-{digest(key)}"
+    folder = cache_folder() / "streams" / f"{corpus.config.name}-{config.tokenizer.name}-{digest(key)}"
     if folder.exists() and next(find_damage(folder), None) is None:
         return folder
     with _explain_write_errors(folder.parent):
@@ -111,20 +111,15 @@ def _check_length(split: str, stream: Stream, config: Config) -> None:
                 hint="use a longer text, or trainer.sampling=windows",
             )
     elif len(stream.tokens) < context_length + 1:
-        held_out = ", ".join(
-            f"dataset.{name} {getattr(config.dataset, name)}" for name in ("val_fraction", "test_fraction")
-        )
+        dataset = config.dataset
+        fractions = f"dataset.val_fraction {dataset.val_fraction}, dataset.test_fraction {dataset.test_fraction}"
         raise DataError(
             f"the {split} split has {len(stream.tokens):,} tokens, and a context of {context_length:,} "
             f"needs {context_length + 1:,}",
-            where=f"size.context_length {context_length}, {held_out}",
+            where=f"size.context_length {context_length}, {fractions}",
             hint="use a longer text, a shorter size.context_length"
             + (f", or a larger dataset.{split}_fraction" if split != "train" else ""),
         )
-
-
-def _streams_folder() -> Path:
-    return cache_folder() / "streams"
 
 
 @contextlib.contextmanager

@@ -79,14 +79,7 @@ def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 class _SplitWriter:
-    """Writer of the shards and starts of one split.
-
-    Args:
-        writer: of the folder.
-        split: train, val or test.
-        dtype: of the tokens.
-        has_rows: whether batches are made of rows, whose starts are then written.
-    """
+    """Writer of the shards and starts of one split; `has_rows` also writes the starts of rows."""
 
     def __init__(self, writer: FolderWriter, split: str, dtype: np.dtype[Any], has_rows: bool) -> None:
         self._writer, self._split, self._dtype = writer, split, dtype
@@ -94,9 +87,8 @@ class _SplitWriter:
         self._documents = writer.open(f"{split}-documents.bin")
         self._rows = writer.open(f"{split}-rows.bin") if has_rows else None
         self._n_tokens = 0
-        self._counts = dict.fromkeys(
-            ("characters", "token_bytes", "text_bytes", "first_token_bytes", "row_first_bytes"), 0
-        )
+        names = ("characters", "token_bytes", "text_bytes", "first_token_bytes", "row_first_bytes")
+        self._counts = dict.fromkeys(names, 0)
 
     def add(self, group: EncodedGroup) -> None:
         """Append the tokens of a group."""
