@@ -173,18 +173,15 @@ def _match_unmarked(head: bytes) -> Format | None:
     if n_nul * 100 <= len(head):
         return None
     for encoding, kind in UNMARKED.items():
-        width = 4 if "32" in encoding else 2
         try:
-            text = head[: len(head) // width * width].decode(encoding)
-        except UnicodeDecodeError as error:
-            # The head may end between the halves of a surrogate pair.
-            if error.start < len(head) - 4:
-                continue
-            text = head[: error.start].decode(encoding)
+            # A truncated character at the end is not decoded.
+            text = codecs.getincrementaldecoder(encoding)().decode(head)
+        except UnicodeDecodeError:
+            continue
         n_printable = sum(character.isprintable() or character.isspace() for character in text)
         # In the wrong byte order, a space is U+2000, and letters belong to scripts that are seldom mixed.
         high = 1 if encoding.endswith("le") else 0
-        is_in_place = width == 4 or head[high::2].count(0) >= 0.8 * n_nul
+        is_in_place = "32" in encoding or head[high::2].count(0) >= 0.8 * n_nul
         if is_in_place and n_printable >= 0.95 * len(text):
             return kind
     return None

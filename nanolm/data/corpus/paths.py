@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanolm.data.corpus.exclusions import Identity, cache_identities, file_identity, run_kind
+from nanolm.data.corpus.reading import unreadable
 from nanolm.errors import DataError
 from nanolm.files import user_path
 from nanolm.terminal import visible
@@ -120,7 +121,7 @@ class _Search:
         except OSError as error:
             if folder == self._root and isinstance(error, FileNotFoundError | NotADirectoryError):
                 return
-            raise self._unreadable(folder, error) from error
+            raise unreadable(folder, error, f"{self._setting}, {folder}") from error
         if identity in self._excluded:
             self._skipped["cache folder"].append(folder)
             return
@@ -144,7 +145,7 @@ class _Search:
             status = path.stat()
         except OSError as error:
             if is_match:
-                raise self._unreadable(path, error) from error
+                raise unreadable(path, error, f"{self._setting}, {path}") from error
             return
         if stat.S_ISDIR(status.st_mode):
             if below:
@@ -159,14 +160,6 @@ class _Search:
             if known[1] != path:
                 self._found[identity] = min(known, name)
                 self._skipped["second name of a file that is read once"].append(max(known, name)[1])
-
-    def _unreadable(self, path: Path, error: OSError) -> DataError:
-        is_dangling = path.is_symlink() and not path.exists()
-        return DataError(
-            f"a dangling link: {error.strerror}" if is_dangling else f"this cannot be read: {error.strerror}",
-            where=f"{self._setting}, {path}",
-            hint="remove it, make it readable, or choose a path or a glob without it",
-        )
 
     def _nothing_left(self, pattern: str, skipped: list[str]) -> DataError:
         if skipped:

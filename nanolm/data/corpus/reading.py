@@ -48,12 +48,13 @@ def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterato
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: OSError) -> DataError:
-    """Return the error for a file that cannot be read."""
+def unreadable(path: Path, error: OSError, where: str = "") -> DataError:
+    """Return the error for a file or folder that cannot be read; by default, `where` is its path."""
+    is_dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
     return DataError(
-        f"cannot read the file: {error.strerror}",
-        where=str(path),
-        hint="make it readable, or choose a path or a glob without it",
+        f"a dangling link: {error.strerror}" if is_dangling else f"this cannot be read: {error.strerror}",
+        where=where or str(path),
+        hint="remove it, make it readable, or choose a path or a glob without it",
     )
 
 

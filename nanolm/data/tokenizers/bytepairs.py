@@ -165,10 +165,10 @@ class Gpt2Tokenizer(_BytePairs):
         if [vocab[token] for token in by_id] != list(range(len(by_id))):
             raise TokenizerError("two tokens have the same id, or an id is missing", where=str(encoder_path))
         special_tokens = by_id[len(tokens) :]
-        wrong = next((token for number, token in enumerate(tokens) if vocab.get(token) != number), None)
+        wrong = next((number for number, token in enumerate(tokens) if vocab.get(token) != number), None)
         if wrong is not None:
-            ids = f"{tokens.index(wrong)} by the merges, and {vocab.get(wrong)} in the vocabulary"
-            problem = f"{wrong!r} has the id {ids}"
+            token = tokens[wrong]
+            problem = f"{token!r} has the id {wrong} by the merges, and {vocab.get(token)} in the vocabulary"
         elif len(special_tokens) > 1:
             problem = f"no merge produces {special_tokens[0]!r} and {len(special_tokens) - 1:,} more tokens"
         else:

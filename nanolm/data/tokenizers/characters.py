@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from nanolm.config.tokenizer import ByteConfig, CharConfig
+from nanolm.data.tokenizers.byte_pieces import BytePieces
 from nanolm.data.tokenizers.checks import check_ids, encode_utf8, get_strings, smallest_dtype, unseen_error
 from nanolm.errors import TokenizerError
 from nanolm.registry import TOKENIZERS
@@ -17,7 +18,7 @@ _CHUNK = 1 << 16
 
 
 @TOKENIZERS.register("char")
-class CharTokenizer:
+class CharTokenizer(BytePieces):
     """One token per character (Unicode code point), in code point order.
 
     Args:
@@ -27,21 +28,16 @@ class CharTokenizer:
         TokenizerError: there are no characters, or one is a lone surrogate.
     """
 
-    lossless = True
-
     def __init__(self, characters: Sequence[str]) -> None:
-        self.characters = list(characters)
-        self.vocab_size = len(self.characters)
-        self.special_tokens: dict[str, int] = {}
         if not characters:
             raise TokenizerError("a text without characters has no vocabulary")
-        self._width = np.array([len(encode_utf8(character)) for character in self.characters])
+        super().__init__([encode_utf8(character) for character in characters], {})
+        self.characters = list(characters)
         points = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         # Unseen characters map to vocab_size, which is no id.
         self._unseen = self.vocab_size
         self._id_of = np.full(max(int(points.max()) + 2, 257), self._unseen, smallest_dtype(self.vocab_size + 1))
         self._id_of[points] = np.arange(self.vocab_size)
-        self._points = points
         # If every id fits a byte, bytes.translate is several times as fast as a NumPy lookup.
         self._latin1_table = self._id_of[:256].tobytes() if self._id_of.dtype == np.uint8 else None
 
@@ -51,7 +47,7 @@ class CharTokenizer:
         return cls(sorted(set().union(*texts)))
 
     def encode(self, text: str) -> np.ndarray:
-        ids = np.empty(len(text), dtype=smallest_dtype(self.vocab_size))
+        ids = np.empty(len(text), dtype=self.dtype)
         for start in range(0, len(text), _CHUNK):
             part = text[start : start + _CHUNK]
             found = self._lookup(part)
@@ -76,12 +72,6 @@ class CharTokenizer:
             else:
                 ids = self._id_of.take(np.frombuffer(latin1, dtype=np.uint8))
         return None if ids.size and ids.max() == self._unseen else ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self._points[check_ids(ids, self.vocab_size)].astype("<u4").tobytes().decode("utf-32-le")
-
-    def count_bytes(self, ids: np.ndarray) -> int:
-        return int(np.bincount(ids, minlength=self.vocab_size) @ self._width)
 
     def to_json(self) -> dict[str, Any]:
         return {"characters": self.characters}

@@ -226,8 +226,7 @@ def _tokens(state: dict[str, Any]) -> dict[str, int]:
     names: dict[int, str] = {}
     for token, number in pairs:
         if names.setdefault(number, token) != token or tokens[token] != number:
-            found = f"{names[number]!r} and {token!r} cannot both have the id {number}"
-            raise TokenizerError(found)
+            raise TokenizerError(f"{names[number]!r} and {token!r} cannot both have the id {number}")
     return tokens
 
 
