@@ -54,8 +54,7 @@ def bits_per_byte(train: bytes, heldout: bytes) -> dict[str, float]:
     # Compressors release the GIL.
     with ThreadPoolExecutor() as pool:
         compressed = {name: [pool.submit(to, text) for text in texts] for name, to in COMPRESSORS.items()}
-    sizes = {name: [len(one.result()) for one in both] for name, both in compressed.items()}
-    differences = {name: after - before for name, (before, after) in sizes.items()}
+    differences = {name: len(after.result()) - len(before.result()) for name, (before, after) in compressed.items()}
     return {name: 8 * size / len(heldout) for name, size in differences.items() if size >= SMALLEST_DIFFERENCE}
 
 

@@ -17,7 +17,6 @@ def fetch(url: str, sha256: str | None) -> Path:
     """Return the cached copy of a file; download it, with a progress bar, if it is missing or damaged.
 
     Args:
-        url: where the file is downloaded from.
         sha256: the expected checksum; None accepts any content.
 
     Raises:

@@ -114,7 +114,6 @@ def recognise(path: Path, at: int = 0, *, is_utf8: bool = False) -> Format:
     """Recognise the format of a file that is not UTF-8 text.
 
     Args:
-        path: the file.
         at: offset of the first byte that is not UTF-8.
         is_utf8: whether the bytes are UTF-8, but not text.
 

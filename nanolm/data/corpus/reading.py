@@ -34,7 +34,6 @@ def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterato
     A long file is read in parts of about PART_BYTES, cut after line ends; a longer line is not cut.
 
     Args:
-        path: the file.
         allow_nul: whether to accept NUL-heavy text; otherwise each block of PART_BYTES is checked.
         hint: appended to the hint of the error for a file that is not text.
 

@@ -59,8 +59,6 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Repor
     """Return the tokens of every split of a corpus, from the cache if they are there.
 
     Args:
-        corpus: the text.
-        tokenizer: fitted to it.
         config: decides the rows and the context length.
         report: receives messages, such as that a damaged stream is rebuilt.
 

@@ -51,8 +51,6 @@ def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, rows: str | None) -> Ite
     """Encode all splits of a corpus in order.
 
     Args:
-        corpus: the text.
-        tokenizer: fitted to it.
         rows: "lines" or "documents" if batches are made of those; None for a continuous text.
     """
     groups = _groups(corpus)

@@ -24,8 +24,6 @@ def write_streams(
 
     Args:
         folder: appears when it is complete and on disk.
-        corpus: the text.
-        tokenizer: fitted to it.
         key: what the tokens depend on, stored in the manifest; its "rows" names what rows are made of.
         on_progress: called with the number of characters done.
     """
