@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanolm.config.identity import describe_changes
 from nanolm.config.roles import is_resumable
-from nanolm.json_text import dump_json, parse_object
+from nanolm.json_text import parse_object
 
 # The number of changed settings that a note names.
 SHOWN = 3
@@ -29,11 +30,13 @@ def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
     """
     recorded = _recorded(checkpoints)
     scheduler = str(recorded.get("scheduler.name"))
-    changed = [
-        f"{key}: {_shown(old)} -> {_shown(settings[key])}"
-        for key, old in recorded.items()
-        if key in settings and not _is_same(old, settings[key]) and not is_resumable(key, scheduler)
-    ]
+    changed = describe_changes(
+        {
+            key: (old, settings[key])
+            for key, old in recorded.items()
+            if key in settings and not _is_same(old, settings[key]) and not is_resumable(key, scheduler)
+        }
+    )
     if not changed:
         return ""
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
@@ -57,7 +60,3 @@ def _is_same(old: Any, new: Any) -> bool:
         with contextlib.suppress(ValueError):
             return float(new) == old
     return bool(old == new)
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else dump_json(value)

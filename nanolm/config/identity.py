@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from nanolm.config.fields import flat
+from nanolm.config.help import format_value
 from nanolm.config.roles import affects_results, is_resumable
 from nanolm.config.run import Config
 from nanolm.json_text import dump_json
@@ -29,6 +31,6 @@ def differing(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def describe_changes(changes: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Format what `differing` returned as 'key: old -> new'."""
-    return [f"{key}: {before} -> {after}" for key, (before, after) in changes.items()]
+def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Format settings with their old and new values as 'key: old -> new', with values as on the command line."""
+    return [f"{key}: {format_value(before)} -> {format_value(after)}" for key, (before, after) in changes.items()]

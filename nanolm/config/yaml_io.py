@@ -75,7 +75,7 @@ def parse_yaml(text: str | bytes, path: Path) -> Config:
         raise _error("holds no settings", path)
     if _has_interpolation(raw):
         raise _error("holds an interpolation ${...}, which is never resolved here", path)
-    if old := [key for key in LAUNCH_KEYS if _has_key(raw, key)]:
+    if old := [key for key in LAUNCH_KEYS if has_key(raw, key)]:
         raise RunError(
             f"config.yaml has {', '.join(old)} from nanolm 0.1: launch options are no longer settings",
             where=str(path),
@@ -119,11 +119,13 @@ def _unreadable(error: Exception, path: Path) -> RunError:
     return _error(f"cannot be read: {reason}", path, f":{mark.line + 1}" if mark else "")
 
 
-def _has_key(tree: Any, key: str) -> bool:
-    *groups, name = key.split(".")
-    for group in groups:
-        tree = tree.get(group)
-    return isinstance(tree, dict) and name in tree
+def has_key(settings: Any, key: str) -> bool:
+    """Return whether settings as read from YAML have a dotted key."""
+    for name in key.split("."):
+        if not isinstance(settings, dict) or name not in settings:
+            return False
+        settings = settings[name]
+    return True
 
 
 def _schema(group: str, value: dict[Any, Any]) -> type[Any]:

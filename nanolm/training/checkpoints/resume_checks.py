@@ -12,9 +12,10 @@ import yaml
 
 from nanolm import shell
 from nanolm.config.fields import Trait
-from nanolm.config.identity import identity, recorded
+from nanolm.config.identity import describe_changes, identity, recorded
 from nanolm.config.roles import has_trait, is_resumable
 from nanolm.config.run import Config
+from nanolm.config.yaml_io import has_key
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json
@@ -65,7 +66,12 @@ def check_run(
     require_same_settings(config, run, resumed.manifest, resumed.path)
     if run.exists():
         _require_all_settings(run, resumed)
-    _require_own_summary(config, run, summary, resumed)
+    if summary.identity not in (None, identity(config), resumed.manifest.get("identity")):
+        raise RunError(
+            "summary.json belongs to a run with other settings",
+            where=str(run.summary),
+            hint="restore it from a copy of this run, or delete it: it is rewritten",
+        )
     info = ResumeInfo(changes=changed_settings(config, resumed.manifest))
     if not run.summary.exists():
         info.notes.append("summary.json is missing and is rewritten; its wandb run and the parent of a fork are lost")
@@ -94,7 +100,6 @@ def require_same_settings(
         RunError: names each setting with the old and the new value.
     """
     has_config = run.exists()
-    where = f"{run.config if has_config else run.path}, compared with {path / checkpoint.MANIFEST}"
     if has_config:
         what = "config.yaml has changed since the run was trained"
     else:
@@ -106,8 +111,8 @@ def require_same_settings(
     }
     if changed:
         raise RunError(
-            f"{what}: " + "; ".join(f"{key}: {_format(old)} -> {_format(new)}" for key, (old, new) in changed.items()),
-            where=where,
+            f"{what}: {'; '.join(describe_changes(changed))}",
+            where=f"{run.config if has_config else run.path}, compared with {path / checkpoint.MANIFEST}",
             hint="restore the old values; to train with the new ones, add them to the command "
             f"{shell.resume_command(run.path)} fork=true, which starts a new run from these weights"
             if has_config
@@ -140,8 +145,7 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
         if manifest is not None:
             require_same_settings(config, run, manifest, path)
             return
-    if run.read_summary().identity not in (None, identity(config)):
-        raise _edited_config(run)
+    _require_recorded_identity(config, run, run.read_summary())
 
 
 def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> list[str]:
@@ -160,7 +164,7 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
     first = min(settings.save_every, settings.eval_every)
     was_saved = summary.has_checkpoint
     if was_saved is None:
-        was_saved = bool(summary.step or last_row or _has_content(run.samples))
+        was_saved = bool(summary.step or last_row or (run.samples.is_file() and run.samples.stat().st_size))
     if was_saved or last_row > first + settings.save_every:
         steps = max(summary.steps_done, last_row)
         raise RunError(
@@ -171,29 +175,26 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
             hint="restore the folder checkpoints from a copy of the run; to train again from step 0, choose another "
             f"hydra.run.dir=, or move {run.path} away first",
         )
-    if run.exists() and summary.identity not in (None, identity(config)):
-        raise _edited_config(run)
+    if run.exists():
+        _require_recorded_identity(config, run, summary)
     if last_row:
         return [f"the run ended after step {last_row:,} and before its first checkpoint: it restarts at step 0"]
     return []
 
 
-def _edited_config(run: RunDirectory) -> RunError:
-    return RunError(
-        "config.yaml has changed since the run started: the hash of its settings is not the one in summary.json",
-        where=str(run.config),
-        hint="restore config.yaml and summary.json from the same copy of the run, or start a new run",
-    )
+def _require_recorded_identity(config: Config, run: RunDirectory, summary: Summary) -> None:
+    if summary.identity not in (None, identity(config)):
+        raise RunError(
+            "config.yaml has changed since the run started: the hash of its settings is not the one in summary.json",
+            where=str(run.config),
+            hint="restore config.yaml and summary.json from the same copy of the run, or start a new run",
+        )
 
 
 def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
-    """Refuse a truncated config.yaml, whose missing settings would silently take their defaults.
-
-    Raises:
-        RunError: names the missing settings.
-    """
+    """Refuse a truncated config.yaml, whose missing settings would silently take their defaults."""
     written = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    missing = [key for key in resumed.manifest["settings"] if not _has_key(written, key)]
+    missing = [key for key in resumed.manifest["settings"] if not has_key(written, key)]
     if missing:
         raise RunError(
             f"config.yaml is truncated: {', '.join(missing[:5])}"
@@ -204,26 +205,8 @@ def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
         )
 
 
-def _require_own_summary(config: Config, run: RunDirectory, summary: Summary, resumed: Checkpoint) -> None:
-    """Refuse a summary.json of another run.
-
-    Raises:
-        RunError: its identity is neither that of the settings nor that of the checkpoint.
-    """
-    if summary.identity not in (None, identity(config), resumed.manifest.get("identity")):
-        raise RunError(
-            "summary.json belongs to a run with other settings",
-            where=str(run.summary),
-            hint="restore it from a copy of this run, or delete it: it is rewritten",
-        )
-
-
 def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: ResumeInfo) -> None:
-    """Compare metrics.jsonl and the samples with their size and checksum in the checkpoint.
-
-    Raises:
-        RunError: metrics.jsonl is missing, truncated or altered.
-    """
+    """Compare metrics.jsonl and the samples with their size and checksum in the checkpoint."""
     for path in (run.metrics, run.samples):
         log = resumed.manifest["logs"][path.name]
         info.file_offsets[path.name] = log["bytes"]
@@ -253,19 +236,3 @@ def _problem_of(path: Path, length: int, checksum: str) -> str | None:
     if hash_prefix(path, length).hexdigest() != checksum:
         return f"is not the file of this run: its first {length:,} bytes have changed since the checkpoint"
     return None
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _has_key(settings: Any, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(settings, dict) or part not in settings:
-            return False
-        settings = settings[part]
-    return True
-
-
-def _format(value: Any) -> str:
-    return value if isinstance(value, str) else dump_json(value)
