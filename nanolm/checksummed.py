@@ -23,12 +23,7 @@ MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A file that is not as it was written.
-
-    Attributes:
-        name: of the file in its folder.
-        problem: such as "is missing".
-    """
+    """A file that is not as it was written, with a problem such as "is missing"."""
 
     name: str
     problem: str
@@ -121,12 +116,7 @@ class FolderWriter:
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
-    """Remove the temporary folders of writers that were killed.
-
-    Args:
-        folder: the parent of the targets.
-        names: a glob pattern of the targets' names. No other process may be writing one of them.
-    """
+    """Remove what killed writers left of targets that match a glob; no other process may be writing one of them."""
     for path in folder.glob(f".{names}.tmp"):
         remove_tree(path, ignore_errors=True)
 

@@ -42,6 +42,7 @@ class Session:
             **setup.about,
             "settings": recorded(setup.config),
             "logs": {name: {"bytes": offsets[name], "sha256": checksums[name]} for name in offsets},
+            "best_step": state.best_step,
         }
         weights, other, averages = state.full_weights(), state.state_dict(), state.full_averages()
-        setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, state.best_step, averages))
+        setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, averages))

@@ -30,7 +30,7 @@ def save(saver: Saver, step: int) -> None:
     model = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.weight, float(step))
     state = {"scalars": {"step": step}, "moment": torch.full((4,), float(step))}
-    saver.save(step, model.state_dict(), state, {"val_loss": None}, best_step=0)
+    saver.save(step, model.state_dict(), state, {"val_loss": None, "best_step": 0})
 
 
 def make_saver(folder: Path, log: Path | None = None) -> Saver:

@@ -76,20 +76,16 @@ class Snapshot:
 
     Attributes:
         step: optimizer steps done.
-        weights: the state dict of the model; tied weights once.
-        tied: the other names of tied weights, each with the name that is in `weights`.
+        tensors: the tensors of each file by name; tied weights are in it once.
+        tied: the other names of tied weights, each with the name that is in the file.
         structure: all other state without its tensors (`flatten`).
-        tensors: those tensors.
-        averages: averaged weights by name; None if there are none.
         facts: further entries of the manifest (versions, fingerprints, losses).
     """
 
     step: int
-    weights: dict[str, torch.Tensor]
+    tensors: dict[str, dict[str, torch.Tensor]]
     tied: dict[str, str]
     structure: Any
-    tensors: dict[str, torch.Tensor]
-    averages: dict[str, torch.Tensor] | None
     facts: dict[str, Any]
 
 
@@ -103,10 +99,8 @@ def take_snapshot(
     """Copy the state of a run to host memory.
 
     Args:
-        step: optimizer steps done.
         weights: the full state dict of the model, in which tied weights share their memory.
         state: all other state: tensors and plain values in nested dicts, lists and tuples.
-        facts: further entries of the manifest.
         averages: averaged weights by name, if there are any.
     """
     first_names: dict[Any, str] = {}
@@ -118,16 +112,15 @@ def take_snapshot(
             untied[name] = cpu_copy(tensor)
         else:
             tied[name] = first_name
-    copied = None if averages is None else {name: cpu_copy(average) for name, average in averages.items()}
-    return Snapshot(step, untied, tied, *flatten(state), copied, facts)
+    structure, other = flatten(state)
+    tensors = {WEIGHTS: untied, TENSORS: other}
+    if averages is not None:
+        tensors[AVERAGES] = {name: cpu_copy(average) for name, average in averages.items()}
+    return Snapshot(step, tensors, tied, structure, facts)
 
 
 def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
     """Write folder/step-N atomically and verify it. Its bytes are a function of the snapshot.
-
-    Args:
-        folder: the checkpoints of the run.
-        snapshot: what to write.
 
     Raises:
         CheckpointError: the written files do not verify.
@@ -140,17 +133,13 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         # Leftovers of a killed save: the lock on the run ensures that no other process is writing one.
         checksummed.remove_leftovers(folder, "step-*")
         with checksummed.FolderWriter(target) as writer:
-            # At most one entry: safetensors writes several in an order that differs between processes.
-            metadata = {"shared": dump_json(snapshot.tied)} if snapshot.tied else None
-            safetensors.torch.save_file(snapshot.weights, writer.path / WEIGHTS, metadata)
-            safetensors.torch.save_file(snapshot.tensors, writer.path / TENSORS)
-            (writer.path / STRUCTURE).write_text(dump_json(snapshot.structure), encoding="utf-8")
-            names = [WEIGHTS, TENSORS, STRUCTURE]
-            if snapshot.averages is not None:
-                safetensors.torch.save_file(snapshot.averages, writer.path / AVERAGES)
-                names.append(AVERAGES)
-            for name in names:
+            for name, tensors in snapshot.tensors.items():
+                # At most one entry: safetensors writes several in an order that differs between processes.
+                metadata = {"shared": dump_json(snapshot.tied)} if name == WEIGHTS and snapshot.tied else None
+                safetensors.torch.save_file(tensors, writer.path / name, metadata)
                 writer.add(name)
+            (writer.path / STRUCTURE).write_text(dump_json(snapshot.structure), encoding="utf-8")
+            writer.add(STRUCTURE)
             manifest = {"step": snapshot.step, **snapshot.facts}
             writer.commit(manifest, move_existing_to=_quarantine_name(target) if target.exists() else None)
     except (OSError, SafetensorError) as error:
@@ -166,7 +155,6 @@ def prune(folder: Path, best_step: int, keep_last: int | None, keep_every: int |
     """Remove checkpoints that are no longer needed, once the newest one has been verified.
 
     Args:
-        folder: the checkpoints of the run.
         best_step: the step of the best checkpoint, which is kept.
         keep_last: number of newest checkpoints to keep; None keeps all.
         keep_every: multiples of this number of steps are kept; None keeps none for that reason.
@@ -186,9 +174,8 @@ def verify(path: Path) -> Checkpoint:
         CheckpointError: a file is missing, truncated or altered.
     """
     manifest, damage = inspect(path)
-    if damage:
+    if manifest is None or damage:
         raise damage[0]
-    assert manifest is not None, "an intact checkpoint has a manifest"
     return Checkpoint(path, manifest)
 
 

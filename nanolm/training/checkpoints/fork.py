@@ -29,13 +29,7 @@ FRESH_SCALARS = {
 
 @dataclasses.dataclass(frozen=True)
 class Parent:
-    """The run and the checkpoint that a fork starts from.
-
-    Attributes:
-        run: its directory.
-        config: the settings that it was trained with.
-        checkpoint: verified.
-    """
+    """The run that a fork starts from, the settings that it was trained with, and its verified checkpoint."""
 
     run: RunDirectory
     config: Config
@@ -76,9 +70,6 @@ def adapt_state(
     and the random generators unless the seed is another. Losses start anew, and so does a plateau scheduler.
 
     Args:
-        state: of the parent's checkpoint.
-        parent: the settings of the parent.
-        config: the settings of the fork.
         optimizer: the fork's, without state.
     """
     scalars = state["scalars"] | FRESH_SCALARS

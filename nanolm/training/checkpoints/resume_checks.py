@@ -48,7 +48,6 @@ def check_run(
     """Check that a run can start or resume in a directory with these settings. Nothing is written.
 
     Args:
-        config: checked settings.
         run: an empty directory, or the run to resume.
         resumed: its newest intact checkpoint; None if there is none.
         damaged: an error for each newer checkpoint.
@@ -90,10 +89,7 @@ def require_same_settings(
     """Refuse settings other than those of a checkpoint.
 
     Args:
-        config: the new settings.
-        run: the directory of the run.
         manifest: of the checkpoint at `path`.
-        path: of the checkpoint.
         trait: compare only settings with this trait; None compares all.
 
     Raises:
@@ -132,10 +128,6 @@ def changed_settings(config: Config, manifest: Mapping[str, Any]) -> dict[str, t
 
 def require_unedited(config: Config, run: RunDirectory) -> None:
     """Refuse a config.yaml that was edited after training, by the manifest of the newest checkpoint.
-
-    Args:
-        config: the settings in the config.yaml of the run.
-        run: its directory.
 
     Raises:
         RunError: names the old and the new values, if a checkpoint has the old ones.

@@ -6,7 +6,6 @@ import concurrent.futures
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -62,27 +61,22 @@ class Saver:
         weights: Mapping[str, torch.Tensor],
         state: Any,
         facts: dict[str, Any],
-        best_step: int,
         averages: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """Copy the state to host memory and write it in the background, or before returning.
 
         Args:
-            step: optimizer steps done.
-            weights: the full state dict of the model.
-            state: all other state.
-            facts: further entries of the manifest.
-            best_step: the step of the best checkpoint, which is kept.
-            averages: averaged weights by name, if there are any.
+            step, weights, state, averages: as `take_snapshot` takes them.
+            facts: further entries of the manifest, with the step of the best checkpoint, which is kept, as "best_step".
 
         Raises:
             CheckpointError: this checkpoint or the previous one does not verify.
             DiskError: the disk is full or failed, now or at the previous save; older checkpoints are unchanged.
         """
         self.wait()
-        snapshot = checkpoint.take_snapshot(step, weights, state, {**facts, "best_step": best_step}, averages)
+        snapshot = checkpoint.take_snapshot(step, weights, state, facts, averages)
         self._saved_at = self._clock()
-        self._pending = self._thread.submit(self._write, snapshot, best_step)
+        self._pending = self._thread.submit(self._write, snapshot)
         if not self._settings.save_in_background:
             self.wait()
 
@@ -103,20 +97,18 @@ class Saver:
         except Exception as error:
             self._announce(str(error))
 
-    def _write(self, snapshot: checkpoint.Snapshot, best_step: int) -> None:
+    def _write(self, snapshot: checkpoint.Snapshot) -> None:
         saved = checkpoint.write(self._folder, snapshot)
         if not self.has_saved:
             self.has_saved = True
             self._on_first()
         self._announce(f"saved {saved.path.name}")
-        checkpoint.prune(self._folder, best_step, self._settings.keep_last, self._settings.keep_every)
+        checkpoint.prune(self._folder, saved.best_step, self._settings.keep_last, self._settings.keep_every)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._thread.shutdown()
         if kind is None:
             self.wait()

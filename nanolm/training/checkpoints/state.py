@@ -16,6 +16,9 @@ from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.precision import NumberFormat
 
+# Fields of TrainState that are not saved as scalars.
+OBJECTS = ("model", "optimizer", "number_format", "device", "ranks", "averages")
+
 
 @dataclasses.dataclass
 class TrainState:
@@ -84,8 +87,9 @@ class TrainState:
         scaler = self.number_format.scaler
         own, *others = self.ranks.gather(rng.get_state(self.device))
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
+        names = [field.name for field in dataclasses.fields(self) if field.name not in OBJECTS]
         return {
-            "scalars": self._scalars(),
+            "scalars": {name: getattr(self, name) for name in names},
             "optimizer": parallel.gather_full(optimizer, self.ranks),
             "scaler": None if scaler is None else scaler.state_dict(),
             "rng": own,
@@ -121,9 +125,3 @@ class TrainState:
             rng.set_state(generators[self.ranks.rank], self.device)
         else:
             rng.seed_rank(seed, self.step, self.ranks.rank)
-
-    def _scalars(self) -> dict[str, Any]:
-        objects = {"model", "optimizer", "number_format", "device", "ranks", "averages"}
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in objects
-        }

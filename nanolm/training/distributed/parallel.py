@@ -27,9 +27,7 @@ def parallelize(
 
     Args:
         model: on the device, or with fsdp on the meta device.
-        parallel: ddp or fsdp.
         ranks: a single process gets the model back.
-        device: where the model runs.
         dtype: with fsdp, dtype of gathered weights and of the computation; None is fp32. (Autocast would keep its own
             copies of all gathered weights until the backward pass.) Gradients are reduced in fp32 all the same.
     """
@@ -101,10 +99,7 @@ def fill(model: nn.Module, full: nn.Module | None, ranks: Ranks, device: torch.d
     Tensors are sent one at a time, so that no device holds more than its shards and one full tensor.
 
     Args:
-        model: sharded by `parallelize`.
         full: on rank 0 the model with its values, in host memory; None on the others.
-        ranks: of the run.
-        device: of this rank.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 

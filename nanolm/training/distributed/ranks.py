@@ -162,20 +162,20 @@ def process_group(trainer: TrainerConfig) -> Iterator[Ranks]:
         ranks = Ranks(rank(), world_size(), dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT))
         try:
             yield ranks
+        except RankError:
+            raise
         except (SystemExit, NanolmError) as error:
-            if not isinstance(error, RankError):
-                _destroy(ranks, error)
+            # The frames hold references to the model.
+            traceback.clear_frames(error.__traceback__)
+            _destroy(ranks)
             raise
         _destroy(ranks)
 
 
-def _destroy(ranks: Ranks, error: BaseException | None = None) -> None:
+def _destroy(ranks: Ranks) -> None:
     """Destroy the process group once rank 0 is done: a launcher that sees one process end stops the others."""
     import torch.distributed as dist
 
-    if error is not None:
-        # The frames hold references to the model.
-        traceback.clear_frames(error.__traceback__)
     ranks.run_on_main(lambda: None)
     # Sharded tensors that outlive their process group abort the process at exit.
     gc.collect()
@@ -195,7 +195,10 @@ def translate_rank_errors(run: str | os.PathLike[str] | None = None) -> Iterator
     try:
         yield
     except RuntimeError as error:
-        if not _is_collective_error(error):
+        import torch.distributed as dist
+
+        # gloo raises plain RuntimeErrors whose text has the path of its source.
+        if not (dist.is_available() and (isinstance(error, dist.DistError) or "gloo" in str(error))):
             raise
         command = "the same command with resume=auto" if run is None else f"torchrun ... -m {shell.resume_command(run)}"
         raise RankError(
@@ -205,10 +208,3 @@ def translate_rank_errors(run: str | os.PathLike[str] | None = None) -> Iterator
             hint=f"resume from the last checkpoint: {command}; torchrun --max-restarts=N does so by itself with "
             "resume=auto; trainer.rank_timeout sets how many seconds a silent rank is waited for",
         ) from error
-
-
-def _is_collective_error(error: RuntimeError) -> bool:
-    import torch.distributed as dist
-
-    # gloo raises plain RuntimeErrors whose text has the path of its source.
-    return dist.is_available() and (isinstance(error, dist.DistError) or "gloo" in str(error))

@@ -20,7 +20,7 @@ from tests.helpers import small_config
 
 
 def save(saver: Saver, step: int) -> None:
-    saver.save(step, torch.nn.Linear(2, 2).state_dict(), {}, {"val_loss": None}, best_step=0)
+    saver.save(step, torch.nn.Linear(2, 2).state_dict(), {}, {"val_loss": None, "best_step": 0})
 
 
 @pytest.fixture
