@@ -39,10 +39,7 @@ class NoLog:
 
     def note(self, text: str) -> None: ...
 
-    def file_sizes(self) -> dict[str, int]:
-        return {}
-
-    def checksums(self) -> dict[str, str]:
+    def file_entries(self) -> dict[str, dict[str, Any]]:
         return {}
 
     def close(self) -> None: ...
@@ -166,17 +163,16 @@ class Log:
             self._text.write(f"{now} {visible(text, multiline=True)}\n")
             self._text.flush()
 
-    def file_sizes(self) -> dict[str, int]:
-        """Flush metrics.jsonl and samples.jsonl to disk and return their sizes in bytes."""
-        for file in self._files.values():
+    def file_entries(self) -> dict[str, dict[str, Any]]:
+        """Flush metrics.jsonl and samples.jsonl to disk and return the size in bytes and the SHA-256 of each."""
+        entries = {}
+        for name, file in self._files.items():
             file.flush()
             os.fsync(file.fileno())
-        # tell() is wrong after truncation.
-        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
-
-    def checksums(self) -> dict[str, str]:
-        """The SHA-256 of each file over the bytes that `file_sizes` counts."""
-        return {name: checksum.hexdigest() for name, checksum in self._hashes.items()}
+            # tell() is wrong after truncation.
+            size = os.fstat(file.fileno()).st_size
+            entries[name] = {"bytes": size, "sha256": self._hashes[name].hexdigest()}
+        return entries
 
     def _append(self, name: str, content: bytes) -> None:
         self._files[name].write(content)

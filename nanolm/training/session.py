@@ -36,12 +36,11 @@ class Session:
     def save(self) -> None:
         """Save a checkpoint, and prune old ones once it is verified."""
         setup, state = self.setup, self.setup.state
-        offsets, checksums = self.log.file_sizes(), self.log.checksums()
         facts = {
             "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
             **setup.about,
             "settings": recorded(setup.config),
-            "logs": {name: {"bytes": offsets[name], "sha256": checksums[name]} for name in offsets},
+            "logs": self.log.file_entries(),
             "best_step": state.best_step,
         }
         weights, other, averages = state.full_weights(), state.state_dict(), state.full_averages()
