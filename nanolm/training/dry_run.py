@@ -125,7 +125,7 @@ def dry_run(
     step_seconds, tokens_a_step = _time_steps(setup)
     evaluation_seconds = _time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
-    weights, state_dict, averages = state.full_weights(), state.state_dict(), state.full_averages()
+    weights, state_dict, averages = state.full_state()
     save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds

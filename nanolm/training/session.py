@@ -43,5 +43,5 @@ class Session:
             "logs": self.log.file_entries(),
             "best_step": state.best_step,
         }
-        weights, other, averages = state.full_weights(), state.state_dict(), state.full_averages()
+        weights, other, averages = state.full_state()
         setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, averages))

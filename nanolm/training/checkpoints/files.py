@@ -242,7 +242,7 @@ def at_step(folder: Path, step: int) -> Checkpoint:
 
 def folders(folder: Path) -> list[Path]:
     """List checkpoint folders, damaged ones included, in order of their steps."""
-    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
     return sorted(found, key=step_of)
 
 

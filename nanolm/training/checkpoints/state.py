@@ -67,16 +67,13 @@ class TrainState:
         """Whether each rank holds a part of the model only."""
         return any(map(parallel.is_sharded, self.model.parameters()))
 
-    def full_weights(self) -> dict[str, torch.Tensor]:
-        """Return the full state dict of the model on rank 0, an empty one elsewhere. All ranks must call it."""
-        return parallel.full_weights(self.model, self.ranks)
-
-    def full_averages(self) -> Averages | None:
-        """Return the full averages on rank 0. All ranks must call it."""
-        return parallel.gather_full(self.averages, self.ranks)
+    def full_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], Averages | None]:
+        """Return the full weights, the `state_dict` and the full averages on rank 0. All ranks must call it."""
+        weights = parallel.full_weights(self.model, self.ranks)
+        return weights, self.state_dict(), parallel.gather_full(self.averages, self.ranks)
 
     def load_averages(self, full: Averages) -> None:
-        """Restore what `full_averages` returned."""
+        """Restore the averages that `full_state` returned."""
         weights = dict(self.model.named_parameters())
         self.averages = {
             name: parallel.shard_like(weights[name], average.to(self.device)) for name, average in full.items()
