@@ -123,8 +123,13 @@ def remove_leftovers(folder: Path, names: str) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest without its own checksum, or None if it is missing or damaged. No other file is read."""
-    manifest = _read_manifest(folder)
-    return None if isinstance(manifest, Damage) else manifest
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        del manifest["sha256"]
+        if content == _manifest_bytes(manifest):
+            return manifest
+    return None
 
 
 def find_damage(folder: Path) -> Iterator[Damage]:
@@ -133,9 +138,9 @@ def find_damage(folder: Path) -> Iterator[Damage]:
     Yields:
         Each damaged file. A missing or damaged manifest is reported alone.
     """
-    manifest = _read_manifest(folder)
-    if isinstance(manifest, Damage):
-        yield manifest
+    manifest = read_manifest(folder)
+    if manifest is None:
+        yield Damage(MANIFEST, "is damaged" if (folder / MANIFEST).exists() else "is missing")
         return
     candidates = []
     for name, written in manifest["files"].items():
@@ -156,20 +161,6 @@ def find_damage(folder: Path) -> Iterator[Damage]:
             continue
         if found != sha256:
             yield Damage(name, f"has been altered (SHA-256 {found[:16]}..., written as {sha256[:16]}...)")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | Damage:
-    try:
-        content = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(content)
-        del manifest["sha256"]
-        if content == _manifest_bytes(manifest):
-            return manifest
-    except FileNotFoundError:
-        return Damage(MANIFEST, "is missing")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return Damage(MANIFEST, "is damaged")
 
 
 def _manifest_bytes(manifest: dict[str, Any]) -> bytes:

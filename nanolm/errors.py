@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import functools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -31,11 +32,7 @@ class NanolmError(ValueError):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.found, self.where, self.hint))
-
-
-def _rebuild(kind: type[NanolmError], found: str, where: str, hint: str) -> NanolmError:
-    return kind(found, where=where, hint=hint)
+        return (functools.partial(type(self), where=self.where, hint=self.hint), (self.found,))
 
 
 class SettingsError(NanolmError):
@@ -206,10 +203,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name for a mistyped one, or list the known names."""
     known = sorted(known)
     # A key without its group, or with a wrong one, is matched by its last component.
-    last = {key.rsplit(".", 1)[-1]: key for key in known}
-    close = [last[name.rsplit(".", 1)[-1]]] if name.rsplit(".", 1)[-1] in last else []
-    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    close = close or [last[match] for match in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1)]
+    by_end = {key.rsplit(".", 1)[-1]: key for key in known}
+    end = name.rsplit(".", 1)[-1]
+    close = [by_end[end]] if end in by_end else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = close or [by_end[match] for match in difflib.get_close_matches(end, by_end, n=1)]
     if close:
         return f"did you mean {close[0]}?" + (f" (one of: {', '.join(known)})" if len(known) <= 12 else "")
     return f"one of: {', '.join(known)}" if len(known) <= 24 else "`nanolm train --help` lists them"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,35 +79,33 @@ def fit(points: Sequence[Point]) -> Fit:
     Raises:
         RunError: there are too few different sizes or token budgets.
     """
-    sizes, texts = {point.parameters for point in points}, {point.tokens for point in points}
-    terms = tuple(name for name, values in (("N", sizes), ("D", texts)) if len(values) >= MIN_VALUES)
+    values = {"N": [point.parameters for point in points], "D": [point.tokens for point in points]}
+    n_sizes, n_budgets = len(set(values["N"])), len(set(values["D"]))
+    terms = {name: values[name] for name, n in (("N", n_sizes), ("D", n_budgets)) if n >= MIN_VALUES}
     n_coefficients = 1 + 2 * len(terms)
     # Two values cannot be fitted, but their effect would be attributed to the other term.
-    has_two_values = any(1 < len(values) < MIN_VALUES for values in (sizes, texts))
-    n_places = len({(point.parameters, point.tokens) for point in points})
+    has_two_values = any(1 < n < MIN_VALUES for n in (n_sizes, n_budgets))
+    n_places = len(set(zip(values["N"], values["D"], strict=True)))
     if not terms or has_two_values or n_places <= n_coefficients:
         raise RunError(
-            f"too few runs for a power law: {n_places} different pairs of size and tokens, with {len(sizes)} sizes and "
-            f"{len(texts)} token {'budget' if len(texts) == 1 else 'budgets'}",
+            f"too few runs for a power law: {n_places} different pairs of size and tokens, with {n_sizes} sizes and "
+            f"{n_budgets} token {'budget' if n_budgets == 1 else 'budgets'}",
             where="nanolm scaling",
             hint="train 4 sizes with one token budget, 4 budgets with one size, or 3 of each in 6 pairs",
         )
     notes = []
     if len(terms) == 1:
-        only = f"every run has the same {'tokens' if terms == ('N',) else 'size'}"
-        notes.append(f"{only}: E includes the other term")
-    elif (
-        abs(np.corrcoef(*np.log([[p.parameters for p in points], [p.tokens for p in points]]))[0, 1]) > MAX_CORRELATION
-    ):
+        notes.append(f"every run has the same {'tokens' if 'N' in terms else 'size'}: E includes the other term")
+    elif abs(np.corrcoef(*np.log(list(terms.values())))[0, 1]) > MAX_CORRELATION:
         notes.append("size and tokens grow together: their effects cannot be separated")
     if n_places < 2 * n_coefficients:
         notes.append(f"only {n_places} pairs for {n_coefficients} coefficients: they are uncertain")
-    theta = _minimize(points, terms)
+    theta = _minimize([point.loss for point in points], terms)
     is_law = True
     named = {name: (math.exp(theta[1 + 2 * at]), float(theta[2 + 2 * at])) for at, name in enumerate(terms)}
     for name, (coefficient, exponent) in named.items():
-        values = [point.parameters if name == "N" else point.tokens for point in points]
-        decrease = coefficient / min(values) ** exponent - coefficient / max(values) ** exponent
+        lowest, highest = min(values[name]), max(values[name])
+        decrease = coefficient / lowest**exponent - coefficient / highest**exponent
         if not MIN_DECREASE * math.exp(theta[0]) < decrease or exponent > MAX_EXPONENT / 2:
             of = "size" if name == "N" else "tokens"
             notes.append(f"the loss does not follow a power law of {of}: its exponent is meaningless")
@@ -118,12 +116,16 @@ def fit(points: Sequence[Point]) -> Fit:
     return dataclasses.replace(law, residual=math.sqrt(sum(error**2 for error in errors) / len(errors)))
 
 
-def _minimize(points: Sequence[Point], terms: Sequence[str]) -> np.ndarray:
-    """Return log E, then log of the coefficient and the exponent of each term."""
+def _minimize(losses: Sequence[float], terms: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """Return log E, then log of the coefficient and the exponent of each term.
+
+    Args:
+        losses: of each run.
+        terms: the values of N, of D or of both in each run.
+    """
     from scipy.optimize import minimize
 
-    log_loss_p = np.log([point.loss for point in points])
-    logs_txp = np.log([[point.parameters if name == "N" else point.tokens for point in points] for name in terms])
+    log_loss_p, logs_txp = np.log(losses), np.log(list(terms.values()))
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         parts_kxp = np.vstack([np.full_like(log_loss_p, theta[0]), theta[1::2, None] - theta[2::2, None] * logs_txp])
