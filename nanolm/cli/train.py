@@ -91,7 +91,7 @@ def _train(command: ComposedCommand, ranks: Ranks, directory: Path) -> int:
 
     run = RunDirectory(display_path(directory))
     with contextlib.ExitStack() as stack:
-        ranks.run_on_main(lambda: stack.enter_context(run.make().claim()))
+        ranks.run_on_main(lambda: stack.enter_context(run.claim()))
         start = ranks.run_on_main(lambda: starting_point(run, command))
         if start.completed_step is not None:
             if ranks.is_main:

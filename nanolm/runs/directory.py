@@ -41,28 +41,15 @@ class RunDirectory:
         Raises:
             RunError: with all such paths.
         """
-        files = (self.config, self.metrics, self.summary, self.tokenizer, self.samples, self.log, self.error)
-        folders = (self.checkpoints, self.wandb, self.path / ".hydra")
-        if found := wrong_file_types(self.path, (*files, self.profile, self.lock), folders):
+        folders = (self.checkpoints, self.wandb)
+        files = [path for path in self.written if path not in folders]
+        if found := wrong_file_types(self.path, files, (*folders, self.path / ".hydra")):
             raise RunError(
                 f"a run cannot be written here: {', '.join(found)}",
                 where=str(self.path),
                 hint="nanolm does not write through links or to devices: replace them by copies, "
                 "or choose another folder with hydra.run.dir=",
             )
-        return self
-
-    def make(self) -> RunDirectory:
-        """Create the folder and return the directory.
-
-        Raises:
-            RunError: as `require_own`.
-            PathError: the folder cannot be created.
-            DiskError: the same, because the disk is full or fails.
-        """
-        with _writing(self.path):
-            self.require_own()
-            self.path.mkdir(parents=True, exist_ok=True)
         return self
 
     @property
@@ -118,8 +105,12 @@ class RunDirectory:
         try:
             import fcntl
 
+            def opener(name: str, flags: int) -> int:
+                # Does not wait for the writer of a FIFO.
+                return os.open(name, flags | os.O_NONBLOCK)
+
             # FileLock would need write permission, and would exclude a writer that starts at this moment.
-            with open(self.lock, "rb", opener=_open_nonblocking) as file:
+            with open(self.lock, "rb", opener=opener) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -136,7 +127,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def claim(self, timeout: float = 0.0) -> Iterator[None]:
-        """Lock the run for this process. A new folder is removed again if no run was started in it.
+        """Create the folder and lock the run for this process. New folders are removed if no run was started in them.
 
         Args:
             timeout: seconds to wait for another process to release the lock.
@@ -151,7 +142,9 @@ class RunDirectory:
             self.require_own()
             made = _make_folders(self.path)
         # Acquiring may truncate the file, which names the current writer.
-        holder = _read_text(self.lock)
+        holder = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            holder = self.lock.read_text(encoding="utf-8").strip()
         lock = FileLock(self.lock, timeout=timeout)
         try:
             with _writing(self.path, passes=Timeout):
@@ -165,7 +158,11 @@ class RunDirectory:
         try:
             now = datetime.datetime.now().isoformat(timespec="seconds")
             command = " ".join(sys.argv[:1] + sys.argv[1:8])
-            self._write_holder(f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
+            # Windows does not allow writing to a locked file.
+            with contextlib.suppress(OSError):
+                # A hard-linked copy of a run shares the lock file: writing would change the other run's too.
+                if self.lock.lstat().st_nlink == 1:
+                    write_text(self.lock, f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
             yield
         finally:
             started = self.exists()
@@ -177,13 +174,6 @@ class RunDirectory:
                 for folder in reversed(made):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
-
-    def _write_holder(self, text: str) -> None:
-        """Name this process in the lock file; Windows does not allow writing to a locked file."""
-        with contextlib.suppress(OSError):
-            # A hard-linked copy of a run shares the lock file: writing would change the other run's too.
-            if self.lock.lstat().st_nlink == 1:
-                write_text(self.lock, text)
 
     def _remove_lock(self) -> None:
         with contextlib.suppress(OSError):
@@ -233,11 +223,6 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
         raise explain_os_error(error, what, where=str(path), option="hydra.run.dir=FOLDER") from error
 
 
-def _open_nonblocking(name: str, flags: int) -> int:
-    """An opener that does not wait for the writer of a FIFO."""
-    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _make_folders(path: Path) -> list[Path]:
     """Create a folder and its parents; return those that may be removed again, outermost first."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -245,13 +230,6 @@ def _make_folders(path: Path) -> list[Path]:
     # An empty folder was probably created for this run by Hydra.
     empty = [] if path in missing or any(path.iterdir()) else [path]
     return [*reversed(missing), *empty]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _newest_run(path: Path) -> str:

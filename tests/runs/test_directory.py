@@ -134,8 +134,8 @@ def test_hard_linked_lock_file_keeps_its_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "act",
-    [lambda path: RunDirectory(path).make(), lambda path: RunDirectory(path).claim().__enter__(), create_unique_folder],
-    ids=["make", "claim", "fresh"],
+    [lambda path: RunDirectory(path).claim().__enter__(), create_unique_folder],
+    ids=["claim", "fresh"],
 )
 def test_unwritable_folder_is_explained(act: Callable[[Path], object], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
