@@ -73,11 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
     mode = 0o666 if before is None else 0o600
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, mode)
     try:
-        try:
+        with os.fdopen(descriptor, "wb"):
             if before is not None:
                 _copy_ownership(descriptor, before)
-        finally:
-            os.close(descriptor)
         yield temporary
         temporary.replace(path)
     finally:

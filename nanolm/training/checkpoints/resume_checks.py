@@ -95,26 +95,27 @@ def require_same_settings(
     Raises:
         RunError: names each setting with the old and the new value.
     """
-    has_config = run.exists()
-    if has_config:
-        what = "config.yaml has changed since the run was trained"
-    else:
-        what = "the run was trained with other settings"
     changed = {
         key: values
         for key, values in changed_settings(config, manifest).items()
         if not is_resumable(key, config.scheduler.name) and (trait is None or has_trait(key, trait))
     }
-    if changed:
+    if not changed:
+        return
+    described, compared = "; ".join(describe_changes(changed)), f"compared with {path / checkpoint.MANIFEST}"
+    if run.exists():
         raise RunError(
-            f"{what}: {'; '.join(describe_changes(changed))}",
-            where=f"{run.config if has_config else run.path}, compared with {path / checkpoint.MANIFEST}",
+            f"config.yaml has changed since the run was trained: {described}",
+            where=f"{run.config}, {compared}",
             hint="restore the old values; to train with the new ones, add them to the command "
-            f"{shell.resume_command(run.path)} fork=true, which starts a new run from these weights"
-            if has_config
-            else "repeat those settings, or restore config.yaml from a copy of the run; a new run needs another "
-            "hydra.run.dir=",
+            f"{shell.resume_command(run.path)} fork=true, which starts a new run from these weights",
         )
+    raise RunError(
+        f"the run was trained with other settings: {described}",
+        where=f"{run.path}, {compared}",
+        hint="repeat those settings, or restore config.yaml from a copy of the run; a new run needs another "
+        "hydra.run.dir=",
+    )
 
 
 def changed_settings(config: Config, manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

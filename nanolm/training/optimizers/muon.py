@@ -55,13 +55,11 @@ class Muon(ForeachOptimizer):
     def update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         """Update parameters of one group in place, by its rule."""
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        rules = {"muon": self._update_by_muon, "adamw": self._update_by_adamw}
+        rules = {"muon": self._step_muon, "adamw": self._step_adamw}
         rules[group["rule"]](group, parameters, gradients)
         group["updates"] += 1
 
-    def _update_by_muon(
-        self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
-    ) -> None:
+    def _step_muon(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         buffers = self.state_tensors(parameters, "momentum")
         warmup_steps = group["momentum_warmup_steps"]
         progress = min(group["updates"] / warmup_steps, 1.0) if warmup_steps else 1.0
@@ -83,9 +81,7 @@ class Muon(ForeachOptimizer):
             for (weight, _), direction in zip(pairs, orthogonal_nxrxc, strict=True):
                 weight.sub_(direction, alpha=scale)
 
-    def _update_by_adamw(
-        self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
-    ) -> None:
+    def _step_adamw(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         first_moments = self.state_tensors(parameters, "first_moment")
         beta1, beta2 = group["betas"]
         n = group["updates"] + 1
