@@ -47,12 +47,12 @@ def excluded_kind(root: Path, path: Path) -> str | None:
     """Return what a file below a root folder belongs to: "run directory", "sweep", "cache folder" or None."""
     root, path = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     excluded = cache_identities(root)
-    for folder in path.parents if path.is_relative_to(root) else ():
+    for folder in path.parents:
+        if not folder.is_relative_to(root):
+            break
         names = names_in(folder)
         if kind := run_kind(folder, names, names):
             return kind
         if file_identity(folder, folder.stat()) in excluded:
             return "cache folder"
-        if folder == root:
-            return None
     return None

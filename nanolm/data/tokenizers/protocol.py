@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from nanolm.config.tokenizer import TokenizerConfig
-from nanolm.data.tokenizers.checks import read_json
+from nanolm.data.tokenizers.checks import get_entry, read_json
 from nanolm.errors import NanolmError, TokenizerError
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
@@ -93,9 +93,8 @@ def from_file(path: Path) -> Tokenizer:
     hint = "take tokenizer.json from a copy of the run"
     try:
         state = read_json(path)
-        name = state.pop("name", None)
-        if not isinstance(name, str):
-            raise TokenizerError("not a tokenizer: it has no name")
+        name = get_entry(state, "name", str)
+        del state["name"]
         kind = TOKENIZERS[name]
         _require_members(kind, name, ("from_json",))
         return _with_defaults(kind.from_json(state), name)

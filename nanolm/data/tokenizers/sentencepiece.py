@@ -49,14 +49,14 @@ class SentencePieceTokenizer(BytePieces):
             raise TokenizerError(
                 "the model is damaged: SentencePiece cannot read it", where="tokenizer.json"
             ) from error
-        numbers = range(engine.vocab_size())
-        special_tokens = {engine.id_to_piece(n): n for n in numbers if engine.is_control(n) or engine.is_unknown(n)}
+        pieces = [engine.id_to_piece(n) for n in range(engine.vocab_size())]
+        special_tokens = {piece: n for n, piece in enumerate(pieces) if engine.is_control(n) or engine.is_unknown(n)}
         content = [
             bytes([int(piece[3:5], 16)]) if engine.is_byte(n) else encode_utf8(piece.replace(_BLANK, " "))
-            for n, piece in ((n, engine.id_to_piece(n)) for n in numbers)
+            for n, piece in enumerate(pieces)
         ]
         super().__init__(content, special_tokens)
-        id_of_byte = {content[n]: n for n in numbers if engine.is_byte(n)}
+        id_of_byte = {piece: n for n, piece in enumerate(content) if engine.is_byte(n)}
         line_end = engine.piece_to_id("\n")
         if len(id_of_byte) != 256 or content[line_end] != b"\n":
             raise TokenizerError("the model does not have all bytes and a line end")

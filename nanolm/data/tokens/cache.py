@@ -48,8 +48,7 @@ def fit_tokenizer(corpus: Corpus, config: Config) -> Tokenizer:
     with _progress_bar("fitting the tokenizer", corpus) as bar:
         tokenizer = tokenizers.fit(config.tokenizer, _texts(corpus, bar))
     content = tokenizers.to_text(name, tokenizer).encode()
-    with _explain_write_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing_in(path.parent):
         write_durably(path, content)
         write_durably(hash_path, hashlib.sha256(content).hexdigest().encode())
     return tokenizer
@@ -85,17 +84,15 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: Config, report: Report
     folder = cache_folder() / "streams" / f"{corpus.config.name}-{config.tokenizer.name}-{digest(key)}"
     if folder.exists() and next(find_damage(folder), None) is None:
         return folder
-    with _explain_write_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _build_lock(folder, report):
-            # Another process may have built it while this one waited.
-            if folder.exists() and (damage := next(find_damage(folder), None)):
-                report(f"the cached tokens are damaged and will be rebuilt: {damage} ({folder})")
-                remove_tree(folder)
-            if not folder.exists():
-                remove_leftovers(folder.parent, f"{folder.name}.*")
-                with _progress_bar("tokenizing", corpus) as bar:
-                    write_streams(folder, corpus, tokenizer, key, bar.update)
+    with _writing_in(folder.parent), _build_lock(folder, report):
+        # Another process may have built it while this one waited.
+        if folder.exists() and (damage := next(find_damage(folder), None)):
+            report(f"the cached tokens are damaged and will be rebuilt: {damage} ({folder})")
+            remove_tree(folder)
+        if not folder.exists():
+            remove_leftovers(folder.parent, f"{folder.name}.*")
+            with _progress_bar("tokenizing", corpus) as bar:
+                write_streams(folder, corpus, tokenizer, key, bar.update)
     return folder
 
 
@@ -121,8 +118,10 @@ def _check_length(split: str, stream: Stream, config: Config) -> None:
 
 
 @contextlib.contextmanager
-def _explain_write_errors(folder: Path) -> Iterator[None]:
+def _writing_in(folder: Path) -> Iterator[None]:
+    """Create a folder of the cache; explain errors of writing to it."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise explain_os_error(error, "the tokens cannot be written", where=str(folder), option=CACHE_OPTION) from error
