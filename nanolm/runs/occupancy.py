@@ -158,34 +158,17 @@ def _is_leftover(path: Path) -> bool:
         return names_in(path) <= HYDRA_FILES and path.is_dir()
     if is_replacement(path) or DRY_RUN.fullmatch(path.name):
         return True
-    recognise = RECOGNISED.get(path.name)
-    if recognise is None or not path.is_file():
+    if path.name not in RECOGNISED or not path.is_file():
         return False
-    with contextlib.suppress(OSError):
-        return recognise(path)
+    recognise = RECOGNISED[path.name]
+    with contextlib.suppress(OSError, ValueError):
+        return path.stat().st_size == 0 or (recognise is not None and recognise(path))
     return False
-
-
-def _is_empty(path: Path) -> bool:
-    return path.stat().st_size == 0
-
-
-def _is_lock(path: Path) -> bool:
-    return path.read_bytes()[:8] in (b"", b"process ")
 
 
 def _is_log(path: Path) -> bool:
     with path.open("rb") as file:
-        return _is_empty(path) or bool(LOG_LINE.match(file.read(20)))
-
-
-def _is_tokenizer(path: Path) -> bool:
-    if _is_empty(path):
-        return True
-    with contextlib.suppress(ValueError):
-        # A tokenizer.json of Hugging Face tokenizers has no name.
-        return isinstance(parse_object(path.read_bytes()).get("name"), str)
-    return False
+        return LOG_LINE.match(file.read(20)) is not None
 
 
 def _own_summary(path: Path) -> Summary | None:
@@ -197,11 +180,13 @@ def _own_summary(path: Path) -> Summary | None:
     return None
 
 
-RECOGNISED: dict[str, Callable[[Path], bool]] = {
-    ".lock": _is_lock,
-    "metrics.jsonl": _is_empty,
-    "samples.jsonl": _is_empty,
-    "summary.json": lambda path: _is_empty(path) or _own_summary(path) is not None,
-    "tokenizer.json": _is_tokenizer,
+# Files that a start writes before config.yaml, and whether such a file is of nanolm if it is not empty.
+RECOGNISED: dict[str, Callable[[Path], bool] | None] = {
+    ".lock": lambda path: path.read_bytes().startswith(b"process "),
+    "metrics.jsonl": None,
+    "samples.jsonl": None,
+    "summary.json": lambda path: _own_summary(path) is not None,
+    # A tokenizer.json of Hugging Face tokenizers has no name.
+    "tokenizer.json": lambda path: isinstance(parse_object(path.read_bytes()).get("name"), str),
     "train.log": _is_log,
 }
