@@ -11,7 +11,7 @@ from typing import Any
 from nanolm.analysis.collection import Run
 from nanolm.analysis.comparability import validation_text, validation_texts
 from nanolm.analysis.metrics import RunMetrics
-from nanolm.analysis.settings import values_of
+from nanolm.analysis.settings import chosen_option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +77,14 @@ def _labels(group: str, fingerprint: str, runs: Mapping[str | None, Run]) -> dic
         fingerprint: the field of the summary with the SHA-256 of the text or tokenizer.
         runs: a run for each text or tokenizer.
     """
-    by_option: dict[str, list[Run]] = {}
-    for run in runs.values():
-        by_option.setdefault(_chosen(run, group), []).append(run)
+    options = {key: str(chosen_option(run, group)) for key, run in runs.items()}
     labels = {}
     for key, run in runs.items():
-        option = _chosen(run, group)
-        others = [other.settings for other in by_option[option]]
+        others = [other.settings for at, other in runs.items() if options[at] == options[key]]
         names = [name for name in run.settings if name.startswith(f"{group}.")]
         differing = [name for name in names if any(other.get(name) != run.settings[name] for other in others)]
         settings = [f"{name.removeprefix(f'{group}.')}={run.settings[name]}" for name in differing]
-        labels[key] = " ".join([option, *settings])
+        labels[key] = " ".join([options[key], *settings])
     n_uses = Counter(labels.values())
     return {
         key: label if n_uses[label] == 1 else f"{label} {str(getattr(runs[key].summary, fingerprint))[:8]}"
@@ -103,7 +100,3 @@ def _keep_complete(found: dict[tuple[Any, ...], Baseline], key: tuple[Any, ...],
     known = found.get(key)
     if known is None or known.loss is None or known.bits_per_byte is None:
         found[key] = baseline
-
-
-def _chosen(run: Run, group: str) -> str:
-    return str(values_of(group, [run])[1][0]) if run.settings else "?"

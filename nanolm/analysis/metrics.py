@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 from nanolm.analysis.collection import Run
@@ -55,6 +54,9 @@ METRICS = {
     "seconds_to_target": Metric("seconds to\n{target:g}"),
 }
 TO_TARGET = ("tokens_to_target", "seconds_to_target")
+
+# Loading a config.yaml is slow, and a sweep has few different models: FLOPs by the settings of model and size.
+_FLOPS: dict[str, int | None] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,22 +158,14 @@ def _flops_by_formula(run: Run) -> int | None:
     if vocab_size is None or run.summary.is_fitted:
         return None
     decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in ("model", "size")}
-    return _flops_of(repr([decisive, vocab_size]), RunDirectory(run.path).config, vocab_size)
-
-
-# Loading a config.yaml is slow, and a sweep has few different models: FLOPs by the settings of model and size.
-_FLOPS: dict[str, int | None] = {}
-
-
-def _flops_of(key: str, path: Path, vocab_size: int) -> int | None:
+    key = repr([decisive, vocab_size])
     if key not in _FLOPS:
         from nanolm.config.yaml_io import load_yaml
         from nanolm.model import count
 
         try:
-            config = load_yaml(path)
-            forward = count.total(count.flops_per_token(config, vocab_size))
-            _FLOPS[key] = count.training_flops(forward)
+            config = load_yaml(RunDirectory(run.path).config)
+            _FLOPS[key] = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
         except (NanolmError, ArithmeticError):
             _FLOPS[key] = None
     return _FLOPS[key]

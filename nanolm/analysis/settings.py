@@ -37,7 +37,7 @@ def varying_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     # Runs without readable settings are ignored.
     is_readable = [bool(run.settings) for run in runs]
     for group in groups:
-        chosen = [_choice(run, group) for run in runs]
+        chosen = [chosen_option(run, group) for run in runs]
         if not _differs(itertools.compress(chosen, is_readable)):
             continue
         in_group = [key for key in varying if key != "seed" and group in ("experiment", key.split(".")[0])]
@@ -61,7 +61,7 @@ def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     groups = {key.split(".")[0] for key in keys if key.endswith(".name")}.union(*(run.choices for run in runs))
     if name in groups and name not in keys:
-        return name, [_choice(run, name) for run in runs]
+        return name, [chosen_option(run, name) for run in runs]
     matching = [name] if name in keys else [key for key in keys if key.endswith(f".{name}")]
     # Of several keys, the one that differs between the runs is meant.
     differing = [key for key in matching if _differs(run.settings.get(key) for run in runs)]
@@ -78,7 +78,7 @@ def nearest_column(name: str, known: Iterable[str]) -> str:
     return nearest(name, [column for column in known if name in column] or known)
 
 
-def _choice(run: Run, group: str) -> Any:
+def chosen_option(run: Run, group: str) -> Any:
     """The option chosen in a group, or the name in its settings if the run was not made from a command line."""
     return run.choices.get(group, run.settings.get(f"{group}.name"))
 
