@@ -6,7 +6,9 @@ import dataclasses
 import enum
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nanolm.errors import NanolmError, SettingsError
@@ -15,11 +17,12 @@ from nanolm.registry import Registry
 # The value of a setting without a default. OmegaConf uses the same string for a missing value.
 MISSING: Any = "???"
 
+# Each bound of a number as a function, a sign and words.
 BOUNDS = {
-    "ge": (operator.ge, "at least"),
-    "gt": (operator.gt, "more than"),
-    "le": (operator.le, "at most"),
-    "lt": (operator.lt, "less than"),
+    "ge": (operator.ge, ">=", "at least"),
+    "gt": (operator.gt, ">", "more than"),
+    "le": (operator.le, "<=", "at most"),
+    "lt": (operator.lt, "<", "less than"),
 }
 
 # Integers must be smaller than this in magnitude, to fit into 64 bits.
@@ -69,7 +72,7 @@ class Setting:
 
     doc: str = ""
     role: Role = Role.experiment
-    traits: frozenset[Trait] = frozenset()
+    traits: tuple[Trait, ...] = ()
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     off: str = ""
     is_path: bool = False
@@ -79,32 +82,17 @@ class Setting:
 _UNDECLARED = Setting()
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    doc: str,
-    role: Role = Role.experiment,
-    traits: tuple[Trait, ...] = (),
-    off: str = "",
-    is_path: bool = False,
-    in_context: bool = False,
-    default_factory: Callable[[], Any] | None = None,
-    **bounds: float,
-) -> Any:
+def setting(default: Any = MISSING, *, doc: str, default_factory: Callable[[], Any] | None = None, **facts: Any) -> Any:
     """Declare a setting as the field of a dataclass.
 
     Args:
-        default: its default; without one, the user must give a value.
+        default: without one, the user must give a value.
         doc: documentation, as in Setting.
-        role: what the setting is for.
-        traits: further facts that a rule needs.
-        off: the value that disables the setting, with an explanation.
-        is_path: whether it is a path.
-        in_context: whether it is a number of positions.
         default_factory: makes the default, for lists and nested dataclasses.
-        bounds: ge, gt, le, lt.
+        facts: the other attributes of Setting, its bounds as ge=, gt=, le= and lt=.
     """
-    metadata = {"setting": Setting(doc, role, frozenset(traits), bounds, off, is_path, in_context)}
+    bounds = {name: facts.pop(name) for name in BOUNDS if name in facts}
+    metadata = {"setting": Setting(doc, bounds=bounds, **facts)}
     if default_factory is not None:
         return dataclasses.field(default_factory=default_factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -156,13 +144,8 @@ def _violated(number: int | float, bounds: Mapping[str, float]) -> str:
         return "a finite number"
     if abs(number) >= LARGEST and isinstance(number, int):
         return "less than 2**63 in size"
-    broken = [
-        f"{words} {limit}"
-        for bound, limit in bounds.items()
-        for holds, words in [BOUNDS[bound]]
-        if not holds(number, limit)
-    ]
-    return " and ".join(broken)
+    limits = [(*BOUNDS[name], limit) for name, limit in bounds.items()]
+    return " and ".join(f"{words} {limit}" for holds, _, words, limit in limits if not holds(number, limit))
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -170,10 +153,20 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         key = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{key}.")
         else:
             yield key, field, value
+
+
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows: int and NoneType for `int | None`."""
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+
+
+def enum_of(kinds: Iterable[Any]) -> type[enum.Enum] | None:
+    """Return the enum among the types that an annotation allows."""
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)), None)
 
 
 def plain(value: Any) -> Any:
@@ -184,6 +177,15 @@ def plain(value: Any) -> Any:
 def flat(config: Any) -> dict[str, Any]:
     """The settings of a dataclass as {dotted key: plain value}."""
     return {key: plain(value) for key, _, value in leaves(config)}
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Iterate over the values in nested dicts: dotted key and value. An empty dict is a value."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def declare(registry: Registry, base: type[Any]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nanolm.config.fields import MISSING, plain, setting_of
+from nanolm.config.fields import BOUNDS, MISSING, alternatives, enum_of, flat, plain, setting_of
 from nanolm.config.run import SETTING_GROUPS
 
 # A space at which no line is broken.
@@ -20,7 +19,6 @@ NO_BREAK = "\xa0"
 KEY_COLUMNS = 36
 
 _KINDS = {int: "integer", float: "number"}
-_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +57,17 @@ def entries(schema: type[Any], values: Mapping[str, Any] | None = None) -> list[
     for field in dataclasses.fields(schema):
         if field.name in ("name", *SETTING_GROUPS):
             continue
-        hint = hints[field.name]
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = alternatives(hints[field.name])
         declared = setting_of(field)
         default = _default(field)
         value = values.get(field.name, default)
-        enum_type = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)), None)
         nested = dataclasses.is_dataclass(kinds[0])
         found.append(
             Entry(
                 name=field.name,
                 doc=declared.doc,
                 constraint=_constraint(kinds, declared.bounds),
-                choices=tuple(enum_type) if enum_type else (),
+                choices=tuple(enum_of(kinds) or ()),
                 value=value,
                 default=default,
                 children=tuple(entries(kinds[0], value)) if nested else (),
@@ -84,16 +80,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if default is dataclasses.MISSING:
         return MISSING
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return {key: plain(value) for key, value in vars(default).items()}
-    return plain(default)
+    return flat(default) if dataclasses.is_dataclass(default) else plain(default)
 
 
 def _constraint(kinds: Sequence[Any], bounds: Mapping[str, float]) -> str:
     """The kind and the bounds of a number, such as "integer >= 1" or "0 <= number < 1", or the kind of a list."""
     for kind in kinds:
         if kind in _KINDS:
-            limits = [(_SIGNS[name], _number(limit)) for name, limit in bounds.items()]
+            limits = [(BOUNDS[name][1], _number(limit)) for name, limit in bounds.items()]
             if len(limits) == 2:
                 (_, low), (sign, high) = limits
                 return f"{low} {'<=' if 'ge' in bounds else '<'} {_KINDS[kind]} {sign} {high}"
@@ -192,8 +186,6 @@ def choice_lines(entry: Entry, width: int) -> list[str]:
 
 def _row(key: str, text: str, width: int) -> list[str]:
     """A key and its wrapped text; the text starts on the next line if the key is too long."""
-    wrapped = wrap(text, width - KEY_COLUMNS)
     if len(key) > KEY_COLUMNS - 2:
-        wrapped = ["", *wrapped]
-    indented = [" " * KEY_COLUMNS + line for line in wrapped]
-    return [(key + indented[0][len(key) :]).rstrip(), *indented[1:]]
+        return [key, *wrap(text, width, start=" " * KEY_COLUMNS)]
+    return wrap(text, width, start=key.ljust(KEY_COLUMNS))

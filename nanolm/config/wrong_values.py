@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import enum
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
 
-from nanolm.config.fields import LARGEST, setting_of
+from nanolm.config.fields import LARGEST, alternatives, enum_of, setting_of
 from nanolm.config.interpolation import unescape
 from nanolm.errors import SettingsError, nearest
 
@@ -33,7 +31,7 @@ _TYPES = {
 }
 
 # Descriptions of lists, by the type of their items.
-_LISTS = {
+LISTS = {
     int: "a list of whole numbers, as in [1,2]",
     float: "a list of numbers, as in [0.1,0.2]",
     str: "a list of strings, as in [a,b]",
@@ -53,20 +51,23 @@ def explain_value(task: DictConfig, key: str, value: Any, where: str) -> Setting
     Returns:
         The error, with a valid value as a hint if one is known; None if there is no such setting.
     """
-    schema, name = _field_of(task, key)
-    field = {field.name: field for field in dataclasses.fields(schema)}.get(name) if schema else None
-    if field is None or schema is None:
+    *groups, name = key.split(".")
+    node: Any = task
+    for group in groups:
+        node = node._get_node(group) if isinstance(node, DictConfig) and not node._is_none() else None
+    schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    fields = {field.name: field for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    if name not in fields:
         return None
     annotation = typing.get_type_hints(schema)[name]
-    kinds = [typing.get_origin(part) or part for part in _parts(annotation)]
+    kinds = [typing.get_origin(part) or part for part in alternatives(annotation)]
     if isinstance(value, dict) and any(map(dataclasses.is_dataclass, kinds)):
         return next(filter(None, (_explain_nested(task, f"{key}.{part}", value[part], where) for part in value)), None)
-    wanted = " or ".join(_described(part) for part in _parts(annotation))
     is_empty = isinstance(value, str) and not value.strip()
     return SettingsError(
-        f"{key} is {'empty' if is_empty else _shown(value)}, and must be {wanted}",
+        f"{key} is {'empty' if is_empty else _shown(value)}, and must be {describe_type(annotation)}",
         where=where,
-        hint=_hint(task, key, value, kinds, setting_of(field).off),
+        hint=_hint(task, key, value, kinds, setting_of(fields[name]).off),
     )
 
 
@@ -84,29 +85,19 @@ def _explain_nested(task: DictConfig, key: str, value: Any, where: str) -> Setti
     return None
 
 
-def _field_of(task: DictConfig, key: str) -> tuple[type[Any] | None, str]:
-    """Return the dataclass of a setting, and the name of its field there."""
-    node: Any = task
-    *groups, name = key.split(".")
-    for group in groups:
-        node = node._get_node(group) if isinstance(node, DictConfig) and not node._is_none() else None
-    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-    return (schema if schema is not None and dataclasses.is_dataclass(schema) else None), name
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation allows."""
-    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+def describe_type(annotation: Any) -> str:
+    """Describe the values that an annotation allows, such as "a whole number or null"."""
+    return " or ".join(map(_described, alternatives(annotation)))
 
 
 def _described(kind: Any) -> str:
     if kind is type(None):
         return "null"
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return f"one of {', '.join(member.name for member in kind)}"
+    if choices := enum_of([kind]):
+        return f"one of {', '.join(member.name for member in choices)}"
     if typing.get_origin(kind) is list:
         item = typing.get_args(kind)[0]
-        return _LISTS.get(typing.get_origin(item) or item, "a list")
+        return LISTS.get(typing.get_origin(item) or item, "a list")
     kind = typing.get_origin(kind) or kind
     return "settings, as key: value" if dataclasses.is_dataclass(kind) else _TYPES.get(kind, "another value")
 
@@ -127,12 +118,11 @@ def _hint(task: Mapping[Any, Any], key: str, value: Any, kinds: list[Any], off: 
             return f"{key}=null"
     if isinstance(value, float) and value.is_integer() and int in kinds and abs(value) < LARGEST:
         return f"{key}={int(value)}"
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, enum.Enum):
-            close = difflib.get_close_matches(str(value), [member.name for member in kind], n=1)
-            return f"{key}={close[0]}" if close else ""
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            if "." not in key:
-                return f"choose an option with {key}=NAME, or set one of its settings with {key}.NAME=VALUE"
-            return f"set one of its settings, as in {key}.{dataclasses.fields(kind)[0].name}=VALUE"
+    if choices := enum_of(kinds):
+        close = difflib.get_close_matches(str(value), [member.name for member in choices], n=1)
+        return f"{key}={close[0]}" if close else ""
+    if schema := next(filter(dataclasses.is_dataclass, kinds), None):
+        if "." not in key:
+            return f"choose an option with {key}=NAME, or set one of its settings with {key}.NAME=VALUE"
+        return f"set one of its settings, as in {key}.{dataclasses.fields(schema)[0].name}=VALUE"
     return ""

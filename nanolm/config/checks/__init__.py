@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from nanolm.config.checks.dataset import check_dataset
 from nanolm.config.checks.mask import check_mask
 from nanolm.config.checks.model import check_model
-from nanolm.config.checks.runtime import check_attention_backend, check_device, check_processes
 from nanolm.config.checks.scheduler import check_scheduler
-from nanolm.config.checks.trainer import check_trainer
+from nanolm.config.checks.trainer import check_attention_backend, check_device, check_processes, check_trainer
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.run import Config
 from nanolm.config.wandb_environment import check_logger
+from nanolm.config.wrong_values import LISTS
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.registry import GROUPS
 
@@ -57,7 +57,6 @@ def _check_names(config: Config) -> Iterator[NanolmError]:
 def _check_items(config: Config) -> Iterator[NanolmError]:
     """Refuse lists and mappings as items of lists of strings or numbers, which OmegaConf accepts."""
     for key, field, value in leaves(config):
-        kind = next((kind for kind in ("str", "int", "float") if f"list[{kind}]" in str(field.type)), None)
-        if kind and isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
-            kinds, example = ("strings", "[a,b]") if kind == "str" else ("numbers", "[1,2]")
-            yield SettingsError(f"{key} is {value}, and must be a list of {kinds}, as in {example}", where=key)
+        wanted = next((text for kind, text in LISTS.items() if f"list[{kind.__name__}]" in str(field.type)), None)
+        if wanted and isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            yield SettingsError(f"{key} is {value}, and must be {wanted}", where=key)

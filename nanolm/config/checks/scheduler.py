@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nanolm.config.fields import outside_bounds
 from nanolm.config.run import Config
 from nanolm.config.scheduler import NOT_A_PART, ChainConfig, PartsConfig, SchedulerConfig, warmup_of
+from nanolm.config.wrong_values import describe_type
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import SCHEDULERS
 
@@ -64,7 +66,7 @@ def _check_part(part: Any, where: str) -> Iterator[NanolmError]:
 def _check_settings(schema: type[Any], settings: dict[Any, Any], where: str) -> Iterator[NanolmError]:
     """Find keys, types and values that do not fit the schema of a part."""
     common = {field.name for field in dataclasses.fields(SchedulerConfig)} - {"name"}
-    types = {field.name: str(field.type) for field in dataclasses.fields(schema) if field.name not in common}
+    own = {field.name for field in dataclasses.fields(schema)} - common
     typed = OmegaConf.structured(schema)
     for key, value in settings.items():
         if key in common:
@@ -74,10 +76,8 @@ def _check_settings(schema: type[Any], settings: dict[Any, Any], where: str) -> 
                 hint=f"scheduler.{key}={value}",
             )
             continue
-        if key not in types:
-            yield SettingsError(
-                f"{settings['name']} has no setting {key!r}", where=where, hint=nearest(str(key), types)
-            )
+        if key not in own:
+            yield SettingsError(f"{settings['name']} has no setting {key!r}", where=where, hint=nearest(str(key), own))
             continue
         try:
             typed[key] = value
@@ -85,8 +85,8 @@ def _check_settings(schema: type[Any], settings: dict[Any, Any], where: str) -> 
         except OmegaConfBaseException:
             fits = False
         if not fits:
-            kind = types[key].replace(" | ", " or ")
-            yield SettingsError(f"{where}.{key} is {value!r}, and must be {kind}", where=where)
+            wanted = describe_type(typing.get_type_hints(schema)[key])
+            yield SettingsError(f"{where}.{key} is {value!r}, and must be {wanted}", where=where)
     yield from outside_bounds(OmegaConf.to_object(typed), f"{where}.")
 
 

@@ -22,10 +22,10 @@ from tests.helpers import make_config, mistakes
                 "scheduler.parts[3] is {'gamma': 1}",
                 "scheduler.parts[4] is ['step']",
                 "scheduler.parts[5].warmup_steps is set, but it applies only to the whole schedule",
-                "scheduler.parts[6].step_size is 1.5, and must be int or None",
-                "scheduler.parts[6].gamma is 'abc', and must be float",
+                "scheduler.parts[6].step_size is 1.5, and must be a whole number or null",
+                "scheduler.parts[6].gamma is 'abc', and must be a number",
                 "product cannot be a part of another schedule",
-                "scheduler.parts[8].gamma is '0.5', and must be float",
+                "scheduler.parts[8].gamma is '0.5', and must be a number",
             ],
         ),
         (
