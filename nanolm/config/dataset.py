@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 from nanolm.config.fields import MISSING, Choice, Role, declare, setting
 from nanolm.registry import DATASETS
@@ -81,32 +82,34 @@ class PythonStdlibConfig(DatasetConfig):
     name: str = "python_stdlib"
 
 
-_OWN_SPLIT = "Files, directory or glob of the {} split. null: a fraction of `path`."
+# The location of a text is not part of the experiment: a run records the checksum of the text.
+_path = partial(setting, role=Role.runtime, is_path=True)
 
 
 @dataclasses.dataclass
-class TextConfig(DatasetConfig):
+class FilesConfig(DatasetConfig):
+    """Settings of datasets in the user's files."""
+
+    path: str = _path(doc="A file, a directory (every file in it) or a glob such as 'notes/**/*.md'.")
+    val_path: str | None = _path(
+        None, doc="Files, directory or glob of the validation split. null: a fraction of `path`."
+    )
+    test_path: str | None = _path(None, doc="Files, directory or glob of the test split. null: a fraction of `path`.")
+
+
+@dataclasses.dataclass
+class TextConfig(FilesConfig):
     """Text files; each file is a document."""
 
     name: str = "text"
-    path: str = setting(
-        doc="A file, a directory (every file in it) or a glob such as 'notes/**/*.md'.",
-        role=Role.runtime,
-        is_path=True,
-    )
-    val_path: str | None = setting(None, doc=_OWN_SPLIT.format("validation"), role=Role.runtime, is_path=True)
-    test_path: str | None = setting(None, doc=_OWN_SPLIT.format("test"), role=Role.runtime, is_path=True)
 
 
 @dataclasses.dataclass
-class JsonlConfig(DatasetConfig):
+class JsonlConfig(FilesConfig):
     """JSON Lines: one JSON object per line, each a document. Blank lines are skipped."""
 
     name: str = "jsonl"
-    path: str = setting(doc="A file, a directory (every file in it) or a glob.", role=Role.runtime, is_path=True)
     field: str = setting("text", doc="Key of the text in each object.")
-    val_path: str | None = setting(None, doc=_OWN_SPLIT.format("validation"), role=Role.runtime, is_path=True)
-    test_path: str | None = setting(None, doc=_OWN_SPLIT.format("test"), role=Role.runtime, is_path=True)
 
 
 @dataclasses.dataclass
@@ -114,7 +117,7 @@ class HuggingFaceConfig(DatasetConfig):
     """A dataset of the Hugging Face Hub, or a local directory of parquet or JSON files."""
 
     name: str = "huggingface"
-    path: str = setting(doc="Name on the Hub, or a local directory.", role=Role.runtime, is_path=True)
+    path: str = _path(doc="Name on the Hub, or a local directory.")
     subset: str | None = setting(
         None, doc="Configuration of the dataset, such as wikitext-2-raw-v1. null: its only or default one."
     )
@@ -140,9 +143,7 @@ class DownloadConfig(DatasetConfig):
         doc="Required SHA-256 of the file, in hexadecimal. null: any file; for files that are reissued from time to "
         "time. The run records the SHA-256 of the text that it read."
     )
-    path: str | None = setting(
-        None, doc="A local copy of the file. null: download it.", role=Role.runtime, is_path=True
-    )
+    path: str | None = _path(None, doc="A local copy of the file. null: download it.")
     strip_gutenberg: bool = setting(
         False, doc="Keep only the text between Project Gutenberg's '*** START OF' and '*** END OF' lines."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nanolm.config.fields import MISSING, Choice, Role, declare, setting
+from nanolm.config.fields import MISSING, Choice, declare, setting
 from nanolm.registry import LOGGERS
 
 
@@ -35,23 +35,15 @@ class WandbConfig(LoggerConfig):
     """Weights & Biases. A failing or slow server never stops a run or changes its results."""
 
     name: str = "wandb"
-    project: str | None = setting(None, doc="W&B project. null: $WANDB_PROJECT, else nanolm.", role=Role.reporting)
-    entity: str | None = setting(
-        None, doc="W&B user or team. null: $WANDB_ENTITY, else the default of the account.", role=Role.reporting
-    )
+    project: str | None = setting(None, doc="W&B project. null: $WANDB_PROJECT, else nanolm.")
+    entity: str | None = setting(None, doc="W&B user or team. null: $WANDB_ENTITY, else the default of the account.")
     group: str | None = setting(
-        None,
-        doc="W&B group. null: $WANDB_RUN_GROUP, else the directory of the sweep that the run is a job of.",
-        role=Role.reporting,
+        None, doc="W&B group. null: $WANDB_RUN_GROUP, else the directory of the sweep that the run is a job of."
     )
-    tags: list[str] = setting(default_factory=list, doc="W&B tags. []: $WANDB_TAGS.", role=Role.reporting)
-    mode: WandbMode = setting(WandbMode.auto, doc="Where metrics are sent.", role=Role.reporting)
+    tags: list[str] = setting(default_factory=list, doc="W&B tags. []: $WANDB_TAGS.")
+    mode: WandbMode = setting(WandbMode.auto, doc="Where metrics are sent.")
     init_timeout: float = setting(
-        5.0,
-        doc="Seconds to wait for the server before the run continues offline.",
-        role=Role.reporting,
-        gt=0,
-        le=86_400,
+        5.0, doc="Seconds to wait for the server before the run continues offline.", gt=0, le=86_400
     )
 
 

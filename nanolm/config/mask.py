@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanolm.config.fields import MISSING, declare, setting
@@ -27,8 +28,7 @@ class MaskConfig:
     within_documents: bool = setting(False, doc="Hide the positions of other documents from each position as well.")
 
 
-def _in_context(default: int, doc: str) -> int:
-    return setting(default, doc=doc, ge=1, in_context=True)
+_in_context = partial(setting, ge=1, in_context=True)
 
 
 @dataclasses.dataclass
@@ -59,7 +59,7 @@ class DocumentConfig(CausalConfig):
 class WindowConfig(MaskConfig):
     """Settings of masks with a window."""
 
-    window: int = _in_context(16, "Number of visible positions on each side, not counting the position itself.")
+    window: int = _in_context(16, doc="Number of visible positions on each side, not counting the position itself.")
 
 
 @dataclasses.dataclass
@@ -81,7 +81,7 @@ class PrefixConfig(MaskConfig):
     """Prefix LM: causal, and all positions see the first `prefix_length` positions (Raffel et al. 2020, 3.2.1)."""
 
     name: str = "prefix"
-    prefix_length: int = _in_context(16, "Number of positions that every position sees.")
+    prefix_length: int = _in_context(16, doc="Number of positions that every position sees.")
 
 
 @dataclasses.dataclass
@@ -89,7 +89,7 @@ class StridedConfig(MaskConfig):
     """Every position sees itself and every `stride`-th position before it (Child et al. 2019, section 4.3)."""
 
     name: str = "strided"
-    stride: int = _in_context(8, "Distance between two visible positions.")
+    stride: int = _in_context(8, doc="Distance between two visible positions.")
 
 
 @dataclasses.dataclass
@@ -97,7 +97,7 @@ class BlockLocalConfig(MaskConfig):
     """Causal within blocks of `block_size` positions (Child et al. 2019, section 4.3)."""
 
     name: str = "block_local"
-    block_size: int = _in_context(16, "Positions per block.")
+    block_size: int = _in_context(16, doc="Positions per block.")
 
 
 @dataclasses.dataclass
@@ -140,22 +140,14 @@ def pattern_part(base: MaskConfig, name: str) -> MaskConfig:
 
 
 def layer_masks(config: Config) -> list[MaskConfig]:
-    """Return the mask of each layer, with its own settings and without a pattern.
-
-    Args:
-        config: checked settings.
-    """
+    """Return the mask of each layer of a checked config, with its own settings and without a pattern."""
     names = pattern_names(config.mask)
     parts = [pattern_part(config.mask, name) for name in names] if names else [config.mask]
     return [parts[layer % len(parts)] for layer in range(config.size.n_layers)]
 
 
 def reads_documents(config: Config) -> bool:
-    """Whether the model needs to know the document of each token.
-
-    Args:
-        config: checked settings.
-    """
+    """Whether the model of a checked config needs to know the document of each token."""
     return isinstance(config.model, TransformerConfig) and any(mask.within_documents for mask in layer_masks(config))
 
 

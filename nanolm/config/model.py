@@ -114,6 +114,10 @@ class NgramConfig(ModelConfig):
     add_k: float = setting(1.0, doc="Added to every count by smoothing=add_k; Kneser-Ney ignores it.", gt=0)
 
 
+def _dropout(place: str) -> float | None:
+    return setting(None, doc=f"Dropout of {place}. null: the value of `dropout`.", ge=0, lt=1)
+
+
 @dataclasses.dataclass
 class TransformerConfig(ModelConfig):
     """A decoder-only transformer. Its defaults are model=gpt, a current recipe."""
@@ -150,18 +154,9 @@ class TransformerConfig(ModelConfig):
     )
     initialization: Initialization = setting(Initialization.zero_projections, doc="Weight initialization.")
     dropout: float = setting(0.0, doc="Dropout probability.", ge=0, lt=1, off="0 disables dropout")
-    embedding_dropout: float | None = setting(
-        None, doc="Dropout of the embedding. null: the value of `dropout`.", ge=0, lt=1
-    )
-    attention_dropout: float | None = setting(
-        None, doc="Dropout of the attention weights. null: the value of `dropout`.", ge=0, lt=1
-    )
-    residual_dropout: float | None = setting(
-        None,
-        doc="Dropout of the outputs of attention and feed-forward. null: the value of `dropout`.",
-        ge=0,
-        lt=1,
-    )
+    embedding_dropout: float | None = _dropout("the embedding")
+    attention_dropout: float | None = _dropout("the attention weights")
+    residual_dropout: float | None = _dropout("the outputs of attention and feed-forward")
 
     @property
     def has_attention_bias(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 from nanolm.config.fields import MISSING, declare, setting
 from nanolm.registry import OPTIMIZERS
@@ -23,33 +24,18 @@ class LrMultipliers:
     other: float = setting(1.0, doc="All other parameters.", ge=0)
 
 
-def _lr(default: float) -> float:
-    return setting(default, doc="Peak learning rate; the scheduler multiplies it by a factor.", gt=0)
-
-
-def _weight_decay(default: float) -> float:
-    return setting(
-        default,
-        doc="Weight decay of matrices; embeddings, norms and biases have none.",
-        ge=0,
-        off="0 disables weight decay",
-    )
-
-
-def _beta1(default: float) -> float:
-    return setting(default, doc="Decay rate of the first moment of the gradient.", ge=0, lt=1)
-
-
-def _beta2(default: float) -> float:
-    return setting(default, doc="Decay rate of the second moment of the gradient.", ge=0, lt=1)
-
-
-def _eps(default: float) -> float:
-    return setting(default, doc="Added to the root of the second moment, against division by zero.", gt=0)
-
-
-def _momentum(default: float) -> float:
-    return setting(default, doc="Momentum.", ge=0, lt=1, off="0 disables momentum")
+# Settings of several optimizers, with different defaults.
+_lr = partial(setting, doc="Peak learning rate; the scheduler multiplies it by a factor.", gt=0)
+_weight_decay = partial(
+    setting,
+    doc="Weight decay of matrices; embeddings, norms and biases have none.",
+    ge=0,
+    off="0 disables weight decay",
+)
+_beta1 = partial(setting, doc="Decay rate of the first moment of the gradient.", ge=0, lt=1)
+_beta2 = partial(setting, doc="Decay rate of the second moment of the gradient.", ge=0, lt=1)
+_eps = partial(setting, doc="Added to the root of the second moment, against division by zero.", gt=0)
+_momentum = partial(setting, doc="Momentum.", ge=0, lt=1, off="0 disables momentum")
 
 
 @dataclasses.dataclass

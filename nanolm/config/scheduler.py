@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar
 
 from nanolm.config.fields import MISSING, declare, setting
@@ -31,11 +32,7 @@ class SchedulerConfig:
     )
 
 
-_FINAL_FRACTION = "Final lr as a fraction of lr."
-
-
-def _final_fraction(default: float) -> float:
-    return setting(default, doc=_FINAL_FRACTION, ge=0, le=1)
+_final_fraction = partial(setting, doc="Final lr as a fraction of lr.", le=1)
 
 
 @dataclasses.dataclass
@@ -51,7 +48,7 @@ class LinearConfig(SchedulerConfig):
     """Linear decay from lr to `final_fraction` * lr at trainer.max_steps."""
 
     name: str = "linear"
-    final_fraction: float = _final_fraction(0.0)
+    final_fraction: float = _final_fraction(0.0, ge=0)
 
 
 @dataclasses.dataclass
@@ -59,7 +56,7 @@ class CosineConfig(SchedulerConfig):
     """Cosine decay from lr to `final_fraction` * lr at trainer.max_steps (Loshchilov and Hutter 2017)."""
 
     name: str = "cosine"
-    final_fraction: float = _final_fraction(0.1)
+    final_fraction: float = _final_fraction(0.1, ge=0)
 
 
 @dataclasses.dataclass
@@ -74,7 +71,7 @@ class CosineRestartsConfig(SchedulerConfig):
         off="null takes a quarter of the steps; scheduler=cosine never restarts",
     )
     period_multiplier: int = setting(1, doc="Length of each decay as a multiple of the one before.", ge=1)
-    final_fraction: float = _final_fraction(0.0)
+    final_fraction: float = _final_fraction(0.0, ge=0)
 
 
 @dataclasses.dataclass
@@ -96,7 +93,7 @@ class ExponentialConfig(SchedulerConfig):
     """Exponential decay from lr to `final_fraction` * lr at trainer.max_steps."""
 
     name: str = "exponential"
-    final_fraction: float = setting(0.01, doc=_FINAL_FRACTION, gt=0, le=1)
+    final_fraction: float = _final_fraction(0.01, gt=0)
 
 
 @dataclasses.dataclass
@@ -114,7 +111,7 @@ class TrapezoidConfig(SchedulerConfig):
     decay_fraction: float = setting(
         0.2, doc="Length of the decay as a fraction of the steps after the warmup.", ge=0, le=1
     )
-    final_fraction: float = _final_fraction(0.0)
+    final_fraction: float = _final_fraction(0.0, ge=0)
 
 
 @dataclasses.dataclass
@@ -133,7 +130,7 @@ class OneCycleConfig(SchedulerConfig):
     )
     rise_fraction: float = setting(0.3, doc="Length of the rise as a fraction of the steps.", gt=0, lt=1)
     initial_fraction: float = setting(0.04, doc="Initial lr as a fraction of lr.", gt=0, le=1)
-    final_fraction: float = _final_fraction(4e-6)
+    final_fraction: float = _final_fraction(4e-6, ge=0)
 
 
 @dataclasses.dataclass
@@ -192,10 +189,6 @@ def warmup_of(config: SchedulerConfig, max_steps: int) -> int:
 
 
 def schedule_parts(config: PartsConfig) -> list[SchedulerConfig]:
-    """Return the settings of each part, with the warmup of the whole.
-
-    Args:
-        config: checked settings.
-    """
+    """Return the settings of each part of a checked config, with the warmup of the whole."""
     written = [{"name": part} if isinstance(part, str) else part for part in config.parts]
     return [SCHEDULERS.schema(part["name"])(**{**part, "warmup_steps": config.warmup_steps}) for part in written]

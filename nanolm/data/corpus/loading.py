@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nanolm.config.dataset import Bom, DatasetConfig, JsonlConfig, Newlines, Nul, SplitBy, TextConfig
+from nanolm.config.dataset import Bom, DatasetConfig, FilesConfig, Newlines, Nul, SplitBy
 from nanolm.data.corpus.exclusions import Identity
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, is_nul_heavy, nul_error
@@ -116,7 +116,7 @@ def _notes(config: DatasetConfig) -> tuple[str, ...]:
     notes = []
     splits: dict[Identity, list[tuple[str, Path]]] = {}
     for source, source_config in sources_of(config).items():
-        if isinstance(source_config, TextConfig | JsonlConfig):
+        if isinstance(source_config, FilesConfig):
             setting = "dataset.path" if source == "train" else f"dataset.{source}_path"
             found = find_files(source_config.path, setting)
             notes += [f"skipped below {setting}: {message}" for message in found.skipped]

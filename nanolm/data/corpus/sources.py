@@ -13,6 +13,7 @@ from typing import Any
 
 from nanolm.config.dataset import (
     DownloadConfig,
+    FilesConfig,
     HuggingFaceConfig,
     JsonlConfig,
     Nul,
@@ -77,7 +78,7 @@ def jsonl(config: JsonlConfig) -> Iterator[str]:
                     yield _field(line.removeprefix("\ufeff"), config.field, f"{path}, line {number}")
 
 
-def _read_one(path: Path, config: TextConfig | JsonlConfig) -> Iterator[Part]:
+def _read_one(path: Path, config: FilesConfig) -> Iterator[Part]:
     """Read a file of a path setting; for one of several, the error hints at a glob that excludes it."""
     given = user_path(config.path)
     hint = ""
