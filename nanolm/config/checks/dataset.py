@@ -19,12 +19,9 @@ def check_dataset(config: Config) -> Iterator[NanolmError]:
     for name in NOT_BLANK:
         value = getattr(dataset, name, None)
         if isinstance(value, str) and not value.strip():
-            example = (
-                "use dataset.path=. for the current directory" if name == "path" else f"or leave out dataset.{name}"
-            )
-            yield SettingsError(
-                f"dataset.{name} is empty", where=f"dataset.{name}", hint=f"is a shell variable unset? {example}"
-            )
+            key = f"dataset.{name}"
+            example = "use dataset.path=. for the current directory" if name == "path" else f"or leave out {key}"
+            yield SettingsError(f"{key} is empty", where=key, hint=f"is a shell variable unset? {example}")
     if dataset.val_fraction + dataset.test_fraction >= 1:
         yield SettingsError(
             f"dataset.val_fraction ({dataset.val_fraction}) and dataset.test_fraction ({dataset.test_fraction}) leave "

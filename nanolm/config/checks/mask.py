@@ -14,7 +14,6 @@ from nanolm.config.mask import (
     MaskConfig,
     PatternConfig,
     layers_by_mask,
-    pattern_names,
     reads_documents,
 )
 from nanolm.config.run import Config
@@ -27,7 +26,7 @@ def check_mask(config: Config) -> Iterator[NanolmError]:
     """Find a pattern without sense, documents that are split, and masks that do not suit the context or the backend."""
     pattern, n_layers = config.mask.pattern, config.size.n_layers
     if pattern is not None or isinstance(config.mask, PatternConfig):
-        problems = [*_check_pattern(pattern), *_check_length(config)]
+        problems = list(_check_pattern(pattern, n_layers))
         yield from problems
         if problems:
             return
@@ -44,8 +43,8 @@ def check_mask(config: Config) -> Iterator[NanolmError]:
         yield from _check_settings(mask, config.mask, config.size.context_length)
 
 
-def _check_pattern(pattern: Any) -> Iterator[NanolmError]:
-    """Find names and letters in a pattern that stand for no mask."""
+def _check_pattern(pattern: Any, n_layers: int) -> Iterator[NanolmError]:
+    """Find names and letters in a pattern that stand for no mask, and a length that does not divide the layers."""
     known = sorted(MASKS.names - {PatternConfig.name})
     letters = " and ".join(f"{letter} for {name}" for letter, name in PATTERN_LETTERS.items())
     if not isinstance(pattern, str | list) or not pattern:
@@ -54,7 +53,8 @@ def _check_pattern(pattern: Any) -> Iterator[NanolmError]:
             where="mask.pattern",
             hint=f"a list of masks, [causal,banded_causal], or letters: {letters}, as in SSSL",
         )
-    elif isinstance(pattern, str):
+        return
+    if isinstance(pattern, str):
         unknown = sorted(set(pattern) - set(PATTERN_LETTERS))
         if unknown:
             yield SettingsError(
@@ -66,15 +66,10 @@ def _check_pattern(pattern: Any) -> Iterator[NanolmError]:
         for name in pattern:
             if name not in known:
                 yield SettingsError(f"there is no mask {name!r}", where="mask.pattern", hint=nearest(str(name), known))
-
-
-def _check_length(config: Config) -> Iterator[NanolmError]:
-    n_layers = config.size.n_layers
-    length = len(pattern_names(config.mask)) if isinstance(config.mask.pattern, str | list) else 0
-    if length and n_layers % length:
+    if n_layers % len(pattern):
         divisors = [str(n) for n in range(1, n_layers + 1) if n_layers % n == 0]
         yield SettingsError(
-            f"size.n_layers ({n_layers}) is not a multiple of the {length} masks in mask.pattern",
+            f"size.n_layers ({n_layers}) is not a multiple of the {len(pattern)} masks in mask.pattern",
             where="mask.pattern, size.n_layers",
             hint=f"the number of masks must divide the number of layers: {', '.join(divisors)}",
         )

@@ -12,22 +12,18 @@ from nanolm.errors import NanolmError, SettingsError
 
 def check_model(config: Config) -> Iterator[NanolmError]:
     """Find widths and components that do not fit together."""
-    if isinstance(config.model, NgramConfig):
-        yield from _check_order(config.model, config.size)
-    if isinstance(config.model, TransformerConfig):
-        if config.model.attention is not AttentionKind.uniform:
-            yield from _check_widths(config.model, config.size)
-        yield from _check_components(config.model)
-
-
-def _check_order(model: NgramConfig, size: SizeConfig) -> Iterator[NanolmError]:
-    if model.order - 1 > size.context_length:
+    model, size = config.model, config.size
+    if isinstance(model, NgramConfig) and model.order - 1 > size.context_length:
         yield SettingsError(
             f"model.order ({model.order}) needs a context of {model.order - 1} tokens, but size.context_length is "
             f"{size.context_length}",
             where="model.order, size.context_length",
             hint=f"use size.context_length={model.order - 1} or more, or model.order={size.context_length + 1} or less",
         )
+    if isinstance(model, TransformerConfig):
+        if model.attention is not AttentionKind.uniform:
+            yield from _check_widths(model, size)
+        yield from _check_components(model)
 
 
 def _check_widths(model: TransformerConfig, size: SizeConfig) -> Iterator[NanolmError]:

@@ -1,13 +1,19 @@
-"""Check the settings of the training loop."""
+"""Check the settings of the trainer: batches, clipping, device, precision, attention backend and processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanolm.config.optimizer import ScheduleFreeConfig
+from nanolm.config.model import AttentionKind, NgramConfig, TransformerConfig
+from nanolm.config.optimizer import AdafactorConfig, MuonConfig, ScheduleFreeConfig
 from nanolm.config.run import Config
+from nanolm.config.trainer import AttentionBackend, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError
+from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.torchrun import world_size
+
+# FlexAttention has no kernels for narrower heads.
+FLEX_HEAD_WIDTH = 16
 
 
 def check_trainer(config: Config) -> Iterator[NanolmError]:
@@ -41,4 +47,77 @@ def check_trainer(config: Config) -> Iterator[NanolmError]:
             "optimizer=schedule_free averages the weights itself, and trainer.ema_decay would average them again",
             where="trainer.ema_decay, optimizer",
             hint="use trainer.ema_decay=null, or another optimizer",
+        )
+
+
+def check_device(config: Config) -> Iterator[NanolmError]:
+    """Find an unknown device, and fp16 on a CPU."""
+    trainer = config.trainer
+    if not DEVICES.fullmatch(trainer.device):
+        yield SettingsError(f"trainer.device is {trainer.device!r}", where="trainer.device", hint=DEVICES_HINT)
+    if trainer.precision is Precision.fp16 and trainer.device == "cpu":
+        yield SettingsError(
+            "trainer.precision=fp16 is slower and less accurate than fp32 on a CPU",
+            where="trainer.precision, trainer.device",
+            hint="use trainer.precision=bf16 or fp32",
+        )
+
+
+def check_attention_backend(config: Config) -> Iterator[NanolmError]:
+    """Find an attention backend that does not support the model or the device. Masks are checked by check_mask."""
+    model, size, backend = config.model, config.size, config.trainer.attention_backend
+    if not isinstance(model, TransformerConfig) or backend is AttentionBackend.auto:
+        return
+    if model.attention is AttentionKind.uniform:
+        yield SettingsError(
+            f"trainer.attention_backend is {backend.name}, but uniform attention has only one implementation",
+            where="trainer.attention_backend, model.attention",
+            hint="leave out trainer.attention_backend",
+        )
+    if backend is not AttentionBackend.flex:
+        return
+    if model.dropout_of(model.attention_dropout):
+        yield SettingsError(
+            "trainer.attention_backend=flex does not support attention dropout",
+            where="trainer.attention_backend, model.attention_dropout",
+            hint="use model.attention_dropout=0, or another backend",
+        )
+    if min(size.key_width, size.value_width) < FLEX_HEAD_WIDTH:
+        yield SettingsError(
+            f"trainer.attention_backend=flex needs heads of width {FLEX_HEAD_WIDTH} or more, but size.d_model "
+            f"({size.d_model}) and size.n_heads ({size.n_heads}) give a width of {size.key_width} "
+            f"(values {size.value_width})",
+            where="trainer.attention_backend, size.d_model, size.n_heads",
+            hint="use fewer or wider heads, or trainer.attention_backend=sdpa",
+        )
+    if config.trainer.device == "cpu":
+        yield SettingsError(
+            "trainer.attention_backend=flex has no backward pass on a CPU",
+            where="trainer.attention_backend, trainer.device",
+            hint="use another backend, or a GPU",
+        )
+
+
+def check_processes(config: Config) -> Iterator[NanolmError]:
+    """Find settings that do not work with several processes."""
+    trainer, n_processes = config.trainer, world_size()
+    if n_processes == 1:
+        return
+    if trainer.parallel is Parallel.fsdp and isinstance(config.optimizer, MuonConfig | AdafactorConfig):
+        yield SettingsError(
+            f"optimizer={config.optimizer.name} needs whole matrices, but trainer.parallel=fsdp shards their rows",
+            where="optimizer, trainer.parallel",
+            hint="use trainer.parallel=ddp, or an elementwise optimizer: adamw, adam, sgd, lion, schedule_free",
+        )
+    if trainer.device == "mps" or ":" in trainer.device:
+        yield SettingsError(
+            f"trainer.device={trainer.device} is a single device, but each of the {n_processes} processes needs one",
+            where="trainer.device",
+            hint="trainer.device=cuda gives each process on a machine its own GPU; cpu shares the cores",
+        )
+    if isinstance(config.model, NgramConfig):
+        yield SettingsError(
+            f"model={config.model.name} is fitted in one pass, which cannot be shared by several processes",
+            where="model",
+            hint="leave out torchrun: nanolm train ...",
         )
