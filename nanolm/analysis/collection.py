@@ -18,6 +18,7 @@ import yaml
 
 from nanolm.analysis.edits import note_of_edits
 from nanolm.analysis.names import short_names
+from nanolm.config.fields import flatten
 from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError, RunError, raise_all
 from nanolm.files import user_path
@@ -93,7 +94,7 @@ def plain_settings(path: Path) -> dict[str, Any]:
         raise RunError(f"{path.name} is damaged: {reason}", where=str(path)) from error
     if not isinstance(raw, dict):
         raise RunError(f"{path.name} holds no settings", where=str(path))
-    return dict(_flatten(map_strings(unescape, raw)))
+    return dict(flatten(map_strings(unescape, raw)))
 
 
 def note_of(path: Path) -> str:
@@ -165,11 +166,3 @@ def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
 def _natural_order(name: str) -> list[tuple[int, int, str]]:
     """A sort key that puts lr=2 before lr=10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _flatten(settings: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from nanolm.compose.hydra_api import config_folder
+from nanolm.config.fields import flatten
 from nanolm.config.yaml_io import read_yaml
 from nanolm.errors import SettingsError
 
@@ -51,7 +52,7 @@ class YamlFile:
 
     def settings(self) -> Iterator[tuple[str, Any, str]]:
         """Yield the dotted key in the whole config, the value and the key in the file of every setting."""
-        for key, value in _flat(self.content):
+        for key, value in flatten(self.content):
             yield (f"{self.package}.{key}" if self.package else key), value, key
 
 
@@ -137,11 +138,3 @@ def _lines(node: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
         for at, value in enumerate(node.value):
             yield f"{prefix}{at}", value.start_mark.line + 1
             yield from _lines(value, f"{prefix}{at}.")
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
