@@ -33,13 +33,13 @@ class Number:
     Attributes:
         kind: int or float.
         low, high: inclusive bounds.
-        hint: what to type instead; by default, the range.
+        hint: what to type instead.
     """
 
     kind: type[int] | type[float]
     low: float
     high: float
-    hint: str = ""
+    hint: str
 
     def __call__(self, text: str) -> int | float:
         """Parse a number.
@@ -48,15 +48,14 @@ class Number:
             SettingsError: the text is not a number, or is out of range.
         """
         noun = "a whole number" if self.kind is int else "a number"
-        hint = self.hint or f"{noun} of at least {self.low:g}"
         try:
             number = self.kind(text)
         except ValueError as error:
-            raise SettingsError(f"is {quote(text)}, which is not {noun}", hint=hint) from error
+            raise SettingsError(f"is {quote(text)}, which is not {noun}", hint=self.hint) from error
         if not self.low <= number <= self.high:
             reason = f"must be at least {self.low:g}" if number < self.low else "is too large"
             reason = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else reason
-            raise SettingsError(f"is {quote(text)[1:-1]}, which {reason}", hint=hint)
+            raise SettingsError(f"is {quote(text)[1:-1]}, which {reason}", hint=self.hint)
         return number
 
 
@@ -146,7 +145,7 @@ def checkpoint(value: str) -> str:
     if value in ("best", "last"):
         return value
     try:
-        return str(Number(int, 0, LARGEST)(value))
+        return str(COUNT_OR_NONE(value))
     except SettingsError as error:
         raise SettingsError(f"is {quote(value)}", hint="best, last, or a step") from error
 
@@ -171,9 +170,8 @@ class Parser(argparse.ArgumentParser):
         """Add an option whose value is checked.
 
         Args:
-            names: as for add_argument.
+            names, settings: as for add_argument.
             check: converts the text to the value; raises a SettingsError without `where`.
-            settings: as for add_argument.
         """
         label = max(names, key=len) if names[0].startswith("-") else str(settings.get("metavar") or names[0])
 

@@ -101,7 +101,7 @@ def compose_unresolved(
     """
     with hydra_context():
         _, _, composed, task, files = _compose(overrides, config_dir, False, saved)
-        raise_all(unknown_keys(task))
+        raise_all(list(unknown_keys(task)))
         raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)] if is_resolved else [])
         return composed
 

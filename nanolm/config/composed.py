@@ -16,7 +16,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from nanolm.config.fields import MISSING, plain
+from nanolm.config.fields import MISSING
 from nanolm.config.interpolation import escape, map_strings
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
@@ -37,7 +37,7 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise SettingsError(summarize_error(error), where=str(error.full_key or "")) from error
     assert isinstance(config, Config)
-    _map_strings_in_place(config, lambda text: MISSING if text == QUESTION_MARKS else text)
+    _restore_question_marks(config)
     return config
 
 
@@ -46,20 +46,11 @@ def to_omegaconf(value: Any) -> Any:
     node = OmegaConf.structured(type(value))
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        is_group = dataclasses.is_dataclass(item)
-        node[field.name] = to_omegaconf(item) if is_group else map_strings(_protect, to_plain(item))
+        if dataclasses.is_dataclass(item):
+            node[field.name] = to_omegaconf(item)
+        else:
+            node[field.name] = map_strings(lambda text: QUESTION_MARKS if text == MISSING else escape(text), item)
     return node
-
-
-def to_plain(value: Any) -> Any:
-    """Convert a dataclass to nested dicts and lists, and enums to their names."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    return plain(value)
 
 
 def missing_values(composed: DictConfig) -> list[NanolmError]:
@@ -95,7 +86,7 @@ def unresolved(key: str, raw: Any, error: BaseException, where: str = "") -> Set
         key: the setting.
         raw: its value, with the interpolation.
         error: raised by OmegaConf.
-        where: where the value was given.
+        where: where the value was given; by default, the override of the setting.
     """
     text = str(error)
     name = match[1] if (match := re.search(r"(?:key|variable|type) '?([^'\s]+)'?", text)) else ""
@@ -122,32 +113,20 @@ def unresolved(key: str, raw: Any, error: BaseException, where: str = "") -> Set
     )
 
 
-def unknown_keys(composed: DictConfig) -> list[NanolmError]:
-    """Return an error for each key that no dataclass has; Hydra does not check the keys of `+key=value`."""
-    problems: list[NanolmError] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        schema = OmegaConf.get_type(node)
-        if not dataclasses.is_dataclass(schema):
-            return
-        fields = {field.name for field in dataclasses.fields(schema)}
-        for name in map(str, node):
-            if name not in fields:
-                hint = (
-                    "configs hold short names, and nothing in them is executed"
-                    if name == "_target_"
-                    else nearest(f"{prefix}{name}", [f"{prefix}{field}" for field in fields])
-                )
-                problems.append(
-                    SettingsError(f"there is no setting {prefix + name!r}", where=f"{prefix}{name}", hint=hint)
-                )
-                continue
-            child = None if OmegaConf.is_missing(node, name) else node._get_node(name)
-            if isinstance(child, DictConfig):
-                walk(child, f"{prefix}{name}.")
-
-    walk(composed, "")
-    return problems
+def unknown_keys(node: Any, prefix: str = "") -> Iterator[NanolmError]:
+    """Find each key that no dataclass has; Hydra does not check the keys of `+key=value`."""
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) and not node._is_missing() else None
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [f"{prefix}{field.name}" for field in dataclasses.fields(schema)]
+    for name in map(str, node):
+        key = f"{prefix}{name}"
+        if key in known:
+            yield from unknown_keys(node._get_node(name), f"{key}.")
+        else:
+            is_target = name == "_target_"
+            hint = "configs hold short names, and nothing in them is executed" if is_target else nearest(key, known)
+            yield SettingsError(f"there is no setting {key!r}", where=key, hint=hint)
 
 
 def summarize_error(error: BaseException) -> str:
@@ -170,15 +149,11 @@ def _items(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[tuple[Di
             yield node, name, key
 
 
-def _protect(text: str) -> str:
-    return QUESTION_MARKS if text == MISSING else escape(text)
-
-
-def _map_strings_in_place(config: Any, change: Callable[[str], str]) -> None:
-    """Change every string in a dataclass, including nested dataclasses, lists and dicts."""
+def _restore_question_marks(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            _map_strings_in_place(value, change)
-        elif isinstance(value, str | list | dict):
-            setattr(config, field.name, map_strings(change, value))
+        if dataclasses.is_dataclass(value):
+            _restore_question_marks(value)
+        else:
+            restored = map_strings(lambda text: MISSING if text == QUESTION_MARKS else text, value)
+            setattr(config, field.name, restored)

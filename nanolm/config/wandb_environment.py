@@ -9,18 +9,16 @@ from collections.abc import Iterator, Mapping
 from nanolm.config.logger import WandbConfig, WandbMode
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError
+from nanolm.option_types import quote
 
 PROJECT = "nanolm"
 
-# The values of WANDB_MODE; the last two are older names of offline and online.
-MODES = {
-    "online": "online",
-    "offline": "offline",
-    "disabled": "disabled",
-    "shared": "shared",
-    "dryrun": "offline",
-    "run": "online",
-}
+# The variable that is used where a setting is not given.
+VARIABLES = {"project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP", "tags": "WANDB_TAGS"}
+
+# The values of WANDB_MODE, older names of which are still in use.
+OLDER_MODES = {"dryrun": "offline", "run": "online"}
+MODES = ("online", "offline", "disabled", "shared", *OLDER_MODES)
 FALSE = ("", "0", "false", "no", "off")
 
 # Characters that wandb refuses, and the maximum lengths.
@@ -50,20 +48,14 @@ def destination(config: WandbConfig, environment: Mapping[str, str] = os.environ
     """Resolve the destination. A setting takes precedence over its environment variable."""
     tags = tuple(tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",") if tag.strip())
     mode, mode_variable = _mode(config, environment)
-    used = {
-        "WANDB_PROJECT": not config.project,
-        "WANDB_ENTITY": not config.entity,
-        "WANDB_RUN_GROUP": not config.group,
-        "WANDB_TAGS": not config.tags,
-        mode_variable: True,
-    }
+    used = [*(variable for name, variable in VARIABLES.items() if not getattr(config, name)), mode_variable]
     return Destination(
         project=config.project or environment.get("WANDB_PROJECT") or PROJECT,
         entity=config.entity or environment.get("WANDB_ENTITY") or None,
         group=config.group or environment.get("WANDB_RUN_GROUP") or None,
         tags=tuple(config.tags) or tags,
         mode=mode,
-        from_environment=tuple(name for name, is_used in used.items() if is_used and environment.get(name)),
+        from_environment=tuple(variable for variable in used if environment.get(variable)),
     )
 
 
@@ -73,18 +65,13 @@ def check_wandb(
     """Check the settings and the WANDB_* variables, which wandb validates even if a setting takes precedence.
 
     Args:
-        config: the settings.
-        environment: the environment variables.
         prefix: of the settings' names as the user types them, such as "--".
     """
+    names = ("project", "entity", "group")
     values = [
-        (f"{prefix}project", "project", config.project),
-        (f"{prefix}entity", "entity", config.entity),
-        (f"{prefix}group", "group", config.group),
+        *((f"{prefix}{name}", name, getattr(config, name)) for name in names),
         *((f"{prefix}tags", "tag", tag) for tag in dict.fromkeys(config.tags)),
-        ("WANDB_PROJECT", "project", environment.get("WANDB_PROJECT") or None),
-        ("WANDB_ENTITY", "entity", environment.get("WANDB_ENTITY") or None),
-        ("WANDB_RUN_GROUP", "group", environment.get("WANDB_RUN_GROUP") or None),
+        *((VARIABLES[name], name, environment.get(VARIABLES[name]) or None) for name in names),
         ("WANDB_RUN_ID", "run id", environment.get("WANDB_RUN_ID") or None),
         *(("WANDB_TAGS", "tag", tag) for tag in dict.fromkeys(environment.get("WANDB_TAGS", "-").split(","))),
     ]
@@ -118,17 +105,16 @@ def _mode(config: WandbConfig, environment: Mapping[str, str]) -> tuple[str, str
     if environment.get("WANDB_DISABLED", "").strip().lower() not in FALSE:
         return "disabled", "WANDB_DISABLED"
     mode = environment.get("WANDB_MODE") or "auto"
-    return MODES.get(mode, mode), "WANDB_MODE"
+    return OLDER_MODES.get(mode, mode), "WANDB_MODE"
 
 
 def _problem(kind: str, value: str) -> str:
-    shown = value if len(value) <= 40 else f"{value[:40]}..."
     if not value.strip():
         return f"the wandb {kind} is empty"
     if len(value) > LENGTHS[kind]:
-        return f"the wandb {kind} {shown!r} has {len(value)} characters, more than {LENGTHS[kind]}"
+        return f"the wandb {kind} {quote(value)} has {len(value)} characters, more than {LENGTHS[kind]}"
     if found := [char for char in FORBIDDEN.get(kind, "") if char in value]:
-        return f"the wandb {kind} {shown!r} must not contain {' '.join(map(repr, found))}"
+        return f"the wandb {kind} {quote(value)} must not contain {' '.join(map(repr, found))}"
     return ""
 
 

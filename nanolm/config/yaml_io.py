@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nanolm.config.composed import QUESTION_MARKS, summarize_error, to_config, to_plain
-from nanolm.config.fields import MISSING
+from nanolm.config.composed import QUESTION_MARKS, summarize_error, to_config
+from nanolm.config.fields import MISSING, plain
 from nanolm.config.interpolation import escape, has_interpolation, map_strings
 from nanolm.config.launch import LAUNCH_KEYS
 from nanolm.config.run import SINGLE_SCHEMAS, Config
@@ -23,7 +23,8 @@ from nanolm.registry import GROUPS
 
 def save_yaml(config: Config) -> str:
     """Format the settings as YAML. A literal `${` is escaped for OmegaConf."""
-    tree = map_strings(escape, to_plain(config))
+    tree = dataclasses.asdict(config, dict_factory=lambda items: {key: plain(value) for key, value in items})
+    tree = map_strings(escape, tree)
     return yaml.dump(tree, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
@@ -91,19 +92,15 @@ def parse_yaml(text: str | bytes, path: Path) -> Config:
             value = raw.pop(group)
             if isinstance(value, dict):
                 typed[group] = OmegaConf.structured(_schema(group, value))
-            try:
-                typed[group] = OmegaConf.merge(typed[group], value) if isinstance(value, dict) else value
-            except MISFITS as error:
-                if explained := explain_value(typed, group, value, str(path)):
-                    raise _error(f"does not fit: {explained.found}", path) from error
-                raise
+            typed[group] = OmegaConf.merge(typed[group], value) if isinstance(value, dict) else value
         if raw:
             raise KeyError(*raw)
         return to_config(typed)
     except NanolmError:
         raise
     except OmegaConfBaseException as error:
-        raise _error(f"does not fit: {summarize_error(error)}", path) from error
+        explained = explain_value(typed, group, value, str(path)) if isinstance(error, MISFITS) else None
+        raise _error(f"does not fit: {explained.found if explained else summarize_error(error)}", path) from error
     except KeyError as error:
         raise _error(f"has a missing or unknown key: {error}", path) from error
 
