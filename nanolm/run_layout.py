@@ -1,4 +1,4 @@
-"""File names that identify a run directory or a sweep directory."""
+"""File names that identify a run directory, a sweep directory or a checkpoint."""
 
 from __future__ import annotations
 
@@ -53,3 +53,15 @@ def names_in(folder: Path) -> set[str]:
 def is_run_or_remains(names: Collection[str]) -> bool:
     """Whether these names in a folder make it a run directory, including one that lost its config.yaml."""
     return is_run(names) or any(remains.issubset(names) for remains in REMAINS)
+
+
+def checkpoint_step(name: str) -> int | None:
+    """Return the step that a checkpoint's folder is named after, as in step-00000100; None for any other name."""
+    number = name.removeprefix("step-")
+    return int(number) if number != name and number.isdecimal() else None
+
+
+def checkpoints_by_step(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder, damaged ones included, in order of their steps."""
+    steps = {path: checkpoint_step(path.name) for path in folder.glob("step-*")}
+    return dict(sorted((step, path) for path, step in steps.items() if step is not None))

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanolm.checksummed import MANIFEST
 from nanolm.config.identity import describe_changes
 from nanolm.config.roles import is_resumable
 from nanolm.json_text import parse_object
+from nanolm.run_layout import checkpoints_by_step
 
 # The number of changed settings that a note names.
 SHOWN = 3
@@ -45,11 +47,9 @@ def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
 
 def _recorded(checkpoints: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        names = (path.name for path in checkpoints.iterdir())
-        steps = [name for name in names if name.startswith("step-") and name[len("step-") :].isdecimal()]
-        newest = max(steps, key=lambda name: int(name[len("step-") :]), default=None)
+        newest = next(reversed(checkpoints_by_step(checkpoints).values()), None)
         if newest is not None:
-            settings = parse_object((checkpoints / newest / "manifest.json").read_bytes()).get("settings")
+            settings = parse_object((newest / MANIFEST).read_bytes()).get("settings")
             return settings if isinstance(settings, dict) else {}
     return {}
 

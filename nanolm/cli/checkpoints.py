@@ -12,6 +12,7 @@ from typing import Any
 from nanolm.cli.arguments import add_json, add_run
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
+from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.wording import format_bytes
 
@@ -69,16 +70,15 @@ def list_checkpoints(run: RunDirectory) -> list[Entry]:
     """
     from nanolm.training.checkpoints import files as checkpoint
 
-    paths = checkpoint.folders(run.require().checkpoints)
-    found = [(path, *checkpoint.inspect(path)) for path in paths]
+    checkpoints = checkpoints_by_step(run.require().checkpoints)
+    inspected = [(step, path, *checkpoint.inspect(path)) for step, path in checkpoints.items()]
     # A run in progress may have removed one in the meantime.
-    found = [(path, manifest, faults) for path, manifest, faults in found if path.exists()]
-    intact = [checkpoint.Checkpoint(path, manifest) for path, manifest, faults in found if manifest and not faults]
+    found = [(step, path, manifest, faults) for step, path, manifest, faults in inspected if path.exists()]
+    intact = [checkpoint.Checkpoint(path, manifest) for _, path, manifest, faults in found if manifest and not faults]
     last_step = intact[-1].step if intact else None
     best_step = intact[-1].best_step if intact else None
     entries = []
-    for path, manifest, faults in found:
-        step = checkpoint.step_of(path)
+    for step, path, manifest, faults in found:
         val_loss = manifest["val_loss"] if manifest else None
         reasons = [fault.found.removeprefix(f"{path.name}: ") for fault in faults]
         n_bytes, saved = _size_and_time(path)

@@ -13,7 +13,7 @@ from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.files import is_replacement, user_path
 from nanolm.json_text import parse_object
-from nanolm.run_layout import is_run_folder, names_in
+from nanolm.run_layout import checkpoints_by_step, is_run_folder, names_in
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary, read_summary
 
@@ -120,7 +120,7 @@ def is_without_config(run: RunDirectory) -> bool:
     """Return whether a folder is a run without config.yaml: it has checkpoints, or a summary with steps."""
     if run.exists():
         return False
-    if any(path.name.removeprefix("step-").isdigit() for path in run.checkpoints.glob("step-*/")):
+    if checkpoints_by_step(run.checkpoints):
         return True
     summary = _own_summary(run.summary)
     return summary is not None and bool(summary.step or summary.has_checkpoint)

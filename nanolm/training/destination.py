@@ -12,6 +12,7 @@ from nanolm.config.checks import check
 from nanolm.config.identity import identity
 from nanolm.config.launch import AUTO
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.run_layout import checkpoint_step, checkpoints_by_step
 from nanolm.runs.directory import RunDirectory, create_unique_folder, display_path, enclosing_run
 from nanolm.runs.occupancy import require_startable
 
@@ -82,18 +83,15 @@ def _require_same_directory(command: ComposedCommand, run: Path) -> None:
 
 def _is_saved(path: Path) -> bool:
     """Whether a checkpoint of this name exists, with or without leading zeros in its step."""
-    names = [folder.name.removeprefix("step-") for folder in path.absolute().parent.glob("step-*")]
-    steps = {int(name) for name in names if name.isdecimal()}
-    number = path.absolute().name.removeprefix("step-")
-    return path.exists() or (number.isdecimal() and int(number) in steps)
+    return path.exists() or checkpoint_step(path.absolute().name) in checkpoints_by_step(path.absolute().parent)
 
 
 def _fork_command(path: Path) -> str:
     """Return the command that forks a run at a checkpoint, with more steps where none would be left to train."""
     more = []
-    with contextlib.suppress(RunError, ValueError, TypeError):
-        step = int(path.absolute().name.removeprefix("step-"))
-        if step >= plain_settings(RunDirectory(run_of(path)).config)["trainer.max_steps"]:
+    step = checkpoint_step(path.absolute().name)
+    with contextlib.suppress(RunError, TypeError):
+        if step is not None and step >= plain_settings(RunDirectory(run_of(path)).config)["trainer.max_steps"]:
             more = [f"trainer.max_steps={step * 2}"]
     return shell.resume_command(path, "fork=true", *more)
 

@@ -13,6 +13,7 @@ from nanolm.config.launch import NEVER
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import RunError, SettingsError, raise_all
+from nanolm.run_layout import checkpoint_step, checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import is_without_config
 from nanolm.runs.summary import Summary
@@ -82,8 +83,9 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
         NanolmError: the run or the checkpoint does not exist, or no step would be left to train.
     """
     run = RunDirectory(run_of(path)).require()
-    if is_checkpoint_path(path) and path.absolute().name.removeprefix("step-").isdigit():
-        found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, checkpoint.step_of(path.absolute()))
+    step = checkpoint_step(path.absolute().name) if is_checkpoint_path(path) else None
+    if step is not None:
+        found: checkpoint.Checkpoint | None = checkpoint.at_step(run.checkpoints, step)
     else:
         found = checkpoint.verify(path) if is_checkpoint_path(path) else checkpoint.newest(run.checkpoints)[0]
     if found is None:
@@ -120,7 +122,7 @@ def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
     if summary.is_complete(config.trainer.max_steps):
         require_unedited(saved, run)
         return StartingPoint(config, choices, changes, completed_step=summary.step or 0)
-    parent = None if checkpoint.folders(run.checkpoints) else _recorded_parent(run, summary)
+    parent = None if checkpoints_by_step(run.checkpoints) else _recorded_parent(run, summary)
     return StartingPoint(config, choices, changes, parent)
 
 

@@ -11,10 +11,10 @@ from nanolm.baselines.entropy import bigram_loss, unigram_loss
 from nanolm.data.tokens.stream import Stream
 from nanolm.model import masks
 from nanolm.model.build import FittedModel, count_parameters
+from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs import provenance
 from nanolm.runs.summary import FITTED, TRAINED, Summary
 from nanolm.training import meters
-from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import is_deterministic
 from nanolm.training.precision import device_facts
@@ -47,7 +47,7 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
     return Summary(
         status="running",
         kind=FITTED if isinstance(state.model, FittedModel) else TRAINED,
-        has_checkpoint=on_main(lambda: bool(checkpoint.folders(setup.run.checkpoints))),
+        has_checkpoint=on_main(lambda: bool(checkpoints_by_step(setup.run.checkpoints))),
         choices=choices,
         group=group or before.group,
         seed=config.seed,

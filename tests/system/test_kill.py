@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
 from tests.helpers import (
@@ -136,7 +137,7 @@ def test_a_full_file_system_keeps_valid_checkpoints(nanolm: Nanolm, small_text: 
         found, damaged = checkpoint.newest(run.checkpoints)
         assert found is not None
         assert damaged == []
-        assert sorted(run.checkpoints.iterdir()) == checkpoint.folders(run.checkpoints)
+        assert sorted(run.checkpoints.iterdir()) == list(checkpoints_by_step(run.checkpoints).values())
         assert all(checkpoint.verify(path) for path in run.checkpoints.iterdir())
         assert run.read_summary().status == "failed"
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)

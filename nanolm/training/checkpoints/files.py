@@ -22,6 +22,7 @@ from nanolm.checksummed import MANIFEST
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
+from nanolm.run_layout import checkpoint_step, checkpoints_by_step
 from nanolm.training.checkpoints.serialization import cpu_copy, flatten, unflatten
 
 WEIGHTS, AVERAGES = "model.safetensors", "ema.safetensors"
@@ -159,8 +160,8 @@ def prune(folder: Path, best_step: int, keep_last: int | None, keep_every: int |
         keep_last: number of newest checkpoints to keep; None keeps all.
         keep_every: multiples of this number of steps are kept; None keeps none for that reason.
     """
-    for path in folders(folder)[:-keep_last] if keep_last else []:
-        step = step_of(path)
+    checkpoints = list(checkpoints_by_step(folder).items())
+    for step, path in checkpoints[:-keep_last] if keep_last else []:
         if step != best_step and not (keep_every and step % keep_every == 0):
             # Renamed first: a removal that is interrupted leaves nothing that looks like a checkpoint.
             renamed = path.rename(temporary_sibling(path))
@@ -182,7 +183,7 @@ def verify(path: Path) -> Checkpoint:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a checkpoint, or None if it is missing or damaged. No other file is read."""
     manifest = checksummed.read_manifest(path)
-    return manifest if manifest and manifest.get("step") == step_of(path) else None
+    return manifest if manifest and manifest.get("step") == checkpoint_step(path.name) else None
 
 
 def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
@@ -211,7 +212,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
         CheckpointError: there are checkpoints and all are damaged.
     """
     damaged: list[CheckpointError] = []
-    for path in reversed(folders(folder)):
+    for path in reversed(checkpoints_by_step(folder).values()):
         try:
             return verify(path), damaged
         except CheckpointError as error:
@@ -233,22 +234,11 @@ def at_step(folder: Path, step: int) -> Checkpoint:
     """
     path = _folder_of(folder, step)
     if not path.is_dir():
-        steps = ", ".join(str(step_of(path)) for path in folders(folder)) or "none"
+        steps = ", ".join(map(str, checkpoints_by_step(folder))) or "none"
         raise CheckpointError(
             f"there is no checkpoint of step {step}", where=str(folder), hint=f"existing checkpoints: {steps}"
         )
     return verify(path)
-
-
-def folders(folder: Path) -> list[Path]:
-    """List checkpoint folders, damaged ones included, in order of their steps."""
-    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
-    return sorted(found, key=step_of)
-
-
-def step_of(path: Path) -> int:
-    """Return the step that the folder of a checkpoint is named after."""
-    return int(path.name.removeprefix("step-"))
 
 
 def quarantine(folder: Path, newest_step: int) -> list[Path]:
@@ -257,7 +247,7 @@ def quarantine(folder: Path, newest_step: int) -> list[Path]:
     Returns:
         The new paths, newest first.
     """
-    damaged = [path for path in reversed(folders(folder)) if step_of(path) > newest_step]
+    damaged = [path for step, path in reversed(checkpoints_by_step(folder).items()) if step > newest_step]
     return [path.rename(_quarantine_name(path)) for path in damaged]
 
 

@@ -19,6 +19,7 @@ from nanolm.config.yaml_io import has_key
 from nanolm.errors import CheckpointError, RunError
 from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json
+from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwritten
 from nanolm.runs.samples import read_samples
@@ -133,7 +134,7 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
     Raises:
         RunError: names the old and the new values, if a checkpoint has the old ones.
     """
-    for path in reversed(checkpoint.folders(run.checkpoints)):
+    for path in reversed(checkpoints_by_step(run.checkpoints).values()):
         manifest = checkpoint.read_manifest(path)
         if manifest is not None:
             require_same_settings(config, run, manifest, path)

@@ -98,6 +98,11 @@ def test_saving_a_damaged_step_again_quarantines_it(tmp_path: Path) -> None:
     assert found is not None
     assert (found.manifest["val_loss"], damaged) == (5.0, [])
     assert (tmp_path / "step-00000002.replaced-1").is_dir()
+    with pytest.raises(CheckpointError):
+        checkpoint.verify(tmp_path / "step-00000002.replaced-1")
+    save(tmp_path, 2)
+    with pytest.raises(CheckpointError, match="belongs to another step"):
+        checkpoint.verify(tmp_path / "step-00000002.replaced-2")
 
 
 @pytest.mark.parametrize(

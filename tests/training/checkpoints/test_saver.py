@@ -10,6 +10,7 @@ import torch
 
 from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import CheckpointError, DiskError, DivergedError
+from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import evaluation, trainer
 from nanolm.training.checkpoints import files as checkpoint
@@ -69,7 +70,7 @@ def test_save_returns_while_the_checkpoint_is_written(tmp_path: Path, slow_disk:
     said: list[str] = []
     with Saver(tmp_path, TrainerConfig(), said.append) as saver:
         save(saver, 1)
-        assert (said, checkpoint.folders(tmp_path)) == ([], [])
+        assert (said, checkpoints_by_step(tmp_path)) == ([], {})
         # The next save waits, so that there is one copy of the state at a time.
         threading.Timer(0.1, slow_disk.set).start()
         save(saver, 2)
@@ -98,9 +99,9 @@ def test_background_error_is_raised_by_the_next_save(tmp_path: Path, monkeypatch
         monkeypatch.undo()
         with pytest.raises(DiskError, match="the disk is full"):
             save(saver, 2)
-        assert checkpoint.folders(tmp_path) == []
+        assert checkpoints_by_step(tmp_path) == {}
         save(saver, 3)
-    assert [path.name for path in checkpoint.folders(tmp_path)] == ["step-00000003"]
+    assert [path.name for path in checkpoints_by_step(tmp_path).values()] == ["step-00000003"]
 
 
 def test_background_error_is_raised_on_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +155,7 @@ def test_saving_by_time_does_not_change_training(small_text: Path, tmp_path: Pat
         run.path.mkdir()
         line = ("model.dropout=0.3", "trainer.max_steps=12", "trainer.save_every=100", "trainer.keep_last=null")
         train(small_config(small_text, *line, f"trainer.save_every_minutes={minutes}"), run)
-        assert len(checkpoint.folders(run.checkpoints)) == (1 if minutes == "null" else 12)
+        assert len(checkpoints_by_step(run.checkpoints)) == (1 if minutes == "null" else 12)
         weights.append((run.checkpoints / "step-00000012" / checkpoint.WEIGHTS).read_bytes())
     assert weights[0] == weights[1]
 
