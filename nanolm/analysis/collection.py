@@ -52,11 +52,6 @@ class Run:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def choices(self) -> dict[str, str]:
-        """The option chosen in each config group."""
-        return self.summary.choices
-
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """Find the runs at and below each path, sorted by name with numbers by value.

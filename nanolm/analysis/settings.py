@@ -59,7 +59,7 @@ def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
         SettingsError: no run has such a setting, or several keys have that end.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
-    groups = {key.split(".")[0] for key in keys if key.endswith(".name")}.union(*(run.choices for run in runs))
+    groups = {key.split(".")[0] for key in keys if key.endswith(".name")}.union(*(run.summary.choices for run in runs))
     if name in groups and name not in keys:
         return name, [chosen_option(run, name) for run in runs]
     matching = [name] if name in keys else [key for key in keys if key.endswith(f".{name}")]
@@ -80,7 +80,7 @@ def nearest_column(name: str, known: Iterable[str]) -> str:
 
 def chosen_option(run: Run, group: str) -> Any:
     """The option chosen in a group, or the name in its settings if the run was not made from a command line."""
-    return run.choices.get(group, run.settings.get(f"{group}.name"))
+    return run.summary.choices.get(group, run.settings.get(f"{group}.name"))
 
 
 def _is_determined_by(chosen: Sequence[Any], is_readable: Sequence[bool], values: Sequence[Any]) -> bool:

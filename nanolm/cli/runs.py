@@ -205,7 +205,7 @@ def _entry(run: Run, now: float) -> Entry:
         max_steps=metrics.max_steps(run),
         best_val_loss=found.best_val_loss,
         bits_per_byte=found.bits_per_byte,
-        choices=run.choices,
+        choices=run.summary.choices,
         age=now - _last_write(run),
         faults=list(dict.fromkeys(faults)),
         notes=list(run.notes),

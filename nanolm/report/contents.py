@@ -188,7 +188,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
         command=fork_command(run.settings, run.summary.parent)
         if run.summary.parent
-        else command(run.settings, run.choices),
+        else command(run.settings, run.summary.choices),
         config=_text(directory),
         provenance=_provenance(summary),
         faults=tuple(faults),

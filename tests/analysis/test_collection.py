@@ -106,7 +106,7 @@ def test_real_run_is_read_as_written(tmp_path: Path, small_text: Path) -> None:
     assert run.settings["size.d_model"] == 16
     assert run.settings["optimizer.eps"] == pytest.approx(1e-8)
     assert run.summary == directory.read_summary()
-    assert (run.status, run.faults, run.choices["model"]) == ("completed", (), "gpt")
+    assert (run.status, run.faults, run.summary.choices["model"]) == ("completed", (), "gpt")
 
 
 def test_damaged_runs_keep_their_faults(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_command_has_exactly_the_settings(overrides: list[str], tmp_path: Path) 
 
 def test_real_runs_have_a_command(pair: Path) -> None:
     for run in find([pair]):
-        found = command(run.settings, run.choices)
+        found = command(run.settings, run.summary.choices)
         assert found is not None
         assert identity(compose_command(shlex.split(found)[2:]).config) == run.summary.identity
 
