@@ -13,11 +13,6 @@ from nanolm.model.cache import LayerCache
 from nanolm.model.positions import rotate
 
 
-def attention(config: TransformerConfig, size: SizeConfig) -> nn.Module:
-    """Build the layer that `model.attention` names."""
-    return ATTENTIONS[config.attention](config, size)
-
-
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
 

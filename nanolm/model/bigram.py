@@ -10,17 +10,12 @@ from nanolm.registry import MODELS
 
 
 @MODELS.register("bigram")
-def bigram(config: Config, vocab_size: int) -> Bigram:
-    """Build a bigram model."""
-    return Bigram(vocab_size, config.size.context_length)
-
-
 class Bigram(nn.Module):
     """A trained VxV table of logits, initialized to zero so that all next tokens are equally likely."""
 
-    def __init__(self, vocab_size: int, context_length: int) -> None:
+    def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
-        self.context_length = context_length
+        self.context_length = config.size.context_length
         self.logits = nn.Embedding(vocab_size, vocab_size)
         nn.init.zeros_(self.logits.weight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -10,16 +11,9 @@ from torch import nn
 
 from nanolm.config.model import Activation, FeedForwardKind, Norm, NormPlacement, TransformerConfig
 from nanolm.config.size import SizeConfig
-from nanolm.model.attention import attention
+from nanolm.model.attention import ATTENTIONS
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
-
-
-class RMSNorm(nn.Module):
-    """Root mean square layer normalization without a learned scale (Zhang and Sennrich 2019)."""
-
-    def forward(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x_BxTxC, x_BxTxC.shape[-1:])
 
 
 def norm(config: TransformerConfig, d_model: int) -> nn.Module:
@@ -27,7 +21,8 @@ def norm(config: TransformerConfig, d_model: int) -> nn.Module:
     if config.norm is Norm.none:
         return nn.Identity()
     if config.norm is Norm.rms_norm:
-        return RMSNorm()
+        # Zhang and Sennrich 2019, without a learned scale.
+        return nn.RMSNorm(d_model, elementwise_affine=False)
     return nn.LayerNorm(d_model, bias=config.bias)
 
 
@@ -36,11 +31,6 @@ def relu_squared(x: torch.Tensor) -> torch.Tensor:
     # A product stays in half precision under CUDA autocast, which computes powers in fp32.
     rectified = F.relu(x)
     return rectified * rectified
-
-
-def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    """Tanh approximation of GELU (Hendrycks and Gimpel 2016), as in GPT-2."""
-    return F.gelu(x, approximate="tanh")
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
@@ -52,7 +42,8 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     Activation.relu: F.relu,
     Activation.gelu: F.gelu,
-    Activation.gelu_tanh: gelu_tanh,
+    # Hendrycks and Gimpel 2016, as in GPT-2.
+    Activation.gelu_tanh: functools.partial(F.gelu, approximate="tanh"),
     Activation.relu_squared: relu_squared,
     Activation.swiglu: swiglu,
 }
@@ -86,7 +77,7 @@ class Block(nn.Module):
         self.is_residual = config.residual
         has_feed_forward = config.feed_forward is not FeedForwardKind.none
         self.attention_norm = norm(config, size.d_model)
-        self.attention = attention(config, size)
+        self.attention = ATTENTIONS[config.attention](config, size)
         self.feed_forward_norm = norm(config, size.d_model) if has_feed_forward else None
         self.feed_forward = FeedForward(config, size) if has_feed_forward else None
         self.dropout = nn.Dropout(config.dropout_of(config.residual_dropout))

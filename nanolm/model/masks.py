@@ -33,15 +33,11 @@ def none(query: torch.Tensor, key: torch.Tensor, config: NoMaskConfig) -> torch.
     return torch.ones_like(query + key, dtype=torch.bool)
 
 
-@MASKS.register("causal")
-def causal(query: torch.Tensor, key: torch.Tensor, config: CausalConfig) -> torch.Tensor:
-    """A position sees itself and all earlier positions."""
-    return key <= query
-
-
+# The setting `within_documents` of mask=document hides positions of other documents.
 @MASKS.register("document")
-def document(query: torch.Tensor, key: torch.Tensor, config: DocumentConfig) -> torch.Tensor:
-    """A causal mask; its setting `within_documents` hides positions of other documents."""
+@MASKS.register("causal")
+def causal(query: torch.Tensor, key: torch.Tensor, config: CausalConfig | DocumentConfig) -> torch.Tensor:
+    """A position sees itself and all earlier positions."""
     return key <= query
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config.mask import CausalConfig, MaskConfig, layers_by_mask
+from nanolm.config.mask import CausalConfig, layers_by_mask
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
@@ -22,18 +22,8 @@ from nanolm.registry import MODELS
 
 
 @MODELS.register("transformer")
-def transformer(config: Config, vocab_size: int) -> Transformer:
-    """Build a transformer, with weights drawn from torch's global generator."""
-    assert isinstance(config.model, TransformerConfig)
-    model = Transformer(config, vocab_size)
-    # Initializing meta tensors has no effect, and torch takes milliseconds for each.
-    if not model.token_embedding.weight.is_meta:
-        INITIALIZATIONS[config.model.initialization](model)
-    return model
-
-
 class Transformer(nn.Module):
-    """A decoder-only transformer.
+    """A decoder-only transformer, with weights drawn from torch's global generator.
 
     `model=gpt2` is that of Radford et al. 2019: learned positions, LayerNorm before each sublayer, tanh-GELU and a tied
     head. `model=gpt` is a modern variant: rotary positions, RMSNorm (also after the embedding), QK-norm, ReLU^2, no
@@ -69,6 +59,9 @@ class Transformer(nn.Module):
         has_separate_bias = settings.tie_embeddings and settings.head_bias
         self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_separate_bias else None
         self.logit_softcap = settings.logit_softcap
+        # Initializing meta tensors has no effect, and torch takes milliseconds for each.
+        if not self.token_embedding.weight.is_meta:
+            INITIALIZATIONS[settings.initialization](self)
 
     def forward(
         self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
@@ -144,25 +137,19 @@ class Transformer(nn.Module):
 
     def _register_masks(self, config: Config) -> None:
         """Evaluate each distinct mask once; causal masks need no tensor."""
-        self.masks: list[MaskConfig] = []
-        self.mask_of_layer = [0] * config.size.n_layers
+        layers_of_masks = layers_by_mask(config)
+        self.masks = [mask for mask, _ in layers_of_masks]
+        index_of_layer = {layer: index for index, (_, layers) in enumerate(layers_of_masks) for layer in layers}
+        self.mask_of_layer = [index_of_layer[layer] for layer in range(config.size.n_layers)]
+        stored = [index for index, mask in enumerate(self.masks) if not isinstance(mask, CausalConfig)]
+        self._index_in_buffer = {index: at for at, index in enumerate(stored)}
+        with torch.device("cpu"):  # values are checked, which meta tensors do not have
+            tensors = [dense_mask(self.masks[index], self.context_length) for index in stored]
         # One buffer of the model: buffers shared by layers would be copied for each layer by `.to(device)`.
-        tensors: list[torch.Tensor] = []
-        self._buffer_index_of_mask: list[int | None] = []
-        for mask, layers in layers_by_mask(config):
-            for layer in layers:
-                self.mask_of_layer[layer] = len(self.masks)
-            self.masks.append(mask)
-            if isinstance(mask, CausalConfig):
-                self._buffer_index_of_mask.append(None)
-            else:
-                self._buffer_index_of_mask.append(len(tensors))
-                with torch.device("cpu"):  # values are checked, which meta tensors do not have
-                    tensors.append(dense_mask(mask, config.size.context_length))
         self.masks_MxTxT: torch.Tensor | None
         self.register_buffer("masks_MxTxT", torch.stack(tensors) if tensors else None, persistent=False)
 
     def _mask(self, index: int) -> torch.Tensor | None:
         """Return mask_TxT of a distinct mask; None for a causal one."""
-        buffer_index = self._buffer_index_of_mask[index]
-        return None if buffer_index is None or self.masks_MxTxT is None else self.masks_MxTxT[buffer_index]
+        at = self._index_in_buffer.get(index)
+        return None if at is None or self.masks_MxTxT is None else self.masks_MxTxT[at]

@@ -24,12 +24,12 @@ from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
-from nanolm.training.divergence import DIVERGED_HINT
 from nanolm.training.ema import Averages
 from nanolm.training.evaluation import split_loss, write_sample
-from nanolm.training.memory import translates_memory_errors
+from nanolm.training.memory import translate_memory_errors
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import times_due
+from nanolm.training.session import DIVERGED_HINT
 from nanolm.training.setup import Setup, prepare
 from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
@@ -55,8 +55,8 @@ class Estimate:
         peak_by_formula: bytes at the peak of a step, when not all of these are live at once; None without a formula.
         peak_memory: measured peak in bytes; None if the system does not report it.
         checkpoint_bytes: of one checkpoint.
-        step_seconds, evaluation_seconds, save_seconds: measured duration of one each.
-        steps, evaluations, saves: remaining numbers, without the saves of new best losses between regular ones.
+        durations: number of remaining steps, evaluations and saves, without the saves of new best losses between
+            regular ones, and the measured seconds of one each.
         mfu: model FLOPs utilization; None if unknown.
         peak_flops: FLOPs per second of the device.
         is_peak_measured: whether peak_flops was measured now, instead of taken from the data sheet.
@@ -72,29 +72,20 @@ class Estimate:
     peak_by_formula: int | None
     peak_memory: int | None
     checkpoint_bytes: int
-    step_seconds: float
-    evaluation_seconds: float
-    save_seconds: float
-    steps: int
-    evaluations: int
-    saves: int
+    durations: dict[str, tuple[int, float]]
     tokens_per_second: float
     mfu: float | None
     peak_flops: float | None
     is_peak_measured: bool
     lrs: list[tuple[int, float]]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
         """Duration of the rest of the run."""
-        return (
-            self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds + self.saves * self.save_seconds
-        )
+        return sum(times * seconds for times, seconds in self.durations.values())
 
 
-@translates_memory_errors
-@translate_torch_errors()
 def dry_run(
     config: Config, run: RunDirectory, *, ranks: Ranks = SINGLE_PROCESS, parent: Parent | None = None
 ) -> Estimate:
@@ -112,21 +103,25 @@ def dry_run(
         OutOfMemoryError: an allocation failed.
     """
     keep_freed_memory()
-    setup = prepare(config, run, ranks, parent)
-    if isinstance(setup.state.model, FittedModel):
+    with translate_memory_errors(config), translate_torch_errors():
+        return _estimate(prepare(config, run, ranks, parent))
+
+
+def _estimate(setup: Setup) -> Estimate:
+    config, settings, state = setup.config, setup.config.trainer, setup.state
+    if isinstance(state.model, FittedModel):
         raise SettingsError(
             f"model={config.model.name} is fitted in one pass: there are no steps to time",
             where="dry_run",
             hint="leave dry_run out; fitting takes seconds",
         )
-    meters.reset_peak_memory(setup.state.device)
-    settings, state = config.trainer, setup.state
+    meters.reset_peak_memory(state.device)
     first, last = state.step, settings.max_steps
     step_seconds, tokens_a_step = _time_steps(setup)
     evaluation_seconds = _time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
     weights, state_dict, averages = state.full_state()
-    save_seconds, checkpoint_bytes = ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
+    save_seconds, checkpoint_bytes = setup.ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
@@ -149,14 +144,13 @@ def dry_run(
         peak_by_formula=peak_by_formula,
         peak_memory=peak_memory,
         checkpoint_bytes=checkpoint_bytes,
-        step_seconds=step_seconds,
-        evaluation_seconds=evaluation_seconds,
-        save_seconds=save_seconds,
-        steps=last - first,
-        evaluations=times_due(first, last, settings.eval_every),
-        saves=times_due(first, last, settings.save_every),
+        durations={
+            "steps": (last - first, step_seconds),
+            "evaluations": (times_due(first, last, settings.eval_every), evaluation_seconds),
+            "saves": (times_due(first, last, settings.save_every), save_seconds),
+        },
         tokens_per_second=speed,
-        mfu=meters.utilization(speed, setup.flops_per_token, peak, ranks.world_size),
+        mfu=meters.utilization(speed, setup.flops_per_token, peak, setup.ranks.world_size),
         peak_flops=peak,
         is_peak_measured=setup.peak_flops is None,
         lrs=[
@@ -255,18 +249,14 @@ def print_estimate(found: Estimate) -> None:
         table.add_row("memory (measured)", f"{format_bytes(found.peak_memory)} at the peak")
     table.add_row("checkpoint size", format_bytes(found.checkpoint_bytes))
     table.add_row("lr", ", ".join(f"{lr:.3g} at {step:,}" for step, lr in found.lrs))
-    table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {found.step_seconds * 1000:.3g} ms per step")
+    step_seconds = found.durations["steps"][1]
+    table.add_row("speed", f"{found.tokens_per_second:,.0f} tokens/s, {step_seconds * 1000:.3g} ms per step")
     if found.mfu is not None and found.peak_flops is not None:
         kind = "measured with matmuls" if found.is_peak_measured else "by the data sheet"
         table.add_row("MFU", f"{found.mfu:.1%} of {found.peak_flops / 1e9:,.0f} GFLOP/s, {kind}")
-    parts = {
-        "steps": (found.steps, found.step_seconds),
-        "evaluations": (found.evaluations, found.evaluation_seconds),
-        "saves": (found.saves, found.save_seconds),
-    }
     shares = ", ".join(
         f"{times:,} {name[:-1] if times == 1 else name} {format_duration(times * seconds)}"
-        for name, (times, seconds) in parts.items()
+        for name, (times, seconds) in found.durations.items()
     )
     table.add_row("estimated time", f"{format_duration(found.seconds)}: {shares}")
     console.print(table)

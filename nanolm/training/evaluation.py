@@ -14,7 +14,6 @@ from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.training import ema, schedules
-from nanolm.training.divergence import diverged_error
 from nanolm.training.session import Session
 from nanolm.training.setup import Setup
 from nanolm.training.validation import exact_loss
@@ -34,7 +33,7 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     config, state = setup.config, setup.state
     state.val_loss = split_loss(setup, "val")
     if not math.isfinite(state.val_loss):
-        raise diverged_error(session, state.val_loss, math.nan, math.nan)
+        raise session.diverged_error(state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
     is_best = state.val_loss < state.best_val_loss
     if is_best:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import re
-from collections.abc import Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Iterator
 
 import torch
 
@@ -19,9 +17,6 @@ from nanolm.model import count, memory_estimate
 from nanolm.model.shapes import has_formula
 from nanolm.torchrun import world_size
 from nanolm.wording import format_bytes
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # Messages of torch and numpy when memory is short, or when a size does not fit 64 bits.
 MESSAGES = re.compile(
@@ -88,17 +83,6 @@ def translate_memory_errors(config: Config) -> Iterator[None]:
         requested = REQUESTED.search(str(error))
         amount = "" if requested is None else f": {(requested[1] or requested[2]).strip().rstrip('.')} requested"
         raise OutOfMemoryError(f"out of memory{amount}", where=_where(config), hint=_hint(config)) from error
-
-
-def translates_memory_errors(function: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Config, P], R]:
-    """Decorate a function whose first argument is the config with `translate_memory_errors`."""
-
-    @functools.wraps(function)
-    def wrapped(config: Config, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with translate_memory_errors(config):
-            return function(config, *args, **kwargs)
-
-    return wrapped
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -78,12 +78,8 @@ def match_gpu(device_name: str) -> str | None:
     words = re.split(r"[\s_-]+", device_name)
     if OTHER_EDITIONS & set(words):
         return None
-    matches = [model for model in PEAKS if _contains(words, model.split())]
+    matches = [model for model in PEAKS if f" {model} " in f" {' '.join(words)} "]
     return max(matches, key=lambda model: len(model.split()), default=None)
-
-
-def _contains(words: list[str], part: list[str]) -> bool:
-    return any(words[at : at + len(part)] == part for at in range(len(words)))
 
 
 def product_size(device: torch.device) -> tuple[int, int]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
 # Weight of the latest step in the moving average of the time per step.
 SMOOTHING = 0.05
-
-
-@dataclasses.dataclass
-class Pauses:
-    """Number and total seconds of the pauses for one reason."""
-
-    count: int = 0
-    seconds: float = 0.0
 
 
 def times_due(step: int, max_steps: int, every: int) -> int:
@@ -42,7 +35,7 @@ class Pace:
         self._reported_tokens, self._reported_seconds = tokens, seconds
         self._step_seconds: float | None = None
         self._since = clock()
-        self._pauses: dict[str, Pauses] = {}
+        self._pauses: dict[str, list[float]] = collections.defaultdict(list)
 
     def step(self, tokens: int, counts: bool = True) -> None:
         """Record the end of a step.
@@ -73,9 +66,7 @@ class Pace:
         finally:
             duration = self._clock() - began
             self._since += duration
-            pauses = self._pauses.setdefault(reason, Pauses())
-            pauses.count += 1
-            pauses.seconds += duration
+            self._pauses[reason].append(duration)
 
     def tokens_per_second(self) -> float | None:
         """Return the speed since the previous call; None if no step has counted since."""
@@ -97,6 +88,6 @@ class Pace:
             return None
         left = steps * self._step_seconds
         for reason, count in pauses.items():
-            if seen := self._pauses.get(reason):
-                left += count * seen.seconds / seen.count
+            if seen := self._pauses[reason]:
+                left += count * statistics.fmean(seen)
         return left

@@ -51,11 +51,6 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "traine
     return device
 
 
-def has_tf32(device: torch.device) -> bool:
-    """Return whether the device supports TF32 matmuls (10-bit mantissa)."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def device_facts(device: torch.device) -> dict[str, str]:
     """Return the entries of summary.json about a GPU (name, CUDA, cuDNN); empty for other devices."""
     if device.type != "cuda":
@@ -100,34 +95,35 @@ class NumberFormat:
         precision: trainer.precision.
         device: of the model.
         before: the precision of earlier sessions of a resumed run.
-        has_autocast: False if the model itself computes in `dtype`, as a sharded one does.
+        is_sharded: whether FSDP casts the weights of the model to `dtype` itself: autocast would keep copies of all
+            gathered weights.
 
     Raises:
-        SettingsError: the device does not support the precision.
+        SettingsError: the device does not support the precision, or a sharded model does not.
     """
 
     def __init__(
-        self, precision: Precision, device: torch.device, before: str | None = None, has_autocast: bool = True
+        self, precision: Precision, device: torch.device, before: str | None = None, is_sharded: bool = False
     ) -> None:
         precision = resolve(precision, device, before)
         if precision is Precision.bf16 and not has_bf16(device):
+            raise _unsupported(f"{device} ({torch.cuda.get_device_name(device)})", "bf16", "fp16 or fp32")
+        # TF32 (10-bit mantissa) came with bf16, and no other device has it.
+        if precision is Precision.tf32 and not (device.type == "cuda" and has_bf16(device)):
+            raise _unsupported(str(device), "TF32", "fp32 or bf16")
+        if precision is Precision.fp16 and is_sharded:
+            # No rank sees whether a gradient on another one overflowed.
             raise SettingsError(
-                f"{device} ({torch.cuda.get_device_name(device)}) does not support bf16",
-                where="trainer.precision",
-                hint="NVIDIA GPUs support it since Ampere (A100, RTX 30); use trainer.precision=fp16 or fp32",
-            )
-        if precision is Precision.tf32 and not has_tf32(device):
-            raise SettingsError(
-                f"{device} does not support TF32",
-                where="trainer.precision",
-                hint="NVIDIA GPUs support it since Ampere (A100, RTX 30); use trainer.precision=fp32 or bf16",
+                "trainer.precision=fp16 is not supported with trainer.parallel=fsdp, which shards the gradients",
+                where="trainer.precision, trainer.parallel",
+                hint="use trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
             )
         # A setting of the whole process, which an earlier run may have changed.
         torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
         self.name = precision.name
         self.dtype = DTYPES.get(precision)
         self._device_type = device.type
-        self._has_autocast = has_autocast
+        self._has_autocast = self.dtype is not None and not is_sharded
         self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
 
     @property
@@ -135,21 +131,14 @@ class NumberFormat:
         """Whether the loss scale of fp16 is below 1, so that non-finite gradients are not due to overflow."""
         return self.scaler is not None and self.scaler.get_scale() < 1
 
-    def require_no_scale(self) -> None:
-        """Refuse fp16 for sharded gradients: no rank sees whether a gradient on another one overflowed.
-
-        Raises:
-            SettingsError: the precision is fp16.
-        """
-        if self.scaler is not None:
-            raise SettingsError(
-                "trainer.precision=fp16 is not supported with trainer.parallel=fsdp, which shards the gradients",
-                where="trainer.precision, trainer.parallel",
-                hint="use trainer.precision=bf16 or fp32, or trainer.parallel=ddp",
-            )
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context manager of a forward pass."""
-        if self.dtype is None or not self._has_autocast:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device_type, dtype=self.dtype)
+        return torch.autocast(self._device_type, self.dtype) if self._has_autocast else contextlib.nullcontext()
+
+
+def _unsupported(device: str, precision: str, others: str) -> SettingsError:
+    return SettingsError(
+        f"{device} does not support {precision}",
+        where="trainer.precision",
+        hint=f"NVIDIA GPUs support it since Ampere (A100, RTX 30); use trainer.precision={others}",
+    )

@@ -38,14 +38,8 @@ def traced(path: Path, steps: int, say: Callable[[str], None]) -> Iterator[Calla
     def write(profiler: torch.profiler.profile) -> None:
         with replacing(path) as temporary:
             profiler.export_chrome_trace(str(temporary))
-        say(
-            "\n".join(
-                [
-                    f"operations that took most of the time of {active} steps:",
-                    *_slowest_operations(profiler.key_averages()),
-                ]
-            )
-        )
+        operations = _slowest_operations(profiler.key_averages())
+        say("\n".join([f"operations that took most of the time of {active} steps:", *operations]))
         say(f"the trace is {path}: open it at https://ui.perfetto.dev")
 
     with warnings.catch_warnings():

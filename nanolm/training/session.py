@@ -1,4 +1,4 @@
-"""A run that is trained: its setup, its log and its checkpoints."""
+"""A run that is trained: its setup, its log, its checkpoints, and the error if it diverges."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import dataclasses
 import math
 
 from nanolm.config.identity import recorded
+from nanolm.errors import CheckpointError, DivergedError
 from nanolm.runs.log import Log, NoLog
+from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.setup import Setup
+
+DIVERGED_HINT = "use a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0"
 
 
 @dataclasses.dataclass
@@ -45,3 +49,19 @@ class Session:
         }
         weights, other, averages = state.full_state()
         setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, averages))
+
+    def diverged_error(self, loss: float, grad_norm: float, lr: float) -> DivergedError:
+        """Wait for the last checkpoint, and build an error that names the step, its numbers and that checkpoint."""
+        run, state = self.setup.run, self.setup.state
+        self.saver.wait_and_report()
+        try:
+            last, _ = checkpoint.newest(run.checkpoints)
+        except CheckpointError:
+            last = None
+        scaler = state.number_format.scaler
+        scale = "" if scaler is None else f", loss scale {scaler.get_scale():.3g}"
+        return DivergedError(
+            f"the run diverged at step {state.step + 1}: loss {loss}, gradient norm {grad_norm}, lr {lr:.3g}{scale}",
+            where=f"{run.path}; last good checkpoint: {last.path.name if last else 'none yet'}",
+            hint=f"{DIVERGED_HINT}; the weights of the last good step were kept",
+        )

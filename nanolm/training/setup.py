@@ -86,10 +86,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     is_sharded = ranks.world_size > 1 and settings.parallel is Parallel.fsdp
     resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
-    # FSDP casts the weights itself: autocast would keep copies of all gathered weights.
-    number_format = NumberFormat(settings.precision, device, before, has_autocast=not is_sharded)
-    if is_sharded:
-        number_format.require_no_scale()
+    number_format = NumberFormat(settings.precision, device, before, is_sharded)
     resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
     start = parent.checkpoint if parent else resumed

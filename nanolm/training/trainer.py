@@ -37,7 +37,6 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
-from nanolm.training.divergence import diverged_error
 from nanolm.training.evaluation import evaluate
 from nanolm.training.fitting import fit
 from nanolm.training.optimizers.build import evaluation_weights
@@ -66,7 +65,6 @@ class Outcome:
     prompt: str
 
 
-@memory.translates_memory_errors
 def train(
     config: Config,
     run: RunDirectory,
@@ -108,10 +106,11 @@ def train(
     """
     began = time.perf_counter()
     keep_freed_memory()
-    setup = prepare(config, run, ranks, parent)
-    meters.reset_peak_memory(setup.state.device)
-    before = run.read_summary()
-    summary = summaries.initial(setup, before, choices or {}, group)
+    with memory.translate_memory_errors(config):
+        setup = prepare(config, run, ranks, parent)
+        meters.reset_peak_memory(setup.state.device)
+        before = run.read_summary()
+        summary = summaries.initial(setup, before, choices or {}, group)
     changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.resume_info.changes)])]
     changes += summaries.machine_changes(before, summary)
     # From here on there is a run, which a signal ends with a checkpoint.
@@ -222,7 +221,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
             has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
             if not math.isfinite(loss) or has_diverged:
                 # `update` has not changed the weights. Nothing is saved: the last checkpoint is of a good step.
-                raise diverged_error(session, loss, grad_norm, config.optimizer.lr * lr_factor)
+                raise session.diverged_error(loss, grad_norm, config.optimizer.lr * lr_factor)
 
             state.step += 1
             state.skipped_updates += is_skipped

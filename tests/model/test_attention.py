@@ -7,7 +7,7 @@ from nanolm.config.mask import CausalConfig, MaskConfig
 from nanolm.config.model import AttentionKind, TransformerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.model import masks
-from nanolm.model.attention import Attention, attention
+from nanolm.model.attention import ATTENTIONS, Attention
 from nanolm.model.attention_backends import AttentionContext, dense, uniform
 from nanolm.model.positions import alibi_slopes, rotary_table, rotate
 from nanolm.registry import MASKS
@@ -74,7 +74,7 @@ def test_attention_matches_the_formula(
 
 def test_uniform_attention_averages_its_input() -> None:
     config = TransformerConfig(attention=AttentionKind.uniform, output_projection=False)
-    layer = attention(config, SIZES["default widths"])
+    layer = ATTENTIONS[config.attention](config, SIZES["default widths"])
     assert not list(layer.parameters())
     x_TxC = torch.randn(5, 8)
     expected = torch.stack([x_TxC[: t + 1].mean(dim=0) for t in range(5)])

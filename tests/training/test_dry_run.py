@@ -19,7 +19,7 @@ def test_estimate_matches_the_run(small_text: Path, tmp_path: Path) -> None:
     assert found.tokens == summary.tokens
     assert found.flops == summary.tokens * summary.flops_per_token
     assert found.epochs == pytest.approx(summary.tokens / summary.train_tokens)
-    assert (found.steps, found.evaluations, found.saves) == (70, 4, 3)
+    assert {name: times for name, (times, _) in found.durations.items()} == {"steps": 70, "evaluations": 4, "saves": 3}
     sizes = {sum(path.stat().st_size for path in folder.iterdir()) for folder in run.checkpoints.iterdir()}
     assert all(abs(size - found.checkpoint_bytes) < 2000 for size in sizes)
     assert found.memory["weights"] == 4 * found.parameters
@@ -34,7 +34,7 @@ def test_estimate_of_a_resumed_run_counts_remaining_steps(small_text: Path, tmp_
     train(small_config(small_text, "trainer.max_steps=30"), run)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     found = dry_run(small_config(small_text, "trainer.max_steps=50"), run)
-    assert (found.steps, found.tokens) == (20, 20 * 4 * 16)
+    assert (found.durations["steps"][0], found.tokens) == (20, 20 * 4 * 16)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 

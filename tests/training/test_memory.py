@@ -65,12 +65,9 @@ def refuse(error: Exception) -> None:
     ],
 )
 def test_out_of_memory_names_the_amount_and_smaller_settings(allocate: Callable[[], object], asked: str) -> None:
-    @memory.translates_memory_errors
-    def train(config: object) -> None:
+    config = make_config("trainer.batch_size=12", "trainer.gradient_accumulation=4")
+    with pytest.raises(OutOfMemoryError) as caught, memory.translate_memory_errors(config):
         allocate()
-
-    with pytest.raises(OutOfMemoryError) as caught:
-        train(make_config("trainer.batch_size=12", "trainer.gradient_accumulation=4"))
     assert caught.value.found == "out of memory" + (f": {caught.value.found.split(': ')[-1]}" if asked else "")
     assert asked in caught.value.found
     assert "trainer.batch_size=12" in caught.value.where

@@ -10,7 +10,6 @@ from nanolm.runs.log import Log
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.distributed.ranks import SINGLE_PROCESS
-from nanolm.training.divergence import diverged_error
 from nanolm.training.session import Session
 from nanolm.training.setup import prepare
 from tests.helpers import small_config
@@ -43,9 +42,9 @@ def test_save_records_losses_settings_and_logs(session: Session) -> None:
 
 
 def test_diverged_error_names_the_step_and_the_last_checkpoint(session: Session) -> None:
-    assert "last good checkpoint: none yet" in str(diverged_error(session, float("nan"), 2.0, 0.1))
+    assert "last good checkpoint: none yet" in str(session.diverged_error(float("nan"), 2.0, 0.1))
     session.setup.state.step = 4
     session.save()
-    error = diverged_error(session, float("inf"), 2.0, 0.1)
+    error = session.diverged_error(float("inf"), 2.0, 0.1)
     assert "the run diverged at step 5: loss inf, gradient norm 2.0, lr 0.1" in str(error)
     assert "last good checkpoint: step-00000004" in str(error)
