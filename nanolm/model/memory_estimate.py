@@ -65,8 +65,6 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation.
 
     Args:
-        config: of a built-in model.
-        vocab_size: size of the vocabulary.
         number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
 
     Raises:
@@ -74,7 +72,7 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     """
     trainer = config.trainer
     settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
-    width = _autocast_bytes(trainer.precision.name if number_format is None else number_format)
+    width = _autocast_bytes(config, number_format)
     if isinstance(settings, TransformerConfig):
         ends = C * (FP32_BYTES * (1 + settings.embedding_norm) + width)
         loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None)))
@@ -98,9 +96,8 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
         SettingsError: the model is a plugin's.
     """
     parts = {part.name: part.amount for part in state_memory(config, n_parameters, vocab_size)}
-    format_name = config.trainer.precision.name if number_format is None else number_format
-    activations = activation_memory(config, vocab_size, format_name).amount
-    if _autocast_bytes(format_name) == AUTOCAST_BYTES:
+    activations = activation_memory(config, vocab_size, number_format).amount
+    if _autocast_bytes(config, number_format) == AUTOCAST_BYTES:
         activations += AUTOCAST_BYTES * n_parameters
     if config.trainer.gradient_accumulation > 1:
         activations += parts["gradients"]
@@ -110,16 +107,16 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
     return persistent + max(activations, parts["gradients"] + temporary)
 
 
-def _autocast_bytes(number_format: str) -> int:
+def _autocast_bytes(config: Config, number_format: str | None) -> int:
     """Return the bytes of a number in linear layers."""
-    return AUTOCAST_BYTES if number_format in (Precision.bf16.name, Precision.fp16.name) else FP32_BYTES
+    name = number_format or config.trainer.precision.name
+    return AUTOCAST_BYTES if name in (Precision.bf16.name, Precision.fp16.name) else FP32_BYTES
 
 
 def _activation_bytes(config: Config, width: int) -> Polynomial:
-    """Return the bytes per token that one layer stores for the backward pass.
+    """Return the bytes per token that a transformer layer stores for the backward pass.
 
     Args:
-        config: of a transformer.
         width: bytes of a number under autocast.
     """
     settings, widths = config.model, widths_of(config)

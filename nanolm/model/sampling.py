@@ -31,11 +31,9 @@ def sample(
     Args:
         model: module that maps tokens_BxT to logits_BxTxV. If it has `make_cache`, keys and values are cached.
         prompt_T: at least one token, on the model's device.
-        new_tokens: number of tokens to sample.
         context_length: largest number of tokens that the model reads.
         temperature: divisor of the logits; 0 selects the most likely token.
         top_k: number of most likely tokens to sample from; None samples from all tokens.
-        seed: of the generator.
         stride: number of tokens dropped from the beginning of a full context, after which keys and values are
             recomputed because all positions have changed. Each token is predicted from at least context_length - stride
             tokens once the context has been full. None: a quarter of the context.

@@ -21,9 +21,7 @@ def announce(
     """Describe a run that starts or resumes.
 
     Args:
-        setup: of the run.
         say: prints one message.
-        summary: of the run.
         skipped: damaged checkpoints.
         changes: settings that have changed since the last session or since the parent.
     """

@@ -20,16 +20,16 @@ from nanolm.runs.occupancy import require_startable
 def choose_directory(command: ComposedCommand) -> Path:
     """Choose the directory of the run that a command line starts or resumes. A new one is created.
 
+    A path to resume has passed `require_run`.
+
     Raises:
         SettingsError: the settings of a new run are inconsistent, or a resumed run is given another directory.
-        RunError: the run to resume does not exist, or the given directory cannot be used.
+        RunError: the given directory cannot be used.
     """
     resumed = command.launch.resumed_path
-    if resumed is not None:
-        require_run(resumed, command.launch.fork)
-        if not command.launch.fork:
-            _require_same_directory(command, resumed)
-            return resumed
+    if resumed is not None and not command.launch.fork:
+        _require_same_directory(command, resumed)
+        return resumed
     # Before a directory is created.
     raise_all(check(command.config))
     if command.run_directory_is_given:

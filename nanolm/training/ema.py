@@ -31,10 +31,8 @@ def update(averages: Averages, model: nn.Module, decay: float, step: int) -> Non
     tf.train.ExponentialMovingAverage.
 
     Args:
-        averages: one tensor per parameter.
-        model: after the optimizer step.
         decay: trainer.ema_decay.
-        step: optimizer steps done.
+        step: optimizer steps done, the latest included.
     """
     weights = dict(model.named_parameters())
     current_decay = min(decay, (1 + step) / (10 + step))

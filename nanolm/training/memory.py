@@ -37,9 +37,6 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     micro-batch. Models without a formula are not checked.
 
     Args:
-        config: checked settings.
-        vocab_size: of the tokenizer.
-        device: of the model.
         is_sharded: whether the weights are divided among the ranks.
 
     Raises:
@@ -119,7 +116,6 @@ def _hint(config: Config, most_sequences: int | None = None) -> str:
     """Suggest settings that need less memory: gradient accumulation first, which does not change the results.
 
     Args:
-        config: of the run.
         most_sequences: the largest micro-batch that fits; None if unknown, 0 if none does.
     """
     trainer = config.trainer

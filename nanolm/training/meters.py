@@ -60,13 +60,7 @@ def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
 
 
 def peak_flops(device: torch.device, number_format: str, given: float | None) -> float | None:
-    """Return the peak FLOPs per second of one device: trainer.peak_flops, or that of its data sheet, or None.
-
-    Args:
-        device: of the model.
-        number_format: name of a precision.
-        given: trainer.peak_flops.
-    """
+    """Return the peak FLOPs per second of one device: trainer.peak_flops, or that of its data sheet, or None."""
     if given is not None or device.type != "cuda":
         return given
     name = match_gpu(torch.cuda.get_device_name(device))
@@ -96,7 +90,6 @@ def measure_peak_flops(
     """Measure the FLOPs per second of matmuls.
 
     Args:
-        device: to measure.
         dtype: of the matrices; None is the default dtype.
         size: of the square matrices; None uses that of `product_size`.
         seconds: how long to measure.

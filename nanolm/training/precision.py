@@ -23,7 +23,6 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "traine
 
     Args:
         name: trainer.device.
-        ranks: of the run.
         where: the setting or option that names the device, for errors.
 
     Raises:
@@ -73,7 +72,6 @@ def resolve(precision: Precision, device: torch.device, before: str | None = Non
 
     Args:
         precision: trainer.precision; anything but auto is returned unchanged.
-        device: of the run.
         before: the precision of earlier sessions of a resumed run, which is kept if the device supports it, since
             another one would change the results.
     """
@@ -93,7 +91,6 @@ class NumberFormat:
 
     Args:
         precision: trainer.precision.
-        device: of the model.
         before: the precision of earlier sessions of a resumed run.
         is_sharded: whether FSDP casts the weights of the model to `dtype` itself: autocast would keep copies of all
             gathered weights.

@@ -20,9 +20,6 @@ class Session:
     """A run that is trained.
 
     Attributes:
-        setup: data, model and state.
-        log: metrics, samples and messages.
-        saver: checkpoints.
         profile: whether to trace a few steps.
     """
 

@@ -149,11 +149,7 @@ def _build_model(
     """Build the model on its device, and the module that a training step calls instead.
 
     Args:
-        config: checked settings.
-        vocab_size: of the tokenizer.
         source: the weights to load; None keeps the initial ones.
-        ranks: of the run.
-        device: of this rank.
         number_format: whose dtype a sharded model computes in.
     """
     parallel = config.trainer.parallel

@@ -77,7 +77,7 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
 
     Args:
         path: of the run or the checkpoint.
-        command: the composed command line, with the settings that differ.
+        command: the command line, with the settings that differ.
 
     Raises:
         NanolmError: the run or the checkpoint does not exist, or no step would be left to train.

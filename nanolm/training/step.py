@@ -91,9 +91,7 @@ def update(
 
     Args:
         forward: the model, or its distributed or compiled form.
-        optimizer: of the model.
         micro_batches: each is weighted by its number of scored targets.
-        number_format: autocast and loss scale.
         clip_norm: maximum L2 norm of the gradient; None disables clipping.
         clip_value: maximum absolute value of each element of the gradient; None disables clipping.
         ranks: make this update together, each with its own micro-batches.

@@ -43,7 +43,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         # Outside the main thread, where a launcher may run jobs, Python delivers no signals.
-        self._previous = signals.install(self._handle)
+        self._previous = signals.install(self.receive)
         self.is_active = True
         return self
 
@@ -51,7 +51,7 @@ class StopRequest:
         self.is_active = False
         signals.restore(self._previous)
 
-    def receive(self, number: int) -> None:
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
         """Record a signal; the second SIGTERM or SIGINT ends the process at once."""
         if number in signals.REPEATED:
             if self._is_repeated:
@@ -78,6 +78,3 @@ class StopRequest:
         received = int(ranks.max(self.signal or 0))
         self.signal = self.signal or received or None
         return received > 0 or self._is_pruned
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.receive(number)

@@ -35,7 +35,6 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
     """Build the summary of a run that starts or resumes.
 
     Args:
-        setup: of the run.
         before: the summary of the earlier sessions; empty for a new run.
         choices: the option chosen in each config group.
         group: the sweep that the run belongs to; None keeps that of the earlier sessions.

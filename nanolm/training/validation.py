@@ -60,12 +60,9 @@ def exact_loss(
 
     Args:
         model: evaluated in eval mode, and returned to its previous mode.
-        stream: the tokens of the split.
         context_length: maximum number of inputs.
         stride: from 1 to context_length; ignored for rows.
         vocab_size: number of logits per position, which limits the batch size.
-        device: of the model.
-        number_format: precision of the forward pass.
         reads_documents: whether the model takes the document index of each input.
         ranks: each scores its share of the split; all return the same loss.
     """

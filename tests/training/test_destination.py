@@ -6,7 +6,7 @@ from nanolm.compose import compose_command
 from nanolm.errors import RunError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.destination import choose_directory
+from nanolm.training.destination import choose_directory, require_run
 from nanolm.training.starting_point import forked
 from nanolm.training.trainer import train
 from tests.helpers import small_config
@@ -58,13 +58,13 @@ def test_checkpoint_to_resume_names_its_run(run: RunDirectory) -> None:
         ("R/config.yaml", "a part", False),
     ):
         with pytest.raises(RunError, match=f"is {what} of the run R\n") as caught:
-            choose_directory(compose_command([f"resume={path}"]))
+            require_run(Path(path), is_fork=False)
         assert "resume=R resumes from the latest checkpoint" in caught.value.hint
         hint = "fork=true trainer.max_steps=8 starts a new run from this one"
         assert (hint in caught.value.hint) is fork
     for step_3 in ("R/checkpoints/step-00000003", "R/checkpoints/step-new"):
         with pytest.raises(RunError, match=f"the run R has no checkpoint {Path(step_3).name}") as caught:
-            choose_directory(compose_command([f"resume={step_3}"]))
+            require_run(Path(step_3), is_fork=False)
         assert caught.value.hint == "nanolm train resume=R resumes from the latest checkpoint"
     line = compose_command([f"resume={step}", "fork=true", "trainer.max_steps=8"])
     assert forked(Path(step), line).parent is not None
