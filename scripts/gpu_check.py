@@ -118,7 +118,7 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
         steps += 1
     speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - start)
     n_parameters = count_parameters(model)
-    flops = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+    flops = count.training_flops_per_token(config, vocab_size)
     peak = meters.peak_flops(device, number_format.name, None)
     return {
         "parameters": n_parameters,

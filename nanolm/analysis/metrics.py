@@ -165,7 +165,7 @@ def _flops_by_formula(run: Run) -> int | None:
 
         try:
             config = load_yaml(RunDirectory(run.path).config)
-            _FLOPS[key] = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+            _FLOPS[key] = count.training_flops_per_token(config, vocab_size)
         except (NanolmError, ArithmeticError):
             _FLOPS[key] = None
     return _FLOPS[key]

@@ -11,7 +11,7 @@ from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides
 from nanolm.compose import ComposedCommand, compose_command
 from nanolm.config.checks import check
-from nanolm.config.model import NgramConfig, TransformerConfig
+from nanolm.config.model import NgramConfig
 from nanolm.config.run import Config
 from nanolm.config.tokenizer import (
     BpeConfig,
@@ -26,7 +26,7 @@ from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.json_text import dump_json
 from nanolm.model import count, memory_estimate
 from nanolm.model.count import Part
-from nanolm.model.shapes import has_formula
+from nanolm.model.shapes import dimensions, has_formula
 from nanolm.option_types import Parser
 from nanolm.wording import format_bytes
 
@@ -109,28 +109,18 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     parts = count.parameters(config, vocab_size) if by_formula else _built_parts(config, vocab_size)
     n_parameters = count.total(parts)
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
-    forward = None if flops is None else count.total(flops)
     memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
     activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
     held = {part.name: part.amount for part in memory}
     return {
         "model": line.choices["model"],
         "size": line.choices["size"],
-        "sizes": {
-            "vocab_size": vocab_size,
-            "d_model": config.size.d_model,
-            "n_layers": config.size.n_layers,
-            "n_heads": config.size.n_heads,
-            "context_length": config.size.context_length,
-            "d_key": config.size.key_width,
-            "d_value": config.size.value_width,
-            "d_ff": config.size.hidden_width(isinstance(config.model, TransformerConfig) and config.model.has_gate),
-        },
+        "sizes": {SYMBOLS[letter]: size for letter, size in dimensions(config, vocab_size).items()},
         "parameters": {"parts": [_plain(part) for part in parts], "total": n_parameters},
         "flops_per_token": {
             "parts": None if flops is None else [_plain(part) for part in flops],
-            "forward": forward,
-            "training": None if forward is None else count.training_flops(forward),
+            "forward": None if flops is None else count.total(flops),
+            "training": count.training_flops_per_token(config, vocab_size),
         },
         "memory_bytes": {
             "parts": [_plain(part) for part in memory],

@@ -15,6 +15,7 @@ from nanolm.model.shapes import (
     biases,
     dimensions,
     feed_forward_matrices,
+    has_formula,
     model_with_formula,
     weights,
     widths_of,
@@ -84,9 +85,12 @@ def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
     ]
 
 
-def training_flops(forward: int) -> int:
-    """Add the backward pass, which costs twice the forward pass (Kaplan et al. 2020, section 2.1)."""
-    return 3 * forward
+def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
+    """Return the FLOPs of a training step per token; None for a plugin's model, which has no formula.
+
+    The backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1).
+    """
+    return 3 * total(flops_per_token(config, vocab_size)) if has_formula(config) else None
 
 
 def total(parts: list[Part]) -> int:

@@ -12,9 +12,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nanolm.config.run import Config
-from nanolm.model import count
-from nanolm.model.shapes import has_formula
 from nanolm.training.distributed.parallel import is_sharded, local_shards
 from nanolm.training.distributed.ranks import Ranks
 
@@ -50,13 +47,6 @@ OTHER_EDITIONS = {"D", "Laptop", "Max", "MIG", "SUPER", "Ti"}
 
 # The memory of this process, on Linux.
 STATUS = Path("/proc/self/status")
-
-
-def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
-    """Return the FLOPs of a training step per token, by the formulas of model/count.py; None without a formula."""
-    if not has_formula(config):
-        return None
-    return count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
 
 
 def peak_flops(device: torch.device, number_format: str, given: float | None) -> float | None:

@@ -18,7 +18,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, RunError
-from nanolm.model import backend_choice
+from nanolm.model import backend_choice, count
 from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
@@ -133,7 +133,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         damaged=damaged,
         parent=parent,
         resume_info=resume_info,
-        flops_per_token=meters.training_flops_per_token(config, tokenizer.vocab_size),
+        flops_per_token=count.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )
 

@@ -16,5 +16,4 @@ def test_flops_are_computed_if_the_summary_has_none(tmp_path: Path) -> None:
     make_run(tmp_path / "gpt", config=save_yaml(config), flops_per_token=None)
     make_run(tmp_path / "plugin", settings={"model.name": "mine"}, flops_per_token=None)
     by_name = {run.name: compute_metrics(run).flops for run in find([tmp_path])}
-    forward = count.total(count.flops_per_token(config, 65))
-    assert by_name == {"gpt": 640 * count.training_flops(forward), "plugin": None}
+    assert by_name == {"gpt": 640 * count.training_flops_per_token(config, 65), "plugin": None}

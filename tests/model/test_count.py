@@ -190,7 +190,8 @@ def test_flops_equal_those_counted_by_torch(model: str, more: str) -> None:
             loss.backward()
     # The weights of uniform attention need no gradient.
     skipped = B * T * config.size.n_layers * 2 * T * config.size.d_model if "uniform" in more else 0
-    assert counter.get_total_flops() + B * T * forward == B * T * count.training_flops(forward) - skipped
+    expected = B * T * count.training_flops_per_token(config, vocab_size) - skipped
+    assert counter.get_total_flops() + B * T * forward == expected
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
@@ -199,8 +200,7 @@ def test_training_flops_are_6_per_weight_plus_attention(model: str, size: str) -
     config = make_config(f"model={model}", f"size={size}")
     N, T, C, V = config.size.n_layers, config.size.context_length, config.size.d_model, 50_257
     n_weights = 12 * N * C**2 + V * C
-    found = count.training_flops(count.total(count.flops_per_token(config, V)))
-    assert found == 6 * n_weights + 12 * N * T * C
+    assert count.training_flops_per_token(config, V) == 6 * n_weights + 12 * N * T * C
 
 
 def test_bigram_has_no_flops() -> None:

@@ -57,7 +57,7 @@ def test_flops_match_the_formula(pair: Path) -> None:
     (entry,) = contents_of(pair / "gpt").runs
     config = make_config(*SMALL, "dataset=text", "dataset.path=x", "model=gpt")
     vocab_size = json.loads((pair / "gpt" / "summary.json").read_text())["vocab_size"]
-    per_token = count.training_flops(count.total(count.flops_per_token(config, vocab_size)))
+    per_token = count.training_flops_per_token(config, vocab_size)
     assert entry.flops_per_token == per_token
     assert entry.figures["flops"] == per_token * 6 * 4 * 16
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nanolm.model import count
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters
@@ -118,7 +119,7 @@ def test_row_has_mfu_if_the_peak_is_known(small_text: Path, tmp_path: Path) -> N
 
 def test_training_flops_match_the_formula(small_text: Path) -> None:
     config = small_config(small_text, "model=gpt")
-    flops = meters.training_flops_per_token(config, 65)
+    flops = count.training_flops_per_token(config, 65)
     matrices = sum(module.weight.numel() for module in build(config, 65).modules() if isinstance(module, nn.Linear))
     over_context = 4 * config.size.n_layers * config.size.context_length * config.size.d_model
     assert flops == 3 * (2 * matrices + over_context)
