@@ -28,29 +28,24 @@ class Stopped(BaseException):
         self.number = number
 
 
-def handled_signals() -> list[int]:
-    """Return the signals to handle: SIGTERM, SIGINT and, of the others, those that would end this process now.
+def install(handler: Handler) -> dict[int, Any]:
+    """Set the handler of SIGTERM, SIGINT and, of the others, the signals that would end this process now.
 
     Ignored signals (nohup) and signals with a library's handler (submitit's SIGUSR2) are left alone.
-    """
-    numbers = [int(getattr(signal, name)) for name in OTHERS if hasattr(signal, name)]
-    return [*map(int, REPEATED), *(number for number in numbers if _is_ours(signal.getsignal(number)))]
-
-
-def _is_ours(handler: Any) -> bool:
-    module = getattr(handler, "__module__", None) or ""
-    return handler is signal.SIG_DFL or module.split(".")[0] == "nanolm"
-
-
-def install(handler: Handler) -> dict[int, Any]:
-    """Set the handler of every signal that ends a session.
 
     Returns:
         The previous handlers, for `restore`; empty outside the main thread, where Python does not allow handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in handled_signals()}
+    others = (int(getattr(signal, name)) for name in OTHERS if hasattr(signal, name))
+    numbers = [*map(int, REPEATED), *(number for number in others if _is_ours(signal.getsignal(number)))]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _is_ours(handler: Any) -> bool:
+    module = getattr(handler, "__module__", None) or ""
+    return handler is signal.SIG_DFL or module.split(".")[0] == "nanolm"
 
 
 def restore(previous: dict[int, Any]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 # Order of the letters in a product; nanolm/model/__init__.py has their meanings.
@@ -23,18 +24,16 @@ class Polynomial:
         self.terms = {product: factor for product, factor in terms.items() if factor}
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        added = dict(self.terms)
-        for product, factor in other.terms.items():
-            added[product] = added.get(product, 0) + factor
+        added = Counter(self.terms)
+        added.update(other.terms)
         return Polynomial(added)
 
     def __mul__(self, other: Polynomial | int) -> Polynomial:
         factors = other.terms if isinstance(other, Polynomial) else {"": other}
-        multiplied: dict[str, int] = {}
+        multiplied: Counter[str] = Counter()
         for a, a_factor in self.terms.items():
             for b, b_factor in factors.items():
-                product = "".join(sorted(a + b, key=LETTERS.index))
-                multiplied[product] = multiplied.get(product, 0) + a_factor * b_factor
+                multiplied["".join(sorted(a + b, key=LETTERS.index))] += a_factor * b_factor
         return Polynomial(multiplied)
 
     __rmul__ = __mul__

@@ -6,31 +6,29 @@ import math
 
 import torch
 
+# The slowest pair of dimensions completes a cycle in about 2 pi BASE positions.
+BASE = 10_000.0
 
-def sinusoidal_table(length: int, d_model: int, base: float = 10_000.0) -> torch.Tensor:
+
+def sinusoidal_table(length: int, d_model: int) -> torch.Tensor:
     """Build the sinusoidal encoding that is added to the embedding (Vaswani et al. 2017, section 3.5).
 
-    Column 2i is sin(position / base^(2i / d_model)), column 2i + 1 the cosine of the same angle.
+    Column 2i is sin(position / BASE^(2i / d_model)), column 2i + 1 the cosine of the same angle.
 
     Returns:
         TxC, fp32.
     """
-    angles = _angles(length, d_model, base)
+    angles = _angles(length, d_model)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].float()
 
 
-def rotary_table(length: int, d_key: int, base: float = 10_000.0) -> torch.Tensor:
-    """Build the angles of rotary position embedding (Su et al. 2021, section 3.4.2).
-
-    Args:
-        length: number of positions.
-        d_key: width of a head's queries and keys, even.
-        base: the slowest pair completes a rotation in about 2 pi base positions.
+def rotary_table(length: int, d_key: int) -> torch.Tensor:
+    """Build the angles of rotary position embedding (Su et al. 2021, section 3.4.2); d_key is even.
 
     Returns:
         Cosines and sines, 2xTxR with R = d_key / 2, fp32.
     """
-    angles = _angles(length, d_key, base)
+    angles = _angles(length, d_key)
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
@@ -56,7 +54,7 @@ def alibi_slopes(n_heads: int) -> torch.Tensor:
     return torch.tensor(slopes)
 
 
-def _angles(length: int, width: int, base: float) -> torch.Tensor:
-    """Return position / base^(2i / width) for each position and each i < width / 2, in fp64."""
-    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+def _angles(length: int, width: int) -> torch.Tensor:
+    """Return position / BASE^(2i / width) for each position and each i < width / 2, in fp64."""
+    frequencies = BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.outer(torch.arange(length, dtype=torch.float64), frequencies)

@@ -76,14 +76,7 @@ def sample(
 def next_logits_fn(
     model: nn.Module, context_length: int, stride: int, use_cache: bool = True
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function from a growing text tokens_T to logits_V of its next token.
-
-    Args:
-        model: in evaluation mode.
-        context_length: largest number of tokens that the model reads.
-        stride: number of tokens dropped from the beginning of a full context.
-        use_cache: whether to keep keys and values between calls, if the model supports it.
-    """
+    """Return a function from a growing text tokens_T to logits_V of its next token; arguments as in `sample`."""
     make_cache = getattr(model, "make_cache", None) if use_cache else None
     cache = None
     window_start = 0

@@ -28,7 +28,12 @@ def choose_directory(command: ComposedCommand) -> Path:
     """
     resumed = command.launch.resumed_path
     if resumed is not None and not command.launch.fork:
-        _require_same_directory(command, resumed)
+        if command.run_directory_is_given and command.run_directory.resolve() != resumed.resolve():
+            raise SettingsError(
+                f"resume={resumed} continues in its own directory, but hydra.run.dir is {command.run_directory}",
+                where="hydra.run.dir",
+                hint="leave out hydra.run.dir, or add fork=true to start a new run there",
+            )
         return resumed
     # Before a directory is created.
     raise_all(check(command.config))
@@ -70,15 +75,6 @@ def is_checkpoint_path(path: Path) -> bool:
 def run_of(path: Path) -> Path:
     """Return the directory of the run that a path or a checkpoint's path belongs to."""
     return display_path(path.absolute().parent.parent) if is_checkpoint_path(path) else path
-
-
-def _require_same_directory(command: ComposedCommand, run: Path) -> None:
-    if command.run_directory_is_given and command.run_directory.resolve() != run.resolve():
-        raise SettingsError(
-            f"resume={run} continues in its own directory, but hydra.run.dir is {command.run_directory}",
-            where="hydra.run.dir",
-            hint="leave out hydra.run.dir, or add fork=true to start a new run there",
-        )
 
 
 def _is_saved(path: Path) -> bool:

@@ -74,22 +74,13 @@ def product_size(device: torch.device) -> tuple[int, int]:
     return (8192, 10) if device.type == "cuda" else (1024, 1)
 
 
-def measure_peak_flops(
-    device: torch.device, dtype: torch.dtype | None, size: int | None = None, seconds: float = 0.3
-) -> float:
-    """Measure the FLOPs per second of matmuls.
-
-    Args:
-        dtype: of the matrices; None is the default dtype.
-        size: of the square matrices; None uses that of `product_size`.
-        seconds: how long to measure.
-    """
-    default_size, n_products = product_size(device)
-    size = size or default_size
+def measure_peak_flops(device: torch.device, dtype: torch.dtype | None) -> float:
+    """Measure the FLOPs per second of matmuls for 0.3 s; None is the default dtype."""
+    size, n_products = product_size(device)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = a @ b
     best, began = math.inf, time.perf_counter()
-    while best == math.inf or time.perf_counter() - began < seconds:
+    while best == math.inf or time.perf_counter() - began < 0.3:
         _wait(device)
         before = time.perf_counter()
         for _ in range(n_products):

@@ -81,7 +81,7 @@ def constant(step: int, max_steps: int, config: ConstantConfig) -> float:
 @SCHEDULERS.register("linear")
 def linear(step: int, max_steps: int, config: LinearConfig) -> float:
     """Decay linearly from 1 to final_fraction."""
-    return _line(step / max_steps, 1.0, config.final_fraction)
+    return _line(step / max_steps, config.final_fraction)
 
 
 @SCHEDULERS.register("cosine")
@@ -132,7 +132,7 @@ def trapezoid(step: int, max_steps: int, config: TrapezoidConfig) -> float:
     decay_steps = config.decay_fraction * max_steps
     if step <= max_steps - decay_steps:
         return 1.0
-    return _line((step - max_steps + decay_steps) / decay_steps, 1.0, config.final_fraction)
+    return _line((step - max_steps + decay_steps) / decay_steps, config.final_fraction)
 
 
 @SCHEDULERS.register("one_cycle")
@@ -235,9 +235,9 @@ CORNERS: dict[str, Callable[[int, Any], Iterator[int]]] = {
 }
 
 
-def _line(progress: float, start: float, end: float) -> float:
-    """Interpolate linearly from start to end while progress goes from 0 to 1."""
-    return start + (end - start) * min(progress, 1.0)
+def _line(progress: float, end: float) -> float:
+    """Interpolate linearly from 1 to end while progress goes from 0 to 1."""
+    return 1.0 + (end - 1.0) * min(progress, 1.0)
 
 
 def _half_cosine(progress: float, start: float, end: float) -> float:

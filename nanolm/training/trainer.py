@@ -143,8 +143,6 @@ def _note_first_checkpoint(run: RunDirectory) -> None:
 
 def _quarantine(setup: Setup) -> list[str]:
     """Quarantine damaged checkpoints, and describe the damage and the new name of each."""
-    if not setup.damaged:
-        return []
     renamed = checkpoint.quarantine(setup.run.checkpoints, setup.state.step)
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
 

@@ -126,7 +126,7 @@ def test_training_flops_match_the_formula(small_text: Path) -> None:
 
 
 def test_measure_peak_flops_returns_a_plausible_value() -> None:
-    assert meters.measure_peak_flops(CPU, None, size=64, seconds=0.02) > 1e6
+    assert meters.measure_peak_flops(CPU, None) > 1e6
 
 
 def test_gpu_matmuls_take_longer_than_their_launch() -> None:
