@@ -47,14 +47,12 @@ class Estimate:
     """What the rest of a run needs.
 
     Attributes:
-        parameters: of the model.
         tokens: scored tokens of the remaining steps.
         epochs: those tokens relative to the train split.
         flops: of the remaining steps; None without a formula.
         memory: bytes by purpose, by formula.
         peak_by_formula: bytes at the peak of a step, when not all of these are live at once; None without a formula.
         peak_memory: measured peak in bytes; None if the system does not report it.
-        checkpoint_bytes: of one checkpoint.
         durations: number of remaining steps, evaluations and saves, without the saves of new best losses between
             regular ones, and the measured seconds of one each.
         mfu: model FLOPs utilization; None if unknown.
@@ -92,9 +90,7 @@ def dry_run(
     """Prepare a run as `train` does, time some steps, one evaluation and one save, and leave no files.
 
     Args:
-        config: checked settings.
         run: an empty directory, or the run to resume, which is not changed.
-        ranks: the processes that train together.
         parent: the checkpoint to fork from.
 
     Raises:

@@ -71,9 +71,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     """Prepare a run to start, or to resume from its newest intact checkpoint. Nothing is written to the run.
 
     Args:
-        config: checked settings.
         run: an empty run directory, or the run to resume.
-        ranks: the processes that train together.
         parent: the checkpoint to fork from, if the run has no checkpoint yet.
 
     Raises:

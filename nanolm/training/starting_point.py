@@ -47,7 +47,6 @@ def starting_point(run: RunDirectory, command: ComposedCommand) -> StartingPoint
 
     Args:
         run: a new directory, or the run to resume.
-        command: the composed command line.
 
     Raises:
         NanolmError: the directory contains a run that is not to be resumed, or the settings are inconsistent.
@@ -77,7 +76,6 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
 
     Args:
         path: of the run or the checkpoint.
-        command: the command line, with the settings that differ.
 
     Raises:
         NanolmError: the run or the checkpoint does not exist, or no step would be left to train.
