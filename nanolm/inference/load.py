@@ -70,7 +70,8 @@ def load_run(
         found.load_weights(model)
         model.requires_grad_(False).to(chosen).eval()
     if weights == "ema":
-        ema.copy_(_averages(found), model)
+        # Averages have no buffers.
+        model.load_state_dict(_averages(found), strict=False)
     return Loaded(run, config, tokenizer, model, found.step, chosen)
 
 

@@ -57,10 +57,3 @@ def _swap(averages: Averages, model: nn.Module) -> None:
         copy = average.clone()
         average.copy_(weights[name])
         weights[name].copy_(copy)
-
-
-@torch.no_grad()
-def copy_(averages: Averages, model: nn.Module) -> None:
-    """Copy the averages into the weights of the model."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(averages[name])

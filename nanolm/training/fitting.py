@@ -7,7 +7,6 @@ import time
 from nanolm.model.build import FittedModel
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.training.evaluation import evaluate, split_loss
-from nanolm.training.pace import Pace
 from nanolm.training.session import Session
 
 
@@ -23,12 +22,11 @@ def fit(session: Session, began: float) -> str:
         return ""
     assert isinstance(state.model, FittedModel), "a trained model has steps"
     log.start_bar(1, 0)
-    pace = Pace()
     tokens = setup.streams["train"].tokens
+    start = time.perf_counter()
     state.entries = state.model.fit(tokens)
-    state.tokens = len(tokens)
-    pace.step(state.tokens)
-    state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
+    state.timed_seconds = time.perf_counter() - start
+    state.tokens = state.timed_tokens = len(tokens)
     state.step = 1
     log.advance()
     loss = split_loss(setup, "train")
@@ -40,7 +38,7 @@ def fit(session: Session, began: float) -> str:
             loss=loss,
             tokens=state.tokens,
             seconds=round(state.seconds, 3),
-            tokens_per_second=round(pace.tokens / pace.seconds, 1),
+            tokens_per_second=round(state.timed_tokens / state.timed_seconds, 1),
         )
     )
     _, text = evaluate(session, began)

@@ -54,13 +54,23 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
         LOGITS: sequences // trainer.gradient_accumulation * logits_of_one,
     }
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
-    if device.type != "cuda":
+    limits = []
+    if device.type == "cuda":
+        limits.append((on_device, f"{device} has", torch.cuda.get_device_properties(device).total_memory))
+    else:
         on_host |= on_device
-    elif sum(on_device.values()) > (has := torch.cuda.get_device_properties(device).total_memory):
-        raise _too_much(config, on_device, f"{device} has", has, logits_of_one)
-    host = host_memory()
-    if host is not None and sum(on_host.values()) > host:
-        raise _too_much(config, on_host, "this machine has", host, logits_of_one)
+    for parts, what, has in [*limits, (on_host, "this machine has", host_memory())]:
+        needed = sum(parts.values())
+        if has is None or needed <= has:
+            continue
+        # Gradient accumulation reduces the logits only.
+        most_sequences = max(0, has - needed + parts[LOGITS]) // logits_of_one if LOGITS in parts else 0
+        amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in parts.items())
+        raise SettingsError(
+            f"the run needs at least {format_bytes(needed)} of memory, and {what} {format_bytes(has)}: {amounts}",
+            where=_where(config),
+            hint=_hint(config, most_sequences),
+        )
 
 
 @contextlib.contextmanager
@@ -89,19 +99,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return MESSAGES.search(str(error)) is not None
-
-
-def _too_much(config: Config, parts: dict[str, int], what: str, has: int, logits_of_one: int) -> SettingsError:
-    amounts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in parts.items())
-    # Gradient accumulation reduces the logits only.
-    free = has - sum(parts.values()) + parts.get(LOGITS, 0)
-    sequences = max(0, free) // logits_of_one
-    return SettingsError(
-        f"the run needs at least {format_bytes(sum(parts.values()))} of memory, "
-        f"and {what} {format_bytes(has)}: {amounts}",
-        where=_where(config),
-        hint=_hint(config, sequences if LOGITS in parts else 0),
-    )
 
 
 def _where(config: Config) -> str:
