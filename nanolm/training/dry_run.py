@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -210,18 +209,15 @@ def _time_save(
 ) -> tuple[float, int]:
     """Return the seconds and bytes of a checkpoint, which is written to the run directory and removed."""
     setup.run.path.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=setup.run.path))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=setup.run.path) as folder:
         began = time.perf_counter()
         facts = {**setup.about, "settings": recorded(setup.config)}
         snapshot = checkpoint.take_snapshot(setup.state.step, weights, state, facts, averages)
         copied = time.perf_counter() - began
-        saved = checkpoint.write(folder, snapshot)
+        saved = checkpoint.write(Path(folder), snapshot)
         written = time.perf_counter() - began
         size = sum(path.stat().st_size for path in saved.path.iterdir())
-        return copied if setup.config.trainer.save_in_background else written, size
-    finally:
-        shutil.rmtree(folder)
+    return copied if setup.config.trainer.save_in_background else written, size
 
 
 def print_estimate(found: Estimate) -> None:

@@ -26,27 +26,19 @@ def translate_torch_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        translated = _translated(error)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _translated(error: RuntimeError) -> SettingsError | None:
-    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
-    if found is not None:
-        return SettingsError(
-            f"{found[1]} has no deterministic implementation on this device",
-            where="trainer.deterministic",
-            hint="use trainer.deterministic=false; the run is then not reproducible bit for bit",
-        )
-    cause: BaseException | None = error
-    while cause is not None:
-        if reason := NO_COMPILER.get(type(cause).__name__):
-            return SettingsError(
-                f"torch.compile {reason}",
-                where="trainer.compile, trainer.attention_backend",
-                hint="use trainer.compile=false and a trainer.attention_backend other than flex",
-            )
-        cause = cause.__cause__ or cause.__context__
-    return None
+        if found := re.match(r"(\S+) does not have a deterministic implementation", str(error)):
+            raise SettingsError(
+                f"{found[1]} has no deterministic implementation on this device",
+                where="trainer.deterministic",
+                hint="use trainer.deterministic=false; the run is then not reproducible bit for bit",
+            ) from error
+        cause: BaseException | None = error
+        while cause is not None:
+            if reason := NO_COMPILER.get(type(cause).__name__):
+                raise SettingsError(
+                    f"torch.compile {reason}",
+                    where="trainer.compile, trainer.attention_backend",
+                    hint="use trainer.compile=false and a trainer.attention_backend other than flex",
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
