@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.ranges import wrong_range
+from nanolm.config.fields import flatten
 from nanolm.errors import SettingsError, raise_all
 
 if TYPE_CHECKING:
@@ -114,19 +115,10 @@ def expand(override: Override, multirun: bool) -> list[str]:
 
 def known_keys(config: DictConfig) -> set[str]:
     """Return every dotted key, those of groups included."""
-    keys: set[str] = set()
-
-    def walk(node: dict[Any, Any], prefix: str) -> None:
-        for name, value in node.items():
-            keys.add(f"{prefix}{name}")
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{name}.")
-
-    walk(cast(dict[Any, Any], OmegaConf.to_container(config, resolve=False)), "")
-    return keys
+    keys = leaf_keys(config)
+    return keys | {key[:at] for key in keys for at, sign in enumerate(key) if sign == "."}
 
 
 def leaf_keys(config: DictConfig) -> set[str]:
     """Return every dotted key except those of groups."""
-    keys = known_keys(config)
-    return keys - {key[:at] for key in keys for at, sign in enumerate(key) if sign == "."}
+    return {key for key, _ in flatten(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))}

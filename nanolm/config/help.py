@@ -129,8 +129,7 @@ def render_settings(
     """Render the settings of a schema as aligned text: key=value, documentation, bounds and choices.
 
     Args:
-        schema: a dataclass.
-        values: plain values by field name; those that are missing have their defaults.
+        schema, values: as for entries.
         prefix: of the keys, such as "optimizer.".
         width: columns.
         explains_choices: whether to give each choice its documentation, instead of only its name.
