@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from nanolm.analysis.comparison import Comparison
 from nanolm.analysis.metrics import METRICS
 from nanolm.cli.arguments import add_runs
 from nanolm.cli.comparison_table import fit_columns, make_columns, make_remarks
+from nanolm.csv_text import csv_line
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
@@ -136,11 +135,9 @@ def _print_csv(comparison: Comparison) -> None:
     spread = [name for name in comparison.metrics if METRICS[name].is_of_loss]
     head = ["row", *keys, "status", "n_seeds", "best_of", "verdict", "p_value", *comparison.metrics]
     head += [f"{name}_interval" for name in spread]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, head, restval="", lineterminator="\n")
-    writer.writeheader()
+    table: list[dict[str, Any]] = []
     for row in comparison.rows:
-        writer.writerow(
+        table.append(
             {key: "" if value is None else format_value(value) for key, value in row.settings.items()}
             | {name: row.estimates[name].mean for name in comparison.metrics}
             | {f"{name}_interval": row.estimates[name].interval for name in spread}
@@ -149,8 +146,9 @@ def _print_csv(comparison: Comparison) -> None:
         )
     for baseline in comparison.baselines:
         values = {"best_val_loss": baseline.loss, "bits_per_byte": baseline.bits_per_byte}
-        writer.writerow({"row": baseline.name} | {name: values[name] for name in comparison.metrics if name in values})
-    terminal.write(text.getvalue().removesuffix("\n"))
+        table.append({"row": baseline.name} | {name: values[name] for name in comparison.metrics if name in values})
+    lines = [csv_line(head), *(csv_line(cells.get(key) for key in head) for cells in table)]
+    terminal.write("\n".join(lines))
     for note in comparison.notes:
         terminal.say(note)
 

@@ -113,6 +113,16 @@ def test_csv_has_exact_values(sweep: Path, capsys: pytest.CaptureFixture[str], m
     assert "perplexity" not in rows[0]
 
 
+def test_csv_escapes_formulas_of_run_names(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, run in enumerate(path.parent for path in sorted(sweep.rglob("config.yaml"))):
+        run.rename(run.with_name(f"=1+{number}"))
+    out = printed(capsys, monkeypatch, 80, str(sweep), "--csv")
+    assert [line for line in out.splitlines() if line.startswith("=")] == []
+    assert "\n'=1+" in out
+
+
 def test_markdown_is_a_table(sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     out = printed(capsys, monkeypatch, 80, str(sweep), "--markdown", "--metric", METRICS).splitlines()
     assert out[0] == "| lr | status | seeds | val loss best | differs from best | bits per byte | tokens |"
