@@ -65,7 +65,7 @@ class GridSweeper(PlanningSweeper):
         """Run the jobs that are not done; exit with 1 if one failed, and as a signal requests."""
         from nanolm.sweeps.grid import sweep
 
-        sweep(self.request(arguments), self.settings["params"] or {}, self.settings["variants"] or {})
+        sweep(self.request(arguments), self.settings["params"], self.settings["variants"])
 
 
 class OptunaSweeper(PlanningSweeper):

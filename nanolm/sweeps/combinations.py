@@ -39,11 +39,6 @@ def combinations(
 
     Where two of them set the same key, the command line takes precedence over a variant, and a variant over params.
 
-    Args:
-        overrides: overrides as typed, with one value or several.
-        params: further settings and their values, as {key: "1,2,3"}.
-        variants: lists of overrides by name.
-
     Raises:
         SettingsError: with every override that is invalid or is a continuous range; or there are too many combinations.
     """
@@ -82,39 +77,50 @@ def display_value(override: str) -> str:
     return str(value) if isinstance(value, str) else dump_json(value, default=str)
 
 
+def swept_values(override: Override) -> list[str]:
+    """Return the values of an override that is a discrete sweep, as text.
+
+    Raises:
+        SettingsError: it has none, such as glob(x*) in a group without such an option.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        # glob(*) asks the loader for the options of a group.
+        override.config_loader = GlobalHydra.instance().config_loader()
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise SettingsError(
+            f"{override.input_line} has no values",
+            where=override.key_or_group,
+            hint="give at least one value, or leave the setting out",
+        )
+    return values
+
+
 def _values_by_key(parsed: Sequence[Override]) -> dict[str, list[str]]:
     """Return one override for each value of each key; a later override of a key replaces an earlier one.
 
     Raises:
         SettingsError: with every override that has no value or is a continuous range.
     """
-    from hydra.core.global_hydra import GlobalHydra
-
     problems, found = [], {}
-    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
     for override in parsed:
-        override.config_loader = override.config_loader or loader
-        if not override.is_sweep_override():
-            found[override.key_or_group] = [override.input_line]
-        elif override.is_discrete_sweep():
-            key = override.get_key_element()
-            texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            found[override.key_or_group] = texts
-            if not texts:
-                problems.append(
-                    SettingsError(
-                        f"{override.input_line} has no values",
-                        where=override.key_or_group,
-                        hint="give at least one value, or leave the setting out",
-                    )
-                )
-        else:
-            problems.append(
-                SettingsError(
-                    f"{override.input_line} is a continuous range, which a grid cannot enumerate",
-                    where=override.key_or_group,
-                    hint="list the values, as in optimizer.lr=1e-3,3e-3, or use range(1,4) for integers",
-                )
-            )
+        try:
+            found[override.key_or_group] = _expand(override)
+        except SettingsError as error:
+            problems.append(error)
     raise_all(problems)
     return found
+
+
+def _expand(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    if not override.is_discrete_sweep():
+        raise SettingsError(
+            f"{override.input_line} is a continuous range, which a grid cannot enumerate",
+            where=override.key_or_group,
+            hint="list the values, as in optimizer.lr=1e-3,3e-3, or use range(1,4) for integers",
+        )
+    return [f"{override.get_key_element()}={value}" for value in swept_values(override)]

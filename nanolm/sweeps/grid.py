@@ -13,13 +13,10 @@ from nanolm.sweeps.summary import print_summary
 from nanolm.terminal import say
 
 
-def sweep(request: SweepRequest, params: Mapping[str, str], variants: Mapping[str, Sequence[str]]) -> None:
+def sweep(
+    request: SweepRequest, params: Mapping[str, str] | None, variants: Mapping[str, Sequence[str]] | None
+) -> None:
     """Plan the jobs, run those that are not done, and print a summary.
-
-    Args:
-        request: the sweep.
-        params: settings to vary in addition to those on the command line.
-        variants: lists of overrides by name, each combined with all other values.
 
     Raises:
         SettingsError: with every mistake in every job; none was run.

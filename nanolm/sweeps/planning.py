@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -66,8 +65,6 @@ def plan(
     """Compose and check the jobs of a sweep and create their folders. Jobs with equal settings are planned once.
 
     Args:
-        combinations: the overrides of each job.
-        directory: directory of the sweep.
         config_dir: the user's own folder of YAML files.
         search_path: `hydra.searchpath=` overrides of the command.
 
@@ -84,11 +81,10 @@ def plan(
         config, key = job.config, job_key(job.config)
         if key not in unique:
             unique[key] = combination, job
-        elif differences := differing(unique[key][1].config, config):
-            text = ", ".join(differences)
-            problems[text] = SettingsError(
-                f"jobs differ only in {text}, which does not affect a run's result: they would share a folder",
-                where=text,
+        elif differences := ", ".join(differing(unique[key][1].config, config)):
+            problems[differences] = SettingsError(
+                f"jobs differ only in {differences}, which does not affect a run's result: they would share a folder",
+                where=differences,
                 hint="run one command for each value, each with its own hydra.sweep.dir",
             )
     raise_all(list(problems.values()))
@@ -117,7 +113,7 @@ def folder_name(swept: Mapping[str, str], key: str) -> str:
 
 def job_folder(directory: Path, key: str, name: str) -> Path:
     """Return the existing folder whose name ends with the key, or else the folder of that name."""
-    return next(iter(sorted(directory.glob(f"*-{key}"))), directory / name)
+    return min(directory.glob(f"*-{key}"), default=directory / name)
 
 
 def comparison_metric(jobs: Sequence[Job]) -> str:
@@ -145,29 +141,22 @@ def _make_folders(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
     except OSError as error:
         what = "the folder of the sweep is not writable"
         raise explain_os_error(error, what, where=str(directory), option="hydra.sweep.dir=FOLDER") from error
-    raise_all(_foreign_folders(directory, list(folders.values())))
-    return folders
-
-
-def _foreign_folders(directory: Path, folders: Sequence[Path]) -> list[NanolmError]:
-    """Return the problems of folders that are links, or contain links, special files, or files of something else."""
-    if found := wrong_file_types(directory, [], folders):
-        return [
-            RunError(
-                f"the runs of the sweep cannot be written: {', '.join(found)}",
-                where=str(directory),
-                hint="nanolm does not write through links: move the folder there, or remove the link",
-            )
-        ]
+    if found := wrong_file_types(directory, [], folders.values()):
+        raise RunError(
+            f"the runs of the sweep cannot be written: {', '.join(found)}",
+            where=str(directory),
+            hint="nanolm does not write through links: move the folder there, or remove the link",
+        )
     problems: list[NanolmError] = []
-    for folder in folders:
+    for folder in folders.values():
         try:
             require_startable(RunDirectory(folder).require_own(), also=JOB_FILES)
         except RunError as error:
             problems.append(error)
-    return problems
+    raise_all(problems)
+    return folders
 
 
-def _file_safe(value: Any) -> str:
+def _file_safe(value: str) -> str:
     """Replace characters that need quoting in a shell or a path; truncate long values at the start, as for paths."""
-    return re.sub(r"[^\w.+-]+", "_", str(value), flags=re.ASCII)[-VALUE_LENGTH:]
+    return re.sub(r"[^\w.+-]+", "_", value, flags=re.ASCII)[-VALUE_LENGTH:]

@@ -23,7 +23,7 @@ def completed(loss: float, bits: float = 1.0) -> Report:
 def test_summary_ranks_the_best_first_and_failures_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(tmp_path, "seed=1,2,3")
     reports = [Report(State.failed, Summary(), "no memory"), completed(2.5), completed(2.25)]
-    assert [report.value for _, report in ranked(jobs, reports)] == [2.25, 2.5, None]
+    assert [report.value for _, report, _ in ranked(jobs, reports)] == [2.25, 2.5, None]
     print_summary(jobs, reports, tmp_path, n_done_before=1)
     out = capsys.readouterr().out
     assert out.index("2.2500") < out.index("2.5000") < out.index("failed")
@@ -61,4 +61,4 @@ def test_summary_ranks_different_tokenizers_by_bits_per_byte(tmp_path: Path) -> 
     jobs = jobs_of(tmp_path, "tokenizer=char,byte")
     assert comparison_metric(jobs) == "bits_per_byte"
     order = ranked(jobs, [completed(2.0, bits=3.0), completed(2.5, bits=2.0)])
-    assert [job.swept["tokenizer"] for job, _ in order] == ["byte", "char"]
+    assert [job.swept["tokenizer"] for job, _, _ in order] == ["byte", "char"]

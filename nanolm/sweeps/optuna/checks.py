@@ -5,36 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.compose import compose_jobs, parse
+from nanolm.compose import compose_jobs
 from nanolm.config.checks import check
 from nanolm.config.fields import Trait, flat, outside_bounds
 from nanolm.config.roles import has_trait, is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_min_steps
-from nanolm.sweeps.optuna.space import Dimension, Interval, Range, Value, as_overrides, grid_points, size_of, space_of
+from nanolm.sweeps.optuna.space import Dimension, Interval, Range, Value, as_overrides, grid_points, size_of
 
 # A space of at most this many points is checked at every point; a larger one at its edges.
 MAX_POINTS = 256
-
-
-def read_overrides(settings: OptunaConfig, overrides: Sequence[str]) -> tuple[list[Dimension], list[str]]:
-    """Split the overrides of a command and the study's params into the search space and the fixed overrides.
-
-    The command line takes precedence over the params.
-
-    Raises:
-        SettingsError: with every invalid override.
-    """
-    from hydra.core.global_hydra import GlobalHydra
-
-    params = [f"{key}={value}" for key, value in (settings.params or {}).items()]
-    parsed = parse([*params, *overrides])
-    for override in parsed:
-        # glob(*) asks the loader for the options of a group.
-        override.config_loader = override.config_loader or GlobalHydra.instance().config_loader()
-    space, fixed = space_of(parsed)
-    return space, [override.input_line for override in fixed]
 
 
 def check_points(
@@ -48,8 +29,6 @@ def check_points(
     Values that do not fit together are left to the search, which skips such trials.
 
     Args:
-        settings: the settings of the sweeper.
-        space: the search space.
         fixed: overrides that all trials share.
         config_sources: where options are found, as in `compose_jobs`.
 
@@ -63,18 +42,16 @@ def check_points(
     points = [[*fixed, *as_overrides(point)] for point in probes(space)]
     (job,) = compose_jobs(points[:1], *config_sources, problems_of=out_of_bounds)
     first, known = job.config, flat(job.config)
-    raise_all(
-        [
-            SettingsError(
-                f"{dimension.key} is an integer, and an interval has other numbers",
-                where=dimension.key,
-                hint=f"{dimension.key}=int(interval({dimension.low:g},{dimension.high:g}))",
-            )
-            for dimension in space
-            if isinstance(dimension, Interval) and type(known.get(dimension.key.lstrip("+"))) is int
-        ]
-        + check_min_steps(settings, first.trainer.max_steps)
-    )
+    not_integers = [
+        SettingsError(
+            f"{dimension.key} is an integer, and an interval has other numbers",
+            where=dimension.key,
+            hint=f"{dimension.key}=int(interval({dimension.low:g},{dimension.high:g}))",
+        )
+        for dimension in space
+        if isinstance(dimension, Interval) and type(known.get(dimension.key.lstrip("+"))) is int
+    ]
+    raise_all([*not_integers, *check_min_steps(settings, first.trainer.max_steps)])
     configs = [job.config for job in compose_jobs(points, *config_sources, problems_of=out_of_bounds)]
     problems = [{problem.found: problem for problem in check(config)} for config in configs]
     # A problem of every point is not due to the values that are searched.

@@ -58,20 +58,14 @@ def is_eliminated(
     Args:
         losses: losses of the trial, by step.
         others: losses of the trials that it competes with.
-        rungs: steps at which trials compete.
-        reduction_factor: one in this many trials is promoted.
     """
     last = max(losses)
     for rung in rungs:
         if rung > last or first_step_at(losses, rung) != last:
             continue
-        n_better = n_reached = 0
-        for other in others:
-            step = first_step_at(other, rung)
-            if step is not None:
-                n_reached += 1
-                n_better += other[step] < losses[last]
-        if n_better >= max(1, (n_reached + 1) // reduction_factor):
+        reached = [other[step] for other in others if (step := first_step_at(other, rung)) is not None]
+        n_better = sum(loss < losses[last] for loss in reached)
+        if n_better >= max(1, (len(reached) + 1) // reduction_factor):
             return True
     return False
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Sequence
 
-from nanolm.compose import compose_jobs
+from nanolm.compose import compose_jobs, parse
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
 from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest
-from nanolm.sweeps.optuna.checks import check_points, read_overrides, shared_settings
+from nanolm.sweeps.optuna.checks import check_points, shared_settings
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_settings, n_trials_of
-from nanolm.sweeps.optuna.space import as_overrides
+from nanolm.sweeps.optuna.space import as_overrides, space_of
 from nanolm.sweeps.optuna.study import (
     FOLDER,
     OpenStudy,
@@ -31,7 +32,7 @@ from nanolm.sweeps.optuna.study import (
     take_trials,
 )
 from nanolm.sweeps.optuna.summary import Outcome, print_study
-from nanolm.sweeps.optuna.trials import PrunerFactory, finish_trial
+from nanolm.sweeps.optuna.trials import find_pruner, finish_trial
 from nanolm.sweeps.planning import Job, job_key, plan
 from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.terminal import say
@@ -47,12 +48,15 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> None:
         SettingsError: with every mistake in the command; nothing was run.
         SystemExit: a trial failed, or a signal ended the sweep.
     """
-    space, fixed = read_overrides(settings, request.overrides)
+    # The command line takes precedence over the params of a file.
+    params = [f"{key}={value}" for key, value in (settings.params or {}).items()]
+    space, fixed = space_of(parse([*params, *request.overrides]))
     raise_all(check_settings(settings, space))
     config = check_points(settings, space, fixed, request.config_sources)
-    directory, max_steps = request.directory, config.trainer.max_steps
+    directory = request.directory
     name = study_name(settings, space, shared_settings(config))
-    opened = open_study(directory, name, settings, space, max_steps)
+    description = (name, settings, tuple(space), config.trainer.max_steps)
+    opened = open_study(directory, *description)
     n_trials = n_trials_of(settings, space)
     search = Search(opened, tuple(fixed), request.config_sources)
     over = [outcome for outcome in search.outcomes() if outcome.is_over]
@@ -62,7 +66,7 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> None:
     )
     job = dataclasses.replace(
         request.job,
-        make_pruner=PrunerFactory(str(directory.absolute()), name, settings, tuple(space), max_steps),
+        make_pruner=functools.partial(find_pruner, functools.partial(open_study, directory.absolute(), *description)),
         final_states=DONE | {State.pruned} if settings.prunes else DONE,
     )
     n_consecutive = 0

@@ -79,32 +79,21 @@ def n_trials_of(settings: OptunaConfig, space: Sequence[Dimension]) -> int:
 
 def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[NanolmError]:
     """Return the problems of a study that its settings and its search space show."""
-    problems: list[NanolmError] = list(outside_bounds(settings, "hydra.sweeper."))
+    found: list[tuple[str, str, str]] = []
     for kind, names in (("sampler", SAMPLER_NAMES), ("pruner", PRUNER_NAMES)):
         name = getattr(settings, kind)
         if name not in names:
-            problems.append(
-                SettingsError(f"unknown {kind} {name!r}", where=f"hydra.sweeper.{kind}", hint=nearest(name, names))
-            )
+            found.append((f"unknown {kind} {name!r}", f"hydra.sweeper.{kind}", nearest(name, names)))
     if not space:
-        problems.append(
-            SettingsError(
-                "no setting varies",
-                where="the command line",
-                hint="give a setting several values: model=gpt,gpt2 or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'",
-            )
-        )
+        hint = "give a setting several values: model=gpt,gpt2 or 'optimizer.lr=tag(log,interval(1e-4,1e-2))'"
+        found.append(("no setting varies", "the command line", hint))
     if settings.sampler == "grid" and MOST_VALUES < size_of(space) < math.inf:
-        problems.append(
-            SettingsError(
-                f"a grid of {size_of(space):,} points is too large, the limit is {MOST_VALUES:,}",
-                where="hydra.sweeper.sampler",
-                hint="fewer values, or hydra.sweeper.sampler=random",
-            )
-        )
+        problem = f"a grid of {size_of(space):,} points is too large, the limit is {MOST_VALUES:,}"
+        found.append((problem, "hydra.sweeper.sampler", "fewer values, or hydra.sweeper.sampler=random"))
     for dimension in space:
-        problems += _unsupported(settings, dimension)
-    return problems
+        found += _unsupported(settings, dimension)
+    problems = [SettingsError(problem, where=where, hint=hint) for problem, where, hint in found]
+    return [*outside_bounds(settings, "hydra.sweeper."), *problems]
 
 
 def check_min_steps(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
@@ -135,24 +124,24 @@ def require_optuna() -> None:
         )
 
 
-def _unsupported(settings: OptunaConfig, dimension: Dimension) -> list[NanolmError]:
-    """Return the reasons why the sampler or the pruner cannot vary a setting."""
+def _unsupported(settings: OptunaConfig, dimension: Dimension) -> list[tuple[str, str, str]]:
+    """Return the reasons why the sampler or the pruner cannot vary a setting, as (found, where, hint)."""
     key = dimension.key.lstrip("+")
-    problems: list[tuple[str, str]] = []
+    problems: list[tuple[str, str, str]] = []
     if settings.sampler == "cmaes" and isinstance(dimension, Choice):
         found = f"CMA-ES varies numbers, and {', '.join(dimension.options)} are choices"
-        problems.append((found, f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}"))
+        problems.append((found, key, f"hydra.sweeper.sampler=tpe, or {_as_interval(dimension)}"))
     if settings.sampler == "grid" and isinstance(dimension, Interval):
         ends = f"{format_value(dimension.low)},{format_value(dimension.high)}"
         hint = f"{key}={ends} for its ends, or hydra.sweeper.sampler=tpe"
-        problems.append((f"a grid cannot enumerate interval({ends})", hint))
+        problems.append((f"a grid cannot enumerate interval({ends})", key, hint))
     if has_trait(key, Trait.loss_unit):
         hint = "-m without hydra/sweeper=optuna runs them all; `nanolm compare` shows their bits per byte"
-        problems.append(("losses on different tokens do not compare, and a study minimises the loss", hint))
+        problems.append(("losses on different tokens do not compare, and a study minimises the loss", key, hint))
     if settings.prunes and has_trait(key, Trait.horizon):
         hint = "give one value for all trials, or hydra.sweeper.pruner=none"
-        problems.append(("a pruner compares trials of the same length at the same steps", hint))
-    return [SettingsError(found, where=key, hint=hint) for found, hint in problems]
+        problems.append(("a pruner compares trials of the same length at the same steps", key, hint))
+    return problems
 
 
 def _as_interval(choice: Choice) -> str:

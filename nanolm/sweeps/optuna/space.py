@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nanolm.compose.ranges import wrong_range
 from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.sweeps.combinations import swept_values
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -28,7 +28,6 @@ class Choice:
     options: tuple[str, ...]
 
     def values(self) -> list[Value]:
-        """Return all values in order."""
         return list(self.options)
 
 
@@ -53,7 +52,6 @@ class Range:
         return all(isinstance(number, int) for number in (self.low, self.high, self.step))
 
     def values(self) -> list[Value]:
-        """Return all values in order."""
         return [_rounded(self.low + n * self.step) for n in range(self.count)]
 
     def to_unit(self, value: float) -> float:
@@ -94,8 +92,8 @@ class Interval:
 Dimension = Choice | Range | Interval
 
 
-def space_of(overrides: Iterable[Override]) -> tuple[list[Dimension], list[Override]]:
-    """Split overrides into a search space and those with one value; the last override of a key counts.
+def space_of(overrides: Iterable[Override]) -> tuple[list[Dimension], list[str]]:
+    """Split overrides into a search space and the texts of those with one value; the last override of a key counts.
 
     Raises:
         SettingsError: with every override that is not a valid set of values.
@@ -110,7 +108,7 @@ def space_of(overrides: Iterable[Override]) -> tuple[list[Dimension], list[Overr
             except SettingsError as error:
                 problems.append(error)
     raise_all(problems)
-    return space, [override for override in by_key.values() if not override.is_sweep_override()]
+    return space, [override.input_line for override in by_key.values() if not override.is_sweep_override()]
 
 
 def grid_points(space: Sequence[Dimension]) -> list[dict[str, Value]]:
@@ -149,17 +147,12 @@ def _dimension(override: Override) -> Dimension:
     """
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep, Sweep
 
-    if wrong := wrong_range(override):
-        raise wrong
-    key, swept = override.get_key_element(), override.value()
-    where = override.input_line or key
+    key, swept, where = override.get_key_element(), override.value(), override.input_line
     tags = set(swept.tags) if isinstance(swept, Sweep) else set()
     if not tags <= {"log"}:
         raise SettingsError(f"unknown tag {', '.join(sorted(tags - {'log'}))}", where=where, hint="log, or no tag")
     is_log = "log" in tags
     if isinstance(swept, IntervalSweep):
-        assert swept.start is not None, "the parser refuses an interval without ends"
-        assert swept.end is not None, "the parser refuses an interval without ends"
         _require_ends(swept.start, swept.end, is_log, where)
         if isinstance(swept.start, int) and isinstance(swept.end, int):
             return Range(key, swept.start, swept.end, 1, is_log)
@@ -174,9 +167,7 @@ def _dimension(override: Override) -> Dimension:
             return Range(key, values[0], values[-1], step, is_log)
         options = tuple(map(format_value, values))
     else:
-        options = tuple(dict.fromkeys(override.sweep_string_iterator()))
-    if not options:
-        raise SettingsError("no values", where=where, hint="give at least one value")
+        options = tuple(dict.fromkeys(swept_values(override)))
     if is_log:
         raise SettingsError("choices have no log scale", where=where, hint="tag(log,interval(LOW,HIGH))")
     return Choice(key, options)
@@ -184,15 +175,11 @@ def _dimension(override: Override) -> Dimension:
 
 def _require_ends(low: float, high: float, is_log: bool, where: str) -> None:
     if not low < high:
-        raise SettingsError(
-            f"the interval goes from {low:g} to {high:g}",
-            where=where,
-            hint="give the lower end first",
-        )
+        found = f"the interval goes from {low:g} to {high:g}"
+        raise SettingsError(found, where=where, hint="give the lower end first")
     if is_log and low <= 0:
-        raise SettingsError(
-            f"a log scale starts above 0, not at {low:g}", where=where, hint="a lower end above 0, or no tag"
-        )
+        found = f"a log scale starts above 0, not at {low:g}"
+        raise SettingsError(found, where=where, hint="a lower end above 0, or no tag")
 
 
 def _rounded(value: Any) -> Any:

@@ -33,14 +33,7 @@ IMPOSSIBLE = "impossible"
 
 @dataclasses.dataclass(frozen=True)
 class OpenStudy:
-    """A study with its search space and its settings.
-
-    Attributes:
-        folder: directory of the sweep.
-        space: the search space.
-        settings: the settings of hydra.sweeper.
-        max_steps: number of steps of a completed trial.
-    """
+    """A study in the folder of its sweep, whose completed trials have max_steps steps."""
 
     folder: Path
     space: Sequence[Dimension]
@@ -67,8 +60,6 @@ def study_name(settings: OptunaConfig, space: Sequence[Dimension], fixed: Mappin
     """Return the name of the study that a command continues: it differs if anything that affects the trials differs.
 
     Args:
-        settings: the settings of hydra.sweeper.
-        space: the search space.
         fixed: the settings that all trials share and that affect their losses, by key.
     """
     decisive = {key: value for key, field, value in leaves(settings) if setting_of(field).role is Role.experiment}
@@ -107,7 +98,6 @@ def register_sweeper(folder: Path) -> Iterator[str]:
     """Hold the lock of a new sweeper, by which others see that it is alive, and yield its name."""
     sweeper = uuid.uuid4().hex[:12]
     path = _sweeper_lock(folder, sweeper)
-    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         try:
             yield sweeper

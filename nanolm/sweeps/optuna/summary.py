@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from nanolm import shell
-from nanolm.runs.directory import display_path
 from nanolm.sweeps.optuna.study import OpenStudy, n_impossible
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.summary import print_summary
+from nanolm.tables import Console, cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +28,12 @@ def print_study(outcomes: Sequence[Outcome], opened: OpenStudy, n_over_before: i
 
     Args:
         outcomes: the trials; two with the same values are one job.
-        opened: the study.
         n_over_before: number of trials that were over before.
     """
-    from nanolm.tables import Console, cell
-
     unique = list({outcome.job.key: outcome for outcome in outcomes}.values())
     if unique:
-        jobs, reports = [outcome.job for outcome in unique], [outcome.report for outcome in unique]
-        print_summary(jobs, reports, opened.folder, n_over_before)
+        reports = [outcome.report for outcome in unique]
+        print_summary([outcome.job for outcome in unique], reports, opened.folder, n_over_before)
     console = Console()
     if n_skipped := n_impossible(opened.trials()):
         trials = "trial" if n_skipped == 1 else "trials"
@@ -49,7 +46,7 @@ def print_study(outcomes: Sequence[Outcome], opened: OpenStudy, n_over_before: i
     if spent and opened.settings.prunes:
         console.print(f"tokens     {spent:,}, {spent / full:.0%} of the {full:,} without pruning")
     if pruned := next((outcome for outcome in unique if outcome.report.state is State.pruned), None):
-        resume = shell.resume_command(display_path(pruned.job.run.path))
+        resume = shell.resume_command(pruned.job.run.path)
         console.print(cell(f"unprune    {resume}  (or any other pruned run)"), soft_wrap=True)
 
 
@@ -60,9 +57,8 @@ def trained_tokens(outcomes: Sequence[Outcome]) -> tuple[int, int]:
     """
     spent, full = 0, 0.0
     for outcome in outcomes:
-        summary, state = outcome.report.summary, outcome.report.state
-        tokens, step = summary.tokens or 0, summary.steps_done
-        is_final = state is State.diverged or not step
+        tokens, step = outcome.report.summary.tokens or 0, outcome.report.summary.steps_done
         spent += tokens
+        is_final = outcome.report.state is State.diverged or not step
         full += tokens * (1.0 if is_final else outcome.job.config.trainer.max_steps / step)
     return spent, round(full)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from optuna.trial import TrialState
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, val_losses
 from nanolm.sweeps.optuna.samplers import FAILED
-from nanolm.sweeps.optuna.settings import OptunaConfig
-from nanolm.sweeps.optuna.space import Dimension
-from nanolm.sweeps.optuna.study import FOLDER, OpenStudy, open_study
+from nanolm.sweeps.optuna.study import FOLDER, OpenStudy
 from nanolm.sweeps.states import Report, State
 from nanolm.training.stop import ShouldPrune
 
@@ -23,23 +19,17 @@ KEPT = "kept_at_step"
 PRUNED = "pruned_at_step"
 
 
-@dataclasses.dataclass(frozen=True)
-class PrunerFactory:
-    """Creates the pruner of a job in its process, where it finds the trial by the folder of the run."""
+def find_pruner(open_in_job: Callable[[], OpenStudy], run: RunDirectory) -> ShouldPrune | None:
+    """Return the pruner of a run, or None if no open trial has its folder.
 
-    folder: str
-    name: str
-    settings: OptunaConfig
-    space: tuple[Dimension, ...]
-    max_steps: int
-
-    def __call__(self, run: RunDirectory) -> ShouldPrune | None:
-        """Return the pruner of a run, or None if no open trial has it."""
-        opened = open_study(Path(self.folder), self.name, self.settings, self.space, self.max_steps)
-        for trial in opened.trials():
-            if trial.user_attrs.get(FOLDER) == run.path.name and trial.state == TrialState.RUNNING:
-                return trial_pruner(opened, trial.number, run)
-        return None
+    Args:
+        open_in_job: opens the study in the process of the job.
+    """
+    opened = open_in_job()
+    for trial in opened.trials():
+        if trial.user_attrs.get(FOLDER) == run.path.name and trial.state == TrialState.RUNNING:
+            return trial_pruner(opened, trial.number, run)
+    return None
 
 
 def trial_pruner(opened: OpenStudy, number: int, run: RunDirectory) -> ShouldPrune:

@@ -1,14 +1,14 @@
 """The search space, read from Hydra's overrides."""
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from nanolm.compose import parse
 from nanolm.errors import SettingsError
 from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Range, as_overrides, grid_points, size_of, space_of
 
 
 def read(*overrides: str) -> list[Dimension]:
-    return space_of(OverridesParser.create().parse_overrides(list(overrides)))[0]
+    return space_of(parse(overrides))[0]
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,9 @@ def test_space_of_reads_every_form_of_sweep(override: str, dimension: Dimension)
 
 
 def test_space_of_separates_fixed_overrides() -> None:
-    parsed = OverridesParser.create().parse_overrides(["a=1,2", "b=3", "a=4,5", "c=interval(0,1)", "c=2"])
-    space, fixed = space_of(parsed)
+    space, fixed = space_of(parse(["a=1,2", "b=3", "a=4,5", "c=interval(0,1)", "c=2"]))
     assert space == [Choice("a", ("4", "5"))]
-    assert [override.input_line for override in fixed] == ["b=3", "c=2"]
+    assert fixed == ["b=3", "c=2"]
 
 
 @pytest.mark.parametrize(

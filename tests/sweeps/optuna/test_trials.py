@@ -1,5 +1,6 @@
 """The results of trials: reported losses, pruning, and the end of a trial."""
 
+import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from nanolm.runs.metrics import MetricsRow
 from nanolm.runs.records import encode_row
 from nanolm.runs.summary import Summary, write_summary
 from nanolm.sweeps.optuna.samplers import FAILED
-from nanolm.sweeps.optuna.study import FOLDER, OpenStudy, register_sweeper, take_trials
-from nanolm.sweeps.optuna.trials import PrunerFactory, finish_trial, report_losses, trial_pruner
+from nanolm.sweeps.optuna.study import FOLDER, OpenStudy, open_study, register_sweeper, take_trials
+from nanolm.sweeps.optuna.trials import find_pruner, finish_trial, report_losses, trial_pruner
 from nanolm.sweeps.states import read_run
 
 
@@ -105,13 +106,14 @@ def test_finish_trial_keeps_the_error_of_a_failure(make_study: Callable[..., Ope
     assert study.trials()[0].user_attrs[FAILED] == "no memory is left"
 
 
-def test_pruner_factory_finds_the_trial_of_a_run(make_study: Callable[..., OpenStudy], tmp_path: Path) -> None:
+def test_find_pruner_finds_the_trial_of_a_run(make_study: Callable[..., OpenStudy], tmp_path: Path) -> None:
     study = make_study()
     with register_sweeper(tmp_path) as sweeper:
         take_trials(study, sweeper, 2)
     study.set_attribute(1, FOLDER, "mine")
     # As in another process.
-    factory = pickle.loads(pickle.dumps(PrunerFactory(str(tmp_path), "study", study.settings, study.space, 90)))  # noqa: S301
+    opener = functools.partial(open_study, tmp_path, "study", study.settings, study.space, 90)
+    factory = pickle.loads(pickle.dumps(functools.partial(find_pruner, opener)))  # noqa: S301
     should_prune = factory(RunDirectory(tmp_path / "mine"))
     assert should_prune is not None
     should_prune(10, 3.0)
