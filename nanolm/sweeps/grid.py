@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.driver import Driver, SweepRequest
 from nanolm.sweeps.planning import plan
-from nanolm.sweeps.states import State, read_job
+from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.sweeps.summary import print_summary
 from nanolm.terminal import say
 
@@ -24,7 +24,7 @@ def sweep(
     """
     wanted = combinations(request.overrides, params, variants)
     jobs = plan(wanted, request.directory, *request.config_sources)
-    n_done = sum(read_job(job).state in request.job.final_states for job in jobs)
+    n_done = sum(read_job(job).state in DONE for job in jobs)
     n_same = len(wanted) - len(jobs)
     say(
         f"{len(jobs)} job{'s' * (len(jobs) != 1)} in {request.directory}"

@@ -36,12 +36,7 @@ class PlannedJobLoader(CheckedConfigLoader):
     """A config loader from which launchers receive the settings of each job as planned."""
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Return the configuration of a job: its planned settings and the Hydra settings of the sweep.
-
-        Args:
-            master_config: the configuration of the sweep.
-            sweep_overrides: the result of `job_overrides`.
-        """
+        """Return the configuration of a job: its planned settings and the Hydra settings of the sweep."""
         (override,) = sweep_overrides
         planned = parse_json(override.removeprefix(PLANNED))
         import_plugins(planned["plugins"])

@@ -46,12 +46,7 @@ def batch_size(config: DictConfig) -> int | None:
 def threads_per_job(config: DictConfig, n_jobs: int) -> int | None:
     """Return the number of threads of torch in each job, so that concurrent jobs share the cores.
 
-    Args:
-        config: the configuration of the sweep.
-        n_jobs: number of jobs to run.
-
-    Returns:
-        None to keep torch's default, as when OMP_NUM_THREADS is set.
+    None keeps torch's default, as when OMP_NUM_THREADS is set.
     """
     name = _launcher_name(config)
     if name == "submitit_slurm":

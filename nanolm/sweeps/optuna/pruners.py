@@ -26,8 +26,7 @@ class SuccessiveHalving(BasePruner):
     decides.
 
     Args:
-        rungs: steps at which trials compete.
-        reduction_factor: one in this many trials is promoted from each rung.
+        rungs: steps at which trials compete; one in reduction_factor trials is promoted from each.
         brackets: the number of rungs that a trial skips at the start, by trial number modulo the length.
     """
 

@@ -45,13 +45,7 @@ def derive_seed(*parts: object) -> int:
 
 
 class SeededSampler(BaseSampler):
-    """One of Optuna's samplers, created anew for each draw; floats are rounded to the digits in a folder's name.
-
-    Args:
-        build: creates the sampler from a seed.
-        seed: seed of the study.
-        space: dimensions of the search space.
-    """
+    """One of Optuna's samplers, built anew from a seed for each draw; floats are rounded as in a folder's name."""
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int, space: Sequence[Dimension]) -> None:
         self._build, self._seed = build, seed
