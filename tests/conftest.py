@@ -19,7 +19,7 @@ hypothesis.settings.load_profile("nanolm")
 
 
 # Slow test files start first, in this order, so that the last ones are short and all cores finish together.
-SLOWEST = ("training/distributed", "system/", "sweeps/", "report/", "cli/test_main", "cli/test_wandb", "training/")
+SLOWEST = ("training/distributed", "system/", "sweeps/", "report/", "cli/test_train", "cli/test_wandb", "training/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
