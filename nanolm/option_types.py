@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.errors import NanolmError, SettingsError, explain_os_error, raise_all
 from nanolm.files import user_path
 
-# Converts the text of an option to its value; raises a SettingsError without `where`.
+# Converts the text of an option to its value; the error that it raises continues a sentence: "--seed" + "is -1".
 Check = Callable[[str], Any]
 
 # Length limit of a value quoted in an error.
@@ -96,23 +96,6 @@ def path(value: str) -> Path:
     return user_path(nonempty(value))
 
 
-def file_to_write(value: str) -> Path:
-    """Return the path of a file, which may exist.
-
-    Raises:
-        SettingsError: the path is empty or a folder.
-    """
-    found = path(value)
-    try:
-        is_file_name = bool(found.name) and found.name != ".." and not found.is_dir()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"is {quote(value)}, which cannot be a path: {reason}", hint="name a file") from error
-    if not is_file_name:
-        raise SettingsError(f"is {quote(value)}, which is a folder", hint="name a file")
-    return found
-
-
 def names(value: str) -> list[str]:
     """Split names at commas.
 
@@ -171,17 +154,20 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             names, settings: as for add_argument.
-            check: converts the text to the value; raises a SettingsError without `where`.
+            check: converts the text to the value; raises a NanolmError, or an OSError of a path.
         """
         label = max(names, key=len) if names[0].startswith("-") else str(settings.get("metavar") or names[0])
 
         def checked(value: str) -> Any:
             try:
                 return check(value)
-            except SettingsError as error:
-                problem = SettingsError(f"{label} {error.found}", where=label, hint=error.hint)
-                self._problems[str(problem)] = problem
-                return None
+            except NanolmError as error:
+                found = error
+            except OSError as error:
+                found = explain_os_error(error, where=value)
+            problem = type(found)(f"{label} {found.found}", where=label, hint=found.hint)
+            self._problems[str(problem)] = problem
+            return None
 
         self.add_argument(*names, type=checked, **settings)
 

@@ -1,19 +1,23 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanolm import option_types as types
+from nanolm import terminal
+from nanolm.errors import SettingsError, raise_all
 from nanolm.option_types import Parser
 
 if TYPE_CHECKING:
     from nanolm.compose import ComposedCommand
+    from nanolm.data.corpus import Corpus
+    from nanolm.data.tokenizers import Tokenizer
 
 
 def add_run(parser: Parser) -> None:
-    """Add RUN."""
     parser.add("run", check=types.nonempty, metavar="RUN", help="a run directory")
 
 
@@ -38,7 +42,6 @@ def add_runs(parser: Parser) -> None:
 
 
 def add_plugins(parser: Parser) -> None:
-    """Add --plugins."""
     help_text = "your own modules that the runs were made with"
     parser.add("--plugins", check=types.nonempty, nargs="*", default=[], metavar="MODULE", help=help_text)
 
@@ -50,14 +53,33 @@ def add_overrides(parser: Parser) -> None:
 
 
 def add_json(parser: Parser) -> None:
-    """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def add_png(parser: Parser) -> None:
-    """Add --png FILE."""
     help_text = "also write the picture as PNG (needs matplotlib)"
-    parser.add("--png", check=types.file_to_write, metavar="FILE", help=help_text)
+    parser.add("--png", check=_output_file, metavar="FILE", help=help_text)
+
+
+def output_path(value: str) -> Path:
+    """Return a path to write to.
+
+    Raises:
+        SettingsError: the path is empty.
+        RunError: it is a part of a run.
+    """
+    from nanolm.runs.occupancy import require_outside_runs
+
+    path = types.path(value)
+    require_outside_runs(path, "nanolm does not overwrite the files of a run")
+    return path
+
+
+def _output_file(value: str) -> Path:
+    path = output_path(value)
+    if path.is_dir():
+        raise SettingsError(f"is {types.quote(value)}, which is a folder", hint="name a file")
+    return path
 
 
 def compose(arguments: Namespace) -> ComposedCommand:
@@ -68,8 +90,23 @@ def compose(arguments: Namespace) -> ComposedCommand:
     """
     from nanolm.compose import compose_command
     from nanolm.config.checks import check
-    from nanolm.errors import raise_all
 
     line = compose_command(arguments.overrides, arguments.config_dir)
     raise_all(check(line.config))
     return line
+
+
+def load_dataset(arguments: Namespace) -> tuple[ComposedCommand, Corpus, Tokenizer]:
+    """Compose the overrides of a command, load the text and fit the tokenizer.
+
+    Raises:
+        NanolmError: the settings have mistakes, or the text cannot be read.
+    """
+    from nanolm.data import corpus as corpora
+    from nanolm.data.tokens.cache import fit_tokenizer
+
+    line = compose(arguments)
+    corpus = corpora.load(line.config.dataset)
+    for note in corpus.notes:
+        terminal.say(f"nanolm: {note}")
+    return line, corpus, fit_tokenizer(corpus, line.config)

@@ -6,14 +6,12 @@ import json
 import time
 from argparse import Namespace
 
-from nanolm.cli.arguments import add_overrides
-from nanolm.cli.dataset import load_dataset
+from nanolm.cli.arguments import add_overrides, load_dataset
 from nanolm.data.tokens import cache as token_cache
 from nanolm.option_types import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     add_overrides(parser)
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanolm import option_types as types
-from nanolm.cli.arguments import add_json, add_overrides
-from nanolm.cli.dataset import load_dataset
+from nanolm.cli.arguments import add_json, add_overrides, load_dataset
 from nanolm.compose import ComposedCommand
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
@@ -31,7 +30,6 @@ SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom"
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     add_overrides(parser)
     parser.add("--tokens", check=types.COUNT, default=24, metavar="N", help="number of tokens to show (default: 24)")
     add_json(parser)
@@ -62,9 +60,8 @@ def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tok
     config = line.config
     streams = token_cache.tokenize(corpus, tokenizer, config)
     train = streams["train"]
-    vocabulary = np.unique(
-        np.linspace(0, tokenizer.vocab_size - 1, min(n_tokens, tokenizer.vocab_size)).astype(np.int64)
-    )
+    n_shown = min(n_tokens, tokenizer.vocab_size)
+    vocabulary = np.unique(np.linspace(0, tokenizer.vocab_size - 1, n_shown).astype(np.int64))
     needed, available = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
     if available is not None and needed > available:
         raise SettingsError(
@@ -103,8 +100,6 @@ def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tok
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.text import Text
-
     from nanolm.tables import Console, Table, cell
 
     console = Console()
@@ -129,7 +124,7 @@ def _print(result: dict[str, Any]) -> None:
     for number, row in enumerate(batch["rows"]):
         for side in ("inputs", "targets"):
             ids = " ".join("." if token == IGNORE_INDEX else str(token) for token in row[side]["ids"])
-            table.add_row(str(number) if side == "inputs" else "", side, Text(ids, "dim"), repr(row[side]["text"]))
+            table.add_row(str(number) if side == "inputs" else "", side, cell(ids, "dim"), repr(row[side]["text"]))
     for column in table.columns[2:]:
         column.ratio = 1
     console.print(table)

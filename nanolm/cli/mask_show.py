@@ -17,7 +17,6 @@ from nanolm.errors import SettingsError
 from nanolm.files import write_output_file
 from nanolm.option_types import Parser
 from nanolm.plotting import encode, importing_matplotlib
-from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +56,6 @@ class LayerMask:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("Rows are queries and columns are keys.")
     add_overrides(parser)
     help_text = "number of positions to draw (default: size.context_length)"
@@ -67,8 +65,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print the picture of each mask, and write the PNG if one is requested."""
-    if arguments.png is not None:
-        require_outside_runs(arguments.png, OVERWRITES)
     drawn = layer_masks(compose(arguments).config, arguments.length)
     if arguments.png is not None:
         write_output_file("--png", arguments.png, to_png(drawn))

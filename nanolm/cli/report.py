@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from nanolm import option_types as types
 from nanolm import shell, terminal
 from nanolm.analysis.collection import Run, find
-from nanolm.cli.arguments import add_plugins, add_runs
-from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.cli.arguments import add_plugins, add_runs, output_path
+from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.files import is_stdout, write_output_file
 from nanolm.option_types import Parser
-from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe(
         "It has results, curves, settings, samples, attention maps and masks, and the commands that reproduce each "
         "run. Needs plotly; --png needs matplotlib."
@@ -31,12 +29,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add(
         "-o",
         "--output",
-        check=types.path,
-        default=Path("report.html"),
+        check=_page_path,
+        default="report.html",
         metavar="FILE",
         help="the HTML file (default: report.html)",
     )
-    parser.add("--png", check=types.path, metavar="FOLDER", help="also write the figures as PNG files")
+    parser.add("--png", check=_picture_folder, metavar="FOLDER", help="also write the figures as PNG files")
     parser.add(
         "--text",
         check=types.text,
@@ -69,7 +67,6 @@ def run(arguments: Namespace) -> int:
     from nanolm.report.contents import gather
     from nanolm.report.html import to_html
 
-    raise_all(_check_places(arguments.output, arguments.png))
     terminal.ignore_write_errors()
     runs = find(arguments.runs)
     contents = gather(runs)
@@ -114,25 +111,21 @@ def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[Run
     return found, without
 
 
-def _check_places(output: Path, png: Path | None) -> list[NanolmError]:
-    """Find every mistake in the paths to write before any run is read."""
-    problems: list[NanolmError] = []
-    for path in (output, png):
-        if path is not None:
-            try:
-                require_outside_runs(path, OVERWRITES)
-            except RunError as error:
-                problems.append(error)
-    found, hint = "", "name a file in a folder"
-    if output.is_dir():
-        found, hint = f"{output} is a folder", f"-o {output / 'report.html'}"
-    elif output.parent.exists() and not output.parent.is_dir():
-        found = f"{output.parent} is not a folder"
-    elif not output.parent.is_dir():
-        found = f"there is no folder {output.parent}"
-        hint = shell.join("mkdir", "-p", shell.path_argument(output.parent))
-    if found:
-        problems.append(SettingsError(found, where=f"-o {output}", hint=hint))
-    if png is not None and png.exists() and not png.is_dir():
-        problems.append(SettingsError(f"{png} is not a folder", where=f"--png {png}", hint="name a folder"))
-    return problems
+def _page_path(value: str) -> Path:
+    """Return the path of the page, whose folder must exist."""
+    path = output_path(value)
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder", hint=f"-o {path / 'report.html'}")
+    if path.parent.is_dir():
+        return path
+    if path.parent.exists():
+        raise SettingsError(f"{path}: {path.parent} is not a folder", hint="name a file in a folder")
+    hint = shell.join("mkdir", "-p", shell.path_argument(path.parent))
+    raise SettingsError(f"{path}: there is no folder {path.parent}", hint=hint)
+
+
+def _picture_folder(value: str) -> Path:
+    path = output_path(value)
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"{path} is not a folder", hint="name a folder")
+    return path

@@ -16,7 +16,6 @@ from nanolm.files import write_output_file
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
-from nanolm.runs.occupancy import OVERWRITES, require_outside_runs
 from nanolm.training import schedules
 
 MAX_WIDTH = 100
@@ -35,33 +34,30 @@ class Schedule:
     """The learning rate of a run.
 
     Attributes:
-        name: name of the schedule.
+        scheduler: name of the schedule.
         settings: its settings as plain values, by key without the group.
         max_steps: number of optimizer steps.
         warmup_steps: number of warmup steps.
         steps: the computed steps, counted from 0: all, or those of `sample_steps`.
-        lrs: learning rates at these steps, before lr_multipliers.
-        note: what the curve cannot show, or "".
+        lr: learning rates at these steps, before lr_multipliers.
     """
 
-    name: str
+    scheduler: str
     settings: dict[str, object]
     max_steps: int
     warmup_steps: int
     steps: list[int]
-    lrs: list[float]
-    note: str = ""
+    lr: list[float]
 
     def title(self) -> str:
         """Summarise the schedule in one line."""
         return (
-            f"{self.name}: {self.max_steps:,} steps, {self.warmup_steps:,} of them warmup; lr from {self.lrs[0]:.3g} "
-            f"to {self.lrs[-1]:.3g}, between {min(self.lrs):.3g} and {max(self.lrs):.3g}"
+            f"{self.scheduler}: {self.max_steps:,} steps, {self.warmup_steps:,} of them warmup; lr from "
+            f"{self.lr[0]:.3g} to {self.lr[-1]:.3g}, between {min(self.lr):.3g} and {max(self.lr):.3g}"
         )
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe(f"--json prints the lr of every step, or of a sample of the steps of runs over {POINTS:,} steps.")
     add_overrides(parser)
     add_png(parser)
@@ -70,24 +66,19 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print the curve, or the lr of each step as JSON; write the PNG if one is requested."""
-    if arguments.png is not None:
-        require_outside_runs(arguments.png, OVERWRITES)
-    schedule = make_schedule(compose(arguments).config)
+    config = compose(arguments).config
+    schedule = make_schedule(config)
     if arguments.png is not None:
         write_output_file("--png", arguments.png, to_png(schedule))
     if arguments.json:
-        values = {
-            "scheduler": schedule.name,
-            "settings": schedule.settings,
-            "max_steps": schedule.max_steps,
-            "warmup_steps": schedule.warmup_steps,
-            "steps": schedule.steps,
-            "lr": schedule.lrs,
-        }
-        print(dump_json(values))
+        print(dump_json(dataclasses.asdict(schedule)))
         return 0
-    lines = [schedule.title(), draw(schedule, min(terminal.width(), MAX_WIDTH))]
-    terminal.write("\n".join([*lines, *([schedule.note] if schedule.note else [])]))
+    ticks = [max(schedule.lr) * n / 4 for n in range(5)]
+    width = min(terminal.width(), MAX_WIDTH)
+    terminal.write(schedule.title())
+    terminal.write(terminal_plot([Curve(schedule.steps, schedule.lr)], width, X_LABEL, "lr", y_ticks=ticks))
+    if isinstance(config.scheduler, PlateauConfig):
+        terminal.write("drawn as if the validation loss improved at every evaluation")
     if arguments.png is not None:
         terminal.write(f"\nwritten to {arguments.png}")
     return 0
@@ -98,10 +89,7 @@ def make_schedule(config: Config) -> Schedule:
     scheduler, max_steps = config.scheduler, config.trainer.max_steps
     steps = sample_steps(max_steps, scheduler)
     lrs = [config.optimizer.lr * schedules.factor(step, max_steps, scheduler) for step in steps]
-    settings = {key.removeprefix("scheduler."): value for key, value in flat(config).items() if "scheduler." in key}
-    is_plateau = isinstance(scheduler, PlateauConfig)
-    note = "drawn as if the validation loss improved at every evaluation" if is_plateau else ""
-    return Schedule(scheduler.name, settings, max_steps, warmup_of(scheduler, max_steps), steps, lrs, note)
+    return Schedule(scheduler.name, flat(scheduler), max_steps, warmup_of(scheduler, max_steps), steps, lrs)
 
 
 def sample_steps(max_steps: int, scheduler: SchedulerConfig) -> list[int]:
@@ -118,13 +106,6 @@ def sample_steps(max_steps: int, scheduler: SchedulerConfig) -> list[int]:
     return sorted({step for step in (0, *spread, *corners, max_steps - 1) if 0 <= step < max_steps})
 
 
-def draw(schedule: Schedule, width: int) -> str:
-    """Plot lr over steps as lines of text."""
-    highest = max(schedule.lrs)
-    ticks = [highest * n / 4 for n in range(5)]
-    return terminal_plot([Curve(schedule.steps, schedule.lrs)], width, X_LABEL, "lr", y_ticks=ticks)
-
-
 def to_png(schedule: Schedule) -> bytes:
     """Plot lr over steps as a PNG file.
 
@@ -135,7 +116,7 @@ def to_png(schedule: Schedule) -> bytes:
         from matplotlib.figure import Figure
     figure = Figure(figsize=(7, 3.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(schedule.steps, schedule.lrs, color="#1f4e79")
+    axes.plot(schedule.steps, schedule.lr, color="#1f4e79")
     axes.set_title(schedule.title(), fontsize=8)
     axes.set_xlabel(X_LABEL)
     axes.set_ylabel("lr")

@@ -17,9 +17,6 @@ from nanolm.run_layout import checkpoints_by_step, is_run_folder, names_in
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary, read_summary
 
-# The reason why an output file may not be a file of a run.
-OVERWRITES = "nanolm does not overwrite the files of a run"
-
 # Number of files that an error message names.
 SHOWN_ENTRIES = 5
 
