@@ -110,13 +110,12 @@ class _Output(io.FileIO):
                 if not select.select([], [self], [], WRITE_TIMEOUT)[1] and self.is_best_effort:
                     return len(data)
             return written
-        except BrokenPipeError:
-            if not self.is_best_effort:
-                raise
         except OSError as error:
-            if not self.is_best_effort:
-                raise DiskError(f"the output cannot be written: {error.strerror or error}", where="stdout") from error
-        return len(data)
+            if self.is_best_effort:
+                return len(data)
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise DiskError(f"the output cannot be written: {error.strerror or error}", where="stdout") from error
 
 
 def open_output(
@@ -163,10 +162,8 @@ def prepare() -> None:
         os.environ.pop("COLUMNS", None)
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115  for as long as the process
-    if (stdout := _prepared(sys.stdout, sys.__stdout__, 1, is_best_effort=False)) is not None:
-        sys.stdout = stdout
-    if (stderr := _prepared(sys.stderr, sys.__stderr__, 2, is_best_effort=True)) is not None:
-        sys.stderr = stderr
+    sys.stdout = _prepared(sys.stdout, sys.__stdout__, 1, is_best_effort=False)
+    sys.stderr = _prepared(sys.stderr, sys.__stderr__, 2, is_best_effort=True)
 
 
 def ignore_write_errors() -> None:
@@ -176,15 +173,13 @@ def ignore_write_errors() -> None:
         raw.is_best_effort = True
 
 
-def _prepared(
-    stream: TextIO | None, original: TextIO | None, descriptor: int, is_best_effort: bool
-) -> io.TextIOWrapper | None:
-    """Return the replacement of a standard stream; None keeps the stream."""
+def _prepared(stream: TextIO | None, original: TextIO | None, descriptor: int, is_best_effort: bool) -> TextIO:
+    """Return the replacement of a standard stream, or the stream if it was replaced before."""
     if stream is None:
         return open_output(descriptor, is_best_effort=is_best_effort)
     is_prepared = isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _Output)
     if stream is not original or not isinstance(stream, io.TextIOWrapper) or is_prepared:
-        return None
+        return stream
     with contextlib.suppress(OSError):
         stream.flush()
     return open_output(

@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from nanolm.cli.arguments import add_json, add_run
 from nanolm.json_text import dump_json
@@ -42,7 +41,6 @@ class Entry:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("Every file is read and compared with its SHA-256. Exit status 1: a checkpoint is damaged.")
     add_run(parser)
     add_json(parser)
@@ -56,7 +54,9 @@ def run(arguments: Namespace) -> int:
     entries = list_checkpoints(directory)
     quarantined = [path.name for path in checkpoint.quarantined(directory.checkpoints)]
     if arguments.json:
-        print(dump_json({"checkpoints": [_as_dict(entry) for entry in entries], "quarantined": quarantined}))
+        renamed = {"n_bytes": "bytes", "is_best": "best", "is_last": "last"}
+        found = [{renamed.get(name, name): value for name, value in vars(entry).items()} for entry in entries]
+        print(dump_json({"checkpoints": found, "quarantined": quarantined}))
     else:
         _print_table(directory, entries, quarantined)
     return int(any(entry.faults for entry in entries))
@@ -106,11 +106,6 @@ def _print_table(run: RunDirectory, entries: list[Entry], quarantined: list[str]
         console.print(table)
     if quarantined:
         console.print(cell(f"damaged, quarantined on resume: {', '.join(quarantined)}"), soft_wrap=True)
-
-
-def _as_dict(entry: Entry) -> dict[str, Any]:
-    renamed = {"n_bytes": "bytes", "is_best": "best", "is_last": "last"}
-    return {renamed.get(name, name): value for name, value in dataclasses.asdict(entry).items()}
 
 
 def _size_and_time(path: Path) -> tuple[int, str]:

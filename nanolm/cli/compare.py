@@ -6,8 +6,7 @@ import argparse
 import dataclasses
 import re
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from nanolm import option_types as types
 from nanolm import shell, terminal
@@ -16,7 +15,7 @@ from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import Comparison
 from nanolm.analysis.metrics import METRICS
 from nanolm.cli.arguments import add_runs
-from nanolm.cli.comparison_table import fit_columns, make_columns, make_remarks
+from nanolm.cli.comparison_table import Column, fit_columns, make_columns, make_remarks
 from nanolm.csv_text import csv_line
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
@@ -25,7 +24,6 @@ from nanolm.wording import format_value
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("Runs that differ only in their seed are one row, with mean and 95% confidence interval.")
     add_runs(parser)
     parser.add(
@@ -86,25 +84,24 @@ def _print_table(comparison: Comparison) -> None:
     console = Console()
     columns, hidden = fit_columns(make_columns(comparison), console.width - 2)
     table = Table([column.heading for column in columns], "".join("r" if one.is_numeric else "l" for one in columns))
-    n_rows = len(comparison.rows)
-    for at in range(n_rows + len(comparison.baselines)):
-        if at == n_rows:
-            table.add_section()
-        is_best = at < n_rows and comparison.rows[at].is_best and n_rows > 1
-        style = "dim" if at >= n_rows else "bold" if is_best else ""
-        table.add_row(*(Text(column.cells[at]) for column in columns), style=style)
+    for at, (cells, style) in enumerate(_styled_rows(columns, comparison), start=1):
+        table.add_row(*map(Text, cells), style=style, end_section=at == len(comparison.rows))
     console.print(table)
     for remark in make_remarks(comparison, hidden):
         console.print(Text(remark))
 
 
+def _styled_rows(columns: Sequence[Column], comparison: Comparison) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield the cells of each row with its style: bold for the best of several rows, dim for the baselines."""
+    n_rows = len(comparison.rows)
+    for at, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        is_best = at < n_rows and comparison.rows[at].is_best and n_rows > 1
+        yield cells, "dim" if at >= n_rows else "bold" if is_best else ""
+
+
 def _print_json(comparison: Comparison) -> None:
-    print(dump_json(as_dict(comparison)))
-
-
-def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """Convert a comparison to plain values; each metric has its mean, interval and the values per seed."""
-    return {
+    """Print plain values; each metric has its mean, interval and the values per seed."""
+    found = {
         "ranked_by": comparison.metrics[0],
         "target": comparison.target,
         "by": list(comparison.by),
@@ -127,6 +124,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "baselines": [dataclasses.asdict(baseline) for baseline in comparison.baselines],
         "notes": comparison.notes,
     }
+    print(dump_json(found))
 
 
 def _print_csv(comparison: Comparison) -> None:
@@ -164,10 +162,9 @@ def _print_markdown(comparison: Comparison) -> None:
 
     print(line([column.title for column in columns]))
     print(line(["---:" if column.is_numeric else "---" for column in columns]))
-    for at in range(len(columns[0].cells)):
-        cells = [escape(column.cells[at]) for column in columns]
-        is_best = at < len(comparison.rows) and comparison.rows[at].is_best and len(comparison.rows) > 1
-        print(line([f"**{cell}**" if cell and is_best else cell for cell in cells]))
+    for cells, style in _styled_rows(columns, comparison):
+        mark = "**" if style == "bold" else ""
+        print(line([f"{mark}{escape(cell)}{mark}" if cell else "" for cell in cells]))
     for remark in make_remarks(comparison, []):
         print(f"\n{escape(remark)}")
 

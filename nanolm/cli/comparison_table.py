@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from nanolm.analysis.baselines import Baseline
 from nanolm.analysis.comparison import Comparison, Row
 from nanolm.analysis.metrics import METRICS, TO_TARGET
 from nanolm.analysis.names import short_keys
-from nanolm.analysis.statistics import Estimate
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_value, short_number
 
@@ -72,19 +70,12 @@ class Column:
 def make_columns(comparison: Comparison) -> list[Column]:
     """Return every column of the table, regardless of its width."""
     rows, references = comparison.rows, comparison.baselines
-    n_lines = len(rows) + len(references)
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     short = short_keys(keys)
-    columns = [
-        Column(
-            key,
-            visible(short[key]),
-            [_setting(row.settings.get(key)) for row in rows],
-            is_setting=True,
-            is_numeric=False,
-        )
-        for key in keys
-    ]
+    columns = []
+    for key in keys:
+        values = [visible(format_value(row.settings.get(key))) for row in rows]
+        columns.append(Column(key, visible(short[key]), values, is_setting=True, is_numeric=False))
     names = [visible(row.runs[0].name) if len(row.runs) == 1 else f"{len(row.runs)} runs" for row in rows]
     if not columns:
         columns = [Column("name", "run", names, is_setting=True, is_numeric=False)]
@@ -104,20 +95,17 @@ def make_columns(comparison: Comparison) -> list[Column]:
         columns.append(Column("best_of", "best\nof", [str(row.best_of) for row in rows]))
     for at, name in enumerate(comparison.metrics):
         cells = [_figure(name, row, comparison) for row in rows]
+        heading = METRICS[name].heading.format(target=comparison.target)
         if any(cell != MISSING for cell in cells):
             baselines = [_format_baseline(name, baseline) for baseline in references]
             narrow = [_narrow(cell, is_ranking=at == 0) for cell in cells] + baselines
-            columns.append(
-                Column(name, _heading(name, comparison), cells + baselines, is_ranking=at == 0, narrow=narrow)
-            )
+            columns.append(Column(name, heading, cells + baselines, is_ranking=at == 0, narrow=narrow))
         if at == 0 and any(row.p_value is not None for row in rows):
             columns.append(Column("verdict", "differs\nfrom best", [_verdict(row) for row in rows], is_numeric=False))
-    padded = [
-        dataclasses.replace(column, cells=column.cells + [""] * (n_lines - len(column.cells))) for column in columns
-    ]
-    for at, baseline in enumerate(references, start=len(rows)):
-        padded[0].cells[at] = visible(baseline.name)
-    return padded
+    for column in columns:
+        column.cells.extend([""] * (len(rows) + len(references) - len(column.cells)))
+    columns[0].cells[len(rows) :] = [visible(baseline.name) for baseline in references]
+    return columns
 
 
 def fit_columns(columns: Sequence[Column], width: int) -> tuple[list[Column], list[str]]:
@@ -163,18 +151,13 @@ def _narrow(cell: str, is_ranking: bool) -> str:
     return cell.split(" ±")[0] + marks
 
 
-def _setting(value: Any) -> str:
-    return visible(format_value(value))
-
-
 def _fold(settings: Sequence[Column], width: int) -> Column:
     """Join several settings to one column of key=value, broken between settings."""
-    n_rows = len(settings[0].cells)
     cells = []
-    for at in range(n_rows):
-        values = [(column.heading, column.cells[at]) for column in settings]
-        is_row = any(value for _, value in values[1:])
-        pairs = [f"{name}={value}" for name, value in values if value != MISSING] if is_row else [values[0][1]]
+    for values in zip(*(column.cells for column in settings), strict=True):
+        named = zip(settings, values, strict=True)
+        is_row = any(values[1:])
+        pairs = [f"{one.heading}={value}" for one, value in named if value != MISSING] if is_row else [values[0]]
         lines = [""]
         for pair in pairs:
             joined = f"{lines[-1]} {pair}".strip()
@@ -187,27 +170,20 @@ def _fold(settings: Sequence[Column], width: int) -> Column:
 
 
 def _figure(name: str, row: Row, comparison: Comparison) -> str:
-    estimate = row.estimates[name]
+    mean, interval = row.estimates[name].mean, row.estimates[name].interval
     if name in TO_TARGET:
         return _to_target(name, row, comparison)
-    if estimate.mean is None:
+    if mean is None:
         return MISSING
+    if name == "seconds":
+        return f"{mean:,.1f}" if mean < 100 else f"{mean:,.0f}"
     if not METRICS[name].is_of_loss:
-        return f"{estimate.mean:,.1f}" if name == "seconds" and estimate.mean < 100 else _amount(name, estimate.mean)
-    mark = "†" * row.is_noncausal + "*" * (name == "bits_per_byte" and not row.is_lossless)
-    return _with_interval(estimate, 2 if name == "perplexity" else 4) + mark
-
-
-def _amount(name: str, value: float) -> str:
-    return f"{value:,.0f}" if name == "seconds" else short_number(value)
-
-
-def _with_interval(estimate: Estimate, digits: int) -> str:
-    assert estimate.mean is not None
-    mean = f"{estimate.mean:.{digits}f}"
-    if estimate.mean >= 1e6:
-        mean = f"{estimate.mean:.1e}"
-    return mean if estimate.interval is None else f"{mean} ±{estimate.interval:.{digits}f}"
+        return short_number(mean)
+    digits = 2 if name == "perplexity" else 4
+    cell = f"{mean:.1e}" if mean >= 1e6 else f"{mean:.{digits}f}"
+    if interval is not None:
+        cell += f" ±{interval:.{digits}f}"
+    return cell + "†" * row.is_noncausal + "*" * (name == "bits_per_byte" and not row.is_lossless)
 
 
 def _to_target(name: str, row: Row, comparison: Comparison) -> str:
@@ -220,7 +196,7 @@ def _to_target(name: str, row: Row, comparison: Comparison) -> str:
         return f"never (best {best_shown})" if name == TO_TARGET[0] else "never"
     mean = row.estimates[name].mean
     assert mean is not None
-    cell = _amount("seconds", mean) if name == TO_TARGET[1] else short_number(mean)
+    cell = f"{mean:,.0f}" if name == TO_TARGET[1] else short_number(mean)
     return cell if row.n_reached == row.n_seeds else f"{cell} ({row.n_reached} of {row.n_seeds})"
 
 
@@ -244,11 +220,6 @@ def _verdict(row: Row) -> str:
     }.get(row.verdict, "")
 
 
-def _heading(name: str, comparison: Comparison) -> str:
-    heading = METRICS[name].heading
-    return heading if comparison.target is None else heading.format(target=comparison.target)
-
-
 def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
     """Return the notes below the table, one of which names the hidden columns."""
     rows, remarks = comparison.rows, [visible(note) for note in comparison.notes]
@@ -256,7 +227,7 @@ def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
     if any(row.estimates[name].interval is not None for row in rows for name in of_loss):
         remarks.append("±: half-width of the 95% confidence interval of the mean over seeds (Student's t)")
     if any(row.p_value is not None for row in rows):
-        metric = _one_line(_heading(comparison.metrics[0], comparison))
+        metric = _one_line(METRICS[comparison.metrics[0]].heading.format(target=comparison.target))
         remarks.append(
             f"differs from best: Welch's t-test of {metric} against the best row, p < 0.05 "
             "with Holm's correction for the number of rows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides
@@ -30,9 +30,6 @@ from nanolm.model.shapes import dimensions, has_formula
 from nanolm.option_types import Parser
 from nanolm.wording import format_bytes
 
-if TYPE_CHECKING:
-    from nanolm.tables import Table
-
 # Symbols in the formulas.
 SYMBOLS = {
     "V": "vocab_size",
@@ -48,17 +45,12 @@ SYMBOLS = {
 
 def known_vocab_size(tokenizer: TokenizerConfig) -> int | None:
     """Return the vocabulary size if it is known without the text; a trained subword tokenizer may have fewer."""
-    if tokenizer.name == ByteConfig.name:
-        return 256
-    if tokenizer.name == Gpt2Config.name:
-        return 50_257
     if isinstance(tokenizer, BpeConfig | UnigramConfig | SentencePieceConfig):
         return tokenizer.vocab_size
-    return None
+    return {ByteConfig.name: 256, Gpt2Config.name: 50_257}.get(tokenizer.name)
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("Nothing is allocated and no text is read.")
     add_overrides(parser)
     help_text = "vocabulary size (default: the tokenizer's, if its settings give it)"
@@ -111,7 +103,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
     memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
     activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
-    held = {part.name: part.amount for part in memory}
+    amounts = {part.name: part.amount for part in memory}
     return {
         "model": line.choices["model"],
         "size": line.choices["size"],
@@ -124,9 +116,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
         },
         "memory_bytes": {
             "parts": [_plain(part) for part in memory],
-            "weights": held["weights"],
-            "gradients": held["gradients"],
-            "optimizer": held.get("optimizer"),
+            **{name: amounts.get(name) for name in ("weights", "gradients", "optimizer")},
             "optimizer_name": config.optimizer.name,
             "activations_estimate": None if activations is None else _plain(activations),
             "peak_estimate": memory_estimate.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
@@ -151,7 +141,8 @@ def _print_tables(result: dict[str, Any]) -> None:
     table = Table(["part", "formula", "per layer", "parameters", "share"], "llrrr")
     for part in parameters["parts"]:
         table.add_row(*_cells(part), f"{part['amount'] / max(parameters['total'], 1):.1%}")
-    _add_total(table, "total, P", "", "", f"{parameters['total']:,}", "")
+    table.add_section()
+    table.add_row("total, P", "", "", f"{parameters['total']:,}", "", style="bold")
     console.print(table)
     if flops["parts"] is None:
         console.print("no formula for the FLOPs and activations of a plugin's model\n")
@@ -159,7 +150,8 @@ def _print_tables(result: dict[str, Any]) -> None:
         table = Table(["FLOPs per token", "formula", "per layer", "FLOPs"], "llrr")
         for part in flops["parts"]:
             table.add_row(*_cells(part))
-        _add_total(table, "forward", "", "", f"{flops['forward']:,}")
+        table.add_section()
+        table.add_row("forward", "", "", f"{flops['forward']:,}", style="bold")
         table.add_row("training", "3 forward", "", f"{flops['training']:,}", style="bold")
         console.print(table)
     table = Table(["training memory", "formula", "bytes", ""], "llrr")
@@ -222,8 +214,3 @@ def _plain(part: Part) -> dict[str, Any]:
 def _cells(part: dict[str, Any]) -> tuple[str, str, str, str]:
     per_layer = f"{part['per_layer']:,}" if part["per_layer"] else ""
     return part["part"], part["formula"], per_layer, f"{part['amount']:,}"
-
-
-def _add_total(table: Table, *cells: str) -> None:
-    table.add_section()
-    table.add_row(*cells, style="bold")

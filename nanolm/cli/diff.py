@@ -41,22 +41,11 @@ class Side:
     made_with: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A key with its value on both sides; ABSENT if a side does not have it."""
-
-    key: str
-    first: Any
-    second: Any
-
-    @property
-    def differs(self) -> bool:
-        """Whether the values differ."""
-        return self.first != self.second
+# By key, the value on both sides; ABSENT if a side does not have it.
+Pairs = dict[str, tuple[Any, Any]]
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("For runs, also compares versions, commit, device and data.")
     parser.add("first", check=types.nonempty, metavar="A", help="a run directory or a config.yaml")
     parser.add("second", check=types.nonempty, metavar="B", help="another run directory or config.yaml")
@@ -78,14 +67,11 @@ def run(arguments: Namespace) -> int:
         except NanolmError as error:
             problems.append(error)
     raise_all(problems)
-    settings = _pairs(sides[0].settings, sides[1].settings)
-    made_with = _pairs(sides[0].made_with, sides[1].made_with) if all(side.made_with for side in sides) else []
-    if not arguments.all:
-        settings = [pair for pair in settings if pair.differs]
-        made_with = [pair for pair in made_with if pair.differs]
+    first, second = sides
+    settings = _pairs(first.settings, second.settings, arguments.all)
+    made_with = _pairs(first.made_with, second.made_with, arguments.all) if first.made_with and second.made_with else {}
     if arguments.json:
-        parts = {"settings": settings, "made_with": made_with}
-        print(dump_json({name: {pair.key: [pair.first, pair.second] for pair in part} for name, part in parts.items()}))
+        print(dump_json({"settings": settings, "made_with": made_with}))
     else:
         _print_tables(sides, settings, made_with, arguments.all)
     return 0
@@ -107,26 +93,26 @@ def read_side(path: str) -> Side:
     return Side(directory.path, plain_settings(directory.config), made_with)
 
 
-def _pairs(first: dict[str, Any], second: dict[str, Any]) -> list[Pair]:
-    return [Pair(key, first.get(key, ABSENT), second.get(key, ABSENT)) for key in dict.fromkeys([*first, *second])]
+def _pairs(first: dict[str, Any], second: dict[str, Any], includes_equal: bool) -> Pairs:
+    pairs = {key: (first.get(key, ABSENT), second.get(key, ABSENT)) for key in {**first, **second}}
+    return {key: pair for key, pair in pairs.items() if includes_equal or pair[0] != pair[1]}
 
 
-def _print_tables(sides: list[Side], settings: list[Pair], made_with: list[Pair], shows_all: bool) -> None:
+def _print_tables(sides: list[Side], settings: Pairs, made_with: Pairs, shows_all: bool) -> None:
     from nanolm.tables import Console, Table, cell
 
     console = Console()
     names = short_names([side.path for side in sides])
     # Settings that do not affect the results.
-    minor = [] if shows_all else [pair.key for pair in settings if not affects_results(pair.key)]
-    settings = [pair for pair in settings if pair.key not in minor]
+    minor = [] if shows_all else [key for key in settings if not affects_results(key)]
+    settings = {key: pair for key, pair in settings.items() if key not in minor}
     for title, pairs in (("setting", settings), ("made with", made_with)):
         if pairs:
             table = Table([title, *names], "lll")
-            for pair in pairs:
-                style = "" if pair.differs else "dim"
-                table.add_row(pair.key, _format(pair.first), _format(pair.second), style=style)
+            for key, (first, second) in pairs.items():
+                table.add_row(key, _format(first), _format(second), style="dim" if first == second else "")
             console.print(table)
-    if not any(pair.differs for pair in settings):
+    if all(first == second for first, second in settings.values()):
         console.print("no setting that affects the results differs" if minor else "no setting differs")
     if minor:
         console.print(cell(f"settings that differ without affecting the results: {', '.join(minor)} (--all)"))

@@ -12,7 +12,6 @@ from nanolm.wording import LOSSY
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("Every token of the split is scored once, in order.")
     add_checkpoint(parser)
     parser.add("--split", check=types.nonempty, default="val", help="train, val or test (default: val)")

@@ -11,7 +11,6 @@ from nanolm.option_types import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     add_checkpoint(parser)
     parser.add("--prompt", check=types.text, required=True, help="text to continue")
     parser.add("--max-new-tokens", check=types.COUNT, default=200, metavar="N", help="number of tokens (default: 200)")

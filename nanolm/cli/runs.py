@@ -64,7 +64,6 @@ COLUMNS = ("name", "status", "step", "max_steps", "best_val_loss", "bits_per_byt
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     help_text = "the folder to search, with its subfolders (default: outputs)"
     parser.add("folder", check=types.nonempty, nargs="?", default="outputs", metavar="FOLDER", help=help_text)
     parser.add(
@@ -129,15 +128,13 @@ def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = 
             continue
         kept &= {at for at, value in enumerate(values) if matches(value, wanted)}
     raise_all(problems)
-    now = time.time()
-    found = [_entry(run, now) for at, run in enumerate(runs) if at in kept]
-    found = [entry for entry in found if not statuses or entry.status in statuses]
+    chosen = [run for at, run in enumerate(runs) if at in kept and (not statuses or run.status in statuses)]
 
     def order(entry: Entry) -> tuple[bool, Any]:
         value = getattr(entry, sort) if sort in COLUMNS else entry.choices.get(sort)
         return (value is None, 0 if value is None else value)
 
-    return sorted(found, key=order)
+    return sorted(map(_entry, chosen), key=order)
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
@@ -153,7 +150,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
         [
             visible(entry.name),
             visible(entry.status),
-            format_step(entry),
+            _format_step(entry),
             MISSING if entry.best_val_loss is None else f"{entry.best_val_loss:.4f}",
             MISSING if entry.bits_per_byte is None else f"{entry.bits_per_byte:.4f}",
             format_age(entry.age),
@@ -184,7 +181,7 @@ def matches(value: Any, wanted: str) -> bool:
     return format_value(value) == wanted.strip("[]").replace(" ", "")
 
 
-def format_step(entry: Entry) -> str:
+def _format_step(entry: Entry) -> str:
     """Format the step, with the number of steps to do unless they are done: 20/100."""
     if entry.step is None:
         return MISSING
@@ -192,7 +189,7 @@ def format_step(entry: Entry) -> str:
     return f"{entry.step:,}" if is_done else f"{entry.step:,}/{entry.max_steps:,}"
 
 
-def _entry(run: Run, now: float) -> Entry:
+def _entry(run: Run) -> Entry:
     found = metrics.compute_metrics(run)
     faults = [*run.faults, *([found.fault] if found.fault else [])]
     if run.status == "failed" and run.summary.error:
@@ -206,7 +203,7 @@ def _entry(run: Run, now: float) -> Entry:
         best_val_loss=found.best_val_loss,
         bits_per_byte=found.bits_per_byte,
         choices=run.summary.choices,
-        age=now - _last_write(run),
+        age=time.time() - _last_write(run),
         faults=list(dict.fromkeys(faults)),
         notes=list(run.notes),
     )

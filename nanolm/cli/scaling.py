@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe("The law is L(N, D) = E + A / N^a + B / D^b (Hoffmann et al. 2022).")
     add_runs(parser)
     add_json(parser)

@@ -63,18 +63,17 @@ def train_help(overrides: Sequence[str] = (), config_dir: str | None = None) -> 
     from nanolm.config.launch import Launch
     from nanolm.config.run import SETTING_GROUPS, Config
 
-    keys = [field.name for field in dataclasses.fields(Config)]
     for override in overrides:
         if "=" not in override and override not in SETTING_GROUPS:
-            raise SettingsError(
-                f"there is no group {override!r}", where="--help", hint=nearest(override, SETTING_GROUPS)
-            )
+            hint = nearest(override, SETTING_GROUPS)
+            raise SettingsError(f"there is no group {override!r}", where="--help", hint=hint)
     # A group alone stands for its default option.
     composed = compose_unresolved([override for override in overrides if "=" in override], config_dir)
     named = [override.split("=")[0] for override in overrides]
     if asked := [group for group in SETTING_GROUPS if group in named]:
         return "\n".join(_group(composed, group, explains_choices=True) for group in asked)
-    others = render_settings(Config, {key: composed[key] for key in keys if key not in SETTING_GROUPS})
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in SETTING_GROUPS]
+    others = render_settings(Config, {name: composed[name] for name in names})
     settings = "\n".join([*(_group(composed, group) for group in SETTING_GROUPS), others])
     return HELP.format(options=_options(config_dir), settings=settings, launch=render_settings(Launch, width=WIDTH))
 

@@ -30,42 +30,7 @@ from nanolm.terminal import visible
 ROWS_PER_SECOND = 500
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """The destination; None uses the run's own settings.
-
-    Attributes:
-        mode: "online" or "offline".
-        keeps_id: whether to replace the run's earlier wandb run instead of creating another.
-        timeout: seconds to wait for an answer of the server, and at the end for the rest of the upload (longer for
-            many rows).
-    """
-
-    mode: str
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-    keeps_id: bool = False
-    timeout: float = 30.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Sent:
-    """A sent run.
-
-    Attributes:
-        n_rows: number of rows of metrics.jsonl.
-        steps: first and last step; None without rows.
-        place: its web page, or its folder in the run directory.
-    """
-
-    n_rows: int
-    steps: tuple[int, int] | None
-    place: str
-
-
 def add_arguments(parser: Parser) -> None:
-    """Add the arguments of the command."""
     parser.describe(
         "The rows come from metrics.jsonl, which is complete even if the run was killed; live logging to wandb may "
         "then have lost some."
@@ -97,12 +62,13 @@ def run(arguments: Namespace) -> int:
         NanolmError: with the reason for every run that was not sent.
     """
     mode = "offline" if arguments.offline or os.environ.get("WANDB_MODE") == "offline" else "online"
-    target = Target(mode, arguments.project, arguments.entity, arguments.group, arguments.keep_id, arguments.timeout)
+    given = WandbConfig(
+        project=arguments.project, entity=arguments.entity, group=arguments.group, init_timeout=arguments.timeout
+    )
     terminal.ignore_write_errors()
     runs = collection.find(arguments.runs)
-    settings = WandbConfig(project=target.project, entity=target.entity, group=target.group)
-    raise_all(check_wandb(settings, prefix="--"))
-    if target.mode == "online" and not wandb_record.has_account():
+    raise_all(check_wandb(given, prefix="--"))
+    if mode == "online" and not wandb_record.has_account():
         raise SettingsError(
             "not logged in to wandb",
             where="WANDB_API_KEY, or the netrc file written by `wandb login`",
@@ -112,16 +78,15 @@ def run(arguments: Namespace) -> int:
     problems: list[NanolmError] = []
     for run in runs:
         try:
-            sent = send(run, target)
+            sent = send(run, given, mode, arguments.keep_id)
         except ServerError as error:
             raise_all([*problems, error])
         except NanolmError as error:
             problems.append(error)
             continue
-        steps = f", steps {sent.steps[0]:,} to {sent.steps[1]:,}" if sent.steps else ""
-        terminal.write(f"{visible(run.name):<{width}}  {sent.n_rows:>6,} rows{steps}  {visible(sent.place)}")
+        terminal.write(f"{visible(run.name):<{width}}  {sent}")
     n_sent = len(runs) - len(problems)
-    if n_sent and target.mode == "offline":
+    if n_sent and mode == "offline":
         print("written offline: upload with `wandb sync RUN/wandb/offline-run-...`")
     if problems and n_sent:
         print(f"{n_sent} of {len(runs)} runs sent")
@@ -129,8 +94,18 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def send(run: Run, target: Target) -> Sent:
+def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
     """Write a run's settings, metrics, baselines, samples and summary as one wandb run, and keep its id.
+
+    Args:
+        run: the run.
+        given: project, entity and group, None for those of the run; the seconds to wait for an answer of the server,
+            and at the end for the rest of the upload (longer for many rows).
+        mode: "online" or "offline".
+        keeps_id: whether to replace the run's earlier wandb run instead of creating another.
+
+    Returns:
+        The number of rows, the first and last step, and the web page, or the folder in the run directory.
 
     Raises:
         RunError: the run is damaged, or another process writes to it.
@@ -142,43 +117,36 @@ def send(run: Run, target: Target) -> Sent:
         raise RunError("; ".join(run.faults), where=str(run.path), hint="this run was not sent")
     # wandb drops a row whose step is smaller than that of the row before.
     rows = sorted(directory.read_metrics(), key=lambda row: row.step)
-    settings = _settings(run, target)
+    own: dict[str, Any] = {
+        name: getattr(given, name) or run.settings.get(f"logger.{name}") for name in ("project", "entity", "group")
+    }
     try:
         with directory.claim():
             with _translate_errors(run):
                 record = wandb_record.begin(
-                    settings,
+                    dataclasses.replace(given, **own, tags=run.settings.get("logger.tags") or []),
                     directory,
                     run.settings,
-                    mode=target.mode,
-                    run_id=run.summary.wandb_id if target.keeps_id else None,
+                    mode=mode,
+                    run_id=run.summary.wandb_id if keeps_id else None,
                     is_live=False,
                     group=run.summary.group,
                 )
                 references = wandb_record.baselines(run.summary)
                 for row in rows:
                     record.log(wandb_record.values(row, references), step=row.step)
-                wandb_record.end(record, directory, _summary(run, rows), target.timeout + len(rows) / ROWS_PER_SECOND)
-            update_summary(directory.summary, wandb_id=record.id, wandb_mode=target.mode)
+                timeout = given.init_timeout + len(rows) / ROWS_PER_SECOND
+                wandb_record.end(record, directory, _summary(run, rows), timeout)
+            update_summary(directory.summary, wandb_id=record.id, wandb_mode=mode)
     except OSError as error:
         raise DiskError(
             f"the run directory cannot be written to: {error.strerror or error}",
             where=str(run.path),
             hint="make it writable: the wandb id is stored there",
         ) from error
-    place = str(record.url) if target.mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
-    return Sent(len(rows), (rows[0].step, rows[-1].step) if rows else None, place)
-
-
-def _settings(run: Run, target: Target) -> WandbConfig:
-    """Combine the given settings with those of the run; wandb reads the rest from the environment."""
-    return WandbConfig(
-        project=target.project or run.settings.get("logger.project"),
-        entity=target.entity or run.settings.get("logger.entity"),
-        group=target.group or run.settings.get("logger.group"),
-        tags=run.settings.get("logger.tags") or [],
-        init_timeout=target.timeout,
-    )
+    place = str(record.url) if mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
+    steps = f", steps {rows[0].step:,} to {rows[-1].step:,}" if rows else ""
+    return f"{len(rows):>6,} rows{steps}  {visible(place)}"
 
 
 def _summary(run: Run, rows: Sequence[MetricsRow]) -> Summary:

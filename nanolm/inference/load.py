@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def load_run(
     path: str,
     checkpoint: str = "best",
     device: str = "auto",
-    plugins: list[str] | None = None,
+    plugins: Sequence[str] = (),
     weights: str = "trained",
 ) -> Loaded:
     """Load a model with its settings and tokenizer.
@@ -58,7 +59,7 @@ def load_run(
     """
     run = RunDirectory(path).require()
     chosen = choose_device(device, where="--device")
-    import_plugins(plugins or [])
+    import_plugins(plugins)
     config = load_yaml(run.config)
     # The attention backend was chosen for the machine that trained.
     config.trainer.attention_backend = AttentionBackend.auto
@@ -70,20 +71,16 @@ def load_run(
         found.load_weights(model)
         model.requires_grad_(False).to(chosen).eval()
     if weights == "ema":
+        averages = found.load_averages()
+        if averages is None:
+            raise RunError(
+                "the checkpoint has no averaged weights",
+                where=f"--weights ema, {found.path}",
+                hint="leave out --weights, or train with trainer.ema_decay=0.999",
+            )
         # Averages have no buffers.
-        model.load_state_dict(_averages(found), strict=False)
+        model.load_state_dict(averages, strict=False)
     return Loaded(run, config, tokenizer, model, found.step, chosen)
-
-
-def _averages(found: checkpoint_files.Checkpoint) -> ema.Averages:
-    averages = found.load_averages()
-    if averages is None:
-        raise RunError(
-            "the checkpoint has no averaged weights",
-            where=f"--weights ema, {found.path}",
-            hint="leave out --weights, or train with trainer.ema_decay=0.999",
-        )
-    return averages
 
 
 def _find(run: RunDirectory, chosen: str) -> checkpoint_files.Checkpoint:

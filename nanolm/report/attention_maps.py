@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -87,13 +86,10 @@ def run_maps(run: Run, texts: Sequence[str], layers: Sequence[int] | None, plugi
         CheckpointError: the checkpoint is damaged.
         SettingsError, TokenizerError: as `text_map`.
     """
-    loaded = load_run(str(run.path), device="cpu", plugins=list(plugins))
-    return RunMaps(run.name, [text_map(loaded, text, layers) for text in texts or [_last_sample(loaded.run.samples)]])
-
-
-def _last_sample(samples: Path) -> str:
-    written = [sample.text.strip() for sample in read_samples(samples)]
-    return next((text[: 8 * MAX_TOKENS] for text in reversed(written) if text), DEFAULT_TEXT)
+    loaded = load_run(str(run.path), device="cpu", plugins=plugins)
+    samples = [text for sample in read_samples(loaded.run.samples) if (text := sample.text.strip())]
+    last = samples[-1][: 8 * MAX_TOKENS] if samples else DEFAULT_TEXT
+    return RunMaps(run.name, [text_map(loaded, text, layers) for text in texts or [last]])
 
 
 def text_map(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> TextMap:

@@ -10,7 +10,7 @@ from typing import Any
 from nanolm.analysis.baselines import Baseline
 from nanolm.analysis.collection import Run
 from nanolm.analysis.comparability import NONCAUSAL, comparability
-from nanolm.analysis.comparison import Comparison, compare
+from nanolm.analysis.comparison import compare
 from nanolm.analysis.metrics import compute_metrics
 from nanolm.analysis.names import short_keys
 from nanolm.analysis.settings import varying_settings
@@ -27,6 +27,11 @@ from nanolm.wording import LOSSY, format_value
 # Longer labels are shortened in legends.
 MAX_LABEL_LENGTH = 34
 
+FIGURES = (
+    *("parameters", "tokens", "flops", "seconds", "tokens_per_second"),
+    *("best_val_loss", "final_val_loss", "bits_per_byte"),
+)
+
 # Keys of summary.json shown with each run.
 PROVENANCE = ("seed", "device", "precision", "ranks", "corpus", "tokenizer", "identity")
 
@@ -41,8 +46,7 @@ class Entry:
         path: the run directory.
         status: as `Run` has it.
         settings: its values of the settings in which the runs differ.
-        figures: parameters, tokens, flops, seconds, tokens_per_second, best_val_loss, best_step, final_val_loss and
-            bits_per_byte (at the best loss); None if unknown.
+        figures: the FIGURES and best_step; None if unknown. bits_per_byte is at the best loss.
         compares: whether its result is comparable with the others.
         flops_per_token: training FLOPs; None if there is no formula.
         curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
@@ -81,7 +85,7 @@ class Contents:
         keys: the settings in which the runs differ, with their short names.
         by_bits: whether runs are compared by bits per byte, because their nats per token are not comparable.
         notes: remarks on comparability.
-        references: the baselines.
+        baselines: the reference losses.
     """
 
     made: str
@@ -103,32 +107,33 @@ def gather(runs: Sequence[Run]) -> Contents:
         RunError: none of the runs can be read.
     """
     varying = varying_settings(runs)
+    compared = compare(runs)
+    incomparable = {run.path for row in compared.rows if not row.is_comparable for run in row.runs}
     entries = [
-        _entry(run, label, {key: values[n] for key, values in varying.items()})
+        _entry(run, label, {key: values[n] for key, values in varying.items()}, run.path not in incomparable)
         for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
     ]
-    unreadable = [fault for entry in entries for fault in entry.faults]
     if all(entry.faults for entry in entries):
         raise RunError(
             "this run cannot be read" if len(runs) == 1 else "none of these runs can be read",
             where=", ".join(entry.path for entry in entries),
-            hint="; ".join(dict.fromkeys(unreadable)),
+            hint="; ".join(dict.fromkeys(fault for entry in entries for fault in entry.faults)),
         )
-    compared = compare(runs)
+    notes, problem = comparability(runs)
+    if noncausal := [run.name for row in compared.rows if row.is_noncausal for run in row.runs]:
+        notes.append(f"{', '.join(noncausal)}: {NONCAUSAL}")
+    if lossy := [run.name for run in runs if run.summary.is_lossy]:
+        notes.append(f"{', '.join(lossy)}: {LOSSY}")
     found = Contents(
         made=f"nanolm {provenance.versions()['nanolm']}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
         runs=entries,
         keys=short_keys(varying),
-        by_bits=comparability(runs)[1] is not None,
-        notes=_notes(runs, compared),
+        by_bits=problem is not None,
+        notes=notes,
         baselines=compared.baselines,
     )
-    odd = {str(run.path) for row in compared.rows if not row.is_comparable for run in row.runs}
-    entries = [dataclasses.replace(entry, compares=entry.path not in odd) for entry in entries]
-    best_first = sorted(
-        entries, key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0)
-    )
-    return dataclasses.replace(found, runs=best_first)
+    entries.sort(key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0))
+    return found
 
 
 def labels(runs: Sequence[Run], varying: dict[str, list[Any]]) -> list[str]:
@@ -145,17 +150,19 @@ def labels(runs: Sequence[Run], varying: dict[str, list[Any]]) -> list[str]:
     prefixes = {key: f"{short[key]} " if "." in key or key == "seed" else "" for key in varying}
     found = []
     for n, run in enumerate(runs):
-        label = ", ".join(f"{prefix}{_format(varying[key][n])}" for key, prefix in prefixes.items())
+        label = ", ".join(f"{prefix}{format_or_none(varying[key][n])}" for key, prefix in prefixes.items())
         found.append(label if label and run.summary.group else run.name)
     return found if len(set(found)) == len(found) else [run.name for run in runs]
 
 
-def _format(value: Any) -> str:
+def format_or_none(value: Any) -> str:
+    """Format the value of a setting; None is "none"."""
     return "none" if value is None else format_value(value)
 
 
-def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
+def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> Entry:
     summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
+    parent = summary.parent
     try:
         measured = directory.read_metrics()
     except RunError as error:
@@ -165,17 +172,16 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
     val = [row for row in measured if row.split == VAL]
     found = compute_metrics(run)
     losses = val_losses(val)
-    names = ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "best_val_loss", "final_val_loss")
-    known = {name: getattr(found, name) for name in (*names, "bits_per_byte")}
-    known["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
+    figures = {name: getattr(found, name) for name in FIGURES}
+    figures["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
     return Entry(
         name=run.name,
         label=label,
         path=str(run.path),
         status=run.status,
         settings=settings,
-        figures=known,
-        compares=True,
+        figures=figures,
+        compares=compares,
         flops_per_token=found.flops / found.tokens if found.flops is not None and found.tokens else None,
         curves={
             "train": curve(train, "loss"),
@@ -186,25 +192,11 @@ def _entry(run: Run, label: str, settings: dict[str, Any]) -> Entry:
         },
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
-        command=fork_command(run.settings, run.summary.parent)
-        if run.summary.parent
-        else command(run.settings, run.summary.choices),
+        command=fork_command(run.settings, parent) if parent else command(run.settings, summary.choices),
         config=_text(directory),
         provenance=_provenance(summary),
         faults=tuple(faults),
     )
-
-
-def _notes(runs: Sequence[Run], compared: Comparison) -> list[str]:
-    """Return remarks on comparability."""
-    notes, _ = comparability(runs)
-    noncausal = [run.name for row in compared.rows if row.is_noncausal for run in row.runs]
-    lossy = [run.name for run in runs if run.summary.is_lossy]
-    return [
-        *notes,
-        *([f"{', '.join(noncausal)}: {NONCAUSAL}"] if noncausal else []),
-        *([f"{', '.join(lossy)}: {LOSSY}"] if lossy else []),
-    ]
 
 
 def _provenance(summary: Summary) -> dict[str, Any]:

@@ -16,7 +16,7 @@ X_VALUES = ("step", "tokens", "seconds")
 Curve = dict[str, list[float]]
 
 
-def curve(rows: Iterable[MetricsRow], quantity: str, max_points: int = MAX_POINTS) -> Curve:
+def curve(rows: Iterable[MetricsRow], quantity: str) -> Curve:
     """Return the curve of one quantity of metrics.jsonl.
 
     Returns:
@@ -24,7 +24,7 @@ def curve(rows: Iterable[MetricsRow], quantity: str, max_points: int = MAX_POINT
         quantity is missing or not finite are ignored.
     """
     kept = [row for row in rows if getattr(row, quantity) is not None]
-    kept = [kept[index] for index in thin([getattr(row, quantity) for row in kept], max_points)]
+    kept = [kept[index] for index in thin([getattr(row, quantity) for row in kept])]
     names = [name for name in X_VALUES if all(getattr(row, name) is not None for row in kept)]
     fields = {"y": quantity} | {name: name for name in names}
     return {name: [_round(getattr(row, field)) for row in kept] for name, field in fields.items()}

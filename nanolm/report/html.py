@@ -77,10 +77,7 @@ def _maps_as_dict(maps: RunMaps) -> dict[str, Any]:
         "run": maps.run,
         "texts": [
             {
-                "text": each.text,
-                "tokens": each.tokens,
-                "n_left_out": each.n_left_out,
-                "step": each.step,
+                **vars(each),
                 "layers": [
                     {
                         "layer": layer.layer,

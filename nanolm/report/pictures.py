@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nanolm.errors import explain_os_error
 from nanolm.files import write_output_file
 from nanolm.plotting import encode, importing_matplotlib
-from nanolm.report.contents import MAX_LABEL_LENGTH, Contents, Entry
+from nanolm.report.contents import MAX_LABEL_LENGTH, Contents, Entry, format_or_none
 from nanolm.report.curves import Curve
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _figures(contents: Contents, maps: Sequence[RunMaps]) -> Iterator[tuple[str,
     measured = [run for run in contents.runs if contents.result(run) is not None]
     keys = _most_varied(contents, measured)
     if len(measured) > 1 and keys:
-        yield "settings", _over_two(contents, *keys) if len(keys) > 1 else _over_one(contents, *keys)
+        yield "settings", (_over_two if len(keys) > 1 else _over_one)(contents, measured, *keys)
     if maps:
         label = next(run.label for run in contents.runs if run.name == maps[0].run)
         yield "attention", _attention(maps[0], label)
@@ -85,12 +86,10 @@ def _losses(contents: Contents, x_name: str) -> Figure:
     by_bits = contents.by_bits
     for number, run in reversed(list(enumerate(contents.runs))):
         style = _line_style(number)
-        if (
-            len(contents.runs) <= MAX_TRAINING_CURVES
-            and not by_bits
-            and (x := _x_values(run, run.curves["train"], x_name))
-        ):
-            axes.plot(x, run.curves["train"]["y"], color=style["color"], linewidth=0.7, alpha=0.4)
+        if len(contents.runs) <= MAX_TRAINING_CURVES and not by_bits:
+            train = run.curves["train"]
+            if x := _x_values(run, train, x_name):
+                axes.plot(x, train["y"], color=style["color"], linewidth=0.7, alpha=0.4)
         curve = run.curves["bits_per_byte" if by_bits else "val"]
         if x := _x_values(run, curve, x_name):
             axes.plot(x, curve["y"], marker="o" if len(x) == 1 else "", **style)
@@ -149,34 +148,31 @@ def _x_values(run: Entry, curve: Curve, x_name: str) -> list[float]:
 def _most_varied(contents: Contents, measured: Sequence[Entry]) -> list[str]:
     """Return the two settings with the most values, most first; the seed only if nothing else differs."""
     keys = [key for key in contents.keys if key != "seed"] or list(contents.keys)
-    return sorted(keys, key=lambda key: -len({_format(run.settings[key]) for run in measured}))[:2]
+    return sorted(keys, key=lambda key: -len({format_or_none(run.settings[key]) for run in measured}))[:2]
 
 
-def _over_one(contents: Contents, key: str) -> Figure:
+def _over_one(contents: Contents, measured: Sequence[Entry], key: str) -> Figure:
     """Plot the result of each run over a setting, in the runs' colours."""
     figure, axes = _settings_figure()
-    measured = [run for run in contents.runs if contents.result(run) is not None]
     values = _values(measured, key)
-    for number, run in enumerate(contents.runs):
-        result = contents.result(run)
-        if result is not None:
-            place = values.index(_format(run.settings[key]))
-            axes.plot([place], [result], marker="o", color=_line_style(number)["color"])
+    # Runs without a result are the last of all runs, so the others have the same numbers among all runs.
+    for number, run in enumerate(measured):
+        place = values.index(format_or_none(run.settings[key]))
+        axes.plot([place], [contents.result(run) or 0.0], marker="o", color=_line_style(number)["color"])
     _set_ticks(axes.xaxis, key, values)
     axes.set_ylabel(_result_name(contents))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _over_two(contents: Contents, x_key: str, y_key: str) -> Figure:
+def _over_two(contents: Contents, measured: Sequence[Entry], x_key: str, y_key: str) -> Figure:
     """Plot the result over two settings as a heat map; each cell is the mean over the other settings."""
     figure, axes = _settings_figure()
     found: dict[tuple[str, str], list[float]] = {}
-    measured = [run for run in contents.runs if contents.result(run) is not None]
     for run in measured:
-        cell = (_format(run.settings[y_key]), _format(run.settings[x_key]))
+        cell = (format_or_none(run.settings[y_key]), format_or_none(run.settings[x_key]))
         found.setdefault(cell, []).append(contents.result(run) or 0.0)
-    means = {cell: sum(results) / len(results) for cell, results in found.items()}
+    means = {cell: statistics.fmean(results) for cell, results in found.items()}
     columns, rows = _values(measured, x_key), _values(measured, y_key)
     table = [[means.get((row, column), math.nan) for column in columns] for row in rows]
     image = axes.imshow(table, cmap="cividis_r", aspect="auto", origin="lower")
@@ -238,13 +234,9 @@ def _attention(maps: RunMaps, label: str) -> Figure:
 
 def _values(measured: Sequence[Entry], key: str) -> list[str]:
     """Return the sorted values of a setting, numbers before strings."""
-    found = {_format(run.settings[key]): run.settings[key] for run in measured}
+    found = {format_or_none(run.settings[key]): run.settings[key] for run in measured}
     numbers = {text: value for text, value in found.items() if isinstance(value, (int, float))}
     return sorted(found, key=lambda text: (text not in numbers, numbers.get(text, 0), text))
-
-
-def _format(value: object) -> str:
-    return "none" if value is None else str(value)
 
 
 def _shorten(text: str, max_length: int = MAX_LABEL_LENGTH) -> str:

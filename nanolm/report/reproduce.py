@@ -18,7 +18,7 @@ from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
 from nanolm.runs.directory import RunDirectory
 
-# Strings that need no quotes, except KEYKEYWORDS.
+# Strings that need no quotes, except KEYWORDS.
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
 KEYWORDS = ("null", "true", "false", "nan", "inf")
 
