@@ -153,9 +153,11 @@ class Parser(argparse.ArgumentParser):
         """Add an option whose value is checked.
 
         Args:
-            names, settings: as for add_argument.
+            names, settings: as for add_argument; the default is added to the help.
             check: converts the text to the value; raises a NanolmError, or an OSError of a path.
         """
+        if (default := settings.get("default")) not in (None, []):
+            settings["help"] += f" (default: {default})"
         label = max(names, key=len) if names[0].startswith("-") else str(settings.get("metavar") or names[0])
 
         def checked(value: str) -> Any:

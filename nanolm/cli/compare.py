@@ -26,29 +26,14 @@ from nanolm.wording import format_value
 def add_arguments(parser: Parser) -> None:
     parser.describe("Runs that differ only in their seed are one row, with mean and 95% confidence interval.")
     add_runs(parser)
-    parser.add(
-        "--metric",
-        check=types.names,
-        default=[],
-        metavar="NAMES",
-        help="metrics to show, separated by commas; rows are ranked by the first",
-    )
-    parser.add(
-        "--sort",
-        check=types.nonempty,
-        metavar="COLUMN",
-        help="sort by a metric (best first) or a setting (ascending) (default: the first metric)",
-    )
-    parser.add(
-        "--by",
-        check=types.names,
-        default=[],
-        metavar="KEYS",
-        help="group by these settings and show the best run of each group",
-    )
-    parser.add(
-        "--target", check=types.LOSS, metavar="LOSS", help="show tokens and seconds needed for this validation loss"
-    )
+    help_text = "metrics to show, separated by commas; rows are ranked by the first"
+    parser.add("--metric", check=types.names, default=[], metavar="NAMES", help=help_text)
+    help_text = "sort by a metric (best first) or a setting (ascending) (default: the first metric)"
+    parser.add("--sort", check=types.nonempty, metavar="COLUMN", help=help_text)
+    help_text = "group by these settings and show the best run of each group"
+    parser.add("--by", check=types.names, default=[], metavar="KEYS", help=help_text)
+    help_text = "show tokens and seconds needed for this validation loss"
+    parser.add("--target", check=types.LOSS, metavar="LOSS", help=help_text)
     form = parser.add_mutually_exclusive_group()
     for name, help_text in (
         ("json", "print one JSON object"),

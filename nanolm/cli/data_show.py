@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +22,13 @@ from nanolm.machine import batch_bytes, host_memory
 from nanolm.option_types import Parser
 from nanolm.wording import format_bytes
 
-if TYPE_CHECKING:
-    from nanolm.tables import Console
-
 # Settings of the dataset that affect the tokens.
 SHOWN_SETTINGS = ("val_fraction", "test_fraction", "split_by", "newlines", "bom", "nul")
 
 
 def add_arguments(parser: Parser) -> None:
     add_overrides(parser)
-    parser.add("--tokens", check=types.COUNT, default=24, metavar="N", help="number of tokens to show (default: 24)")
+    parser.add("--tokens", check=types.COUNT, default=24, metavar="N", help="number of tokens to show")
     add_json(parser)
 
 
@@ -114,9 +111,9 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     lossless = "lossless" if result["lossless"] else "lossy: some text cannot be decoded exactly"
     console.print(f"[bold]vocabulary[/]  {result['vocab_size']:,} tokens, {lossless}")
-    _print_tokens(console, result["vocabulary"])
+    _print_tokens(result["vocabulary"])
     console.print("[bold]first tokens of train[/]")
-    _print_tokens(console, result["first_tokens"])
+    _print_tokens(result["first_tokens"])
     batch = result["batch"]
     shape = " x ".join(map(str, batch["shape"]))
     console.print(f"[bold]first batch[/]  {shape}, {batch['sampling']}, {batch['scored']:,} targets; its first rows:")
@@ -158,15 +155,17 @@ def _without_padding(inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> Iterato
         yield inputs_T[:end], targets_T[:end]
 
 
-def _print_tokens(console: Console, tokens: list[dict[str, Any]]) -> None:
+def _print_tokens(tokens: list[dict[str, Any]]) -> None:
     """Print tokens in columns, each id with its text."""
     from rich.columns import Columns
     from rich.padding import Padding
     from rich.text import Text
+
+    from nanolm.tables import Console
 
     width = max(len(str(token["id"])) for token in tokens)
     cells = [
         Text.assemble((f"{token['id']:>{width}} ", "dim"), repr(token["text"]), no_wrap=True, overflow="ellipsis")
         for token in tokens
     ]
-    console.print(Padding(Columns(cells, equal=True, padding=(0, 2)), (0, 0, 1, 2)))
+    Console().print(Padding(Columns(cells, equal=True, padding=(0, 2)), (0, 0, 1, 2)))

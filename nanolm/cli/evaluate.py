@@ -14,7 +14,7 @@ from nanolm.wording import LOSSY
 def add_arguments(parser: Parser) -> None:
     parser.describe("Every token of the split is scored once, in order.")
     add_checkpoint(parser)
-    parser.add("--split", check=types.nonempty, default="val", help="train, val or test (default: val)")
+    parser.add("--split", check=types.nonempty, default="val", help="train, val or test")
     parser.add(
         "--stride",
         check=types.COUNT,

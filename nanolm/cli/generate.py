@@ -13,16 +13,11 @@ from nanolm.option_types import Parser
 def add_arguments(parser: Parser) -> None:
     add_checkpoint(parser)
     parser.add("--prompt", check=types.text, required=True, help="text to continue")
-    parser.add("--max-new-tokens", check=types.COUNT, default=200, metavar="N", help="number of tokens (default: 200)")
-    parser.add(
-        "--temperature",
-        check=types.TEMPERATURE,
-        default=1.0,
-        metavar="T",
-        help="softmax temperature; 0 is greedy decoding (default: 1.0)",
-    )
+    parser.add("--max-new-tokens", check=types.COUNT, default=200, metavar="N", help="number of tokens")
+    help_text = "softmax temperature; 0 is greedy decoding"
+    parser.add("--temperature", check=types.TEMPERATURE, default=1.0, metavar="T", help=help_text)
     parser.add("--top-k", check=types.COUNT, metavar="K", help="sample from the K most likely tokens (default: all)")
-    parser.add("--seed", check=types.SEED, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    parser.add("--seed", check=types.SEED, default=0, metavar="N", help="seed of the sampling")
     parser.add(
         "--stride",
         check=types.COUNT,

@@ -26,34 +26,15 @@ def add_arguments(parser: Parser) -> None:
         "run. Needs plotly; --png needs matplotlib."
     )
     add_runs(parser)
-    parser.add(
-        "-o",
-        "--output",
-        check=_page_path,
-        default="report.html",
-        metavar="FILE",
-        help="the HTML file (default: report.html)",
-    )
+    parser.add("-o", "--output", check=_page_path, default="report.html", metavar="FILE", help="the HTML file")
     parser.add("--png", check=_picture_folder, metavar="FOLDER", help="also write the figures as PNG files")
-    parser.add(
-        "--text",
-        check=types.text,
-        nargs="+",
-        default=[],
-        metavar="TEXT",
-        help="texts to show attention on (default: the last sample of the best run)",
-    )
-    parser.add(
-        "--layer", check=types.COUNT_OR_NONE, nargs="+", metavar="N", help="layers to show attention of (default: all)"
-    )
+    help_text = "texts to show attention on (default: the last sample of the best run)"
+    parser.add("--text", check=types.text, nargs="+", default=[], metavar="TEXT", help=help_text)
+    help_text = "layers to show attention of (default: all)"
+    parser.add("--layer", check=types.COUNT_OR_NONE, nargs="+", metavar="N", help=help_text)
     # Each run with maps is a model to load, and some hundred kilobytes on the page.
-    parser.add(
-        "--maps",
-        check=types.COUNT_OR_NONE,
-        default=4,
-        metavar="N",
-        help="number of runs with attention maps, best first; 0 for none (default: 4)",
-    )
+    help_text = "number of runs with attention maps, best first; 0 for none"
+    parser.add("--maps", check=types.COUNT_OR_NONE, default=4, metavar="N", help=help_text)
     add_plugins(parser)
 
 

@@ -64,22 +64,13 @@ COLUMNS = ("name", "status", "step", "max_steps", "best_val_loss", "bits_per_byt
 
 
 def add_arguments(parser: Parser) -> None:
-    help_text = "the folder to search, with its subfolders (default: outputs)"
+    help_text = "the folder to search, with its subfolders"
     parser.add("folder", check=types.nonempty, nargs="?", default="outputs", metavar="FOLDER", help=help_text)
-    parser.add(
-        "--status", check=types.names, default=[], metavar="NAMES", help="only runs with these, separated by commas"
-    )
-    parser.add(
-        "--where",
-        check=types.nonempty,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only runs with this setting or option; may be repeated",
-    )
-    parser.add(
-        "--sort", check=types.nonempty, default="age", metavar="COLUMN", help="sort by this column (default: age)"
-    )
+    help_text = "only runs with these, separated by commas"
+    parser.add("--status", check=types.names, default=[], metavar="NAMES", help=help_text)
+    help_text = "only runs with this setting or option; may be repeated"
+    parser.add("--where", check=types.nonempty, action="append", default=[], metavar="KEY=VALUE", help=help_text)
+    parser.add("--sort", check=types.nonempty, default="age", metavar="COLUMN", help="sort by this column")
     add_json(parser)
 
 

@@ -44,13 +44,8 @@ def add_arguments(parser: Parser) -> None:
     ):
         parser.add(f"--{name}", check=types.text, metavar="NAME", help=help_text)
     parser.add_argument("--keep-id", action="store_true", help="replace the run's earlier wandb run (default: add one)")
-    parser.add(
-        "--timeout",
-        check=types.SECONDS,
-        default=30.0,
-        metavar="SECONDS",
-        help="time to wait for an answer of the server (default: 30)",
-    )
+    help_text = "time to wait for an answer of the server"
+    parser.add("--timeout", check=types.SECONDS, default=30, metavar="SECONDS", help=help_text)
 
 
 def run(arguments: Namespace) -> int:
