@@ -164,10 +164,10 @@ class Parser(argparse.ArgumentParser):
             try:
                 return check(value)
             except NanolmError as error:
-                found = error
+                problem = type(error)(f"{label} {error.found}", where=label, hint=error.hint)
             except OSError as error:
-                found = explain_os_error(error, where=value)
-            problem = type(found)(f"{label} {found.found}", where=label, hint=found.hint)
+                hint = explain_os_error(error, where=value).hint
+                problem = SettingsError(f"{label} {value}: {error.strerror}", where=label, hint=hint)
             self._problems[str(problem)] = problem
             return None
 

@@ -32,8 +32,6 @@ def terminal_plot(
     Args:
         curves: at least one.
         width: in characters.
-        x_label: title of the x axis.
-        y_label: title of the y axis.
         y_ticks: from the lower to the upper end of the y axis; empty lets plotext choose.
     """
     import plotext

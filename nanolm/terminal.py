@@ -135,8 +135,7 @@ def open_output(
         errors: an error handler chosen by the user; Python's defaults ("strict", "surrogateescape" and
             "backslashreplace") are replaced by ours.
         is_best_effort: whether to ignore write errors.
-        line_buffering: as for io.TextIOWrapper.
-        write_through: as for io.TextIOWrapper.
+        line_buffering, write_through: as for io.TextIOWrapper.
 
     Raises:
         BrokenPipeError: from a write, if not best effort: the reader has closed the pipe.

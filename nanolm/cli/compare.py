@@ -46,7 +46,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print a comparison of runs."""
     if arguments.fit:
         command = shell.join("nanolm", "scaling", *map(shell.path_argument, arguments.runs))
         raise SettingsError("--fit is not an option of nanolm compare", where="--fit", hint=f"use {command}")

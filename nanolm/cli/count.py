@@ -59,7 +59,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the counts."""
     result = count_model(compose_command(arguments.overrides, arguments.config_dir), arguments.vocab_size)
     if arguments.json:
         print(dump_json(result))
@@ -74,7 +73,6 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     A plugin's model is built on the meta device and only its parameters are counted; values without a formula are None.
 
     Args:
-        line: the composed command line.
         vocab_size: None takes it from the tokenizer's settings.
 
     Raises:

@@ -33,7 +33,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print what a model is trained on."""
     result = _describe(*load_dataset(arguments), arguments.tokens)
     if arguments.json:
         print(dump_json(result))
@@ -46,9 +45,6 @@ def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tok
     """Describe the tokens and the first batch of a run, as plain values.
 
     Args:
-        line: the composed command line.
-        corpus: its text.
-        tokenizer: fitted to the text.
         n_tokens: how many of the first tokens, of the vocabulary and of each row of the batch to include.
 
     Raises:

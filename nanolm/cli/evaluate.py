@@ -25,7 +25,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the loss and the bits per byte."""
     from nanolm.inference.evaluate import evaluate
     from nanolm.inference.load import load_run
 

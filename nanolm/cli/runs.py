@@ -75,7 +75,6 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print the runs as a table or as JSON."""
     entries = list_runs(arguments.folder, arguments.status, arguments.where, arguments.sort)
     if arguments.json:
         print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
@@ -88,7 +87,6 @@ def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = 
     """Return the runs in a folder and its subfolders that satisfy all conditions.
 
     Args:
-        folder: the folder to search.
         statuses: statuses to include; empty includes all.
         where: key=value conditions with a setting, the last part of its key or a config group.
         sort: a column, ascending, or a config group. Runs without a value come last.

@@ -26,8 +26,6 @@ POINTS = 2000
 # The fractional part of the golden ratio: its multiples modulo 1 are evenly spread and match no period.
 GOLDEN = (math.sqrt(5) - 1) / 2
 
-X_LABEL = "step"
-
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -76,7 +74,7 @@ def run(arguments: Namespace) -> int:
     ticks = [max(schedule.lr) * n / 4 for n in range(5)]
     width = min(terminal.width(), MAX_WIDTH)
     terminal.write(schedule.title())
-    terminal.write(terminal_plot([Curve(schedule.steps, schedule.lr)], width, X_LABEL, "lr", y_ticks=ticks))
+    terminal.write(terminal_plot([Curve(schedule.steps, schedule.lr)], width, "step", "lr", y_ticks=ticks))
     if isinstance(config.scheduler, PlateauConfig):
         terminal.write("drawn as if the validation loss improved at every evaluation")
     if arguments.png is not None:
@@ -118,7 +116,7 @@ def to_png(schedule: Schedule) -> bytes:
     axes = figure.add_subplot()
     axes.plot(schedule.steps, schedule.lr, color="#1f4e79")
     axes.set_title(schedule.title(), fontsize=8)
-    axes.set_xlabel(X_LABEL)
+    axes.set_xlabel("step")
     axes.set_ylabel("lr")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,6 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
     """Write a run's settings, metrics, baselines, samples and summary as one wandb run, and keep its id.
 
     Args:
-        run: the run.
         given: project, entity and group, None for those of the run; the seconds to wait for an answer of the server,
             and at the end for the rest of the upload (longer for many rows).
         mode: "online" or "offline".
@@ -117,7 +115,7 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
     }
     try:
         with directory.claim():
-            with _translate_errors(run):
+            try:
                 record = wandb_record.begin(
                     dataclasses.replace(given, **own, tags=run.settings.get("logger.tags") or []),
                     directory,
@@ -132,6 +130,12 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
                     record.log(wandb_record.values(row, references), step=row.step)
                 timeout = given.init_timeout + len(rows) / ROWS_PER_SECOND
                 wandb_record.end(record, directory, _summary(run, rows), timeout)
+            except Exception as error:  # wandb raises many kinds
+                raise ServerError(
+                    f"wandb did not accept the run: {reason_of(error)}",
+                    where=str(run.path),
+                    hint="try again later, or use --offline and upload later",
+                ) from error
             update_summary(directory.summary, wandb_id=record.id, wandb_mode=mode)
     except OSError as error:
         raise DiskError(
@@ -152,16 +156,3 @@ def _summary(run: Run, rows: Sequence[MetricsRow]) -> Summary:
         found |= {"best_val_loss": min(losses), "final_val_loss": losses[-1]}
     unknown = {name: value for name, value in found.items() if getattr(run.summary, name) is None}
     return dataclasses.replace(run.summary, status=run.status, **unknown)
-
-
-@contextlib.contextmanager
-def _translate_errors(run: Run) -> Iterator[None]:
-    """Raise ServerError for the many kinds of exceptions of wandb."""
-    try:
-        yield
-    except Exception as error:
-        raise ServerError(
-            f"wandb did not accept the run: {reason_of(error)}",
-            where=str(run.path),
-            hint="try again later, or use --offline and upload later",
-        ) from error

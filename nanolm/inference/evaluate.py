@@ -19,7 +19,6 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
     """Compute the loss on every token of a split.
 
     Args:
-        loaded: the run.
         split: train, val, or test if the dataset has one.
         stride: tokens scored per window; each has at least context_length - stride tokens of context. None is
             context_length.

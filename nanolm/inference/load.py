@@ -47,7 +47,6 @@ def load_run(
     """Load a model with its settings and tokenizer.
 
     Args:
-        path: the run directory.
         checkpoint: "best" (lowest validation loss), "last", or a step.
         device: as trainer.device.
         plugins: the user's modules that the run was made with; they are not imported unless named here.

@@ -97,7 +97,6 @@ def text_map(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> 
 
     Args:
         loaded: a run for which `why_none` returns None.
-        text: the input.
         layers: counted from 0; None for all.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Sequence
@@ -142,7 +143,6 @@ def labels(runs: Sequence[Run], varying: dict[str, list[Any]]) -> list[str]:
     The folder names of sweep jobs, with many settings and a hash, are too long for a legend.
 
     Args:
-        runs: the runs.
         varying: the settings in which they differ, with each run's value.
     """
     # The option of a group needs no key: gpt2, but lr 0.003.
@@ -162,12 +162,13 @@ def format_or_none(value: Any) -> str:
 
 def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> Entry:
     summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
-    parent = summary.parent
+    parent, measured, config = summary.parent, [], b""
     try:
         measured = directory.read_metrics()
     except RunError as error:
-        measured = []
         faults.append(error.found)
+    with contextlib.suppress(OSError):
+        config = directory.config.read_bytes()
     train = [row for row in measured if row.split == TRAIN]
     val = [row for row in measured if row.split == VAL]
     found = compute_metrics(run)
@@ -193,7 +194,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
         command=fork_command(run.settings, parent) if parent else command(run.settings, summary.choices),
-        config=_text(directory),
+        config=config.decode("utf-8", errors="replace"),
         provenance=_provenance(summary),
         faults=tuple(faults),
     )
@@ -207,10 +208,3 @@ def _provenance(summary: Summary) -> dict[str, Any]:
         "git commit": f"{git['commit']}{uncommitted}" if git.get("commit") else None,
         **{name: getattr(summary, name) for name in PROVENANCE},
     }
-
-
-def _text(directory: RunDirectory) -> str:
-    try:
-        return directory.config.read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -38,7 +38,6 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
     """Build the page. It makes no network requests, and its content security policy forbids them.
 
     Args:
-        contents: the data of the runs.
         maps: attention maps of some of the runs.
         without_maps: the other runs, each with the reason.
 
