@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nanolm import option_types as types
 from nanolm import terminal
 from nanolm.cli.arguments import add_overrides, add_png, compose
-from nanolm.config.mask import MaskConfig, layers_by_mask
+from nanolm.config.mask import layers_by_mask
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.files import write_output_file
@@ -85,6 +85,8 @@ def layer_masks(config: Config, length: int | None = None) -> list[LayerMask]:
     Raises:
         SettingsError: the length is too large to draw.
     """
+    import torch
+
     from nanolm.model import masks
 
     length = config.size.context_length if length is None else length
@@ -92,24 +94,17 @@ def layer_masks(config: Config, length: int | None = None) -> list[LayerMask]:
         raise SettingsError(
             f"{length} positions are too many to draw", where="--length", hint=f"use --length N with N <= {MAX_LENGTH}"
         )
-    return [
-        _layer_mask(mask, masks.describe_layers(layers, config.size.n_layers), length)
-        for mask, layers in layers_by_mask(config)
-    ]
-
-
-def _layer_mask(mask: MaskConfig, layers: str, length: int) -> LayerMask:
-    import torch
-
-    from nanolm.model import masks
-
-    title, visible_TxS = f"{masks.describe_mask(mask)}: {layers}", masks.dense_mask(mask, length)
-    if not mask.within_documents:
-        return LayerMask(title, visible_TxS)
-    lengths = example_documents(length)
-    documents_T = torch.repeat_interleave(torch.tensor(lengths))
-    title += f", over documents of length {', '.join(map(str, lengths))}"
-    return LayerMask(title, visible_TxS & masks.same_document(documents_T[None])[0])
+    drawn = []
+    for mask, layers in layers_by_mask(config):
+        title = f"{masks.describe_mask(mask)}: {masks.describe_layers(layers, config.size.n_layers)}"
+        visible_TxS = masks.dense_mask(mask, length)
+        if mask.within_documents:
+            lengths = example_documents(length)
+            documents_T = torch.repeat_interleave(torch.tensor(lengths))
+            title += f", over documents of length {', '.join(map(str, lengths))}"
+            visible_TxS = visible_TxS & masks.same_document(documents_T[None])[0]
+        drawn.append(LayerMask(title, visible_TxS))
+    return drawn
 
 
 def example_documents(length: int) -> list[int]:

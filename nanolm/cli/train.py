@@ -41,13 +41,13 @@ def run(arguments: list[str]) -> int:
         terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and rank() == 0 else []:
         terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
-    if flags.multirun and world_size() > 1:
-        raise SettingsError(
-            f"-m makes many runs, and torchrun started {world_size()} processes for one",
-            where="the command line",
-            hint="use torchrun for each run, or -m without torchrun",
-        )
     if flags.multirun:
+        if world_size() > 1:
+            raise SettingsError(
+                f"-m makes many runs, and torchrun started {world_size()} processes for one",
+                where="the command line",
+                hint="use torchrun for each run, or -m without torchrun",
+            )
         from nanolm.compose.hydra_commands import run_sweep
         from nanolm.sweeps.job import SweepJob
 

@@ -85,6 +85,8 @@ def test_numbers_are_finite_and_in_bounds() -> None:
         ("compare R --json --csv", "not allowed with argument"),
         ("wandb push R --timeout 1e300", "--timeout is 1e300, which is too large"),
         ("mask show --png .", "--png is '.', which is a folder"),
+        ("mask show --png " + "x" * 300, "x: File name too long"),
+        ("report R -o nowhere/a.html", "--output nowhere/a.html: there is no folder nowhere"),
         ("runs --status ,", "--status is ',', which contains no name"),
     ],
 )
