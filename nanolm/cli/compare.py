@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--fit", action="store_true", help=argparse.SUPPRESS)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     if arguments.fit:
         command = shell.join("nanolm", "scaling", *map(shell.path_argument, arguments.runs))
         raise SettingsError("--fit is not an option of nanolm compare", where="--fit", hint=f"use {command}")
@@ -57,7 +57,6 @@ def run(arguments: Namespace) -> int:
         target=arguments.target,
     )
     PRINTERS[arguments.form](comparison)
-    return 0
 
 
 def _print_table(comparison: Comparison) -> None:

@@ -58,13 +58,12 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     result = count_model(compose_command(arguments.overrides, arguments.config_dir), arguments.vocab_size)
     if arguments.json:
         print(dump_json(result))
     else:
         _print_tables(result)
-    return 0
 
 
 def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
     add_overrides(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Tokenize the text, and print the number of tokens and where they are."""
     from nanolm.tables import Console, cell
 
@@ -34,4 +34,3 @@ def run(arguments: Namespace) -> int:
         ("took", f"{time.perf_counter() - start:.1f} s"),
     ):
         console.print(cell(f"{name:<8} {value}"), soft_wrap=True)
-    return 0

@@ -32,13 +32,12 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     result = _describe(*load_dataset(arguments), arguments.tokens)
     if arguments.json:
         print(dump_json(result))
     else:
         _print(result)
-    return 0
 
 
 def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tokens: int) -> dict[str, Any]:

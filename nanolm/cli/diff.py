@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Print the differences, or with --all every setting.
 
     Raises:
@@ -74,7 +74,6 @@ def run(arguments: Namespace) -> int:
         print(dump_json({"settings": settings, "made_with": made_with}))
     else:
         _print_tables(sides, settings, made_with, arguments.all)
-    return 0
 
 
 def read_side(path: str) -> Side:

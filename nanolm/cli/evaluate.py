@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     from nanolm.inference.evaluate import evaluate
     from nanolm.inference.load import load_run
 
@@ -38,4 +38,3 @@ def run(arguments: Namespace) -> int:
             f"over {result['tokens']:,} tokens (step {result['step']:,}, stride {result['stride']})"
             + ("" if result["lossless"] else f"; {LOSSY}")
         )
-    return 0

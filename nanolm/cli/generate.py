@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--no-cache", action="store_true", help="recompute the whole context for every token")
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Print the prompt and its continuation."""
     from nanolm.inference.generate import generate
     from nanolm.inference.load import load_run
@@ -43,4 +43,3 @@ def run(arguments: Namespace) -> int:
         use_cache=not arguments.no_cache,
     )
     terminal.write(text)
-    return 0

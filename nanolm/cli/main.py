@@ -24,7 +24,8 @@ class Command(NamedTuple):
 
 HELP_FLAGS = ("-h", "--help")
 
-# `data show` is nanolm/cli/data_show.py, and so on: each module has add_arguments(parser) and run(arguments).
+# `data show` is nanolm/cli/data_show.py, and so on: each module has add_arguments(parser) and run(arguments), which
+# returns the exit status, or None for 0.
 COMMANDS = {
     "train": Command(
         "train a model, or resume a run",
@@ -135,7 +136,7 @@ def run(arguments: list[str]) -> int:
     module = _module(name)
     if name == "train":  # Hydra parses its arguments.
         return module.run(rest)
-    return module.run(make_parser(name).parse(rest))
+    return module.run(make_parser(name).parse(rest)) or 0
 
 
 def make_parser(name: str) -> Parser:

@@ -63,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
     add_png(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Print the picture of each mask, and write the PNG if one is requested."""
     drawn = layer_masks(compose(arguments).config, arguments.length)
     if arguments.png is not None:
@@ -72,7 +72,6 @@ def run(arguments: Namespace) -> int:
     terminal.write("\n\n".join(parts))
     if arguments.png is not None:
         terminal.write(f"\nwritten to {arguments.png}")
-    return 0
 
 
 def layer_masks(config: Config, length: int | None = None) -> list[LayerMask]:

@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     add_plugins(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Write the report and print what was written.
 
     Raises:
@@ -65,7 +65,6 @@ def run(arguments: Namespace) -> int:
 
         lines += [f"picture: {path}" for path in pictures.write_all(contents, maps, arguments.png)]
     (terminal.say if is_stdout(arguments.output) else terminal.write)("\n".join(lines))
-    return 0
 
 
 def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[RunMaps], list[MissingMap]]:

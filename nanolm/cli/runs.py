@@ -74,13 +74,12 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     entries = list_runs(arguments.folder, arguments.status, arguments.where, arguments.sort)
     if arguments.json:
         print(dump_json({"runs": [dataclasses.asdict(entry) for entry in entries]}))
     else:
         _print_table(entries)
-    return 0
 
 
 def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = (), sort: str = "age") -> list[Entry]:

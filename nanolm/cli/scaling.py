@@ -30,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Print the law, its residual, and the predicted and measured losses."""
     from nanolm.analysis.scaling import fit
 
@@ -39,7 +39,7 @@ def run(arguments: Namespace) -> int:
     notes = [*law.notes, *notes]
     if arguments.json:
         print(dump_json({**dataclasses.asdict(law), "unit": unit, "notes": notes}))
-        return 0
+        return
     from nanolm.tables import Console, Table, cell
 
     console = Console()
@@ -59,7 +59,6 @@ def run(arguments: Namespace) -> int:
     console.print(table)
     for note in notes:
         console.print(cell(note))
-    return 0
 
 
 def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:

@@ -62,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
     add_json(parser)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Print the curve, or the lr of each step as JSON; write the PNG if one is requested."""
     config = compose(arguments).config
     schedule = make_schedule(config)
@@ -70,7 +70,7 @@ def run(arguments: Namespace) -> int:
         write_output_file("--png", arguments.png, to_png(schedule))
     if arguments.json:
         print(dump_json(dataclasses.asdict(schedule)))
-        return 0
+        return
     ticks = [max(schedule.lr) * n / 4 for n in range(5)]
     width = min(terminal.width(), MAX_WIDTH)
     terminal.write(schedule.title())
@@ -79,7 +79,6 @@ def run(arguments: Namespace) -> int:
         terminal.write("drawn as if the validation loss improved at every evaluation")
     if arguments.png is not None:
         terminal.write(f"\nwritten to {arguments.png}")
-    return 0
 
 
 def make_schedule(config: Config) -> Schedule:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from nanolm import option_types as types
 from nanolm import terminal
 from nanolm.analysis import collection
 from nanolm.analysis.collection import Run
+from nanolm.analysis.metrics import SUMMARY_FIELDS, compute_metrics
 from nanolm.cli.arguments import add_runs
 from nanolm.config.logger import WandbConfig
 from nanolm.config.wandb_environment import check_wandb
@@ -21,7 +21,6 @@ from nanolm.option_types import Parser
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import reason_of
-from nanolm.runs.metrics import MetricsRow, val_losses
 from nanolm.runs.summary import Summary, update_summary
 from nanolm.terminal import visible
 
@@ -47,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add("--timeout", check=types.SECONDS, default=30, metavar="SECONDS", help=help_text)
 
 
-def run(arguments: Namespace) -> int:
+def run(arguments: Namespace) -> None:
     """Send every run, each as its own wandb run, and print what was sent.
 
     A run that cannot be sent does not stop the others; a server that does not answer does.
@@ -85,7 +84,6 @@ def run(arguments: Namespace) -> int:
     if problems and n_sent:
         print(f"{n_sent} of {len(runs)} runs sent")
     raise_all(problems)
-    return 0
 
 
 def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
@@ -129,7 +127,7 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
                 for row in rows:
                     record.log(wandb_record.values(row, references), step=row.step)
                 timeout = given.init_timeout + len(rows) / ROWS_PER_SECOND
-                wandb_record.end(record, directory, _summary(run, rows), timeout)
+                wandb_record.end(record, directory, _summary(run), timeout)
             except Exception as error:  # wandb raises many kinds
                 raise ServerError(
                     f"wandb did not accept the run: {reason_of(error)}",
@@ -148,11 +146,8 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool) -> str:
     return f"{len(rows):>6,} rows{steps}  {visible(place)}"
 
 
-def _summary(run: Run, rows: Sequence[MetricsRow]) -> Summary:
+def _summary(run: Run) -> Summary:
     """Return summary.json; values that a killed run could not write are computed from its rows."""
-    losses = list(val_losses(rows).values())
-    found: dict[str, Any] = {"step": rows[-1].step if rows else 0}
-    if losses:
-        found |= {"best_val_loss": min(losses), "final_val_loss": losses[-1]}
-    unknown = {name: value for name, value in found.items() if getattr(run.summary, name) is None}
+    found = compute_metrics(run)
+    unknown = {name: getattr(found, name) for name in SUMMARY_FIELDS if getattr(run.summary, name) is None}
     return dataclasses.replace(run.summary, status=run.status, **unknown)

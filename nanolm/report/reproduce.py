@@ -70,7 +70,7 @@ def fork_command(settings: Mapping[str, Any], parent: Mapping[str, Any]) -> str 
     if set(before) != set(settings):
         return None
     changed = [f"{key}={_format(value)}" for key, value in settings.items() if value != before[key]]
-    return shell.join("nanolm", "train", f"resume={run.checkpoints / f'step-{step:08d}'}", "fork=true", *changed)
+    return shell.resume_command(run.checkpoints / f"step-{step:08d}", "fork=true", *changed)
 
 
 @functools.cache
