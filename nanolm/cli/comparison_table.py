@@ -116,7 +116,7 @@ def fit_columns(columns: Sequence[Column], width: int) -> tuple[list[Column], li
     """
     columns = list(columns)
     settings = [column for column in columns if column.is_setting]
-    if len(settings) > 1 and sum(column.width + 2 for column in settings) > SETTINGS_SHARE * width:
+    if len(settings) > 1 and _width(settings) > SETTINGS_SHARE * width:
         columns = [_fold(settings, round(SETTINGS_SHARE * width)), *(c for c in columns if not c.is_setting)]
     if _width(columns) > width:
         columns = [dataclasses.replace(column, cells=column.narrow or column.cells) for column in columns]

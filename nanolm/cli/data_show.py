@@ -11,6 +11,7 @@ import numpy as np
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides, load_dataset
 from nanolm.compose import ComposedCommand
+from nanolm.config.fields import plain
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
@@ -71,7 +72,7 @@ def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tok
     )
     return {
         "dataset": line.choices["dataset"],
-        "settings": {key: getattr(value := getattr(config.dataset, key), "name", value) for key in SHOWN_SETTINGS},
+        "settings": {key: plain(getattr(config.dataset, key)) for key in SHOWN_SETTINGS},
         "fingerprint": corpus.fingerprint,
         "tokenizer": line.choices["tokenizer"],
         "vocab_size": tokenizer.vocab_size,
