@@ -7,6 +7,7 @@ import dataclasses
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from nanolm import option_types as types
 from nanolm import shell, terminal

@@ -19,7 +19,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import RunError, SettingsError
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import ema, memory
+from nanolm.training import memory
 from nanolm.training.checkpoints import files as checkpoint_files
 from nanolm.training.checkpoints.resume_checks import require_same_settings
 from nanolm.training.precision import choose_device
