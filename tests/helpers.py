@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanolm.compose import Bases, compose_config
+from nanolm.compose import Bases
 from nanolm.config.checks import check
 from nanolm.config.dataset import DatasetConfig
 from nanolm.config.mask import CausalConfig
@@ -28,6 +28,7 @@ from nanolm.model.attention_backends import AttentionContext
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
+from tests.composition import compose_config
 from tests.forks import Forked
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -6,6 +6,6 @@ import plotext  # noqa: F401
 import rich.console
 import rich.table  # noqa: F401
 
-from nanolm.compose import compose_config
+from tests.composition import compose_config
 
 compose_config([], {})

@@ -22,8 +22,7 @@ def run(arguments: list[str]) -> int:
         NanolmError: the command line has a mistake, or the run failed.
     """
     from nanolm.compose import compose_command, hidden_options
-    from nanolm.compose.hydra_commands import print_answer, prints_something
-    from nanolm.compose.hydra_flags import parse_flags
+    from nanolm.compose.hydra_commands import parse_flags, print_answer, prints_something
 
     flags = parse_flags(arguments)
     if flags.help:
@@ -71,10 +70,10 @@ def _resumed_config(overrides: list[str]) -> Path | None:
         RunError: the run does not exist.
     """
     from nanolm.compose import parse
-    from nanolm.compose.launch import is_launch_option, read_launch
+    from nanolm.compose.launch import read_launch
 
     # Mistakes in launch options are reported together with all others, when the command line is composed.
-    launch, _ = read_launch([override for override in parse(overrides) if is_launch_option(override)])
+    launch, _ = read_launch(parse(overrides))
     if launch.resumed_path is None:
         return None
     from nanolm.runs.directory import RunDirectory

@@ -3,7 +3,7 @@
 # ruff: noqa: F401
 from nanolm.compose.command import ComposedCommand, compose_command, hidden_options
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, config_folder
-from nanolm.compose.jobs import Bases, ComposedJob, compose_config, compose_jobs
+from nanolm.compose.jobs import Bases, ComposedJob, compose_job, compose_jobs
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, parse, quoted
 from nanolm.compose.plugins import import_plugins, register_schemas
 from nanolm.compose.resume import continue_run

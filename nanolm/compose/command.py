@@ -14,11 +14,12 @@ from nanolm.compose.diagnosis import compose_over, diagnose
 from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, with_search_path
 from nanolm.compose.launch import is_launch_option, read_launch
 from nanolm.compose.override_checks import DIRECTORIES, empty_directory, missing_folders, override_problem
-from nanolm.compose.overrides import LIST_PART, expand, is_plain_value, known_keys, leaf_keys, parse, with_values
+from nanolm.compose.overrides import LIST_PART, expand, is_part, is_plain_value, parse, with_values
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
 from nanolm.config.composed import summarize_error, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.fields import flat
 from nanolm.config.launch import Launch
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import load_yaml
@@ -73,14 +74,15 @@ def compose_command(
         raise_all(
             [empty_directory(key) for key in DIRECTORIES if not str(OmegaConf.select(composed, key) or "").strip()]
         )
+        config = to_config(task)
         return ComposedCommand(
-            config=to_config(task),
+            config=config,
             launch=launch,
             run_directory=user_path(str(OmegaConf.select(composed, "hydra.run.dir"))),
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
             choices=choices_of(composed.hydra.runtime.choices),
-            given=_given(parsed, task),
+            given=_given(parsed, config),
         )
 
 
@@ -89,20 +91,13 @@ def compose_unresolved(
 ) -> DictConfig:
     """Compose overrides into nanolm's and Hydra's settings, of which some may still lack a value.
 
-    Args:
-        overrides: as typed.
-        config_dir: the user's own folder of YAML files.
-        is_resolved: whether all interpolations must have values.
-        saved: the config.yaml of the run that is resumed or forked; its settings replace the defaults.
-
-    Raises:
-        SettingsError: with every mistake in the command line.
-        RunError: the run's settings cannot be read.
+    Arguments and errors are those of `compose_command`; is_resolved is whether all interpolations must have values.
     """
     with hydra_context():
         _, _, composed, task, files = _compose(overrides, config_dir, False, saved)
         raise_all(list(unknown_keys(task)))
-        raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)] if is_resolved else [])
+        if is_resolved:
+            raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
         return composed
 
 
@@ -116,20 +111,16 @@ def hidden_options(config_dir: str) -> list[str]:
 def _compose(
     overrides: Sequence[str], config_dir: str | None, multirun: bool, saved: Path | None
 ) -> tuple[Launch, list[Override], DictConfig, DictConfig, YamlFiles]:
-    """Parse and compose a command line, with the arguments of `compose_command`.
+    """Parse and compose a command line, with the arguments and errors of `compose_command`.
 
     Returns:
         The launch options, the other overrides, everything that Hydra composed, nanolm's settings in it, and the YAML
         files that the command line chooses.
-
-    Raises:
-        NanolmError: as `compose_command`.
     """
-    readable = to_hydra_syntax(overrides, multirun)
-    raise_all(missing_folders(readable, config_dir))
-    parsed = parse(with_search_path(readable, config_dir))
-    launch, wrong_launch = read_launch([override for override in parsed if is_launch_option(override)], multirun)
-    parsed = [override for override in parsed if not is_launch_option(override)]
+    parsed = parse(to_hydra_syntax(overrides, multirun))
+    raise_all(missing_folders(parsed, config_dir))
+    launch, wrong_launch = read_launch(parsed, multirun)
+    parsed = with_search_path([override for override in parsed if not is_launch_option(override)], config_dir)
     files = YamlFiles(parsed, config_dir)
     import_plugins(plugins_named(parsed, files))
     register_schemas()
@@ -158,9 +149,7 @@ def _compose(
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise_all(diagnose(parsed, multirun, files, base))
-        in_lists = ", ".join(
-            override.input_line or "" for override in parsed if LIST_PART.search(override.key_or_group)
-        )
+        in_lists = ", ".join(override.input_line for override in parsed if LIST_PART.search(override.key_or_group))
         raise SettingsError(summarize_error(error), where=in_lists or "the command line") from error
     from hydra.core.hydra_config import HydraConfig
 
@@ -174,9 +163,9 @@ def _compose(
 
 
 def _without_plus(override: Override) -> str:
-    text = override.input_line or ""
-    is_setting = "." in override.key_or_group and not override.key_or_group.startswith("hydra.")
-    return text.lstrip("+") if is_setting and not LIST_PART.search(override.key_or_group) else text
+    key, text = override.key_or_group, override.input_line
+    is_setting = "." in key and not override.is_hydra_override() and not LIST_PART.search(key)
+    return text.lstrip("+") if is_setting else text
 
 
 def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
@@ -190,12 +179,7 @@ def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
     return problems
 
 
-def _given(parsed: Sequence[Override], task: DictConfig) -> set[str]:
-    known = known_keys(task)
-    given: set[str] = set()
-    for override in parsed:
-        key = override.key_or_group
-        if key not in GLOBAL_GROUPS:
-            # A part of a list (scheduler.parts.0.gamma) sets the list.
-            given |= {name for name in known if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")}
-    return given & leaf_keys(task)
+def _given(parsed: Sequence[Override], config: Config) -> set[str]:
+    keys = {override.key_or_group for override in parsed} - {*GLOBAL_GROUPS}
+    # A part of a list (scheduler.parts.0.gamma) sets the list.
+    return {name for name in flat(config) if any(is_part(name, key) or is_part(key, name) for key in keys)}

@@ -10,7 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
-from nanolm.compose.overrides import FAIL_FAST, LIST_PART, expand, is_plain_value, known_keys, parse, with_values
+from nanolm.compose.overrides import (
+    FAIL_FAST,
+    LIST_PART,
+    expand,
+    is_of_hydra,
+    is_plain_value,
+    known_keys,
+    parse,
+    with_values,
+)
 from nanolm.compose.yaml_files import YamlFiles
 from nanolm.config.checks import check
 from nanolm.config.composed import (
@@ -44,7 +53,7 @@ def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig,
 
     Args:
         texts: overrides in Hydra's grammar.
-        base: replaces the defaults, except in groups in which the overrides choose an option.
+        base: replaces the defaults, except in groups for which the overrides choose an option.
 
     Returns:
         Everything that Hydra composed, and nanolm's settings in it.
@@ -54,23 +63,17 @@ def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig,
         return composed, without_hydra(composed)
     parsed = parse(texts)
     values = [override for override in parsed if is_plain_value(override)]
-    composed = compose([override.input_line or "" for override in parsed if override not in values])
-    task = with_values(_over(base, without_hydra(composed), parsed), values)
+    composed = compose([override.input_line for override in parsed if override not in values])
+    task, saved = without_hydra(composed), to_omegaconf(base)
+    # Private, but reading a node in a public way would resolve its interpolation.
+    for name in set(saved).difference(override.key_or_group for override in parsed):
+        task[name] = saved._get_node(name)
+    task = with_values(task, values)
     # Such as hydra.run.dir=${model.name}.
     OmegaConf.set_struct(composed, False)
     for name in task:
-        # Private, but reading the node in a public way would resolve its interpolation.
         composed[name] = task._get_node(name)
     return composed, task
-
-
-def _over(base: Config, task: DictConfig, parsed: Sequence[Override]) -> DictConfig:
-    chosen = {override.key_or_group for override in parsed}
-    saved = to_omegaconf(base)
-    for name in saved:
-        if name not in chosen:
-            task[name] = saved._get_node(name)
-    return task
 
 
 def lacking(options: Sequence[str], key: str, holders: Sequence[str], word: str) -> SettingsError:
@@ -102,7 +105,7 @@ def diagnose(
     from hydra.core.global_hydra import GlobalHydra
 
     loader = GlobalHydra.instance().config_loader()
-    search = [override.input_line or "" for override in parsed if override.key_or_group == "hydra.searchpath"]
+    search = [override.input_line for override in parsed if override.key_or_group == "hydra.searchpath"]
     # Hydra does not list these groups if only the user's folder has options of them.
     groups = sorted({*loader.list_groups(""), "experiment", "sweep"} - {"schema", "hydra"})
     problems = list(found)
@@ -111,13 +114,8 @@ def diagnose(
     for override in parsed:
         key = override.key_or_group
         if not multirun and override.is_sweep_override():
-            problems.append(
-                SettingsError(
-                    f"{override.input_line} gives several values",
-                    where=key,
-                    hint="add -m to run every combination, or quote the value: 'key=\"a,b\"'",
-                )
-            )
+            hint = "add -m to run every combination, or quote the value: 'key=\"a,b\"'"
+            problems.append(SettingsError(f"{override.input_line} gives several values", where=key, hint=hint))
         elif key in ("hydra/launcher", "hydra/sweeper") and (problem := _no_such_plugin(override, loader)):
             problems.append(problem)
         elif key in groups or key.startswith("hydra/"):
@@ -129,9 +127,8 @@ def diagnose(
                 if choice in options or choice == "null":
                     sound.append(text)
                 else:
-                    problems.append(
-                        SettingsError(f"no {key} is called {choice!r}", where=key, hint=nearest(choice, options))
-                    )
+                    hint = nearest(choice, options)
+                    problems.append(SettingsError(f"no {key} is called {choice!r}", where=key, hint=hint))
         else:
             values.append(override)
     one_per_group = {text.split("=", 1)[0]: text for text in sound}
@@ -154,42 +151,39 @@ def diagnose(
     unchosen = {problem.where for problem in problems if problem.where in groups}
     hydras = {f"hydra.{name}" for name in known_keys(composed.hydra)}
     for override in values:
-        key, word = override.key_or_group, override.input_line or override.key_or_group
-        in_hydra = re.split(r"[./]", key)[0] == "hydra"
+        key, word = override.key_or_group, override.input_line
+        in_hydra = is_of_hydra(override)
         if LIST_PART.search(key):
             continue  # a part of a list that another override sets, without a meaning of its own
         if not in_hydra and (split := _options_without(key, known_with)):
             problems.append(lacking(split[0], key, split[1], word))
+        elif key not in known and key.split(".")[0] in unchosen:
             continue
-        if key not in known and key.split(".")[0] in unchosen:
-            continue
-        if not in_hydra and key not in known:
-            held = [name for name in (*known, *groups, FAIL_FAST, *LAUNCH_KEYS) if name]
-            problems.append(_no_setting(key, word, held, base, files))
-            continue
-        if override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
-            problems.append(
-                SettingsError(f"{word}: {key} exists already and needs no +", where=word, hint=word.lstrip("+"))
-            )
-            continue
-        for text in expand(override, multirun):
-            wrong = (
-                _try_value(task, text)
-                if is_plain_value(override)
-                else _try([*chosen, text], text, composed if in_hydra else task)
-            )
-            if wrong and in_hydra and key not in hydras:
-                wrong = [SettingsError(f"there is no setting {key!r}", where=text, hint=nearest(key, hydras))]
-            problems += wrong
-            if not wrong:
-                sound.append(text)
+        elif not in_hydra and key not in known:
+            problems.append(_no_setting(key, word, [*known, *groups, FAIL_FAST, *LAUNCH_KEYS], base, files))
+        elif override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
+            found_it = f"{word}: {key} exists already and needs no +"
+            problems.append(SettingsError(found_it, where=word, hint=word.lstrip("+")))
+        else:
+            for text in expand(override, multirun):
+                try:
+                    if is_plain_value(override):
+                        with_values(task, parse([text]))
+                    else:
+                        compose([*chosen, text])
+                    sound.append(text)
+                except Exception as error:
+                    if in_hydra and key not in hydras:
+                        hint = nearest(key, hydras)
+                        problems.append(SettingsError(f"there is no setting {key!r}", where=text, hint=hint))
+                    else:
+                        problems += _to_problems(error, text, composed if in_hydra else task)
     if problems:
         # Overrides that are right by themselves may be inconsistent; report that as well.
         fitting = {text.split("=", 1)[0]: text for text in (*search, *sound)}
         fitted = compose_over(list(fitting.values()), base)[1]
         wrong_keys = {override.key_or_group for override in values}
-        unnamed = files.unnamed(fitted, _choices(chosen))
-        missing = unnamed or missing_values(fitted)
+        missing = files.unnamed(fitted, _choices(chosen)) or missing_values(fitted)
         problems += [error for error in missing if error.where not in wrong_keys]
         problems += unresolved_values(fitted, files.place) or ([] if missing else check(to_config(fitted)))
     return problems
@@ -209,15 +203,19 @@ def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None, 
     group = key.split(".")[0]
     having = files.options_with(group, key.partition(".")[2]) if group in GROUPS else []
     if having and base is not None:
-        return SettingsError(
-            f"the run has no setting {key}: its {group} is {getattr(base, group).name}",
-            where=key,
-            hint=f"choose another {group} as well, as in {group}={having[0]}",
-        )
-    if having:
-        hint = f"the chosen {group} does not have it; it is a setting of {', '.join(having)}"
-        return SettingsError(f"there is no setting {key!r}", where=word, hint=hint)
-    return SettingsError(f"there is no setting {key!r}", where=word, hint=nearest(key, known))
+        return not_in_run(key, getattr(base, group).name, having[0])
+    elsewhere = f"the chosen {group} does not have it; it is a setting of {', '.join(having)}"
+    return SettingsError(f"there is no setting {key!r}", where=word, hint=elsewhere if having else nearest(key, known))
+
+
+def not_in_run(key: str, option: str, other: str) -> SettingsError:
+    """The error for a setting that the option of a run does not have, with another option that has it."""
+    group = key.split(".")[0]
+    return SettingsError(
+        f"the run has no setting {key}: its {group} is {option}",
+        where=key,
+        hint=f"choose another {group} as well, as in {group}={other}",
+    )
 
 
 def _in_files(files: YamlFiles, chosen: Sequence[str], error: Exception) -> list[NanolmError]:
@@ -248,12 +246,11 @@ def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
     options = _options(loader, key, [])
     if name in options:
         return None
-    extra = EXTRAS.get((key, name))
-    return SettingsError(
-        f"no {key} is called {name!r}" if extra is None else f"the launcher {name} is not installed",
-        where=f"{key}={name}",
-        hint=nearest(name, options) if extra is None else install_hint(extra),
-    )
+    if extra := EXTRAS.get((key, name)):
+        found, hint = f"the launcher {name} is not installed", install_hint(extra)
+    else:
+        found, hint = f"no {key} is called {name!r}", nearest(name, options)
+    return SettingsError(found, where=f"{key}={name}", hint=hint)
 
 
 def _options(loader: Any, group: str, search: list[str]) -> list[str]:
@@ -264,22 +261,6 @@ def _options(loader: Any, group: str, search: list[str]) -> list[str]:
     for folder in loader.get_group_options(group, ObjectType.GROUP, CONFIG_NAME, search):
         options += [f"{folder}/{name}" for name in _options(loader, f"{group}/{folder}", search)]
     return options
-
-
-def _try_value(task: DictConfig, text: str) -> list[NanolmError]:
-    try:
-        with_values(task, parse([text]))
-    except Exception as error:
-        return _to_problems(error, text, task)
-    return []
-
-
-def _try(overrides: Sequence[str], text: str, task: DictConfig) -> list[NanolmError]:
-    try:
-        compose(overrides)
-    except Exception as error:
-        return _to_problems(error, text, task)
-    return []
 
 
 def _to_problems(error: Exception, text: str, task: DictConfig | None = None) -> list[NanolmError]:

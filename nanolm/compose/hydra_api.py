@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.overrides import parse, quoted
 from nanolm.files import user_path
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 CONFIG_NAME = "train"
 
@@ -32,33 +35,28 @@ def hydra_context() -> Iterator[None]:
     leading = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        GlobalHydra.instance().initialize(create_hydra(config_folder()))
+        GlobalHydra.instance().initialize(create_hydra())
         yield
     finally:
         GlobalHydra.instance().hydra = leading
 
 
-def with_search_path(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+def with_search_path(overrides: Sequence[Override], config_dir: str | None) -> list[Override]:
     """Merge all folders to search into one `hydra.searchpath=` override: Hydra reads only the first one.
 
-    Args:
-        overrides: in Hydra's grammar.
-        config_dir: the user's own folder of YAML files, searched before the folders in the overrides.
-
-    Raises:
-        SettingsError: an override cannot be read.
+    The user's own folder, config_dir, is searched before the folders in the overrides.
     """
     if not config_dir:
         return list(overrides)
     folders: list[Any] = [f"file://{user_path(config_dir).resolve()}"]
     rest = []
-    for override in parse(overrides):
+    for override in overrides:
         value = override.value()
         if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
             folders += [folder for folder in value if folder not in folders]
         else:
-            rest.append(override.input_line or "")
-    return [*rest, f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders)}]"]
+            rest.append(override)
+    return [*rest, *parse([f"hydra.searchpath=[{','.join(quoted(str(folder)) for folder in folders)}]"])]
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

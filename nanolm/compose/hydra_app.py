@@ -19,6 +19,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.hydra_settings import check_search_path, hint, unsupported
 from nanolm.errors import NanolmError, SettingsError, raise_all
 
@@ -64,15 +65,10 @@ class CheckedConfigLoader(ConfigLoaderImpl):
         return {path: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
 
 
-def create_hydra(folder: Path, config_dir: str | None = None) -> Hydra:
-    """Create the Hydra application that composes and runs nanolm's configurations.
-
-    Args:
-        folder: of nanolm's YAML files.
-        config_dir: the user's own folder of YAML files.
-    """
+def create_hydra(config_dir: str | None = None) -> Hydra:
+    """Create the Hydra application that composes and runs nanolm's configurations, and those of the user's folder."""
     version.setbase("1.3")
-    search_path = create_config_search_path(str(folder))
+    search_path = create_config_search_path(str(config_folder()))
     if config_dir is not None:
         search_path.prepend(
             provider="command-line",

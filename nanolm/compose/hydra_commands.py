@@ -1,23 +1,70 @@
-"""Run the commands of Hydra itself: sweeps, and the flags that print something (--cfg, --info, --hydra-help, ...)."""
+"""The command line of Hydra itself: its flags, of which some print something (--cfg, --info, ...), and sweeps (-m)."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.command import compose_unresolved
-from nanolm.compose.hydra_api import CONFIG_NAME, config_folder, hydra_context
-from nanolm.compose.launch import without_launch_options
-from nanolm.compose.overrides import quoted
-from nanolm.compose.plugins import import_plugins, register_schemas
+from nanolm.compose.hydra_api import CONFIG_NAME, hydra_context
+from nanolm.compose.launch import is_launch_option
+from nanolm.compose.overrides import parse, quoted
+from nanolm.compose.plugins import register_schemas
+from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.config.composed import summarize_error
-from nanolm.errors import NanolmError, SettingsError, nearest
+from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.files import user_path
+
+# Flags of Hydra that nanolm does not support, and what to do instead.
+UNSUPPORTED_FLAGS = {
+    "config_path": "--config-dir FOLDER adds your own options to nanolm's",
+    "config_name": "write an experiment file, and choose it with --config-dir FOLDER experiment=NAME",
+    "experimental_rerun": "it would execute what is in a pickle; nanolm train resume=RUN resumes a run",
+}
+
+
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse flags, anywhere on the command line, and overrides (rewritten by `to_hydra_syntax`).
+
+    Raises:
+        SettingsError: with every flag that does not exist, is not supported or contradicts another one.
+    """
+    # Private, but the only list of Hydra's flags; --hydra-help needs this parser as well.
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        hint = "settings are key=value, for example optimizer.lr=1e-3"
+        raise SettingsError(message, where="the command line", hint=hint)
+
+    parser.error = refuse
+    flags = parser.parse_intermixed_args(arguments)
+    flags.parser = parser
+    if flags.help:
+        return flags
+    checks = [
+        *(
+            (getattr(flags, name) is not None, f"--{name.replace('_', '-')} is not supported", hint)
+            for name, hint in UNSUPPORTED_FLAGS.items()
+        ),
+        (flags.run and flags.multirun, "--run and -m exclude each other", "drop one"),
+        (flags.cfg and flags.multirun, "--cfg prints the settings of one run, and -m starts several", "leave out -m"),
+        *(
+            (getattr(flags, name) and not flags.cfg, f"--{name} has no effect without --cfg", "add --cfg job")
+            for name in ("resolve", "package")
+        ),
+    ]
+    raise_all(
+        [SettingsError(found, where="the command line", hint=hint) for is_wrong, found, hint in checks if is_wrong]
+    )
+    flags.overrides = to_hydra_syntax(flags.overrides, bool(flags.multirun))
+    return flags
 
 
 def prints_something(flags: argparse.Namespace) -> bool:
@@ -29,13 +76,12 @@ def print_answer(flags: argparse.Namespace, saved: Path | None = None) -> None:
     """Print what the flags ask for.
 
     Args:
-        flags: as `hydra_flags.parse_flags` returns them.
+        flags: as `parse_flags` returns them.
         saved: the config.yaml of the run that the command line resumes.
 
     Raises:
         SettingsError: with every mistake in the command line.
     """
-    import_plugins([])
     register_schemas()
     if flags.cfg or flags.info is not None:
         composed = compose_unresolved(flags.overrides, flags.config_dir, is_resolved=flags.resolve, saved=saved)
@@ -52,16 +98,15 @@ def print_answer(flags: argparse.Namespace, saved: Path | None = None) -> None:
             hint = 'eval "$(nanolm train --shell-completion install=bash)"'
             raise SettingsError(str(error), where="--shell-completion", hint=hint) from error
         asked = "--hydra-help" if flags.hydra_help else f"--info {flags.info}"
-        raise SettingsError(
-            summarize_error(error), where=asked, hint="`nanolm train --hydra-help` lists the flags"
-        ) from error
+        hint = "`nanolm train --hydra-help` lists the flags"
+        raise SettingsError(summarize_error(error), where=asked, hint=hint) from error
 
 
 def run_sweep(flags: argparse.Namespace, directory: Path, job: Callable[[DictConfig], Any]) -> None:
     """Have Hydra run a sweep.
 
     Args:
-        flags: as `hydra_flags.parse_flags` returns them.
+        flags: as `parse_flags` returns them.
         directory: directory of the sweep.
         job: called with the composed configuration of each run.
 
@@ -94,7 +139,7 @@ def _print_settings(composed: DictConfig, flags: argparse.Namespace) -> None:
         OmegaConf.set_readonly(composed.hydra, None)
         shown = hydra.get_sanitized_cfg(composed, flags.cfg)
         package = None if flags.package == "_global_" else flags.package
-        part = shown if package is None else OmegaConf.select(shown, package)
+        part = OmegaConf.select(shown, package) if package else shown
         if not OmegaConf.is_config(part):
             terminal.write(str(part))
             return
@@ -114,7 +159,7 @@ def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> 
 
     # --hydra-help does not depend on a configuration.
     folder = str(user_path(flags.config_dir)) if flags.config_dir and not flags.hydra_help else None
-    hydra = create_hydra(config_folder(), folder)
+    hydra = create_hydra(folder)
     GlobalHydra.instance().initialize(hydra)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -123,9 +168,11 @@ def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> 
             hydra.hydra_help(None, args_parser=flags.parser, args=flags)
         elif flags.shell_completion:
             hydra.shell_completion(CONFIG_NAME, flags.overrides)
-        elif flags.info is not None:
-            hydra.show_info(flags.info, CONFIG_NAME, without_launch_options(flags.overrides))
         else:
-            hydra.multirun(CONFIG_NAME, job, without_launch_options(flags.overrides))
+            overrides = [override.input_line for override in parse(flags.overrides) if not is_launch_option(override)]
+            if flags.info is not None:
+                hydra.show_info(flags.info, CONFIG_NAME, overrides)
+            else:
+                hydra.multirun(CONFIG_NAME, job, overrides)
     finally:
         GlobalHydra.instance().clear()

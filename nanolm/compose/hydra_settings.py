@@ -1,37 +1,20 @@
 """The Hydra settings that nanolm supports.
 
 Hydra instantiates classes, configures logging and sets environment variables from its own `hydra` node. Only the
-settings listed here can be set; all others are refused, on the command line and in YAML files.
+settings listed here and in override_checks can be set; all others are refused, on the command line and in YAML files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.compose.instantiation import ONLY_TYPED, executable
 from nanolm.compose.overrides import parse
-from nanolm.errors import SettingsError, nearest
-
-if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
-
-SINGLE, SWEEP = "a single run", "a sweep"
-
-# What the command line may set, and for what; `name.*` is every setting below it.
-SUPPORTED = {
-    "hydra.run.dir": {SINGLE},
-    "hydra.sweep.dir": {SWEEP},
-    "hydra.searchpath": {SINGLE, SWEEP},
-    "hydra/launcher": {SWEEP},
-    "hydra.launcher.*": {SWEEP},
-    "hydra/sweeper": {SWEEP},
-    "hydra/sweeper/*": {SWEEP},
-    "hydra.sweeper.*": {SWEEP},
-}
+from nanolm.errors import SettingsError
 
 NOTHING_EXECUTES = "settings do not execute code; Python modules of your own are imported with plugins=[my_module]"
 
@@ -96,71 +79,19 @@ FREE = (
 )
 
 
-def is_of_hydra(override: Override) -> bool:
-    """Whether an override sets something of Hydra itself."""
-    return re.split(r"[./]", override.key_or_group)[0] == "hydra"
-
-
-def check_override(override: Override, multirun: bool) -> SettingsError | None:
-    """Check one override of the command line against the supported settings.
-
-    Args:
-        override: any override; those that do not concern Hydra are accepted.
-        multirun: whether the command line is a sweep.
-
-    Returns:
-        What is wrong with it, or None.
-    """
-    key, word = override.key_or_group, override.input_line or override.key_or_group
-    if not is_of_hydra(override):
-        return None
-    modes = next((modes for name, modes in SUPPORTED.items() if _matches(key, name)), None)
-    if modes is None:
-        supported = [name.removesuffix(".*").removesuffix("/*") for name in SUPPORTED]
-        return SettingsError(
-            f"{key} is not supported", where=word, hint=hint(key) or nearest(key, dict.fromkeys(supported))
-        )
-    if override.is_delete():
-        return SettingsError(f"{key} cannot be removed", where=word, hint="leave it out, or give it another value")
-    if SWEEP in modes and SINGLE not in modes and not multirun:
-        return SettingsError(
-            f"{word} applies to sweeps only",
-            where="the command line",
-            hint="hydra.run.dir=FOLDER sets the directory of a single run"
-            if key == "hydra.sweep.dir"
-            else "nanolm train -m ... runs a sweep",
-        )
-    if key.startswith("hydra.sweeper.") and isinstance(override.value(), dict) and override.value():
-        return SettingsError(
-            f"{key} cannot be set on the command line",
-            where=word,
-            hint="optimizer.lr=0.1,0.2 tries several values; a study is a file in FOLDER/sweep, chosen with "
-            "--config-dir FOLDER sweep=NAME",
-        )
-    if SINGLE in modes and SWEEP not in modes and multirun:
-        return SettingsError(
-            f"{word} applies to a single run, and -m starts several",
-            where="the command line",
-            hint="hydra.sweep.dir=FOLDER sets the directory of a sweep",
-        )
-    return None
-
-
 def check_search_path(overrides: Sequence[str]) -> list[SettingsError]:
     """Check that hydra.searchpath names folders: Hydra imports the package that a pkg:// entry names."""
-    problems = []
-    for override in parse([text for text in overrides if re.match(r"[+~]*hydra\.searchpath\b", text)]):
-        value = override.value()
-        for entry in map(str, value if isinstance(value, list) else [value]):
-            if "://" in entry and not entry.startswith("file://"):
-                problems.append(
-                    SettingsError(
-                        f"{entry} is not a folder, and could import a Python package",
-                        where=override.input_line or "hydra.searchpath",
-                        hint=HINTS["hydra.searchpath"],
-                    )
-                )
-    return problems
+    return [
+        SettingsError(
+            f"{entry} is not a folder, and could import a Python package",
+            where=override.input_line,
+            hint=HINTS["hydra.searchpath"],
+        )
+        for override in parse([text for text in overrides if re.match(r"[+~]*hydra\.searchpath\b", text)])
+        for value in [override.value()]
+        for entry in map(str, value if isinstance(value, list) else [value])
+        if "://" in entry and not entry.startswith("file://")
+    ]
 
 
 def unsupported(composed: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
@@ -192,10 +123,6 @@ def unsupported(composed: DictConfig, overrides: Sequence[str]) -> dict[str, str
     if hydra["searchpath"] and not any("hydra.searchpath" in text for text in overrides):
         found["hydra.searchpath"] = "has no effect in a file"
     return found | executable(composed, overrides)
-
-
-def _matches(key: str, name: str) -> bool:
-    return key.startswith(name[:-1]) if name.endswith("*") else key == name
 
 
 def hint(key: str, problem: str = "") -> str:

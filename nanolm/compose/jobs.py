@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from nanolm.compose.command import compose_command
 from nanolm.compose.diagnosis import lacking
 from nanolm.compose.hydra_api import choices_of, compose, hydra_context, with_search_path, without_hydra
-from nanolm.compose.hydra_settings import hint, is_of_hydra
+from nanolm.compose.hydra_settings import hint
 from nanolm.compose.launch import is_launch_option
-from nanolm.compose.overrides import is_plain_value, parse, with_values
+from nanolm.compose.overrides import is_of_hydra, is_part, is_plain_value, parse, with_values
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
@@ -42,25 +42,6 @@ class ComposedJob:
     choices: dict[str, str]
 
 
-def compose_config(overrides: Sequence[str], bases: Bases) -> Config:
-    """Compose overrides without several values, reusing earlier compositions. The settings are not checked.
-
-    Hydra composes each choice of options once; plain values are set in copies of it. The result is that of Hydra, in a
-    tenth of the time.
-
-    Args:
-        overrides: as typed.
-        bases: earlier compositions; new ones are added.
-
-    Raises:
-        SettingsError: with every mistake in the overrides.
-    """
-    try:
-        return _from_bases(parse(to_hydra_syntax(overrides)), bases).config
-    except Exception:
-        return compose_command(overrides).config
-
-
 def compose_jobs(
     jobs: Sequence[Sequence[str]],
     config_dir: str | None = None,
@@ -81,14 +62,14 @@ def compose_jobs(
     """
     parsed = [parse(to_hydra_syntax(overrides)) for overrides in jobs]
     _require_same_launch(parsed)
-    lines = [[*job, *parse(with_search_path(to_hydra_syntax(searched), config_dir))] for job in parsed]
+    lines = [[*job, *with_search_path(parse(to_hydra_syntax(searched)), config_dir)] for job in parsed]
     every = list({override.input_line: override for line in lines for override in line}.values())
     import_plugins(dict.fromkeys(plugins_named(every, YamlFiles(every, config_dir))))
     bases: Bases = {}
     composed: list[ComposedJob | None] = []
     for line in lines:
         try:
-            composed.append(_from_bases(line, bases))
+            composed.append(compose_job(line, bases))
         except Exception:
             composed.append(None)
     problems: dict[str, NanolmError] = {}
@@ -98,8 +79,9 @@ def compose_jobs(
             continue
         try:
             # Compose a job that failed once more, in the way that names the overrides to blame.
-            job = composed[at] or _composed_alone([*overrides, *searched], config_dir)
-            composed[at] = job
+            if (job := composed[at]) is None:
+                command = compose_command([*overrides, *searched], config_dir, multirun=True)
+                job = composed[at] = ComposedJob(command.config, command.choices)
             raise_all(problems_of(job.config))
         except NanolmError as error:
             diagnosed |= set(overrides) if composed[at] is None else set()
@@ -130,14 +112,26 @@ def _require_same_launch(jobs: Sequence[Sequence[Override]]) -> None:
     )
 
 
-def _from_bases(overrides: Sequence[Override], bases: Bases) -> ComposedJob:
+def compose_job(overrides: Sequence[Override], bases: Bases) -> ComposedJob:
+    """Compose overrides without several values, reusing earlier compositions. The settings are not checked.
+
+    Hydra composes each choice of options once; plain values are set in copies of it. The result is that of Hydra, in a
+    tenth of the time.
+
+    Args:
+        overrides: parsed.
+        bases: earlier compositions; new ones are added.
+    """
     values = [override for override in overrides if is_plain_value(override)]
     others = [override.key_or_group for override in overrides if override not in values]
     if any(
-        _is_part(value.key_or_group, key) or _is_part(key, value.key_or_group) for value in values for key in others
+        is_part(value.key_or_group, key) or is_part(key, value.key_or_group)
+        for value in values
+        for key in others
+        if "." in key
     ):
         values = []  # Such as a={b:1} ++a.b=2: their order counts.
-    rest = tuple(override.input_line or "" for override in overrides if override not in values)
+    rest = tuple(override.input_line for override in overrides if override not in values)
     if rest not in bases:
         register_schemas()
         with hydra_context():
@@ -145,15 +139,6 @@ def _from_bases(overrides: Sequence[Override], bases: Bases) -> ComposedJob:
             bases[rest] = without_hydra(composed), choices_of(composed.hydra.runtime.choices)
     task, choices = bases[rest]
     return ComposedJob(to_config(with_values(task, values)), choices)
-
-
-def _is_part(key: str, of: str) -> bool:
-    return f"{key}.".startswith(f"{of}.") and "." in of
-
-
-def _composed_alone(overrides: Sequence[str], config_dir: str | None) -> ComposedJob:
-    command = compose_command(overrides, config_dir, multirun=True)
-    return ComposedJob(command.config, command.choices)
 
 
 def _of_an_option(
@@ -164,7 +149,7 @@ def _of_an_option(
         key = override.key_or_group
         if problem.found == f"there is no setting {key!r}":
             groups = (key.split(".")[0], *GLOBAL_GROUPS)
-            chosen = [other.input_line or "" for other in overrides if other.key_or_group in groups]
+            chosen = [other.input_line for other in overrides if other.key_or_group in groups]
             if chosen and any(job is not None and key in flat(job.config) for job in composed):
-                return lacking(chosen[-1:], key, ["another job"], override.input_line or key)
+                return lacking(chosen[-1:], key, ["another job"], override.input_line)
     return problem

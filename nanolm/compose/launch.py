@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from nanolm import shell
-from nanolm.compose.overrides import parse
 from nanolm.config.composed import unresolved, unresolved_values
 from nanolm.config.launch import ALIASES, LAUNCH_KEYS, Launch
 from nanolm.config.wrong_values import MISFITS, explain_value
@@ -23,16 +22,11 @@ def is_launch_option(override: Override) -> bool:
     return override.key_or_group in LAUNCH_KEYS
 
 
-def without_launch_options(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that set something of the experiment or of Hydra."""
-    return [override.input_line or "" for override in parse(overrides) if not is_launch_option(override)]
-
-
 def read_launch(overrides: Sequence[Override], multirun: bool = False) -> tuple[Launch, list[NanolmError]]:
-    """Read launch options. The last value of an option counts.
+    """Read the launch options among overrides. The last value of an option counts.
 
     Args:
-        overrides: launch options only.
+        overrides: of a command line; those that are no launch options are ignored.
         multirun: whether the command line is a sweep.
 
     Returns:
@@ -40,33 +34,30 @@ def read_launch(overrides: Sequence[Override], multirun: bool = False) -> tuple[
     """
     node = OmegaConf.structured(Launch)
     problems: list[NanolmError] = []
-    for override in overrides:
-        name, text = ALIASES.get(override.key_or_group, override.key_or_group), override.input_line or ""
+    for override in filter(is_launch_option, overrides):
+        name, text = ALIASES.get(override.key_or_group, override.key_or_group), override.input_line
+        value = override.value()
         if problem := _unsupported_form(override):
             problems.append(problem)
-        elif name == "resume" and not str("" if override.value() is None else override.value()).strip():
-            problems.append(
-                SettingsError(
-                    "resume is empty", where="resume=", hint="name a run, as in resume=outputs/my_run, or leave it out"
-                )
-            )
-        elif type(override.value()) is int and override.value() not in (0, 1) and name != "resume":
+        elif name == "resume" and (value is None or not str(value).strip()):
+            hint = "name a run, as in resume=outputs/my_run, or leave it out"
+            problems.append(SettingsError("resume is empty", where="resume=", hint=hint))
+        elif type(value) is int and value not in (0, 1) and name != "resume":
             # OmegaConf takes any whole number for a boolean.
-            problems.append(explain_value(node, name, override.value(), text) or SettingsError(text, where=text))
+            problems.append(explain_value(node, name, value, text) or SettingsError(text, where=text))
         else:
             try:
-                node[name] = override.value()
+                node[name] = value
             except GrammarParseError as error:
-                problems.append(_unresolved(unresolved(name, override.value(), error)))
+                problems.append(_unresolved(unresolved(name, value, error)))
             except MISFITS as error:
-                explained = explain_value(node, name, override.value(), text)
-                problems.append(explained or SettingsError(str(error), where=text))
+                problems.append(explain_value(node, name, value, text) or SettingsError(str(error), where=text))
     problems += map(_unresolved, unresolved_values(node))
     if problems:
         return Launch(), problems
     launch = OmegaConf.to_object(node)
     assert isinstance(launch, Launch)
-    return launch, _wrong_for_a_sweep(launch) if multirun else _wrong_fork(launch)
+    return launch, _wrong_combinations(launch, multirun)
 
 
 def _unresolved(error: NanolmError) -> SettingsError:
@@ -76,7 +67,7 @@ def _unresolved(error: NanolmError) -> SettingsError:
 
 def _unsupported_form(override: Override) -> SettingsError | None:
     """Return what is wrong with an override that is not of the form option=value."""
-    key, text = override.key_or_group, override.input_line or ""
+    key, text = override.key_or_group, override.input_line
     plain = f"{key}={text.partition('=')[2]}"
     if override.is_delete():
         hint = f"leave it out for its default, or {key}=VALUE"
@@ -91,41 +82,32 @@ def _unsupported_form(override: Override) -> SettingsError | None:
     return None
 
 
-def _wrong_fork(launch: Launch) -> list[NanolmError]:
-    if not launch.fork or launch.resumed_path is not None:
-        return []
-    return [
-        SettingsError(
+def _wrong_combinations(launch: Launch, multirun: bool) -> list[NanolmError]:
+    """Return the launch options that contradict each other, or that a sweep cannot have."""
+    checks = [
+        (
+            multirun and launch.dry_run,
+            "dry_run=true estimates a single run, and -m starts several",
+            "dry_run",
+            "run the command of one of them, without -m",
+        ),
+        (
+            multirun and launch.fork,
+            "fork=true is not supported in a sweep",
+            "fork",
+            "run one command without -m for each fork",
+        ),
+        (
+            multirun and not launch.fork and launch.resumed_path is not None,
+            f"{shell.quote(f'resume={launch.resume}')} resumes a single run, and -m starts several",
+            "resume",
+            "leave it out: a sweep resumes its own runs",
+        ),
+        (
+            not multirun and launch.fork and launch.resumed_path is None,
             f"fork=true starts from another run, but resume is {launch.resume}",
-            where="fork, resume",
-            hint="resume=RUN_DIR fork=true, or resume=RUN_DIR/checkpoints/step-N fork=true",
-        )
+            "fork, resume",
+            "resume=RUN_DIR fork=true, or resume=RUN_DIR/checkpoints/step-N fork=true",
+        ),
     ]
-
-
-def _wrong_for_a_sweep(launch: Launch) -> list[NanolmError]:
-    """Return the launch options that only a single run can have."""
-    problems: list[NanolmError] = []
-    if launch.dry_run:
-        problems.append(
-            SettingsError(
-                "dry_run=true estimates a single run, and -m starts several",
-                where="dry_run",
-                hint="run the command of one of them, without -m",
-            )
-        )
-    if launch.fork:
-        problems.append(
-            SettingsError(
-                "fork=true is not supported in a sweep", where="fork", hint="run one command without -m for each fork"
-            )
-        )
-    elif launch.resumed_path is not None:
-        problems.append(
-            SettingsError(
-                f"{shell.quote(f'resume={launch.resume}')} resumes a single run, and -m starts several",
-                where="resume",
-                hint="leave it out: a sweep resumes its own runs",
-            )
-        )
-    return problems
+    return [SettingsError(found, where=where, hint=hint) for is_wrong, found, where, hint in checks if is_wrong]

@@ -1,19 +1,33 @@
-"""Check single overrides: forms of Hydra's grammar without a meaning in nanolm, and overrides of the other mode."""
+"""Check single overrides: forms without a meaning in nanolm, settings of Hydra, and overrides of the other mode."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanolm.compose.hydra_settings import HINTS, check_override, check_search_path, is_of_hydra
-from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, LIST_PART, parse
+from nanolm.compose.hydra_settings import HINTS, check_search_path, hint
+from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, LIST_PART, is_of_hydra
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS
-from nanolm.errors import NanolmError, SettingsError
+from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.files import user_path
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+
+# Settings of Hydra that the command line may set, and whether they apply to sweeps only (True), to single runs only
+# (False) or to both (None); `name.*` is every setting below it.
+SUPPORTED = {
+    "hydra.run.dir": False,
+    "hydra.sweep.dir": True,
+    "hydra.searchpath": None,
+    "hydra/launcher": True,
+    "hydra.launcher.*": True,
+    "hydra/sweeper": True,
+    "hydra/sweeper/*": True,
+    "hydra.sweeper.*": True,
+}
 
 # Settings that name a directory, with an example.
 DIRECTORIES = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep"}
@@ -21,7 +35,7 @@ DIRECTORIES = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my
 
 def override_problem(override: Override, multirun: bool) -> SettingsError | None:
     """Return what is wrong with an override whatever the settings are, or None."""
-    return _unsupported_form(override) or _wrong_mode(override, multirun)
+    return _unsupported_form(override) or check_hydra_override(override, multirun) or _wrong_values(override, multirun)
 
 
 def empty_directory(key: str) -> SettingsError:
@@ -31,7 +45,7 @@ def empty_directory(key: str) -> SettingsError:
     )
 
 
-def missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[NanolmError]:
+def missing_folders(overrides: Sequence[Override], config_dir: str | None) -> list[NanolmError]:
     """Find folders of options (--config-dir, hydra.searchpath) that do not exist."""
     problems: list[NanolmError] = []
     if config_dir is not None and not (config_dir and user_path(config_dir).is_dir()):
@@ -39,8 +53,8 @@ def missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[Na
         problems.append(
             SettingsError(f"there is no folder {name}", where="--config-dir", hint="name an existing folder")
         )
-    for override in parse(overrides):
-        text = override.input_line or ""
+    for override in overrides:
+        text = override.input_line
         if override.key_or_group != "hydra.searchpath" or check_search_path([text]):
             continue
         folders = override.value() if isinstance(override.value(), list) else [""]
@@ -54,7 +68,7 @@ def missing_folders(overrides: Sequence[str], config_dir: str | None) -> list[Na
 
 
 def _unsupported_form(override: Override) -> SettingsError | None:
-    key, text = override.key_or_group, override.input_line or ""
+    key, text = override.key_or_group, override.input_line
     value = text.partition("=")[2]
     is_group = key in ALL_GROUPS
     if override.package is not None and is_group:
@@ -76,21 +90,51 @@ def _unsupported_form(override: Override) -> SettingsError | None:
     return None
 
 
-def _wrong_mode(override: Override, multirun: bool) -> SettingsError | None:
-    """Return what is wrong with a sweep's override in a single run, a single run's in a sweep, or several values."""
-    key, text = override.key_or_group, (override.input_line or "").replace(HYDRA_FAIL_FAST, FAIL_FAST)
-    is_sweep_file = key == "sweep"
-    if not multirun and (is_sweep_file or key in (FAIL_FAST, HYDRA_FAIL_FAST)):
+def check_hydra_override(override: Override, multirun: bool) -> SettingsError | None:
+    """Return what is wrong with a setting of Hydra, or with an option of sweeps in a single run."""
+    key, text = override.key_or_group, _typed(override)
+    if not (is_of_hydra(override) or key in ("sweep", FAIL_FAST)):
+        return None
+    modes = {name: mode for name, mode in SUPPORTED.items() if fnmatch.fnmatchcase(key, name)}
+    if is_of_hydra(override) and not modes:
+        supported = {name.rstrip("./*") for name in SUPPORTED}
+        return SettingsError(f"{key} is not supported", where=text, hint=hint(key) or nearest(key, supported))
+    if override.is_delete():
+        return SettingsError(f"{key} cannot be removed", where=text, hint="leave it out, or give it another value")
+    is_for_sweeps = next(iter(modes.values()), True)
+    if is_for_sweeps is True and not multirun:
+        is_directory = key == "hydra.sweep.dir"
         return SettingsError(
-            f"{text} applies to sweeps only", where="the command line", hint="nanolm train -m ... runs a sweep"
+            f"{text} applies to sweeps only",
+            where="the command line",
+            hint="hydra.run.dir=FOLDER sets the directory of a single run"
+            if is_directory
+            else "nanolm train -m ... runs a sweep",
         )
-    if problem := check_override(override, multirun):
-        return problem
-    if key in DIRECTORIES and not override.is_delete() and override.value() is None:
+    if is_for_sweeps is False and multirun:
+        return SettingsError(
+            f"{text} applies to a single run, and -m starts several",
+            where="the command line",
+            hint="hydra.sweep.dir=FOLDER sets the directory of a sweep",
+        )
+    if key.startswith("hydra.sweeper.") and isinstance(override.value(), dict) and override.value():
+        return SettingsError(
+            f"{key} cannot be set on the command line",
+            where=text,
+            hint="optimizer.lr=0.1,0.2 tries several values; a study is a file in FOLDER/sweep, chosen with "
+            "--config-dir FOLDER sweep=NAME",
+        )
+    return None
+
+
+def _wrong_values(override: Override, multirun: bool) -> SettingsError | None:
+    """Return what is wrong with a directory that is null, or with several values of what a sweep has once."""
+    key, text = override.key_or_group, _typed(override)
+    if key in DIRECTORIES and override.value() is None:
         return empty_directory(key)
     if not (multirun and override.is_sweep_override()):
         return None
-    if is_sweep_file:
+    if key == "sweep":
         return SettingsError(f"{text} names several sweeps", where="sweep", hint="run one command for each of them")
     if is_of_hydra(override):
         return SettingsError(
@@ -99,3 +143,7 @@ def _wrong_mode(override: Override, multirun: bool) -> SettingsError | None:
             hint="give one value; quote a value with a comma: 'key=\"a,b\"'",
         )
     return None
+
+
+def _typed(override: Override) -> str:
+    return override.input_line.replace(HYDRA_FAIL_FAST, FAIL_FAST)

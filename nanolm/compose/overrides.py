@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from nanolm.compose.ranges import wrong_range
 from nanolm.config.fields import flatten
 from nanolm.errors import SettingsError, raise_all
+from nanolm.json_text import is_finite_number
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +23,9 @@ HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
 
 # The key of an item of a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")
+
+# Each value of a range and each job of a grid is composed before the sweep starts, in a few milliseconds.
+MOST_VALUES = 10_000
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -81,11 +84,21 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def is_of_hydra(override: Override) -> bool:
+    """Whether an override sets something of Hydra itself."""
+    return override.is_hydra_override() or override.key_or_group == "hydra"
+
+
 def is_plain_value(override: Override) -> bool:
     """Whether an override sets one existing setting, on which no choice of an option depends."""
     is_change = not (override.is_add() or override.is_force_add() or override.is_delete())
     key = override.key_or_group
     return is_change and not key.startswith("hydra.") and ("." in key or key == "seed")
+
+
+def is_part(key: str, of: str) -> bool:
+    """Whether a dotted key is another one, or is below it."""
+    return f"{key}.".startswith(f"{of}.")
 
 
 def with_values(task: DictConfig, overrides: Sequence[Override]) -> DictConfig:
@@ -115,10 +128,42 @@ def expand(override: Override, multirun: bool) -> list[str]:
 
 def known_keys(config: DictConfig) -> set[str]:
     """Return every dotted key, those of groups included."""
-    keys = leaf_keys(config)
+    keys = {key for key, _ in flatten(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))}
     return keys | {key[:at] for key in keys for at, sign in enumerate(key) if sign == "."}
 
 
-def leaf_keys(config: DictConfig) -> set[str]:
-    """Return every dotted key except those of groups."""
-    return {key for key, _ in flatten(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))}
+def wrong_range(override: Override) -> SettingsError | None:
+    """Return what is wrong with the ends, the step or the length of a range or an interval, if it is one."""
+    from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+
+    swept = override.value()
+    if isinstance(swept, IntervalSweep):
+        low, high, step, example = swept.start, swept.end, None, "interval(0.1,0.3)"
+    elif isinstance(swept, RangeSweep):
+        low, high, step, example = swept.start, swept.stop, swept.step, "range(1,9,2)"
+    else:
+        return None
+
+    def wrong(problem: str, hint: str) -> SettingsError:
+        return SettingsError(f"{override.input_line} {problem}", where=override.key_or_group, hint=hint)
+
+    if not all(number is None or is_finite_number(number) for number in (low, high, step)):
+        return wrong("is not finite", f"give finite numbers, as in {example}")
+    if step is None:
+        return None
+    if step == 0:
+        return wrong(
+            "has a step of 0 and would never end",
+            "use a step other than 0, as in range(0.1,0.3,0.1); the third number is the step, not a count",
+        )
+    # No division: the quotient of integers may be too large for a float.
+    if (high - low) * (1 if step > 0 else -1) > MOST_VALUES * abs(step):
+        return wrong(
+            f"has more than {MOST_VALUES:,} values",
+            "use a larger step, or list the values: 1e-3,3e-3; a study samples interval(LOW,HIGH) or "
+            "int(interval(LOW,HIGH))",
+        )
+    if (high - low) * step <= 0:
+        hint = "range(START,STOP,STEP) leaves STOP out; it counts down only with a negative STEP"
+        return wrong("has no value in it", hint)
+    return None

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.hydra_api import config_folder
-from nanolm.compose.yaml_files import YamlFiles
+from nanolm.compose.yaml_files import YamlFiles, plugin_options
 from nanolm.config.composed import unresolved
 from nanolm.config.run import SINGLE_SCHEMAS, Config
 from nanolm.errors import NanolmError, SettingsError, raise_all
@@ -118,13 +118,8 @@ def register_schemas() -> None:
             node = OmegaConf.structured(schema)
             node.name = name
             store.store(group=f"schema/{group}", name=name, node=node)
-            if not (config_folder() / group / f"{name}.yaml").exists() and _is_plugin(group, name):
+            if name in plugin_options(group) and not (config_folder() / group / f"{name}.yaml").exists():
                 store.store(group=group, name=name, node=node)
-
-
-def _is_plugin(group: str, name: str) -> bool:
-    registry = GROUPS[group]
-    return name in registry and not registry[name].__module__.startswith("nanolm.")
 
 
 def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
@@ -133,38 +128,24 @@ def plugins_named(parsed: Sequence[Override], files: YamlFiles) -> list[str]:
     Raises:
         SettingsError: it is not a list of module names.
     """
-    given = [(override.value(), override.input_line or "") for override in parsed if override.key_or_group == "plugins"]
+    given = [(override.value(), override.input_line) for override in parsed if override.key_or_group == "plugins"]
     found: list[str] = []
     problems: list[NanolmError] = []
     for value, where in [*given, *files.plugins()]:
         try:
-            value = _resolved(value)
+            # Only interpolations that do not refer to other settings, which are not composed yet.
+            names = OmegaConf.to_object(OmegaConf.create({"names": value}))["names"]  # type: ignore[index, call-overload]
         except OmegaConfBaseException as error:
-            raw = OmegaConf.to_container(OmegaConf.create({"value": value}))["value"]  # type: ignore[index, call-overload]
-            problems.append(unresolved("plugins", raw, error, where))
+            problems.append(unresolved("plugins", value, error, where))
             continue
-        names = value if isinstance(value, list) else []
-        strange = [name for name in names if not (isinstance(name, str) and name.strip())]
-        if not isinstance(value, list) or strange:
-            problems.append(
-                SettingsError(
-                    f"plugins holds {strange[0]!r}, which is not the name of a module"
-                    if strange
-                    else f"plugins is {value!r}",
-                    where=where,
-                    hint=f"write plugins: [{value if isinstance(value, str) else 'my_module'}]; on the command line "
-                    f"'plugins=[{value if isinstance(value, str) else 'my_module'}]'",
-                )
-            )
-        found += [] if strange else names
+        is_list = isinstance(names, list)
+        strange = [name for name in names if not (isinstance(name, str) and name.strip())] if is_list else []
+        if is_list and not strange:
+            found += names
+            continue
+        reason = f"holds {strange[0]!r}, which is not the name of a module" if strange else f"is {names!r}"
+        listed = f"[{names if isinstance(names, str) else 'my_module'}]"
+        hint = f"write plugins: {listed}; on the command line 'plugins={listed}'"
+        problems.append(SettingsError(f"plugins {reason}", where=where, hint=hint))
     raise_all(problems)
     return found
-
-
-def _resolved(value: Any) -> Any:
-    """Resolve the interpolations in a value, as far as possible before the settings are composed.
-
-    Raises:
-        OmegaConfBaseException: one cannot be resolved.
-    """
-    return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore[index, call-overload]

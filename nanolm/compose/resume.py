@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import functools
+import operator
 
 from nanolm.compose.command import ComposedCommand
+from nanolm.compose.diagnosis import not_in_run
 from nanolm.config.fields import flat
 from nanolm.config.help import format_value
 from nanolm.config.identity import describe_changes, differing
@@ -36,12 +38,9 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
     unknown = [key for key in changed if key not in before and key.split(".")[0] not in chosen | {"logger"}]
     raise_all(
         [
-            SettingsError(
-                f"the run has no setting {key}: its {(group := key.split('.')[0])} is {before[f'{group}.name']}",
-                where=key,
-                hint=f"choose another {group} as well, as in {group}={wanted[f'{group}.name']}",
-            )
+            not_in_run(key, before[f"{group}.name"], wanted[f"{group}.name"])
             for key in unknown
+            for group in [key.split(".")[0]]
         ]
     )
 
@@ -70,12 +69,6 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
             setattr(merged, group, getattr(command.config, group))
         else:
             *nodes, name = key.split(".")
-            setattr(_node_at(merged, nodes), name, getattr(_node_at(command.config, nodes), name))
+            value = operator.attrgetter(key)(command.config)
+            setattr(functools.reduce(getattr, nodes, merged), name, value)
     return merged, describe_changes(changed)
-
-
-def _node_at(config: Config, names: list[str]) -> Any:
-    node: Any = config
-    for name in names:
-        node = getattr(node, name)
-    return node

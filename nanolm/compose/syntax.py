@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
@@ -51,12 +51,7 @@ def to_hydra_syntax(overrides: Sequence[str], multirun: bool = False) -> list[st
     return [_rewrite(text, multirun) for text in overrides if text not in _NO_EFFECT]
 
 
-def path_keys() -> frozenset[str]:
-    """Return the settings that are paths."""
-    return frozenset(_path_fields())
-
-
-def _path_fields() -> dict[str, bool]:
+def path_fields() -> dict[str, bool]:
     """Return the settings that are paths, and whether every option accepts null for them."""
     schemas = [(group, schema) for group, registry in GROUPS.items() for schema in registry.schemas.values()]
     found: dict[str, bool] = {}
@@ -77,7 +72,7 @@ def _rewrite(text: str, multirun: bool) -> str:
         return f"{key}=[{value}]"
     if name == "hydra.searchpath":
         return f"{key}={_search_path(value)}"
-    if not value or (name not in _DIRECTORIES and name not in (fields := _path_fields())):
+    if not value or (name not in _DIRECTORIES and name not in (fields := path_fields())):
         return text
     is_optional = name not in _DIRECTORIES and fields[name]
     one = functools.partial(_one_path, name, is_optional)
@@ -113,8 +108,11 @@ def _one_path(key: str, is_optional: bool, value: str) -> str:
         is_escaped = bool(_HYDRA_ESCAPE.search(value))
         if (is_quoted or is_escaped) and is_readable(f"{key}={value}"):
             return value
-        if "${" in value and _is_grammatical(value):
-            return quoted(value)
+        if "${" in value:
+            # An interpolation, if OmegaConf can parse it, whatever it resolves to.
+            with contextlib.suppress(GrammarParseError):
+                OmegaConf.create({"value": value})
+                return quoted(value)
     return quoted(f"./{value}" if value == MISSING else escape(value))
 
 
@@ -139,12 +137,3 @@ def _exists(value: str) -> bool:
         return os.path.lexists(user_path(value))
     except ValueError:  # a NUL in it
         return False
-
-
-def _is_grammatical(value: Any) -> bool:
-    """Whether OmegaConf can parse the interpolations in a value, whatever they resolve to."""
-    try:
-        OmegaConf.create({"value": value})
-    except GrammarParseError:
-        return False
-    return True

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nanolm.compose import hydra_settings
 from nanolm.compose.hydra_api import config_folder
-from nanolm.compose.hydra_settings import hint
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.compose.yaml_file import GLOBAL_GROUPS, YamlFile, read_file
 from nanolm.config.composed import summarize_error
@@ -86,8 +86,7 @@ class YamlFiles:
         problems: list[NanolmError] = []
         for file in list(self.files.values()):
             if not file.is_ours:
-                wrong = [*self._wrong_defaults(file), *self._wrong_package(file)]
-                problems += wrong or self._wrong_settings(file, choices)
+                problems += list(self._wrong_structure(file)) or self._wrong_settings(file, choices)
         return problems
 
     def unnamed(self, task: DictConfig, choices: dict[str, str]) -> list[NanolmError]:
@@ -120,10 +119,6 @@ class YamlFiles:
         ]
         return f"{found[-1]} ({key}={value})" if found else f"{key}={value}"
 
-    def _exists(self, group: str, option: str) -> bool:
-        is_plugin = group in GROUPS and option in plugin_options(group)
-        return is_plugin or self._path(group, option) is not None
-
     def _path(self, group: str, option: str) -> Path | None:
         paths = (folder / group / f"{option.removesuffix('.yaml')}.yaml" for folder in self._folders)
         return next((path for path in paths if path.exists()), None)
@@ -147,26 +142,30 @@ class YamlFiles:
             self._problems[str(path)] = error
             return
         for entry_group, entry, _, line in file.defaults:
-            if not file.is_ours and _is_refused(entry_group):
-                self._problems[f"{path}:{line}"] = SettingsError(
-                    f"{entry_group.replace('/', '.')} is not supported",
-                    where=f"{path}:{line}",
-                    hint=hint(entry_group) or "leave it out",
-                )
+            is_of_plugin = "/".join(entry_group.split("/")[:2]) in PLUGIN_GROUPS
+            if entry_group.startswith("hydra/") and not (file.is_ours or is_of_plugin):
+                where, hint = f"{path}:{line}", hydra_settings.hint(entry_group) or "leave it out"
+                found = f"{entry_group.replace('/', '.')} is not supported"
+                self._problems[where] = SettingsError(found, where=where, hint=hint)
             self._read(entry_group, entry, (*above, (group, option)))
 
     def _refuse_files_of_hydra(self, folder: Path) -> None:
         """Refuse files that would replace Hydra's own settings, or an installed launcher or sweeper."""
-        names = ["hydra/config", *(f"{group}/{name}" for group in PLUGIN_GROUPS for name in _plugins_of_hydra(group))]
-        for name in names:
-            if (path := folder / f"{name}.yaml").exists():
+        from hydra.core.config_store import ConfigStore
+
+        # The names in the store end with .yaml.
+        repo = ConfigStore.instance().repo.get("hydra", {})
+        plugins = [f"{group}/{name}" for group in PLUGIN_GROUPS for name in repo.get(group.removeprefix("hydra/"), {})]
+        for name in ("hydra/config.yaml", *plugins):
+            if (path := folder / name).exists():
                 self._problems[str(path)] = SettingsError(
-                    f"the file would replace Hydra's own {name}",
+                    f"the file would replace Hydra's own {name.removesuffix('.yaml')}",
                     where=str(path),
                     hint="move it, or rename it",
                 )
 
-    def _wrong_defaults(self, file: YamlFile) -> Iterator[NanolmError]:
+    def _wrong_structure(self, file: YamlFile) -> Iterator[NanolmError]:
+        """Find what is wrong with the defaults list and the package of a file."""
         for group, option, is_override, line in file.defaults:
             where = f"{file.path}:{line}"
             if (inner := group.partition("/")[2]) in SETTING_GROUPS and group.startswith(f"{file.group}/"):
@@ -178,8 +177,7 @@ class YamlFiles:
             elif group not in ALL_GROUPS:
                 if not group.startswith(("hydra", "schema")):
                     yield SettingsError(f"there is no group {group!r}", where=where, hint=nearest(group, ALL_GROUPS))
-            elif option != "null" and not self._exists(group, option):
-                options = self.options(group)
+            elif option != "null" and option.removesuffix(".yaml") not in (options := self.options(group)):
                 yield SettingsError(f"no {group} is called {option!r}", where=where, hint=nearest(option, options))
             elif file.group in GLOBAL_GROUPS and group in SETTING_GROUPS and not is_override:
                 yield SettingsError(
@@ -188,7 +186,6 @@ class YamlFiles:
                     hint=f"write `- override /{group}: {option}`",
                 )
 
-    def _wrong_package(self, file: YamlFile) -> Iterator[NanolmError]:
         if file.group in GLOBAL_GROUPS and file.package and file.content:
             yield SettingsError(
                 f"the file sets {file.package}, which has no settings",
@@ -205,32 +202,22 @@ class YamlFiles:
         OmegaConf.set_struct(task, True)
         problems: list[NanolmError] = []
         for key, value, key_in_file in file.settings():
+            where = file.where(key_in_file)
             if key.split(".")[0] == "hydra" or LIST_PART.search(key):
                 continue
             if key in LAUNCH_KEYS:
                 typed = str(value).lower() if isinstance(value, bool) else value
-                problems.append(
-                    SettingsError(
-                        f"{key} is a launch option, and cannot be set in a file",
-                        where=file.where(key_in_file),
-                        hint=f"give it on the command line: {ALIASES.get(key, key)}={typed}",
-                    )
-                )
-                continue
-            known = _known(task, key)
-            if known is not None:
-                problems.append(
-                    SettingsError(
-                        f"there is no setting {key!r}", where=file.where(key_in_file), hint=nearest(key, known)
-                    )
-                )
-                continue
-            try:
-                OmegaConf.update(task, key, value, merge=True)
-            except OmegaConfBaseException as error:
-                where = file.where(key_in_file)
-                explained = explain_value(task, key, value, where) if isinstance(error, MISFITS) else None
-                problems.append(explained or SettingsError(summarize_error(error), where=f"{where} ({key})"))
+                hint = f"give it on the command line: {ALIASES.get(key, key)}={typed}"
+                found = f"{key} is a launch option, and cannot be set in a file"
+                problems.append(SettingsError(found, where=where, hint=hint))
+            elif (known := _known(task, key)) is not None:
+                problems.append(SettingsError(f"there is no setting {key!r}", where=where, hint=nearest(key, known)))
+            else:
+                try:
+                    OmegaConf.update(task, key, value, merge=True)
+                except OmegaConfBaseException as error:
+                    explained = explain_value(task, key, value, where) if isinstance(error, MISFITS) else None
+                    problems.append(explained or SettingsError(summarize_error(error), where=f"{where} ({key})"))
         return problems
 
     def _entries(self, file: YamlFile) -> Iterator[tuple[str, str, bool, int]]:
@@ -255,18 +242,6 @@ class YamlFiles:
             if entry_group == group:
                 return self._schema(group, entry, (*above, option))
         return registry.schema(option)
-
-
-def _is_refused(group: str) -> bool:
-    return group.startswith("hydra/") and "/".join(group.split("/")[:2]) not in PLUGIN_GROUPS
-
-
-def _plugins_of_hydra(group: str) -> set[str]:
-    """Return the installed launchers or sweepers."""
-    from hydra.core.config_store import ConfigStore
-
-    options = ConfigStore.instance().repo.get("hydra", {}).get(group.removeprefix("hydra/"), {})
-    return {name.removesuffix(".yaml") for name in options}
 
 
 def plugin_options(group: str) -> set[str]:

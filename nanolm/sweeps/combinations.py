@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanolm.compose import parse, to_hydra_syntax
-from nanolm.compose.ranges import MOST_VALUES
+from nanolm.compose.overrides import MOST_VALUES
 from nanolm.errors import SettingsError, raise_all
 from nanolm.json_text import dump_json
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nanolm.cli import main as cli
-from nanolm.compose import CONFIG_NAME, config_folder
+from nanolm.compose import CONFIG_NAME
 from nanolm.compose.hydra_app import create_hydra
 from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
@@ -144,7 +144,7 @@ def test_the_file_comes_before_the_option_that_it_changes(folder: Path) -> None:
 
 def test_a_job_in_another_process_checks_what_it_composes(folder: Path) -> None:
     """A launcher pickles the config loader; files may have changed when a job begins."""
-    hydra = create_hydra(config_folder(), str(folder / "mine"))
+    hydra = create_hydra(str(folder / "mine"))
     write(folder, {"experiment/x": "seed: 1"})
     master = hydra.compose_config(CONFIG_NAME, ["experiment=x"], run_mode=None)
     loader = pickle.loads(pickle.dumps(hydra.config_loader))  # noqa: S301

@@ -1,6 +1,6 @@
 import pytest
 
-from nanolm.compose.hydra_flags import parse_flags
+from nanolm.compose.hydra_commands import parse_flags
 from nanolm.errors import SettingsError
 
 

@@ -1,12 +1,13 @@
 import pytest
 
 from nanolm.compose import parse
-from nanolm.compose.hydra_settings import check_override, check_search_path
+from nanolm.compose.hydra_settings import check_search_path
+from nanolm.compose.override_checks import check_hydra_override
 
 
 def problem(word: str, multirun: bool = False) -> str:
     (override,) = parse([word])
-    return str(check_override(override, multirun) or "")
+    return str(check_hydra_override(override, multirun) or "")
 
 
 @pytest.mark.parametrize(

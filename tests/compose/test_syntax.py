@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nanolm.compose import parse, to_hydra_syntax
-from nanolm.compose.syntax import path_keys
+from nanolm.compose.syntax import path_fields
 
 
 def read(word: str, multirun: bool = False) -> object:
@@ -62,6 +62,6 @@ def test_commas_of_a_sweep_part_paths() -> None:
     assert words == ["dataset.path='naïve.txt','b (1).txt','c,d','${oc.env:X,y}'", "dataset.path=choice(a,b)"]
 
 
-def test_path_keys_come_from_the_schemas() -> None:
-    assert {"dataset.path", "dataset.test_path", "tokenizer.path", "resume"} <= path_keys()
-    assert "trainer.attention_backend" not in path_keys()
+def test_path_fields_come_from_the_schemas() -> None:
+    assert {"dataset.path", "dataset.test_path", "tokenizer.path", "resume"} <= path_fields().keys()
+    assert "trainer.attention_backend" not in path_fields()

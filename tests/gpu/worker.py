@@ -119,7 +119,7 @@ def make_config(*overrides: str) -> Any:
 
 @functools.cache
 def _composed(*overrides: str) -> Any:
-    from nanolm.compose import compose_config
+    from tests.composition import compose_config
 
     return compose_config((*SMALL, *overrides), BASES)
 

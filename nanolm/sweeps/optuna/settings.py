@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanolm.compose.ranges import MOST_VALUES
+from nanolm.compose.overrides import MOST_VALUES
 from nanolm.config.fields import Role, Trait, outside_bounds, setting
 from nanolm.config.roles import has_trait
 from nanolm.errors import NanolmError, SettingsError, install_hint, nearest
