@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,16 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def limit_resources(environment: Mapping[str, str]) -> None:
+    """Limit the CPU time and the memory that this process may use in addition to what it has (Linux)."""
+    if seconds := environment.get("NANOLM_TEST_CPU_SECONDS"):
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+    if n_bytes := environment.get("NANOLM_TEST_MEMORY"):
+        status = Path("/proc/self/status").read_text()
+        used = int(status.split("VmData:")[1].split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + int(n_bytes), used + int(n_bytes)))
+
+
 def run_module(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], files: Sequence[Path], is_leader: bool
 ) -> None:
@@ -115,6 +126,7 @@ def run_module(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    limit_resources(environment)
     module = "nanolm.cli.main" if command[0] == "nanolm" else command[0]
     sys.argv = list(command)
     try:
