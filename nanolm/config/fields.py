@@ -170,7 +170,9 @@ def enum_of(kinds: Iterable[Any]) -> type[enum.Enum] | None:
 
 
 def plain(value: Any) -> Any:
-    """Convert an enum to its name, as in JSON and YAML; other values are returned unchanged."""
+    """Convert an enum, or those in a list, to its name, as in JSON and YAML; other values are returned unchanged."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     return value.name if isinstance(value, enum.Enum) else value
 
 

@@ -19,10 +19,11 @@ def versions() -> dict[str, str]:
 
 
 def git(folder: Path) -> dict[str, Any]:
-    """The commit of a folder, and whether tracked files differ from it; None outside of a git repository."""
+    """The commit of a folder, and whether tracked files differ from it; empty outside of a git repository."""
     commit = _git(folder, "rev-parse", "HEAD")
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(status) if commit else None}
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -1,11 +1,12 @@
 import dataclasses
+import enum
 import itertools
 import math
 
 import pytest
 
 from nanolm.config.checks import check
-from nanolm.config.fields import outside_bounds, setting_of
+from nanolm.config.fields import flat, outside_bounds, setting_of
 from nanolm.config.optimizer import LrMultipliers
 from nanolm.config.size import SizeConfig
 from nanolm.config.trainer import TrainerConfig
@@ -70,3 +71,18 @@ def test_hint_to_disable_names_a_valid_value() -> None:
                 value = None if word == "null" else float(word)
                 assert value is not None or "None" in str(field.type), field.name
                 assert list(outside_bounds(schema(**{field.name: value}))) == []
+
+
+class Color(enum.Enum):
+    red = "red"
+    blue = "blue"
+
+
+@dataclasses.dataclass
+class Colored:
+    one: Color = Color.red
+    several: list[Color] = dataclasses.field(default_factory=lambda: [Color.red, Color.blue])
+
+
+def test_flat_names_the_enums_of_lists_too() -> None:
+    assert flat(Colored()) == {"one": "red", "several": ["red", "blue"]}
