@@ -21,6 +21,11 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="tokens scored per window: a smaller N gives each token more context (default: the context length)",
     )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download the text from the address in the run's settings, if it is not in the cache",
+    )
     add_json(parser)
 
 
@@ -29,7 +34,7 @@ def run(arguments: Namespace) -> None:
     from nanolm.inference.load import load_run
 
     loaded = load_run(arguments.run, arguments.checkpoint, arguments.device, arguments.plugins, arguments.weights)
-    result = evaluate(loaded, arguments.split, arguments.stride)
+    result = evaluate(loaded, arguments.split, arguments.stride, arguments.download)
     if arguments.json:
         print(dump_json(result))
     else:

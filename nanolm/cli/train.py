@@ -85,6 +85,7 @@ def _resumed_config(overrides: list[str]) -> Path | None:
 
 def _train(command: ComposedCommand, ranks: Ranks, directory: Path) -> int:
     """Train in a directory, or make a dry run; return the exit status."""
+    from nanolm.data.download import only_if_asked
     from nanolm.runs.directory import RunDirectory, display_path
     from nanolm.training.starting_point import starting_point
 
@@ -96,6 +97,8 @@ def _train(command: ComposedCommand, ranks: Ranks, directory: Path) -> int:
             if ranks.is_main:
                 terminal.say(f"nothing to do: {run.path} is completed at step {start.completed_step}")
             return 0
+        if start.is_from_run:
+            stack.enter_context(only_if_asked(command.given))
         if command.launch.dry_run:
             from nanolm.training.dry_run import dry_run, print_estimate
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Precision
 from nanolm.data import corpus as corpora
+from nanolm.data.download import only_if_asked
 from nanolm.data.tokens.cache import tokenize
 from nanolm.errors import RunError, SettingsError, nearest
 from nanolm.inference.load import Loaded
@@ -15,13 +17,16 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import exact_loss
 
 
-def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> dict[str, Any]:
+def evaluate(
+    loaded: Loaded, split: str = "val", stride: int | None = None, may_download: bool = False
+) -> dict[str, Any]:
     """Compute the loss on every token of a split.
 
     Args:
         split: train, val, or test if the dataset has one.
         stride: tokens scored per window; each has at least context_length - stride tokens of context. None is
             context_length.
+        may_download: whether to download the text from the address in the run's settings if it is not in the cache.
 
     Returns:
         loss (nats per token), bits_per_byte, lossless (whether bits_per_byte is comparable), the number of scored
@@ -29,7 +34,8 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
 
     Raises:
         SettingsError: there is no such split, or the stride is larger than the context.
-        RunError: the text has changed since the run was trained.
+        RunError: the text has changed since the run was trained, or would have to be downloaded.
+        DataError: the text cannot be read.
     """
     config = loaded.config
     context_length = config.size.context_length
@@ -44,6 +50,12 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
         raise SettingsError(
             f"--stride is {stride}", where="--stride", hint=f"from 1 to the context length, {context_length}"
         )
+    with contextlib.nullcontext() if may_download else only_if_asked(option="--download"):
+        return _evaluate(loaded, split, stride)
+
+
+def _evaluate(loaded: Loaded, split: str, stride: int) -> dict[str, Any]:
+    config = loaded.config
     corpus = corpora.load(config.dataset)
     if split not in corpus.splits:
         raise SettingsError(f"there is no split {split!r}", where="--split", hint=nearest(split, corpus.splits))
@@ -60,7 +72,7 @@ def evaluate(loaded: Loaded, split: str = "val", stride: int | None = None) -> d
         loss = exact_loss(
             loaded.model,
             stream,
-            context_length=context_length,
+            context_length=config.size.context_length,
             stride=stride,
             vocab_size=loaded.tokenizer.vocab_size,
             device=loaded.device,

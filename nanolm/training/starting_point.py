@@ -33,6 +33,7 @@ class StartingPoint:
         changes: settings that differ from those of the run or the parent, as 'key: old -> new'.
         parent: the checkpoint that a fork starts from.
         completed_step: the last step if the run is complete, so that nothing is left to train; else None.
+        is_from_run: whether the settings are those of a run, with changes.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class StartingPoint:
     changes: list[str] = dataclasses.field(default_factory=list)
     parent: Parent | None = None
     completed_step: int | None = None
+    is_from_run: bool = False
 
 
 def starting_point(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
@@ -110,7 +112,7 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
         if (keys := {key for key in flat(command.config) if key.startswith(f"{group}.")}) and keys <= command.given
     }
     choices = _recorded_choices(run, config) | chosen
-    return StartingPoint(config, choices, changes, Parent(run, saved, found))
+    return StartingPoint(config, choices, changes, Parent(run, saved, found), is_from_run=True)
 
 
 def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
@@ -121,7 +123,7 @@ def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
         require_unedited(saved, run)
         return StartingPoint(config, choices, changes, completed_step=summary.step or 0)
     parent = None if checkpoints_by_step(run.checkpoints) else _recorded_parent(run, summary)
-    return StartingPoint(config, choices, changes, parent)
+    return StartingPoint(config, choices, changes, parent, is_from_run=True)
 
 
 def _recorded_choices(run: RunDirectory, config: Config) -> dict[str, str]:

@@ -24,7 +24,7 @@ from nanolm.config.dataset import (
 from nanolm.data.corpus.exclusions import excluded_kind
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8, unreadable
-from nanolm.data.download import fetch
+from nanolm.data.download import fetch, require_asked
 from nanolm.errors import DataError, install_hint
 from nanolm.files import user_path
 from nanolm.registry import DATASETS
@@ -102,6 +102,8 @@ def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
     datasets.disable_progress_bars()
     folder = user_path(config.path)
     name = str(folder) if os.path.lexists(folder) else config.path
+    if not folder.is_dir():
+        require_asked("dataset.path", config.path)
     where = f"{config.path}, split {config.train_split}"
     try:
         if folder.is_dir():

@@ -97,11 +97,12 @@ class Gpt2Tokenizer(_BytePairs):
 
         Raises:
             TokenizerError: a file is missing or damaged, the two are inconsistent, or the download fails.
+            RunError: the address is that of a run, and the user did not ask for the download.
         """
         if config.path is None:
             try:
-                encoder = fetch(config.encoder_url, config.encoder_sha256)
-                merges = fetch(config.merges_url, config.merges_sha256)
+                encoder = fetch(config.encoder_url, config.encoder_sha256, "tokenizer.encoder_url")
+                merges = fetch(config.merges_url, config.merges_sha256, "tokenizer.merges_url")
             except DataError as error:
                 raise TokenizerError(
                     error.found,
