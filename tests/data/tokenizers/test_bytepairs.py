@@ -111,7 +111,8 @@ def test_gpt2_reads_hugging_face_files(
 def test_gpt2_downloads_with_checksums(gpt2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requested = []
 
-    def fetch(url: str, sha256: str) -> Path:
+    def fetch(url: str, sha256: str, setting: str) -> Path:
+        assert setting.endswith("_url")
         requested.append((url.rsplit("/", 1)[-1], sha256[:8]))
         return gpt2_folder / url.rsplit("/", 1)[-1]
 
