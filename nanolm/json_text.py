@@ -9,6 +9,8 @@ from typing import Any
 
 # Numbers that may overflow a float: an exponent of three digits, or more digits than the largest float has.
 MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{309}")
+# Values are copied and written again by functions that call themselves for each level.
+MAX_DEPTH = 100
 
 
 def dump_json(value: Any, **options: Any) -> str:
@@ -27,13 +29,17 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON text, with None in place of NaN, Infinity and numbers too large for a float.
 
     Raises:
-        ValueError: the text is not JSON.
+        ValueError: the text is not JSON, or is nested deeper than MAX_DEPTH.
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
     try:
-        return (_CHECKING_DECODER if MAY_OVERFLOW.search(text) else _DECODER).decode(text)
+        value = (_CHECKING_DECODER if MAY_OVERFLOW.search(text) else _DECODER).decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    # Most texts are too short for the check, or have too few brackets.
+    if len(text) > 2 * MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    return value
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
@@ -65,6 +71,15 @@ def is_finite_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def _depth(value: Any) -> int:
+    """The number of nested objects and lists."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+    return depth
 
 
 def _parse_int(digits: str) -> int | None:

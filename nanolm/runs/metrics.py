@@ -9,7 +9,7 @@ from pathlib import Path
 from nanolm.errors import RunError
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
-from nanolm.runs.summary import unreadable
+from nanolm.untrusted import unreadable
 
 TRAIN = "train"
 VAL = "val"

@@ -6,7 +6,8 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+
+from nanolm.runs.summary import Git
 
 
 def versions() -> dict[str, str]:
@@ -18,7 +19,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def git(folder: Path) -> dict[str, Any]:
+def git(folder: Path) -> Git:
     """The commit of a folder, and whether tracked files differ from it; empty outside of a git repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -12,19 +12,29 @@ from typing import Any, TypeVar
 from nanolm.json_text import dump_json, is_finite_number
 
 R = TypeVar("R")
+Reader = Callable[[str, Any], Any]
+
+# Larger numbers are not counts of anything, and would not fit NumPy's integers.
+MAX_INT = 2**63 - 1
+# Every number of a run fits float32 or is a small multiple of one; powers and sums of larger ones would overflow.
+MAX_FLOAT = 1e50
+# Characters of a wrong value that an error shows.
+_SHOWN = 40
 
 
 def from_json(record: type[R], table: dict[str, Any]) -> R:
     """Build a dataclass instance from a parsed JSON object.
 
-    Unknown keys are ignored. A value of the wrong type is treated as missing, so its field takes its default.
+    Unknown keys are ignored. A field that is null or missing takes its default, as does a number that is too large:
+    JSON has no infinity.
 
     Raises:
-        ValueError: a field without a default is missing.
+        ValueError: a field without a default is missing, or a value is of the wrong type.
     """
     values = {}
     for name, read in _readers(record).items():  # type: ignore[arg-type]
-        if (value := read(table.get(name))) is not None:
+        # Most values are of the right type; None is skipped before and after reading.
+        if (raw := table.get(name)) is not None and (value := read(name, raw)) is not None:
             values[name] = value
     try:
         return record(**values)
@@ -41,34 +51,63 @@ def encode_row(record: Any) -> bytes:
 
 
 @functools.cache
-def _readers(record: type) -> dict[str, Callable[[Any], Any]]:
+def _readers(record: type) -> dict[str, Reader]:
     return {name: _reader(hint) for name, hint in typing.get_type_hints(record).items()}
 
 
-def _reader(hint: Any) -> Callable[[Any], Any]:
-    """The reader of a field: it returns the value, or None for a value of the wrong type."""
+def _reader(hint: Any) -> Reader:
+    """The reader of a field: it takes the field's name and value, and returns the value or raises ValueError."""
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
-    if hint is Any:
-        return lambda value: value
+    if typing.is_typeddict(hint):
+        return functools.partial(_read_table, _readers(hint).get)
     if typing.get_origin(hint) is dict:
-        return functools.partial(_read_table, _reader(typing.get_args(hint)[1]))
-    if hint in (str, bool):
-        return lambda value: value if isinstance(value, hint) else None
-    return {int: _read_int, float: _read_float}[hint]
+        read_item = _reader(typing.get_args(hint)[1])
+        return functools.partial(_read_table, lambda key: read_item)
+    return {int: _read_int, float: _read_float, str: _read_str, bool: _read_bool}[hint]
 
 
-def _read_table(read_item: Callable[[Any], Any], value: Any) -> dict[str, Any] | None:
+def _read_table(reader_of: Callable[[str], Reader | None], name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        return None
-    return {name: item for name, raw in value.items() if (item := read_item(raw)) is not None}
+        raise _wrong(name, value, "a JSON object")
+    found = {}
+    for key, raw in value.items():
+        read = reader_of(key)
+        if read is not None and raw is not None and (item := read(f"{name}.{key}", raw)) is not None:
+            found[key] = item
+    return found
 
 
-def _read_int(value: Any) -> int | None:
-    if type(value) is int:
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
+def _read_int(name: str, value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise _wrong(name, value, "a whole number")
+    if not 0 <= value <= MAX_INT:
+        raise _wrong(name, value, f"a whole number from 0 to {MAX_INT}")
+    return value
 
 
-def _read_float(value: Any) -> float | None:
-    return value if is_finite_number(value) else None
+def _read_float(name: str, value: Any) -> float | None:
+    if not is_finite_number(value):
+        raise _wrong(name, value, "a number")
+    return value if -MAX_FLOAT < value < MAX_FLOAT else None
+
+
+def _read_str(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value, "text")
+    return value
+
+
+def _read_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "true or false")
+    return value
+
+
+def _wrong(name: str, value: Any, wanted: str) -> ValueError:
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}..."
+    name = name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..."
+    return ValueError(f"{name} is {shown}, and must be {wanted}")

@@ -6,15 +6,33 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from nanolm.errors import RunError
 from nanolm.files import open_regular, write_durably
 from nanolm.json_text import dump_json, parse_object
 from nanolm.runs.records import from_json
+from nanolm.untrusted import damaged, read_inside, unreadable
 
 TRAINED = "trained"
 FITTED = "fitted"
+
+HINT = "restore it from a copy of the run, or delete it: resuming the run writes it again"
+
+
+class Git(TypedDict, total=False):
+    """The commit of the working directory, and whether tracked files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+class ParentReference(TypedDict, total=False):
+    """The checkpoint that a fork started from, with the SHA-256 of its weights."""
+
+    run: str
+    step: int
+    identity: str | None
+    weights: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,8 +67,8 @@ class Summary:
         identity: hash of the experiment's settings.
         corpus: SHA-256 of the text.
         tokenizer: SHA-256 of the tokenizer.
-        git: commit of the working directory and whether it is dirty.
-        parent: run, step, identity and weights' SHA-256 that a fork started from.
+        git: commit of the working directory.
+        parent: checkpoint that a fork started from.
     """
 
     status: str | None = None
@@ -95,8 +113,8 @@ class Summary:
     corpus: str | None = None
     tokenizer: str | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    git: dict[str, Any] = dataclasses.field(default_factory=dict)
-    parent: dict[str, Any] | None = None
+    git: Git = dataclasses.field(default_factory=Git)
+    parent: ParentReference | None = None
     wandb_id: str | None = None
     wandb_mode: str | None = None
     wandb_project: str | None = None
@@ -126,9 +144,13 @@ def read_summary(path: Path) -> Summary:
     """Read summary.json; an empty summary where there is no file yet.
 
     Raises:
-        RunError: the file cannot be read or is not a JSON object.
+        RunError: the file cannot be read, is not a JSON object, or has a value of the wrong type.
     """
-    return from_json(Summary, _read_table(path))
+    table = _read_table(path)
+    try:
+        return from_json(Summary, table)
+    except ValueError as error:
+        raise damaged(path, str(error), HINT) from error
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -160,26 +182,13 @@ def write_final_summary(path: Path, summary: Summary) -> None:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(read_inside(path, path.parent))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:
-        raise RunError(
-            f"summary.json is damaged: {error}",
-            where=str(path),
-            hint="restore it from a copy of the run, or delete it: resuming the run writes it again",
-        ) from error
-
-
-def unreadable(path: Path, error: OSError) -> RunError:
-    """Return the error for a file of a run that cannot be read."""
-    return RunError(
-        f"{path.name} cannot be read: {error.strerror or error}",
-        where=str(path),
-        hint="restore it from a copy of the run, or move it away",
-    )
+        raise damaged(path, str(error), HINT) from error
 
 
 def _encode(table: dict[str, Any]) -> bytes:

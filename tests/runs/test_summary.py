@@ -1,9 +1,9 @@
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,20 +37,26 @@ def test_damaged_summary_is_named(tmp_path: Path) -> None:
             read_summary(path)
 
 
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ({"step": "3", "status": 7, "lossless": "yes", "choices": "x"}, Summary()),
-        ({"step": True, "best_val_loss": True, "seed": [1]}, Summary()),
-        ({"step": 3.0, "best_val_loss": 2, "parameters": 1.5}, Summary(step=3, best_val_loss=2)),
-        ({"baseline_losses": {"a": None, "b": 2.5, "c": "x"}}, Summary(baseline_losses={"b": 2.5})),
-        ({"baseline_bits_per_byte": [1], "versions": {"torch": 2}}, Summary()),
-        ({"unknown": 1, "step": 4}, Summary(step=4)),
-    ],
-)
-def test_unknown_and_mistyped_fields_are_ignored(table: dict[str, Any], expected: Summary, tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps(table))
-    assert read_summary(tmp_path / "summary.json") == expected
+def test_wrong_types_in_the_summary_are_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"status": "completed", "step": "20"}')
+    with pytest.raises(RunError, match=r"summary\.json is damaged: step is '20', and must be a whole number"):
+        read_summary(tmp_path / "summary.json")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link", "large", "deep"])
+def test_summary_that_cannot_be_read_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "summary.json"
+    path.parent.mkdir()
+    (tmp_path / "secret").write_text('{"status": "completed"}')
+    {
+        "folder": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(tmp_path / "secret"),
+        "large": lambda: path.write_text('{"a": "' + "x" * 1_000_000 + '"}'),
+        "deep": lambda: path.write_text("[" * 200_000),
+    }[kind]()
+    with pytest.raises(RunError, match=r"^summary\.json (cannot be read: it (is|has)|is damaged: nested too deeply)"):
+        read_summary(path)
 
 
 def test_numbers_that_are_not_finite_are_ignored(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig
 from nanolm.errors import CheckpointError, SettingsError
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import ParentReference
 from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
 
 # Counters in the parameter groups of optimizers; everything else there is a setting.
@@ -50,7 +51,7 @@ class Parent:
                 hint="a fork keeps the model, its size and the vocabulary of its parent; anything else may change",
             ) from error
 
-    def reference(self) -> dict[str, Any]:
+    def reference(self) -> ParentReference:
         """Return the entry of the fork's summary that identifies the checkpoint."""
         manifest = self.checkpoint.manifest
         return {
