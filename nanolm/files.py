@@ -20,7 +20,7 @@ from nanolm.errors import SettingsError, explain_os_error
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 # First part of the name of the temporary file that `replacing` writes.
-_REPLACEMENT = "nanolm"
+REPLACEMENT = "nanolm"
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     before = _status_of_regular(path)
     # A name derived from the file's own could be too long.
-    temporary = temporary_sibling(path.with_name(_REPLACEMENT))
+    temporary = temporary_sibling(path.with_name(REPLACEMENT))
     # A private file stays private while its new content is written.
     mode = 0o666 if before is None else 0o600
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, mode)
@@ -84,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def is_replacement(path: Path) -> bool:
     """Return whether a file is named as the temporary files of `replacing`, which a killed process leaves."""
-    return re.fullmatch(rf"\.{_REPLACEMENT}\.[0-9a-f]{{16}}\.tmp", path.name) is not None
+    return re.fullmatch(rf"\.{REPLACEMENT}\.[0-9a-f]{{16}}\.tmp", path.name) is not None
 
 
 def temporary_sibling(path: Path) -> Path:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
-import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from nanolm.errors import BusyError, RunError, explain_os_error
+from nanolm.errors import BusyError, NanolmError, RunError, explain_os_error
 from nanolm.files import user_path, write_text, wrong_file_types
+from nanolm.locks import Holder, Lock, LockTimeout, describe, holder_of, is_held, soft_path
 from nanolm.runs.metrics import MetricsRow, read_rows
 from nanolm.runs.summary import Summary, read_summary
+
+# How to choose another run directory, for hints.
+RUN_OPTION = "hydra.run.dir=FOLDER"
 
 
 class RunDirectory:
@@ -34,6 +33,7 @@ class RunDirectory:
         self.profile = self.path / "profile.json"
         self.wandb = self.path / "wandb"
         self.lock = self.path / ".lock"
+        self.soft_lock = soft_path(self.lock)
 
     def require_own(self) -> RunDirectory:
         """Return the directory, unless a path that a run writes to is a link, a device or of another wrong type.
@@ -102,28 +102,11 @@ class RunDirectory:
 
     def is_claimed(self) -> bool:
         """Return whether a process is writing to this run."""
-        try:
-            import fcntl
+        return is_held(self.lock)
 
-            def opener(name: str, flags: int) -> int:
-                # Does not wait for the writer of a FIFO.
-                return os.open(name, flags | os.O_NONBLOCK)
-
-            # FileLock would need write permission, and would exclude a writer that starts at this moment.
-            with open(self.lock, "rb", opener=opener) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        except (ImportError, OSError):
-            # Windows and file systems without flock.
-            try:
-                with FileLock(self.lock, timeout=0):
-                    return False
-            except (Timeout, OSError):
-                return True
-        return False
+    def holder(self) -> Holder | None:
+        """Return the process that writes to this run, or the last one that did; None if it is not known."""
+        return holder_of(self.lock)
 
     @contextlib.contextmanager
     def claim(self, timeout: float = 0.0) -> Iterator[None]:
@@ -135,34 +118,31 @@ class RunDirectory:
         Raises:
             BusyError: another process, which is named, is writing to this run.
             RunError: as `require_own`.
-            PathError: the folder cannot be created or written to.
+            PathError: the folder cannot be created, written to or locked.
             DiskError: the same, because the disk is full or fails.
         """
         with _writing(self.path):
             self.require_own()
             made = _make_folders(self.path)
-        # Acquiring may truncate the file, which names the current writer.
-        holder = ""
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            holder = self.lock.read_text(encoding="utf-8").strip()
-        lock = FileLock(self.lock, timeout=timeout)
+        lock = Lock(self.lock, RUN_OPTION)
         try:
-            with _writing(self.path, passes=Timeout):
-                lock.acquire()
-        except Timeout as error:
+            with _writing(self.path, passes=LockTimeout):
+                lock.acquire(timeout)
+        except LockTimeout as error:
             raise BusyError(
-                f"another process writes to this run: {holder or 'unknown'}",
+                f"another process writes to this run: {describe(error.holder)}",
                 where=str(self.path),
-                hint="wait for it, stop it, or choose another folder with hydra.run.dir=",
+                hint=f"{error.hint}; or choose another folder with hydra.run.dir=",
             ) from error
+        except NanolmError:
+            _remove_empty(made)
+            raise
         try:
-            now = datetime.datetime.now().isoformat(timespec="seconds")
-            command = " ".join(sys.argv[:1] + sys.argv[1:8])
             # Windows does not allow writing to a locked file.
             with contextlib.suppress(OSError):
                 # A hard-linked copy of a run shares the lock file: writing would change the other run's too.
                 if self.lock.lstat().st_nlink == 1:
-                    write_text(self.lock, f"process {os.getpid()} on {socket.gethostname()} since {now} ({command})")
+                    write_text(self.lock, Holder.of_this_process().format())
             yield
         finally:
             started = self.exists()
@@ -171,9 +151,7 @@ class RunDirectory:
             lock.release()
             if not started:
                 self._remove_lock()
-                for folder in reversed(made):
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
+                _remove_empty(made)
 
     def _remove_lock(self) -> None:
         with contextlib.suppress(OSError):
@@ -220,7 +198,7 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
         raise
     except OSError as error:
         what = "the run directory cannot be written to"
-        raise explain_os_error(error, what, where=str(path), option="hydra.run.dir=FOLDER") from error
+        raise explain_os_error(error, what, where=str(path), option=RUN_OPTION) from error
 
 
 def _make_folders(path: Path) -> list[Path]:
@@ -230,6 +208,13 @@ def _make_folders(path: Path) -> list[Path]:
     # An empty folder was probably created for this run by Hydra.
     empty = [] if path in missing or any(path.iterdir()) else [path]
     return [*reversed(missing), *empty]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, outermost first in the list, that are empty."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _newest_run(path: Path) -> str:

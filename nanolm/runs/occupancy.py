@@ -179,7 +179,7 @@ def _own_summary(path: Path) -> Summary | None:
 
 # Files that a start writes before config.yaml, and whether such a file is of nanolm if it is not empty.
 RECOGNISED: dict[str, Callable[[Path], bool] | None] = {
-    ".lock": lambda path: path.read_bytes().startswith(b"process "),
+    **dict.fromkeys((".lock", ".lock.soft", ".lock.soft.next"), lambda path: path.read_bytes().startswith(b"process ")),
     "metrics.jsonl": None,
     "samples.jsonl": None,
     "summary.json": lambda path: _own_summary(path) is not None,

@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from nanolm.compose import ComposedJob, compose_jobs
 from nanolm.config.fields import flat
 from nanolm.config.identity import differing, identity
@@ -21,6 +19,7 @@ from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error, raise_all
 from nanolm.files import wrong_file_types
 from nanolm.json_text import dump_json
+from nanolm.locks import Lock
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_no_run, require_startable
 from nanolm.sweeps.combinations import Combination
@@ -132,15 +131,16 @@ def _make_folders(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
         RunError, PathError: as in `plan`.
     """
     require_no_run(directory)
+    option = "hydra.sweep.dir=FOLDER"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock"):
+        with Lock(directory / ".lock", option):
             folders = {key: job_folder(directory, key, name) for key, name in names.items()}
             for folder in folders.values():
                 folder.mkdir(exist_ok=True)
     except OSError as error:
         what = "the folder of the sweep is not writable"
-        raise explain_os_error(error, what, where=str(directory), option="hydra.sweep.dir=FOLDER") from error
+        raise explain_os_error(error, what, where=str(directory), option=option) from error
     if found := wrong_file_types(directory, [], folders.values()):
         raise RunError(
             f"the runs of the sweep cannot be written: {', '.join(found)}",

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
-
 from nanolm import terminal
 from nanolm.checksummed import find_damage, remove_leftovers
 from nanolm.config.run import Config
@@ -29,6 +27,7 @@ from nanolm.data.tokens.shards import open_streams, write_streams
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import DataError, NanolmError, explain_os_error
 from nanolm.files import remove_tree, write_durably
+from nanolm.locks import Lock, LockTimeout, describe
 
 Report = Callable[[str], None]
 
@@ -127,14 +126,22 @@ def _writing_in(folder: Path) -> Iterator[None]:
         raise explain_os_error(error, "the tokens cannot be written", where=str(folder), option=CACHE_OPTION) from error
 
 
-def _build_lock(folder: Path, report: Report) -> AcquireReturnProxy:
-    """Acquire the lock of a stream, so that no other process builds it at the same time."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+@contextlib.contextmanager
+def _build_lock(folder: Path, report: Report) -> Iterator[None]:
+    """Hold the lock of a stream, so that no other process builds it at the same time."""
+    lock = Lock(folder.with_name(f".{folder.name}.lock"), CACHE_OPTION)
     try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        report(f"waiting for another process that tokenizes the same text ({folder})")
-        return lock.acquire()
+        lock.acquire(timeout=1)
+    except LockTimeout as error:
+        report(
+            f"waiting for another process that tokenizes the same text ({folder}): {describe(error.holder)}\n"
+            f"  hint:  {error.hint}"
+        )
+        lock.acquire(report=lambda text: None)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _texts(corpus: Corpus, bar: Any) -> Iterator[str]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.config.fields import Role, leaves, setting_of
 from nanolm.json_text import dump_json
+from nanolm.locks import Lock, is_held, soft_path
 from nanolm.runs.occupancy import require_no_run
 from nanolm.sweeps.optuna.journal import damaged_journal, open_journal
 from nanolm.sweeps.optuna.pruners import PRUNERS
@@ -98,7 +98,7 @@ def register_sweeper(folder: Path) -> Iterator[str]:
     """Hold the lock of a new sweeper, by which others see that it is alive, and yield its name."""
     sweeper = uuid.uuid4().hex[:12]
     path = _sweeper_lock(folder, sweeper)
-    with FileLock(path):
+    with Lock(path):
         try:
             yield sweeper
         finally:
@@ -113,7 +113,7 @@ def take_trials(opened: OpenStudy, sweeper: str, at_most: int) -> list[int]:
     Returns:
         The numbers of the trials.
     """
-    with FileLock(opened.folder / ".study.lock"):
+    with Lock(opened.folder / ".study.lock"):
         trials = opened.trials()
         abandoned = [trial.number for trial in trials if _is_abandoned(opened, trial, sweeper)][:at_most]
         n_new = 0 if abandoned else min(at_most, _n_missing(opened, trials))
@@ -180,12 +180,11 @@ def _is_abandoned(opened: OpenStudy, trial: FrozenTrial, sweeper: str) -> bool:
     path = _sweeper_lock(opened.folder, owner or "")
     if owner is None or not path.exists():
         return True
-    try:
-        with FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
-            return True
-    except Timeout:
+    if is_held(path):
         return False
+    for file in (path, soft_path(path)):
+        file.unlink(missing_ok=True)
+    return True
 
 
 def _suggest(trial: Trial, dimension: Dimension) -> None:
