@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nanolm.errors import TokenizerError
+from nanolm.json_text import parse_json
+from nanolm.untrusted import read_inside
 
 Value = TypeVar("Value")
+
+# The largest vocabularies in use have a million tokens.
+MAX_VOCAB_SIZE = 2**22
+# The largest files of such tokenizers have 35 MB.
+MAX_FILE_BYTES = 200_000_000
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -83,14 +90,18 @@ def unseen_error(noun: str, unseen: Sequence[str], text: str, hint: str) -> Toke
     )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, folder: Path | None = None) -> str:
     """Read a file of a tokenizer.
 
+    Args:
+        folder: links may not lead out of it, as in a run; None: the user named the file.
+
     Raises:
-        TokenizerError: it is missing, cannot be read, or is not UTF-8.
+        TokenizerError: it is missing, too large, cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        real = Path(os.path.realpath(path)) if folder is None else path
+        return read_inside(real, folder or real.parent, MAX_FILE_BYTES).decode("utf-8")
     except FileNotFoundError as error:
         raise TokenizerError(f"{path.name} is missing", where=str(path)) from error
     except OSError as error:
@@ -99,16 +110,18 @@ def read_text(path: Path) -> str:
         raise TokenizerError(f"not a tokenizer: it is not UTF-8: {error}", where=str(path)) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a tokenizer.
+def read_json(path: Path, folder: Path | None = None) -> dict[str, Any]:
+    """Read a JSON object of a tokenizer; the arguments are those of `read_text`.
 
     Raises:
         TokenizerError: it cannot be read, or is something else.
     """
-    content = read_text(path)
+    content = read_text(path, folder)
+    if content.count("[") + content.count("{") > 2 * MAX_VOCAB_SIZE:
+        raise TokenizerError("not a tokenizer: it has too many lists and objects", where=str(path))
     try:
-        state = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        state = parse_json(content)
+    except ValueError as error:
         raise TokenizerError(f"not a tokenizer: it is not JSON: {error}", where=str(path)) from error
     if not isinstance(state, dict):
         raise TokenizerError("not a tokenizer: it is not a JSON object", where=str(path))

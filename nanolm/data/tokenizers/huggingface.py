@@ -18,6 +18,8 @@ from nanolm.data.tokenizers.checks import (
     read_json,
     smallest_dtype,
 )
+from nanolm.data.tokenizers.components import check_components
+from nanolm.data.tokenizers.engine import Engine, UnsafeTokenizerError
 from nanolm.errors import TokenizerError
 from nanolm.files import user_path
 from nanolm.json_text import dump_json
@@ -25,6 +27,8 @@ from nanolm.registry import TOKENIZERS
 
 # Chunks encoded together: bounds the memory, which is about 100 bytes per token during encoding.
 _BATCH = 16
+# Characters of several kinds and scripts, which a foreign tokenizer.json has to encode without a crash.
+_SAMPLE = "The 3.14 cats' café\r\n\t  ｱﬀ İß 中文 नमस्ते e\u0301 😀\u200d\u2581a\x00 " + "a" * 50 + "\n"
 # The trainer's scores of bytes that it never saw are within this of the lowest score, in no fixed order.
 _UNSEEN_BYTE_SCORES = 257 * 1e-4
 
@@ -41,17 +45,11 @@ class _HuggingFace:
     """
 
     def __init__(self, state: dict[str, Any], special_tokens: Sequence[str] = ()) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._engine = Tokenizer.from_str(dump_json(state))
-        except Exception as error:  # the library raises Exception itself
-            raise TokenizerError(f"not a tokenizer: {error}") from error
-        self._engine.no_truncation()
-        self._engine.no_padding()
-        # The name of a special token in a text is ordinary text.
-        self._engine.encode_special_tokens = True
+        check_components(state)
+        self._engine = self._start(state)
         self._state = state
+        # For errors.
+        self.file = ""
         self._additional = list(special_tokens)
         tokens = _tokens(state)
         own = {added["content"]: added["id"] for added in state.get("added_tokens") or () if added.get("special")}
@@ -68,6 +66,15 @@ class _HuggingFace:
                 content[number] = token_bytes(token) or b""
             self._bytes = BytePieces(content, self.special_tokens)
 
+    @staticmethod
+    def _start(state: dict[str, Any]) -> Any:
+        """Return an object with `encode` and `decode` that runs the tokenizer.
+
+        Raises:
+            TokenizerError: the library refuses the content.
+        """
+        raise NotImplementedError
+
     def encode(self, text: str) -> np.ndarray:
         """Convert text to ids, without adding special tokens.
 
@@ -78,21 +85,17 @@ class _HuggingFace:
         parts = []
         for batch in batched(text_chunks(text) if self._is_chunkable else [text], _BATCH):
             try:
-                encoded = self._engine.encode_batch_fast(batch, add_special_tokens=False)
-            except Exception as error:  # the library raises Exception itself
-                raise TokenizerError(
-                    f"the tokenizer cannot encode the text: {error}",
-                    where=f"a text of {len(text):,} characters",
-                    hint="it has no token for something in the text, and no unknown token",
-                ) from error
-            parts += [np.array(part.ids, dtype=self.dtype) for part in encoded]
+                ids = self._engine.encode(batch)
+            except TokenizerError as error:
+                where = ", ".join(filter(None, [self.file, f"a text of {len(text):,} characters"]))
+                raise type(error)(error.found, where=where, hint=error.hint) from error
+            parts.append(check_ids(ids, self.vocab_size).astype(self.dtype))
         return np.concatenate([np.empty(0, dtype=self.dtype), *parts])
 
     def decode(self, ids: Iterable[int]) -> str:
         if self._bytes is not None:
             return self._bytes.decode(ids)
-        numbers = check_ids(ids, self.vocab_size).tolist()
-        return self._engine.decode(numbers, skip_special_tokens=False)
+        return self._engine.decode(check_ids(ids, self.vocab_size))
 
     def count_bytes(self, ids: np.ndarray) -> int:
         """Return the number of bytes of the ids without special tokens; if lossy, of the text that they decode to."""
@@ -126,19 +129,30 @@ class UnigramTokenizer(_HuggingFace):
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        tokenizer = cls(get_entry(state, "tokenizer", dict), get_strings(state, "special_tokens"))
+        content = get_entry(state, "tokenizer", dict)
+        if not _is_trained_unigram(content):
+            raise TokenizerError("not a tokenizer of this kind: its components are not those that nanolm trains")
+        tokenizer = cls(content, get_strings(state, "special_tokens"))
         if not tokenizer.lossless:
             raise TokenizerError("a unigram tokenizer must be lossless, with all 256 bytes")
         return tokenizer
+
+    @staticmethod
+    def _start(state: dict[str, Any]) -> Any:
+        return _InProcess(state)
 
 
 @TOKENIZERS.register("pretrained")
 class PretrainedTokenizer(_HuggingFace):
     """Any tokenizer.json of Hugging Face tokenizers.
 
-    A text that GPT-2's expression alone splits is encoded in chunks; any other at once, which takes about 100 bytes per
-    token.
+    It runs in another process, since a foreign file may crash the library. A text that GPT-2's expression alone splits
+    is encoded in chunks; any other at once, which takes about 100 bytes per token.
     """
+
+    @staticmethod
+    def _start(state: dict[str, Any]) -> Any:
+        return Engine(state)
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: PretrainedConfig) -> Self:
@@ -157,16 +171,51 @@ class PretrainedTokenizer(_HuggingFace):
             )
         state = read_json(path)
         try:
-            return cls(state)
+            tokenizer = cls.from_json({"tokenizer": state})
         except TokenizerError as error:
             raise TokenizerError(error.found, where=str(path), hint=error.hint) from error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise TokenizerError(f"not a tokenizer: {error!r}", where=str(path)) from error
+        tokenizer.file = str(path)
+        return tokenizer
 
     def to_json(self) -> dict[str, Any]:
         return {"tokenizer": self._state}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        return cls(get_entry(state, "tokenizer", dict))
+        tokenizer = cls(get_entry(state, "tokenizer", dict))
+        # A tokenizer that crashes is reported when it is loaded rather than at the first text.
+        try:
+            tokenizer.encode(_SAMPLE)
+        except UnsafeTokenizerError:
+            raise
+        except TokenizerError:
+            # It has no token for something in the text.
+            pass
+        tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
+        return tokenizer
+
+
+class _InProcess:
+    """A tokenizer.json that nanolm trained, in this process."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._engine = Tokenizer.from_str(dump_json(state))
+        except Exception as error:  # the library raises Exception itself
+            raise TokenizerError(f"not a tokenizer: {error}") from error
+        # The name of a special token in a text is ordinary text.
+        self._engine.encode_special_tokens = True
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        encoded = self._engine.encode_batch_fast(batch, add_special_tokens=False)
+        return np.array([number for part in encoded for number in part.ids], dtype=np.uint32)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._engine.decode(ids.tolist(), skip_special_tokens=False)
 
 
 def is_lossless(state: dict[str, Any], tokens: dict[str, int]) -> bool:
@@ -196,6 +245,20 @@ def _is_plain_byte_level(state: dict[str, Any], step: dict[str, Any]) -> bool:
         and step.get("type") == "ByteLevel"
         and not step.get("add_prefix_space")
         and all(added.get("special") is True for added in state.get("added_tokens") or ())
+    )
+
+
+def _is_trained_unigram(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json has only what `UnigramTokenizer.fit` writes, which does not crash the library."""
+    model, level, decoder = state["model"], state.get("pre_tokenizer"), state.get("decoder")
+    return (
+        model == {"type": "Unigram", "unk_id": None, "vocab": model.get("vocab"), "byte_fallback": False}
+        and isinstance(level, dict)
+        and isinstance(decoder, dict)
+        and _is_plain_byte_level(state, level)
+        and decoder.get("type") == "ByteLevel"
+        and not any(state.get(part) for part in ("added_tokens", "post_processor", "truncation", "padding"))
+        and all(1 <= len(piece) <= 1000 and -1000 < score <= 0 for piece, score in model["vocab"])
     )
 
 

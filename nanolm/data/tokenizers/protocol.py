@@ -10,7 +10,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 
 from nanolm.config.tokenizer import TokenizerConfig
-from nanolm.data.tokenizers.checks import get_entry, read_json
+from nanolm.data.tokenizers.checks import MAX_VOCAB_SIZE, get_entry, read_json
+from nanolm.data.tokenizers.huggingface import PretrainedTokenizer
 from nanolm.errors import NanolmError, TokenizerError
 from nanolm.json_text import dump_json
 from nanolm.registry import TOKENIZERS
@@ -92,12 +93,15 @@ def from_file(path: Path) -> Tokenizer:
     """
     hint = "take tokenizer.json from a copy of the run"
     try:
-        state = read_json(path)
+        state = read_json(path, path.parent)
         name = get_entry(state, "name", str)
         del state["name"]
         kind = TOKENIZERS[name]
         _require_members(kind, name, ("from_json",))
-        return _with_defaults(kind.from_json(state), name)
+        tokenizer = kind.from_json(state)
+        if isinstance(tokenizer, PretrainedTokenizer):
+            tokenizer.file = str(path)
+        return _with_defaults(tokenizer, name)
     except TokenizerError as error:
         raise TokenizerError(error.found, where=str(path), hint=error.hint or hint) from error
     except NanolmError:
@@ -124,6 +128,11 @@ def _require_members(thing: object, name: str, members: Iterable[str]) -> None:
 
 def _with_defaults(tokenizer: Any, name: str) -> Tokenizer:
     _require_members(tokenizer, name, REQUIRED)
+    if isinstance(tokenizer.vocab_size, int) and tokenizer.vocab_size > MAX_VOCAB_SIZE:
+        raise TokenizerError(
+            f"the vocabulary has {tokenizer.vocab_size:,} tokens, and at most {MAX_VOCAB_SIZE:,} are supported",
+            hint="use a smaller tokenizer.max_size or tokenizer.vocab_size, or another tokenizer",
+        )
     for attribute, default in (("lossless", False), ("special_tokens", {})):
         if not hasattr(tokenizer, attribute):
             setattr(tokenizer, attribute, default)

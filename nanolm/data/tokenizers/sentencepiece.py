@@ -42,6 +42,7 @@ class SentencePieceTokenizer(BytePieces):
     def __init__(self, model: bytes) -> None:
         import sentencepiece
 
+        _check_specification(model)
         self._model = model
         try:
             self._engine = engine = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -126,9 +127,65 @@ class SentencePieceTokenizer(BytePieces):
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
         try:
-            return cls(base64.b64decode(get_entry(state, "model", str), validate=True))
+            tokenizer = cls(base64.b64decode(get_entry(state, "model", str), validate=True))
+            tokenizer.encode("A model that cannot encode is reported when it is loaded: é 中 😀.\n")
         except binascii.Error as error:
             raise TokenizerError(f"the model is not base64: {error}") from error
+        except RuntimeError as error:
+            raise TokenizerError(f"the model is damaged: {error}") from error
+        return tokenizer
+
+
+def _check_specification(model: bytes) -> None:
+    """Check that a model has only pieces, the trainer's settings and no table that replaces characters.
+
+    Such a table may replace a character by a text of any length, or crash the library.
+
+    Raises:
+        TokenizerError: it has something else, or is not a message of Protocol Buffers.
+    """
+    try:
+        # sentencepiece_model.proto: the pieces, the settings of the trainer and those of the normalizer.
+        for field, content in _fields(model):
+            if field not in (1, 2, 3):
+                raise TokenizerError(f"the model has the unknown field {field}")
+            # Of the normalizer: the table of replacements, and its source.
+            if field == 3 and any(number in (2, 6) and value for number, value in _fields(content)):
+                raise TokenizerError("the model replaces characters, which nanolm's models do not")
+    except (IndexError, TypeError, ValueError) as error:
+        if isinstance(error, TokenizerError):
+            raise
+        raise TokenizerError("the model is damaged: SentencePiece cannot read it") from error
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Iterate over the fields of a message of Protocol Buffers; numbers are empty bytes."""
+    at, end = 0, len(message)
+
+    def varint() -> int:
+        nonlocal at
+        number = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number is too long")
+
+    while at < end:
+        field, kind = divmod(varint(), 8)
+        if kind == 0:
+            varint()
+            yield field, b""
+            continue
+        length = {1: 8, 5: 4}.get(kind, -1) if kind != 2 else varint()
+        if length < 0 or at + length > end:
+            raise ValueError("a field is truncated")
+        yield field, message[at : at + length]
+        at += length
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:

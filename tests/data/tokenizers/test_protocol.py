@@ -151,7 +151,7 @@ def test_from_file_refuses_other_files(content: str, tmp_path: Path) -> None:
     assert "DecodeError" not in str(caught.value)
     with pytest.raises(TokenizerError, match=r"^none\.json is missing"):
         tokenizers.from_file(tmp_path / "none.json")
-    with pytest.raises(TokenizerError, match="cannot be read: Is a directory"):
+    with pytest.raises(TokenizerError, match="cannot be read: it is a folder"):
         tokenizers.from_file(tmp_path)
     path.write_text('{"name": "cahr"}')
     with pytest.raises(SettingsError, match="did you mean char"):
