@@ -10,10 +10,11 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nanolm.errors import RunError
 from nanolm.files import NO_FOLLOW, kind_of, not_regular
+from nanolm.plain_yaml import LOADER, PlainYamlError, load_plain_yaml
 
 # A file of settings, a summary or a manifest has a few kilobytes.
 MAX_BYTES = 1_000_000
@@ -62,14 +63,42 @@ def read_inside(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> bytes:
     return content
 
 
-def damaged(path: Path, reason: str, hint: str = "restore it from a copy of the run") -> RunError:
+def read_yaml(path: Path, folder: Path, loader: type[Any] = LOADER) -> dict[Any, Any]:
+    """Read a YAML file of settings in a folder: plain values only, with limits (`load_plain_yaml`).
+
+    Args:
+        path: the file.
+        folder: as for `open_inside`.
+        loader: a safe loader class of PyYAML.
+
+    Raises:
+        RunError: the file cannot be read, is damaged, or contains no mapping.
+    """
+    try:
+        content = load_plain_yaml(read_inside(path, folder), loader)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except PlainYamlError as error:
+        raise damaged(path, str(error), line=error.line) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path.name} holds no settings", where=str(path), hint="restore it from a copy of the run")
+    return content
+
+
+def damaged(
+    path: Path, reason: str, hint: str = "restore it from a copy of the run", line: int | None = None
+) -> RunError:
     """Return the error for a file of a run whose content is wrong.
 
     Args:
         path: the file.
-        reason: what is wrong, as a clause with its line if it has one, such as "line 3 has no step".
+        reason: what is wrong, as a clause, such as "it has no step".
+        line: line number, counted from 1; None if the reason has no line.
     """
-    return RunError(f"{path.name} is damaged: {reason}", where=str(path), hint=hint)
+    found, where = f"{path.name} is damaged: {reason}", str(path)
+    if line is not None:
+        found, where = f"{found} (line {line})", f"{where}:{line}"
+    return RunError(found, where=where, hint=hint)
 
 
 def unreadable(path: Path, error: OSError) -> RunError:

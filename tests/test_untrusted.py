@@ -80,7 +80,8 @@ def test_missing_permission_is_an_error(folder: Path) -> None:
 
 
 def test_errors_name_file_and_reason(folder: Path) -> None:
-    error = damaged(folder / "file", "line 3 has no step")
-    assert error.found == "file is damaged: line 3 has no step"
-    assert error.where == str(folder / "file")
+    error = damaged(folder / "file", "it has no step")
+    assert (error.found, error.where) == ("file is damaged: it has no step", str(folder / "file"))
+    error = damaged(folder / "file", "it has no step", line=3)
+    assert (error.found, error.where) == ("file is damaged: it has no step (line 3)", f"{folder / 'file'}:3")
     assert "cannot be read: it has 6 bytes" in unreadable(folder / "file", failure(folder / "file", folder, 5)).found

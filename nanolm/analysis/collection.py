@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nanolm.analysis.edits import note_of_edits
 from nanolm.analysis.names import short_names
 from nanolm.config.fields import flatten
@@ -25,9 +23,7 @@ from nanolm.files import user_path
 from nanolm.run_layout import is_run_folder
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary
-
-# libyaml is about ten times as fast, if PyYAML was built with it.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from nanolm.untrusted import read_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +74,9 @@ def plain_settings(path: Path) -> dict[str, Any]:
     """Read a config.yaml as {dotted key: plain value}; lists are kept as values.
 
     Raises:
-        RunError: the file cannot be read, or contains no mapping.
+        RunError: the file cannot be read, is damaged, or contains no mapping.
     """
-    try:
-        raw = _parse_yaml(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
-    except (yaml.YAMLError, ValueError) as error:
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RunError(f"{path.name} is damaged: {reason}", where=str(path)) from error
-    if not isinstance(raw, dict):
-        raise RunError(f"{path.name} holds no settings", where=str(path))
-    return dict(flatten(map_strings(unescape, raw)))
+    return dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
 
 
 def note_of(path: Path) -> str:
@@ -113,14 +100,6 @@ def _no_run_error(path: Path) -> RunError:
         where=str(path),
         hint="name a run directory, or a folder that contains run directories",
     )
-
-
-def _parse_yaml(content: bytes) -> Any:
-    try:
-        return yaml.load(content, Loader=LOADER)
-    except yaml.YAMLError:
-        # libyaml rejects escapes of file names that are not UTF-8.
-        return yaml.load(content, Loader=yaml.SafeLoader)
 
 
 def _read(path: Path, name: str) -> Run:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_DOLLAR_BRACE = re.compile(r"(\\*)\$\{")
+# Without the lookbehind, a long run of backslashes is searched again from each of them.
+_DOLLAR_BRACE = re.compile(r"(?<!\\)(\\*)\$\{")
 
 
 def escape(text: str) -> str:

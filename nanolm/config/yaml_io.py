@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nanolm import untrusted
 from nanolm.config.composed import QUESTION_MARKS, summarize_error, to_config
 from nanolm.config.fields import MISSING, plain
 from nanolm.config.interpolation import escape, has_interpolation, map_strings
@@ -47,33 +50,23 @@ def load_yaml(path: Path) -> Config:
     """Load the settings of a run. Nothing in the file is resolved, looked up or executed.
 
     Raises:
-        RunError: the file is missing, is not valid YAML, or does not fit the schema.
+        RunError: the file is missing, cannot be read, is not valid YAML, or does not fit the schema.
     """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError as error:
-        raise RunError(f"there is no {path.name}", where=str(path.parent), hint="name a run directory") from error
-    except OSError as error:
-        raise _unreadable(error, path) from error
-    return parse_yaml(text, path)
+    if not os.path.lexists(path):
+        raise RunError(f"there is no {path.name}", where=str(path.parent), hint="name a run directory")
+    return typed_settings(untrusted.read_yaml(path, path.parent, _loader()), path)
 
 
-def parse_yaml(text: str | bytes, path: Path) -> Config:
-    """Parse settings that `save_yaml` wrote. Nothing in the text is resolved, looked up or executed.
+def typed_settings(raw: dict[Any, Any], path: Path) -> Config:
+    """Convert parsed settings to a Config. Nothing in them is resolved, looked up or executed.
 
     Args:
-        text: YAML.
+        raw: what `save_yaml` wrote, parsed.
         path: the file to name in errors.
 
     Raises:
-        RunError: the text is not valid YAML, or does not fit the schema.
+        RunError: the settings do not fit the schema.
     """
-    try:
-        raw = read_yaml(text)
-    except Exception as error:
-        raise _unreadable(error, path) from error
-    if not isinstance(raw, dict):
-        raise _error("holds no settings", path)
     if _has_interpolation(raw):
         raise _error("holds an interpolation ${...}, which is never resolved here", path)
     if old := [key for key in LAUNCH_KEYS if has_key(raw, key)]:
@@ -105,15 +98,9 @@ def parse_yaml(text: str | bytes, path: Path) -> Config:
         raise _error(f"has a missing or unknown key: {error}", path) from error
 
 
-def _error(problem: str, path: Path, line: str = "") -> RunError:
+def _error(problem: str, path: Path) -> RunError:
     hint = "`nanolm train` writes this file; restore it from a copy of the run"
-    return RunError(f"config.yaml {problem}", where=f"{path}{line}", hint=hint)
-
-
-def _unreadable(error: Exception, path: Path) -> RunError:
-    mark = getattr(error, "problem_mark", None)
-    reason = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).split("\n")[0]
-    return _error(f"cannot be read: {reason}", path, f":{mark.line + 1}" if mark else "")
+    return RunError(f"config.yaml {problem}", where=str(path), hint=hint)
 
 
 def has_key(settings: Any, key: str) -> bool:
@@ -146,6 +133,7 @@ def _has_interpolation(value: Any) -> bool:
     return isinstance(value, str) and has_interpolation(value)
 
 
+@functools.cache
 def _loader() -> type[Any]:
     """Return OmegaConf's YAML loader, which is safe and refuses duplicate keys."""
     from omegaconf._utils import get_yaml_loader

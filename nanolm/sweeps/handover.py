@@ -11,7 +11,7 @@ from nanolm.compose import import_plugins
 from nanolm.compose.hydra_app import CheckedConfigLoader
 from nanolm.config.composed import to_omegaconf
 from nanolm.config.interpolation import escape
-from nanolm.config.yaml_io import parse_yaml, save_yaml
+from nanolm.config.yaml_io import read_yaml, save_yaml, typed_settings
 from nanolm.json_text import dump_json, parse_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PlannedJobLoader(CheckedConfigLoader):
         (override,) = sweep_overrides
         planned = parse_json(override.removeprefix(PLANNED))
         import_plugins(planned["plugins"])
-        settings = to_omegaconf(parse_yaml(planned["settings"], Path(planned["folder"])))
+        settings = to_omegaconf(typed_settings(read_yaml(planned["settings"]), Path(planned["folder"])))
         composed = master_config.copy()
         with read_write(composed), open_dict(composed):
             for name in settings:

@@ -39,7 +39,11 @@ def test_config_survives_saving_and_loading(overrides: list[str], tmp_path: Path
         ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit: there is no setting 'optimizer._target_'"),
         ("\nseed: 1337", "\nsead: 1337", "missing or unknown key"),
         ("name: adamw", "name: lion9", "not registered"),
-        ("model:", "model: [", r"cannot be read: expected[^\n]*\n  where: [^\n]*config\.yaml:\d+\n"),
+        (
+            "model:",
+            "model: [",
+            r"config\.yaml is damaged: expected[^\n]*\(line (\d+)\)\n  where: [^\n]*:\1\n",
+        ),
     ],
 )
 def test_edited_config_is_refused(before: str, after: str, expected: str, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nanolm import shell
 from nanolm.config.fields import Trait
 from nanolm.config.identity import describe_changes, identity, recorded
@@ -26,6 +24,7 @@ from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.files import Checkpoint
+from nanolm.untrusted import read_yaml
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _require_recorded_identity(config: Config, run: RunDirectory, summary: Summa
 
 def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
     """Refuse a truncated config.yaml, whose missing settings would silently take their defaults."""
-    written = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    written = read_yaml(run.config, run.path)
     missing = [key for key in resumed.manifest["settings"] if not has_key(written, key)]
     if missing:
         raise RunError(
