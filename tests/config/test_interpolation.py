@@ -20,3 +20,9 @@ def test_map_strings_changes_every_string() -> None:
         "e": 1,
         "f": None,
     }
+
+
+def test_long_run_of_backslashes_is_searched_once() -> None:
+    text = "\\" * 200_000
+    assert unescape(text + "x${y}") == text + "x${y}"
+    assert unescape(text + "${y}") == text[::2] + "${y}"
