@@ -20,6 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
         rows: history rows by run id.
         files: uploaded texts by path.
         ended: ids of completed runs.
+        received: bodies of all requests.
     """
 
     daemon_threads = True
@@ -32,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.files: dict[str, str] = {}
         self.ended: set[str] = set()
+        self.received: list[bytes] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore clients that close the connection early."""
@@ -48,6 +50,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         server = self.server
         server.was_called = True
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server.received.append(content)
         if server.behavior == "silent":
             time.sleep(600)
         if server.behavior == "broken":

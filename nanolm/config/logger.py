@@ -45,6 +45,11 @@ class WandbConfig(LoggerConfig):
     init_timeout: float = setting(
         5.0, doc="Seconds to wait for the server before the run continues offline.", gt=0, le=86_400
     )
+    private: bool = setting(
+        True,
+        doc="Leave out of the record: host and user name, folders, command line, git remote and hardware. "
+        "false: as wandb collects them.",
+    )
 
 
 declare(LOGGERS, LoggerConfig)

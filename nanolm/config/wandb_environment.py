@@ -22,7 +22,7 @@ MODES = ("online", "offline", "disabled", "shared", *OLDER_MODES)
 FALSE = ("", "0", "false", "no", "off")
 
 # Characters that wandb refuses, and the maximum lengths.
-FORBIDDEN = {"project": "/\\#?%:", "entity": "/\\#?%: ", "run id": ":;,#?/'"}
+FORBIDDEN = {"project": "/\\#?%:", "entity": "/\\#?%: ", "run id": ":;,#?/'\\"}
 LENGTHS = {"project": 128, "entity": 128, "group": 128, "tag": 64, "run id": 128}
 
 
@@ -78,7 +78,7 @@ def check_wandb(
     problems: list[NanolmError] = [
         SettingsError(problem, where=where, hint=_hint(where))
         for where, kind, value in values
-        if value is not None and (problem := _problem(kind, value))
+        if value is not None and (problem := refusal(kind, value))
     ]
     mode = environment.get("WANDB_MODE")
     if mode is not None and mode not in MODES:
@@ -90,6 +90,23 @@ def check_wandb(
             )
         )
     return problems
+
+
+def refusal(kind: str, value: str) -> str:
+    """Describe why wandb does not accept a name; empty if it does.
+
+    Args:
+        kind: project, entity, group, tag or run id.
+    """
+    if not value.strip():
+        return f"the wandb {kind} is empty"
+    if len(value) > LENGTHS[kind]:
+        return f"the wandb {kind} {quote(value)} has {len(value)} characters, more than {LENGTHS[kind]}"
+    if found := [char for char in FORBIDDEN.get(kind, "") if char in value]:
+        return f"the wandb {kind} {quote(value)} must not contain {' '.join(map(repr, found))}"
+    if not value.isprintable():
+        return f"the wandb {kind} {quote(value)} has characters that cannot be printed"
+    return ""
 
 
 def check_logger(config: Config) -> Iterator[NanolmError]:
@@ -106,16 +123,6 @@ def _mode(config: WandbConfig, environment: Mapping[str, str]) -> tuple[str, str
         return "disabled", "WANDB_DISABLED"
     mode = environment.get("WANDB_MODE") or "auto"
     return OLDER_MODES.get(mode, mode), "WANDB_MODE"
-
-
-def _problem(kind: str, value: str) -> str:
-    if not value.strip():
-        return f"the wandb {kind} is empty"
-    if len(value) > LENGTHS[kind]:
-        return f"the wandb {kind} {quote(value)} has {len(value)} characters, more than {LENGTHS[kind]}"
-    if found := [char for char in FORBIDDEN.get(kind, "") if char in value]:
-        return f"the wandb {kind} {quote(value)} must not contain {' '.join(map(repr, found))}"
-    return ""
 
 
 def _hint(where: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from nanolm.config.logger import LoggerConfig, NoLoggerConfig, WandbConfig
-from nanolm.config.wandb_environment import destination
+from nanolm.config.wandb_environment import destination, refusal
+from nanolm.errors import RunError
 from nanolm.registry import LOGGERS
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
@@ -86,6 +87,7 @@ class WandbLogger:
     CLOSE_TIMEOUT = 30.0
 
     def __init__(self, config: WandbConfig, run: RunDirectory, about: About, warn: Warn) -> None:
+        self._config = config
         self._run = run
         self._warn = warn
         self._baselines = wandb_record.baselines(about.summary)
@@ -93,6 +95,10 @@ class WandbLogger:
         if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
             place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
             warn(f"wandb project {place}, from the environment: {', '.join(named)}")
+        run_id = about.summary.wandb_id
+        if run_id is not None and (problem := refusal("run id", run_id)):
+            warn(f"a new wandb run is created: {problem}, in summary.json")
+            run_id = None
         modes = [goal.mode if goal.mode != "auto" else "online" if wandb_record.has_account() else "offline"]
         if modes[0] == "online":
             modes.append("offline")
@@ -103,7 +109,7 @@ class WandbLogger:
                     run,
                     about.config,
                     mode=attempt,
-                    run_id=about.summary.wandb_id,
+                    run_id=run_id,
                     is_live=True,
                     group=about.summary.group,
                 )
@@ -133,7 +139,7 @@ class WandbLogger:
         if self._failed:
             return
         try:
-            wandb_record.end(self._record, self._run, summary, self.CLOSE_TIMEOUT)
+            wandb_record.end(self._record, self._samples(), summary, self._config, self.CLOSE_TIMEOUT)
         except TimeoutError:
             self._warn("wandb does not answer; what it has not sent is in metrics.jsonl")
         except Exception as error:
@@ -143,6 +149,13 @@ class WandbLogger:
         """Return the wandb id, mode and project."""
         entity = {"wandb_entity": self._goal.entity} if self._goal.entity else {}
         return {"wandb_id": self.run_id, "wandb_mode": self.mode, "wandb_project": self._goal.project, **entity}
+
+    def _samples(self) -> bytes:
+        try:
+            return wandb_record.read_samples(self._run)
+        except RunError as error:
+            self._warn(f"the samples are not in wandb: {error.found}")
+            return b""
 
     def _fail(self, error: Exception) -> None:
         self._failed = True

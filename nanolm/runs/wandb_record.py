@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
+import logging
 import os
 import secrets
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.config.logger import WandbConfig
-from nanolm.config.wandb_environment import destination
+from nanolm.config.wandb_environment import destination, refusal
+from nanolm.errors import RunError
 from nanolm.json_text import finite
+from nanolm.runs import privacy
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.runs.summary import Summary
+from nanolm.untrusted import damaged, read_inside, unreadable
 
 if TYPE_CHECKING:
     import wandb
 
 # Statuses of runs that wandb shows as finished, not failed.
 ENDED_WELL = ("completed", "interrupted", "pruned")
+
+# Samples of thousands of evaluations.
+MAX_SAMPLE_BYTES = 64_000_000
 
 
 def begin(
@@ -37,7 +45,8 @@ def begin(
     """Start the wandb record of a run directory; other records may be open in this process.
 
     Args:
-        settings: project, entity, group, tags and the timeout; unset ones are taken from the WANDB_ variables.
+        settings: project, entity, group, tags, the timeout, and whether the record is private; names that are unset
+            are taken from the WANDB_ variables.
         config: the run's settings by dotted key.
         mode: online, offline or disabled.
         run_id: id of an existing record to continue; None creates one.
@@ -46,10 +55,18 @@ def begin(
         group: used if neither the settings nor the environment name a group.
 
     Raises:
+        RunError: the record cannot be continued, because its id or its folder is not as wandb writes them.
         wandb.Error: the server cannot be reached, does not answer, or refuses.
     """
     import wandb
 
+    load_settings()
+    if run_id is not None:
+        _check_continued(run, run_id)
+    if settings.private:
+        # Its debug.log names folders.
+        logging.getLogger("wandb").setLevel(logging.WARNING)
+    hidden = {"host": os.environ.get("WANDB_HOST", ""), "program": "nanolm", "disable_git": True}
     goal = destination(settings)
     # WANDB_NAME and WANDB_RUN_ID are of one run, so they are ignored for jobs of a sweep. wandb caches the environment.
     environment = os.environ if group is None else {}
@@ -66,7 +83,7 @@ def begin(
         id=run_id or environment.get("WANDB_RUN_ID") or secrets.token_hex(4),
         resume="allow" if is_live else None,
         dir=str(run.path.resolve()),
-        config=finite(config),
+        config=_shared(config, settings),
         mode=mode,  # type: ignore[arg-type]
         # Do not continue a record that an earlier run of this process left open.
         reinit="create_new",
@@ -76,7 +93,9 @@ def begin(
             silent=True,
             quiet=True,
             x_disable_stats=True,
-            x_disable_machine_info=not is_live,
+            x_disable_machine_info=settings.private or not is_live,
+            use_dot_wandb=False,
+            **(hidden if settings.private else {}),
         ),
     )
 
@@ -101,7 +120,21 @@ def values(row: MetricsRow, baseline_values: dict[str, float]) -> dict[str, Any]
     return named | baseline_values if row.split == VAL else named
 
 
-def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) -> None:
+def read_samples(run: RunDirectory) -> bytes:
+    """Read samples.jsonl; empty where there is none.
+
+    Raises:
+        RunError: it is no regular file of the run, cannot be read, or is too large to be sent.
+    """
+    try:
+        return read_inside(run.samples, run.path, MAX_SAMPLE_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise unreadable(run.samples, error) from error
+
+
+def end(record: wandb.Run, samples: bytes, summary: Summary, settings: WandbConfig, timeout: float) -> None:
     """Add the samples and the summary to the record and finish it; online, wait until everything is uploaded.
 
     Raises:
@@ -112,12 +145,14 @@ def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) 
 
     def finish() -> None:
         try:
-            if run.samples.exists():
+            if samples:
                 # The wandb service creates the folder asynchronously.
-                Path(record.dir).mkdir(parents=True, exist_ok=True)
-                copy = shutil.copy(run.samples, record.dir)
-                record.save(copy, base_path=record.dir, policy="now")
-            for key, value in dataclasses.asdict(summary).items():
+                folder = Path(record.dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                copy = folder / "samples.jsonl"
+                copy.write_bytes(samples)
+                record.save(str(copy), base_path=record.dir, policy="now")
+            for key, value in _shared(dataclasses.asdict(summary), settings).items():
                 record.summary[key] = value
             record.finish(exit_code=0 if summary.status in ENDED_WELL else 1)
         except Exception as error:
@@ -132,9 +167,52 @@ def end(record: wandb.Run, run: RunDirectory, summary: Summary, timeout: float) 
         raise TimeoutError(f"the server has not taken everything in {timeout:.0f} s")
 
 
+def load_settings() -> wandb.Settings:
+    """Load wandb's settings from the environment and the user's settings file; later calls return the same.
+
+    wandb would also read wandb/settings in the current folder. That file may be part of a downloaded run, and could
+    name another server, which would then be sent the API key.
+    """
+    import wandb
+
+    name = "settings_workspace"
+    path = getattr(wandb.Settings, name)
+    setattr(wandb.Settings, name, property(lambda settings: os.devnull))
+    try:
+        return wandb.setup().settings
+    finally:
+        setattr(wandb.Settings, name, path)
+
+
+def server_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of a server that does not answer or refuses, as far as wandb tells them apart."""
+    import wandb
+
+    return (wandb.Error, OSError)
+
+
 def has_account() -> bool:
     """Return whether there is an API key, in the environment or in the netrc file that `wandb login` writes."""
     import requests
 
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(server))
+
+
+def _shared(table: dict[str, Any], settings: WandbConfig) -> dict[str, Any]:
+    """Return settings or a summary as they are recorded."""
+    shared: dict[str, Any] = (privacy.private if settings.private else privacy.plain)(finite(table))
+    return shared
+
+
+def _check_continued(run: RunDirectory, run_id: str) -> None:
+    """Refuse to continue a record whose id wandb does not accept, or whose folder leads elsewhere."""
+    hint = "correct wandb_id, or remove it: a new wandb run is then created"
+    if problem := refusal("run id", run_id):
+        raise damaged(run.summary, problem, hint)
+    # wandb names a folder by the time and the id, and writes into one that exists.
+    for folder in run.wandb.glob(f"*-{glob.escape(run_id)}"):
+        with contextlib.suppress(OSError):
+            links = [path for path in (folder, *folder.iterdir()) if path.is_symlink()]
+            if links:
+                raise RunError(f"{links[0]} is a link, which is not followed", where=str(links[0]), hint="remove it")

@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import update_summary
 from tests import wandb_files
 from tests.helpers import SMALL, Nanolm, kill_process_group, wait_until
 from tests.wandb_server import run_server
@@ -53,6 +56,13 @@ def expected(run: RunDirectory) -> dict[int, dict[str, Any]]:
     return found
 
 
+def add_setting(run: RunDirectory, text: str) -> None:
+    """Add a setting to the group `logger` in config.yaml."""
+    content = run.config.read_text()
+    assert "\nlogger:\n" in content
+    run.config.write_text(content.replace("\nlogger:\n", f"\nlogger:\n  {text}\n"))
+
+
 def by_step(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     assert len({row["_step"] for row in rows}) == len(rows)
     return {row["_step"]: {key: value for key, value in row.items() if key not in OWN_KEYS} for row in rows}
@@ -92,18 +102,43 @@ def test_push_adds_a_wandb_run_unless_its_id_is_kept(run: RunDirectory, nanolm: 
     assert by_step(wandb_files.history(folders[2])) == expected(run)
 
 
-def test_online_push_waits_for_the_upload(run: RunDirectory, nanolm: Nanolm) -> None:
+def test_online_push_goes_to_the_own_account(run: RunDirectory, nanolm: Nanolm) -> None:
     del nanolm.environment["WANDB_MODE"]
-    with run_server("sound") as server:
-        nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": server.url}
-        done = nanolm("wandb", "push", run.path)
+    add_setting(run, "entity: stranger")
+    add_setting(run, "address: https://jane:t0ken@example.org/a.txt?sig=t0ken")
+    add_setting(run, f"path: {nanolm.folder}/text.txt")
+    update_summary(run.summary, wandb_id="theirs", wandb_entity="stranger")
+    with run_server("sound") as server, run_server("sound") as theirs:
+        artifact = f"wandb-artifact://{theirs.url}/a/b/c:v0"
+        with run.config.open("a") as file:
+            file.write(
+                f"_wandb: 3\nartifacts: ['{artifact}', {{_type: artifactVersion, id: a}}]\nanother: '{artifact}'\n"
+            )
+        for folder in ("wandb", ".wandb"):
+            (run.path / folder).mkdir()
+            (run.path / folder / "settings").write_text(f"[default]\nbase_url = {theirs.url}\nentity = stranger\n")
+        own = nanolm.folder / "settings"
+        own.write_text(f"[default]\nbase_url = {server.url}\n")
+        nanolm.environment |= {"WANDB_API_KEY": "0123456789" * 4, "WANDB_CONFIG_DIR": str(own.parent)}
+        nanolm.folder = run.path
+        done = nanolm("wandb", "push", ".")
         assert done.returncode == 0, done.stderr
         run_id = run.read_summary().wandb_id
-        assert f"{server.url}/me/nanolm/runs/{run_id}" in done.stdout
+        assert run_id is not None
+        assert run_id != "theirs"
+        announced, sent = done.stdout.splitlines()
+        assert announced == f"sending to {server.url}/(your default entity)/nanolm"
+        assert sent.endswith(f"{server.url}/me/nanolm/runs/{run_id}")
+        assert not theirs.was_called
+        assert server.introduced[run_id]["entity"] is None
         assert by_step(server.rows[run_id]) == expected(run)
         assert server.ended == {run_id}
         assert server.files[f"{run_id}/samples.jsonl"] == run.samples.read_text()
+        content = b"".join(server.received)
+        for private in (f'"{socket.gethostname()}', str(nanolm.folder), sys.executable, "t0ken", "jane"):
+            assert private.encode() not in content
     assert run.read_summary().wandb_mode == "online"
+    assert not (run.path / ".wandb" / "latest-run").is_symlink()
 
 
 def test_a_dead_server_is_an_error_with_a_hint(run: RunDirectory, nanolm: Nanolm) -> None:
@@ -138,16 +173,22 @@ def test_a_server_that_dies_midway_is_an_error(run: RunDirectory, nanolm: Nanolm
 
 
 def test_damaged_runs_do_not_stop_the_others(run: RunDirectory, nanolm: Nanolm) -> None:
-    for name in ("damaged", "rowless", "locked"):
+    for name in ("damaged", "rowless", "locked", "linked", "project"):
         shutil.copytree(run.path, run.path.with_name(name))
     damaged = RunDirectory(run.path.with_name("damaged"))
     lines = damaged.metrics.read_text().splitlines()
     damaged.metrics.write_text("\n".join([*lines[:3], lines[3][:-9], *lines[4:]]) + "\n")
     RunDirectory(run.path.with_name("rowless")).metrics.write_text('{"loss": 1.0}\n')
+    linked = RunDirectory(run.path.with_name("linked"))
+    linked.samples.unlink()
+    linked.samples.symlink_to(nanolm.folder / "secret")
+    add_setting(RunDirectory(run.path.with_name("project")), "project: ../a")
     with RunDirectory(run.path.with_name("locked")).claim():
         done = nanolm("wandb", "push", "outputs", "--offline")
-    assert done.returncode == 2
-    assert "1 of 4 runs sent" in done.stdout
+    assert done.returncode == 1
+    assert "1 of 6 runs sent" in done.stdout
+    assert "samples.jsonl cannot be read: it is a link to" in done.stderr
+    assert "the wandb project '../a' must not contain '/'" in done.stderr
     assert "line 4 of metrics.jsonl is damaged" in done.stderr
     assert "line 1 of metrics.jsonl is damaged: it has no step or split" in done.stderr
     assert f"another process writes to this run: process {os.getpid()}" in done.stderr

@@ -1,8 +1,13 @@
+import functools
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nanolm.config.logger import WandbConfig
+from nanolm.errors import RunError
 from nanolm.runs import wandb_record
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import MetricsRow
@@ -48,9 +53,9 @@ def test_open_record_is_not_continued(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert alone.id == "theirs", "a run by itself may be given its id"
     alone.finish()
-    for record, run, loss in zip(records, runs, (1.0, 2.0), strict=True):
+    for record, loss in zip(records, (1.0, 2.0), strict=True):
         record.log({"val/loss": loss}, step=1)
-        wandb_record.end(record, run, Summary(status="completed"), timeout=30)
+        wandb_record.end(record, b"", Summary(status="completed"), settings, timeout=30)
     for run, loss in zip(runs, (1.0, 2.0), strict=True):
         (folder,) = run.wandb.glob("offline-run-*")
         assert [row["val/loss"] for row in wandb_files.history(folder)] == [loss]
@@ -69,6 +74,61 @@ def test_wandb_environment_variables_apply(tmp_path: Path, monkeypatch: pytest.M
     header = wandb_files.header(folder)
     assert (header.project, header.entity, header.run_group) == ("their-project", "their-entity", "their-run_group")
     assert (list(header.tags), header.display_name, header.notes) == (["their-tags"], "their-name", "their-notes")
+
+
+@pytest.mark.parametrize("is_private", [True, False])
+def test_private_record_names_no_machine_or_user(
+    is_private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "https://jane-doe:t0ken@example.org/secret.git"
+    for words in (["init", "-q"], ["remote", "add", "origin", address], ["config", "user.email", "jane-doe@a.org"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["nanolm", f"dataset.path={tmp_path}/book.txt"])
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    settings = WandbConfig(private=is_private)
+    config = {"dataset.path": f"{tmp_path}/book.txt", "dataset.url": f"{address}?sig=t0ken"}
+    record = wandb_record.begin(settings, run, config, mode="offline", run_id=None, is_live=True, group=None)
+    summary = Summary(status="failed", error=f"'{tmp_path}/book.txt'", parent={"run": f"{tmp_path}/parent"})
+    wandb_record.end(record, b"", summary, settings, timeout=30)
+    (folder,) = run.wandb.glob("offline-run-*")
+    host = wandb_files.header(folder).host
+    assert host == ("" if is_private else socket.gethostname())
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert (str(tmp_path).encode() in content) == (not is_private)
+    assert (sys.executable.encode() in content) == (not is_private)
+    assert b"jane-doe:" not in content.replace(b"https://jane-doe:@", b"")
+    assert (b"jane-doe" in content) == (not is_private)
+    assert b"t0ken@" not in content
+    assert (wandb_files.config(folder)["dataset.path"] == "~/book.txt") == is_private
+    assert wandb_files.summary(folder)["status"] == "failed"
+
+
+def test_samples_are_read_from_the_run_only(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    assert wandb_record.read_samples(run) == b""
+    (tmp_path / "secret").write_text("secret")
+    run.samples.symlink_to(tmp_path / "secret")
+    with pytest.raises(RunError, match="it is a link to"):
+        wandb_record.read_samples(run)
+    run.samples.unlink()
+    with run.samples.open("wb") as file:
+        file.truncate(wandb_record.MAX_SAMPLE_BYTES + 1)
+    with pytest.raises(RunError, match="more than 64,000,000"):
+        wandb_record.read_samples(run)
+
+
+def test_continued_record_stays_in_the_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.wandb.mkdir(parents=True)
+    (run.wandb / "offline-run-20990101_000000-abc").symlink_to(tmp_path)
+    begin = functools.partial(wandb_record.begin, WandbConfig(), run, {}, mode="offline", is_live=False, group=None)
+    with pytest.raises(RunError, match="is a link, which is not followed"):
+        begin(run_id="abc")
+    with pytest.raises(RunError, match="must not contain '/'"):
+        begin(run_id="../../abc")
 
 
 def test_sweep_jobs_are_runs_of_one_group(nanolm: Nanolm, small_text: Path) -> None:
