@@ -10,7 +10,7 @@ from nanolm.analysis.collection import Run
 from nanolm.errors import NanolmError
 from nanolm.json_text import is_finite_number
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.metrics import VAL
+from nanolm.runs.metrics import VAL, read_last_row
 
 # Runs whose summary has no results, or those of an earlier session.
 UNFINISHED = ("running", "unfinished", "no summary")
@@ -122,7 +122,7 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
 
 
 def _to_target(run: Run, target: float, quantity: str) -> dict[str, Any]:
-    for row in RunDirectory(run.path).read_metrics(VAL):
+    for row in RunDirectory(run.path).iter_metrics(VAL):
         value = getattr(row, quantity)
         if value is not None and value <= target:
             return {"tokens_to_target": row.tokens, "seconds_to_target": row.seconds}
@@ -136,19 +136,22 @@ def max_steps(run: Run) -> int | None:
 
 
 def _from_rows(run: Run) -> dict[str, Any]:
-    rows = RunDirectory(run.path).read_metrics()
-    if not rows:
+    directory = RunDirectory(run.path)
+    last = read_last_row(directory.metrics)
+    if last is None:
         return {}
-    last = rows[-1]
     found: dict[str, Any] = {"step": last.step, "tokens": last.tokens, "seconds": last.seconds}
     if last.tokens and last.seconds:
         found["tokens_per_second"] = round(last.tokens / last.seconds, 1)
-    scored = [(row.loss, row) for row in rows if row.split == VAL and row.loss is not None]
-    if scored:
-        best_loss, best = min(scored, key=lambda pair: pair[0])
-        found |= {"best_val_loss": best_loss, "bits_per_byte": best.bits_per_byte, "final_val_loss": scored[-1][0]}
-        averaged = [row.ema_loss for _, row in scored if row.ema_loss is not None]
-        found["best_ema_val_loss"] = min(averaged, default=None)
+    best_ema: float | None = None
+    for row in directory.iter_metrics(VAL):
+        if row.loss is None:
+            continue
+        if "best_val_loss" not in found or row.loss < found["best_val_loss"]:
+            found |= {"best_val_loss": row.loss, "bits_per_byte": row.bits_per_byte}
+        if row.ema_loss is not None:
+            best_ema = row.ema_loss if best_ema is None else min(best_ema, row.ema_loss)
+        found |= {"final_val_loss": row.loss, "best_ema_val_loss": best_ema}
     return found
 
 

@@ -164,7 +164,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
     summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
     parent, measured, config = summary.parent, [], b""
     try:
-        measured = directory.read_metrics()
+        measured = [] if faults else directory.read_thinned_metrics()
     except RunError as error:
         faults.append(error.found)
     with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from nanolm.errors import BusyError, NanolmError, RunError, explain_os_error
 from nanolm.files import user_path, write_text, wrong_file_types
 from nanolm.locks import Holder, Lock, LockTimeout, describe, holder_of, is_held, soft_path
-from nanolm.runs.metrics import MetricsRow, read_rows
+from nanolm.runs.metrics import MetricsRow, iter_rows, thinned_rows
 from nanolm.runs.summary import Summary, read_summary
 
 # How to choose another run directory, for hints.
@@ -97,8 +97,16 @@ class RunDirectory:
         return read_summary(self.summary)
 
     def read_metrics(self, split: str | None = None) -> list[MetricsRow]:
-        """Read the rows of metrics.jsonl, as `read_rows` does."""
-        return read_rows(self.metrics, split)
+        """Read all rows of metrics.jsonl, or those of one split."""
+        return list(self.iter_metrics(split))
+
+    def iter_metrics(self, split: str | None = None) -> Iterator[MetricsRow]:
+        """Yield the rows of metrics.jsonl, as `iter_rows` does."""
+        return iter_rows(self.metrics, split)
+
+    def read_thinned_metrics(self) -> list[MetricsRow]:
+        """Read the rows of metrics.jsonl that curves need, as `thinned_rows` yields them."""
+        return list(thinned_rows(self.metrics))
 
     def is_claimed(self) -> bool:
         """Return whether a process is writing to this run."""

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanolm.errors import RunError
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
-from nanolm.untrusted import unreadable
+from nanolm.untrusted import open_inside, unreadable
 
 TRAIN = "train"
 VAL = "val"
 
-# Bytes read from the end of the file to find its last row; rows with norms are the longest.
-TAIL_BYTES = 2**16
+# Rows with the norms of each module have some kilobytes.
+MAX_ROW_BYTES = 1_000_000
+# Bytes that are read at a time.
+BLOCK_BYTES = 2**20
+# Blocks of a long file, of which a curve on a page has some points each; shorter blocks are not thinned.
+THINNED_BLOCKS = 750
+SHORT_BLOCK_BYTES = 4096
+# Splits with fewer rows in a block are not thinned.
+MIN_THINNED = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,42 +65,94 @@ class MetricsRow:
     grad_norms: dict[str, float] | None = None
 
 
-def read_rows(path: Path, split: str | None = None) -> list[MetricsRow]:
-    """Read metrics.jsonl; a last line without a line end (cut short by a kill) is left out.
+def iter_rows(path: Path, split: str | None = None) -> Iterator[MetricsRow]:
+    """Yield the rows of metrics.jsonl; a last line without a line end (cut short by a kill) is left out.
 
     Args:
-        split: read the rows of this split only, without parsing the others; None reads all.
+        split: yield the rows of this split only, without parsing the others; None yields all.
 
     Raises:
         RunError: the file cannot be read, or a line is not a row.
     """
-    content = _read_lines(path)
-    lines = content.split(b"\n")[:-1] if split is None else _lines_containing(content, f'"{split}"'.encode())
-    rows = []
-    for line in lines:
-        try:
-            row = from_json(MetricsRow, parse_object(line))
-        except ValueError as error:
-            number = content.split(b"\n").index(line) + 1
-            raise RunError(
-                f"line {number} of metrics.jsonl is damaged: {error}",
-                where=str(path),
-                hint="restore the file from a copy of the run",
-            ) from error
-        if split is None or row.split == split:
-            rows.append(row)
-    return rows
+    for number, block in _blocks(path):
+        lines = _lines(block) if split is None else _lines_containing(block, f'"{split}"'.encode())
+        for at, line in lines:
+            row = _parse_row(path, line, number, block, at)
+            if split is None or row.split == split:
+                yield row
+
+
+def read_rows(path: Path, split: str | None = None) -> list[MetricsRow]:
+    """Read the rows of metrics.jsonl, as `iter_rows` yields them."""
+    return list(iter_rows(path, split))
+
+
+def check_rows(path: Path) -> None:
+    """Check that every complete line of metrics.jsonl is a row, without parsing each.
+
+    Raises:
+        RunError: as `iter_rows`.
+    """
+    from nanolm.runs.row_blocks import row_shapes
+
+    for number, block in _blocks(path):
+        shapes = row_shapes(block)
+        if not all(map(_is_row, set(shapes))):
+            for shape, (at, line) in zip(shapes, _lines(block), strict=True):
+                if not _is_row(shape):
+                    _parse_row(path, line, number, block, at)
+
+
+def thinned_rows(path: Path, n_blocks: int = THINNED_BLOCKS) -> Iterator[MetricsRow]:
+    """Yield the rows that curves need: all of a short file, without the norms of modules.
+
+    Of each block of a long file, they are the first and the last row of each split, and those with the extremes of the
+    loss and the gradient norm; all rows of a split that has few.
+
+    Args:
+        n_blocks: number of blocks of a long file.
+
+    Raises:
+        RunError: the file cannot be read, or one of these lines is not a row.
+    """
+    from nanolm.runs.row_blocks import extreme_rows
+
+    size = path.stat().st_size if path.is_file() else 0
+    is_short = size <= n_blocks * SHORT_BLOCK_BYTES
+    for number, block in _blocks(path, BLOCK_BYTES if is_short else size // n_blocks):
+        chosen = None if is_short else extreme_rows(block, MIN_THINNED)
+        lines = _lines(block) if chosen is None else ((begin, block[begin:end]) for begin, end in chosen)
+        rows = (_parse_row(path, line, number, block, at) for at, line in lines)
+        rows = (dataclasses.replace(row, weight_norms=None, grad_norms=None) for row in rows)
+        yield from rows if is_short or chosen is not None else _extremes(rows)
+
+
+def read_last_row(path: Path) -> MetricsRow | None:
+    """Read the last complete row from the end of metrics.jsonl; None where there is none.
+
+    Raises:
+        RunError: the file cannot be read, or its last line is not a row.
+    """
+    try:
+        with open_inside(path, path.parent) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_ROW_BYTES))
+            lines = file.read(MAX_ROW_BYTES).split(b"\n")[:-1]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        return from_json(MetricsRow, parse_object(lines[-1])) if lines else None
+    except ValueError as error:
+        raise _damaged_line(path, "the last line", error) from error
 
 
 def read_last_step(path: Path) -> int:
-    """Read the step of the last complete row from the end of metrics.jsonl; 0 where there is none."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
-    try:
-        return from_json(MetricsRow, parse_object(lines[-1])).step if lines else 0
-    except ValueError:
-        return 0
+    """Read the step of the last complete row; 0 where there is none, or it is damaged."""
+    with contextlib.suppress(RunError):
+        row = read_last_row(path)
+        return 0 if row is None else row.step
+    return 0
 
 
 def val_losses(rows: Iterable[MetricsRow]) -> dict[int, float]:
@@ -98,21 +160,77 @@ def val_losses(rows: Iterable[MetricsRow]) -> dict[int, float]:
     return {row.step: row.loss for row in rows if row.split == VAL and row.loss is not None}
 
 
-def _read_lines(path: Path) -> bytes:
-    """The complete lines of a file; none where there is no file."""
+def _blocks(path: Path, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of complete lines, each with the number of its first line; none where there is no file."""
+    number, rest = 1, b""
     try:
-        content = path.read_bytes()
+        with open_inside(path, path.parent) as file:
+            while chunk := file.read(n_bytes):
+                complete, line_end, chunk = chunk.rpartition(b"\n")
+                if line_end:
+                    block, rest = rest + complete + line_end, b""
+                    yield number, block
+                    number += block.count(b"\n")
+                rest += chunk
+                if len(rest) > MAX_ROW_BYTES:
+                    raise _damaged_line(path, f"line {number}", f"it has more than {MAX_ROW_BYTES:,} bytes")
     except FileNotFoundError:
-        return b""
+        return
     except OSError as error:
         raise unreadable(path, error) from error
-    return content[: content.rfind(b"\n") + 1]
 
 
-def _lines_containing(content: bytes, text: bytes) -> Iterator[bytes]:
+def _lines(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block, each with its offset."""
+    at = 0
+    for line in block.split(b"\n")[:-1]:
+        yield at, line
+        at += len(line) + 1
+
+
+def _lines_containing(block: bytes, text: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines that contain a text; searching is much faster than splitting, as few lines do."""
-    at = content.find(text)
+    at = block.find(text)
     while at >= 0:
-        end = content.index(b"\n", at)
-        yield content[content.rfind(b"\n", 0, at) + 1 : end]
-        at = content.find(text, end)
+        begin, end = block.rfind(b"\n", 0, at) + 1, block.index(b"\n", at)
+        yield begin, block[begin:end]
+        at = block.find(text, end)
+
+
+def _parse_row(path: Path, line: bytes, number: int, block: bytes, at: int) -> MetricsRow:
+    """Parse a line at an offset of a block whose first line has this number."""
+    try:
+        return from_json(MetricsRow, parse_object(line))
+    except ValueError as error:
+        number += block.count(b"\n", 0, at)
+        raise _damaged_line(path, f"line {number}", error) from error
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_row(line: bytes) -> bool:
+    try:
+        from_json(MetricsRow, parse_object(line))
+    except ValueError:
+        return False
+    return True
+
+
+def _extremes(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
+    """The rows that `row_blocks.extreme_rows` chooses, from parsed rows."""
+    rows = list(rows)
+    chosen: set[int] = set()
+    for split in {row.split for row in rows}:
+        of_split = [index for index, row in enumerate(rows) if row.split == split]
+        chosen |= {of_split[0], of_split[-1], *(of_split if len(of_split) < MIN_THINNED else ())}
+        for name in ("loss", "grad_norm"):
+            values = [(value, index) for index in of_split if (value := getattr(rows[index], name)) is not None]
+            chosen |= {min(values)[1], max(values)[1]} if values else set()
+    return [rows[index] for index in sorted(chosen)]
+
+
+def _damaged_line(path: Path, line: str, reason: object) -> RunError:
+    return RunError(
+        f"{line} of {path.name} is damaged: {reason}",
+        where=str(path),
+        hint="restore the file from a copy of the run",
+    )

@@ -51,7 +51,7 @@ def print_result_table(
     console = Console()
     path = visible(str(run.path))
     plotted = {name: loss for name, loss in summary.baseline_losses.items() if name == "counted_bigram"}
-    if plot := plot_losses(run.read_metrics(), plotted, width=min(console.width, 100)):
+    if plot := plot_losses(run.read_thinned_metrics(), plotted, width=min(console.width, 100)):
         print(plot)
     console.print(f"{summary.status} at step {summary.step:,}")
     table = Table(["", "nats/token", "bits/byte", ""], "lrrl")

@@ -19,6 +19,7 @@ from nanolm.files import hash_prefix
 from nanolm.json_text import dump_json
 from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.metrics import read_last_row
 from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwritten
 from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
@@ -150,8 +151,8 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
     Raises:
         RunError: a checkpoint was saved, or config.yaml has changed since the start of the run.
     """
-    rows, samples = run.read_metrics(), read_samples(run.samples)
-    last_row = max([0, *(row.step for row in rows[-1:]), *(sample.step for sample in samples[-1:])])
+    rows, samples = [read_last_row(run.metrics)], read_samples(run.samples)
+    last_row = max([0, *(row.step for row in rows if row), *(sample.step for sample in samples[-1:])])
     # A save waits for the previous one: a row after the second save proves that there was a checkpoint.
     settings = config.trainer
     first = min(settings.save_every, settings.eval_every)
