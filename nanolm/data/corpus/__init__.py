@@ -8,7 +8,8 @@ Documents are joined with line ends: each document but the last gets one line en
 Every character is kept, NUL included, but a text with many NULs is refused.
 """
 
-from nanolm.data.corpus import sources as sources  # registers the built-in datasets
+from nanolm.data.corpus import huggingface as huggingface  # registers the built-in datasets
+from nanolm.data.corpus import sources as sources
 from nanolm.data.corpus.loading import Corpus, load
 from nanolm.data.corpus.reading import Part, read_utf8
 from nanolm.data.corpus.splits import Piece, split_settings

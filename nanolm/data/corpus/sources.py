@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nanolm.config.dataset import (
     DownloadConfig,
     FilesConfig,
-    HuggingFaceConfig,
     JsonlConfig,
     Nul,
     PythonDocsConfig,
     PythonStdlibConfig,
     TextConfig,
 )
-from nanolm.data.corpus.exclusions import excluded_kind
+from nanolm.data.corpus.fields import text_in
 from nanolm.data.corpus.paths import find_files
 from nanolm.data.corpus.reading import Part, read_utf8, unreadable
-from nanolm.data.download import fetch, require_asked
-from nanolm.errors import DataError, install_hint
+from nanolm.data.download import fetch
+from nanolm.errors import DataError
 from nanolm.files import user_path
 from nanolm.registry import DATASETS
 
@@ -88,58 +85,6 @@ def _read_one(path: Path, config: FilesConfig) -> Iterator[Part]:
     return read_utf8(path, allow_nul=config.nul is Nul.allow, hint=hint)
 
 
-@DATASETS.register("huggingface")
-def huggingface(config: HuggingFaceConfig) -> Iterator[str]:
-    """Read one field of a dataset of the Hugging Face Hub or of a local folder, in its order."""
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise DataError(
-            "dataset=huggingface needs the package `datasets`",
-            where="dataset.name",
-            hint=install_hint("hf"),
-        ) from error
-    datasets.disable_progress_bars()
-    folder = user_path(config.path)
-    name = str(folder) if os.path.lexists(folder) else config.path
-    if not folder.is_dir():
-        require_asked("dataset.path", config.path)
-    where = f"{config.path}, split {config.train_split}"
-    try:
-        if folder.is_dir():
-            _require_no_runs(folder, datasets.load_dataset_builder(name, config.subset).config.data_files)
-        rows = datasets.load_dataset(name, config.subset, split=config.train_split, streaming=config.streaming)
-        for number, row in enumerate(rows):
-            if number == config.max_documents:
-                break
-            yield _text_in(row, config.field, f"{where}, row {number + 1}")
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"the dataset cannot be read: {type(error).__name__}: {' '.join(str(error).split())}",
-            where=where,
-            hint="use dataset.path= with its name on the Hub or a local folder of Parquet or JSON files, and "
-            "dataset.subset= and dataset.train_split= with names that it has",
-        ) from error
-
-
-def _require_no_runs(folder: Path, data_files: Mapping[str, Iterable[str]] | None) -> None:
-    """Refuse data files of a local folder that belong to a run, a sweep or nanolm's cache.
-
-    Raises:
-        DataError: there are such files.
-    """
-    for path in (path for paths in (data_files or {}).values() for path in paths):
-        kind = excluded_kind(folder, Path(path))
-        if kind is not None:
-            raise DataError(
-                f"the dataset has files of a {kind}, which is not training text",
-                where=f"dataset.path {folder}: {path}",
-                hint="move it elsewhere, or name a folder without it",
-            )
-
-
 @DATASETS.register("download")
 def download(config: DownloadConfig) -> Iterator[Part]:
     """Read a text from a local path, or download it into the cache once; its checksum is verified in every pass."""
@@ -187,16 +132,4 @@ def _field(line: str, field: str, where: str) -> str:
     if not isinstance(row, dict):
         found = f"this is {type(row).__name__}, not an object"
         raise DataError(found, where=where, hint="put one JSON object on each line")
-    return _text_in(row, field, where)
-
-
-def _text_in(row: dict[str, Any], field: str, where: str) -> str:
-    if isinstance(row.get(field), str):
-        return row[field]
-    if field not in row:
-        found, choices = f"there is no field {field!r}", list(row)
-    else:
-        found = f"the field {field!r} holds {type(row[field]).__name__}, not text"
-        choices = [name for name, value in row.items() if isinstance(value, str)]
-    hint = f"set dataset.field to one of: {', '.join(map(str, choices)) or 'none'}"
-    raise DataError(found, where=where, hint=hint)
+    return text_in(row, field, where)
