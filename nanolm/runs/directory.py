@@ -16,6 +16,9 @@ from nanolm.runs.summary import Summary, read_summary
 # How to choose another run directory, for hints.
 RUN_OPTION = "hydra.run.dir=FOLDER"
 
+# Parents of run directories that this process created.
+_CREATED: set[Path] = set()
+
 
 class RunDirectory:
     """The paths of a run's files. Everything that reads or writes runs goes through this class."""
@@ -131,7 +134,7 @@ class RunDirectory:
         """
         with _writing(self.path):
             self.require_own()
-            made = _make_folders(self.path)
+            made = make_folders(self.path)
         lock = Lock(self.lock, RUN_OPTION)
         try:
             with _writing(self.path, passes=LockTimeout):
@@ -143,7 +146,7 @@ class RunDirectory:
                 hint=f"{error.hint}; or choose another folder with hydra.run.dir=",
             ) from error
         except NanolmError:
-            _remove_empty(made)
+            remove_empty(made)
             raise
         try:
             # Windows does not allow writing to a locked file.
@@ -159,7 +162,7 @@ class RunDirectory:
             lock.release()
             if not started:
                 self._remove_lock()
-                _remove_empty(made)
+                remove_empty(made)
 
     def _remove_lock(self) -> None:
         with contextlib.suppress(OSError):
@@ -185,7 +188,9 @@ def display_path(path: str | os.PathLike[str]) -> Path:
 def create_unique_folder(path: Path) -> Path:
     """Create and return `path`, or the first of `path`_2, `path`_3, ... that does not exist."""
     with _writing(path.parent):
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
+        _CREATED.update(missing)
     for candidate in (path, *(path.with_name(f"{path.name}_{n}") for n in range(2, 10_000))):
         with contextlib.suppress(FileExistsError), _writing(candidate, passes=FileExistsError):
             candidate.mkdir()
@@ -209,16 +214,16 @@ def _writing(path: Path, passes: type[OSError] | tuple[()] = ()) -> Iterator[Non
         raise explain_os_error(error, what, where=str(path), option=RUN_OPTION) from error
 
 
-def _make_folders(path: Path) -> list[Path]:
-    """Create a folder and its parents; return those that may be removed again, outermost first."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+def make_folders(path: Path) -> list[Path]:
+    """Create a folder and its parents; return those that may be removed again if they are empty, outermost first."""
+    missing = [folder for folder in (path, *path.parents) if folder in _CREATED or not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     # An empty folder was probably created for this run by Hydra.
     empty = [] if path in missing or any(path.iterdir()) else [path]
     return [*reversed(missing), *empty]
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
     """Remove folders, outermost first in the list, that are empty."""
     for folder in reversed(folders):
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from nanolm.errors import NanolmError, RunError, SettingsError, explain_os_error
 from nanolm.files import wrong_file_types
 from nanolm.json_text import dump_json
 from nanolm.locks import Lock
-from nanolm.runs.directory import RunDirectory
+from nanolm.runs.directory import RunDirectory, make_folders, remove_empty
 from nanolm.runs.occupancy import require_no_run, require_startable
 from nanolm.sweeps.combinations import Combination
 
@@ -133,11 +133,15 @@ def _make_folders(directory: Path, names: Mapping[str, str]) -> dict[str, Path]:
     require_no_run(directory)
     option = "hydra.sweep.dir=FOLDER"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with Lock(directory / ".lock", option):
-            folders = {key: job_folder(directory, key, name) for key, name in names.items()}
-            for folder in folders.values():
-                folder.mkdir(exist_ok=True)
+        made = make_folders(directory)
+        try:
+            with Lock(directory / ".lock", option):
+                folders = {key: job_folder(directory, key, name) for key, name in names.items()}
+                for folder in folders.values():
+                    folder.mkdir(exist_ok=True)
+        except (OSError, NanolmError):
+            remove_empty(made)
+            raise
     except OSError as error:
         what = "the folder of the sweep is not writable"
         raise explain_os_error(error, what, where=str(directory), option=option) from error

@@ -15,20 +15,16 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.config.fields import Role, leaves, setting_of
+from nanolm.errors import NanolmError, explain_os_error
 from nanolm.json_text import dump_json
 from nanolm.locks import Lock, is_held, soft_path
+from nanolm.runs.directory import make_folders, remove_empty
 from nanolm.runs.occupancy import require_no_run
-from nanolm.sweeps.optuna.journal import damaged_journal, open_journal
+from nanolm.sweeps.optuna.journal import IMPOSSIBLE, OWNER, damaged_journal, open_journal
 from nanolm.sweeps.optuna.pruners import PRUNERS
-from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS
+from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS, distribution_of
 from nanolm.sweeps.optuna.settings import OptunaConfig, n_trials_of
 from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Value, size_of
-
-# User attributes of a trial: the sweeper that runs it, and the folder of its run.
-OWNER = "owner"
-FOLDER = "folder"
-# Why the settings of a trial do not fit together. Such a trial is over and does not count towards n_trials.
-IMPOSSIBLE = "impossible"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +71,13 @@ def open_study(
 
     Raises:
         RunError: the folder is a run; or the journal is damaged, or is a link or another special file.
+        PathError: the folder cannot be created or locked.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     require_no_run(folder)
+    made: list[Path] = []
     try:
+        made = make_folders(folder)
         storage = open_journal(folder)
         study = optuna.create_study(
             study_name=name,
@@ -88,9 +87,32 @@ def open_study(
             sampler=SAMPLERS[settings.sampler](settings, space),
             pruner=PRUNERS[settings.pruner](settings, max_steps),
         )
+    except NanolmError:
+        remove_empty(made)
+        raise
+    except OSError as error:
+        what = "the folder of the study is not writable"
+        raise explain_os_error(error, what, where=str(folder), option="hydra.sweep.dir=FOLDER") from error
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise damaged_journal(folder, error) from error
-    return OpenStudy(folder, space, settings, max_steps, storage, study)
+    opened = OpenStudy(folder, space, settings, max_steps, storage, study)
+    _check_space(opened)
+    return opened
+
+
+def _check_space(opened: OpenStudy) -> None:
+    """Check that the values of all trials are from the search space: they become overrides.
+
+    Raises:
+        RunError: a value is from another one.
+    """
+    known = {dimension.key: distribution_of(dimension) for dimension in opened.space}
+    for trial in opened.trials():
+        for key, distribution in trial.distributions.items():
+            if distribution != known.get(key):
+                raise damaged_journal(
+                    opened.folder, f"{key}={trial.params[key]} of trial {trial.number} is not from the search space"
+                )
 
 
 @contextlib.contextmanager

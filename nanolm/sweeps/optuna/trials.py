@@ -9,14 +9,11 @@ from optuna.trial import TrialState
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, val_losses
+from nanolm.sweeps.optuna.journal import FOLDER, KEPT, PRUNED
 from nanolm.sweeps.optuna.samplers import FAILED
-from nanolm.sweeps.optuna.study import FOLDER, OpenStudy
+from nanolm.sweeps.optuna.study import OpenStudy
 from nanolm.sweeps.states import Report, State
 from nanolm.training.stop import ShouldPrune
-
-# User attributes of a trial: the last step at which the pruner kept it, and the step at which it pruned it.
-KEPT = "kept_at_step"
-PRUNED = "pruned_at_step"
 
 
 def find_pruner(open_in_job: Callable[[], OpenStudy], run: RunDirectory) -> ShouldPrune | None:
