@@ -30,6 +30,9 @@ FORKS.set_forkserver_preload(
         "nanolm.training.trainer",
         "hydra",
         "torch._dynamo",
+        "wandb",
+        # wandb imports these when a run starts and ends.
+        "wandb.sdk.launch",
         "tests.preload",
         "tests.system.test_crash",
         "tests.system.test_stopped",

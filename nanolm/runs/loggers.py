@@ -92,9 +92,14 @@ class WandbLogger:
         self._warn = warn
         self._baselines = wandb_record.baselines(about.summary)
         self._goal = goal = destination(config)
-        if named := [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]:
+        named = [name for name in goal.from_environment if name not in ("WANDB_MODE", "WANDB_DISABLED")]
+        source = f"from the environment: {', '.join(named)}"
+        if config.entity and about.summary.step is not None:
+            # The config.yaml of a downloaded run may name its maker.
+            named, source = ["entity"], "as the resumed run says; logger.entity= chooses another"
+        if named:
             place = f"{goal.entity}/{goal.project}" if goal.entity else goal.project
-            warn(f"wandb project {place}, from the environment: {', '.join(named)}")
+            warn(f"wandb project {place}, {source}")
         run_id = about.summary.wandb_id
         if run_id is not None and (problem := refusal("run id", run_id)):
             warn(f"a new wandb run is created: {problem}, in summary.json")

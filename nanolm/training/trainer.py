@@ -29,6 +29,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
 from nanolm.runs.metrics import TRAIN, MetricsRow
+from nanolm.runs.privacy import plain
 from nanolm.runs.summary import Summary, update_summary, write_final_summary, write_summary
 from nanolm.training import ema, memory, meters, profiling, schedules, summaries
 from nanolm.training.allocator import keep_freed_memory
@@ -174,7 +175,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             hint=f"free some disk space, then resume the run: {shell.resume_command(setup.run.path)}",
         ) from error
     except Exception as error:
-        error_text = f"{type(error).__name__}: {error}"
+        error_text = plain(f"{type(error).__name__}: {error}")
         raise
     finally:
         summary = dataclasses.replace(

@@ -49,18 +49,22 @@ def test_offline_record_continues_after_a_resume(tmp_path: Path) -> None:
     ]
 
 
-def test_unusable_wandb_id_and_samples_are_left_out(tmp_path: Path) -> None:
+def test_names_in_a_resumed_run_are_not_trusted(tmp_path: Path) -> None:
     said: list[str] = []
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     run.samples.symlink_to(tmp_path / "secret")
     (tmp_path / "secret").write_text("secret")
-    about = dataclasses.replace(ABOUT, summary=Summary(wandb_id="../../x"))
-    logger = open_logger(WandbConfig(), run, about, said.append)
+    about = dataclasses.replace(ABOUT, summary=Summary(wandb_id="../../x", step=3))
+    logger = open_logger(WandbConfig(entity="stranger"), run, about, said.append)
     assert isinstance(logger, WandbLogger)
     assert "/" not in logger.run_id
     logger.close(Summary(status="completed"))
-    assert [text.partition(":")[0] for text in said] == ["a new wandb run is created", "the samples are not in wandb"]
+    assert said[0] == "wandb project stranger/nanolm, as the resumed run says; logger.entity= chooses another"
+    assert [text.partition(":")[0] for text in said[1:]] == [
+        "a new wandb run is created",
+        "the samples are not in wandb",
+    ]
 
 
 def test_unreachable_server_falls_back_to_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
