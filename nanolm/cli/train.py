@@ -40,6 +40,11 @@ def run(arguments: list[str]) -> int:
         terminal.ignore_write_errors()
     for name in hidden_options(flags.config_dir) if flags.config_dir and rank() == 0 else []:
         terminal.say(f"nanolm: {flags.config_dir}/{name} is not read: nanolm has its own {name}")
+    for variable, settings in command.from_environment.items() if rank() == 0 else []:
+        terminal.say(
+            f"nanolm: warning: the value of the environment variable {variable} becomes part of {', '.join(settings)}, "
+            "which is saved in config.yaml and sent to the loggers: leave it out if it is secret"
+        )
     if flags.multirun:
         if world_size() > 1:
             raise SettingsError(

@@ -18,7 +18,14 @@ from nanolm.compose.overrides import LIST_PART, expand, is_part, is_plain_value,
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
-from nanolm.config.composed import summarize_error, to_config, unknown_keys, unresolved, unresolved_values
+from nanolm.config.composed import (
+    settings_from_environment,
+    summarize_error,
+    to_config,
+    unknown_keys,
+    unresolved,
+    unresolved_values,
+)
 from nanolm.config.fields import flat
 from nanolm.config.launch import Launch
 from nanolm.config.run import Config
@@ -42,6 +49,7 @@ class ComposedCommand:
         sweep_directory: hydra.sweep.dir.
         choices: the option chosen in each group.
         given: the keys that the command line sets; choosing an option sets every key of its group.
+        from_environment: the settings that have the value of an environment variable, by variable; paths are left out.
     """
 
     config: Config
@@ -51,6 +59,7 @@ class ComposedCommand:
     sweep_directory: Path
     choices: dict[str, str]
     given: set[str]
+    from_environment: dict[str, list[str]]
 
 
 def compose_command(
@@ -83,6 +92,7 @@ def compose_command(
             sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
             choices=choices_of(composed.hydra.runtime.choices),
             given=_given(parsed, config),
+            from_environment=settings_from_environment(task, config),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,8 +17,8 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from nanolm.config.fields import MISSING
-from nanolm.config.interpolation import escape, map_strings
+from nanolm.config.fields import MISSING, leaves, setting_of
+from nanolm.config.interpolation import escape, map_strings, variables_in
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 
@@ -77,6 +78,28 @@ def unresolved_values(composed: DictConfig, place: Callable[[str, Any], str] | N
                 raw = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
                 problems.append(unresolved(key, raw, error, place(key, raw) if place else ""))
     return problems
+
+
+def settings_from_environment(composed: DictConfig, config: Config) -> dict[str, list[str]]:
+    """Return the settings whose text has the value of an environment variable, by variable.
+
+    Paths are left out, which are often given by variables, and so are numbers and choices, which hold no secrets.
+
+    Args:
+        composed: the settings with their interpolations.
+        config: the same settings, resolved.
+    """
+    found: dict[str, list[str]] = {}
+    for node, name, key in _items(composed):
+        if not OmegaConf.is_interpolation(node, name):
+            continue
+        raw = OmegaConf.to_container(node, resolve=False)[name]  # type: ignore[index]
+        for variable in filter(os.environ.get, variables_in(str(raw))):
+            for setting, field, value in leaves(config):
+                is_text = isinstance(value, str | list) and not setting_of(field).is_path
+                if is_text and f"{key}.".startswith(f"{setting}."):
+                    found.setdefault(variable, []).append(setting)
+    return {variable: list(dict.fromkeys(settings)) for variable, settings in found.items()}
 
 
 def unresolved(key: str, raw: Any, error: BaseException, where: str = "") -> SettingsError:

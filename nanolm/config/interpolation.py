@@ -9,6 +9,8 @@ from typing import Any
 # Without the lookbehind, a long run of backslashes is searched again from each of them.
 _DOLLAR_BRACE = re.compile(r"(?<!\\)(\\*)\$\{")
 
+_VARIABLE = re.compile(r"(?<!\\)(?:\\\\)*\$\{\s*oc\.env\s*:\s*['\"]?([^\s'\",{}$]+)")
+
 
 def escape(text: str) -> str:
     """Escape `${`, so that OmegaConf does not read it as an interpolation."""
@@ -23,6 +25,11 @@ def unescape(text: str) -> str:
 def has_interpolation(text: str) -> bool:
     """Whether the string has a `${` that is not escaped."""
     return any(len(match[1]) % 2 == 0 for match in _DOLLAR_BRACE.finditer(text))
+
+
+def variables_in(text: str) -> list[str]:
+    """Return the names of the environment variables that the `${oc.env:NAME}` in a string refer to."""
+    return _VARIABLE.findall(text)
 
 
 def map_strings(change: Callable[[str], str], value: Any) -> Any:

@@ -250,3 +250,25 @@ def test_value_of_wrong_type_is_explained() -> None:
     for message in WRONG_VALUES.values():
         assert message in text + "\n"
     assert "it resolves to 'auto', which does not fit" in problems("trainer.clip_norm=${trainer.device}")
+
+
+def test_texts_from_the_environment_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_SECRET", "s3cr3t")
+    monkeypatch.setenv("MY_STEPS", "3")
+    monkeypatch.delenv("UNSET", raising=False)
+    (tmp_path / "logger").mkdir()
+    (tmp_path / "logger" / "mine.yaml").write_text("defaults: [wandb]\nentity: ${oc.env:MY_SECRET}\n")
+    command = compose_command(
+        [
+            "logger=mine",
+            "logger.project=${oc.env:MY_SECRET}",
+            "logger.tags=[a,'${oc.env:MY_SECRET}','x-${oc.env:MY_SECRET}']",
+            "logger.group=${oc.env:UNSET,none}",
+            "trainer.max_steps=${oc.env:MY_STEPS}",
+            "dataset=text",
+            "dataset.path=${oc.env:MY_SECRET}/text.txt",
+        ],
+        str(tmp_path),
+    )
+    assert command.config.trainer.max_steps == 3
+    assert command.from_environment == {"MY_SECRET": ["logger.project", "logger.entity", "logger.tags"]}
