@@ -5,7 +5,10 @@
    NANOLM_FAULT_AT       number of the first call that fails, from 1; 0: none, calls are only counted
    NANOLM_FAULT_LAST     number of the last call that fails
    NANOLM_FAULT_ERRNO    errno of the failing calls; 0: SIGKILL instead
-   NANOLM_FAULT_COUNTER  file of 8 bytes in which all processes count their calls */
+   NANOLM_FAULT_SHORT    1: the first failing write writes half of its bytes
+   NANOLM_FAULT_COUNTER  file of 8 bytes in which all processes count their calls
+
+   Closing a file that was written counts only if NANOLM_FAULT_CALLS names "close": it is no call that changes a file. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,7 +27,7 @@
 #include <unistd.h>
 
 static const char *folder, *calls;
-static long first, last, fault_errno;
+static long first, last, fault_errno, is_short;
 static volatile long *counter;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static __thread int busy;
@@ -34,12 +37,19 @@ static long number(const char *name) {
     return text ? atol(text) : 0;
 }
 
+static const char *text(const char *name) {
+    const char *found = getenv(name);
+    return found ? strdup(found) : NULL;
+}
+
 static void setup(void) {
-    folder = getenv("NANOLM_FAULT_FOLDER");
-    calls = getenv("NANOLM_FAULT_CALLS");
+    folder = text("NANOLM_FAULT_FOLDER");
+    calls = text("NANOLM_FAULT_CALLS");
     first = number("NANOLM_FAULT_AT");
     last = number("NANOLM_FAULT_LAST");
     fault_errno = number("NANOLM_FAULT_ERRNO");
+    is_short = number("NANOLM_FAULT_SHORT");
+    counter = NULL;
     const char *path = getenv("NANOLM_FAULT_COUNTER");
     int (*real_open)(const char *, int, ...) = dlsym(RTLD_NEXT, "open");
     int descriptor = path ? real_open(path, O_RDWR | O_CLOEXEC) : -1;
@@ -47,6 +57,12 @@ static void setup(void) {
     void *mapped = mmap(NULL, sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     if (mapped != MAP_FAILED) counter = mapped;
     close(descriptor);
+}
+
+/* Reads the settings again, in a process that was forked. */
+void nanolm_faults_setup(void) {
+    pthread_once(&once, setup);
+    setup();
 }
 
 static int is_below(const char *path) {
@@ -71,6 +87,7 @@ static void absolute(int descriptor, const char *path, char *result) {
 
 static int fails_at(const char *call, const char *path) {
     if (!counter || !folder || !is_below(path)) return 0;
+    if (!strcmp(call, "close") && !(calls && strstr(calls, "close"))) return 0;
     if (calls && *calls) {
         size_t length = strlen(call);
         const char *found = calls;
@@ -81,6 +98,7 @@ static int fails_at(const char *call, const char *path) {
     }
     long now = __sync_add_and_fetch(counter, 1);
     if (first <= 0 || now < first || now > last) return 0;
+    if (is_short && now == first && strcmp(call, "write") == 0) return 2;
     if (fault_errno == 0) kill(getpid(), SIGKILL);
     errno = (int)fault_errno;
     return 1;
@@ -102,7 +120,7 @@ static int fails(const char *call, int descriptor, const char *path) {
         }
         result = fails_at(call, full);
     }
-    if (!result) errno = saved;
+    if (result != 1) errno = saved;
     busy = 0;
     return result;
 }
@@ -137,9 +155,28 @@ OPENAT(openat)
 OPENAT(openat64)
 
 ssize_t write(int descriptor, const void *data, size_t size) {
-    if (fails("write", descriptor, NULL)) return -1;
+    int failure = fails("write", descriptor, NULL);
+    if (failure == 1) return -1;
     REAL(write);
+    if (failure == 2) {
+        ssize_t written = real(descriptor, data, size / 2);
+        if (fault_errno == 0) kill(getpid(), SIGKILL);
+        if (written > 0) return written;
+        errno = (int)fault_errno;
+        return -1;
+    }
     return real(descriptor, data, size);
+}
+
+int close(int descriptor) {
+    int is_written = calls && strstr(calls, "close") && WRITES(fcntl(descriptor, F_GETFL));
+    int failure = is_written && fails("close", descriptor, NULL);
+    int saved = errno;
+    REAL(close);
+    int result = real(descriptor);
+    if (!failure) return result;
+    errno = saved;
+    return -1;
 }
 
 ssize_t writev(int descriptor, const struct iovec *parts, int n) {

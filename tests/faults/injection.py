@@ -15,6 +15,8 @@ SOURCE = Path(__file__).with_name("faults.c")
 
 # Calls that change files, as faults.c names them.
 CALLS = ("open", "write", "fsync", "truncate", "rename", "mkdir", "unlink")
+# Closing a file reports errors of earlier writes on a network file system. It counts only if it is named.
+CLOSE = "close"
 
 
 def build(folder: Path) -> Path:
@@ -44,7 +46,13 @@ class Faults:
     counter: Path
 
     def environment(
-        self, at: int = 0, *, errno: int = 0, last: int | None = None, calls: Sequence[str] = ()
+        self,
+        at: int = 0,
+        *,
+        errno: int = 0,
+        last: int | None = None,
+        calls: Sequence[str] = (),
+        is_short: bool = False,
     ) -> dict[str, str]:
         """Return the variables for a child; its count begins anew.
 
@@ -52,7 +60,8 @@ class Faults:
             at: number of the first call that fails, counted from 1; 0: none.
             errno: of a call that fails; 0: the process is killed instead.
             last: number of the last call that fails; None: `at`.
-            calls: which calls count, out of CALLS; all of them by default.
+            calls: which calls count, out of CALLS and CLOSE; CALLS by default.
+            is_short: whether the first failing write writes half of its bytes, and the next one fails.
         """
         self.counter.write_bytes(bytes(8))
         return {
@@ -62,6 +71,7 @@ class Faults:
             "NANOLM_FAULT_AT": str(at),
             "NANOLM_FAULT_LAST": str(at if last is None else last),
             "NANOLM_FAULT_ERRNO": str(errno),
+            "NANOLM_FAULT_SHORT": str(int(is_short)),
             "NANOLM_FAULT_COUNTER": str(self.counter),
         }
 
