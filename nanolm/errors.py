@@ -172,6 +172,24 @@ def explain_os_error(error: OSError, what: str = "", *, where: str = "", option:
     )
 
 
+def write_failure(error: OSError, what: str, where: str, then: str) -> DiskError:
+    """Return the error for something that could be written before.
+
+    Args:
+        what: what cannot be written, such as "the run".
+        where: its path, if the error does not name one.
+        then: what continues it once the cause is gone, such as a command.
+    """
+    remedies = {errno.EROFS: "make the file system writable", errno.EIO: "check the disk (`dmesg`)"}
+    remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some disk space")
+    remedy = remedies.get(error.errno or 0, "check the disk and the permissions")
+    return DiskError(
+        f"{what} cannot be written: {error.strerror or error}",
+        where=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else where,
+        hint=f"{remedy}, then {then}",
+    )
+
+
 def _has_current_folder() -> bool:
     try:
         os.getcwd()  # noqa: PTH109

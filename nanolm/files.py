@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nanolm.errors import SettingsError, explain_os_error
+from nanolm.errors import DiskError, SettingsError, explain_os_error
 
 # Windows has neither flag; lstat is the only check against FIFOs and links there.
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -92,7 +92,7 @@ def temporary_sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
-def open_regular(path: Path, mode: str) -> IO[Any]:
+def open_regular(path: Path, mode: str, *, is_buffered: bool = True) -> IO[Any]:
     """Open a regular file for writing without following links; a missing file is created, and text is UTF-8.
 
     A file with several hard links is first replaced by a copy, so that its other names keep their content.
@@ -107,7 +107,8 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | NO_FOLLOW, 0o666)
 
-    file = open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)  # noqa: SIM115
+    encoding = None if "b" in mode else "utf-8"
+    file = open(path, mode, -1 if is_buffered else 0, encoding, opener=opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise not_regular(path, kind_of(path))
@@ -133,6 +134,7 @@ def write_output_file(option: str, path: Path, content: bytes, *, follow_links: 
 
     Raises:
         SettingsError: the file cannot be written.
+        DiskError: the same, because the disk is full or fails.
         BrokenPipeError: the reader of a pipe has exited.
     """
     try:
@@ -141,7 +143,8 @@ def write_output_file(option: str, path: Path, content: bytes, *, follow_links: 
         raise
     except OSError as error:
         explained = explain_os_error(error, where=str(path))
-        raise SettingsError(
+        kind = DiskError if isinstance(explained, DiskError) else SettingsError
+        raise kind(
             f"{path} cannot be written: {error.strerror or error}", where=f"{option} {path}", hint=explained.hint
         ) from error
 

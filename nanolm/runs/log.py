@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
-from nanolm.errors import RunError
+from nanolm import shell
+from nanolm.errors import DiskError, RunError, write_failure
 from nanolm.files import hash_prefix, open_regular
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.loggers import Logger, NoLogger
@@ -23,6 +26,8 @@ from nanolm.terminal import say, visible
 
 class NoLog:
     """The log of ranks other than the main one: it does nothing."""
+
+    failure: DiskError | None = None
 
     def __init__(self) -> None:
         self.logger: Logger = NoLogger()
@@ -38,6 +43,8 @@ class NoLog:
     def say(self, text: str) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def require_written(self) -> None: ...
 
     def file_entries(self) -> dict[str, dict[str, Any]]:
         return {}
@@ -66,8 +73,80 @@ class Bar(tqdm):
         return {**super().format_dict, "left": left}
 
 
+class _Rows:
+    """A file that rows are appended to. A row that cannot be written is kept, and written before the next one.
+
+    Nothing is buffered by Python, which would try to write it again when the file is closed.
+
+    Args:
+        length: bytes at the checkpoint to resume from; the rest is truncated.
+
+    Raises:
+        RunError: the file is shorter.
+    """
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path = path
+        self._file = open_regular(path, "ab", is_buffered=False)
+        # Truncating a shorter file would pad it with NUL bytes.
+        try:
+            self._hash = hash_prefix(path, length)
+        except EOFError as error:
+            raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path)) from error
+        self._length = length
+        self._file.truncate(length)
+        self._pending, self._is_torn = b"", False
+
+    def append(self, content: bytes) -> None:
+        """Append a row; raises OSError if it is kept."""
+        self._pending += content
+        self._write_pending()
+
+    def entry(self) -> dict[str, Any]:
+        """Flush the rows to disk and return their size in bytes and their SHA-256; raises OSError."""
+        try:
+            self._write_pending()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        return self.written()
+
+    def written(self) -> dict[str, Any]:
+        """Return the size in bytes and the SHA-256 of the rows that are in the file."""
+        return {"bytes": self._length, "sha256": self._hash.hexdigest()}
+
+    def _write_pending(self) -> None:
+        if not self._pending:
+            return
+        try:
+            if self._is_torn:
+                self._file.truncate(self._length)
+            left = memoryview(self._pending)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            # A part of a row may be in the file.
+            self._is_torn = True
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._length)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self._is_torn = False
+        self._hash.update(self._pending)
+        self._length += len(self._pending)
+        self._pending = b""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._write_pending()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
 class Log:
     """Write the output of a run.
+
+    A failing disk raises no error here. If it concerns metrics.jsonl, `failure` has it, and the run has to end.
+    train.log, samples.jsonl and the console are best effort.
 
     Args:
         file_sizes: bytes of metrics.jsonl and samples.jsonl at the checkpoint to resume from; the rest is truncated.
@@ -77,6 +156,7 @@ class Log:
 
     Raises:
         RunError: a file is shorter than at the checkpoint.
+        OSError: metrics.jsonl or samples.jsonl cannot be opened.
     """
 
     def __init__(
@@ -93,20 +173,17 @@ class Log:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._postfix: dict[str, str] = {}
-        self._text = open_regular(run.log, "a")
         self._text_lock = threading.Lock()
-        self._files: dict[str, IO[bytes]] = {}
-        self._hashes: dict[str, Any] = {}
-        for path in (run.metrics, run.samples):
-            file, length = open_regular(path, "ab"), file_sizes.get(path.name, 0)
-            self._files[path.name] = file
-            # Truncating a shorter file would pad it with NUL bytes.
-            try:
-                self._hashes[path.name] = hash_prefix(path, length)
-            except EOFError as error:
-                raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path)) from error
-            file.truncate(length)
-        self._metrics, self._samples = run.metrics.name, run.samples.name
+        self._failed: set[Path] = set()
+        self._run = run
+        self.failure: DiskError | None = None
+        self._metrics = _Rows(run.metrics, file_sizes.get(run.metrics.name, 0))
+        self._samples = _Rows(run.samples, file_sizes.get(run.samples.name, 0))
+        self._text: IO[bytes] | None = None
+        try:
+            self._text = open_regular(run.log, "ab", is_buffered=False)
+        except OSError as error:
+            self._skip(run.log, error)
 
     def start_bar(self, total: int, done: int, seconds_left: Callable[[], float | None] | None = None) -> None:
         """Show the progress bar with `done` of `total` steps.
@@ -134,7 +211,10 @@ class Log:
 
     def row(self, row: MetricsRow) -> None:
         """Write a row of metrics.jsonl, pass it to the logger and show it in the bar."""
-        self._append(self._metrics, encode_row(row))
+        try:
+            self._metrics.append(encode_row(row))
+        except OSError as error:
+            self.failure = self.failure or self._failed_run(error)
         self.logger.log(row)
         if self._show_bar and self._bar is not None:
             self._postfix[row.split] = f"{row.split} {row.loss:.4f}"
@@ -144,13 +224,18 @@ class Log:
 
     def sample(self, step: int, text: str) -> None:
         """Write a row of samples.jsonl."""
-        self._append(self._samples, encode_row(Sample(step, text)))
+        try:
+            self._samples.append(encode_row(Sample(step, text)))
+        except OSError as error:
+            self._skip(self._run.samples, error)
 
     def say(self, text: str) -> None:
         """Write a message to train.log and, unless quiet, to the console above the bar."""
         self.note(text)
-        if self._quiet:
-            return
+        if not self._quiet:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
         if self._bar is not None and self._show_bar:
             self._bar.write(visible(text, multiline=True), file=self._bar_file)
         else:
@@ -160,29 +245,51 @@ class Log:
         """Write a message with the time to train.log only. Thread-safe."""
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
         with self._text_lock:
-            self._text.write(f"{now} {visible(text, multiline=True)}\n")
-            self._text.flush()
+            if self._text is None:
+                return
+            try:
+                self._text.write(f"{now} {visible(text, multiline=True)}\n".encode())
+            except OSError as error:
+                self._skip(self._run.log, error)
+
+    def _skip(self, path: Path, error: OSError) -> None:
+        """Say, once for each file, that it cannot be written."""
+        if path not in self._failed:
+            self._failed.add(path)
+            self._show(f"nanolm: {path} cannot be written, training continues: {error.strerror or error}")
+
+    def _failed_run(self, error: OSError) -> DiskError:
+        path = self._run.path
+        return write_failure(error, "the run", str(path), f"resume the run: {shell.resume_command(path)}")
 
     def file_entries(self) -> dict[str, dict[str, Any]]:
-        """Flush metrics.jsonl and samples.jsonl to disk and return the size in bytes and the SHA-256 of each."""
-        entries = {}
-        for name, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            # tell() is wrong after truncation.
-            size = os.fstat(file.fileno()).st_size
-            entries[name] = {"bytes": size, "sha256": self._hashes[name].hexdigest()}
+        """Flush metrics.jsonl and samples.jsonl to disk and return the size in bytes and the SHA-256 of each.
+
+        Raises:
+            DiskError: metrics.jsonl cannot be written.
+        """
+        try:
+            entries = {self._run.metrics.name: self._metrics.entry()}
+        except OSError as error:
+            raise self._failed_run(error) from error
+        try:
+            entries[self._run.samples.name] = self._samples.entry()
+        except OSError as error:
+            self._skip(self._run.samples, error)
+            entries[self._run.samples.name] = self._samples.written()
         return entries
 
-    def _append(self, name: str, content: bytes) -> None:
-        self._files[name].write(content)
-        self._files[name].flush()
-        self._hashes[name].update(content)
+    def require_written(self) -> None:
+        """Raise the DiskError of a row of metrics.jsonl that could not be written."""
+        if self.failure is not None:
+            raise self.failure
 
     def close(self) -> None:
         """Close the bar and the files, but not the logger, which needs the final summary."""
         if self._bar is not None:
             self._bar.close()
-        for file in self._files.values():
-            file.close()
-        self._text.close()
+        self._metrics.close()
+        self._samples.close()
+        if self._text is not None:
+            with contextlib.suppress(OSError):
+                self._text.close()

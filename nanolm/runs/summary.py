@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import IO, Any, TypedDict
 
 from nanolm.files import open_regular, write_durably
 from nanolm.json_text import dump_json, parse_object
@@ -168,16 +169,39 @@ def update_summary(path: Path, **fields: Any) -> None:
 
 
 def write_final_summary(path: Path, summary: Summary) -> None:
-    """Write summary.json atomically, or in place if the disk has no room for a second copy."""
+    """Write summary.json atomically, or in place if the disk has no room for a second copy.
+
+    If neither is possible, the file stays as it is, and the run counts as unfinished.
+    """
     try:
         write_summary(path, summary)
-    except OSError:
-        # Recording how the run ended outweighs the risk of a crash during this write.
-        with contextlib.suppress(OSError), open_regular(path, "r+b") as file:
-            file.write(_encode(dataclasses.asdict(summary)))
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            with contextlib.suppress(OSError):
+                _write_in_place(path, _encode(dataclasses.asdict(summary)))
+
+
+def _write_in_place(path: Path, content: bytes) -> None:
+    """Overwrite a file, if its blocks on disk have room for the content; a failed write restores the file."""
+    with open_regular(path, "rb+", is_buffered=False) as file:
+        before = file.read()
+        status = os.fstat(file.fileno())
+        # Windows does not tell the size of the blocks.
+        if len(content) > max(getattr(status, "st_blocks", 0) * 512, len(before)):
+            return
+        try:
+            _overwrite(file, content)
+        except OSError:
+            _overwrite(file, before)
+
+
+def _overwrite(file: IO[bytes], content: bytes) -> None:
+    file.seek(0)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    file.truncate()
+    os.fsync(file.fileno())
 
 
 def _read_table(path: Path) -> dict[str, Any]:

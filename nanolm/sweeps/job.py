@@ -124,10 +124,12 @@ class SweepJob:
         except Exception as error:
             # Such as an out-of-memory error or a bug in a plugin: the next job may succeed.
             state, text = State.failed, _describe(error, run)
-            with open_regular(run.log, "a") as file:
+            with contextlib.suppress(OSError), open_regular(run.log, "a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {traceback.format_exc()}")
             traceback.clear_frames(error.__traceback__)
-        write_text(run.error, text + "\n")
+        # On a full disk, the driver still has the report.
+        with contextlib.suppress(OSError):
+            write_text(run.error, text + "\n")
         # Free the memory of the failed run for the next job of this process.
         gc.collect()
         torch.cuda.empty_cache()

@@ -54,6 +54,7 @@ class Progress:
         self._reports: dict[str, Report] = {}
         self._modified: dict[str, tuple[int, ...]] = {}
         self._fractions_at_start: dict[str, float] = {}
+        self._failed: set[str] = set()
         self._metric = "best_val_loss"
         self._lock = threading.Lock()
         self._is_stopped = threading.Event()
@@ -91,10 +92,25 @@ class Progress:
                     report = Report(State.running, report.summary)
                 self._reports[key] = report
                 if report.state in ENDED and before.state not in DONE:
-                    self._bar.write(visible(self._describe(job, report), multiline=True), file=self._file)
+                    self._print(job, report)
             if not self._bar.disable:
                 self._bar.n = self._count(*FINISHED)
                 self._bar.set_description_str(self.status_line())
+
+    def report_failure(self, job: Job, report: Report) -> None:
+        """Print the failure of a job, unless it was found in its directory: it cannot be written to a full disk."""
+        with self._lock:
+            self._reports[job.key] = report
+            self._modified[job.key] = _modification_times(job)
+            self._print(job, report)
+
+    def _print(self, job: Job, report: Report) -> None:
+        """Print the line of a job that ended; of a job that failed, once."""
+        if report.state is State.failed:
+            if job.key in self._failed:
+                return
+            self._failed.add(job.key)
+        self._bar.write(visible(self._describe(job, report), multiline=True), file=self._file)
 
     def status_line(self) -> str:
         """Return the number of jobs in each state, the remaining time and the best loss."""

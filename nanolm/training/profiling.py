@@ -36,8 +36,12 @@ def traced(path: Path, steps: int, say: Callable[[str], None]) -> Iterator[Calla
     warmup = min(1, steps - active - wait)
 
     def write(profiler: torch.profiler.profile) -> None:
-        with replacing(path) as temporary:
-            profiler.export_chrome_trace(str(temporary))
+        try:
+            with replacing(path) as temporary:
+                profiler.export_chrome_trace(str(temporary))
+        except OSError as error:
+            say(f"nanolm: the trace {path} cannot be written: {error.strerror or error}")
+            return
         operations = _slowest_operations(profiler.key_averages())
         say("\n".join([f"operations that took most of the time of {active} steps:", *operations]))
         say(f"the trace is {path}: open it at https://ui.perfetto.dev")

@@ -41,11 +41,14 @@ class Session:
             "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
             **setup.about,
             "settings": recorded(setup.config),
-            "logs": self.log.file_entries(),
             "best_step": state.best_step,
         }
         weights, other, averages = state.full_state()
-        setup.ranks.run_on_main(lambda: self.saver.save(state.step, weights, other, facts, averages))
+
+        def save() -> None:
+            self.saver.save(state.step, weights, other, {**facts, "logs": self.log.file_entries()}, averages)
+
+        setup.ranks.run_on_main(save)
 
     def diverged_error(self, loss: float, grad_norm: float, lr: float) -> DivergedError:
         """Wait for the last checkpoint, and build an error that names the step, its numbers and that checkpoint."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 ShouldPrune = Callable[[int, float], bool]
 
 
+# Smaller than any signal.
+FAILED = 0.5
+
+
 class StopRequest:
     """A request to stop, checked by the training loop after every step. Inside its context it handles signals.
 
@@ -69,12 +73,15 @@ class StopRequest:
         if should_prune is not None:
             self._is_pruned = ranks.run_on_main(lambda: should_prune(step, loss))
 
-    def is_requested(self, ranks: Ranks) -> bool:
+    def is_requested(self, ranks: Ranks, has_failed: bool = False) -> bool:
         """Return whether to stop after this step; the same on all ranks, whichever of them received a signal.
 
         A rank that learns of a signal from another rank is not ended by its own copy of it, which launchers send to
         every rank.
+
+        Args:
+            has_failed: whether this rank has to stop because it cannot write its rows.
         """
-        received = int(ranks.max(self.signal or 0))
-        self.signal = self.signal or received or None
+        received = ranks.max(self.signal or (FAILED if has_failed else 0))
+        self.signal = self.signal or int(received) or None
         return received > 0 or self._is_pruned

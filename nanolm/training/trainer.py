@@ -10,8 +10,8 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import torch
 
@@ -22,7 +22,7 @@ from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
 from nanolm.data.prompt import choose_prompt
-from nanolm.errors import DiskError, DivergedError
+from nanolm.errors import DivergedError, write_failure
 from nanolm.files import write_durably
 from nanolm.model.build import FittedModel
 from nanolm.runs.directory import RunDirectory
@@ -102,6 +102,7 @@ def train(
     Raises:
         NanolmError: the data, the device or the checkpoint cannot be used; nothing has been written.
         DivergedError: a loss or gradient is not finite.
+        DiskError: a file of the run cannot be written; a last checkpoint is saved if there is room for it.
         OutOfMemoryError: an allocation failed.
         RankError: another rank ended or does not answer.
     """
@@ -116,36 +117,57 @@ def train(
     changes += summaries.machine_changes(before, summary)
     # From here on there is a run, which a signal ends with a checkpoint.
     with stop or StopRequest() as stop:
-        if ranks.is_main:
-            text = tokenizers.to_text(config.tokenizer.name, setup.tokenizer)
-            write_durably(run.tokenizer, text.encode())
-            write_summary(run.summary, summary)
-            # Written last: config.yaml marks a directory as a run.
-            write_durably(run.config, save_yaml(config).encode())
-        skipped = ranks.run_on_main(lambda: _quarantine(setup))
-        with contextlib.closing(
-            Log(run, setup.resume_info.file_offsets, show_bar, bar_file, quiet) if ranks.is_main else NoLog()
-        ) as log:
+        skipped = ranks.run_on_main(lambda: _start(setup, summary))
+        logs: list[Log] = []
+        file_sizes = setup.resume_info.file_offsets
+        ranks.run_on_main(lambda: logs.append(_open_log(run, file_sizes, show_bar, bar_file, quiet)))
+        with contextlib.closing(logs[0] if logs else NoLog()) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
             session = Session(setup, log, saver, profile)
             announce(setup, log.say, summary, skipped, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
                 summary = dataclasses.replace(summary, **log.logger.about())
-                write_summary(run.summary, summary)
+            ranks.run_on_main(lambda: _record(run, summary))
             return _train(session, stop, summary, began)
+
+
+def _start(setup: Setup, summary: Summary) -> list[str]:
+    """Write the first files of a run, quarantine damaged checkpoints, and describe the damage and new name of each."""
+    run, config = setup.run, setup.config
+    with _translate_disk_errors(run):
+        write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, setup.tokenizer).encode())
+        write_summary(run.summary, summary)
+        # Written last: config.yaml marks a directory as a run.
+        write_durably(run.config, save_yaml(config).encode())
+        renamed = checkpoint.quarantine(run.checkpoints, setup.state.step)
+    return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
+
+
+def _open_log(run: RunDirectory, *arguments: Any) -> Log:
+    with _translate_disk_errors(run):
+        return Log(run, *arguments)
+
+
+def _record(run: RunDirectory, summary: Summary) -> None:
+    with _translate_disk_errors(run):
+        write_summary(run.summary, summary)
+
+
+@contextlib.contextmanager
+def _translate_disk_errors(run: RunDirectory) -> Iterator[None]:
+    """Translate an OSError into a DiskError that names the file and how to resume."""
+    try:
+        yield
+    except OSError as error:
+        then = f"resume the run: {shell.resume_command(run.path)}"
+        raise write_failure(error, "the run", str(run.path), then) from error
 
 
 def _note_first_checkpoint(run: RunDirectory) -> None:
     """Record in summary.json that a checkpoint exists, so that its loss does not go unnoticed."""
     with contextlib.suppress(OSError):
         update_summary(run.summary, has_checkpoint=True)
-
-
-def _quarantine(setup: Setup) -> list[str]:
-    """Quarantine damaged checkpoints, and describe the damage and the new name of each."""
-    renamed = checkpoint.quarantine(setup.run.checkpoints, setup.state.step)
-    return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
 
 
 def _train(session: Session, stop: StopRequest, summary: Summary, began: float) -> Outcome:
@@ -156,6 +178,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
     is_fitted = isinstance(setup.state.model, FittedModel)
     try:
         with (
+            _translate_disk_errors(setup.run),
             translate_rank_errors(setup.run.path),
             memory.translate_memory_errors(setup.config),
             translate_torch_errors(),
@@ -167,13 +190,6 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
     except DivergedError:
         status = "diverged"
         raise
-    except OSError as error:
-        error_text = str(error)
-        raise DiskError(
-            f"the run cannot be written: {error.strerror or error}",
-            where=str(error.filename or setup.run.path),
-            hint=f"free some disk space, then resume the run: {shell.resume_command(setup.run.path)}",
-        ) from error
     except Exception as error:
         error_text = plain(f"{type(error).__name__}: {error}")
         raise
@@ -245,13 +261,16 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                     is_better, text = evaluate(session, began)
                 stop.check_pruning(state.step, state.val_loss, ranks)
 
-            is_stopping = stop.is_requested(ranks)
+            is_stopping = stop.is_requested(ranks, log.failure is not None)
             if session.is_save_due() or is_last or is_better or is_stopping:
                 with pace.paused("save"), evaluation_weights(optimizer):
                     state.seconds = time.perf_counter() - began
                     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
                     session.save()
                 is_better = False
+    if is_stopping and state.step < settings.max_steps:
+        # The checkpoint of the last step covers all rows.
+        ranks.run_on_main(log.require_written)
     return text
 
 

@@ -137,7 +137,7 @@ def _keep_compositions() -> None:
     compose, kept = CheckedConfigLoader.load_configuration, {}
 
     def load_configuration(self: CheckedConfigLoader, *arguments: Any, **settings: Any) -> Any:
-        key = repr((arguments, settings, os.getcwd()))
+        key = repr((arguments, settings, Path.cwd()))
         if key not in kept:
             kept[key] = compose(self, *arguments, **settings)
         return copy.deepcopy(kept[key])

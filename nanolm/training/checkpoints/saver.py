@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from nanolm.config.trainer import TrainerConfig
+from nanolm.errors import DiskError, NanolmError
 from nanolm.training.checkpoints import files as checkpoint
 
 
@@ -71,9 +73,15 @@ class Saver:
 
         Raises:
             CheckpointError: this checkpoint or the previous one does not verify.
-            DiskError: the disk is full or failed, now or at the previous save; older checkpoints are unchanged.
+            DiskError: the disk is full or failed, now or at the previous save; older checkpoints are unchanged. If it
+                was at the previous save, this checkpoint is still tried: there may be room again.
         """
-        self.wait()
+        try:
+            self.wait()
+        except DiskError:
+            with contextlib.suppress(NanolmError):
+                self._write(checkpoint.take_snapshot(step, weights, state, facts, averages))
+            raise
         snapshot = checkpoint.take_snapshot(step, weights, state, facts, averages)
         self._saved_at = self._clock()
         self._pending = self._thread.submit(self._write, snapshot)
@@ -103,7 +111,11 @@ class Saver:
             self.has_saved = True
             self._on_first()
         self._announce(f"saved {saved.path.name}")
-        checkpoint.prune(self._folder, saved.best_step, self._settings.keep_last, self._settings.keep_every)
+        try:
+            checkpoint.prune(self._folder, saved.best_step, self._settings.keep_last, self._settings.keep_every)
+        except OSError as error:
+            # The next save tries again.
+            self._announce(f"an old checkpoint cannot be removed: {error}")
 
     def __enter__(self) -> Self:
         return self
