@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from nanolm.files import remove_tree, sync_folder, temporary_sibling
+from nanolm.files import open_held_folder, remove_abandoned, remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
 
 MANIFEST = "manifest.json"
@@ -106,13 +106,18 @@ class FolderWriter:
         sync_folder(self.target.parent)
 
     def __enter__(self) -> Self:
+        # What killed writers of other folders left. The name of a target may be anything.
+        remove_abandoned(self.target.parent, r".+")
         self.path.mkdir()
+        self._descriptor = open_held_folder(self.path)
         return self
 
     def __exit__(self, *error: object) -> None:
         for file in self._files:
             file.close()
         remove_tree(self.path, ignore_errors=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 def remove_leftovers(folder: Path, names: str) -> None:

@@ -12,9 +12,16 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from nanolm.errors import DiskError, SettingsError, explain_os_error
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 # Windows has neither flag; lstat is the only check against FIFOs and links there.
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -67,19 +74,96 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: it cannot be created, or `path` is a link or another special file.
     """
     before = _status_of_regular(path)
-    # A name derived from the file's own could be too long.
-    temporary = temporary_sibling(path.with_name(REPLACEMENT))
+    remove_abandoned(path.parent, REPLACEMENT)
     # A private file stays private while its new content is written.
-    mode = 0o666 if before is None else 0o600
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, mode)
+    temporary, descriptor = create_temporary(path, 0o666 if before is None else 0o600)
     try:
-        with os.fdopen(descriptor, "wb"):
-            if before is not None:
-                _copy_ownership(descriptor, before)
-        yield temporary
-        temporary.replace(path)
+        if before is not None:
+            _copy_ownership(descriptor, before)
+        if fcntl is None:
+            # Windows does not rename an open file.
+            os.close(descriptor)
+        with _named(path, temporary):
+            yield temporary
+            temporary.replace(path)
     finally:
+        if fcntl is not None:
+            os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def create_temporary(path: Path, mode: int = 0o666) -> tuple[Path, int]:
+    """Create a temporary file beside another one, and return it with its open descriptor.
+
+    While the descriptor is open, `remove_abandoned` of another process leaves the file alone.
+    """
+    while True:
+        # A name derived from the file's own could be too long.
+        temporary = temporary_sibling(path.with_name(REPLACEMENT))
+        with _named(path, temporary):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, mode)
+        if hold(descriptor):
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError name the file that a temporary one replaces."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
+
+
+def hold(descriptor: int) -> bool:
+    """Lock a new temporary file or folder until it is closed; return False if it was removed before."""
+    if fcntl is None:
+        return True
+    # Some network file systems have no locks, and then `remove_abandoned` does nothing.
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def open_held_folder(path: Path) -> int | None:
+    """Open and lock a new temporary folder, which is created again if it was removed; None on Windows."""
+    if fcntl is None:
+        return None
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY)
+            if hold(descriptor):
+                return descriptor
+            os.close(descriptor)
+        path.mkdir()
+
+
+def remove_abandoned(folder: Path, name: str) -> None:
+    """Remove the temporary files and folders that killed processes left.
+
+    Their owners lock them, and the kernel releases the locks of a process that has ended.
+
+    Args:
+        name: the name that `temporary_sibling` was given, as a regular expression.
+    """
+    if fcntl is None:
+        return
+    pattern = re.compile(rf"\.(?:{name})\.[0-9a-f]{{16}}\.tmp")
+    with contextlib.suppress(OSError):
+        for path in [folder / name for name in os.listdir(folder) if pattern.fullmatch(name)]:  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                        remove_tree(path)
+                    else:
+                        path.unlink()
+                finally:
+                    os.close(descriptor)
 
 
 def is_replacement(path: Path) -> bool:

@@ -24,14 +24,14 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nanolm import terminal
 from nanolm.errors import PathError, SettingsError
-from nanolm.files import NO_FOLLOW, REPLACEMENT, temporary_sibling
+from nanolm.files import NO_FOLLOW, create_temporary
 from nanolm.json_text import dump_json, parse_object
 from nanolm.untrusted import read_inside
 
@@ -416,11 +416,8 @@ def _take(path: Path, record: bytes) -> bool:
     try:
         if _read(path) != found:
             return False
-        temporary = _write_temporary(path, record)
-        try:
+        with _temporary_file(path, record) as temporary:
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return True
     finally:
         guard.unlink(missing_ok=True)
@@ -428,18 +425,16 @@ def _take(path: Path, record: bytes) -> bool:
 
 def _create(path: Path, record: bytes) -> bool:
     """Create a file with its content, and return False if it exists."""
-    temporary = _write_temporary(path, record)
-    try:
-        os.link(temporary, path)
-        return True
-    except FileExistsError:
-        # NFS may report an error for a link that it has made.
-        return temporary.stat().st_nlink == 2
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary_file(path, record) as temporary:
+        try:
+            os.link(temporary, path)
+            return True
+        except FileExistsError:
+            # NFS may report an error for a link that it has made.
+            return temporary.stat().st_nlink == 2
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
     except FileExistsError:
@@ -453,17 +448,20 @@ def _create(path: Path, record: bytes) -> bool:
     return _read(path) == record
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
-    """Write a new file in the folder of a path."""
-    temporary = temporary_sibling(path.with_name(REPLACEMENT))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
+@contextlib.contextmanager
+def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a new file in the folder of a path, which is removed at the end unless it was renamed."""
+    temporary, descriptor = create_temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-    except OSError:
+            file.flush()
+            if fcntl is None:
+                # Windows does not rename an open file.
+                file.close()
+            yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 def _remove(path: Path, record: bytes) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.checksummed import MANIFEST, Damage, FolderWriter, find_damage, read_manifest, remove_leftovers
+from nanolm.files import temporary_sibling
 
 
 def write(target: Path, content: bytes = b"abc") -> Path:
@@ -80,3 +81,13 @@ def test_leftovers_of_other_names_are_kept(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     remove_leftovers(tmp_path, "a.*")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".b.123.tmp", "a"]
+
+
+def test_folders_of_killed_writers_are_removed_by_the_next(tmp_path: Path) -> None:
+    killed = temporary_sibling(tmp_path / "killed")
+    (killed / "part").mkdir(parents=True)
+    with FolderWriter(tmp_path / "a") as alive, FolderWriter(tmp_path / "b") as writer:
+        writer.commit({})
+        assert not killed.exists()
+        alive.commit({})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

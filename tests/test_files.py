@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanolm import files
-from nanolm.errors import SettingsError
+from nanolm.errors import DiskError, SettingsError
 from nanolm.files import (
     open_regular,
     remove_tree,
@@ -131,7 +131,7 @@ def test_write_output_file_writes_devices_and_fifos_in_place(tmp_path: Path) -> 
     reader.join()
     assert received == [b"x" * 100_000]
     assert pipe.is_fifo()
-    with pytest.raises(SettingsError, match="No space left on device"):
+    with pytest.raises(DiskError, match="No space left on device"):
         write_output_file("-o", Path("/dev/full"), b"x")
 
 
@@ -189,3 +189,23 @@ def test_user_path_keeps_the_tilde_without_a_home(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "home", no_home)
     assert user_path("~/a") == Path("~/a")
+
+
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    killed = files.temporary_sibling(tmp_path / files.REPLACEMENT)
+    killed.write_text("half")
+    other = tmp_path / ".other.0123456789abcdef.tmp"
+    other.write_text("not nanolm's")
+    with files.replacing(tmp_path / "a") as alive:
+        alive.write_text("a")
+        files.write_durably(tmp_path / "b", b"b")
+        assert sorted(tmp_path.iterdir()) == sorted([alive, other, tmp_path / "b"])
+    assert (tmp_path / "a").read_text() == "a"
+
+
+def test_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for path, name in ((tmp_path / "missing" / "b", "missing/b"), (tmp_path / "a", "a")):
+        with pytest.raises((FileNotFoundError, IsADirectoryError)) as error:
+            files.write_durably(path, b"")
+        assert error.value.filename == str(tmp_path / name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanolm.errors import BusyError, NanolmError, RunError, explain_os_error
-from nanolm.files import user_path, write_text, wrong_file_types
+from nanolm.files import REPLACEMENT, remove_abandoned, remove_tree, user_path, write_text, wrong_file_types
 from nanolm.locks import Holder, Lock, LockTimeout, describe, holder_of, is_held, soft_path
 from nanolm.runs.metrics import MetricsRow, iter_rows, thinned_rows
 from nanolm.runs.summary import Summary, read_summary
@@ -154,6 +154,7 @@ class RunDirectory:
                 # A hard-linked copy of a run shares the lock file: writing would change the other run's too.
                 if self.lock.lstat().st_nlink == 1:
                     write_text(self.lock, Holder.of_this_process().format())
+            self._remove_leftovers()
             yield
         finally:
             started = self.exists()
@@ -163,6 +164,12 @@ class RunDirectory:
             if not started:
                 self._remove_lock()
                 remove_empty(made)
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of killed processes. Only the holder of the run's lock writes those of folders."""
+        remove_abandoned(self.path, REPLACEMENT)
+        for path in (*self.path.glob(".dry-run-*"), *self.checkpoints.glob(".step-*.tmp")):
+            remove_tree(path, ignore_errors=True)
 
     def _remove_lock(self) -> None:
         with contextlib.suppress(OSError):

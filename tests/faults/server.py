@@ -48,7 +48,7 @@ class FaultServer:
     """
 
     def __init__(self, faults: Faults, folder: Path, environment: Mapping[str, str]) -> None:
-        self.faults, self._folder, self._environment = faults, folder, dict(environment)
+        self.faults, self.folder, self._environment = faults, folder, dict(environment)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -77,7 +77,7 @@ class FaultServer:
         with tempfile.TemporaryDirectory() as outputs:
             files = [f"{outputs}/stdout", f"{outputs}/stderr"]
             arguments = [str(argument) for argument in command]
-            request = [["nanolm", *arguments], str(self._folder), environment, files, in_server]
+            request = [["nanolm", *arguments], str(self.folder), environment, files, in_server]
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             status = int(self._process.stdout.readline())

@@ -1,14 +1,20 @@
+import contextlib
 import dataclasses
+import hashlib
 import io
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nanolm.errors import DiskError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
 from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 
 ROW = MetricsRow(step=1, split="train", loss=2.0, tokens_per_second=1234.0)
@@ -98,3 +104,58 @@ def test_quiet_log_writes_to_the_file_only(tmp_path: Path, capsys: pytest.Captur
     log.close()
     assert capsys.readouterr() == ("", "")
     assert "step 5" in run.log.read_text()
+
+
+@contextlib.contextmanager
+def full_disk(n_bytes: int) -> Iterator[None]:
+    """Let files grow to a size only: writes beyond it are short, and then fail."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_rows_wait_for_room_on_the_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDirectory(tmp_path)
+    log = Log(run, {})
+    log.row(ROW)
+    size = run.metrics.stat().st_size
+    with full_disk(size + 10):
+        log.row(dataclasses.replace(ROW, step=2))
+        log.sample(2, "a sample that does not fit into the file")
+        for _ in range(9):
+            log.note("a line of the log that is longer than ten bytes")
+        assert run.metrics.stat().st_size == size, "no part of a row is left"
+        with pytest.raises(DiskError, match="the run cannot be written: File too large") as error:
+            log.file_entries()
+        assert error.value.where == str(run.metrics)
+    assert capsys.readouterr().err.count("training continues") == 1
+    assert log.failure is not None
+    log.row(dataclasses.replace(ROW, step=3))
+    entries = log.file_entries()
+    log.close()
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
+    assert [sample.step for sample in read_samples(run.samples)] == [2]
+    for path in (run.metrics, run.samples):
+        content = path.read_bytes()
+        assert entries[path.name] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_samples_and_messages_are_best_effort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDirectory(tmp_path)
+    log = Log(run, {})
+    with full_disk(10):
+        for step in (1, 2):
+            log.sample(step, "text")
+            log.note("a message")
+        assert log.file_entries()["samples.jsonl"]["bytes"] == 0
+    log.close()
+    assert log.failure is None
+    messages = capsys.readouterr().err.splitlines()
+    assert [message.split(" cannot be written")[0] for message in messages] == [
+        f"nanolm: {run.samples}",
+        f"nanolm: {run.log}",
+    ]
+    assert [sample.step for sample in read_samples(run.samples)] == [1, 2], "written when the log was closed"

@@ -118,6 +118,8 @@ def _check_space(opened: OpenStudy) -> None:
 @contextlib.contextmanager
 def register_sweeper(folder: Path) -> Iterator[str]:
     """Hold the lock of a new sweeper, by which others see that it is alive, and yield its name."""
+    for left in folder.glob(".sweeper-*.lock"):
+        _remove_released(left)
     sweeper = uuid.uuid4().hex[:12]
     path = _sweeper_lock(folder, sweeper)
     with Lock(path):
@@ -202,6 +204,11 @@ def _is_abandoned(opened: OpenStudy, trial: FrozenTrial, sweeper: str) -> bool:
     path = _sweeper_lock(opened.folder, owner or "")
     if owner is None or not path.exists():
         return True
+    return _remove_released(path)
+
+
+def _remove_released(path: Path) -> bool:
+    """Remove the lock of a sweeper that has ended; return whether it has."""
     if is_held(path):
         return False
     for file in (path, soft_path(path)):
