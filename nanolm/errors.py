@@ -172,6 +172,11 @@ def explain_os_error(error: OSError, what: str = "", *, where: str = "", option:
     )
 
 
+def is_disk_failure(error: OSError) -> bool:
+    """Return whether an error is of a disk that is full, fails or is read-only."""
+    return error.errno in {*_FAILURES, errno.EROFS}
+
+
 def write_failure(error: OSError, what: str, where: str, then: str) -> DiskError:
     """Return the error for something that could be written before.
 

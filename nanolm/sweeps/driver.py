@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
-from nanolm.errors import NanolmError, write_failure
+from nanolm.errors import NanolmError, is_disk_failure, write_failure
 from nanolm.files import write_text
 from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
@@ -170,10 +170,10 @@ class Driver:
             reports = [job_return._return_value for job_return in returned]
         except NanolmError:
             raise
-        except OSError as error:
-            # Of the launcher: a job returns its own errors.
-            raise write_failure(error, "the sweep", str(self._request.directory), "repeat the command") from error
         except Exception as error:
+            # Of the launcher: a job returns its own errors.
+            if isinstance(error, OSError) and is_disk_failure(error):
+                raise write_failure(error, "the sweep", str(self._request.directory), "repeat the command") from error
             # A killed worker ends the whole batch, and the results of its other jobs are lost.
             problem = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
         self._n_launched += len(batch)
