@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
-from nanolm.errors import RunError, explain_os_error
+from nanolm.errors import RunError, write_failure
 from nanolm.files import open_regular, wrong_file_types
 from nanolm.json_text import is_finite_number
 from nanolm.locks import Lock
@@ -229,7 +229,8 @@ class Journal(BaseJournalBackend):
 
         Raises:
             RunError: a line that another process has added is damaged.
-            PathError, DiskError: the file cannot be written or locked.
+            PathError: the file cannot be locked.
+            DiskError: it cannot be written.
         """
         try:
             self._lock.acquire()
@@ -250,8 +251,8 @@ class Journal(BaseJournalBackend):
             finally:
                 self._lock.release()
         except OSError as error:
-            what = "the study's journal cannot be written"
-            raise explain_os_error(error, what, where=str(self._path), option="hydra.sweep.dir=FOLDER") from error
+            then = "repeat the command: it continues the study"
+            raise write_failure(error, "the study's journal", str(self._path), then) from error
 
     def _read(self) -> Iterator[dict[str, Any]]:
         """Yield the complete lines that have not been read."""

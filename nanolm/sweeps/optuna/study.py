@@ -126,7 +126,9 @@ def register_sweeper(folder: Path) -> Iterator[str]:
         try:
             yield sweeper
         finally:
-            path.unlink(missing_ok=True)
+            # Otherwise the next sweeper removes it.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def take_trials(opened: OpenStudy, sweeper: str, at_most: int) -> list[int]:
