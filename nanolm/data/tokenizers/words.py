@@ -211,6 +211,9 @@ class SpacyTokenizer(_Words):
                 hint=install_hint("spacy"),
             ) from error
         try:
+            # spaCy imports the module of this name.
+            if not setting.isidentifier():
+                raise ImportError("it is not a language code")
             tokenize = spacy.blank(setting).tokenizer
         except ImportError as error:
             raise SettingsError(

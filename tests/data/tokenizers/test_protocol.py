@@ -210,3 +210,14 @@ def test_import_loads_no_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_vocabulary_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"name": "char", "characters": list("abcdef")}))
+    monkeypatch.setattr("nanolm.data.tokenizers.protocol.MAX_VOCAB_SIZE", 5)
+    with pytest.raises(TokenizerError, match="the vocabulary has 6 tokens, and at most 5") as caught:
+        tokenizers.from_file(path)
+    assert caught.value.where == str(path)
+    with pytest.raises(TokenizerError, match="the vocabulary has 6 tokens, and at most 5"):
+        tokenizers.fit(CharConfig(), ["abcdef"])

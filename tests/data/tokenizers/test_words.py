@@ -196,6 +196,13 @@ def test_spacy_splits_by_its_rules() -> None:
         tokenizers.fit(SpacyConfig(language="xx_none"), ["a"])
 
 
+@pytest.mark.parametrize("language", ["en.stop_words", "..os", "", "en/../fr", "zz"])
+def test_spacy_imports_only_languages(language: str) -> None:
+    pytest.importorskip("spacy", reason="the extra nanolm[spacy] is not installed")
+    with pytest.raises(SettingsError, match="has no rules for the language"):
+        tokenizers.fit(SpacyConfig(language=language), ["a"])
+
+
 def test_spacy_names_missing_package(without) -> None:  # type: ignore[no-untyped-def]
     without("spacy")
     with pytest.raises(SettingsError, match="pip install 'spacy>="):
