@@ -31,9 +31,13 @@ def is_run(names: Collection[str]) -> bool:
     return CONFIG in names and any(name in names for name in BESIDE_CONFIG)
 
 
-def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is a run directory, and not a sweep or something else with a config.yaml."""
-    names = names_in(folder)
+def is_run_folder(folder: Path, names: Collection[str] | None = None) -> bool:
+    """Whether a folder is a run directory, and not a sweep or something else with a config.yaml.
+
+    Args:
+        names: the names in the folder, of which only those of a run's files matter; None reads them.
+    """
+    names = names_in(folder) if names is None else set(names)
     if SWEEP_LOCK in names:
         # The lock of a run names a process; that of a sweep is empty.
         with contextlib.suppress(OSError):

@@ -41,7 +41,7 @@ def _octal(character: str) -> str:
     try:
         content = os.fsencode(character)
     except UnicodeEncodeError:
-        content = character.encode()
+        content = character.encode("utf-8", "surrogatepass")
     return "".join(f"\\{byte:03o}" for byte in content)
 
 

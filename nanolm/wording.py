@@ -23,6 +23,11 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def shorten(text: str, length: int = 40) -> str:
+    """Cut a text that may be long, such as one from a damaged file."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def short_number(value: float) -> str:
     """Format a number in at most six characters: 812, 4.23k, 813k, 1.02M, and 3.1e15 from 10^12 on."""
     if value >= 999.5e9:

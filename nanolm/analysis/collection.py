@@ -20,10 +20,26 @@ from nanolm.config.fields import flatten
 from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError, RunError, raise_all
 from nanolm.files import user_path
-from nanolm.run_layout import is_run_folder
+from nanolm.registry import GROUPS
+from nanolm.run_layout import BESIDE_CONFIG, CONFIG, is_run_folder
 from nanolm.runs.directory import RunDirectory, enclosing_run
 from nanolm.runs.summary import Summary
-from nanolm.untrusted import read_yaml
+from nanolm.untrusted import damaged, read_yaml
+from nanolm.wording import shorten
+
+# The status of a run with a file that cannot be read.
+DAMAGED = "damaged"
+# Settings that are used without the schema, with their types.
+TYPES: dict[str, tuple[type, str]] = {
+    **{f"{group}.name": (str, "text") for group in GROUPS},
+    **{f"logger.{name}": (str, "text") for name in ("project", "entity", "group")},
+    "logger.tags": (list, "a list"),
+    "plugins": (list, "a list"),
+    "trainer.max_steps": (int, "a whole number"),
+}
+RUN_FILES = {CONFIG, *BESIDE_CONFIG}
+# Folders that are searched for runs below one path.
+MAX_FOLDERS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +64,10 @@ class Run:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def with_fault(self, fault: str) -> Run:
+        """Return the run as damaged, with one more description of what is damaged."""
+        return dataclasses.replace(self, status=DAMAGED, faults=tuple(dict.fromkeys((*self.faults, fault))))
+
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """Find the runs at and below each path, sorted by name with numbers by value.
@@ -60,7 +80,7 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     problems: list[NanolmError] = []
     found: dict[str, Path] = {}
     for path in map(user_path, paths):
-        folders = list(_run_folders(path, set()))
+        folders = list(_run_folders(path))
         if not folders:
             problems.append(_no_run_error(path))
         for folder in folders:
@@ -76,7 +96,11 @@ def plain_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: the file cannot be read, is damaged, or contains no mapping.
     """
-    return dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
+    settings = dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
+    for key, (kind, name) in TYPES.items():
+        if (value := settings.get(key)) is not None and not isinstance(value, kind):
+            raise damaged(path, f"{key} is {shorten(repr(value))}, and must be {name}")
+    return settings
 
 
 def note_of(path: Path) -> str:
@@ -114,27 +138,57 @@ def _read(path: Path, name: str) -> Run:
         summary = run.read_summary()
     except RunError as error:
         faults.append(error.found)
-    status = "damaged" if faults else summary.status or "no summary"
+    status = DAMAGED if faults else summary.status or "no summary"
     if status == "running" and not run.is_claimed():
         status = "unfinished"
     edited = note_of_edits(run.checkpoints, settings)
     return Run(path, name, settings, summary, status, tuple(faults), (edited,) if edited else ())
 
 
-def _run_folders(path: Path, seen: set[str]) -> Iterator[Path]:
-    """Yield runs at and below a path, entering each folder once even if links form a cycle."""
-    if (real := os.path.realpath(path)) in seen:
-        return
-    seen.add(real)
-    if is_run_folder(path):
-        yield path
-        return
-    try:
-        below = [Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return
-    for folder in sorted(below, key=lambda folder: _natural_order(folder.name)):
-        yield from _run_folders(folder, seen)
+def _run_folders(path: Path) -> Iterator[Path]:
+    """Yield runs at and below a path, entering each folder once even if links form a cycle.
+
+    Folders that cannot be listed are skipped.
+
+    Raises:
+        RunError: there are more than MAX_FOLDERS folders.
+    """
+    seen: set[tuple[int, int]] = set()
+    # Strings: a folder may have many subfolders, and a Path is slow to make.
+    waiting = [str(path)]
+    while waiting:
+        folder = waiting.pop()
+        with contextlib.suppress(OSError):
+            status = os.stat(folder)  # noqa: PTH116
+            if (identity := (status.st_dev, status.st_ino)) in seen:
+                continue
+            seen.add(identity)
+            names, below = _list_folder(folder, MAX_FOLDERS - len(seen) - len(waiting))
+            if names and is_run_folder(Path(folder), names):
+                yield Path(folder)
+            else:
+                below.sort(key=_natural_order, reverse=True)
+                waiting += [os.path.join(folder, name) for name in below]  # noqa: PTH118
+
+
+def _list_folder(folder: str, max_folders: int) -> tuple[set[str], list[str]]:
+    """Return the names of a run's files in a folder, and those of its subfolders that are not hidden."""
+    names, below = set(), []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in RUN_FILES:
+                names.add(entry.name)
+            # A link that leads to itself raises an error.
+            with contextlib.suppress(OSError):
+                if not entry.name.startswith(".") and entry.is_dir():
+                    below.append(entry.name)
+            if len(below) > max_folders:
+                raise RunError(
+                    f"there are more than {MAX_FOLDERS:,} folders to search for runs",
+                    where=folder,
+                    hint="name a run directory, or a folder with fewer folders",
+                )
+    return names, below
 
 
 def _natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
 from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_text, validation_texts
-from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, compute_metrics
+from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, measure
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
 from nanolm.config.roles import affects_results
@@ -116,7 +116,8 @@ def compare(
             hint="give it in bits per byte: --metric bits_per_byte --target ...",
         )
     quantity = "bits_per_byte" if judged == "bits_per_byte" else "loss"
-    measured = [(run, compute_metrics(run, target, quantity)) for run in runs]
+    measured = [measure(run, target, quantity) for run in runs]
+    runs = [run for run, _ in measured]
     by_values = dict(values_of(name, runs) for name in by)
     by_run = {id(run): {key: values[at] for key, values in by_values.items()} for at, run in enumerate(runs)}
     rows = [_row(group, by_run[id(group[0][0])]) for group in _group_seeds(measured, by_run)]
@@ -134,9 +135,7 @@ def compare(
         notes.append(f"† {NONCAUSAL}")
     if any(not row.is_lossless for row in rows):
         notes.append(f"* {LOSSY}")
-    for run, found in measured:
-        remarks = dict.fromkeys((*run.faults, found.fault, *run.notes))
-        notes += [f"{run.name}: {remark}" for remark in remarks if remark]
+    notes += [f"{run.name}: {remark}" for run in runs for remark in (*run.faults, *run.notes)]
     baselines = collect_baselines(measured, has_losses=problem is None)
     return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, notes)
 

@@ -12,6 +12,7 @@ from nanolm.config.identity import describe_changes
 from nanolm.config.roles import is_resumable
 from nanolm.json_text import parse_object
 from nanolm.run_layout import checkpoints_by_step
+from nanolm.untrusted import read_inside
 
 # The number of changed settings that a note names.
 SHOWN = 3
@@ -49,7 +50,7 @@ def _recorded(checkpoints: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         newest = next(reversed(checkpoints_by_step(checkpoints).values()), None)
         if newest is not None:
-            settings = parse_object((newest / MANIFEST).read_bytes()).get("settings")
+            settings = parse_object(read_inside(newest / MANIFEST, checkpoints.parent)).get("settings")
             return settings if isinstance(settings, dict) else {}
     return {}
 

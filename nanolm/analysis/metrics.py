@@ -121,6 +121,12 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
     )
 
 
+def measure(run: Run, target: float | None = None, quantity: str = "loss") -> tuple[Run, RunMetrics]:
+    """Compute the metrics of a run; a run whose rows cannot be read is returned as damaged. See `compute_metrics`."""
+    found = compute_metrics(run, target, quantity)
+    return run.with_fault(found.fault) if found.fault else run, found
+
+
 def _to_target(run: Run, target: float, quantity: str) -> dict[str, Any]:
     for row in RunDirectory(run.path).iter_metrics(VAL):
         value = getattr(row, quantity)

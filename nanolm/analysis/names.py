@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,10 +19,21 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _unique_endings(parts: Sequence[Sequence[str]], separator: str) -> list[str]:
-    longest = max(map(len, parts), default=0)
-    n_uses = Counter(tuple(some[-n:]) for some in parts for n in range(1, longest + 1) if n <= len(some))
-    endings = []
-    for some in parts:
-        n = next((n for n in range(1, len(some)) if n_uses[tuple(some[-n:])] == 1), len(some))
-        endings.append(separator.join(some[-n:]).replace("//", "/"))
-    return endings
+    lengths = [len(some) for some in parts]
+    # Sequences with the same last n parts, which are split by the part before these.
+    groups, n = [list(range(len(parts)))], 0
+    while groups:
+        n += 1
+        finer: list[list[int]] = []
+        for group in groups:
+            by_part: dict[str, list[int]] = {}
+            for at in group:
+                if n <= len(parts[at]):
+                    by_part.setdefault(parts[at][-n], []).append(at)
+            for same in by_part.values():
+                if len(same) == 1:
+                    lengths[same[0]] = n
+                else:
+                    finer.append(same)
+        groups = finer
+    return [separator.join(some[-n:]).replace("//", "/") for some, n in zip(parts, lengths, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nanolm.errors import NanolmError, raise_all
 from nanolm.files import user_path
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
+from nanolm.run_layout import is_run_folder
 from nanolm.runs.directory import RunDirectory
 from nanolm.wording import format_value
 
@@ -83,6 +85,8 @@ def read_side(path: str) -> Side:
         RunError: the path is neither.
     """
     if (file := user_path(path)).is_file():
+        # The user's own file may be a link, and one of a run only to another file of the run.
+        file = file if is_run_folder(file.parent) else Path(os.path.realpath(file))
         return Side(file, plain_settings(file), {})
     directory = RunDirectory(path).require()
     summary = directory.read_summary()

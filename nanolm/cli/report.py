@@ -64,7 +64,7 @@ def run(arguments: Namespace) -> None:
         from nanolm.report import pictures
 
         lines += [f"picture: {path}" for path in pictures.write_all(contents, maps, arguments.png)]
-    (terminal.say if is_stdout(arguments.output) else terminal.write)("\n".join(lines))
+    (terminal.say if is_stdout(arguments.output) else terminal.write)("\n".join(map(terminal.visible, lines)))
 
 
 def _attention_maps(runs: Sequence[Run], arguments: Namespace) -> tuple[list[RunMaps], list[MissingMap]]:

@@ -116,13 +116,14 @@ def list_runs(folder: str, statuses: Sequence[str] = (), where: Sequence[str] = 
             continue
         kept &= {at for at, value in enumerate(values) if matches(value, wanted)}
     raise_all(problems)
-    chosen = [run for at, run in enumerate(runs) if at in kept and (not statuses or run.status in statuses)]
+    entries = [_entry(run) for at, run in enumerate(runs) if at in kept]
+    entries = [entry for entry in entries if not statuses or entry.status in statuses]
 
     def order(entry: Entry) -> tuple[bool, Any]:
         value = getattr(entry, sort) if sort in COLUMNS else entry.choices.get(sort)
         return (value is None, 0 if value is None else value)
 
-    return sorted(map(_entry, chosen), key=order)
+    return sorted(entries, key=order)
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
@@ -178,8 +179,8 @@ def _format_step(entry: Entry) -> str:
 
 
 def _entry(run: Run) -> Entry:
-    found = metrics.compute_metrics(run)
-    faults = [*run.faults, *([found.fault] if found.fault else [])]
+    run, found = metrics.measure(run)
+    faults = list(run.faults)
     if run.status == "failed" and run.summary.error:
         faults.append(run.summary.error)
     return Entry(
@@ -192,7 +193,7 @@ def _entry(run: Run) -> Entry:
         bits_per_byte=found.bits_per_byte,
         choices=run.summary.choices,
         age=time.time() - _last_write(run),
-        faults=list(dict.fromkeys(faults)),
+        faults=faults,
         notes=list(run.notes),
     )
 

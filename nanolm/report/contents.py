@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm.analysis.baselines import Baseline
-from nanolm.analysis.collection import Run
+from nanolm.analysis.collection import DAMAGED, Run
 from nanolm.analysis.comparability import NONCAUSAL, comparability
 from nanolm.analysis.comparison import compare
 from nanolm.analysis.metrics import compute_metrics
@@ -23,6 +23,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, VAL, val_losses
 from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
+from nanolm.untrusted import read_inside
 from nanolm.wording import LOSSY, format_value
 
 # Longer labels are shortened in legends.
@@ -114,7 +115,7 @@ def gather(runs: Sequence[Run]) -> Contents:
         _entry(run, label, {key: values[n] for key, values in varying.items()}, run.path not in incomparable)
         for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
     ]
-    if all(entry.faults for entry in entries):
+    if all(entry.status == DAMAGED for entry in entries):
         raise RunError(
             "this run cannot be read" if len(runs) == 1 else "none of these runs can be read",
             where=", ".join(entry.path for entry in entries),
@@ -161,14 +162,19 @@ def format_or_none(value: Any) -> str:
 
 
 def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> Entry:
-    summary, directory, faults = run.summary, RunDirectory(run.path), list(run.faults)
-    parent, measured, config = summary.parent, [], b""
+    summary, directory = run.summary, RunDirectory(run.path)
+    parent, measured, samples, config = summary.parent, [], [], b""
     try:
-        measured = [] if faults else directory.read_thinned_metrics()
+        measured = [] if run.faults else directory.read_thinned_metrics()
+    except RunError as error:
+        run = run.with_fault(error.found)
+    with contextlib.suppress(OSError):
+        config = read_inside(directory.config, directory.path)
+    faults = list(run.faults)
+    try:
+        samples = read_samples(directory.samples)
     except RunError as error:
         faults.append(error.found)
-    with contextlib.suppress(OSError):
-        config = directory.config.read_bytes()
     train = [row for row in measured if row.split == TRAIN]
     val = [row for row in measured if row.split == VAL]
     found = compute_metrics(run)
@@ -192,7 +198,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
             "grad_norm": curve(train, "grad_norm"),
         },
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
-        samples=[(sample.step, sample.text) for sample in read_samples(directory.samples)],
+        samples=[(sample.step, sample.text) for sample in samples],
         command=fork_command(run.settings, parent) if parent else command(run.settings, summary.choices),
         config=config.decode("utf-8", errors="replace"),
         provenance=_provenance(summary),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from nanolm.report.curves import MAX_POINTS
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
+
+_UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 # In the order of execution.
 SCRIPTS = ("data", "theme", "legend", "results", "curves", "settings", "samples", "attention", "reproduce", "start")
@@ -67,7 +70,8 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
 def to_script(data: Any) -> str:
     """Serialize data as JSON for a script element: nothing in it ends the element or starts a comment."""
     text = dump_json(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    # Lone surrogates, as in file names that are not UTF-8, cannot be encoded.
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _maps_as_dict(maps: RunMaps) -> dict[str, Any]:

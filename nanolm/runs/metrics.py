@@ -144,7 +144,8 @@ def read_last_row(path: Path) -> MetricsRow | None:
     try:
         return from_json(MetricsRow, parse_object(lines[-1])) if lines else None
     except ValueError as error:
-        raise _damaged_line(path, "the last line", error) from error
+        number = sum(block.count(b"\n") for _, block in _blocks(path))
+        raise _damaged_line(path, f"line {number}", error) from error
 
 
 def read_last_step(path: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nanolm.json_text import dump_json, is_finite_number
+from nanolm.wording import shorten
 
 R = TypeVar("R")
 Reader = Callable[[str, Any], Any]
@@ -18,8 +19,6 @@ Reader = Callable[[str, Any], Any]
 MAX_INT = 2**63 - 1
 # Every number of a run fits float32 or is a small multiple of one; powers and sums of larger ones would overflow.
 MAX_FLOAT = 1e50
-# Characters of a wrong value that an error shows.
-_SHOWN = 40
 
 
 def from_json(record: type[R], table: dict[str, Any]) -> R:
@@ -107,7 +106,4 @@ def _read_bool(name: str, value: Any) -> bool:
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}..."
-    name = name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}..."
-    return ValueError(f"{name} is {shown}, and must be {wanted}")
+    return ValueError(f"{shorten(name)} is {shorten(repr(value))}, and must be {wanted}")

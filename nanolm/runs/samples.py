@@ -8,6 +8,10 @@ from pathlib import Path
 
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
+from nanolm.untrusted import read_inside, unreadable
+
+# Some ten thousand samples of the default length.
+MAX_BYTES = 16_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +23,17 @@ class Sample:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Read samples.jsonl; lines that are not samples, such as one cut short by a kill, are left out."""
+    """Read samples.jsonl; lines that are not samples, such as one cut short by a kill, are left out.
+
+    Raises:
+        RunError: the file exists and cannot be read.
+    """
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError:
+        lines = read_inside(path, path.parent, MAX_BYTES).split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise unreadable(path, error) from error
     samples = []
     for line in lines:
         with contextlib.suppress(ValueError):

@@ -86,7 +86,7 @@ def _fork_command(path: Path) -> str:
     """Return the command that forks a run at a checkpoint, with more steps where none would be left to train."""
     more = []
     step = checkpoint_step(path.absolute().name)
-    with contextlib.suppress(RunError, TypeError):
+    with contextlib.suppress(RunError, KeyError, TypeError):
         if step is not None and step >= plain_settings(RunDirectory(run_of(path)).config)["trainer.max_steps"]:
             more = [f"trainer.max_steps={step * 2}"]
     return shell.resume_command(path, "fork=true", *more)
