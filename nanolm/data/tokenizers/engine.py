@@ -25,8 +25,8 @@ _MEMORY = 500_000_000 + 8_000_000 * (os.cpu_count() or 1)
 _MEMORY_PER_BYTE = {"load": 50, "encode": 500, "decode": 1000}
 # Tokens for a byte of text, and bytes of text for a token.
 _EXPANSION = {"encode": 16, "decode": 10_000}
-# The process may have to wait for a processor.
-_WAIT = 20
+# Seconds for a second of processor time: the machine may be busy, or nanolm may be suspended for a while.
+_WAIT = 200
 
 _ACTIONS = {"load": "be loaded", "encode": "encode the text", "decode": "decode the tokens"}
 _HINT = "use another tokenizer.json, from a source that you trust"

@@ -171,7 +171,8 @@ class _Words:
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
         unknown_bytes = get_entry(state, "unknown_bytes", float)
-        if not 0 <= unknown_bytes < float("inf"):
+        # The average length of a word; a larger number would overflow counts of bytes.
+        if not 0 <= unknown_bytes < 2**31:
             raise TokenizerError(f"'unknown_bytes' is {unknown_bytes}")
         setting = get_entry(state, cls._setting, cls._setting_type)
         return cls(get_strings(state, "words"), get_strings(state, "special_tokens"), unknown_bytes, setting)

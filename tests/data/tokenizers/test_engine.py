@@ -138,6 +138,7 @@ def test_text_that_multiplies_is_one_error() -> None:
         tokenizer.encode("z" * 1000)
 
 
+@pytest.mark.slow
 def test_endless_work_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_SECONDS", 0.5)
     monkeypatch.setattr(engine, "_SECONDS_PER_MB", 1.0)

@@ -223,3 +223,10 @@ def without(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         monkeypatch.setattr(builtins, "__import__", imported)
 
     return hide
+
+
+@pytest.mark.parametrize("number", [-1.0, 1e308, 2.0**31])
+def test_unknown_bytes_are_limited(number: float) -> None:
+    state = tokenizers.fit(WordConfig(), ["a b"]).to_json()
+    with pytest.raises(TokenizerError, match="'unknown_bytes' is"):
+        tokenizers.words.WordTokenizer.from_json(state | {"unknown_bytes": number})  # type: ignore[attr-defined]
