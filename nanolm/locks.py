@@ -397,9 +397,8 @@ def release_hint(path: Path, holder: Holder | None) -> str:
         return f"if no process uses the folder, {remove}" if remove else "wait for it, or stop it"
     if holder.is_stopped:
         return f"it is stopped: `kill -CONT {holder.process}` continues it, `kill -9 {holder.process}` ends it"
-    if remove and holder.host != socket.gethostname():
-        return f"wait for it, or stop it on {holder.host}; if it has ended there, {remove}"
-    return "wait for it, or stop it" + (f"; if it has ended, {remove}" if remove else "")
+    where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+    return f"wait for it, or stop it{where}" + (f"; if it has ended, {remove}" if remove else "")
 
 
 def _take(path: Path, record: bytes) -> bool:

@@ -26,6 +26,7 @@ from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.states import Report, State, read_job
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
+from nanolm.sweeps.waiting import Waits
 from nanolm.training.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Driver:
 
     Attributes:
         stop: the request that signals make.
+        waits: reports processes that hold jobs and do not run.
     """
 
     def __init__(self, request: SweepRequest, n_jobs: int) -> None:
@@ -93,6 +95,7 @@ class Driver:
         self._batch_size = launchers.batch_size(config)
         self._n_launched = 0
         self._progress = Progress(n_jobs)
+        self.waits = Waits(request.directory, self._progress.show)
         self.stop = StopRequest()
         self._previous_handlers: dict[int, Any] = {}
         # By the key of each job: the job, its last known state, its attempts, and why it is not tried again.
@@ -140,7 +143,10 @@ class Driver:
                 ready = [job for job in remaining if not self._is_done(job) and not self._is_running(job)]
                 if ready:
                     self._launch(ready[: self._batch_size])
-                elif any(self._is_running(job) for job in remaining):
+                elif running := [job for job in remaining if self._is_running(job)]:
+                    for job in running:
+                        run = job.run
+                        self.waits.check(str(run.path), run.lock, (run.metrics, run.log, run.summary, run.lock))
                     time.sleep(POLL_INTERVAL)
         self._read_states(jobs)
         self._progress.update()

@@ -112,6 +112,11 @@ class Progress:
             self._failed.add(job.key)
         self._bar.write(visible(self._describe(job, report), multiline=True), file=self._file)
 
+    def show(self, text: str) -> None:
+        """Print a message above the status line of a terminal; nothing elsewhere."""
+        if not self._bar.disable:
+            self._bar.write(visible(text, multiline=True), file=self._file)
+
     def status_line(self) -> str:
         """Return the number of jobs in each state, the remaining time and the best loss."""
         done, failed = self._count(*DONE, State.pruned), self._count(State.failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 
@@ -10,6 +9,7 @@ from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary
 from nanolm.sweeps.planning import Job
+from nanolm.untrusted import read_inside, unreadable
 
 
 class State(enum.Enum):
@@ -69,14 +69,22 @@ def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> R
         return Report(State.completed, summary)
     if check_lock and run.is_claimed():
         return Report(State.running, summary)
-    text = ""
-    with contextlib.suppress(FileNotFoundError):
-        text = run.error.read_text(encoding="utf-8").strip()
+    text = _read_error(run)
     if summary.status in ("diverged", "pruned", "interrupted"):
         return Report(State(summary.status), summary, text)
     if text or summary.status == "failed":
         return Report(State.failed, summary, text or summary.error or "")
     return Report(State.unfinished if run.exists() else State.new, summary)
+
+
+def _read_error(run: RunDirectory) -> str:
+    """Read error.txt; empty if there is none, and the reason if it cannot be read."""
+    try:
+        return read_inside(run.error, run.path).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(unreadable(run.error, error))
 
 
 def read_job_summary(run: RunDirectory, max_steps: int) -> Summary:

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from nanolm.files import write_text
+from nanolm.untrusted import read_inside
 
 # Contents of the file: jobs that run may finish, or must stop as well.
 START_NO_JOB = "start no job"
@@ -21,6 +22,6 @@ def write_stop_file(path: Path, command: str) -> None:
 def read_stop_file(path: Path | None) -> str:
     """Return the command, or an empty string."""
     try:
-        return path.read_text(encoding="utf-8") if path else ""
+        return read_inside(path, path.parent).decode(errors="replace") if path else ""
     except OSError:
         return ""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def job(tmp_path: Path, small_text: Path) -> Job:
 
 
 @pytest.fixture
-def call(job: Job) -> Callable[..., Report]:
-    """Return a function that calls a SweepJob as launchers do."""
+def call(job: Job) -> Iterator[Callable[..., Report]]:
+    """Yield a function that calls a SweepJob as launchers do."""
     register_schemas()
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
         master = compose(CONFIG_NAME, return_hydra_config=True)
@@ -47,7 +47,9 @@ def call(job: Job) -> Callable[..., Report]:
         HydraConfig.instance().set_config(composed)
         return SweepJob(**attributes)(without_hydra(composed))
 
-    return call
+    before = HydraConfig.instance().cfg
+    yield call
+    HydraConfig.instance().cfg = before
 
 
 def test_job_trains_and_returns_its_loss(job: Job, call: Callable[..., Report]) -> None:

@@ -1,5 +1,7 @@
 """The state of a job, read from its run directory."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,21 @@ def test_read_run_reports_an_error_file_as_failure(run: RunDirectory) -> None:
     run.summary.write_text("{")
     assert state_of(run) is State.failed
     assert "summary.json is damaged" in read_run(run, 4).error
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Path.mkdir, "error.txt cannot be read: it is a folder"),
+        (os.mkfifo, "error.txt cannot be read: it is a FIFO"),
+        (lambda path: path.symlink_to("/etc/hostname"), "error.txt cannot be read: it is a link to /etc/hostname"),
+        (lambda path: path.write_bytes(b"x" * 2_000_000), "error.txt cannot be read: it has 2,000,000 bytes"),
+        (lambda path: path.write_bytes(b"\xff broken"), "\ufffd broken"),
+    ],
+)
+def test_read_run_accepts_any_error_file(make: Callable[[Path], object], expected: str, run: RunDirectory) -> None:
+    run.path.mkdir()
+    make(run.error)
+    report = read_run(run, 4)
+    assert report.state is State.failed
+    assert expected in report.error

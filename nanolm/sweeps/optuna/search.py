@@ -17,17 +17,17 @@ from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
 from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest
 from nanolm.sweeps.optuna.checks import check_points, shared_settings
-from nanolm.sweeps.optuna.journal import FOLDER
+from nanolm.sweeps.optuna.journal import FOLDER, JOURNAL
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_settings, n_trials_of
 from nanolm.sweeps.optuna.space import as_overrides, space_of
 from nanolm.sweeps.optuna.study import (
     OpenStudy,
-    is_shared,
     open_study,
     point_of,
     register_sweeper,
     reject_trial,
+    shared_trials,
     study_name,
     take_trials,
 )
@@ -82,7 +82,10 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> None:
             if numbers := take_trials(opened, sweeper, batch_size):
                 n_possible = search.run(driver, numbers)
                 n_consecutive = 0 if n_possible else n_consecutive + len(numbers)
-            elif is_shared(opened, sweeper):
+            elif shared := shared_trials(opened, sweeper):
+                for number, lock, run in shared:
+                    written = (opened.folder / JOURNAL, lock, run.metrics, run.log, run.summary)
+                    driver.waits.check(f"trial {number}", lock, written)
                 time.sleep(POLL_INTERVAL)
             else:
                 break

@@ -16,11 +16,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nanolm.config.fields import Role, leaves, setting_of
 from nanolm.errors import NanolmError, explain_os_error
+from nanolm.files import write_text
 from nanolm.json_text import dump_json
-from nanolm.locks import Lock, is_held, soft_path
-from nanolm.runs.directory import make_folders, remove_empty
+from nanolm.locks import Holder, Lock, is_held, soft_path
+from nanolm.runs.directory import RunDirectory, make_folders, remove_empty
 from nanolm.runs.occupancy import require_no_run
-from nanolm.sweeps.optuna.journal import IMPOSSIBLE, OWNER, damaged_journal, open_journal
+from nanolm.sweeps.optuna.journal import FOLDER, IMPOSSIBLE, OWNER, damaged_journal, open_journal
 from nanolm.sweeps.optuna.pruners import PRUNERS
 from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS, distribution_of
 from nanolm.sweeps.optuna.settings import OptunaConfig, n_trials_of
@@ -124,6 +125,9 @@ def register_sweeper(folder: Path) -> Iterator[str]:
     path = _sweeper_lock(folder, sweeper)
     with Lock(path):
         try:
+            # For the messages of others.
+            with contextlib.suppress(OSError):
+                write_text(path, Holder.of_this_process().format())
             yield sweeper
         finally:
             # Otherwise the next sweeper removes it.
@@ -166,15 +170,23 @@ def n_impossible(trials: Sequence[FrozenTrial]) -> int:
     return sum(bool(trial.user_attrs.get(IMPOSSIBLE)) for trial in trials)
 
 
-def is_shared(opened: OpenStudy, sweeper: str) -> bool:
-    """Return whether another live sweeper runs trials of the study. Failed trials wait for the next sweeper instead."""
-    return any(
-        trial.state == TrialState.RUNNING
+def shared_trials(opened: OpenStudy, sweeper: str) -> list[tuple[int, Path, RunDirectory]]:
+    """Return the trials that other live sweepers run: the number, the sweeper's lock and the run of each.
+
+    Failed trials wait for the next sweeper instead.
+    """
+    return [
+        (
+            trial.number,
+            _sweeper_lock(opened.folder, trial.user_attrs.get(OWNER, "")),
+            RunDirectory(opened.folder / trial.user_attrs.get(FOLDER, ".")),
+        )
+        for trial in opened.trials()
+        if trial.state == TrialState.RUNNING
         and trial.user_attrs.get(OWNER) != sweeper
         and not trial.user_attrs.get(FAILED)
         and not _is_abandoned(opened, trial, sweeper)
-        for trial in opened.trials()
-    )
+    ]
 
 
 def point_of(opened: OpenStudy, number: int) -> dict[str, Value]:

@@ -12,12 +12,12 @@ from nanolm.sweeps.optuna.settings import OptunaConfig
 from nanolm.sweeps.optuna.space import Choice, Interval
 from nanolm.sweeps.optuna.study import (
     OpenStudy,
-    is_shared,
     n_impossible,
     open_study,
     point_of,
     register_sweeper,
     reject_trial,
+    shared_trials,
     study_name,
     take_trials,
 )
@@ -29,13 +29,13 @@ def test_take_trials_prefers_abandoned_trials(make_study: Callable[..., OpenStud
         with register_sweeper(tmp_path) as other:
             assert take_trials(first, one, 2) == [0, 1]
             assert take_trials(second, other, 2) == [2, 3]
-            assert is_shared(first, one)
+            assert shared_trials(first, one)
             second.set_attribute(2, FAILED, "no room on the disk")
             second.set_attribute(3, FAILED, "no room on the disk")
-            assert not is_shared(first, one), "two sweepers with a failure each would wait for each other"
+            assert not shared_trials(first, one), "two sweepers with a failure each would wait for each other"
             point = point_of(second, 2)
         # The other sweeper has ended, and its trials are still open.
-        assert not is_shared(first, one)
+        assert not shared_trials(first, one)
         assert take_trials(first, one, 9) == [2, 3], "abandoned trials come first and alone"
         assert point_of(first, 2) == point
         assert take_trials(first, one, 9) == [4, 5]
@@ -50,7 +50,7 @@ def test_take_trials_replaces_an_impossible_trial(make_study: Callable[..., Open
         reject_trial(study, 1, "3 heads do not divide 16")
         assert take_trials(study, sweeper, 9) == [2, 3, 4]
         assert take_trials(study, sweeper, 9) == []
-        assert not is_shared(study, sweeper)
+        assert not shared_trials(study, sweeper)
     assert n_impossible(study.trials()) == 2
     assert [trial.state for trial in study.trials()[:3]] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
 
