@@ -11,14 +11,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from nanolm.files import open_held_folder, remove_abandoned, remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
+from nanolm.untrusted import open_inside, read_inside
 
 MANIFEST = "manifest.json"
+# The manifest of a stream has 150 bytes per shard of 2^26 tokens; that of a checkpoint, all settings of the run.
+MAX_MANIFEST_BYTES = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +131,16 @@ def remove_leftovers(folder: Path, names: str) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest without its own checksum, or None if it is missing or damaged. No other file is read."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        content = (folder / MANIFEST).read_bytes()
+    """Return the manifest without its own checksum, or None if it is missing or damaged. No other file is read.
+
+    Its files are plain names in the folder, each with its size and checksum; its other entries are not checked.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        content = read_inside(folder / MANIFEST, folder, MAX_MANIFEST_BYTES)
         manifest = json.loads(content)
         del manifest["sha256"]
-        if content == _manifest_bytes(manifest):
+        # Whoever can alter the manifest can compute its checksum, too.
+        if content == _manifest_bytes(manifest) and all(_is_file_entry(*item) for item in manifest["files"].items()):
             return manifest
     return None
 
@@ -145,12 +153,13 @@ def find_damage(folder: Path) -> Iterator[Damage]:
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        yield Damage(MANIFEST, "is damaged" if (folder / MANIFEST).exists() else "is missing")
+        yield Damage(MANIFEST, "is damaged" if os.path.lexists(folder / MANIFEST) else "is missing")
         return
     candidates = []
     for name, written in manifest["files"].items():
         try:
-            size = (folder / name).stat().st_size
+            with open_inside(folder / name, folder) as file:
+                size = os.fstat(file.fileno()).st_size
         except OSError as error:
             yield _unreadable(name, error)
             continue
@@ -168,6 +177,21 @@ def find_damage(folder: Path) -> Iterator[Damage]:
             yield Damage(name, f"has been altered (SHA-256 {found[:16]}..., written as {sha256[:16]}...)")
 
 
+def is_sha256(value: object) -> bool:
+    """Return whether a value is a SHA-256 in hexadecimal."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def is_size(value: object) -> bool:
+    """Return whether a value is a number of bytes, steps or tokens: an int that is not negative and fits 64 bits."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_file_entry(name: str, entry: dict[str, Any]) -> bool:
+    is_plain = name not in ("", ".", "..", MANIFEST) and not any(character in name for character in "/\\:\0")
+    return is_plain and is_size(entry["bytes"]) and is_sha256(entry["sha256"])
+
+
 def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
     """Serialize a manifest together with its checksum; the bytes are a function of the content."""
     sha256 = hashlib.sha256(dump_json(manifest, sort_keys=True).encode()).hexdigest()
@@ -180,5 +204,5 @@ def _unreadable(name: str, error: OSError) -> Damage:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with open_inside(path, path.parent) as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

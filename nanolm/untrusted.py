@@ -7,10 +7,11 @@ folder: a downloaded run cannot name the reader's private files.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nanolm.errors import RunError
 from nanolm.files import NO_FOLLOW, kind_of, not_regular
@@ -20,7 +21,7 @@ from nanolm.plain_yaml import LOADER, PlainYamlError, load_plain_yaml
 MAX_BYTES = 1_000_000
 
 
-def open_inside(path: Path, folder: Path) -> BinaryIO:
+def open_inside(path: Path, folder: Path) -> io.BufferedReader:
     """Open a regular file of a folder for reading.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanolm.checksummed import MANIFEST
+from nanolm.checksummed import MANIFEST, MAX_MANIFEST_BYTES
 from nanolm.config.identity import describe_changes
 from nanolm.config.roles import is_resumable
 from nanolm.json_text import parse_object
@@ -50,7 +50,9 @@ def _recorded(checkpoints: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         newest = next(reversed(checkpoints_by_step(checkpoints).values()), None)
         if newest is not None:
-            settings = parse_object(read_inside(newest / MANIFEST, checkpoints.parent)).get("settings")
+            settings = parse_object(read_inside(newest / MANIFEST, checkpoints.parent, MAX_MANIFEST_BYTES)).get(
+                "settings"
+            )
             return settings if isinstance(settings, dict) else {}
     return {}
 

@@ -15,6 +15,9 @@ from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
 from nanolm.wording import format_bytes
 
+# The year 9000, in seconds since 1970.
+LATEST = 221_845_392_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -111,9 +114,12 @@ def _print_table(run: RunDirectory, entries: list[Entry], quarantined: list[str]
 def _size_and_time(path: Path) -> tuple[int, str]:
     """Return the total size of a checkpoint's files and the time of the latest write."""
     stats = []
-    for file in path.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            stats.append(file.stat())
-    newest = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
+    with contextlib.suppress(OSError):
+        for file in path.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                stats.append(file.lstat())
+    newest = max((stat.st_mtime for stat in stats), default=path.lstat().st_mtime)
+    # A file can have a time that no calendar has.
+    newest = min(max(newest, 0), LATEST)
     saved = datetime.datetime.fromtimestamp(newest).astimezone().isoformat(timespec="seconds")
     return sum(stat.st_size for stat in stats), saved

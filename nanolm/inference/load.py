@@ -10,6 +10,7 @@ from torch import nn
 
 from nanolm import option_types, shell
 from nanolm.compose import import_plugins
+from nanolm.config.checks import MODEL_CHECKS, check
 from nanolm.config.fields import Trait
 from nanolm.config.run import Config
 from nanolm.config.trainer import AttentionBackend
@@ -21,6 +22,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import memory
 from nanolm.training.checkpoints import files as checkpoint_files
+from nanolm.training.checkpoints.fit import require_fit
 from nanolm.training.checkpoints.resume_checks import require_same_settings
 from nanolm.training.precision import choose_device
 
@@ -54,23 +56,32 @@ def load_run(
 
     Raises:
         RunError: the directory is not a run, has no checkpoint yet, or has no averaged weights.
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or of another model than config.yaml describes.
+        SettingsError: this machine cannot hold the model.
     """
     run = RunDirectory(path).require()
     chosen = choose_device(device, where="--device")
     import_plugins(plugins)
     config = load_yaml(run.config)
+    # Nobody may have checked it since it was written.
+    if problems := check(config, MODEL_CHECKS):
+        raise RunError(
+            f"config.yaml has a setting that no run can have: {problems[0].found}",
+            where=str(run.config),
+            hint="restore it from a copy of the run",
+        )
     # The attention backend was chosen for the machine that trained.
     config.trainer.attention_backend = AttentionBackend.auto
     tokenizer = tokenizers.from_file(run.tokenizer)
     found = _find(run, checkpoint)
     require_same_settings(config, run, found.manifest, found.path, Trait.evaluation)
+    require_fit(found, config, tokenizer.vocab_size)
     with memory.translate_memory_errors(config):
         model = build(config, tokenizer.vocab_size)
         found.load_weights(model)
         model.requires_grad_(False).to(chosen).eval()
     if weights == "ema":
-        averages = found.load_averages()
+        averages = found.load_averages(model)
         if averages is None:
             raise RunError(
                 "the checkpoint has no averaged weights",

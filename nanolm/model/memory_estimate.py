@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from nanolm.config.model import Activation, AttentionKind, FeedForwardKind, Norm, Positions, TransformerConfig
+from nanolm.config.mask import CausalConfig, layers_by_mask
+from nanolm.config.model import (
+    Activation,
+    AttentionKind,
+    FeedForwardKind,
+    NgramConfig,
+    Norm,
+    Positions,
+    TransformerConfig,
+)
 from nanolm.config.optimizer import (
     AdafactorConfig,
     AdamConfig,
@@ -34,6 +43,7 @@ STATE_COPIES = {AdamConfig.name: 2, AdamWConfig.name: 2, LionConfig.name: 1, Sch
 # Temporary copies of the parameters during an optimizer step; Adam, AdamW and SGD are fused.
 TEMPORARY_COPIES = {LionConfig.name: 1, ScheduleFreeConfig.name: 2, MuonConfig.name: 2}
 
+FP64_BYTES = 8
 FP32_BYTES = 4
 AUTOCAST_BYTES = 2
 
@@ -105,6 +115,26 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
     averages = 0 if config.trainer.ema_decay is None else parts["weights"]
     persistent = parts["weights"] + parts.get("optimizer", 0) + averages
     return persistent + max(activations, parts["gradients"] + temporary)
+
+
+def inference_memory(config: Config, vocab_size: int) -> int:
+    """Return a lower bound on the bytes that a model takes for one sequence, without its weights."""
+    return table_memory(config, vocab_size) + FP32_BYTES * config.size.context_length * vocab_size
+
+
+def table_memory(config: Config, vocab_size: int) -> int:
+    """Return a lower bound on the bytes of tables that depend on the context length, or on the vocabulary.
+
+    These are the sines of positions, computed in fp64, masks other than causal ones, computed from int64 distances,
+    the positions that a key-value cache counts, and the probabilities of an n-gram model.
+    """
+    settings, length = config.model, config.size.context_length
+    if not isinstance(settings, TransformerConfig):
+        return 3 * FP64_BYTES * vocab_size if isinstance(settings, NgramConfig) else 0
+    width = {Positions.sinusoidal: config.size.d_model, Positions.rotary: config.size.key_width}
+    masks = [mask for mask, _ in layers_by_mask(config) if not isinstance(mask, CausalConfig)]
+    n_masks = len(masks) + FP64_BYTES * bool(masks)
+    return length * (FP64_BYTES * (1 + width.get(settings.positions, 0)) + n_masks * length)
 
 
 def _autocast_bytes(config: Config, number_format: str | None) -> int:

@@ -33,8 +33,8 @@ REQUESTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate (
 def require_memory(config: Config, vocab_size: int, device: torch.device, is_sharded: bool = False) -> None:
     """Refuse a run that cannot fit before anything is allocated, since the system may kill a process silently.
 
-    The estimate is a lower bound: weights, gradients and optimizer state, the tokens of a batch, and the logits of a
-    micro-batch. Models without a formula are not checked.
+    The estimate is a lower bound: weights, gradients and optimizer state, tables of positions and masks, the tokens of
+    a batch, and the logits of a micro-batch. Models without a formula are not checked.
 
     Args:
         is_sharded: whether the weights are divided among the ranks.
@@ -53,6 +53,8 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
         "the weights, the gradients and the optimizer": count.total(state) // (n_ranks if is_sharded else 1),
         LOGITS: sequences // trainer.gradient_accumulation * logits_of_one,
     }
+    if tables := memory_estimate.table_memory(config, vocab_size):
+        on_device["positions and masks"] = tables
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
     limits = []
     if device.type == "cuda":

@@ -8,6 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from nanolm.training.checkpoints.values import (
+    COUNT,
+    FINITE,
+    FINITE_OR_NULL,
+    TABLE,
+    TENSOR,
+    require_table,
+    require_tensor,
+)
+
+# Words in the state of a Mersenne Twister.
+MERSENNE_WORDS = 624
+
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of Python, NumPy and PyTorch."""
@@ -50,13 +63,33 @@ def get_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore what `get_state` returned. Call it last on resume, so that nothing draws random numbers after it."""
+    """Restore what `get_state` returned. Call it last on resume, so that nothing draws random numbers after it.
+
+    Raises:
+        ValueError: the state is not one of these generators.
+    """
+    require_table(
+        state,
+        dict.fromkeys(("torch", "cuda", "mps"), TENSOR) | {"python": TABLE, "numpy": TABLE},
+        "rng",
+        ("cuda", "mps"),
+    )
     python, numpy = state["python"], state["numpy"]
+    require_table(python, {"version": COUNT, "words": TENSOR, "gauss": FINITE_OR_NULL}, "rng.python")
+    require_table(numpy, {"keys": TENSOR, "position": COUNT, "has_gauss": COUNT, "cached": FINITE}, "rng.numpy")
+    require_tensor(python["words"], (MERSENNE_WORDS + 1,), False, "rng.python.words")
+    require_tensor(numpy["keys"], (MERSENNE_WORDS,), False, "rng.numpy.keys")
+    # NumPy would read beyond the end of its keys.
+    if numpy["position"] > MERSENNE_WORDS:
+        raise ValueError(f"rng.numpy.position is {numpy['position']}, not at most {MERSENNE_WORDS}")
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    if device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-    torch.set_rng_state(state["torch"])
+    try:
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
+        if device.type == "mps" and "mps" in state:
+            torch.mps.set_rng_state(state["mps"])
+        torch.set_rng_state(state["torch"])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"rng is no state of torch's generator: {error}") from error

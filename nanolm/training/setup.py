@@ -24,9 +24,10 @@ from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fit import require_fit
 from nanolm.training.checkpoints.fork import Parent, adapt_state
-from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run
-from nanolm.training.checkpoints.state import TrainState
+from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run, parent_notes
+from nanolm.training.checkpoints.state import TrainState, read_state
 from nanolm.training.determinism import set_determinism
 from nanolm.training.distributed import parallel as distributed
 from nanolm.training.distributed.ranks import Ranks
@@ -87,6 +88,8 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     number_format = NumberFormat(settings.precision, device, before, is_sharded)
     resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
     parent = None if resumed else parent
+    if parent is not None:
+        resume_info.notes.extend(ranks.run_on_main(lambda: parent_notes(parent)))
     start = parent.checkpoint if parent else resumed
     corpus, tokenizer, streams = ranks.run_on_main_first(
         lambda: _prepare_text(config, run, resumed is not None, parent)
@@ -101,6 +104,10 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if resumed is not None:
         _require_same(resumed, about)
 
+    if parent is not None:
+        parent.require_fit(config, tokenizer.vocab_size)
+    elif resumed is not None:
+        require_fit(resumed, config, tokenizer.vocab_size)
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
     model, forward = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
     is_fitted = isinstance(model, FittedModel)
@@ -112,12 +119,12 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if start is None:
         rng.seed_rank(config.seed, 0, ranks.rank)
     else:
-        saved_state = start.load_state()
-        if averages is not None and (saved := start.load_averages()) is not None:
+        saved_state = read_state(start)
+        if averages is not None and (saved := start.load_averages(model)) is not None:
             state.load_averages(saved)
         if parent is not None and optimizer is not None:
             saved_state = adapt_state(saved_state, parent.config, config, optimizer)
-        state.load_state_dict(saved_state, config.seed)
+        state.load_state_dict(saved_state, config.seed, str(start.path / checkpoint.STRUCTURE))
     return Setup(
         config=config,
         run=run,

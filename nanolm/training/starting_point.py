@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from nanolm import shell
+from nanolm.checksummed import is_sha256, is_size
 from nanolm.compose import ComposedCommand, continue_run
 from nanolm.config.checks import check
 from nanolm.config.fields import flat
@@ -141,7 +142,7 @@ def _recorded_parent(run: RunDirectory, summary: Summary) -> Parent | None:
     if run.summary.exists() and summary.parent is None:
         return None
     pointer = summary.parent or {}
-    if not {"run", "step", "weights"} <= set(pointer):
+    if not (isinstance(pointer.get("run"), str) and is_size(pointer.get("step")) and is_sha256(pointer.get("weights"))):
         raise RunError(
             "the run has no checkpoint, and its summary does not say whether it is a fork",
             where=str(run.summary),

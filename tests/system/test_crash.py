@@ -17,6 +17,7 @@ import torch
 from nanolm.config.trainer import TrainerConfig
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
+from tests.checkpoint_files import FACTS
 from tests.forks import FORKS
 
 # Functions by which a save writes to the disk.
@@ -30,7 +31,7 @@ def save(saver: Saver, step: int) -> None:
     model = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.weight, float(step))
     state = {"scalars": {"step": step}, "moment": torch.full((4,), float(step))}
-    saver.save(step, model.state_dict(), state, {"val_loss": None, "best_step": 0})
+    saver.save(step, model.state_dict(), state, FACTS)
 
 
 def make_saver(folder: Path, log: Path | None = None) -> Saver:

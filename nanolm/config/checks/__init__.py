@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from nanolm.config.checks.dataset import check_dataset
 from nanolm.config.checks.mask import check_mask
@@ -17,7 +17,9 @@ from nanolm.config.wrong_values import LISTS
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.registry import GROUPS
 
-CHECKS = (
+Check = Callable[[Config], Iterator[NanolmError]]
+
+CHECKS: tuple[Check, ...] = (
     check_dataset,
     check_model,
     check_mask,
@@ -28,15 +30,20 @@ CHECKS = (
     check_device,
     check_logger,
 )
+MODEL_CHECKS = (check_model, check_mask)
 
 
-def check(config: Config) -> list[NanolmError]:
+def check(config: Config, checks: Iterable[Check] = CHECKS) -> list[NanolmError]:
     """Return all mistakes in the settings that can be found without the data.
 
     The checks across settings run only if every setting is valid by itself.
+
+    Args:
+        config: settings.
+        checks: those across settings: all, or MODEL_CHECKS for a model that is not trained further.
     """
     problems: list[NanolmError] = [*_check_names(config), *_check_items(config), *outside_bounds(config)]
-    return problems or [problem for check_group in CHECKS for problem in check_group(config)]
+    return problems or [problem for check_group in checks for problem in check_group(config)]
 
 
 def _check_names(config: Config) -> Iterator[NanolmError]:

@@ -6,9 +6,9 @@ tensors and structure), ema.safetensors if the run averages its weights, and man
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,40 @@ from torch import nn
 
 from nanolm import checksummed, shell
 from nanolm.checksummed import MANIFEST
-from nanolm.errors import CheckpointError, DiskError
+from nanolm.errors import CheckpointError, DiskError, NanolmError
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
+from nanolm.model.build import FittedModel
 from nanolm.run_layout import checkpoint_step, checkpoints_by_step
-from nanolm.training.checkpoints.serialization import cpu_copy, flatten, unflatten
+from nanolm.training.checkpoints.header import TensorInfo, read_header
+from nanolm.training.checkpoints.serialization import cpu_copy, flatten, parse_structure, unflatten
+from nanolm.training.checkpoints.values import COUNT, FINITE_OR_NULL, SHA256, TABLE, TEXT, require_table
+from nanolm.training.distributed.parallel import is_sharded
+from nanolm.untrusted import read_inside
 
 WEIGHTS, AVERAGES = "model.safetensors", "ema.safetensors"
 TENSORS, STRUCTURE = "state.safetensors", "state.json"
+FILES = (WEIGHTS, AVERAGES, TENSORS, STRUCTURE)
+LOGS = ("metrics.jsonl", "samples.jsonl")
+
+# Adam's state has 200 bytes per weight matrix.
+MAX_STRUCTURE_BYTES = 16_000_000
+
+# Damaged checkpoints that an error lists.
+SHOWN = 5
+
+# The entries of a manifest.
+FACTS = {
+    "step": COUNT,
+    "best_step": COUNT,
+    "val_loss": FINITE_OR_NULL,
+    "settings": TABLE,
+    "logs": TABLE,
+    "files": TABLE,
+    **dict.fromkeys(("identity", "corpus", "tokenizer", "precision"), TEXT),
+    "versions": TABLE,
+}
+OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "versions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,23 +78,81 @@ class Checkpoint:
         Raises:
             CheckpointError: the model has other parameters than the file.
         """
+        if not isinstance(model, FittedModel):
+            # A table of counts has the size of its text, which only loading it shows.
+            self._require_same(WEIGHTS, model.state_dict(keep_vars=True))
         try:
             safetensors.torch.load_model(model, self.path / WEIGHTS)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the weights do not fit the model: {_first_mismatch(error)}",
-                where=str(self.path / WEIGHTS),
-                hint="the model code has changed since; use the nanolm version that the manifest names",
-            ) from error
+        except (RuntimeError, SafetensorError) as error:
+            raise self._misfit(WEIGHTS, _first_mismatch(error)) from error
 
     def load_state(self) -> Any:
-        """Return all other state, as it was given to `take_snapshot`."""
-        structure = json.loads((self.path / STRUCTURE).read_text(encoding="utf-8"))
-        return unflatten(structure, safetensors.torch.load_file(self.path / TENSORS))
+        """Return all other state, as it was given to `take_snapshot`. Its values are not checked.
 
-    def load_averages(self) -> dict[str, torch.Tensor] | None:
-        """Return the averaged weights by name; None if the run does not average its weights."""
-        return safetensors.torch.load_file(self.path / AVERAGES) if AVERAGES in self.manifest["files"] else None
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        with self.explains_errors_of(STRUCTURE):
+            structure = parse_structure(read_inside(self.path / STRUCTURE, self.path, MAX_STRUCTURE_BYTES))
+            return unflatten(structure, safetensors.torch.load_file(self.path / TENSORS))
+
+    def load_averages(self, model: nn.Module) -> dict[str, torch.Tensor] | None:
+        """Return the averaged weights of a model by name; None if the run does not average its weights.
+
+        Raises:
+            CheckpointError: the model has other parameters than the file.
+        """
+        if AVERAGES not in self.manifest["files"]:
+            return None
+        self._require_same(AVERAGES, dict(model.named_parameters()))
+        return safetensors.torch.load_file(self.path / AVERAGES)
+
+    def weights(self) -> dict[str, TensorInfo]:
+        """Return the shape and dtype of each weight, without loading it; tied weights are there once.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        with self.explains_errors_of(WEIGHTS):
+            return read_header(self.path / WEIGHTS)
+
+    @contextlib.contextmanager
+    def explains_errors_of(self, name: str) -> Iterator[None]:
+        """Translate errors of reading a file of the checkpoint.
+
+        Raises:
+            CheckpointError: in place of an OSError or a ValueError.
+        """
+        try:
+            yield
+        except NanolmError:
+            raise
+        except (OSError, ValueError, SafetensorError) as error:
+            raise _damaged(self.path, checksummed.Damage(name, f"is damaged: {_reason(error)}")) from error
+
+    def _require_same(self, name: str, expected: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a file with other tensors than a model has, of which tied ones are stored once."""
+        with self.explains_errors_of(name):
+            found = read_header(self.path / name)
+        stored = {_memory(key, expected[key]) for key in found if key in expected}
+        problems = [f"it has the unknown tensor {key[:100]}" for key in found if key not in expected]
+        problems += [
+            f"{key} is {_describe(found[key])}, and {_describe(tensor)} in the model"
+            for key, tensor in expected.items()
+            if key in found and (found[key].shape, found[key].dtype) != (tuple(tensor.shape), tensor.dtype)
+        ]
+        problems += [f"it has no {key}" for key, tensor in expected.items() if _memory(key, tensor) not in stored]
+        if problems:
+            raise self._misfit(name, _first_of(problems))
+
+    def _misfit(self, name: str, problem: str) -> CheckpointError:
+        what = "weights" if name == WEIGHTS else "averaged weights"
+        return CheckpointError(
+            f"the {what} do not fit the model: {problem}",
+            where=str(self.path / name),
+            hint="restore config.yaml and tokenizer.json from a copy of the run; if the model code has changed since, "
+            "use the nanolm version that the manifest names",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +191,7 @@ def take_snapshot(
     first_names: dict[Any, str] = {}
     untied, tied = {}, {}
     for name, tensor in sorted(weights.items()):
-        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else name
-        first_name = first_names.setdefault(memory, name)
+        first_name = first_names.setdefault(_memory(name, tensor), name)
         if first_name == name:
             untied[name] = cpu_copy(tensor)
         else:
@@ -183,7 +266,7 @@ def verify(path: Path) -> Checkpoint:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a checkpoint, or None if it is missing or damaged. No other file is read."""
     manifest = checksummed.read_manifest(path)
-    return manifest if manifest and manifest.get("step") == checkpoint_step(path.name) else None
+    return None if manifest is None or _manifest_problem(path, manifest) else manifest
 
 
 def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
@@ -192,14 +275,47 @@ def inspect(path: Path) -> tuple[dict[str, Any] | None, list[CheckpointError]]:
     Returns:
         The manifest, None if it is missing or damaged, and an error for each damaged file.
     """
-    manifest = read_manifest(path)
-    damage = list(checksummed.find_damage(path))
-    if manifest is None and not damage:
-        damage = [checksummed.Damage(MANIFEST, "belongs to another step")]
-    hint = "use another checkpoint, or restore the file from a copy"
-    return manifest, [
-        CheckpointError(f"{path.name}: {found}", where=str(path / found.name), hint=hint) for found in damage
-    ]
+    manifest = checksummed.read_manifest(path)
+    problem = None if manifest is None else _manifest_problem(path, manifest)
+    if problem is not None:
+        return None, [_damaged(path, checksummed.Damage(MANIFEST, problem))]
+    damage = [_damaged(path, found) for found in checksummed.find_damage(path)]
+    if manifest is not None and not damage:
+        for name in manifest["files"].keys() - {STRUCTURE}:
+            try:
+                with Checkpoint(path, manifest).explains_errors_of(name):
+                    read_header(path / name)
+            except CheckpointError as error:
+                damage.append(error)
+    return manifest, damage
+
+
+def _damaged(path: Path, found: checksummed.Damage) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name}: {found}",
+        where=str(path / found.name),
+        hint="use another checkpoint, or restore the file from a copy",
+    )
+
+
+def _manifest_problem(path: Path, manifest: dict[str, Any]) -> str | None:
+    """Describe what is wrong with the entries of a manifest whose checksum is right; None if nothing is."""
+    run = path.parent.parent
+    if (path.is_symlink() or path.parent.is_symlink()) and not path.resolve().is_relative_to(run.resolve()):
+        return f"is in {path.resolve()}: links out of the run are not followed"
+    if manifest.get("step") != checkpoint_step(path.name):
+        return "belongs to another step"
+    try:
+        require_table(manifest, FACTS, optional=OPTIONAL_FACTS)
+        require_table(manifest["files"], dict.fromkeys(FILES, TABLE), "files", (AVERAGES,))
+        require_table(manifest["logs"], dict.fromkeys(LOGS, TABLE), "logs")
+        for name, log in manifest["logs"].items():
+            require_table(log, {"bytes": COUNT, "sha256": SHA256}, f"logs.{name}")
+        if manifest["best_step"] > manifest["step"]:
+            raise ValueError(f"best_step is {manifest['best_step']:,}, after step {manifest['step']:,}")
+    except ValueError as error:
+        return f"is damaged: {error}"
+    return None
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
@@ -218,8 +334,11 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[CheckpointError]]:
         except CheckpointError as error:
             damaged.append(error)
     if damaged:
+        more = f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
         raise CheckpointError(
-            f"none of the {len(damaged)} checkpoints can be used: " + "; ".join(error.found for error in damaged),
+            f"none of the {len(damaged):,} checkpoints can be used: "
+            + "; ".join(error.found for error in damaged[:SHOWN])
+            + more,
             where=str(folder),
             hint="restore the folder from a copy; to start over, choose another run directory",
         )
@@ -256,11 +375,29 @@ def quarantined(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.replaced-*"))
 
 
-def _first_mismatch(error: RuntimeError) -> str:
+def _first_mismatch(error: Exception) -> str:
     """Return the first of the mismatches that PyTorch lists, and how many more there are."""
-    _, *mismatches = (line.strip() for line in str(error).splitlines() if line.strip())
-    more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
-    return mismatches[0].rstrip(".") + more if mismatches else str(error)
+    first, *mismatches = (line.strip() for line in str(error).splitlines() if line.strip())
+    return _first_of([mismatch.rstrip(".") for mismatch in mismatches] or [first])
+
+
+def _first_of(problems: list[str]) -> str:
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _describe(tensor: torch.Tensor | TensorInfo) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"
+
+
+def _memory(name: str, tensor: torch.Tensor) -> Any:
+    """Return a key that tied tensors have in common."""
+    if not tensor.numel() or tensor.is_meta or is_sharded(tensor):
+        return name
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _reason(error: Exception) -> str:
+    return str((isinstance(error, OSError) and error.strerror) or error)
 
 
 def _folder_of(folder: Path, step: int) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,9 +17,8 @@ from nanolm.errors import CheckpointError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import ParentReference
 from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
-
-# Counters in the parameter groups of optimizers; everything else there is a setting.
-COUNTERS = ("updates", "weight_sum")
+from nanolm.training.checkpoints.fit import require_fit
+from nanolm.training.optimizers.state import COUNTERS
 
 # The losses of the parent may be of another validation text, so a fork starts with none and has its own best.
 FRESH_SCALARS = {
@@ -36,20 +37,23 @@ class Parent:
     config: Config
     checkpoint: Checkpoint
 
+    def require_fit(self, config: Config, vocab_size: int) -> None:
+        """Refuse settings of the fork that need other weights than the parent's, before the model is built.
+
+        Raises:
+            SettingsError: the model has another size.
+        """
+        with _explains_misfit(self.checkpoint):
+            require_fit(self.checkpoint, config, vocab_size)
+
     def load_weights(self, model: nn.Module) -> None:
         """Load the parent's weights into the model of the fork.
 
         Raises:
             SettingsError: the model has other parameters.
         """
-        try:
+        with _explains_misfit(self.checkpoint):
             self.checkpoint.load_weights(model)
-        except CheckpointError as error:
-            raise SettingsError(
-                f"the parent's weights do not fit the model of these settings: {error.found}",
-                where=str(self.checkpoint.path),
-                hint="a fork keeps the model, its size and the vocabulary of its parent; anything else may change",
-            ) from error
 
     def reference(self) -> ParentReference:
         """Return the entry of the fork's summary that identifies the checkpoint."""
@@ -60,6 +64,18 @@ class Parent:
             "identity": manifest.get("identity"),
             "weights": manifest["files"][WEIGHTS]["sha256"],
         }
+
+
+@contextlib.contextmanager
+def _explains_misfit(parent: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise SettingsError(
+            f"the parent's weights do not fit the model of these settings: {error.found}",
+            where=str(parent.path),
+            hint="a fork keeps the model, its size and the vocabulary of its parent; anything else may change",
+        ) from error
 
 
 def adapt_state(
@@ -87,10 +103,14 @@ def adapt_state(
 
 
 def _adapt_optimizer_state(
-    saved: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
+    saved: dict[str, Any] | None, parent: Config, config: Config, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     own = optimizer.state_dict()
-    if parent.optimizer.name != config.optimizer.name or len(own["param_groups"]) != len(saved["param_groups"]):
+    if (
+        saved is None
+        or parent.optimizer.name != config.optimizer.name
+        or len(own["param_groups"]) != len(saved["param_groups"])
+    ):
         return own
     groups = [
         {

@@ -25,6 +25,7 @@ from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.files import Checkpoint
+from nanolm.training.checkpoints.fork import Parent
 from nanolm.untrusted import read_yaml
 
 
@@ -204,7 +205,7 @@ def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: Re
     for path in (run.metrics, run.samples):
         log = resumed.manifest["logs"][path.name]
         info.file_offsets[path.name] = log["bytes"]
-        problem = _problem_of(path, log["bytes"], log["sha256"])
+        problem = log_problem(path, log)
         if problem is None:
             continue
         if path == run.metrics:
@@ -218,8 +219,16 @@ def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: Re
         info.notes.append(f"{path.name} {problem}: new samples are appended to it")
 
 
-def _problem_of(path: Path, length: int, checksum: str) -> str | None:
-    """Describe the damage to the first `length` bytes of a file; None if there is none."""
+def log_problem(path: Path, log: Mapping[str, Any]) -> str | None:
+    """Describe the damage to the rows of a file that a checkpoint covers; None if there is none.
+
+    An altered, lost, repeated or moved row is damage. Rows after the checkpoint are not compared.
+
+    Args:
+        path: metrics.jsonl or samples.jsonl.
+        log: its entry in the manifest: the length at the checkpoint and the SHA-256 of that many bytes.
+    """
+    length = log["bytes"]
     if not length:
         return None
     if not path.exists():
@@ -227,6 +236,13 @@ def _problem_of(path: Path, length: int, checksum: str) -> str | None:
     size = path.stat().st_size
     if size < length:
         return f"has {size:,} bytes, and had {length:,} at the checkpoint"
-    if hash_prefix(path, length).hexdigest() != checksum:
+    if hash_prefix(path, length).hexdigest() != log["sha256"]:
         return f"is not the file of this run: its first {length:,} bytes have changed since the checkpoint"
     return None
+
+
+def parent_notes(parent: Parent) -> list[str]:
+    """Describe damage to the rows of the run that a fork starts from, which the fork does not read."""
+    run, logs = parent.run, parent.checkpoint.manifest["logs"]
+    problems = {path.name: log_problem(path, logs[path.name]) for path in (run.metrics, run.samples)}
+    return [f"{name} of the parent {problem}" for name, problem in problems.items() if problem is not None]

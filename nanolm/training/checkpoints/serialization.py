@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+# The state of an optimizer has six levels.
+MAX_DEPTH = 40
 
 
 def cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,14 +44,48 @@ def flatten(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     return walk(state), tensors
 
 
-def unflatten(structure: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Invert `flatten`."""
-    ((kind, content),) = structure.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: unflatten(value, tensors) for key, value in content}
-    if kind in ("list", "tuple"):
-        items = [unflatten(item, tensors) for item in content]
-        return items if kind == "list" else tuple(items)
-    return float(content) if kind == "float" else content
+def parse_structure(text: bytes) -> Any:
+    """Parse a structure that was saved as JSON.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def unflatten(structure: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Invert `flatten`.
+
+    Raises:
+        ValueError: the structure is not a result of `flatten`, is nested more than MAX_DEPTH levels deep, or does not
+            name each tensor once.
+    """
+    unused = dict(tensors)
+
+    def walk(node: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        kind, content = next(iter(node.items())) if isinstance(node, dict) and len(node) == 1 else (None, None)
+        if kind == "tensor" and isinstance(content, str) and content in unused:
+            return unused.pop(content)
+        if kind == "dict" and isinstance(content, list):
+            pairs = [pair for pair in content if isinstance(pair, list) and len(pair) == 2]
+            table = {key: walk(value, depth + 1) for key, value in pairs if type(key) in (str, int)}
+            if len(table) == len(content):
+                return table
+        elif kind in ("list", "tuple") and isinstance(content, list):
+            items = [walk(item, depth + 1) for item in content]
+            return items if kind == "list" else tuple(items)
+        elif kind == "float" and content in ("inf", "-inf", "nan"):
+            return float(content)
+        elif kind == "value" and isinstance(content, bool | int | float | str | None):
+            return content
+        raise ValueError(f"{reprlib.repr(node)} is not a value of a saved state")
+
+    state = walk(structure, 0)
+    if unused:
+        raise ValueError(f"it does not name the tensor {min(unused)[:100]!r}")
+    return state

@@ -11,13 +11,28 @@ from torch import nn
 
 from nanolm.errors import CheckpointError
 from nanolm.training import rng
+from nanolm.training.checkpoints.files import MANIFEST, STRUCTURE, Checkpoint
+from nanolm.training.checkpoints.values import (
+    COUNT,
+    FINITE,
+    LIST,
+    NUMBER,
+    TABLE,
+    TABLE_OR_NULL,
+    require,
+    require_table,
+)
 from nanolm.training.distributed import parallel
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
+from nanolm.training.optimizers.state import checked_state
 from nanolm.training.precision import NumberFormat
+from nanolm.training.schedules import INITIAL_MEMORY
 
 # Fields of TrainState that are not saved as scalars.
 OBJECTS = ("model", "optimizer", "number_format", "device", "ranks", "averages")
+# What is kept of the state of torch.amp.GradScaler; all else in it is a setting.
+SCALER_KINDS = {"scale": FINITE, "_growth_tracker": COUNT}
 
 
 @dataclasses.dataclass
@@ -84,41 +99,88 @@ class TrainState:
         scaler = self.number_format.scaler
         own, *others = self.ranks.gather(rng.get_state(self.device))
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
-        names = [field.name for field in dataclasses.fields(self) if field.name not in OBJECTS]
         return {
-            "scalars": {name: getattr(self, name) for name in names},
+            "scalars": {name: getattr(self, name) for name in SCALAR_KINDS},
             "optimizer": parallel.gather_full(optimizer, self.ranks),
             "scaler": None if scaler is None else scaler.state_dict(),
             "rng": own,
             **({"rng_of_other_ranks": others} if others else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any], seed: int) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], seed: int, where: str = "the checkpoint that the run resumes from"
+    ) -> None:
         """Restore what `state_dict` returned, random generators last.
 
         Args:
-            state: as saved; "rng" may be missing.
+            state: as `read_state` returned it; "rng" may be missing.
             seed: seeds the generators of a rank whose state was not saved.
+            where: the file of the state, for errors.
 
         Raises:
-            CheckpointError: the optimizer has other parameter groups than the saved one.
+            CheckpointError: the state is not one of this model and optimizer.
         """
-        for name, value in state["scalars"].items():
-            setattr(self, name, value)
+        what = "the optimizer state"
         try:
+            for name, value in state["scalars"].items():
+                setattr(self, name, value)
             if self.optimizer is not None:
-                self.optimizer.load_state_dict(parallel.shard_optimizer_state(self.optimizer, state["optimizer"]))
+                saved = checked_state(self.optimizer, state["optimizer"])
+                self.optimizer.load_state_dict(parallel.shard_optimizer_state(self.optimizer, saved))
+            what = "the loss scale"
+            if self.number_format.scaler is not None and state["scaler"] is not None:
+                own = self.number_format.scaler.state_dict()
+                require_table(
+                    state["scaler"],
+                    dict.fromkeys(own, FINITE) | SCALER_KINDS,
+                    "scaler",
+                    own.keys() - SCALER_KINDS.keys(),
+                )
+                kept = {name: state["scaler"][name] for name in SCALER_KINDS}
+                self.number_format.scaler.load_state_dict({**own, **kept})
+            what = "the state of the random generators"
+            # Last, so that nothing draws random numbers after the generators are restored.
+            generators = [state["rng"], *state.get("rng_of_other_ranks", [])] if "rng" in state else []
+            if self.ranks.rank < len(generators):
+                rng.set_state(generators[self.ranks.rank], self.device)
+            else:
+                rng.seed_rank(seed, self.step, self.ranks.rank)
         except ValueError as error:
             raise CheckpointError(
-                f"the optimizer state does not match: {error}",
-                where="the checkpoint that the run resumes from",
-                hint="the code has changed since; use the nanolm version that the run's summary.json names",
+                f"{what} does not match: {error}",
+                where=where,
+                hint="use another checkpoint; if the code has changed since, use the nanolm version that the run's "
+                "summary.json names",
             ) from error
-        if self.number_format.scaler is not None and state["scaler"] is not None:
-            self.number_format.scaler.load_state_dict(state["scaler"])
-        # Last, so that nothing draws random numbers after the generators are restored.
-        generators = [state["rng"], *state.get("rng_of_other_ranks", [])] if "rng" in state else []
-        if self.ranks.rank < len(generators):
-            rng.set_state(generators[self.ranks.rank], self.device)
-        else:
-            rng.seed_rank(seed, self.step, self.ranks.rank)
+
+
+# The kind of each scalar, by the type of its field; losses are infinite before the first evaluation.
+SCALAR_KINDS = {
+    field.name: {"int": COUNT, "float": NUMBER}.get(str(field.type), TABLE)
+    for field in dataclasses.fields(TrainState)
+    if field.name not in OBJECTS
+} | dict.fromkeys(("seconds", "timed_seconds", "loss_sum"), FINITE)
+
+
+def read_state(source: Checkpoint) -> dict[str, Any]:
+    """Read the state of a checkpoint and check its counters.
+
+    Raises:
+        CheckpointError: a name in it is unknown, or a value has another type or is out of range.
+    """
+    with source.explains_errors_of(STRUCTURE):
+        state = source.load_state()
+        kinds = {"scalars": TABLE, "optimizer": TABLE_OR_NULL, "scaler": TABLE_OR_NULL, "rng": TABLE}
+        require_table(state, kinds | {"rng_of_other_ranks": LIST}, optional=("rng_of_other_ranks",))
+        if state["optimizer"] is not None:
+            require_table(state["optimizer"], {"state": TABLE, "param_groups": LIST}, "optimizer")
+            for number, group in enumerate(state["optimizer"]["param_groups"]):
+                require(group, TABLE, f"param_groups[{number}]")
+        scalars = state["scalars"]
+        # A run of an older version has fewer of them.
+        require_table(scalars, SCALAR_KINDS, "scalars", SCALAR_KINDS.keys() - {"step"})
+        require_table(scalars.get("plateau", {}), dict.fromkeys(INITIAL_MEMORY, NUMBER), "plateau", INITIAL_MEMORY)
+        for name, expected in (("step", source.step), ("best_step", source.best_step)):
+            if scalars.get(name, expected) != expected:
+                raise ValueError(f"scalars.{name} is {scalars[name]:,}, and {expected:,} in {MANIFEST}")
+    return state

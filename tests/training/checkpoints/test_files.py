@@ -8,6 +8,7 @@ import torch
 
 from nanolm.errors import CheckpointError, DiskError
 from nanolm.training.checkpoints import files as checkpoint
+from tests.checkpoint_files import FACTS
 
 FILES = (checkpoint.WEIGHTS, checkpoint.TENSORS, checkpoint.STRUCTURE, checkpoint.MANIFEST)
 
@@ -16,7 +17,9 @@ def save(folder: Path, step: int, value: float = 1.0) -> checkpoint.Checkpoint:
     model = torch.nn.Linear(4, 3)
     torch.nn.init.constant_(model.weight, value)
     state = {"scalars": {"step": step}, "moment": torch.full((4,), value)}
-    return checkpoint.write(folder, checkpoint.take_snapshot(step, model.state_dict(), state, {"val_loss": value}))
+    return checkpoint.write(
+        folder, checkpoint.take_snapshot(step, model.state_dict(), state, FACTS | {"val_loss": value})
+    )
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False))
     model[1].weight = model[0].weight
-    saved = checkpoint.write(tmp_path, checkpoint.take_snapshot(1, model.state_dict(), {}, {}))
+    saved = checkpoint.write(tmp_path, checkpoint.take_snapshot(1, model.state_dict(), {}, FACTS))
     assert (saved.path / checkpoint.WEIGHTS).stat().st_size < 2 * 64 * 64 * 4
     other = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False))
     other[1].weight = other[0].weight
@@ -155,7 +158,7 @@ def test_steps_are_ordered_numerically(tmp_path: Path) -> None:
 def test_snapshot_is_not_changed_by_later_steps(tmp_path: Path) -> None:
     model, moment = torch.nn.Linear(2, 2), torch.zeros(3)
     snapshot = checkpoint.take_snapshot(
-        1, model.state_dict(), {"moment": moment, "transposed": moment.expand(2, 3).T}, {}
+        1, model.state_dict(), {"moment": moment, "transposed": moment.expand(2, 3).T}, FACTS
     )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.nn.init.constant_(model.weight, 9.0)
@@ -172,7 +175,7 @@ def test_bytes_are_a_function_of_the_state(tmp_path: Path) -> None:
     for name in "bcdef":
         model[name].weight = model["a"].weight
     saved = [
-        checkpoint.write(tmp_path / str(n), checkpoint.take_snapshot(1, model.state_dict(), {}, {})).path
+        checkpoint.write(tmp_path / str(n), checkpoint.take_snapshot(1, model.state_dict(), {}, FACTS)).path
         for n in range(4)
     ]
     assert len({tuple((path / name).read_bytes() for name in FILES) for path in saved}) == 1

@@ -17,11 +17,12 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.pace import Pace
 from nanolm.training.trainer import train
+from tests.checkpoint_files import FACTS
 from tests.helpers import small_config
 
 
 def save(saver: Saver, step: int) -> None:
-    saver.save(step, torch.nn.Linear(2, 2).state_dict(), {}, {"val_loss": None, "best_step": 0})
+    saver.save(step, torch.nn.Linear(2, 2).state_dict(), {}, FACTS)
 
 
 @pytest.fixture
