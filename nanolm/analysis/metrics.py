@@ -15,6 +15,9 @@ from nanolm.runs.metrics import VAL, read_last_row
 # Runs whose summary has no results, or those of an earlier session.
 UNFINISHED = ("running", "unfinished", "no summary")
 
+# Losses above it have the perplexity of this one: exp overflows.
+MAX_EXPONENT = 700.0
+
 # Fields that metrics and summaries share.
 SUMMARY_FIELDS = (
     *("step", "tokens", "seconds", "tokens_per_second"),
@@ -116,7 +119,7 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
         **known,
         parameters=run.summary.entries if run.summary.is_fitted else run.summary.parameters,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
-        perplexity=None if best is None else math.exp(min(best, 700.0)),
+        perplexity=None if best is None else math.exp(min(best, MAX_EXPONENT)),
         fault=fault,
     )
 

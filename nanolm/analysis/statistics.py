@@ -44,21 +44,27 @@ def confidence_interval(values: Sequence[float]) -> float | None:
 
 
 def welch_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of equal means by Welch's t-test (Welch 1947); None for fewer than two values each.
+    """Return the two-sided p-value of equal means by Welch's t-test (Welch 1947).
 
     Values without variance, as of a deterministic model, give 0 or 1.
+
+    Returns:
+        None for fewer than two values each, and for variances whose square a float cannot hold.
     """
     if min(len(first), len(second)) < 2:
         return None
     difference = statistics.fmean(first) - statistics.fmean(second)
-    errors = [statistics.variance(values) / len(values) for values in (first, second)]
-    if not sum(errors):
-        return float(difference == 0)
+    try:
+        errors = [statistics.variance(values) / len(values) for values in (first, second)]
+        if not sum(errors):
+            return float(difference == 0)
+        freedom = sum(errors) ** 2 / sum(
+            error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
+        )
+    except ArithmeticError:
+        return None
     from scipy import special
 
-    freedom = sum(errors) ** 2 / sum(
-        error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
-    )
     return 2 * float(special.stdtr(freedom, -abs(difference) / math.sqrt(sum(errors))))
 
 

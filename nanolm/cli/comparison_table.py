@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from nanolm.analysis.baselines import Baseline
 from nanolm.analysis.comparison import Comparison, Row
-from nanolm.analysis.metrics import METRICS, TO_TARGET
+from nanolm.analysis.metrics import MAX_EXPONENT, METRICS, TO_TARGET
 from nanolm.analysis.names import short_keys
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_value, short_number
@@ -205,7 +205,8 @@ def _format_baseline(name: str, baseline: Baseline) -> str:
         return "" if baseline.bits_per_byte is None else f"{baseline.bits_per_byte:.4f}"
     if baseline.loss is None:
         return ""
-    return {"best_val_loss": f"{baseline.loss:.4f}", "perplexity": f"{math.exp(baseline.loss):.2f}"}.get(name, "")
+    perplexity = math.exp(min(baseline.loss, MAX_EXPONENT))
+    return {"best_val_loss": f"{baseline.loss:.4f}", "perplexity": f"{perplexity:.2f}"}.get(name, "")
 
 
 def _verdict(row: Row) -> str:

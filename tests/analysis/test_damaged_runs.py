@@ -198,3 +198,16 @@ def test_names_and_texts_do_not_control_the_terminal_or_the_page(
         output = capsys.readouterr().out
         assert not {character for character in output if character in "\x1b\x07\u202e\ud800\udce9\x9b"}, command
     assert "<script>alert" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("loss", [1e49, 705.0, 1e-300, 0.0])
+def test_extreme_losses_are_compared(loss: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for lr in (0.01, 0.1):
+        for seed in (1, 2):
+            losses, settings = [loss * lr * seed], {"optimizer.lr": lr, "seed": seed}
+            make_run(tmp_path / f"{lr}_{seed}", losses=losses, settings=settings, baseline_losses={"a": loss})
+    for metric in ("best_val_loss", "perplexity", "bits_per_byte"):
+        for form in ("--json", "--markdown", "--csv"):
+            assert not cli.run(["compare", str(tmp_path), form, "--metric", metric])
+    assert not cli.run(["compare", str(tmp_path)])
+    assert "Traceback" not in capsys.readouterr().err
