@@ -25,7 +25,7 @@ from nanolm.data.corpus.fields import text_in
 from nanolm.data.download import require_asked
 from nanolm.errors import DataError, install_hint
 from nanolm.files import user_path
-from nanolm.plain_yaml import PlainYamlError, load_plain_yaml
+from nanolm.plain_yaml import LOADER, PlainYamlError, load_plain_yaml
 from nanolm.registry import DATASETS
 from nanolm.untrusted import MAX_BYTES, read_inside
 
@@ -38,6 +38,8 @@ _OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 # The text of a folder may have this many times the size of its files, and always the number of bytes that follows.
 MAX_RATIO, FREE_BYTES = 100, 100_000_000
+# Reads dates and numbers as text.
+_TEXT_LOADER: Any = type("TextLoader", (LOADER,), {"yaml_implicit_resolvers": {}})
 # As huggingface_hub finds the YAML in a README.
 _HEADER = re.compile(rb"\s*---[\r\n]+([\s\S]*?)[\r\n]+---(?:\r\n|\n|$)")
 # Rows of a Parquet file that are in memory together.
@@ -129,7 +131,7 @@ def _check_cards(folder: Path) -> None:
             header = _HEADER.match(content)
             content = header[1] if header else b""
         try:
-            described = load_plain_yaml(content)
+            described = load_plain_yaml(content, _TEXT_LOADER)
         except PlainYamlError as error:
             line = f":{error.line}" if error.line else ""
             raise DataError(

@@ -30,9 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def card(path: str) -> str:
-    return (
-        f"---\ntitle: a---b\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n---\n"
-    )
+    files = f"  data_files:\n  - split: train\n    path: {path}\n"
+    return f"---\ntitle: a---b\ndate: 2024-01-01\nconfigs:\n- config_name: default\n{files}---\n"
 
 
 def refused(folder: Path, match: str) -> DataError:
