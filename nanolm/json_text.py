@@ -7,8 +7,11 @@ import math
 import re
 from typing import Any
 
-# Numbers that may overflow a float: an exponent of three digits, or more digits than the largest float has.
-MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{309}")
+# Numbers that may overflow a float have an exponent of three digits, or more digits than the largest float has. What
+# looks like an exponent at the end or inside of a word is part of a checksum.
+_LONG_EXPONENT = re.compile(r"[eE]\+?\d{3,}(?![\w\"])")
+_LONG_NUMBER = re.compile(r"\d{309}")
+_SAMPLE_OF_LONG_NUMBER = re.compile(r"\d{3}")
 # Values are copied and written again by functions that call themselves for each level.
 MAX_DEPTH = 100
 
@@ -33,7 +36,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
     try:
-        value = (_CHECKING_DECODER if MAY_OVERFLOW.search(text) else _DECODER).decode(text)
+        value = (_CHECKING_DECODER if _may_overflow(text) else _DECODER).decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     # Most texts are too short for the check, or have too few brackets.
@@ -80,6 +83,13 @@ def _depth(value: Any) -> int:
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
         depth += 1
     return depth
+
+
+def _may_overflow(text: str) -> bool:
+    if _LONG_EXPONENT.search(text):
+        return True
+    # At least three of every hundredth character are in a long number; looking for it everywhere is slow.
+    return bool(_SAMPLE_OF_LONG_NUMBER.search(text[::100]) and _LONG_NUMBER.search(text))
 
 
 def _parse_int(digits: str) -> int | None:

@@ -1,8 +1,9 @@
 import io
 
 import pytest
+from rich.text import Text
 
-from nanolm.tables import Console, Table, cell
+from nanolm.tables import LONG, Console, Table, cell
 
 
 def printed(table: Table, monkeypatch: pytest.MonkeyPatch, width: int = 40) -> list[str]:
@@ -20,6 +21,22 @@ def test_table_aligns_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert head == " name        loss"
     assert set(rule.strip()) == {"─"}
     assert (first, second) == (" a            2.5", " long name  12.25")
+
+
+def test_long_table_looks_like_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(n_copies: int) -> Table:
+        table = Table(["[bold]", "val\nloss", "step"], "lrR")
+        for _ in range(n_copies):
+            table.add_row(cell("a", "green"), "2.5\n±1", "1", style="bold")
+            table.add_row("name [red]\x1b[31m", Text("2.5\n±1"), "123")
+        return table
+
+    short, long = (printed(make(copies), monkeypatch) for copies in (1, LONG))
+    assert long[:3] == short[:3]
+    assert long[3:] == short[3:] * LONG
+    narrow = printed(make(LONG), monkeypatch, 30)
+    assert max(map(len, narrow)) <= 30
+    assert "name [red]\\x1b[31m" in "".join(line[1:13].strip() for line in narrow[3:9])
 
 
 def test_table_without_headings_has_no_header(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from nanolm.analysis.edits import note_of_edits
-from nanolm.analysis.names import short_names
+from nanolm.analysis.names import unique_endings
 from nanolm.config.fields import flatten
 from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError, RunError, raise_all
 from nanolm.files import user_path
+from nanolm.plain_yaml import load_plain_yaml
 from nanolm.registry import GROUPS
 from nanolm.run_layout import BESIDE_CONFIG, CONFIG, is_run_folder
 from nanolm.runs.directory import RunDirectory, enclosing_run
+from nanolm.runs.metrics import check_rows
 from nanolm.runs.summary import Summary
-from nanolm.untrusted import damaged, read_yaml
+from nanolm.untrusted import damaged, read_inside, read_yaml
 from nanolm.wording import shorten
 
 # The status of a run with a file that cannot be read.
@@ -37,6 +40,11 @@ TYPES: dict[str, tuple[type, str]] = {
     "plugins": (list, "a list"),
     "trainer.max_steps": (int, "a whole number"),
 }
+# The beginnings of the parts of config.yaml: a group or a setting outside of groups, and a setting of a group.
+GROUP = re.compile(rb"^(?=[^ \n])", re.MULTILINE)
+CHILD = re.compile(rb"^(?=  [^ \n])", re.MULTILINE)
+KEY = re.compile(rb" *(\w+):[ \n]")
+MAX_BYTES_BY_PARTS = 20_000
 RUN_FILES = {CONFIG, *BESIDE_CONFIG}
 # Folders that are searched for runs below one path.
 MAX_FOLDERS = 1_000_000
@@ -80,14 +88,14 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
     problems: list[NanolmError] = []
     found: dict[str, Path] = {}
     for path in map(user_path, paths):
-        folders = list(_run_folders(path))
+        folders = {os.path.realpath(folder): folder for folder in _run_folders(path)}
         if not folders:
             problems.append(_no_run_error(path))
-        for folder in folders:
-            found.setdefault(os.path.realpath(folder), folder)
+        for real, folder in folders.items():
+            found.setdefault(real, folder)
     raise_all(problems)
-    folders = list(found.values())
-    return [_read(folder, name) for folder, name in zip(folders, short_names(folders), strict=True)]
+    names = unique_endings([Path(real).parts for real in found], "/")
+    return [_read(folder, name) for folder, name in zip(found.values(), names, strict=True)]
 
 
 def plain_settings(path: Path) -> dict[str, Any]:
@@ -96,11 +104,51 @@ def plain_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: the file cannot be read, is damaged, or contains no mapping.
     """
-    settings = dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
+    try:
+        settings = _settings_by_parts(read_inside(path, path.parent))
+    except (OSError, ValueError):
+        settings = dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
     for key, (kind, name) in TYPES.items():
         if (value := settings.get(key)) is not None and not isinstance(value, kind):
             raise damaged(path, f"{key} is {shorten(repr(value))}, and must be {name}")
     return settings
+
+
+def _settings_by_parts(content: bytes) -> dict[str, Any]:
+    """Parse each part of a config.yaml on its own: the runs of a sweep have most parts in common, which are cached.
+
+    Raises:
+        ValueError: the text is not in the form that nanolm writes, and has to be parsed as a whole.
+    """
+    # Other characters may end a line, and a large file is parsed faster as a whole.
+    if not content.isascii() or b"\r" in content or len(content) > MAX_BYTES_BY_PARTS:
+        raise ValueError("it is not a usual file")
+    settings: dict[str, Any] = {}
+    for group in _split(GROUP, content):
+        settings.update(_parse_group(group))
+    return settings
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parse_group(text: bytes) -> list[tuple[str, Any]]:
+    head, _, children = text.partition(b"\n")
+    if not children or head[-1:] != b":" or head.count(b":") > 1:
+        return _parse_part("", text)
+    prefix = f"{head[:-1].decode()}."
+    return [pair for child in _split(CHILD, children) for pair in _parse_part(prefix, child)]
+
+
+def _split(begin: re.Pattern[bytes], text: bytes) -> list[bytes]:
+    before, *parts = begin.split(text)
+    keys = [match[1] for part in parts if (match := KEY.match(part))]
+    if before or len(set(keys)) < len(parts):
+        raise ValueError("it is not a mapping of different plain keys")
+    return parts
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parse_part(prefix: str, text: bytes) -> list[tuple[str, Any]]:
+    return [(f"{prefix}{key}", value) for key, value in flatten(map_strings(unescape, load_plain_yaml(text)))]
 
 
 def note_of(path: Path) -> str:
@@ -136,6 +184,10 @@ def _read(path: Path, name: str) -> Run:
         faults.append(error.found)
     try:
         summary = run.read_summary()
+    except RunError as error:
+        faults.append(error.found)
+    try:
+        check_rows(run.metrics)
     except RunError as error:
         faults.append(error.found)
     status = DAMAGED if faults else summary.status or "no summary"

@@ -58,8 +58,10 @@ def _recorded(checkpoints: Path) -> dict[str, Any]:
 
 
 def _is_same(old: Any, new: Any) -> bool:
+    if old == new:
+        return True
     if isinstance(new, str) and isinstance(old, int | float):
         # YAML 1.1 reads 1e-3 as a string, and nanolm as a number.
         with contextlib.suppress(ValueError):
             return float(new) == old
-    return bool(old == new)
+    return False

@@ -10,15 +10,16 @@ from pathlib import Path
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
     """Map each dotted key to its shortest unique ending, such as lr."""
     keys = list(keys)
-    return dict(zip(keys, _unique_endings([key.split(".") for key in keys], "."), strict=True))
+    return dict(zip(keys, unique_endings([key.split(".") for key in keys], "."), strict=True))
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The shortest unique ending of each path."""
-    return _unique_endings([list(Path(os.path.realpath(path)).parts) for path in paths], "/")
+    return unique_endings([Path(os.path.realpath(path)).parts for path in paths], "/")
 
 
-def _unique_endings(parts: Sequence[Sequence[str]], separator: str) -> list[str]:
+def unique_endings(parts: Sequence[Sequence[str]], separator: str) -> list[str]:
+    """The shortest unique ending of each sequence of parts, joined by a separator."""
     lengths = [len(some) for some in parts]
     # Sequences with the same last n parts, which are split by the part before these.
     groups, n = [list(range(len(parts)))], 0

@@ -17,7 +17,6 @@ from nanolm.cli.arguments import add_json
 from nanolm.errors import SettingsError, nearest, raise_all
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
-from nanolm.runs.directory import RunDirectory
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_age, format_value
 
@@ -199,9 +198,8 @@ def _entry(run: Run) -> Entry:
 
 
 def _last_write(run: Run) -> float:
-    files = RunDirectory(run.path)
     times = []
-    for path in (files.metrics, files.summary, files.config):
+    for name in ("metrics.jsonl", "summary.json", "config.yaml"):
         with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
+            times.append((run.path / name).stat().st_mtime)
     return max(times, default=0.0)

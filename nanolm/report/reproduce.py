@@ -47,7 +47,7 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     _, given = line
     changed = [key for key in settings if settings[key] != given.get(key, KeyError)]
     overrides = {key: f"{key}={_format(settings[key])}" for key in changed}
-    if set(given) != set(settings) or any(_parse(override) != settings[key] for key, override in overrides.items()):
+    if set(given) != set(settings) or not all(_is_parsed(overrides[key], settings[key]) for key in changed):
         return None
     return shell.join("nanolm", "train", *chosen, *overrides.values())
 
@@ -94,6 +94,12 @@ def _without_default(settings: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if settings.get(key) is not None]
 
 
+def _is_parsed(override: str, value: Any) -> bool:
+    """Return whether an override is parsed as its value, as any number is."""
+    return value is None or isinstance(value, int | float) or _parse(override) == value
+
+
+@functools.lru_cache(maxsize=10_000)
 def _parse(override: str) -> Any:
     """Return the value of an override, as Hydra and OmegaConf parse it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

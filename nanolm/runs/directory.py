@@ -20,23 +20,49 @@ RUN_OPTION = "hydra.run.dir=FOLDER"
 _CREATED: set[Path] = set()
 
 
+# The files and folders of a run.
+NAMES = {
+    "config": "config.yaml",
+    "metrics": "metrics.jsonl",
+    "summary": "summary.json",
+    "tokenizer": "tokenizer.json",
+    "checkpoints": "checkpoints",
+    "samples": "samples.jsonl",
+    "log": "train.log",
+    "error": "error.txt",
+    "profile": "profile.json",
+    "wandb": "wandb",
+    "lock": ".lock",
+    "soft_lock": soft_path(Path(".lock")).name,
+}
+
+
 class RunDirectory:
     """The paths of a run's files. Everything that reads or writes runs goes through this class."""
 
+    config: Path
+    metrics: Path
+    summary: Path
+    tokenizer: Path
+    checkpoints: Path
+    samples: Path
+    log: Path
+    error: Path
+    profile: Path
+    wandb: Path
+    lock: Path
+    soft_lock: Path
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = user_path(path)
-        self.config = self.path / "config.yaml"
-        self.metrics = self.path / "metrics.jsonl"
-        self.summary = self.path / "summary.json"
-        self.tokenizer = self.path / "tokenizer.json"
-        self.checkpoints = self.path / "checkpoints"
-        self.samples = self.path / "samples.jsonl"
-        self.log = self.path / "train.log"
-        self.error = self.path / "error.txt"
-        self.profile = self.path / "profile.json"
-        self.wandb = self.path / "wandb"
-        self.lock = self.path / ".lock"
-        self.soft_lock = soft_path(self.lock)
+
+    def __getattr__(self, name: str) -> Path:
+        """Build a path when it is first used: commands that list thousands of runs use few of them."""
+        if name not in NAMES:
+            raise AttributeError(f"a run directory has no {name}")
+        path = self.path / NAMES[name]
+        setattr(self, name, path)
+        return path
 
     def require_own(self) -> RunDirectory:
         """Return the directory, unless a path that a run writes to is a link, a device or of another wrong type.
@@ -58,7 +84,7 @@ class RunDirectory:
     @property
     def written(self) -> list[Path]:
         """All files and folders that a run may write."""
-        return [value for value in vars(self).values() if value != self.path]
+        return [self.path / name for name in NAMES.values()]
 
     def exists(self) -> bool:
         """Return whether a run was started here: config.yaml is there."""

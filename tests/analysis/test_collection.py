@@ -9,6 +9,7 @@ import pytest
 from nanolm.analysis import collection
 from nanolm.config.fields import flat
 from nanolm.errors import Problems, RunError
+from nanolm.plain_yaml import load_plain_yaml
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, make_config
@@ -170,3 +171,61 @@ def test_cyclic_links_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / "a" / name).symlink_to(tmp_path, target_is_directory=True)
         (tmp_path / name).symlink_to(tmp_path / "a", target_is_directory=True)
     assert [run.name for run in collection.find([tmp_path])] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\n  b: 1\n  c:\n    d: x\n    e: [1, 2]\nseed: 3\n",
+        "a:\n  b: first\n    second\nf: long\n  text\n",
+        "a:\n  b: |\n    one\n    two\n\nf: 'x'\n",
+        "# note\na:\n  # more\n  b: 1\n",
+        "a:\n    b: 1\n    c: 2\n",
+        "a:\n  - 1\n  - 2\nf:\n- x\n- y\n",
+        "a:\n  b: 1\nf: 2\na:\n  c: 3\n",
+        "a:\n  b:\n    x: 1\n  b:\n    y: 2\n",
+        "{a: {b: 1}, f: 2}\n",
+        "a: {b: 1,\n  c: 2}\nf: caf\u00e9\n",
+        "a:\r\n  b: 1\r\nf: 2\r\n",
+        "---\na:\n  b: 1\n",
+        'a: 1\na.b: 2\n"f g": 3\n',
+        "  a: 1\n  f: 2\n",
+        "a: 1: 2\n",
+        "a: [1,\nf: 2\n",
+        "a:\n  b: &x 1\n  c: *x\n",
+        "a:\n  b: 'one\n  f: two'\n",
+        "a:\nf: 1\n",
+    ],
+)
+def test_settings_by_parts_equal_those_of_the_whole(text: str, tmp_path: Path) -> None:
+    def read(content: str) -> object:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(content.encode())
+        try:
+            return list(collection.plain_settings(path).items())
+        except RunError as error:
+            return error.found.partition(" (line")[0]
+
+    # A comment with another letter, so that the text is parsed as a whole.
+    whole = read(text.rstrip("\r\n") + "\n# \u00e9\n")
+    assert read(text) == read(text) == whole
+
+
+def test_sweep_parses_common_settings_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(collection, "load_plain_yaml", lambda text: parsed.append(text) or load_plain_yaml(text))
+    for number in range(20):
+        make_run(tmp_path / f"run{number}", f"group:\n  common: 1\n  lr: 0.{number + 1}\nother:\n  common: 2\n")
+    runs = collection.find([tmp_path])
+    assert [run.settings["group.lr"] for run in runs] == [float(f"0.{number + 1}") for number in range(20)]
+    assert sum(b"lr:" in text for text in parsed) == 20
+    assert sum(b"common" in text for text in parsed) == 2
+
+
+def test_damaged_row_makes_the_run_damaged(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "split": "train", "loss": "low"}\n')
+    (found,) = collection.find([run])
+    assert found.status == "damaged"
+    assert found.faults == ("line 1 of metrics.jsonl is damaged: loss is 'low', and must be a number",)
