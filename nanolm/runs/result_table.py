@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from nanolm import shell
+from nanolm.errors import RunError
 from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import MetricsRow
@@ -51,8 +52,12 @@ def print_result_table(
     console = Console()
     path = visible(str(run.path))
     plotted = {name: loss for name, loss in summary.baseline_losses.items() if name == "counted_bigram"}
-    if plot := plot_losses(run.read_thinned_metrics(), plotted, width=min(console.width, 100)):
-        print(plot)
+    try:
+        if plot := plot_losses(run.read_thinned_metrics(), plotted, width=min(console.width, 100)):
+            print(plot)
+    except RunError as error:
+        # The run has been trained, and its result is in the summary.
+        console.print(cell(error.found))
     console.print(f"{summary.status} at step {summary.step:,}")
     table = Table(["", "nats/token", "bits/byte", ""], "lrrl")
     best = summary.best_val_loss

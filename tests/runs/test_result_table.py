@@ -61,3 +61,12 @@ def test_result_table_without_an_evaluation(tmp_path: Path, capsys: pytest.Captu
     summary = Summary(status="interrupted", step=1, parameters=1, tokens=8, seconds=0.1, tokens_per_second=80.0)
     print_result_table(summary, RunDirectory(tmp_path), "")
     assert "interrupted at step 1" in capsys.readouterr().out
+
+
+def test_result_is_printed_without_the_plot_of_damaged_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 2.0}\n')
+    summary = Summary(status="completed", step=100, parameters=1, tokens=6400, seconds=3.2)
+    print_result_table(summary, RunDirectory(tmp_path), "")
+    out = capsys.readouterr().out
+    assert "line 1 of metrics.jsonl is damaged: it has no step or split" in out
+    assert "completed at step 100" in out
