@@ -471,7 +471,9 @@ def _remove(path: Path, record: bytes) -> None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the content of a lock file, empty if it cannot be read; None if there is none."""
+    """Return the content of a lock file, "?" if it cannot be read; None if there is none."""
+    if not os.path.lexists(path):
+        return None
     try:
         return read_inside(path, path.parent, MAX_RECORD)
     except FileNotFoundError:

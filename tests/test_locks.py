@@ -278,7 +278,7 @@ def test_soft_locks_work_without_hard_links(soft: None, tmp_path: Path, monkeypa
         assert is_held(path)
 
 
-@pytest.mark.parametrize("n_rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_rounds", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_exactly_one_of_racing_processes_takes_an_abandoned_lock(n_rounds: int, soft: None, tmp_path: Path) -> None:
     abandoned = dataclasses.replace(Holder.of_this_process(), start=1).format()
     for number in range(n_rounds):
@@ -323,7 +323,7 @@ def test_waiting_names_the_process_once(
     process = hold(tmp_path / "lock")
     said: list[str] = []
     with pytest.raises(LockTimeout):
-        Lock(tmp_path / "lock").acquire(timeout=0.3, report=said.append)
+        Lock(tmp_path / "lock").acquire(timeout=0.1, report=said.append)
     assert len(said) == 1
     assert f"nanolm: waiting for process {process.pid} on {socket.gethostname()}" in said[0]
 
