@@ -14,6 +14,8 @@ from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import update_summary, write_summary
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.checkpoints.resume_checks import log_problem, parent_notes
 from nanolm.training.trainer import train
 from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
 
@@ -286,3 +288,48 @@ def test_killed_start_can_be_repeated(runs: Path, tmp_path: Path) -> None:
     (run.path / ".config.yaml.99.tmp").write_text("dataset:")
     train(small_config(runs / "small.txt", *LINE), run, quiet=True)
     assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
+
+
+ROW_CHANGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "altered": lambda rows: [rows[0].replace(b'"step": ', b'"step":  ', 1), *rows[1:]],
+    "lost": lambda rows: rows[1:],
+    "repeated": lambda rows: [rows[0], *rows],
+    "reordered": lambda rows: [rows[1], rows[0], *rows[2:]],
+    "emptied": lambda rows: [],
+}
+
+
+@pytest.mark.parametrize("change", ROW_CHANGES)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_changed_rows_before_the_checkpoint_are_found(name: str, change: str, runs: Path, tmp_path: Path) -> None:
+    found, _ = checkpoint.newest(runs / "parted" / "checkpoints")
+    assert found is not None
+    path = tmp_path / name
+    shutil.copy(runs / "parted" / name, path)
+    assert log_problem(path, found.manifest["logs"][name]) is None
+    rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(ROW_CHANGES[change](rows)))
+    assert log_problem(path, found.manifest["logs"][name]) is not None
+
+
+def test_rows_after_the_checkpoint_are_cut_off(runs: Path, tmp_path: Path) -> None:
+    run = copy_of(runs, "parted", tmp_path)
+    for path in (run.metrics, run.samples):
+        with path.open("ab") as file:
+            file.write(b'{"step": 5, "split": "train", "text": "x"}\n{"cut sh')
+    train(load_yaml(run.config), run, quiet=True)
+    assert untimed_rows(run) == untimed_rows(RunDirectory(runs / "whole"))
+    assert b"cut sh" not in run.samples.read_bytes()
+
+
+def test_fork_reports_changed_rows_of_its_parent(runs: Path, tmp_path: Path) -> None:
+    run = copy_of(runs, "parted", tmp_path)
+    config = load_yaml(run.config)
+    found, _ = checkpoint.newest(run.checkpoints)
+    assert found is not None
+    assert parent_notes(Parent(run, config, found)) == []
+    run.metrics.write_bytes(run.metrics.read_bytes().replace(b'"step": 1', b'"step": 2', 1))
+    run.samples.unlink()
+    changed, missing = parent_notes(Parent(run, config, found))
+    assert "metrics.jsonl of the parent is not the file of this run" in changed
+    assert "samples.jsonl of the parent is missing" in missing
