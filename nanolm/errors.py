@@ -177,20 +177,22 @@ def is_disk_failure(error: OSError) -> bool:
     return error.errno in {*_FAILURES, errno.EROFS}
 
 
-def write_failure(error: OSError, what: str, where: str, then: str) -> DiskError:
+def write_failure(error: Exception, what: str, where: str, then: str) -> DiskError:
     """Return the error for something that could be written before.
 
     Args:
+        error: an OSError, or the error of a library that has no number.
         what: what cannot be written, such as "the run".
         where: its path, if the error does not name one.
         then: what continues it once the cause is gone, such as a command.
     """
     remedies = {errno.EROFS: "make the file system writable", errno.EIO: "check the disk (`dmesg`)"}
     remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some disk space")
-    remedy = remedies.get(error.errno or 0, "check the disk and the permissions")
+    system = error if isinstance(error, OSError) else OSError()
+    remedy = remedies.get(system.errno or 0, "check the disk and the permissions")
     return DiskError(
-        f"{what} cannot be written: {error.strerror or error}",
-        where=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else where,
+        f"{what} cannot be written: {system.strerror or error}",
+        where=os.fsdecode(system.filename) if isinstance(system.filename, str | bytes | os.PathLike) else where,
         hint=f"{remedy}, then {then}",
     )
 

@@ -22,7 +22,7 @@ from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
 from nanolm.data.prompt import choose_prompt
-from nanolm.errors import DivergedError, write_failure
+from nanolm.errors import DivergedError, NanolmError, write_failure
 from nanolm.files import write_durably
 from nanolm.model.build import FittedModel
 from nanolm.runs.directory import RunDirectory
@@ -160,13 +160,13 @@ def _translate_disk_errors(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        then = f"resume the run: {shell.resume_command(run.path)}"
+        then = f"resume the run: {shell.resume_command(run.path)}" if run.exists() else "repeat the command"
         raise write_failure(error, "the run", str(run.path), then) from error
 
 
 def _note_first_checkpoint(run: RunDirectory) -> None:
     """Record in summary.json that a checkpoint exists, so that its loss does not go unnoticed."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NanolmError):
         update_summary(run.summary, has_checkpoint=True)
 
 

@@ -170,10 +170,19 @@ def require_one_error_everywhere(
         scene.require_continued(command, expected)
 
 
-@pytest.mark.parametrize(("disk", "start"), [("full for a moment", 45), ("read-only", 100)])
-def test_a_failing_disk_ends_training_with_one_error(disk: str, start: int, scene: Scene) -> None:
+def test_training_continues_after_a_fault_or_a_kill(scene: Scene) -> None:
     scene.begin_with(*PREPARE)
-    require_one_error_everywhere(scene, TRAIN, DISKS[disk], start, 60)
+    assert scene.server.warm_up(*TRAIN).returncode == 0
+    expected = scene.result()
+    for disk, at in (("full for a moment", 45), ("read-only", 100)):
+        scene.reset()
+        done = scene.server.run(*TRAIN, at=at, **DISKS[disk])
+        assert done.returncode == 1
+        require_one_message(done, is_sweep=False)
+        scene.require_continued(TRAIN, expected)
+    scene.reset()
+    assert scene.server.run(*TRAIN, at=70).returncode == -signal.SIGKILL
+    scene.require_continued(TRAIN, expected)
 
 
 @pytest.mark.slow
@@ -211,11 +220,6 @@ def require_nothing_lost_by_kills(scene: Scene, command: tuple[str, ...], start:
         assert done.returncode == -signal.SIGKILL, f"call {at}: {done.stderr}"
         scene.require_continued(command, expected)
     return n_calls
-
-
-def test_a_kill_while_training_loses_nothing(scene: Scene) -> None:
-    scene.begin_with(*PREPARE)
-    require_nothing_lost_by_kills(scene, TRAIN, 40, 50)
 
 
 @pytest.mark.slow

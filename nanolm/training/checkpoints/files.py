@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import nn
 
 from nanolm import checksummed, shell
 from nanolm.checksummed import MANIFEST
-from nanolm.errors import CheckpointError, DiskError, NanolmError
+from nanolm.errors import CheckpointError, NanolmError, write_failure
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
 from nanolm.model.build import FittedModel
@@ -227,11 +229,12 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
             manifest = {"step": snapshot.step, **snapshot.facts}
             writer.commit(manifest, move_existing_to=_quarantine_name(target) if target.exists() else None)
     except (OSError, SafetensorError) as error:
-        raise DiskError(
-            f"the checkpoint of step {snapshot.step} cannot be written: {getattr(error, 'strerror', None) or error}",
-            where=str(folder),
-            hint=f"free some disk space, then resume the run: {shell.resume_command(folder.parent)}",
-        ) from error
+        # safetensors has the number in its message only. The temporary folder is not named.
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        cause = OSError(number, os.strerror(number)) if number else error
+        then = f"resume the run: {shell.resume_command(folder.parent)}"
+        raise write_failure(cause, f"the checkpoint of step {snapshot.step}", str(folder), then) from error
     return verify(target)
 
 
