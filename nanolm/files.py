@@ -88,8 +88,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         if fcntl is not None:
-            os.close(descriptor)
-        temporary.unlink(missing_ok=True)
+            # Nothing was written through it.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        # What cannot be removed is left to the next writer.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def create_temporary(path: Path, mode: int = 0o666) -> tuple[Path, int]:

@@ -211,7 +211,9 @@ class Lock:
             # A child process may have inherited the descriptor.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            # Nothing was written through it, and the lock is released in any case.
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         if self._filelock is not None:
             self._filelock.release()
         record, self._record = self._record, b""

@@ -174,10 +174,9 @@ def test_training_continues_after_a_fault_or_a_kill(scene: Scene) -> None:
     scene.begin_with(*PREPARE)
     assert scene.server.warm_up(*TRAIN).returncode == 0
     expected = scene.result()
-    for disk, at in (("full for a moment", 45), ("read-only", 100)):
+    for disk, at in (("full", 55), ("read-only", 100)):
         scene.reset()
         done = scene.server.run(*TRAIN, at=at, **DISKS[disk])
-        assert done.returncode == 1
         require_one_message(done, is_sweep=False)
         scene.require_continued(TRAIN, expected)
     scene.reset()
