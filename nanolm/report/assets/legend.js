@@ -1,11 +1,15 @@
 // The legend of all plots; a click hides a run.
 
 const hidden = new Set();
+// More curves than a person can tell apart; a browser would take minutes to draw thousands.
+const MOST_SHOWN = 100;
+const FIRST_SHOWN = 20;
+if (runs.length > MOST_SHOWN) runs.slice(FIRST_SHOWN).forEach((run) => hidden.add(run));
 const shown = () => runs.filter((run) => !hidden.has(run));
 
 function startLegend() {
   const chips = runs.map((run) => element("button", {
-    type: "button", title: `${run.name}\n${run.path}`, "aria-pressed": "true",
+    type: "button", title: `${run.name}\n${run.path}`, "aria-pressed": String(!hidden.has(run)),
     onclick: () => { hidden.has(run) ? hidden.delete(run) : hidden.add(run); update(); },
   }, swatch(run), element("span", { class: "label" }, run.short)));
   const update = () => {
