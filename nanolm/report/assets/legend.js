@@ -1,7 +1,7 @@
 // The legend of all plots; a click hides a run.
 
 const hidden = new Set();
-// More curves than a person can tell apart; a browser would take minutes to draw thousands.
+// More curves look alike, and a browser takes minutes to draw thousands.
 const MOST_SHOWN = 100;
 const FIRST_SHOWN = 20;
 if (runs.length > MOST_SHOWN) runs.slice(FIRST_SHOWN).forEach((run) => hidden.add(run));
