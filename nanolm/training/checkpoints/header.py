@@ -105,7 +105,7 @@ def _parse_entry(name: str, entry: Any) -> tuple[TensorInfo, tuple[int, int]]:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"the tensor {name[:100]!r} has the unknown dtype {str(dtype)[:20]!r}")
     # Empty tensors have strides, too, which must not overflow.
-    if not _is_list_of_sizes(shape) or math.prod(max(1, size) for size in shape) >= 2**60:
+    if not _is_list_of_sizes(shape) or math.prod(filter(None, shape)) >= 2**60:
         raise ValueError(f"the tensor {name[:100]!r} has the shape {str(shape)[:60]}")
     n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
     if not _is_list_of_sizes(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != n_bytes:
