@@ -22,7 +22,8 @@ LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Most files have none of these, and then neither anchors, aliases, tags, several documents nor deep nesting. Lines end
 # in other characters than a line feed too.
-_NEEDS_CHECK = re.compile(rf"[&*!?\r\x85\u2028\u2029]|^(?:---|\.\.\.)| {{{MAX_DEPTH}}}|(?:-[ \t]+){{10}}", re.MULTILINE)
+_SPECIAL = re.compile("[&*!?\r\x85\u2028\u2029]")
+_DASHES = re.compile(r"(?:-[ \t]+){10}")
 _MAX_BRACKETS = 20
 # libyaml rejects escapes of surrogates, which stand for bytes of file names that are not UTF-8.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -67,9 +68,7 @@ def load_plain_yaml(text: str | bytes, loader: Any = LOADER) -> Any:
         parser = LOADER
         if _SURROGATE.search(text):
             parser, loader = yaml.SafeLoader, yaml.SafeLoader if loader is LOADER else loader
-        # A value takes at least two characters.
-        is_long = len(text) > 2 * MAX_VALUES
-        if is_long or _NEEDS_CHECK.search(text) or text.count("[") + text.count("{") > _MAX_BRACKETS:
+        if _needs_check(text):
             _check_events(text, parser)
         return yaml.load(text, Loader=_plain(loader))
     except yaml.YAMLError as error:
@@ -80,6 +79,18 @@ def load_plain_yaml(text: str | bytes, loader: Any = LOADER) -> Any:
         if isinstance(error, PlainYamlError):
             raise
         raise PlainYamlError(str(error)[:_MAX_REASON]) from error
+
+
+def _needs_check(text: str) -> bool:
+    # Several searches are faster than one for any of them. A value takes at least two characters.
+    return bool(
+        len(text) > 2 * MAX_VALUES
+        or _SPECIAL.search(text)
+        or any(f"\n{mark}" in text or text.startswith(mark) for mark in ("---", "..."))
+        or " " * MAX_DEPTH in text
+        or _DASHES.search(text)
+        or text.count("[") + text.count("{") > _MAX_BRACKETS
+    )
 
 
 def _check_events(text: str, parser: type[Any]) -> None:
