@@ -140,7 +140,7 @@ def _start(setup: Setup, summary: Summary) -> list[str]:
         write_summary(run.summary, summary)
         # Written last: config.yaml marks a directory as a run.
         write_durably(run.config, save_yaml(config).encode())
-        renamed = checkpoint.quarantine(run.checkpoints, setup.state.step)
+        renamed = checkpoint.quarantine(run.checkpoints, setup.state.step) if setup.damaged else []
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
 
 

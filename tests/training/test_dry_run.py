@@ -62,4 +62,4 @@ def test_command_prints_the_estimate_and_leaves_no_folder(nanolm: Nanolm, small_
     assert done.returncode == 0, done.stderr
     for word in ("parameters", "tokens per parameter", "memory (formula)", "lr", "speed", "MFU", "estimated time"):
         assert word in done.stdout
-    assert list((nanolm.folder / "outputs").iterdir()) == []
+    assert not (nanolm.folder / "outputs").exists()
