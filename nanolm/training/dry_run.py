@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import tempfile
 import time
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 
-from nanolm.config.identity import recorded
 from nanolm.config.run import Config
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import memory_estimate
@@ -28,7 +28,7 @@ from nanolm.training.evaluation import split_loss, write_sample
 from nanolm.training.memory import translate_memory_errors
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import times_due
-from nanolm.training.session import DIVERGED_HINT
+from nanolm.training.session import DIVERGED_HINT, checkpoint_facts
 from nanolm.training.setup import Setup, prepare
 from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
@@ -211,7 +211,8 @@ def _time_save(
     setup.run.path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=setup.run.path) as folder:
         began = time.perf_counter()
-        facts = {**setup.about, "settings": recorded(setup.config)}
+        log = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+        facts = {**checkpoint_facts(setup), "logs": dict.fromkeys(checkpoint.LOGS, log)}
         snapshot = checkpoint.take_snapshot(setup.state.step, weights, state, facts, averages)
         copied = time.perf_counter() - began
         saved = checkpoint.write(Path(folder), snapshot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from nanolm.config.identity import recorded
 from nanolm.errors import CheckpointError, DivergedError
@@ -13,6 +14,17 @@ from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.setup import Setup
 
 DIVERGED_HINT = "use a lower optimizer.lr, a longer scheduler.warmup_steps, or trainer.clip_norm=1.0"
+
+
+def checkpoint_facts(setup: Setup) -> dict[str, Any]:
+    """Return the entries of a checkpoint's manifest, except for `logs`."""
+    state = setup.state
+    return {
+        "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
+        **setup.about,
+        "settings": recorded(setup.config),
+        "best_step": state.best_step,
+    }
 
 
 @dataclasses.dataclass
@@ -37,12 +49,7 @@ class Session:
     def save(self) -> None:
         """Save a checkpoint, and prune old ones once it is verified."""
         setup, state = self.setup, self.setup.state
-        facts = {
-            "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
-            **setup.about,
-            "settings": recorded(setup.config),
-            "best_step": state.best_step,
-        }
+        facts = checkpoint_facts(setup)
         weights, other, averages = state.full_state()
 
         def save() -> None:
