@@ -36,3 +36,10 @@ def test_questions_are_answered_by_files_that_exist() -> None:
     files = re.findall(r"`(nanolm/[\w/.]*)`", table)
     assert len(table.strip().splitlines()) == 11
     assert all((REPOSITORY / name).exists() for name in files), files
+
+
+def test_tests_named_in_the_documentation_exist() -> None:
+    pages = [REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    named = {path for page in pages for path in re.findall(r"\btests/[\w/]*\w(?:\.py)?\b/?", page.read_text())}
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []

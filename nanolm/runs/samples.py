@@ -8,10 +8,11 @@ from pathlib import Path
 
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
-from nanolm.untrusted import read_inside, unreadable
+from nanolm.untrusted import damaged, read_inside, unreadable
 
 # Some ten thousand samples of the default length.
 MAX_BYTES = 16_000_000
+MAX_LINES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ def read_samples(path: Path) -> list[Sample]:
         return []
     except OSError as error:
         raise unreadable(path, error) from error
+    if len(lines) > MAX_LINES:
+        raise damaged(path, f"it has more than {MAX_LINES:,} lines", "move it away: nothing else depends on it")
     samples = []
     for line in lines:
         with contextlib.suppress(ValueError):

@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log
-from nanolm.runs.samples import Sample, read_samples
+from nanolm.runs.samples import MAX_LINES, Sample, read_samples
 
 
 def test_samples_round_trip(tmp_path: Path) -> None:
@@ -26,3 +29,10 @@ def test_missing_and_damaged_samples_are_left_out(tmp_path: Path) -> None:
     rows = [json.dumps({"step": step, "text": "abc"}) for step in (5, 10)]
     path.write_text("\n".join([rows[0], '"abc"', '{"step": 6}', "[]", rows[1][:-3]]))
     assert read_samples(path) == [Sample(5, "abc")]
+
+
+def test_files_of_too_many_lines_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text("\n" * (MAX_LINES + 1))
+    with pytest.raises(RunError, match="damaged: it has more than 100,000 lines"):
+        read_samples(path)
