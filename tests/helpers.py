@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,15 @@ def is_same_state(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(is_same_state, a, b))
     return bool(a == b)
+
+
+def mostly_slow(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """The values of a parameter, or tuples for several, of which all but the quick ones are marked slow."""
+    slow = pytest.mark.slow
+    return [
+        value if value in quick else pytest.param(*value if isinstance(value, tuple) else (value,), marks=slow)
+        for value in values
+    ]
 
 
 class sigterm_at_step:  # noqa: N801  a context manager

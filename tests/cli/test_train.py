@@ -21,6 +21,7 @@ LINE = (
 )
 
 
+@pytest.mark.slow
 def test_foreign_files_are_not_overwritten(nanolm: Nanolm, small_text: Path) -> None:
     here = nanolm.folder
     (here / "C").mkdir()
@@ -167,6 +168,7 @@ def test_a_plugin_is_imported_from_the_current_folder(nanolm: Nanolm, small_text
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_user_modules_do_not_hide_installed_ones(nanolm: Nanolm, small_text: Path) -> None:
     for name in ("numpy", "random", "tokenize", "torch", "tempfile"):
         (nanolm.folder / f"{name}.py").write_text("raise SystemExit('the user file was imported')\n")

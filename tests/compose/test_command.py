@@ -6,7 +6,7 @@ from nanolm.compose import compose_command, compose_jobs, hidden_options, quoted
 from nanolm.config.fields import flat
 from nanolm.config.optimizer import AdamWConfig
 from nanolm.errors import SettingsError
-from tests.helpers import make_config
+from tests.helpers import make_config, mostly_slow
 
 
 def problems(*overrides: str, multirun: bool = False) -> str:
@@ -45,7 +45,10 @@ def test_all_mistakes_are_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["sweep=lr", "sweep.fail_fast=true", "hydra/sweeper=optuna", "hydra.sweeper.params={}"]
+    "word",
+    mostly_slow(
+        ("sweep=lr", "sweep.fail_fast=true", "hydra/sweeper=optuna", "hydra.sweeper.params={}"), quick=("sweep=lr",)
+    ),
 )
 def test_sweep_options_are_refused_without_multirun(word: str) -> None:
     text = problems(word, "optimizer=adamm")

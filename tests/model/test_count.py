@@ -104,7 +104,7 @@ def sampled(kind: type[enum.Enum]) -> st.SearchStrategy[enum.Enum]:
 
 
 @given(data=st.data())
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_parameters_equal_the_built_model_for_random_settings(plain_config: Config, data: st.DataObject) -> None:
     """Draw all settings that affect shapes; invalid combinations are skipped."""
     n_heads, rotary_pairs = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from nanolm.analysis.collection import find
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import MissingMap, to_html, to_script
+from tests.helpers import mostly_slow
 from tests.run_fixtures import LONG_NAME, make_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
@@ -120,8 +122,10 @@ def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "theme"),
+    mostly_slow(itertools.product(SIZES, ("light", "dark")), quick=(("phone", "light"), ("desktop", "dark"))),
+)
 def test_page_opens_without_errors_or_requests(
     browser: Browser, report: Path, size: str, theme: str, tmp_path: Path
 ) -> None:
@@ -303,6 +307,7 @@ def test_commands_that_reproduce_runs(browser: Browser, report: Path, sweep: Pat
     assert (sweep / "gpt_0.01_2" / "config.yaml").read_text() in shown
 
 
+@pytest.mark.slow
 def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, text: Path, tmp_path: Path) -> None:
     write_report(pair / "bigram", tmp_path / "one.html")
     browser.open(tmp_path / "one.html")

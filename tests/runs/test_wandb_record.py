@@ -131,6 +131,7 @@ def test_continued_record_stays_in_the_run(tmp_path: Path) -> None:
         begin(run_id="../../abc")
 
 
+@pytest.mark.slow
 def test_sweep_jobs_are_runs_of_one_group(nanolm: Nanolm, small_text: Path) -> None:
     (nanolm.folder / "breaking.py").write_text(
         "from nanolm.registry import SCHEDULERS\n"

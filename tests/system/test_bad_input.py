@@ -103,7 +103,7 @@ def test_non_finite_numbers_in_files_break_no_command(tmp_path: Path, capsys: py
         ]
         (bad / "metrics.jsonl").write_text("\n".join([*damaged, *lines[5:], *damaged[:1], ""]))
         config = (good / "config.yaml").read_text()
-        (bad / "config.yaml").write_text(re.sub("(lr|max_steps|batch_size): .*", r"\1: .inf", config))
+        (bad / "config.yaml").write_text(re.sub("(lr|weight_decay|clip_norm): .*", r"\1: .inf", config))
         commands = (
             ["runs", str(tmp_path), "--json"],
             ["runs", str(tmp_path), "--sort", "step"],

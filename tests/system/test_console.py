@@ -97,6 +97,7 @@ source command > generated; echo "generate $?"
 """
 
 
+@pytest.mark.slow
 def test_printed_commands_can_be_pasted_into_a_shell(nanolm: Nanolm, tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:

@@ -35,6 +35,7 @@ def whole(nanolm: Nanolm, small_text: Path) -> tuple[list[dict[str, Any]], Any]:
     return untimed_rows(run), final_state(run)
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_resumes_exactly(
     nanolm: Nanolm, small_text: Path, whole: tuple[list[dict[str, Any]], Any]
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_second_writer_is_refused(nanolm: Nanolm, small_text: Path) -> None:
     assert first.returncode == 143
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_keeps_checkpoints(nanolm: Nanolm, small_text: Path) -> None:
     line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "hydra.run.dir=run", "trainer.max_steps=20")
     assert nanolm("train", *line).returncode == 0

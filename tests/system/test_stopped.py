@@ -24,7 +24,7 @@ from tests.helpers import final_state, is_same_state, small_config, untimed_rows
 MOMENTS = {
     "forward": (trainer, "update", 15),
     "evaluation": (evaluation, "exact_loss", 2),
-    "save": (checksummed, "_sync_file", 6),
+    "save": (checksummed.FolderWriter, "add", 6),
 }
 SHORT = (
     "model.dropout=0.3",
@@ -35,9 +35,9 @@ SHORT = (
 )
 
 
-def call_before(module: Any, name: str, number: int, action: Callable[[], None]) -> None:
+def call_before(owner: Any, name: str, number: int, action: Callable[[], None]) -> None:
     """Patch a function so that an action is called before its call of this number."""
-    function = getattr(module, name)
+    function = getattr(owner, name)
     n_left = number
 
     def patched(*arguments: Any, **keywords: Any) -> Any:
@@ -47,7 +47,7 @@ def call_before(module: Any, name: str, number: int, action: Callable[[], None])
             action()
         return function(*arguments, **keywords)
 
-    setattr(module, name, patched)
+    setattr(owner, name, patched)
 
 
 def train_with_sigterm(config: Config, path: Path, moment: str, n_signals: int) -> None:
@@ -70,7 +70,7 @@ def train_and_block_in_a_save(config: Config, path: Path, marker: Path, number: 
         marker.touch()
         time.sleep(600)
 
-    call_before(checksummed, "_sync_file", number, block)
+    call_before(checksummed.FolderWriter, "add", number, block)
     train_in_child(config, path)
 
 

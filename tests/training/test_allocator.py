@@ -23,6 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="no glibc")
+@pytest.mark.slow
 def test_freed_memory_is_reused() -> None:
     faults = {
         what: int(subprocess.run([sys.executable, "-c", CODE, what], capture_output=True, text=True, check=True).stdout)

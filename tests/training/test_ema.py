@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from nanolm.inference.evaluate import evaluate
@@ -54,7 +55,7 @@ def test_averaging_does_not_change_training(small_text: Path, tmp_path: Path) ->
 def test_run_with_averages_resumes_exactly(small_text: Path, tmp_path: Path) -> None:
     assert resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
     last = [checkpoint.newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "resumed")]
-    averages = [found.load_averages() for found in last if found is not None]
+    averages = [load_file(found.path / checkpoint.AVERAGES) for found in last if found is not None]
     assert averages[0]
     assert is_same_state(*averages)
     assert not is_same_state(averages[0], final_state(RunDirectory(tmp_path / "whole"))[0])
@@ -63,7 +64,7 @@ def test_run_with_averages_resumes_exactly(small_text: Path, tmp_path: Path) -> 
 def test_resume_test_detects_missing_averages(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint.Checkpoint, "load_averages", lambda self: None)
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_averages", lambda self, model: None)
     assert not resumes_exactly(small_text, tmp_path, "trainer.ema_decay=0.9")
 
 

@@ -22,6 +22,7 @@ from tests.helpers import (
     Nanolm,
     final_state,
     is_same_state,
+    mostly_slow,
     resumes_exactly,
     sigterm_at_step,
     small_config,
@@ -44,7 +45,7 @@ def test_every_optimizer_resumes_exactly(optimizer: str, small_text: Path, tmp_p
     assert resumes_exactly(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", mostly_slow(SCHEDULERS, quick=("chain", "cosine_restarts", "plateau")))
 def test_every_scheduler_resumes_exactly(scheduler: str, small_text: Path, tmp_path: Path) -> None:
     overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]
     assert resumes_exactly(small_text, tmp_path, "optimizer=sgd", *overrides)

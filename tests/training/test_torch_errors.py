@@ -29,6 +29,7 @@ def test_other_errors_are_unchanged() -> None:
     assert found.value is error
 
 
+@pytest.mark.slow
 def test_missing_compiler_is_named_with_the_setting(tmp_path: Path) -> None:
     code = (
         "import torch\nfrom nanolm.training.torch_errors import translate_torch_errors\n"

@@ -69,6 +69,7 @@ def stdlib_source() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in paths)
 
 
+@pytest.mark.slow
 def test_gpt2_ids_equal_tiktoken(gpt2: tokenizers.Tokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
     stdlib = "".join(piece.text for piece in corpora.load(PythonStdlibConfig()).pieces())
     assert len(stdlib) > 8_000_000

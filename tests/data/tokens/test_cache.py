@@ -273,6 +273,7 @@ def test_tokenize_hints_at_other_cache_folder(tmp_path: Path, monkeypatch: pytes
         tokenize_text(tmp_path / "a.txt", TEXT)
 
 
+@pytest.mark.slow
 def test_tokenize_memory_is_independent_of_text_size(cache: Path, tmp_path: Path) -> None:
     with (tmp_path / "a.txt").open("wb") as file:
         for _ in range(100):

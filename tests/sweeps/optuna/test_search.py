@@ -221,6 +221,7 @@ def test_mistakes_are_reported_before_training(nanolm: Nanolm, small_text: Path)
     assert not (nanolm.folder / "study").exists()
 
 
+@pytest.mark.slow
 def test_trials_with_impossible_settings_are_replaced(
     tmp_path: Path, small_text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.trainer import train
-from tests.helpers import SMALL, make_config, make_optimizer_config
+from tests.helpers import SMALL, make_config, make_optimizer_config, mostly_slow
 
 NAMES = sorted(path.stem for path in config_folder().glob("optimizer/*.yaml"))
 
@@ -118,7 +118,7 @@ def test_parameters_without_gradient_are_unchanged(name: str) -> None:
     assert torch.equal(before, model[1].weight)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, quick=("adafactor", "schedule_free")))
 def test_default_lr_trains_a_small_model(name: str, small_text: Path, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
