@@ -1,4 +1,4 @@
-"""Locks between processes, and the processes that hold them.
+"""Locks between processes.
 
 A lock is a kernel lock (flock) on a file: it ends with its process, however that ends. Some network and cluster file
 systems have none. With NANOLM_LOCK=soft, a lock is also a file PATH.soft, created exclusively, which names its process;
@@ -12,28 +12,22 @@ writing when it continues.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
 import errno
-import functools
 import os
-import re
-import secrets
 import shlex
 import socket
-import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from nanolm import terminal
 from nanolm.errors import PathError, SettingsError
-from nanolm.files import NO_FOLLOW, create_temporary
-from nanolm.json_text import dump_json, parse_object
-from nanolm.untrusted import read_inside
+from nanolm.files import NO_FOLLOW
+from nanolm.lock_holders import Holder, kernel_holder
+from nanolm.soft_locks import SOFT, is_abandoned, read_record, remove, soft_path, take
 
 fcntl: ModuleType | None
 try:
@@ -43,24 +37,13 @@ except ImportError:
     fcntl = None
 
 VARIABLE = "NANOLM_LOCK"
-SOFT = "soft"
 
 # Seconds between two attempts to take a lock, and until a waiting process names the one that it waits for.
 POLL_INTERVAL = 0.05
 PATIENCE = 5.0
 
-# Bytes of a lock file, and characters of the command in it.
-MAX_RECORD = 4096
-MAX_COMMAND = 500
-
-# Seconds after which a lock file without content was left by a killed process: the content follows at once.
-EMPTY_AGE = 60.0
-
 _HELD_ELSEWHERE = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY}
-_NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
-
-_HOLDER = re.compile(r"process (\d{1,10}) on (\S{1,255}) since ([\w:.+-]{1,40}|unknown)(?: \((.*)\))?")
 
 
 class LockTimeout(TimeoutError):
@@ -75,93 +58,6 @@ class LockTimeout(TimeoutError):
         self.holder = holder_of(path)
         self.hint = release_hint(path, self.holder)
         super().__init__(errno.EAGAIN, f"it is locked by {describe(self.holder)}", str(path))
-
-
-@dataclasses.dataclass(frozen=True)
-class Holder:
-    """A process that holds a lock, as it is written to lock files.
-
-    Attributes:
-        since: when it took the lock.
-        start: start time of the process in clock ticks since the machine started; 0 if unknown.
-        boot, machine, namespace: the current start of the machine, the machine, and the process id namespace of a
-            container; empty if unknown.
-        token: a random text that differs for every lock taken.
-    """
-
-    process: int
-    host: str
-    since: str = "unknown"
-    command: str = ""
-    start: int = 0
-    boot: str = ""
-    machine: str = ""
-    namespace: str = ""
-    token: str = ""
-
-    @classmethod
-    def of_this_process(cls) -> Holder:
-        """Return this process, as the holder of a new lock."""
-        command = " ".join(" ".join(sys.argv[:8]).split())[:MAX_COMMAND]
-        found = _look_up(os.getpid())
-        return cls(
-            os.getpid(),
-            socket.gethostname(),
-            datetime.datetime.now().isoformat(timespec="seconds"),
-            command,
-            found.start if found else 0,
-            **_machine(),
-            token=secrets.token_hex(8),
-        )
-
-    @classmethod
-    def parse(cls, content: bytes) -> Holder | None:
-        """Read the content of a lock file; None if it names no process."""
-        first, _, rest = content.decode("utf-8", errors="replace").partition("\n")
-        match = _HOLDER.fullmatch(first.strip())
-        if match is None:
-            return None
-        known: dict[str, Any] = {}
-        with contextlib.suppress(ValueError):
-            known = parse_object(rest.encode())
-        texts = {name: str(known.get(name) or "") for name in ("boot", "machine", "namespace", "token")}
-        start = known.get("start")
-        process, host, since, command = match.groups()
-        return cls(int(process), host, since, command or "", start if isinstance(start, int) else 0, **texts)
-
-    def format(self) -> str:
-        """Return the content of a lock file: a line for people, and a line of JSON."""
-        names = ("start", "boot", "machine", "namespace", "token")
-        return f"{self}\n{dump_json({name: getattr(self, name) for name in names})}\n"
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host} since {self.since}" + (f" ({self.command})" * bool(self.command))
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the process has certainly ended."""
-        if not self._is_on_this_machine:
-            return False
-        here = _machine()
-        if self.boot != here["boot"]:
-            return bool(self.boot and here["boot"])
-        if self.namespace != here["namespace"]:
-            return False
-        found = _look_up(self.process)
-        return found is None or found.state in ("Z", "X") or bool(self.start and found.start not in (0, self.start))
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the process is known to be stopped, as by Ctrl-Z or SIGSTOP."""
-        here = _machine()
-        if not self._is_on_this_machine or (self.boot, self.namespace) != (here["boot"], here["namespace"]):
-            return False
-        found = _look_up(self.process)
-        return found is not None and found.state == "T" and found.start == self.start
-
-    @property
-    def _is_on_this_machine(self) -> bool:
-        return (self.host, self.machine) == (socket.gethostname(), _machine()["machine"])
 
 
 class Lock:
@@ -218,7 +114,7 @@ class Lock:
             self._filelock.release()
         record, self._record = self._record, b""
         if record:
-            _remove(soft_path(self.path), record)
+            remove(soft_path(self.path), record)
 
     def forget(self) -> None:
         """Close the descriptor of a lock of the parent process, which keeps the lock."""
@@ -241,15 +137,15 @@ class Lock:
         try:
             if is_soft := uses_soft_locks():
                 record = Holder.of_this_process().format().encode()
-                if not _take(soft, record):
+                if not take(soft, record):
                     return False
                 self._record = record
             is_taken = self._try_kernel_lock(is_soft)
             if is_taken and not is_soft and os.path.lexists(soft):
                 # Another process may use soft locks; one that has ended is removed.
                 record = Holder.of_this_process().format().encode()
-                is_taken = _take(soft, record)
-                _remove(soft, record)
+                is_taken = take(soft, record)
+                remove(soft, record)
         finally:
             if not is_taken:
                 self.release()
@@ -333,15 +229,10 @@ def uses_soft_locks() -> bool:
     return value == SOFT
 
 
-def soft_path(path: Path) -> Path:
-    """Return the file of a soft lock."""
-    return path.with_name(f"{path.name}.{SOFT}")
-
-
 def is_held(path: Path) -> bool:
     """Return whether a process holds a lock, without taking it; nothing is written. True if it cannot be known."""
-    soft = _read(soft_path(path))
-    if soft is not None and not _is_abandoned(soft_path(path), soft):
+    soft = read_record(soft_path(path))
+    if soft is not None and not is_abandoned(soft_path(path), soft):
         return True
     try:
         return _is_held_by_kernel(path)
@@ -373,11 +264,11 @@ def _is_held_by_kernel(path: Path) -> bool:
 
 def holder_of(path: Path) -> Holder | None:
     """Return the process that holds a lock; None if it is not known."""
-    if (content := _read(soft_path(path))) is not None:
+    if (content := read_record(soft_path(path))) is not None:
         return Holder.parse(content)
-    if (content := _read(path)) and (found := Holder.parse(content)) is not None:
+    if (content := read_record(path)) and (found := Holder.parse(content)) is not None:
         return found
-    return _kernel_holder(path)
+    return kernel_holder(path)
 
 
 def describe(holder: Holder | None) -> str:
@@ -401,155 +292,3 @@ def release_hint(path: Path, holder: Holder | None) -> str:
         return f"it is stopped: `kill -CONT {holder.process}` continues it, `kill -9 {holder.process}` ends it"
     where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
     return f"wait for it, or stop it{where}" + (f"; if it has ended, {remove}" if remove else "")
-
-
-def _take(path: Path, record: bytes) -> bool:
-    """Create the file of a soft lock, or replace one whose process has ended."""
-    if _create(path, record):
-        return True
-    found = _read(path)
-    if found is None or not _is_abandoned(path, found):
-        return False
-    # Of several processes that find it abandoned, one replaces it, and only while it is still the same.
-    guard = path.with_name(f"{path.name}.next")
-    if not _take(guard, record):
-        return False
-    try:
-        if _read(path) != found:
-            return False
-        with _temporary_file(path, record) as temporary:
-            temporary.replace(path)
-        return True
-    finally:
-        guard.unlink(missing_ok=True)
-
-
-def _create(path: Path, record: bytes) -> bool:
-    """Create a file with its content, and return False if it exists."""
-    with _temporary_file(path, record) as temporary:
-        try:
-            os.link(temporary, path)
-            return True
-        except FileExistsError:
-            # NFS may report an error for a link that it has made.
-            return temporary.stat().st_nlink == 2
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(record)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    return _read(path) == record
-
-
-@contextlib.contextmanager
-def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
-    """Yield a new file in the folder of a path, which is removed at the end unless it was renamed."""
-    temporary, descriptor = create_temporary(path)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if fcntl is None:
-                # Windows does not rename an open file.
-                file.close()
-            yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove(path: Path, record: bytes) -> None:
-    """Remove the file of a soft lock if it is that of this process."""
-    if _read(path) == record:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> bytes | None:
-    """Return the content of a lock file, "?" if it cannot be read; None if there is none."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        return read_inside(path, path.parent, MAX_RECORD)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return b"?" if os.path.lexists(path) else None
-
-
-def _is_abandoned(path: Path, content: bytes) -> bool:
-    """Return whether the process that created a soft lock has ended."""
-    if content:
-        holder = Holder.parse(content)
-        return holder is not None and holder.is_gone
-    try:
-        return time.time() - path.lstat().st_mtime > EMPTY_AGE
-    except OSError:
-        return False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Process:
-    """State (a letter, as in proc(5)) and start time of a process; empty and 0 if unknown."""
-
-    state: str = ""
-    start: int = 0
-
-
-def _look_up(process: int) -> _Process | None:
-    """Look a process of this machine up; None if there is none."""
-    if os.name == "nt":
-        # There, signal 0 would end the process.
-        return _Process()
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except OSError:
-        # It belongs to another user.
-        pass
-    try:
-        # The name of the program, in parentheses, may contain anything.
-        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        return _Process(fields[0].decode(), int(fields[19]))
-    except (OSError, ValueError, IndexError):
-        return _Process()
-
-
-@functools.cache
-def _machine() -> dict[str, str]:
-    """Return what tells this machine, its current start and the container from others; empty if unknown."""
-    found = {"boot": "/proc/sys/kernel/random/boot_id", "machine": "/etc/machine-id"}
-    texts = {}
-    for name, path in found.items():
-        try:
-            texts[name] = Path(path).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            texts[name] = ""
-    try:
-        texts["namespace"] = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        texts["namespace"] = ""
-    return texts
-
-
-def _kernel_holder(path: Path) -> Holder | None:
-    """Return the process of this machine that holds a kernel lock (Linux)."""
-    try:
-        inode = path.lstat().st_ino
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    for line in lines:
-        match = re.match(r"\d+: FLOCK +\w+ +WRITE (\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ", line)
-        if match and int(match[2]) == inode and int(match[1]) > 0:
-            found = _look_up(int(match[1]))
-            return Holder(int(match[1]), socket.gethostname(), start=found.start if found else 0, **_machine())
-    return None

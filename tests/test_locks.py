@@ -15,8 +15,10 @@ import pytest
 
 from nanolm import locks
 from nanolm.errors import BusyError, PathError, SettingsError
-from nanolm.locks import Holder, Lock, LockTimeout, holder_of, is_held, soft_path
+from nanolm.lock_holders import Holder
+from nanolm.locks import Lock, LockTimeout, holder_of, is_held
 from nanolm.runs.directory import RunDirectory
+from nanolm.soft_locks import soft_path
 from tests.faults import injection
 from tests.faults.injection import Faults
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from nanolm.errors import BusyError, NanolmError, RunError, explain_os_error
 from nanolm.files import REPLACEMENT, remove_abandoned, remove_tree, user_path, write_text, wrong_file_types
-from nanolm.locks import Holder, Lock, LockTimeout, describe, holder_of, is_held, soft_path
+from nanolm.lock_holders import Holder
+from nanolm.locks import Lock, LockTimeout, describe, holder_of, is_held
 from nanolm.runs.metrics import MetricsRow, iter_rows, thinned_rows
 from nanolm.runs.summary import Summary, read_summary
+from nanolm.soft_locks import soft_path
 
 # How to choose another run directory, for hints.
 RUN_OPTION = "hydra.run.dir=FOLDER"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nanolm.locks import Holder
+from nanolm.lock_holders import Holder
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import State, read_run
 from nanolm.sweeps.waiting import LOG, SILENT, STOPPED, Waits

@@ -18,9 +18,11 @@ from nanolm.config.fields import Role, leaves, setting_of
 from nanolm.errors import NanolmError, explain_os_error
 from nanolm.files import write_text
 from nanolm.json_text import dump_json
-from nanolm.locks import Holder, Lock, is_held, soft_path
+from nanolm.lock_holders import Holder
+from nanolm.locks import Lock, is_held
 from nanolm.runs.directory import RunDirectory, make_folders, remove_empty
 from nanolm.runs.occupancy import require_no_run
+from nanolm.soft_locks import soft_path
 from nanolm.sweeps.optuna.journal import FOLDER, IMPOSSIBLE, OWNER, damaged_journal, open_journal
 from nanolm.sweeps.optuna.pruners import PRUNERS
 from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS, distribution_of
