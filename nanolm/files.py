@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-from nanolm.errors import DiskError, SettingsError, explain_os_error
-
 fcntl: ModuleType | None
 try:
     import fcntl
@@ -209,39 +207,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_output_file(option: str, path: Path, content: bytes, *, follow_links: bool = True) -> None:
-    """Write the file that a command-line option names.
-
-    A regular file is replaced atomically. A device, a FIFO or a descriptor of this process (/dev/stdout) is written in
-    place.
-
-    Args:
-        option: the option, for the error; `path` is its value.
-        follow_links: whether a link is followed, as for a file that the user named. False refuses it, as for a file in
-            a folder that the user named.
-
-    Raises:
-        SettingsError: the file cannot be written.
-        DiskError: the same, because the disk is full or fails.
-        BrokenPipeError: the reader of a pipe has exited.
-    """
-    try:
-        _write(path, content) if follow_links else write_durably(path, content)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        explained = explain_os_error(error, where=str(path))
-        kind = DiskError if isinstance(explained, DiskError) else SettingsError
-        raise kind(
-            f"{path} cannot be written: {error.strerror or error}", where=f"{option} {path}", hint=explained.hint
-        ) from error
-
-
-def is_stdout(path: Path) -> bool:
-    """Return whether a path is the standard output of this process, such as /dev/stdout."""
-    return _own_descriptor(path) == 1
-
-
 def wrong_file_types(folder: Path, files: Iterable[Path], folders: Iterable[Path]) -> list[str]:
     """Describe paths below a folder that are links or otherwise of the wrong type.
 
@@ -301,34 +266,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = _own_descriptor(path)
-    if descriptor is not None:
-        _write_all(os.dup(descriptor), content)
-        return
-    if path.is_file() or not path.exists():
-        write_durably(Path(os.path.realpath(path)), content)
-    else:
-        _write_all(os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0)), content)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-
-
-def _own_descriptor(path: Path) -> int | None:
-    """Return the descriptor of this process that a path leads to, through links too; None for other paths."""
-    for _ in range(40):
-        folder = os.path.realpath(path.parent)
-        if folder in ("/dev/fd", f"/proc/{os.getpid()}/fd") and path.name.isdigit():
-            return int(path.name)
-        if not path.is_symlink():
-            return None
-        path = Path(folder) / path.readlink()
-    return None
 
 
 def _status_of_regular(path: Path) -> os.stat_result | None:

@@ -14,8 +14,8 @@ from nanolm.cli.arguments import add_overrides, add_png, compose
 from nanolm.config.mask import layers_by_mask
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
-from nanolm.files import write_output_file
 from nanolm.option_types import Parser
+from nanolm.output_files import write_output_file
 from nanolm.plotting import encode, importing_matplotlib
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from nanolm import shell, terminal
 from nanolm.analysis.collection import Run, find
 from nanolm.cli.arguments import add_plugins, add_runs, output_path
 from nanolm.errors import NanolmError, SettingsError, raise_all
-from nanolm.files import is_stdout, write_output_file
 from nanolm.option_types import Parser
+from nanolm.output_files import is_stdout, write_output_file
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps

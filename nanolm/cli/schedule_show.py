@@ -12,9 +12,9 @@ from nanolm.cli.arguments import add_json, add_overrides, add_png, compose
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
-from nanolm.files import write_output_file
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
+from nanolm.output_files import write_output_file
 from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
 from nanolm.training import schedules
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanolm.errors import explain_os_error
-from nanolm.files import write_output_file
+from nanolm.output_files import write_output_file
 from nanolm.plotting import encode, importing_matplotlib
 from nanolm.report.contents import MAX_LABEL_LENGTH, Contents, Entry, format_or_none
 from nanolm.report.curves import Curve

@@ -9,26 +9,22 @@ The file locks of Optuna remain for half a minute when their holder is killed. n
 
 from __future__ import annotations
 
-import datetime
-import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from nanolm.errors import RunError, write_failure
 from nanolm.files import open_regular, wrong_file_types
-from nanolm.json_text import is_finite_number
 from nanolm.locks import Lock
-from nanolm.sweeps.optuna.samplers import FAILED
+from nanolm.sweeps.optuna.journal_entries import OPERATIONS, contains, is_count, is_text
 from nanolm.untrusted import open_inside
 
 JOURNAL = "study.journal"
@@ -39,135 +35,9 @@ LINE_START = b'{"op_code":'
 MAX_LINE = 1_000_000
 MAX_BYTES = 1_000_000_000
 
-# User attributes of a trial: the sweeper that runs it, and the folder of its run.
-OWNER = "owner"
-FOLDER = "folder"
-# Why the settings of a trial do not fit together. Such a trial is over and does not count towards n_trials.
-IMPOSSIBLE = "impossible"
-# The last step at which the pruner kept a trial, and the step at which it pruned it.
-KEPT = "kept_at_step"
-PRUNED = "pruned_at_step"
-
 _CHECKSUM = re.compile(rb',"line":(\d{1,12}),"check":"([0-9a-f]{16})"\}\n')
 # Bytes of the longest such end of a line.
 _CHECKSUM_LENGTH = 60
-
-Check = Callable[[Any], bool]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether a value is a number as Optuna writes it, infinity and NaN included."""
-    return isinstance(value, float) or is_finite_number(value)
-
-
-def _is_optional(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _is_list_of(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _is_map_of(check: Check) -> Check:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
-
-
-def _is_step(value: Any) -> bool:
-    return value is None or _is_count(value)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        datetime.datetime.fromisoformat(value).astimezone()
-    except (TypeError, ValueError, ArithmeticError, OSError):
-        return False
-    return True
-
-
-def _is_distribution(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and _distribution(value) is not None
-    except Exception:
-        # Optuna's classes raise errors of many types for wrong attributes.
-        return False
-
-
-@functools.lru_cache(maxsize=256)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
-
-
-def _is_state(value: Any) -> bool:
-    return _is_count(value) and value in {state.value for state in TrialState}
-
-
-# Attributes that nanolm reads. A folder is a name in the sweep's directory; an owner is a part of a file's name.
-ATTRIBUTES: dict[str, Check] = {
-    OWNER: lambda value: _is_text(value) and re.fullmatch(r"[\w-]{1,64}", value) is not None,
-    FOLDER: lambda value: _is_text(value) and re.fullmatch(r"[^/\\\0]{1,255}", value) is not None and value[0] != ".",
-    IMPOSSIBLE: _is_text,
-    FAILED: _is_text,
-    KEPT: _is_step,
-    PRUNED: _is_step,
-}
-
-
-def _is_user_attribute(value: Any) -> bool:
-    return _is_attribute(value) and all(check(value[key]) for key, check in ATTRIBUTES.items() if key in value)
-
-
-def _is_attribute(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1
-
-
-# The operations of a journal by their codes: the required fields and the optional ones.
-_STUDY = {"study_id": _is_count}
-_TRIAL = {"trial_id": _is_count}
-_NO_FIELDS: dict[str, Check] = {}
-OPERATIONS: dict[int, tuple[Mapping[str, Check], Mapping[str, Check]]] = {
-    0: ({"study_name": _is_text, "directions": _is_list_of(lambda value: _is_count(value) and value <= 2)}, _NO_FIELDS),
-    1: (_STUDY, _NO_FIELDS),
-    2: ({**_STUDY, "user_attr": _is_attribute}, _NO_FIELDS),
-    3: ({**_STUDY, "system_attr": _is_attribute}, _NO_FIELDS),
-    4: (
-        {**_STUDY, "datetime_start": _is_optional(_is_time)},
-        {
-            "distributions": _is_map_of(_is_distribution),
-            "params": _is_map_of(_is_number),
-            "datetime_complete": _is_time,
-            "state": _is_state,
-            "user_attrs": lambda value: (
-                isinstance(value, dict) and all(_is_user_attribute({key: value[key]}) for key in value)
-            ),
-            "system_attrs": lambda value: isinstance(value, dict),
-            "value": _is_optional(_is_number),
-            "values": _is_optional(_is_list_of(_is_number)),
-            "intermediate_values": lambda value: (
-                _is_map_of(_is_number)(value) and all(re.fullmatch(r"\d{1,18}", step) for step in value)
-            ),
-        },
-    ),
-    5: (
-        {**_TRIAL, "param_name": _is_text, "param_value_internal": _is_number, "distribution": _is_distribution},
-        _NO_FIELDS,
-    ),
-    6: (
-        {**_TRIAL, "state": _is_state, "values": _is_optional(_is_list_of(_is_number))},
-        {"datetime_start": _is_time, "datetime_complete": _is_time},
-    ),
-    7: ({**_TRIAL, "step": _is_count, "intermediate_value": _is_number}, _NO_FIELDS),
-    8: ({**_TRIAL, "user_attr": _is_user_attribute}, _NO_FIELDS),
-    9: ({**_TRIAL, "system_attr": _is_attribute}, _NO_FIELDS),
-    10: (_NO_FIELDS, _NO_FIELDS),
-}
 
 
 class JournalLock:
@@ -291,12 +161,12 @@ class Journal(BaseJournalBackend):
             raise self._damaged("is not JSON") from error
         self._verify(line)
         code = entry.get("op_code") if isinstance(entry, dict) else None
-        if not _is_count(code) or not isinstance(entry, dict):
+        if not is_count(code) or not isinstance(entry, dict):
             raise self._damaged("is not an entry of a journal")
         if code not in OPERATIONS:
             raise self._damaged(f"has the unknown operation {code}")
         required, optional = OPERATIONS[code]
-        wrong = [key for key, check in {"worker_id": _is_text, **required}.items() if not check(entry.get(key))]
+        wrong = [key for key, check in {"worker_id": is_text, **required}.items() if not check(entry.get(key))]
         wrong += [key for key, check in optional.items() if key in entry and not check(entry[key])]
         if wrong:
             raise self._damaged(f"has no valid {', '.join(wrong)}")
@@ -338,7 +208,7 @@ class Journal(BaseJournalBackend):
                 raise self._damaged("has no valid params")
         values = [(entry["distribution"], entry["param_value_internal"])] if code == 5 else []
         values += [(entry["distributions"][name], value) for name, value in entry.get("params", {}).items()]
-        if not all(_contains(text, value) for text, value in values):
+        if not all(contains(text, value) for text, value in values):
             raise self._damaged("has a value outside of its distribution")
         if code == 6:
             state = TrialState(entry["state"])
@@ -352,13 +222,6 @@ class Journal(BaseJournalBackend):
 
 def _checksum(previous: str, text: bytes) -> str:
     return hashlib.sha256(previous.encode() + text).hexdigest()[:16]
-
-
-def _contains(distribution: str, value: float) -> bool:
-    try:
-        return _distribution(distribution)._contains(value)
-    except (ValueError, TypeError, ArithmeticError):
-        return False
 
 
 def truncate_incomplete_line(path: Path) -> None:

@@ -17,7 +17,8 @@ from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
 from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest
 from nanolm.sweeps.optuna.checks import check_points, shared_settings
-from nanolm.sweeps.optuna.journal import FOLDER, JOURNAL
+from nanolm.sweeps.optuna.journal import JOURNAL
+from nanolm.sweeps.optuna.journal_entries import FOLDER
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.settings import OptunaConfig, check_settings, n_trials_of
 from nanolm.sweeps.optuna.space import as_overrides, space_of

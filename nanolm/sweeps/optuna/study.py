@@ -23,7 +23,8 @@ from nanolm.locks import Lock, is_held
 from nanolm.runs.directory import RunDirectory, make_folders, remove_empty
 from nanolm.runs.occupancy import require_no_run
 from nanolm.soft_locks import soft_path
-from nanolm.sweeps.optuna.journal import FOLDER, IMPOSSIBLE, OWNER, damaged_journal, open_journal
+from nanolm.sweeps.optuna.journal import damaged_journal, open_journal
+from nanolm.sweeps.optuna.journal_entries import FOLDER, IMPOSSIBLE, OWNER
 from nanolm.sweeps.optuna.pruners import PRUNERS
 from nanolm.sweeps.optuna.samplers import FAILED, SAMPLERS, distribution_of
 from nanolm.sweeps.optuna.settings import OptunaConfig, n_trials_of

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, val_losses
-from nanolm.sweeps.optuna.journal import FOLDER, KEPT, PRUNED
+from nanolm.sweeps.optuna.journal_entries import FOLDER, KEPT, PRUNED
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.study import OpenStudy
 from nanolm.sweeps.states import Report, State

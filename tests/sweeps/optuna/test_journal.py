@@ -18,7 +18,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from nanolm.errors import RunError
-from nanolm.sweeps.optuna.journal import FOLDER, JOURNAL, open_journal, truncate_incomplete_line
+from nanolm.sweeps.optuna.journal import JOURNAL, open_journal, truncate_incomplete_line
+from nanolm.sweeps.optuna.journal_entries import FOLDER
 from nanolm.sweeps.optuna.study import OpenStudy, point_of, register_sweeper, take_trials
 from nanolm.sweeps.optuna.trials import report_losses
 from tests.sweeps.optuna.conftest import open_small_study

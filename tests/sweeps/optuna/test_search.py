@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 from nanolm.cli import main as cli
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.optuna import search
-from nanolm.sweeps.optuna.journal import FOLDER, JOURNAL, JournalLock
+from nanolm.sweeps.optuna.journal import JOURNAL, JournalLock
+from nanolm.sweeps.optuna.journal_entries import FOLDER
 from nanolm.sweeps.optuna.samplers import shuffled_grid
 from nanolm.sweeps.optuna.space import Choice
 from tests.helpers import (

@@ -11,7 +11,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import MetricsRow
 from nanolm.runs.records import encode_row
 from nanolm.runs.summary import Summary, write_summary
-from nanolm.sweeps.optuna.journal import FOLDER
+from nanolm.sweeps.optuna.journal_entries import FOLDER
 from nanolm.sweeps.optuna.samplers import FAILED
 from nanolm.sweeps.optuna.study import OpenStudy, open_study, register_sweeper, take_trials
 from nanolm.sweeps.optuna.trials import find_pruner, finish_trial, report_losses, trial_pruner
