@@ -144,7 +144,7 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
 
 
 def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> list[str]:
-    """Check that a run without checkpoints can start at step 0: it must not have lost its checkpoints.
+    """Check that a run without checkpoints can start again: it must not have lost its checkpoints.
 
     Returns:
         Messages to the user.
@@ -156,7 +156,8 @@ def _check_fresh_start(config: Config, run: RunDirectory, summary: Summary) -> l
     last_row = max([0, *(row.step for row in rows if row), *(sample.step for sample in samples[-1:])])
     # A save waits for the previous one: a row after the second save proves that there was a checkpoint.
     settings = config.trainer
-    first = min(settings.save_every, settings.eval_every)
+    start = (summary.parent or {}).get("step") or 0
+    first = start + min(settings.save_every, settings.eval_every)
     was_saved = summary.has_checkpoint
     if was_saved is None:
         was_saved = bool(summary.step or last_row or (run.samples.is_file() and run.samples.stat().st_size))
