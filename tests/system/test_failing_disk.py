@@ -199,8 +199,8 @@ def test_training_continues_after_a_fault_or_a_kill(scene: Scene) -> None:
         pytest.param((PREPARE,), TRAIN, 9, id="train"),
         pytest.param((TRAIN,), RESUME, 19, id="resume"),
         pytest.param((TRAIN,), FORK, 29, id="fork"),
-        pytest.param((PREPARE,), SWEEP, 37, id="sweep"),
-        pytest.param((PREPARE,), STUDY, 67, id="study"),
+        pytest.param((PREPARE,), SWEEP, 89, id="sweep"),
+        pytest.param((PREPARE,), STUDY, 149, id="study"),
         pytest.param((TRAIN,), REPORT, 1, id="report"),
     ],
 )
@@ -233,8 +233,8 @@ def require_nothing_lost_by_kills(scene: Scene, command: tuple[str, ...], start:
     [
         pytest.param((), PREPARE, 1, 41, id="cache"),
         pytest.param((PREPARE,), TRAIN, 1, 105, id="train"),
-        pytest.param((PREPARE,), SWEEP, 4, 45 * 4, id="sweep"),
-        pytest.param((PREPARE,), STUDY, 8, 47 * 8, id="study"),
+        pytest.param((PREPARE,), SWEEP, 7, 42 * 7, id="sweep"),
+        pytest.param((PREPARE,), STUDY, 12, 45 * 12, id="study"),
     ],
 )
 def test_a_kill_at_any_writing_call_loses_nothing(
