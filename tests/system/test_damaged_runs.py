@@ -209,7 +209,7 @@ def test_damaged_files_end_in_a_message(original: Path, damages: list[tuple[int,
 
 
 @pytest.mark.slow
-@settings(same_folder, max_examples=60)
+@settings(same_folder, max_examples=35)
 @given(damages=damages)
 def test_many_damaged_files_end_in_a_message(original: Path, damages: list[tuple[int, str, int]]) -> None:
     damage_and_run(original, damages)
