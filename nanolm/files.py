@@ -95,7 +95,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def create_temporary(path: Path, mode: int = 0o666) -> tuple[Path, int]:
-    """Create a temporary file beside another one, and return it with its open descriptor.
+    """Create a temporary file in the folder of another one, and return it with its open descriptor.
 
     While the descriptor is open, `remove_abandoned` of another process leaves the file alone.
     """

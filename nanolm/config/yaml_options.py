@@ -37,7 +37,7 @@ class Option:
         path: of the file.
         schema_key: of its dataclass in Hydra's store, such as optimizer/adamw.
         schema: the dataclass.
-        description: the first comment; an empty string stands for the first sentence of the schema.
+        description: the first comment; if empty, the first sentence of the schema.
         values: chosen by hand; None if the file is generated.
     """
 

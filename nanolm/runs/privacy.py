@@ -30,7 +30,7 @@ MAX_TEXT = 10_000
 
 
 def plain(value: Any) -> Any:
-    """Copy a tree of dicts, lists and plain values, so that wandb takes nothing in it for an instruction of its own.
+    """Copy a tree of dicts, lists and plain values, in which wandb finds no instructions.
 
     wandb fetches artifacts that a text names, from any server, and keeps its own values under keys that start with _.
     Credentials in addresses are left out.

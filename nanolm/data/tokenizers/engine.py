@@ -1,4 +1,4 @@
-"""Run a foreign tokenizer.json in a process of its own, with limits on time, memory and the size of the result."""
+"""Run a foreign tokenizer.json in a separate process, with limits on time, memory and the size of the result."""
 
 from __future__ import annotations
 
