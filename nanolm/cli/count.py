@@ -37,6 +37,7 @@ SYMBOLS = {
     "N": "n_layers",
     "T": "context_length",
     "H": "n_heads",
+    "G": "n_kv_heads",
     "D": "d_key",
     "E": "d_value",
     "F": "d_ff",

@@ -31,7 +31,7 @@ class Norm(Choice):
 
     none = "none", "No normalization."
     layer_norm = "layer_norm", "LayerNorm with weights."
-    rms_norm = "rms_norm", "RMSNorm without weights."
+    rms_norm = "rms_norm", "RMSNorm, without weights unless norm_weight is true (Zhang and Sennrich 2019)."
 
 
 class NormPlacement(Choice):
@@ -124,6 +124,11 @@ class TransformerConfig(ModelConfig):
 
     name: str = "transformer"
     positions: Positions = setting(Positions.rotary, doc="Positional encoding.")
+    rotary_base: float = setting(
+        10_000.0,
+        doc="With positions=rotary: the slowest pair of dimensions completes a cycle in about 2 pi rotary_base positions.",
+        gt=1,
+    )
     attention: AttentionKind = setting(AttentionKind.softmax, doc="Kind of attention.")
     qk_norm: bool = setting(True, doc="Normalize queries and keys to unit mean square before their dot product.")
     output_projection: bool = setting(
@@ -135,6 +140,15 @@ class TransformerConfig(ModelConfig):
         True, doc="Residual connections around attention and feed-forward; if false, each replaces its input."
     )
     norm: Norm = setting(Norm.rms_norm, doc="Normalization layer.")
+    norm_weight: bool = setting(False, doc="Learn a scale per channel in RMSNorm; LayerNorm always has one.")
+    norm_eps: float | None = setting(
+        None,
+        doc="Added to the mean square before its root is taken, in QK-norm too. null: 1e-5 in LayerNorm, the machine "
+        "epsilon in RMSNorm.",
+        gt=0,
+        lt=1,
+        off="null takes the default",
+    )
     norm_placement: NormPlacement = setting(NormPlacement.pre, doc="Placement of the normalization layers.")
     embedding_norm: bool = setting(True, doc="Normalize the embedding before the first block.")
     final_norm: bool | None = setting(

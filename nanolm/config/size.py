@@ -17,6 +17,13 @@ class SizeConfig:
     n_heads: int = setting(doc="Number of attention heads per block.", ge=1)
     d_model: int = setting(doc="Width of the residual stream.", ge=1)
     context_length: int = setting(doc="Maximum number of tokens that the model sees.", ge=1)
+    n_kv_heads: int | None = setting(
+        None,
+        doc="Number of heads of keys and values, each shared by n_heads / n_kv_heads query heads (grouped-query "
+        "attention, Ainslie et al. 2023). null: n_heads.",
+        ge=1,
+        off="null gives each query head its own keys and values",
+    )
     d_key: int | None = setting(
         None, doc="Width of the queries and keys of a head. null: d_model / n_heads.", ge=1, off=_DERIVED
     )
@@ -40,6 +47,11 @@ class SizeConfig:
     def value_width(self) -> int:
         """Width of the values of a head."""
         return self.d_model // self.n_heads if self.d_value is None else self.d_value
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
     def hidden_width(self, has_gate: bool) -> int:
         """Return the hidden width of the feed-forward."""

@@ -8,6 +8,7 @@ stand in the formulas of `nanolm count`. Letters without an `x` between them are
     S   keys that attention reads; T unless keys are cached or attention is blocked
     C   width of the residual stream (size.d_model)
     H   attention heads
+    G   heads of keys and values (size.n_kv_heads); H by default
     D   width of a head's queries and keys (size.d_key)
     E   width of a head's values (size.d_value); D by default
     F   width inside the feed-forward network (size.d_ff)

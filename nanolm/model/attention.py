@@ -16,21 +16,29 @@ from nanolm.model.positions import rotate
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
 
-    With qk_norm, queries and keys are normalized to unit mean square before the dot product, which bounds the scores
+    With fewer heads of keys and values than of queries, each is shared by a group of query heads (grouped-query
+    attention, Ainslie et al. 2023). With qk_norm, queries and keys are normalized to unit mean square before the dot product, which bounds the scores
     (Henry et al. 2020).
     """
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:
         super().__init__()
         self.n_heads = size.n_heads
+        self.n_kv_heads = size.key_value_heads
         self.qk_norm = config.qk_norm
+        self.norm_eps = config.norm_eps
         self.dropout = config.dropout_of(config.attention_dropout)
         bias = config.has_attention_bias
-        row_counts = tuple(size.n_heads * width for width in (size.key_width, size.key_width, size.value_width))
+        row_counts = (
+            size.n_heads * size.key_width,
+            size.key_value_heads * size.key_width,
+            size.key_value_heads * size.value_width,
+        )
         # For initializers and optimizers that treat the stacked matrices of a linear layer separately.
         self.row_counts = {"query_key_value": row_counts}
         self.query_key_value = nn.Linear(size.d_model, sum(row_counts), bias=bias)
-        self.projection = nn.Linear(row_counts[-1], size.d_model, bias=bias) if config.output_projection else None
+        values = size.n_heads * size.value_width
+        self.projection = nn.Linear(values, size.d_model, bias=bias) if config.output_projection else None
 
     def forward(
         self,
@@ -47,18 +55,28 @@ class Attention(nn.Module):
             rotary_2xTxR: rotary position embedding of these positions; None without it.
             cache: keys and values of earlier positions, to which these are appended; None without a cache.
         """
-        q_BxHxTxD, k_BxHxTxD, v_BxHxTxE = (
-            projected.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-            for projected in self.query_key_value(x_BxTxC).split(self.row_counts["query_key_value"], dim=-1)
+        q_BxHxTxD, k_BxGxTxD, v_BxGxTxE = (
+            projected.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+            for projected, n_heads in zip(
+                self.query_key_value(x_BxTxC).split(self.row_counts["query_key_value"], dim=-1),
+                (self.n_heads, self.n_kv_heads, self.n_kv_heads),
+                strict=True,
+            )
         )
         if self.qk_norm:
-            q_BxHxTxD, k_BxHxTxD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BxHxTxD, k_BxHxTxD))
+            q_BxHxTxD, k_BxGxTxD = (F.rms_norm(x, x.shape[-1:], eps=self.norm_eps) for x in (q_BxHxTxD, k_BxGxTxD))
         if rotary_2xTxR is not None:
-            q_BxHxTxD, k_BxHxTxD = rotate(q_BxHxTxD, rotary_2xTxR), rotate(k_BxHxTxD, rotary_2xTxR)
-        k_BxHxSxD, v_BxHxSxE = (k_BxHxTxD, v_BxHxTxE) if cache is None else cache.append(k_BxHxTxD, v_BxHxTxE)
+            q_BxHxTxD, k_BxGxTxD = rotate(q_BxHxTxD, rotary_2xTxR), rotate(k_BxGxTxD, rotary_2xTxR)
+        k_BxGxSxD, v_BxGxSxE = (k_BxGxTxD, v_BxGxTxE) if cache is None else cache.append(k_BxGxTxD, v_BxGxTxE)
+        k_BxHxSxD, v_BxHxSxE = self._repeat(k_BxGxSxD), self._repeat(v_BxGxSxE)
         y_BxHxTxE = attend(q_BxHxTxD, k_BxHxSxD, v_BxHxSxE, self.dropout if self.training else 0.0)
         y_BxTxHE = y_BxHxTxE.transpose(1, 2).flatten(2)
         return y_BxTxHE if self.projection is None else self.projection(y_BxTxHE)
+
+    def _repeat(self, x_BxGxSxD: torch.Tensor) -> torch.Tensor:
+        """Repeat the keys or values of each head for the query heads that share it: BxHxSxD."""
+        n_queries = self.n_heads // self.n_kv_heads
+        return x_BxGxSxD if n_queries == 1 else x_BxGxSxD.repeat_interleave(n_queries, dim=1)
 
 
 class UniformAttention(nn.Module):

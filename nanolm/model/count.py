@@ -47,7 +47,9 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
     if not isinstance(settings, TransformerConfig):
         return [evaluate_part("table", sizes, once=V * V)]
-    per_norm = {Norm.none: 0, Norm.rms_norm: 0, Norm.layer_norm: 1 + settings.bias}[settings.norm]
+    per_norm = {Norm.none: 0, Norm.rms_norm: int(settings.norm_weight), Norm.layer_norm: 1 + settings.bias}[
+        settings.norm
+    ]
     n_layer_norms = 1 + (settings.feed_forward is not FeedForwardKind.none)
     n_other_norms = settings.embedding_norm + settings.has_final_norm
     attention, feed_forward = attention_matrices(config), feed_forward_matrices(config)
@@ -76,7 +78,7 @@ def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
     if not isinstance(settings, TransformerConfig):
         return [evaluate_part("table", sizes)]
     widths = widths_of(config)
-    scores = C if settings.attention is AttentionKind.uniform else widths.keys + widths.values
+    scores = C if settings.attention is AttentionKind.uniform else widths.queries + widths.output
     return [
         evaluate_part("attention projections", sizes, 2 * weights(attention_matrices(config))),
         evaluate_part("attention over T", sizes, 2 * T * scores),

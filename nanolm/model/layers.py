@@ -15,15 +15,17 @@ from nanolm.model.attention import ATTENTIONS
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
 
+# PyTorch's default, and GPT-2's.
+LAYER_NORM_EPS = 1e-5
+
 
 def norm(config: TransformerConfig, d_model: int) -> nn.Module:
     """Build the layer that `model.norm` names."""
     if config.norm is Norm.none:
         return nn.Identity()
     if config.norm is Norm.rms_norm:
-        # Zhang and Sennrich 2019, without a learned scale.
-        return nn.RMSNorm(d_model, elementwise_affine=False)
-    return nn.LayerNorm(d_model, bias=config.bias)
+        return nn.RMSNorm(d_model, eps=config.norm_eps, elementwise_affine=config.norm_weight)
+    return nn.LayerNorm(d_model, eps=config.norm_eps or LAYER_NORM_EPS, bias=config.bias)
 
 
 def relu_squared(x: torch.Tensor) -> torch.Tensor:

@@ -159,8 +159,11 @@ def _activation_bytes(config: Config, width: int) -> Polynomial:
     else:
         has_copy = settings.qk_norm or settings.positions is Positions.rotary
         # Autocast computes the norm of queries and keys in fp32.
-        norm_bytes = 2 * FP32_BYTES if settings.qk_norm and width < FP32_BYTES else 0
-        stored += widths.keys * (2 * width * (1 + has_copy) + norm_bytes) + widths.values * (width * (2 + has_copy))
+        norm_bytes = FP32_BYTES if settings.qk_norm and width < FP32_BYTES else 0
+        stored += (widths.queries + widths.keys) * (width * (1 + has_copy) + norm_bytes)
+        stored += (widths.values + widths.output) * width + widths.output * (width * has_copy)
+        if widths.keys is not widths.queries:
+            stored += (widths.queries + widths.output) * width
     # An activation stores its input or its output, as its gradient needs; a second linear layer stores its input.
     n_hidden = {Activation.relu: 1, Activation.swiglu: 4}.get(settings.activation, 2)
     hidden = {

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-# The slowest pair of dimensions completes a cycle in about 2 pi BASE positions.
+# Of the sinusoidal encoding: the slowest pair of columns completes a cycle in about 2 pi BASE positions.
 BASE = 10_000.0
 
 
@@ -18,17 +18,20 @@ def sinusoidal_table(length: int, d_model: int) -> torch.Tensor:
     Returns:
         TxC, fp32.
     """
-    angles = _angles(length, d_model)
+    angles = _angles(length, d_model, BASE)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].float()
 
 
-def rotary_table(length: int, d_key: int) -> torch.Tensor:
+def rotary_table(length: int, d_key: int, base: float = BASE) -> torch.Tensor:
     """Build the angles of rotary position embedding (Su et al. 2021, section 3.4.2); d_key is even.
+
+    Args:
+        base: the slowest pair of dimensions completes a cycle in about 2 pi base positions.
 
     Returns:
         Cosines and sines, 2xTxR with R = d_key / 2, fp32.
     """
-    angles = _angles(length, d_key)
+    angles = _angles(length, d_key, base)
     return torch.stack([angles.cos(), angles.sin()]).float()
 
 
@@ -54,7 +57,7 @@ def alibi_slopes(n_heads: int) -> torch.Tensor:
     return torch.tensor(slopes)
 
 
-def _angles(length: int, width: int) -> torch.Tensor:
-    """Return position / BASE^(2i / width) for each position and each i < width / 2, in fp64."""
-    frequencies = BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+def _angles(length: int, width: int, base: float) -> torch.Tensor:
+    """Return position / base^(2i / width) for each position and each i < width / 2, in fp64."""
+    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.outer(torch.arange(length, dtype=torch.float64), frequencies)

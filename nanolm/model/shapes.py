@@ -7,7 +7,7 @@ import dataclasses
 from nanolm.config.model import AttentionKind, BigramConfig, FeedForwardKind, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
-from nanolm.model.polynomial import ZERO, C, D, E, F, H, Polynomial, T, V
+from nanolm.model.polynomial import ZERO, C, D, E, F, G, H, Polynomial, T, V
 
 # Rows and columns of a weight matrix.
 Matrix = tuple[Polynomial, Polynomial]
@@ -39,8 +39,18 @@ def model_with_formula(config: Config) -> BigramConfig | TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Widths:
-    """Widths inside a layer: queries or keys of all heads, values of all heads, the feed-forward network."""
+    """Widths inside a layer.
 
+    Attributes:
+        queries: of all heads.
+        output: of all heads' weighted values.
+        keys: of all heads of keys; `queries` unless query heads share them.
+        values: of all heads of values.
+        hidden: of the feed-forward network.
+    """
+
+    queries: Polynomial
+    output: Polynomial
     keys: Polynomial
     values: Polynomial
     hidden: Polynomial
@@ -49,9 +59,14 @@ class Widths:
 def widths_of(config: Config) -> Widths:
     """Return the widths as multiples of C, or with letters of their own where they are set."""
     size, has_gate = config.size, _has_gate(config)
+    queries = C if size.d_key is None else H * D
+    output = C if size.d_value is None else H * E
+    is_shared = size.key_value_heads != size.n_heads
     return Widths(
-        keys=C if size.d_key is None else H * D,
-        values=C if size.d_value is None else H * E,
+        queries=queries,
+        output=output,
+        keys=G * D if is_shared else queries,
+        values=G * E if is_shared else output,
         hidden=4 * C if size.d_ff is None and not has_gate else F,
     )
 
@@ -65,6 +80,7 @@ def dimensions(config: Config, vocab_size: int) -> dict[str, int]:
         "T": size.context_length,
         "C": size.d_model,
         "H": size.n_heads,
+        "G": size.key_value_heads,
         "D": size.key_width,
         "E": size.value_width,
         "F": size.hidden_width(_has_gate(config)),
@@ -81,7 +97,8 @@ def attention_matrices(config: Config) -> list[Matrix]:
     assert isinstance(settings, TransformerConfig)
     if settings.attention is AttentionKind.uniform:
         return [(C, C)] * settings.output_projection
-    return [(2 * widths.keys + widths.values, C), *[(C, widths.values)] * settings.output_projection]
+    stacked = widths.queries + widths.keys + widths.values
+    return [(stacked, C), *[(C, widths.output)] * settings.output_projection]
 
 
 def feed_forward_matrices(config: Config) -> list[Matrix]:

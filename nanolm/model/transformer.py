@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         self.slopes_H: torch.Tensor | None
         for name, positions, table in (
             ("sinusoids_TxC", Positions.sinusoidal, lambda: sinusoidal_table(length, width)),
-            ("rotary_2xTxR", Positions.rotary, lambda: rotary_table(length, size.key_width)),
+            ("rotary_2xTxR", Positions.rotary, lambda: rotary_table(length, size.key_width, settings.rotary_base)),
             ("slopes_H", Positions.alibi, lambda: alibi_slopes(size.n_heads)),
         ):
             self.register_buffer(name, table() if settings.positions is positions else None, persistent=False)

@@ -1,0 +1,1 @@
+"""Exchange of models and tokenizers with the Hugging Face ecosystem."""

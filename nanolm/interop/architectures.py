@@ -1,0 +1,375 @@
+"""Transformer architectures of the Hugging Face transformers library, as settings of nanolm's transformer.
+
+An architecture translates both ways between settings and config.json. `nanolm.interop.tensors` translates the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from nanolm.config.fields import plain
+from nanolm.config.model import TransformerConfig
+from nanolm.config.run import Config
+from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.json_text import is_finite_number
+from nanolm.model.layers import LAYER_NORM_EPS
+
+# Names of activation functions in transformers; swiglu is `silu` with a gate.
+ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "relu_squared": "relu2"}
+
+# What nn.RMSNorm adds to the mean square of fp32 numbers by default.
+RMS_NORM_EPS = torch.finfo(torch.float32).eps
+
+ROTARY_BASE = 10_000.0
+
+# Settings of a model, by dotted key.
+Settings = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A model class of transformers.
+
+    Attributes:
+        name: of the class, as in config.json's `architectures`.
+        model_type: config.json's `model_type`.
+        option: the model option whose settings `from_json` changes.
+        requires: the values that each setting may have; settings that are not listed are free.
+        to_json: from a config and the vocabulary size to the architecture's part of config.json.
+        from_json: from config.json to settings that differ from the option's.
+    """
+
+    name: str
+    model_type: str
+    option: str
+    requires: Mapping[str, tuple[Any, ...]]
+    to_json: Callable[[Config, int], dict[str, Any]]
+    from_json: Callable[[_Reader], Settings]
+
+    def read(self, config_json: Mapping[str, Any], where: str) -> Settings:
+        """Translate config.json to settings.
+
+        Raises:
+            RunError: with everything that cannot be represented.
+        """
+        reader = _Reader(config_json)
+        settings = self.from_json(reader)
+        raise_all([RunError(problem.found, where=where, hint=problem.hint) for problem in reader.problems])
+        return settings
+
+    def obstacles(self, config: Config) -> list[str]:
+        """Return the settings that this architecture cannot represent, each with what it could."""
+        if not isinstance(config.model, TransformerConfig):
+            return [f"model={config.model.name} (needs a transformer)"]
+        found = effective_settings(config)
+        return [
+            f"{key}={_format(found[key])} (needs {' or '.join(map(_format, allowed))})"
+            for key, allowed in self.requires.items()
+            if found[key] not in allowed
+        ]
+
+
+def effective_settings(config: Config) -> Settings:
+    """Return the settings that decide the architecture, with derived values in place of null."""
+    model, size, mask = config.model, config.size, config.mask
+    found: Settings = {"mask": mask.name, "mask.within_documents": mask.within_documents}
+    found["mask.pattern"] = None if mask.pattern is None else str(mask.pattern)
+    assert isinstance(model, TransformerConfig)
+    found |= {f"model.{field.name}": plain(getattr(model, field.name)) for field in dataclasses.fields(model)}
+    return found | {
+        "model.attention_bias": model.has_attention_bias,
+        "model.final_norm": model.has_final_norm,
+        "size.n_kv_heads": "n_heads" if size.key_value_heads == size.n_heads else size.key_value_heads,
+        "size.d_key": "d_model / n_heads" if size.key_width * size.n_heads == size.d_model else size.key_width,
+        "size.d_value": "d_key" if size.value_width == size.key_width else size.value_width,
+    }
+
+
+def find_architecture(config: Config) -> Architecture:
+    """Return the architecture that represents a model exactly.
+
+    Raises:
+        SettingsError: there is none; the error names the settings that stand in the way of the nearest one.
+    """
+    obstacles = {name: architecture.obstacles(config) for name, architecture in ARCHITECTURES.items()}
+    nearest = min(obstacles, key=lambda name: len(obstacles[name]))
+    if not obstacles[nearest]:
+        return ARCHITECTURES[nearest]
+    raise SettingsError(
+        f"no architecture of transformers is this model; the nearest is {nearest}, but for "
+        f"{', '.join(obstacles[nearest])}",
+        where="the run's config.yaml",
+        hint="--format safetensors writes the weights under nanolm's names with a config.json of its settings",
+    )
+
+
+def architecture_of(config_json: Mapping[str, Any], where: str) -> Architecture:
+    """Return the architecture that a config.json names.
+
+    Raises:
+        RunError: it names none or another one.
+    """
+    for architecture in ARCHITECTURES.values():
+        if architecture.name in _names(config_json) or config_json.get("model_type") == architecture.model_type:
+            return architecture
+    named = ", ".join(_names(config_json)) or config_json.get("model_type")
+    raise RunError(
+        f"the architecture {named} cannot be imported" if named else "config.json names no architecture",
+        where=where,
+        hint=f"architectures that can be: {', '.join(ARCHITECTURES)}",
+    )
+
+
+def _names(config_json: Mapping[str, Any]) -> list[str]:
+    names = config_json.get("architectures")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+class _Reader:
+    """Reads config.json and collects everything in it that nanolm's transformer cannot represent."""
+
+    def __init__(self, config_json: Mapping[str, Any]) -> None:
+        self.json = config_json
+        self.problems: list[NanolmError] = []
+
+    def refuse(self, found: str, hint: str = "") -> None:
+        self.problems.append(RunError(found, where="config.json", hint=hint))
+
+    def number(self, name: str, default: float | None = None) -> Any:
+        """Return a number; the default if it is missing or null."""
+        value = self.json.get(name)
+        if value is None and default is not None:
+            return default
+        if not is_finite_number(value):
+            self.refuse(f"{name} is {value!r}, and must be a number")
+            return 1
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.json.get(name)
+        if value is not None and not isinstance(value, bool):
+            self.refuse(f"{name} is {value!r}, and must be true or false")
+        return default if value is None else bool(value)
+
+    def require(self, name: str, *allowed: Any) -> None:
+        """Require that a key is missing or has one of these values."""
+        if name in self.json and self.json[name] not in allowed:
+            self.refuse(f"{name} is {self.json[name]!r}, and only {' or '.join(map(repr, allowed))} is supported")
+
+    def activation(self, name: str, known: Mapping[str, str]) -> str:
+        """Return nanolm's name of an activation function."""
+        value = self.json.get(name)
+        if value not in known:
+            self.refuse(f"{name} is {value!r}, which is not supported", f"supported: {', '.join(known)}")
+            return ""
+        return known[value]
+
+    def rotary_base(self) -> float:
+        """Return the base of rotary positions; older files have it at the top level."""
+        parameters = self.json.get("rope_parameters") or self.json.get("rope_scaling") or {}
+        if (
+            not isinstance(parameters, dict)
+            or parameters.get("rope_type", parameters.get("type", "default")) != "default"
+        ):
+            self.refuse(f"rotary positions are scaled: {parameters!r}", "only plain rotary positions are supported")
+            return ROTARY_BASE
+        theta = parameters.get("rope_theta", self.json.get("rope_theta"))
+        return ROTARY_BASE if theta is None else float(theta)
+
+
+_THEIR_ACTIVATIONS = {name: ours for ours, name in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def _gpt2_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
+    model, size = _transformer(config), config.size
+    return {
+        "vocab_size": vocab_size,
+        "n_positions": size.context_length,
+        "n_embd": size.d_model,
+        "n_layer": size.n_layers,
+        "n_head": size.n_heads,
+        "n_inner": size.hidden_width(has_gate=False),
+        "activation_function": ACTIVATIONS[model.activation.name],
+        "layer_norm_epsilon": model.norm_eps or LAYER_NORM_EPS,
+        "resid_pdrop": model.dropout_of(model.residual_dropout),
+        "embd_pdrop": model.dropout_of(model.embedding_dropout),
+        "attn_pdrop": model.dropout_of(model.attention_dropout),
+        "tie_word_embeddings": model.tie_embeddings,
+    }
+
+
+def _gpt2_from_json(reader: _Reader) -> Settings:
+    reader.require("scale_attn_weights", True)
+    reader.require("scale_attn_by_inverse_layer_idx", False)
+    reader.require("add_cross_attention", False)
+    width = reader.number("n_embd")
+    hidden = reader.number("n_inner", 4 * width)
+    return {
+        "size.n_layers": reader.number("n_layer"),
+        "size.n_heads": reader.number("n_head"),
+        "size.d_model": width,
+        "size.context_length": reader.number("n_positions"),
+        "size.d_ff": None if hidden == 4 * width else hidden,
+        "model.activation": reader.activation("activation_function", _THEIR_ACTIVATIONS),
+        "model.norm_eps": reader.number("layer_norm_epsilon", LAYER_NORM_EPS),
+        "model.tie_embeddings": reader.flag("tie_word_embeddings", True),
+    }
+
+
+def _llama_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
+    return _rotary_to_json(config, vocab_size) | {"hidden_act": "silu", "mlp_bias": _transformer(config).bias}
+
+
+def _llama_from_json(reader: _Reader) -> Settings:
+    reader.activation("hidden_act", {"silu": "swiglu"})
+    return _rotary_from_json(reader) | {
+        "model.bias": reader.flag("mlp_bias", False),
+        "model.norm_eps": reader.number("rms_norm_eps", 1e-6),
+    }
+
+
+def _nanochat_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
+    model = _transformer(config)
+    return _rotary_to_json(config, vocab_size) | {
+        "hidden_act": ACTIVATIONS[model.activation.name],
+        "final_logit_softcapping": model.logit_softcap,
+    }
+
+
+def _nanochat_from_json(reader: _Reader) -> Settings:
+    eps = reader.number("rms_norm_eps", 1e-6)
+    softcap = reader.json.get("final_logit_softcapping", 15.0)
+    return _rotary_from_json(reader) | {
+        "model.activation": reader.activation("hidden_act", _THEIR_ACTIVATIONS),
+        "model.norm_eps": None if eps == RMS_NORM_EPS else eps,
+        "model.logit_softcap": None if softcap is None else reader.number("final_logit_softcapping", 15.0),
+    }
+
+
+def _rotary_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
+    model, size = _transformer(config), config.size
+    return {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": size.context_length,
+        "hidden_size": size.d_model,
+        "intermediate_size": size.hidden_width(model.has_gate),
+        "num_hidden_layers": size.n_layers,
+        "num_attention_heads": size.n_heads,
+        "num_key_value_heads": size.key_value_heads,
+        "head_dim": size.key_width,
+        "rms_norm_eps": model.norm_eps or RMS_NORM_EPS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+        "attention_bias": model.has_attention_bias,
+        "attention_dropout": model.dropout_of(model.attention_dropout),
+        "tie_word_embeddings": model.tie_embeddings,
+    }
+
+
+def _rotary_from_json(reader: _Reader) -> Settings:
+    n_heads, width = reader.number("num_attention_heads"), reader.number("hidden_size")
+    n_kv_heads = reader.number("num_key_value_heads", n_heads)
+    head_width = reader.number("head_dim", width // max(1, n_heads))
+    is_derived = head_width * n_heads == width
+    return {
+        "size.n_layers": reader.number("num_hidden_layers"),
+        "size.n_heads": n_heads,
+        "size.n_kv_heads": None if n_kv_heads == n_heads else n_kv_heads,
+        "size.d_model": width,
+        "size.d_key": None if is_derived else head_width,
+        "size.d_value": None if is_derived else head_width,
+        "size.d_ff": reader.number("intermediate_size"),
+        "size.context_length": reader.number("max_position_embeddings"),
+        "model.rotary_base": reader.rotary_base(),
+        "model.attention_bias": reader.flag("attention_bias", False),
+        "model.tie_embeddings": reader.flag("tie_word_embeddings", False),
+    }
+
+
+def _transformer(config: Config) -> TransformerConfig:
+    assert isinstance(config.model, TransformerConfig)
+    return config.model
+
+
+def _format(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# Values of settings that all architectures share.
+_COMMON = {
+    "mask": ("causal",),
+    "mask.pattern": (None,),
+    "mask.within_documents": (False,),
+    "model.attention": ("softmax",),
+    "model.output_projection": (True,),
+    "model.feed_forward": ("two_layers",),
+    "model.residual": (True,),
+    "model.norm_placement": ("pre",),
+    "model.final_norm": (True,),
+    "model.head_bias": (False,),
+    "size.d_value": ("d_key",),
+}
+
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            "GPT2LMHeadModel",
+            "gpt2",
+            "gpt2",
+            _COMMON
+            | {
+                "model.positions": ("learned",),
+                "model.qk_norm": (False,),
+                "model.activation": tuple(ACTIVATIONS),
+                "model.norm": ("layer_norm",),
+                "model.embedding_norm": (False,),
+                "model.bias": (True,),
+                "model.attention_bias": (True,),
+                "model.logit_softcap": (None,),
+                "size.n_kv_heads": ("n_heads",),
+                "size.d_key": ("d_model / n_heads",),
+            },
+            _gpt2_to_json,
+            _gpt2_from_json,
+        ),
+        Architecture(
+            "LlamaForCausalLM",
+            "llama",
+            "llama",
+            _COMMON
+            | {
+                "model.positions": ("rotary",),
+                "model.qk_norm": (False,),
+                "model.activation": ("swiglu",),
+                "model.norm": ("rms_norm",),
+                "model.norm_weight": (True,),
+                "model.embedding_norm": (False,),
+                "model.logit_softcap": (None,),
+            },
+            _llama_to_json,
+            _llama_from_json,
+        ),
+        Architecture(
+            "NanoChatForCausalLM",
+            "nanochat",
+            "gpt",
+            _COMMON
+            | {
+                "model.positions": ("rotary",),
+                "model.qk_norm": (True,),
+                "model.activation": tuple(ACTIVATIONS),
+                "model.norm": ("rms_norm",),
+                "model.norm_weight": (False,),
+                "model.embedding_norm": (True,),
+                "model.bias": (False,),
+            },
+            _nanochat_to_json,
+            _nanochat_from_json,
+        ),
+    )
+}
