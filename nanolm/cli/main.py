@@ -35,6 +35,10 @@ COMMANDS = {
         "generate text from a prompt", 'nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200'
     ),
     "evaluate": Command("compute the exact loss of a run on a split", "nanolm evaluate outputs/RUN --split val --json"),
+    "export": Command(
+        "write a run as a folder that Hugging Face transformers opens",
+        "nanolm export outputs/RUN --to my_model --dtype bfloat16",
+    ),
     "report": Command("write an HTML report on runs that opens offline", "nanolm report outputs -o report.html"),
     "checkpoints": Command(
         "list the checkpoints of a run and verify their checksums", "nanolm checkpoints outputs/RUN"

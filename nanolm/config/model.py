@@ -126,7 +126,8 @@ class TransformerConfig(ModelConfig):
     positions: Positions = setting(Positions.rotary, doc="Positional encoding.")
     rotary_base: float = setting(
         10_000.0,
-        doc="With positions=rotary: the slowest pair of dimensions completes a cycle in about 2 pi rotary_base positions.",
+        doc="Base of the angles of rotary positions: the slowest pair of dimensions completes a cycle in about 2 pi "
+        "rotary_base positions.",
         gt=1,
     )
     attention: AttentionKind = setting(AttentionKind.softmax, doc="Kind of attention.")

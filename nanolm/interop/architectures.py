@@ -6,7 +6,6 @@ An architecture translates both ways between settings and config.json. `nanolm.i
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from nanolm.config.fields import plain
 from nanolm.config.model import TransformerConfig
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.json_text import is_finite_number
+from nanolm.json_text import dump_json, is_finite_number
 from nanolm.model.layers import LAYER_NORM_EPS
 
 # Names of activation functions in transformers; swiglu is `silu` with a gate.
@@ -164,7 +163,7 @@ class _Reader:
     def activation(self, name: str, known: Mapping[str, str]) -> str:
         """Return nanolm's name of an activation function."""
         value = self.json.get(name)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             self.refuse(f"{name} is {value!r}, which is not supported", f"supported: {', '.join(known)}")
             return ""
         return known[value]
@@ -296,7 +295,7 @@ def _transformer(config: Config) -> TransformerConfig:
 
 
 def _format(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else dump_json(value)
 
 
 # Values of settings that all architectures share.

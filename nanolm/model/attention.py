@@ -17,8 +17,8 @@ class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, section 3.2).
 
     With fewer heads of keys and values than of queries, each is shared by a group of query heads (grouped-query
-    attention, Ainslie et al. 2023). With qk_norm, queries and keys are normalized to unit mean square before the dot product, which bounds the scores
-    (Henry et al. 2020).
+    attention, Ainslie et al. 2023). With qk_norm, queries and keys are normalized to unit mean square before the dot
+    product, which bounds the scores (Henry et al. 2020).
     """
 
     def __init__(self, config: TransformerConfig, size: SizeConfig) -> None:

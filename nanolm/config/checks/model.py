@@ -28,11 +28,11 @@ def check_model(config: Config) -> Iterator[NanolmError]:
 
 def _check_widths(model: TransformerConfig, size: SizeConfig) -> Iterator[NanolmError]:
     if size.n_heads % size.key_value_heads:
-        divisors = [n for n in range(1, min(size.n_heads, 1000) + 1) if size.n_heads % n == 0]
+        fitting = [str(n) for n in range(1, min(size.n_heads, 1000) + 1) if size.n_heads % n == 0]
         yield SettingsError(
             f"size.n_heads ({size.n_heads}) is not divisible by size.n_kv_heads ({size.n_kv_heads})",
             where="size.n_heads, size.n_kv_heads",
-            hint=f"use n_kv_heads = {', '.join(map(str, divisors))}",
+            hint=f"use n_kv_heads = {', '.join(fitting)}",
         )
     if size.d_model % size.n_heads and None in (size.d_key, size.d_value):
         # Only nearby divisors, since d_model may be absurdly large.

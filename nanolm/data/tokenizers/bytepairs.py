@@ -22,7 +22,7 @@ _EXPRESSION = r"(?:'(?:[dmst]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 _ENCODER_NAMES, _MERGES_NAMES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
 
 
-class _BytePairs(BytePieces):
+class BytePairs(BytePieces):
     """Byte-pair encoding, run by tiktoken.
 
     Ids are the 256 bytes in GPT-2's order, one token per merge, and the special tokens.
@@ -66,7 +66,7 @@ class _BytePairs(BytePieces):
 
 
 @TOKENIZERS.register("bpe")
-class BpeTokenizer(_BytePairs):
+class BpeTokenizer(BytePairs):
     """Byte-pair encoding trained on the corpus by Hugging Face tokenizers."""
 
     @classmethod
@@ -88,7 +88,7 @@ class BpeTokenizer(_BytePairs):
 
 
 @TOKENIZERS.register("gpt2")
-class Gpt2Tokenizer(_BytePairs):
+class Gpt2Tokenizer(BytePairs):
     """GPT-2's own vocabulary: 50,256 tokens and <|endoftext|>, whose name in a text is ordinary text."""
 
     @classmethod

@@ -47,7 +47,7 @@ class _HuggingFace:
     def __init__(self, state: dict[str, Any], special_tokens: Sequence[str] = ()) -> None:
         check_components(state)
         self._engine = self._start(state)
-        self._state = state
+        self.state = state
         # For errors.
         self.file = ""
         self._additional = list(special_tokens)
@@ -125,7 +125,7 @@ class UnigramTokenizer(_HuggingFace):
 
     def to_json(self) -> dict[str, Any]:
         """Return the tokenizer.json of Hugging Face tokenizers, and the names of the additional special tokens."""
-        return {"tokenizer": self._state, "special_tokens": self._additional}
+        return {"tokenizer": self.state, "special_tokens": self._additional}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
@@ -180,7 +180,7 @@ class PretrainedTokenizer(_HuggingFace):
         return tokenizer
 
     def to_json(self) -> dict[str, Any]:
-        return {"tokenizer": self._state}
+        return {"tokenizer": self.state}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:

@@ -43,7 +43,7 @@ class SentencePieceTokenizer(BytePieces):
         import sentencepiece
 
         _check_specification(model)
-        self._model = model
+        self.model = model
         try:
             self._engine = engine = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -122,7 +122,7 @@ class SentencePieceTokenizer(BytePieces):
 
     def to_json(self) -> dict[str, Any]:
         """Return the model in base64."""
-        return {"model": base64.b64encode(self._model).decode("ascii")}
+        return {"model": base64.b64encode(self.model).decode("ascii")}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:

@@ -32,7 +32,7 @@ UNKNOWN, END = "<unk>", "<eos>"
 _ALPHANUMERIC = regex.compile(r"[\p{L}\p{N}]")
 # Letters, numbers, marks and the underscore; \w of `re` lacks the marks, with which Indic scripts write vowels.
 _WORD = r"[\p{L}\p{N}\p{M}_]"
-_WORDS = regex.compile(
+WORDS = regex.compile(
     rf"\d+(?:[.,]\d+)+(?!{_WORD})|{_WORD}+(?:['’]{_WORD}+)*|(?:(?P<sign>[^\s\x1c-\x1f\p{{L}}\p{{N}}_])(?P=sign)*)"
 )
 
@@ -192,7 +192,7 @@ class WordTokenizer(_Words):
     @classmethod
     def _splitter(cls, setting: bool) -> Splitter:
         # findall would return the group instead of the match.
-        return lambda line: [match.group() for match in _WORDS.finditer(line.lower() if setting else line)]
+        return lambda line: [match.group() for match in WORDS.finditer(line.lower() if setting else line)]
 
 
 @TOKENIZERS.register("spacy")
