@@ -68,6 +68,7 @@ def test_gpt2_as_json(nanolm: Nanolm) -> None:
         "d_model": 768,
         "n_layers": 12,
         "n_heads": 12,
+        "n_kv_heads": 12,
         "context_length": 1024,
         "d_key": 64,
         "d_value": 64,

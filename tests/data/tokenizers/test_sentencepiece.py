@@ -23,7 +23,7 @@ def test_fit_refuses_too_small_vocabulary_and_no_text() -> None:
 def test_model_of_a_run_has_known_fields_and_replaces_no_characters(tmp_path: Path) -> None:
     tokenizer = tokenizers.fit(SentencePieceConfig(vocab_size=300), ["the cat sat on the mat\n" * 50])
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    model, identity = tokenizer._model, b"\x1a\x10\n\x08identity\x12\x00"
+    model, identity = tokenizer.model, b"\x1a\x10\n\x08identity\x12\x00"
     assert model.count(identity) == 1
     path = tmp_path / "tokenizer.json"
     for changed, message in (
