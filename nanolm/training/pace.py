@@ -53,6 +53,10 @@ class Pace:
         average = duration if self._step_seconds is None else self._step_seconds
         self._step_seconds = average + SMOOTHING * (duration - average)
 
+    def restart(self) -> None:
+        """Measure from now on: the time since the last step belongs to whoever looked at it."""
+        self._since = self._clock()
+
     @contextlib.contextmanager
     def paused(self, reason: str) -> Iterator[None]:
         """Exclude the time inside the context from the speed.

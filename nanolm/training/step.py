@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
@@ -33,6 +34,27 @@ class MicroBatch(NamedTuple):
     def model_inputs(self) -> tuple[torch.Tensor, ...]:
         """The arguments of the model."""
         return (self.inputs_BxT,) if self.documents_BxT is None else (self.inputs_BxT, self.documents_BxT)
+
+
+class Step(NamedTuple):
+    """An update, as the training loop yields it.
+
+    Attributes:
+        number: of optimizer steps done, this one included.
+        loss: mean loss of the batch in nats per token, before the update. It is a number on the host: the update reads
+            it anyway, to leave the weights unchanged if it is not finite.
+        lr: learning rate of the update; 0 for a model that is fitted in one pass.
+        model: the model itself, with the gradients of this update, clipped.
+        batch: the micro-batches of this rank, on the model's device; empty for a model that is fitted in one pass.
+        grad_norm: L2 norm of the gradient before clipping.
+    """
+
+    number: int
+    loss: float
+    lr: float
+    model: nn.Module
+    batch: list[MicroBatch]
+    grad_norm: float
 
 
 def micro_batches(

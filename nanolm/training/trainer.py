@@ -1,6 +1,7 @@
-"""Train a model in a run directory: `train` prepares the run, `loop` is the training loop.
+"""Train a model in a run directory: `training` prepares the run, `loop` is the training loop.
 
-A model that is fitted in one pass, such as an n-gram model, has `fit` in place of the loop.
+Both are generators that yield after each update, so that whoever drives them can look inside. `train` drives them to
+the end. A model that is fitted in one pass, such as an n-gram model, has `fit` in place of the loop.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Collection, Generator, Iterator
+from typing import IO, Any, ParamSpec
 
 import torch
 
@@ -21,6 +22,7 @@ from nanolm.config.identity import describe_changes
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
+from nanolm.data.download import only_if_asked
 from nanolm.data.prompt import choose_prompt
 from nanolm.errors import DivergedError, NanolmError, write_failure
 from nanolm.files import write_durably
@@ -44,9 +46,12 @@ from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
 from nanolm.training.session import Session
 from nanolm.training.setup import Setup, prepare
-from nanolm.training.step import micro_batches, set_lr, update
+from nanolm.training.step import Step, micro_batches, set_lr, update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
+
+
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,10 @@ class Outcome:
     prompt: str
 
 
-def train(
+Training = Generator[Step, None, Outcome]
+
+
+def training(
     config: Config,
     run: RunDirectory,
     *,
@@ -80,10 +88,12 @@ def train(
     parent: Parent | None = None,
     group: str | None = None,
     profile: bool = False,
-) -> Outcome:
+    asked: Collection[str] | None = None,
+) -> Training:
     """Train a model in a run directory that this process has claimed, or resume the run in it.
 
-    Every rank calls it with the same arguments; rank 0 has claimed the directory for all.
+    Every rank calls it with the same arguments; rank 0 has claimed the directory for all. Closing the generator ends
+    the run after the current step and a checkpoint, as a signal does.
 
     Args:
         config: checked settings.
@@ -98,6 +108,13 @@ def train(
         parent: the checkpoint to fork from, if the run has no checkpoint yet.
         group: the sweep that the run belongs to; None keeps that of a resumed run.
         profile: whether to trace a few steps with PyTorch's profiler.
+        asked: the settings whose addresses may be downloaded from; None: all of them.
+
+    Yields:
+        Each update, before it is logged, evaluated and saved.
+
+    Returns:
+        The result of the run.
 
     Raises:
         NanolmError: the data, the device or the checkpoint cannot be used; nothing has been written.
@@ -108,7 +125,7 @@ def train(
     """
     began = time.perf_counter()
     keep_freed_memory()
-    with memory.translate_memory_errors(config):
+    with memory.translate_memory_errors(config), contextlib.nullcontext() if asked is None else only_if_asked(asked):
         setup = prepare(config, run, ranks, parent)
         meters.reset_peak_memory(setup.state.device)
         before = run.read_summary()
@@ -129,7 +146,25 @@ def train(
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
                 summary = dataclasses.replace(summary, **log.logger.about())
             ranks.run_on_main(lambda: _record(run, summary))
-            return _train(session, stop, summary, began)
+            return (yield from _train(session, stop, summary, began))
+
+
+def _to_the_end(start: Callable[P, Training]) -> Callable[P, Outcome]:
+    """Return a function that drives a training generator to its end, and returns its result."""
+
+    @functools.wraps(start)
+    def train(*args: P.args, **kwargs: P.kwargs) -> Outcome:
+        steps = start(*args, **kwargs)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    return train
+
+
+train = _to_the_end(training)
 
 
 def _start(setup: Setup, summary: Summary) -> list[str]:
@@ -170,7 +205,7 @@ def _note_first_checkpoint(run: RunDirectory) -> None:
         update_summary(run.summary, has_checkpoint=True)
 
 
-def _train(session: Session, stop: StopRequest, summary: Summary, began: float) -> Outcome:
+def _train(session: Session, stop: StopRequest, summary: Summary, began: float) -> Training:
     """Run the loop or the fit, and write the summary however it ends."""
     setup = session.setup
     status, error_text = "failed", None
@@ -184,9 +219,12 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             translate_torch_errors(),
             session.saver,
         ):
-            text = fit(session, began) if is_fitted else loop(session, stop, began)
+            text = yield from fit(session, began) if is_fitted else loop(session, stop, began)
         is_done = is_fitted or setup.state.step >= setup.config.trainer.max_steps
-        status = "completed" if is_done else "interrupted" if stop.signal else "pruned"
+        status = "completed" if is_done else "pruned" if stop.is_pruned else "interrupted"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
     except DivergedError:
         status = "diverged"
         raise
@@ -208,11 +246,11 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
     return Outcome(summary, stop.exit_status, text, prompt)
 
 
-def loop(session: Session, stop: StopRequest, began: float) -> str:
+def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, None, str]:
     """Train until trainer.max_steps or a stop request, and return the last sample.
 
-    Batches and the learning rate are functions of the step, so that resuming is not a special case. A step writes its
-    row and is evaluated before it is saved, so that a checkpoint covers all rows up to its step.
+    Batches and the learning rate are functions of the step, so that resuming is not a special case. A step is yielded
+    before it writes its row, is evaluated and is saved, so that a checkpoint covers all of these up to its step.
     """
     setup, log = session.setup, session.log
     config, state, ranks = setup.config, setup.state, setup.ranks
@@ -227,6 +265,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
         is_first = has_slow_first_step(settings.compile, state.device)
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
+            lr = config.optimizer.lr * lr_factor
             set_lr(optimizer, lr_factor)
             batch, n_scored = micro_batches(config, train_stream, state.step, state.device, ranks)
             clipping = (settings.clip_norm, settings.clip_value)
@@ -236,7 +275,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
             has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
             if not math.isfinite(loss) or has_diverged:
                 # `update` has not changed the weights. Nothing is saved: the last checkpoint is of a good step.
-                raise session.diverged_error(loss, grad_norm, config.optimizer.lr * lr_factor)
+                raise session.diverged_error(loss, grad_norm, lr)
 
             state.step += 1
             state.skipped_updates += is_skipped
@@ -247,13 +286,18 @@ def loop(session: Session, stop: StopRequest, began: float) -> str:
                 ema.update(state.averages, state.model, settings.ema_decay, state.step)
             pace.step(n_scored, counts=not is_first)
             is_first = False
+            try:
+                yield Step(state.step, loss, lr, state.model, batch, grad_norm)
+            except GeneratorExit:
+                stop.leave()
+            pace.restart()
             profile_step()
             log.advance()
             is_last = state.step == settings.max_steps
 
             if state.step % settings.log_every == 0 or is_last:
                 state.seconds = time.perf_counter() - began
-                log.row(_train_row(session, pace, config.optimizer.lr * lr_factor, grad_norm))
+                log.row(_train_row(session, pace, lr, grad_norm))
                 state.loss_sum, state.loss_steps = 0.0, 0
 
             if state.step % settings.eval_every == 0 or is_last:
