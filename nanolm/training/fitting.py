@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Generator
 
@@ -13,7 +12,7 @@ from nanolm.training.session import Session
 from nanolm.training.step import Step
 
 
-def fit(session: Session, began: float) -> Generator[Step, None, str]:
+def fit(session: Session, began: float) -> Generator[Step, bool | None, str]:
     """Fit a model in one pass over the training tokens, which is its only step, and return the sample.
 
     Both losses are exact. The settings of the optimizer, the scheduler and the batches have no effect. There is no
@@ -33,9 +32,7 @@ def fit(session: Session, began: float) -> Generator[Step, None, str]:
     state.step = 1
     log.advance()
     loss = split_loss(setup, "train")
-    # There is no further step to leave out.
-    with contextlib.suppress(GeneratorExit):
-        yield Step(state.step, loss, 0.0, state.model, [], 0.0)
+    yield Step(state.step, loss, 0.0, state.model, [], 0.0)
     state.seconds = time.perf_counter() - began
     log.row(
         MetricsRow(

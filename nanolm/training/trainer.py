@@ -50,7 +50,6 @@ from nanolm.training.step import Step, micro_batches, set_lr, update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
 
-
 P = ParamSpec("P")
 
 
@@ -71,7 +70,7 @@ class Outcome:
     prompt: str
 
 
-Training = Generator[Step, None, Outcome]
+Training = Generator[Step, bool | None, Outcome]
 
 
 def training(
@@ -92,8 +91,8 @@ def training(
 ) -> Training:
     """Train a model in a run directory that this process has claimed, or resume the run in it.
 
-    Every rank calls it with the same arguments; rank 0 has claimed the directory for all. Closing the generator ends
-    the run after the current step and a checkpoint, as a signal does.
+    Every rank calls it with the same arguments; rank 0 has claimed the directory for all. Sending True ends the run
+    after the current step and a checkpoint, as a signal does.
 
     Args:
         config: checked settings.
@@ -222,7 +221,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             text = yield from fit(session, began) if is_fitted else loop(session, stop, began)
         is_done = is_fitted or setup.state.step >= setup.config.trainer.max_steps
         status = "completed" if is_done else "pruned" if stop.is_pruned else "interrupted"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
         raise
     except DivergedError:
@@ -246,7 +245,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
     return Outcome(summary, stop.exit_status, text, prompt)
 
 
-def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, None, str]:
+def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, bool | None, str]:
     """Train until trainer.max_steps or a stop request, and return the last sample.
 
     Batches and the learning rate are functions of the step, so that resuming is not a special case. A step is yielded
@@ -286,9 +285,8 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, N
                 ema.update(state.averages, state.model, settings.ema_decay, state.step)
             pace.step(n_scored, counts=not is_first)
             is_first = False
-            try:
-                yield Step(state.step, loss, lr, state.model, batch, grad_norm)
-            except GeneratorExit:
+            is_left = yield Step(state.step, loss, lr, state.model, batch, grad_norm)
+            if is_left:
                 stop.leave()
             pace.restart()
             profile_step()
