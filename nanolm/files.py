@@ -111,11 +111,11 @@ def create_temporary(path: Path, mode: int = 0o666) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Let an OSError name the file that a temporary one replaces."""
+    """Let an OSError name the file or folder that a temporary one replaces."""
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(temporary):
             error.filename = str(path)
         raise
 
@@ -166,6 +166,46 @@ def remove_abandoned(folder: Path, name: str) -> None:
                         path.unlink()
                 finally:
                     os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is flushed to disk and gets its name at the end of the block.
+
+    An error removes it, and the parents that were created for it. A killed process leaves a hidden folder, which the
+    next call in the same parent removes.
+
+    Args:
+        path: the folder to create.
+
+    Raises:
+        OSError: it cannot be created, or `path` exists.
+    """
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent, REPLACEMENT)
+    temporary = temporary_sibling(path.with_name(REPLACEMENT))
+    with _named(path, temporary):
+        temporary.mkdir()
+        descriptor = open_held_folder(temporary)
+    try:
+        with _named(path, temporary):
+            yield temporary
+            sync_folder(temporary)
+            # An empty folder would be replaced.
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            temporary.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        remove_tree(temporary, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def is_replacement(path: Path) -> bool:

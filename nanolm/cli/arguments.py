@@ -23,15 +23,20 @@ def add_run(parser: Parser) -> None:
 
 def add_checkpoint(parser: Parser) -> None:
     """Add RUN with the choice of its checkpoint, and how to load it."""
+    add_weights(parser)
+    parser.add("--device", check=types.device, default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def add_weights(parser: Parser, default: str | None = "best", help_text: str = "best, last or a step") -> None:
+    """Add RUN with the choice of its checkpoint and of the weights in it."""
     add_run(parser)
-    parser.add("--checkpoint", check=types.checkpoint, default="best", help="best, last or a step")
+    parser.add("--checkpoint", check=types.checkpoint, default=default, help=help_text)
     parser.add_argument(
         "--weights",
         default="trained",
         choices=["trained", "ema"],
         help="the weights as trained, or their exponential moving average (default: trained)",
     )
-    parser.add("--device", check=types.device, default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add_plugins(parser)
 
 

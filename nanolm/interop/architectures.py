@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nanolm.config.fields import plain
+from nanolm.config.mask import CausalConfig, layer_masks
 from nanolm.config.model import TransformerConfig
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
@@ -62,9 +63,10 @@ class Architecture:
         return settings
 
     def obstacles(self, config: Config) -> list[str]:
-        """Return the settings that this architecture cannot represent, each with what it could."""
-        if not isinstance(config.model, TransformerConfig):
-            return [f"model={config.model.name} (needs a transformer)"]
+        """Return the settings that this architecture cannot represent, each with the values that it can."""
+        # A plugin's model may have the settings of the transformer, too.
+        if type(config.model) is not TransformerConfig:
+            return [f"model={config.model.name} (needs {TransformerConfig.name})"]
         found = effective_settings(config)
         return [
             f"{key}={_format(found[key])} (needs {' or '.join(map(_format, allowed))})"
@@ -74,11 +76,16 @@ class Architecture:
 
 
 def effective_settings(config: Config) -> Settings:
-    """Return the settings that decide the architecture, with derived values in place of null."""
-    model, size, mask = config.model, config.size, config.mask
-    found: Settings = {"mask": mask.name, "mask.within_documents": mask.within_documents}
-    found["mask.pattern"] = None if mask.pattern is None else str(mask.pattern)
+    """Return the settings that decide the architecture, with derived values in place of null.
+
+    `mask` is that of all layers, or a list if they differ. Masks within documents are causal for a single document.
+    """
+    model, size = config.model, config.size
+    masks = list(
+        dict.fromkeys("causal" if isinstance(mask, CausalConfig) else mask.name for mask in layer_masks(config))
+    )
     assert isinstance(model, TransformerConfig)
+    found: Settings = {"mask": masks[0] if len(masks) == 1 else masks or "causal"}
     found |= {f"model.{field.name}": plain(getattr(model, field.name)) for field in dataclasses.fields(model)}
     return found | {
         "model.attention_bias": model.has_attention_bias,
@@ -100,7 +107,7 @@ def find_architecture(config: Config) -> Architecture:
     if not obstacles[nearest]:
         return ARCHITECTURES[nearest]
     raise SettingsError(
-        f"no architecture of transformers is this model; the nearest is {nearest}, but for "
+        f"no architecture of transformers represents this model exactly; {nearest} is the nearest, except for "
         f"{', '.join(obstacles[nearest])}",
         where="the run's config.yaml",
         hint="--format safetensors writes the weights under nanolm's names with a config.json of its settings",
@@ -301,8 +308,6 @@ def _format(value: Any) -> str:
 # Values of settings that all architectures share.
 _COMMON = {
     "mask": ("causal",),
-    "mask.pattern": (None,),
-    "mask.within_documents": (False,),
     "model.attention": ("softmax",),
     "model.output_projection": (True,),
     "model.feed_forward": ("two_layers",),

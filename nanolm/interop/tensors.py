@@ -58,13 +58,13 @@ class Entry:
 
 
 def export_tensors(entries: list[Entry], weights: Mapping[str, torch.Tensor]) -> Tensors:
-    """Translate nanolm's weights; the result shares no memory with them."""
+    """Translate nanolm's weights; most of the result are views of them."""
     exported = {}
     for entry in entries:
         rows = weights[entry.name].split([part.n_rows for part in entry.parts])
         for part, matrix in zip(entry.parts, rows, strict=True):
             matrix = _swap_halves(matrix, part.heads) if part.heads else matrix
-            exported[part.name] = (matrix.T if entry.is_transposed else matrix).contiguous().clone()
+            exported[part.name] = matrix.T if entry.is_transposed else matrix
     return exported
 
 

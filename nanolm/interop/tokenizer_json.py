@@ -8,15 +8,68 @@ from typing import Any
 
 from nanolm.data.tokenizers import ByteTokenizer, CharTokenizer, PretrainedTokenizer, Tokenizer
 from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER
-from nanolm.data.tokenizers.bytepairs import BytePairs, tokens_of_merges
+from nanolm.data.tokenizers.bytepairs import BpeTokenizer, BytePairs, Gpt2Tokenizer, tokens_of_merges
 from nanolm.data.tokenizers.huggingface import UnigramTokenizer
-from nanolm.data.tokenizers.words import END, UNKNOWN, WORDS, WordTokenizer
+from nanolm.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from nanolm.data.tokenizers.words import END, UNKNOWN, WORDS, SpacyTokenizer, TorchtextTokenizer, WordTokenizer
+from nanolm.json_text import dump_json
+
+# Names that a tokenizer's end of text may have, of which the first that it has is chosen.
+END_OF_TEXT = ("<|endoftext|>", "<eos>", "</s>", "<|end_of_text|>")
+
+# Post-processors that add no special tokens.
+_HARMLESS = (None, "ByteLevel")
+
+
+def tokenizer_files(tokenizer: Tokenizer, name: str, context_length: int) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files of a tokenizer, and remarks for the user.
+
+    Args:
+        name: of the tokenizer, as in tokenizer.name.
+    """
+    if type(tokenizer) is SentencePieceTokenizer:
+        return {"tokenizer.model": tokenizer.model}, ["the tokenizer is written as tokenizer.model, for sentencepiece"]
+    state = to_tokenizer_json(tokenizer)
+    if state is None:
+        return {}, [f"tokenizer={name} is not exported: Hugging Face tokenizers cannot express its rules"]
+    remarks = []
+    post_processor = state.get("post_processor") or {}
+    if post_processor.get("type") not in _HARMLESS:
+        state = state | {"post_processor": None}
+        remarks.append("the tokenizer adds no special tokens to a text, as in training; the original file adds some")
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        # The name of a special token in a text is ordinary text, as in nanolm.
+        "split_special_tokens": True,
+    }
+    end = end_of_text(tokenizer)
+    if end is not None:
+        settings["eos_token"] = end[0]
+    if UNKNOWN in tokenizer.special_tokens:
+        settings["unk_token"] = UNKNOWN
+    return {"tokenizer.json": _encode(state), "tokenizer_config.json": _encode(settings)}, remarks
+
+
+def end_of_text(tokenizer: Tokenizer) -> tuple[str, int] | None:
+    """Return the name and the id of the special token that ends a text; None if there is none."""
+    # Their <eos> is a line end, at which generation should not stop.
+    if isinstance(tokenizer, WordTokenizer | SpacyTokenizer | TorchtextTokenizer):
+        return None
+    known = tokenizer.special_tokens
+    return next(((name, known[name]) for name in END_OF_TEXT if name in known), None)
 
 
 def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any] | None:
     """Return the equivalent tokenizer.json; None if there is none (SentencePiece, spaCy, torchtext, a plugin's)."""
-    translate = next((function for kind, function in TRANSLATIONS.items() if isinstance(tokenizer, kind)), None)
+    # A plugin's tokenizer may be a subclass with other rules.
+    translate = TRANSLATIONS.get(type(tokenizer))
     return None if translate is None else translate(tokenizer)
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return (dump_json(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
@@ -93,7 +146,8 @@ def _with_special_tokens(state: dict[str, Any], special_tokens: dict[str, int]) 
 TRANSLATIONS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
     CharTokenizer: _characters,
     ByteTokenizer: _bytes,
-    BytePairs: _byte_pairs,
+    BpeTokenizer: _byte_pairs,
+    Gpt2Tokenizer: _byte_pairs,
     UnigramTokenizer: _hugging_face,
     PretrainedTokenizer: _hugging_face,
     WordTokenizer: _words,
