@@ -36,7 +36,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     text = text if isinstance(text, str) else text.decode("utf-8")
     try:
-        value = (_CHECKING_DECODER if _may_overflow(text) else _DECODER).decode(text)
+        value = _CHECKING_DECODER.decode(text) if _may_overflow(text) else _decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     # Most texts are too short for the check, or have too few brackets.
@@ -92,12 +92,22 @@ def _may_overflow(text: str) -> bool:
     return bool(_SAMPLE_OF_LONG_NUMBER.search(text[::100]) and _LONG_NUMBER.search(text))
 
 
+def _decode(text: str) -> Any:
+    # Decoding searches for whitespace around the value, which rows do not have.
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
+
+
 def _parse_int(digits: str) -> int | None:
     return int(digits) if math.isfinite(float(digits)) else None
 
 
 # json.loads would build a decoder for every row of metrics.jsonl. Checking each number is slower.
 _DECODER = json.JSONDecoder(parse_constant=lambda constant: None)
+_scan = _DECODER.scan_once  # type: ignore[attr-defined]
 _CHECKING_DECODER = json.JSONDecoder(
     parse_constant=lambda constant: None, parse_float=lambda number: finite(float(number)), parse_int=_parse_int
 )

@@ -18,7 +18,7 @@ def quote(argument: str) -> str:
         The result of shlex.quote, or $'a\012b' if the console cannot show a character: a control character, an
         undecodable byte, or one outside of the console's encoding.
     """
-    if all(map(_is_printable, argument)):
+    if (argument.isascii() and argument.isprintable()) or all(map(_is_printable, argument)):
         return shlex.quote(argument)
     return "$'" + "".join(_ESCAPED.get(c, c) if _is_printable(c) else _octal(c) for c in argument) + "'"
 

@@ -60,6 +60,8 @@ def visible(text: str, *, multiline: bool = False) -> str:
     Returns:
         The text with \x1b in place of an escape character, and so on.
     """
+    if text.isprintable():
+        return text
 
     def escape(match: re.Match[str]) -> str:
         character = match[0]

@@ -20,8 +20,18 @@ from nanolm.plain_yaml import LOADER, PlainYamlError, load_plain_yaml
 # A file of settings, a summary or a manifest has a few kilobytes.
 MAX_BYTES = 1_000_000
 
+StrPath = str | os.PathLike[str]
 
-def open_inside(path: Path, folder: Path) -> io.BufferedReader:
+# Windows would convert line ends.
+_FLAGS = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_BINARY", 0)
+
+
+def folder_of(path: StrPath) -> str:
+    """Return the folder that a file is in. A `Path` is slow to make for each of thousands of files."""
+    return os.path.dirname(path) or os.curdir  # noqa: PTH120
+
+
+def open_inside(path: StrPath, folder: StrPath) -> io.BufferedReader:
     """Open a regular file of a folder for reading.
 
     Args:
@@ -31,11 +41,16 @@ def open_inside(path: Path, folder: Path) -> io.BufferedReader:
     Raises:
         OSError: the file is missing, cannot be opened, is not a regular file, or a link leads out of the folder.
     """
+    return os.fdopen(_open_descriptor(path, folder)[0], "rb")
+
+
+def _open_descriptor(path: StrPath, folder: StrPath) -> tuple[int, int]:
+    """Open a file as `open_inside` does; return its descriptor and size."""
     try:
         # Without links, a file directly in the folder needs no further check.
-        if path.parent != folder:
+        if folder_of(path) != os.fspath(folder):
             raise OSError(errno.ELOOP, "")
-        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+        descriptor = os.open(path, _FLAGS)
     except OSError as error:
         # FreeBSD reports a link as EMLINK.
         if error.errno not in (errno.ELOOP, errno.EMLINK):
@@ -43,28 +58,34 @@ def open_inside(path: Path, folder: Path) -> io.BufferedReader:
         real, root = os.path.realpath(path), os.path.realpath(folder)
         if not Path(real).is_relative_to(root):
             raise OSError(errno.ELOOP, f"it is a link to {real}, outside of {folder}", str(path)) from None
-        descriptor = os.open(real, os.O_RDONLY | NO_FOLLOW)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        descriptor = os.open(real, _FLAGS)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise not_regular(path, kind_of(path.resolve()))
-    return os.fdopen(descriptor, "rb")
+        raise not_regular(Path(path), kind_of(Path(path).resolve()))
+    return descriptor, status.st_size
 
 
-def read_inside(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> bytes:
+def read_inside(path: StrPath, folder: StrPath, max_bytes: int = MAX_BYTES) -> bytes:
     """Read a regular file of a folder.
 
     Raises:
         OSError: as `open_inside`, or the file is larger than `max_bytes`.
     """
-    with open_inside(path, folder) as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(max_bytes + 1)
+    descriptor, size = _open_descriptor(path, folder)
+    try:
+        # Usually one call reads all of the file: unlike a stream, it takes no buffer of max_bytes.
+        content = os.read(descriptor, min(size, max_bytes) + 1)
+        while content and len(content) <= max_bytes and (more := os.read(descriptor, max_bytes + 1 - len(content))):
+            content += more
+    finally:
+        os.close(descriptor)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes, more than {max_bytes:,}", str(path))
     return content
 
 
-def read_yaml(path: Path, folder: Path, loader: type[Any] = LOADER) -> dict[Any, Any]:
+def read_yaml(path: StrPath, folder: StrPath, loader: type[Any] = LOADER) -> dict[Any, Any]:
     """Read a YAML file of settings in a folder: plain values only, with limits (`load_plain_yaml`).
 
     Args:
@@ -82,12 +103,13 @@ def read_yaml(path: Path, folder: Path, loader: type[Any] = LOADER) -> dict[Any,
     except PlainYamlError as error:
         raise damaged(path, str(error), line=error.line) from error
     if not isinstance(content, dict):
-        raise RunError(f"{path.name} holds no settings", where=str(path), hint="restore it from a copy of the run")
+        name = Path(path).name
+        raise RunError(f"{name} holds no settings", where=str(path), hint="restore it from a copy of the run")
     return content
 
 
 def damaged(
-    path: Path, reason: str, hint: str = "restore it from a copy of the run", line: int | None = None
+    path: StrPath, reason: str, hint: str = "restore it from a copy of the run", line: int | None = None
 ) -> RunError:
     """Return the error for a file of a run whose content is wrong.
 
@@ -96,16 +118,16 @@ def damaged(
         reason: what is wrong, as a clause, such as "it has no step".
         line: line number, counted from 1; None if the reason has no line.
     """
-    found, where = f"{path.name} is damaged: {reason}", str(path)
+    found, where = f"{Path(path).name} is damaged: {reason}", str(path)
     if line is not None:
         found, where = f"{found} (line {line})", f"{where}:{line}"
     return RunError(found, where=where, hint=hint)
 
 
-def unreadable(path: Path, error: OSError) -> RunError:
+def unreadable(path: StrPath, error: OSError) -> RunError:
     """Return the error for a file of a run that cannot be read."""
     return RunError(
-        f"{path.name} cannot be read: {error.strerror or error}",
+        f"{Path(path).name} cannot be read: {error.strerror or error}",
         where=str(path),
         hint="restore it from a copy of the run, or move it away",
     )

@@ -24,10 +24,10 @@ from nanolm.files import user_path
 from nanolm.plain_yaml import load_plain_yaml
 from nanolm.registry import GROUPS
 from nanolm.run_layout import BESIDE_CONFIG, CONFIG, is_run_folder
-from nanolm.runs.directory import RunDirectory, enclosing_run
+from nanolm.runs.directory import NAMES, RunDirectory, enclosing_run
 from nanolm.runs.metrics import check_rows
-from nanolm.runs.summary import Summary
-from nanolm.untrusted import damaged, read_inside, read_yaml
+from nanolm.runs.summary import Summary, read_summary
+from nanolm.untrusted import StrPath, damaged, folder_of, read_inside, read_yaml
 from nanolm.wording import shorten
 
 # The status of a run with a file that cannot be read.
@@ -40,9 +40,9 @@ TYPES: dict[str, tuple[type, str]] = {
     "plugins": (list, "a list"),
     "trainer.max_steps": (int, "a whole number"),
 }
-# The beginnings of the parts of config.yaml: a group or a setting outside of groups, and a setting of a group.
-GROUP = re.compile(rb"^(?=[^ \n])", re.MULTILINE)
+# The beginning of a setting of a group in config.yaml.
 CHILD = re.compile(rb"^(?=  [^ \n])", re.MULTILINE)
+DIGITS = re.compile(r"(\d+)")
 KEY = re.compile(rb" *(\w+):[ \n]")
 MAX_BYTES_BY_PARTS = 20_000
 RUN_FILES = {CONFIG, *BESIDE_CONFIG}
@@ -86,28 +86,29 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
         RunError: a path does not exist or contains no run; all such paths are reported.
     """
     problems: list[NanolmError] = []
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for path in map(user_path, paths):
-        folders = {os.path.realpath(folder): folder for folder in _run_folders(path)}
+        folders = dict(_run_folders(str(path)))
         if not folders:
             problems.append(_no_run_error(path))
         for real, folder in folders.items():
             found.setdefault(real, folder)
     raise_all(problems)
-    names = unique_endings([Path(real).parts for real in found], "/")
+    parts = [(os.sep, *filter(None, real.split(os.sep))) for real in found]  # noqa: PTH206
+    names = unique_endings(parts, "/")
     return [_read(folder, name) for folder, name in zip(found.values(), names, strict=True)]
 
 
-def plain_settings(path: Path) -> dict[str, Any]:
+def plain_settings(path: StrPath) -> dict[str, Any]:
     """Read a config.yaml as {dotted key: plain value}; lists are kept as values.
 
     Raises:
         RunError: the file cannot be read, is damaged, or contains no mapping.
     """
     try:
-        settings = _settings_by_parts(read_inside(path, path.parent))
+        settings = _settings_by_parts(read_inside(path, folder_of(path)))
     except (OSError, ValueError):
-        settings = dict(flatten(map_strings(unescape, read_yaml(path, path.parent))))
+        settings = dict(flatten(map_strings(unescape, read_yaml(path, folder_of(path)))))
     for key, (kind, name) in TYPES.items():
         if (value := settings.get(key)) is not None and not isinstance(value, kind):
             raise damaged(path, f"{key} is {shorten(repr(value))}, and must be {name}")
@@ -121,25 +122,34 @@ def _settings_by_parts(content: bytes) -> dict[str, Any]:
         ValueError: the text is not in the form that nanolm writes, and has to be parsed as a whole.
     """
     # Other characters may end a line, and a large file is parsed faster as a whole.
-    if not content.isascii() or b"\r" in content or len(content) > MAX_BYTES_BY_PARTS:
+    if not content.isascii() or b"\r" in content or b"\0" in content or len(content) > MAX_BYTES_BY_PARTS:
         raise ValueError("it is not a usual file")
+    # The lines of a group begin with a space, except for the first.
+    groups = content.removesuffix(b"\n").replace(b"\n ", b"\0 ").split(b"\n")
+    parsed = dict(map(_parse_group, groups))
+    if len(parsed) < len(groups):
+        raise ValueError("it has a key twice")
     settings: dict[str, Any] = {}
-    for group in _split(GROUP, content):
-        settings.update(_parse_group(group))
+    for group in parsed.values():
+        settings.update(group)
     return settings
 
 
 @functools.lru_cache(maxsize=10_000)
-def _parse_group(text: bytes) -> list[tuple[str, Any]]:
+def _parse_group(text: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Parse a group of config.yaml, whose lines are joined by NUL. Return its name and its settings by dotted key."""
+    text = text.replace(b"\0", b"\n") + b"\n"
+    if text[:1] == b" " or not (match := KEY.match(text)):
+        raise ValueError("it is not a plain key")
     head, _, children = text.partition(b"\n")
     if not children or head[-1:] != b":" or head.count(b":") > 1:
-        return _parse_part("", text)
+        return match[1], dict(_parse_part("", text))
     prefix = f"{head[:-1].decode()}."
-    return [pair for child in _split(CHILD, children) for pair in _parse_part(prefix, child)]
+    return match[1], dict(pair for child in _children(children) for pair in _parse_part(prefix, child))
 
 
-def _split(begin: re.Pattern[bytes], text: bytes) -> list[bytes]:
-    before, *parts = begin.split(text)
+def _children(text: bytes) -> list[bytes]:
+    before, *parts = CHILD.split(text)
     keys = [match[1] for part in parts if (match := KEY.match(part))]
     if before or len(set(keys)) < len(parts):
         raise ValueError("it is not a mapping of different plain keys")
@@ -174,31 +184,33 @@ def _no_run_error(path: Path) -> RunError:
     )
 
 
-def _read(path: Path, name: str) -> Run:
-    run = RunDirectory(path)
+def _read(folder: str, name: str) -> Run:
     settings: dict[str, Any] = {}
     summary, faults = Summary(), []
     try:
-        settings = plain_settings(run.config)
+        settings = plain_settings(f"{folder}/{NAMES['config']}")
     except RunError as error:
         faults.append(error.found)
     try:
-        summary = run.read_summary()
+        summary = read_summary(f"{folder}/{NAMES['summary']}")
     except RunError as error:
         faults.append(error.found)
     try:
-        check_rows(run.metrics)
+        check_rows(f"{folder}/{NAMES['metrics']}")
     except RunError as error:
         faults.append(error.found)
     status = DAMAGED if faults else summary.status or "no summary"
-    if status == "running" and not run.is_claimed():
+    path = Path(folder)
+    if status == "running" and not RunDirectory(path).is_claimed():
         status = "unfinished"
-    edited = note_of_edits(run.checkpoints, settings)
+    edited = note_of_edits(f"{folder}/{NAMES['checkpoints']}", settings)
     return Run(path, name, settings, summary, status, tuple(faults), (edited,) if edited else ())
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
+def _run_folders(path: str) -> Iterator[tuple[str, str]]:
     """Yield runs at and below a path, entering each folder once even if links form a cycle.
+
+    Each is yielded as its real path and its path below the given one.
 
     Folders that cannot be listed are skipped.
 
@@ -207,25 +219,27 @@ def _run_folders(path: Path) -> Iterator[Path]:
     """
     seen: set[tuple[int, int]] = set()
     # Strings: a folder may have many subfolders, and a Path is slow to make.
-    waiting = [str(path)]
+    waiting = [(os.path.realpath(path), path)]
     while waiting:
-        folder = waiting.pop()
+        real, folder = waiting.pop()
         with contextlib.suppress(OSError):
             status = os.stat(folder)  # noqa: PTH116
             if (identity := (status.st_dev, status.st_ino)) in seen:
                 continue
             seen.add(identity)
             names, below = _list_folder(folder, MAX_FOLDERS - len(seen) - len(waiting))
-            if names and is_run_folder(Path(folder), names):
-                yield Path(folder)
+            if names and is_run_folder(folder, names):
+                yield real, folder
             else:
-                below.sort(key=_natural_order, reverse=True)
-                waiting += [os.path.join(folder, name) for name in below]  # noqa: PTH118
+                for name in sorted(below, key=_natural_order, reverse=True):
+                    path = name if folder == os.curdir else os.path.join(folder, name)  # noqa: PTH118
+                    its_real = os.path.realpath(path) if below[name] else os.path.join(real, name)  # noqa: PTH118
+                    waiting.append((its_real, path))
 
 
-def _list_folder(folder: str, max_folders: int) -> tuple[set[str], list[str]]:
-    """Return the names of a run's files in a folder, and those of its subfolders that are not hidden."""
-    names, below = set(), []
+def _list_folder(folder: str, max_folders: int) -> tuple[set[str], dict[str, bool]]:
+    """Return the names of a run's files in a folder, and its subfolders that are not hidden: whether each is a link."""
+    names, below = set(), {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name in RUN_FILES:
@@ -233,7 +247,7 @@ def _list_folder(folder: str, max_folders: int) -> tuple[set[str], list[str]]:
             # A link that leads to itself raises an error.
             with contextlib.suppress(OSError):
                 if not entry.name.startswith(".") and entry.is_dir():
-                    below.append(entry.name)
+                    below[entry.name] = entry.is_symlink()
             if len(below) > max_folders:
                 raise RunError(
                     f"there are more than {MAX_FOLDERS:,} folders to search for runs",
@@ -245,4 +259,4 @@ def _list_folder(folder: str, max_folders: int) -> tuple[set[str], list[str]]:
 
 def _natural_order(name: str) -> list[tuple[int, int, str]]:
     """A sort key that puts lr=2 before lr=10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in DIGITS.split(name) if part]

@@ -9,6 +9,9 @@ from nanolm.runs.summary import Summary
 
 NONCAUSAL = "the mask attends to future tokens: not a next-token prediction loss"
 
+# The settings of a dataset that decide its validation text; the last one counts only for random splits.
+_SPLIT = ("val_fraction", "test_fraction", "split_by", "split_seed")
+
 
 def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
     """Check whether losses per token of these runs are comparable.
@@ -41,10 +44,10 @@ def validation_text(run: Run) -> str | None:
     """Identify the validation text of a run by its corpus and split settings; None if its files do not say."""
     if not run.summary.corpus or not run.settings:
         return None
-    split = {key: run.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
-    if split["split_by"] != "fraction":
-        split["split_seed"] = run.settings.get("dataset.split_seed")
-    return repr([run.summary.corpus, split])
+    values = [run.settings.get(f"dataset.{key}") for key in _SPLIT]
+    if values[2] == "fraction":
+        values.pop()
+    return repr([run.summary.corpus, dict(zip(_SPLIT, values, strict=False))])
 
 
 def incomparable(summaries: Sequence[Summary]) -> list[bool]:

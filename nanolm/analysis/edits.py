@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from nanolm.checksummed import MANIFEST, MAX_MANIFEST_BYTES
@@ -12,13 +11,13 @@ from nanolm.config.identity import describe_changes
 from nanolm.config.roles import is_resumable
 from nanolm.json_text import parse_object
 from nanolm.run_layout import checkpoints_by_step
-from nanolm.untrusted import read_inside
+from nanolm.untrusted import StrPath, folder_of, read_inside
 
 # The number of changed settings that a note names.
 SHOWN = 3
 
 
-def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
+def note_of_edits(checkpoints: StrPath, settings: Mapping[str, Any]) -> str:
     """Describe how config.yaml was edited after training.
 
     Only the manifest of the newest checkpoint is read. Settings that a run may change when it continues do not count.
@@ -32,6 +31,8 @@ def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
         recorded any.
     """
     recorded = _recorded(checkpoints)
+    if not recorded:
+        return ""
     scheduler = str(recorded.get("scheduler.name"))
     changed = describe_changes(
         {
@@ -46,13 +47,12 @@ def note_of_edits(checkpoints: Path, settings: Mapping[str, Any]) -> str:
     return f"config.yaml has changed since the run was trained: {'; '.join(changed[:SHOWN])}{more}"
 
 
-def _recorded(checkpoints: Path) -> dict[str, Any]:
+def _recorded(checkpoints: StrPath) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         newest = next(reversed(checkpoints_by_step(checkpoints).values()), None)
         if newest is not None:
-            settings = parse_object(read_inside(newest / MANIFEST, checkpoints.parent, MAX_MANIFEST_BYTES)).get(
-                "settings"
-            )
+            content = read_inside(newest / MANIFEST, folder_of(checkpoints), MAX_MANIFEST_BYTES)
+            settings = parse_object(content).get("settings")
             return settings if isinstance(settings, dict) else {}
     return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nanolm.analysis.collection import Run
@@ -17,10 +17,9 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     None stands for null and for a setting that a run does not have. Settings that do not affect results are left out
     unless nothing else differs; dataset.path is kept if the texts differ. Runs without readable settings are ignored.
     """
-    readable = [run for run in runs if run.settings]
-    keys = list(dict.fromkeys(key for run in readable for key in run.settings))
-    differing = [key for key in keys if _differs(run.settings.get(key) for run in readable)]
-    corpora = {run.summary.corpus for run in readable}
+    readable = [run.settings for run in runs if run.settings]
+    differing = [key for key in _keys(readable) if _differs([settings.get(key) for settings in readable])]
+    corpora = {run.summary.corpus for run in runs if run.settings}
     relevant = [key for key in differing if affects_results(key) or (key == "dataset.path" and len(corpora) > 1)]
     return {key: [run.settings.get(key) for run in runs] for key in relevant or differing}
 
@@ -38,7 +37,7 @@ def varying_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     is_readable = [bool(run.settings) for run in runs]
     for group in groups:
         chosen = [chosen_option(run, group) for run in runs]
-        if not _differs(itertools.compress(chosen, is_readable)):
+        if not _differs(list(itertools.compress(chosen, is_readable))):
             continue
         in_group = [key for key in varying if key != "seed" and group in ("experiment", key.split(".")[0])]
         determined = [key for key in in_group if _is_determined_by(chosen, is_readable, varying[key])]
@@ -58,13 +57,13 @@ def values_of(name: str, runs: Sequence[Run]) -> tuple[str, list[Any]]:
     Raises:
         SettingsError: no run has such a setting, or several keys have that end.
     """
-    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    keys = _keys([run.settings for run in runs])
     groups = {key.split(".")[0] for key in keys if key.endswith(".name")}.union(*(run.summary.choices for run in runs))
     if name in groups and name not in keys:
         return name, [chosen_option(run, name) for run in runs]
     matching = [name] if name in keys else [key for key in keys if key.endswith(f".{name}")]
     # Of several keys, the one that differs between the runs is meant.
-    differing = [key for key in matching if _differs(run.settings.get(key) for run in runs)]
+    differing = [key for key in matching if _differs([run.settings.get(key) for run in runs])]
     for found in (matching, differing):
         if len(found) == 1:
             return found[0], [run.settings.get(found[0]) for run in runs]
@@ -91,7 +90,13 @@ def _is_determined_by(chosen: Sequence[Any], is_readable: Sequence[bool], values
     return all(len(values) == 1 for values in values_by_choice.values())
 
 
-def _differs(values: Iterable[Any]) -> bool:
-    values = iter(values)
-    first = next(values, None)
-    return any(value != first for value in values)
+def _keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all settings, in the order in which they occur."""
+    keys: dict[str, Any] = {}
+    for some in settings:
+        keys.update(some)
+    return list(keys)
+
+
+def _differs(values: Sequence[Any]) -> bool:
+    return bool(values) and values.count(values[0]) < len(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -201,5 +202,5 @@ def _last_write(run: Run) -> float:
     times = []
     for name in ("metrics.jsonl", "summary.json", "config.yaml"):
         with contextlib.suppress(OSError):
-            times.append((run.path / name).stat().st_mtime)
+            times.append(os.stat(f"{run.path}/{name}").st_mtime)  # noqa: PTH116
     return max(times, default=0.0)

@@ -16,7 +16,7 @@ from nanolm.analysis.metrics import compute_metrics
 from nanolm.analysis.names import short_keys
 from nanolm.analysis.settings import varying_settings
 from nanolm.errors import RunError
-from nanolm.report.curves import MAX_POINTS, Curve, curve
+from nanolm.report.curves import MAX_POINTS, Curve, curves
 from nanolm.report.reproduce import command, fork_command
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
@@ -179,6 +179,8 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
     val = [row for row in measured if row.split == VAL]
     found = compute_metrics(run)
     losses = val_losses(val)
+    loss, lr, grad_norm = curves(train, ("loss", "lr", "grad_norm"))
+    val_loss, bits_per_byte = curves(val, ("loss", "bits_per_byte"))
     figures = {name: getattr(found, name) for name in FIGURES}
     figures["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
     return Entry(
@@ -191,11 +193,11 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
         compares=compares,
         flops_per_token=found.flops / found.tokens if found.flops is not None and found.tokens else None,
         curves={
-            "train": curve(train, "loss"),
-            "val": curve(val, "loss"),
-            "bits_per_byte": curve(val, "bits_per_byte"),
-            "lr": curve(train, "lr"),
-            "grad_norm": curve(train, "grad_norm"),
+            "train": loss,
+            "val": val_loss,
+            "bits_per_byte": bits_per_byte,
+            "lr": lr,
+            "grad_norm": grad_norm,
         },
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in samples],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from nanolm.runs.metrics import MetricsRow
 
@@ -13,21 +14,28 @@ MAX_POINTS = 1500
 # The values of a row that can be on the x axis.
 X_VALUES = ("step", "tokens", "seconds")
 
-Curve = dict[str, list[float]]
+Curve = dict[str, list[Any]]
 
 
-def curve(rows: Iterable[MetricsRow], quantity: str) -> Curve:
-    """Return the curve of one quantity of metrics.jsonl.
+def curves(rows: Sequence[MetricsRow], quantities: Iterable[str]) -> list[Curve]:
+    """Return the curves of some quantities of metrics.jsonl.
 
     Returns:
-        Lists of equal length: the quantity under "y", and one for each of X_VALUES that every row has. Rows where the
-        quantity is missing or not finite are ignored.
+        For each, lists of equal length: the quantity under "y", and one for each of X_VALUES that every row has. Rows
+        where the quantity is missing or not finite are ignored.
     """
-    kept = [row for row in rows if getattr(row, quantity) is not None]
-    kept = [kept[index] for index in thin([getattr(row, quantity) for row in kept])]
-    names = [name for name in X_VALUES if all(getattr(row, name) is not None for row in kept)]
-    fields = {"y": quantity} | {name: name for name in names}
-    return {name: [_round(getattr(row, field)) for row in kept] for name, field in fields.items()}
+    # Curves share the lists of their common x values.
+    columns = {name: [_round(getattr(row, name)) for row in rows] for name in X_VALUES}
+    return [_curve([getattr(row, quantity) for row in rows], columns) for quantity in quantities]
+
+
+def _curve(values: Sequence[Any], columns: Mapping[str, list[Any]]) -> Curve:
+    kept = [index for index, value in enumerate(values) if value is not None]
+    kept = [kept[index] for index in thin([values[index] for index in kept])]
+    if len(kept) < len(values):
+        columns = {name: [column[index] for index in kept] for name, column in columns.items()}
+    known = {name: column for name, column in columns.items() if None not in column}
+    return {"y": [_round(values[index]) for index in kept], **known}
 
 
 def thin(values: Sequence[float], max_points: int = MAX_POINTS) -> list[int]:
@@ -50,6 +58,6 @@ def thin(values: Sequence[float], max_points: int = MAX_POINTS) -> list[int]:
     return sorted(kept)
 
 
-def _round(value: float) -> float:
+def _round(value: Any) -> Any:
     """Round to six significant digits, more than any screen shows."""
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+    return float(f"{value:.6g}") if isinstance(value, float) else value

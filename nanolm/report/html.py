@@ -48,7 +48,10 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
         SettingsError: plotly is not installed.
     """
     data = {
-        **dataclasses.asdict(contents),
+        # dataclasses.asdict would copy every point of the curves.
+        **vars(contents),
+        "runs": [vars(entry) for entry in contents.runs],
+        "baselines": [vars(baseline) for baseline in contents.baselines],
         "maps": [_maps_as_dict(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],
         "max_points": MAX_POINTS,

@@ -47,7 +47,7 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     _, given = line
     changed = [key for key in settings if settings[key] != given.get(key, KeyError)]
     overrides = {key: f"{key}={_format(settings[key])}" for key in changed}
-    if set(given) != set(settings) or not all(_is_parsed(overrides[key], settings[key]) for key in changed):
+    if given.keys() != settings.keys() or not all(_is_parsed(overrides[key], settings[key]) for key in changed):
         return None
     return shell.join("nanolm", "train", *chosen, *overrides.values())
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from nanolm.errors import RunError
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
-from nanolm.untrusted import open_inside, unreadable
+from nanolm.untrusted import StrPath, folder_of, open_inside, unreadable
 
 TRAIN = "train"
 VAL = "val"
@@ -26,6 +26,12 @@ THINNED_BLOCKS = 750
 SHORT_BLOCK_BYTES = 4096
 # Splits with fewer rows in a block are not thinned.
 MIN_THINNED = 16
+# Bytes that are read at the end of a file, in case that it has grown.
+MIN_READ = 4096
+# Blocks that are faster to check as bytes than as arrays.
+SHORT_BYTES = 2**14
+
+_DIGITS_TO_1 = bytes.maketrans(b"0123456789", b"1" * 10)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,7 @@ class MetricsRow:
     grad_norms: dict[str, float] | None = None
 
 
-def iter_rows(path: Path, split: str | None = None) -> Iterator[MetricsRow]:
+def iter_rows(path: StrPath, split: str | None = None) -> Iterator[MetricsRow]:
     """Yield the rows of metrics.jsonl; a last line without a line end (cut short by a kill) is left out.
 
     Args:
@@ -82,28 +88,26 @@ def iter_rows(path: Path, split: str | None = None) -> Iterator[MetricsRow]:
                 yield row
 
 
-def read_rows(path: Path, split: str | None = None) -> list[MetricsRow]:
+def read_rows(path: StrPath, split: str | None = None) -> list[MetricsRow]:
     """Read the rows of metrics.jsonl, as `iter_rows` yields them."""
     return list(iter_rows(path, split))
 
 
-def check_rows(path: Path) -> None:
+def check_rows(path: StrPath) -> None:
     """Check that every complete line of metrics.jsonl is a row, without parsing each.
 
     Raises:
         RunError: as `iter_rows`.
     """
-    from nanolm.runs.row_blocks import row_shapes
-
     for number, block in _blocks(path):
-        shapes = row_shapes(block)
+        shapes = _row_shapes(block)
         if not all(map(_is_row, set(shapes))):
             for shape, (at, line) in zip(shapes, _lines(block), strict=True):
                 if not _is_row(shape):
                     _parse_row(path, line, number, block, at)
 
 
-def thinned_rows(path: Path, n_blocks: int = THINNED_BLOCKS) -> Iterator[MetricsRow]:
+def thinned_rows(path: StrPath, n_blocks: int = THINNED_BLOCKS) -> Iterator[MetricsRow]:
     """Yield the rows that curves need: all of a short file, without the norms of modules.
 
     Of each block of a long file, they are the first and the last row of each split, and those with the extremes of the
@@ -117,24 +121,23 @@ def thinned_rows(path: Path, n_blocks: int = THINNED_BLOCKS) -> Iterator[Metrics
     """
     from nanolm.runs.row_blocks import extreme_rows
 
-    size = path.stat().st_size if path.is_file() else 0
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
     is_short = size <= n_blocks * SHORT_BLOCK_BYTES
     for number, block in _blocks(path, BLOCK_BYTES if is_short else size // n_blocks):
         chosen = None if is_short else extreme_rows(block, MIN_THINNED)
         lines = _lines(block) if chosen is None else ((begin, block[begin:end]) for begin, end in chosen)
-        rows = (_parse_row(path, line, number, block, at) for at, line in lines)
-        rows = (dataclasses.replace(row, weight_norms=None, grad_norms=None) for row in rows)
+        rows = (_without_norms(_parse_row(path, line, number, block, at)) for at, line in lines)
         yield from rows if is_short or chosen is not None else _extremes(rows)
 
 
-def read_last_row(path: Path) -> MetricsRow | None:
+def read_last_row(path: StrPath) -> MetricsRow | None:
     """Read the last complete row from the end of metrics.jsonl; None where there is none.
 
     Raises:
         RunError: the file cannot be read, or its last line is not a row.
     """
     try:
-        with open_inside(path, path.parent) as file:
+        with open_inside(path, folder_of(path)) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_ROW_BYTES))
             lines = file.read(MAX_ROW_BYTES).split(b"\n")[:-1]
     except FileNotFoundError:
@@ -148,7 +151,7 @@ def read_last_row(path: Path) -> MetricsRow | None:
         raise _damaged_line(path, f"line {number}", error) from error
 
 
-def read_last_step(path: Path) -> int:
+def read_last_step(path: StrPath) -> int:
     """Read the step of the last complete row; 0 where there is none, or it is damaged."""
     with contextlib.suppress(RunError):
         row = read_last_row(path)
@@ -161,12 +164,15 @@ def val_losses(rows: Iterable[MetricsRow]) -> dict[int, float]:
     return {row.step: row.loss for row in rows if row.split == VAL and row.loss is not None}
 
 
-def _blocks(path: Path, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
+def _blocks(path: StrPath, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """Yield blocks of complete lines, each with the number of its first line; none where there is no file."""
     number, rest = 1, b""
     try:
-        with open_inside(path, path.parent) as file:
-            while chunk := file.read(n_bytes):
+        with open_inside(path, folder_of(path)) as file:
+            left = os.fstat(file.fileno()).st_size
+            # A buffer of a megabyte takes longer than a short file.
+            while chunk := file.read(min(n_bytes, max(left, MIN_READ))):
+                left -= len(chunk)
                 complete, line_end, chunk = chunk.rpartition(b"\n")
                 if line_end:
                     block, rest = rest + complete + line_end, b""
@@ -198,7 +204,7 @@ def _lines_containing(block: bytes, text: bytes) -> Iterator[tuple[int, bytes]]:
         at = block.find(text, end)
 
 
-def _parse_row(path: Path, line: bytes, number: int, block: bytes, at: int) -> MetricsRow:
+def _parse_row(path: StrPath, line: bytes, number: int, block: bytes, at: int) -> MetricsRow:
     """Parse a line at an offset of a block whose first line has this number."""
     try:
         return from_json(MetricsRow, parse_object(line))
@@ -216,6 +222,25 @@ def _is_row(line: bytes) -> bool:
     return True
 
 
+def _without_norms(row: MetricsRow) -> MetricsRow:
+    if row.weight_norms is None and row.grad_norms is None:
+        return row
+    return dataclasses.replace(row, weight_norms=None, grad_norms=None)
+
+
+def _row_shapes(block: bytes) -> list[bytes]:
+    """The lines of a block as `row_blocks.row_shapes` returns them."""
+    if len(block) > SHORT_BYTES:
+        from nanolm.runs.row_blocks import row_shapes
+
+        return row_shapes(block)
+    # Faster than arrays for a short file, and NumPy need not be imported.
+    block = block.translate(_DIGITS_TO_1)
+    while b"11" in block:
+        block = block.replace(b"11", b"1")
+    return block.split(b"\n")[:-1]
+
+
 def _extremes(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
     """The rows that `row_blocks.extreme_rows` chooses, from parsed rows."""
     rows = list(rows)
@@ -229,9 +254,9 @@ def _extremes(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def _damaged_line(path: Path, line: str, reason: object) -> RunError:
+def _damaged_line(path: StrPath, line: str, reason: object) -> RunError:
     return RunError(
-        f"{line} of {path.name} is damaged: {reason}",
+        f"{line} of {Path(path).name} is damaged: {reason}",
         where=str(path),
         hint="restore the file from a copy of the run",
     )

@@ -30,10 +30,10 @@ def from_json(record: type[R], table: dict[str, Any]) -> R:
     Raises:
         ValueError: a field without a default is missing, or a value is of the wrong type.
     """
-    values = {}
-    for name, read in _readers(record).items():  # type: ignore[arg-type]
-        # Most values are of the right type; None is skipped before and after reading.
-        if (raw := table.get(name)) is not None and (value := read(name, raw)) is not None:
+    readers, values = _readers(record), {}  # type: ignore[arg-type]
+    # Most records have few of the fields. None is skipped before and after reading.
+    for name, raw in table.items():
+        if raw is not None and (read := readers.get(name)) is not None and (value := read(name, raw)) is not None:
             values[name] = value
     try:
         return record(**values)
@@ -78,6 +78,8 @@ def _read_table(reader_of: Callable[[str], Reader | None], name: str, value: Any
 
 
 def _read_int(name: str, value: Any) -> int:
+    if type(value) is int and 0 <= value <= MAX_INT:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int:
@@ -88,6 +90,8 @@ def _read_int(name: str, value: Any) -> int:
 
 
 def _read_float(name: str, value: Any) -> float | None:
+    if type(value) is float and -MAX_FLOAT < value < MAX_FLOAT:
+        return value
     if not is_finite_number(value):
         raise _wrong(name, value, "a number")
     return value if -MAX_FLOAT < value < MAX_FLOAT else None

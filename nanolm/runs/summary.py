@@ -12,7 +12,7 @@ from typing import IO, Any, TypedDict
 from nanolm.files import open_regular, write_durably
 from nanolm.json_text import dump_json, parse_object
 from nanolm.runs.records import from_json
-from nanolm.untrusted import damaged, read_inside, unreadable
+from nanolm.untrusted import StrPath, damaged, folder_of, read_inside, unreadable
 
 TRAINED = "trained"
 FITTED = "fitted"
@@ -141,7 +141,7 @@ class Summary:
         return self.status == "completed" and (self.is_fitted or self.steps_done >= max_steps)
 
 
-def read_summary(path: Path) -> Summary:
+def read_summary(path: StrPath) -> Summary:
     """Read summary.json; an empty summary where there is no file yet.
 
     Raises:
@@ -204,9 +204,9 @@ def _overwrite(file: IO[bytes], content: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: StrPath) -> dict[str, Any]:
     try:
-        return parse_object(read_inside(path, path.parent))
+        return parse_object(read_inside(path, folder_of(path)))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

@@ -1,4 +1,5 @@
 import math
+import random
 import statistics
 
 import hypothesis
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import strategies
 from scipy import stats
 
-from nanolm.analysis.statistics import confidence_interval, holm_adjust, welch_p_value
+from nanolm.analysis.statistics import _sqrt, _variance, confidence_interval, holm_adjust, welch_p_value
 
 GPT = {"model": "gpt", "dataset": "tiny_shakespeare", "tokenizer": "char", "size": "small"}
 
@@ -45,3 +46,18 @@ def test_p_value_is_that_of_welchs_test() -> None:
 def test_p_value_without_variance_is_zero_or_one() -> None:
     assert welch_p_value([2.0, 2.0], [2.1, 2.1]) == 0.0
     assert welch_p_value([2.0, 2.0], [2.0, 2.0, 2.0]) == 1.0
+
+
+def test_deviations_are_those_of_the_statistics_module() -> None:
+    noise = random.Random(0)
+    for _ in range(500):
+        n, scale = noise.randint(2, 9), 10.0 ** noise.randint(-30, 30)
+        values = [
+            noise.choice([noise.gauss(3, 1e-3), noise.random() * scale, noise.randint(0, 2**63)]) for _ in range(n)
+        ]
+        numerator, denominator = _variance(values)
+        # The variance of integers may be one.
+        assert numerator / denominator == float(statistics.variance(values))
+        assert _sqrt(numerator, denominator) == statistics.stdev(values)
+    assert confidence_interval([1.5, 1.5, 1.5]) == 0.0
+    assert confidence_interval([1.0, math.inf]) is None

@@ -1,6 +1,6 @@
 import random
 
-from nanolm.report.curves import MAX_POINTS, curve, thin
+from nanolm.report.curves import MAX_POINTS, curves, thin
 from nanolm.runs.metrics import MetricsRow
 
 
@@ -39,7 +39,7 @@ def test_thin_respects_max_points() -> None:
 
 def test_curve_has_x_values() -> None:
     rows = [MetricsRow(step=n, split="val", tokens=64 * n, seconds=n / 3, loss=1 / 3) for n in range(1, 4)]
-    assert curve(rows, "loss") == {
+    assert curves(rows, ["loss"])[0] == {
         "y": [0.333333] * 3,
         "step": [1, 2, 3],
         "tokens": [64, 128, 192],
@@ -49,5 +49,5 @@ def test_curve_has_x_values() -> None:
 
 def test_curve_ignores_missing_values() -> None:
     rows = [MetricsRow(step=step, split="val", loss=loss) for step, loss in ((1, None), (2, 2.0), (3, None))]
-    assert curve(rows, "loss") == {"y": [2.0], "step": [2]}
-    assert curve([], "loss") == {"y": [], "step": [], "tokens": [], "seconds": []}
+    assert curves(rows, ["loss"])[0] == {"y": [2.0], "step": [2]}
+    assert curves([], ["loss"])[0] == {"y": [], "step": [], "tokens": [], "seconds": []}
