@@ -40,6 +40,11 @@ class BytePieces:
             self._shown[number] = encode_utf8(name)
             self._width[number] = 0
 
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """Bytes of each token as decoding shows it, by id."""
+        return self._shown
+
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text; invalid UTF-8, which a sample may have, becomes U+FFFD.
 

@@ -90,6 +90,8 @@ class ByteTokenizer:
 
     lossless = True
     vocab_size = 256
+    # Bytes of each token, by id.
+    pieces = tuple(bytes([byte]) for byte in range(256))
 
     def __init__(self) -> None:
         self.special_tokens: dict[str, int] = {}

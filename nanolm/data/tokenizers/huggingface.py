@@ -92,6 +92,11 @@ class _HuggingFace:
             parts.append(check_ids(ids, self.vocab_size).astype(self.dtype))
         return np.concatenate([np.empty(0, dtype=self.dtype), *parts])
 
+    @property
+    def pieces(self) -> Sequence[bytes] | None:
+        """Bytes of each token, by id; None if tokens do not represent bytes."""
+        return None if self._bytes is None else self._bytes.pieces
+
     def decode(self, ids: Iterable[int]) -> str:
         if self._bytes is not None:
             return self._bytes.decode(ids)
