@@ -72,6 +72,7 @@ def list_checkpoints(run: RunDirectory) -> list[Entry]:
         RunError: the directory is not a run.
     """
     from nanolm.training.checkpoints import files as checkpoint
+    from nanolm.training.checkpoints.base import base_problem
 
     checkpoints = checkpoints_by_step(run.require().checkpoints)
     inspected = [(step, path, *checkpoint.inspect(path)) for step, path in checkpoints.items()]
@@ -84,6 +85,8 @@ def list_checkpoints(run: RunDirectory) -> list[Entry]:
     for step, path, manifest, faults in found:
         val_loss = manifest["val_loss"] if manifest else None
         reasons = [fault.found.removeprefix(f"{path.name}: ") for fault in faults]
+        if manifest and (problem := base_problem(run, manifest.get("base"))):
+            reasons.append(problem)
         n_bytes, saved = _size_and_time(path)
         entries.append(Entry(step, val_loss, n_bytes, saved, step == best_step, step == last_step, reasons))
     return entries

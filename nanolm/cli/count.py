@@ -97,7 +97,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     assert vocab_size is not None
     by_formula = has_formula(config)
     parts = count.parameters(config, vocab_size) if by_formula else _built_parts(config, vocab_size)
-    n_parameters = count.total(parts)
+    n_parameters, n_trained = count.total(parts), count.trained(parts)
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
     memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
     activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
@@ -106,7 +106,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
         "model": line.choices["model"],
         "size": line.choices["size"],
         "sizes": {SYMBOLS[letter]: size for letter, size in dimensions(config, vocab_size).items()},
-        "parameters": {"parts": [_plain(part) for part in parts], "total": n_parameters},
+        "parameters": {"parts": [_plain(part) for part in parts], "total": n_parameters, "trained": n_trained},
         "flops_per_token": {
             "parts": None if flops is None else [_plain(part) for part in flops],
             "forward": None if flops is None else count.total(flops),
@@ -141,6 +141,10 @@ def _print_tables(result: dict[str, Any]) -> None:
         table.add_row(*_cells(part), f"{part['amount'] / max(parameters['total'], 1):.1%}")
     table.add_section()
     table.add_row("total, P", "", "", f"{parameters['total']:,}", "", style="bold")
+    has_adapters = parameters["trained"] < parameters["total"]
+    if has_adapters:
+        share = f"{parameters['trained'] / parameters['total']:.2%}"
+        table.add_row("trained, A", "", "", f"{parameters['trained']:,}", share, style="bold")
     console.print(table)
     if flops["parts"] is None:
         console.print("no formula for the FLOPs and activations of a plugin's model\n")
@@ -150,7 +154,8 @@ def _print_tables(result: dict[str, Any]) -> None:
             table.add_row(*_cells(part))
         table.add_section()
         table.add_row("forward", "", "", f"{flops['forward']:,}", style="bold")
-        table.add_row("training", "3 forward", "", f"{flops['training']:,}", style="bold")
+        formula = "2 forward + adapters" if has_adapters else "3 forward"
+        table.add_row("training", formula, "", f"{flops['training']:,}", style="bold")
         console.print(table)
     table = Table(["training memory", "formula", "bytes", ""], "llrr")
     for part in memory["parts"]:

@@ -11,6 +11,7 @@ from nanolm.compose.diagnosis import not_in_run
 from nanolm.config.fields import flat
 from nanolm.config.help import format_value
 from nanolm.config.identity import describe_changes, differing
+from nanolm.config.model import LoraConfig, TransformerConfig
 from nanolm.config.roles import is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
@@ -71,4 +72,7 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
             *nodes, name = key.split(".")
             value = operator.attrgetter(key)(command.config)
             setattr(functools.reduce(getattr, nodes, merged), name, value)
+    if "model.lora.rank" in changed and isinstance(merged.model, TransformerConfig) and not merged.model.has_adapters:
+        # Without adapters, the parent's other settings of theirs have no effect.
+        merged.model.lora = LoraConfig()
     return merged, describe_changes(changed)

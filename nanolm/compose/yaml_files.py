@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from nanolm.compose.hydra_api import config_folder
 from nanolm.compose.overrides import LIST_PART, expand
 from nanolm.compose.yaml_file import GLOBAL_GROUPS, YamlFile, read_file
 from nanolm.config.composed import summarize_error
+from nanolm.config.fields import alternatives
 from nanolm.config.launch import ALIASES, LAUNCH_KEYS
 from nanolm.config.run import SETTING_GROUPS, SINGLE_SCHEMAS, Config
 from nanolm.config.wrong_values import MISFITS, explain_value
@@ -63,11 +65,11 @@ class YamlFiles:
         return sorted(found)
 
     def options_with(self, group: str, name: str) -> list[str]:
-        """Return the options of a group that have a setting."""
+        """Return the options of a group that have a setting; the name of a nested one is dotted."""
         found = []
         for option in self.options(group):
             with contextlib.suppress(SettingsError):
-                if name in {field.name for field in dataclasses.fields(self._schema(group, option, ()))}:
+                if _has_field(self._schema(group, option, ()), name):
                     found.append(option)
         return found
 
@@ -242,6 +244,17 @@ class YamlFiles:
             if entry_group == group:
                 return self._schema(group, entry, (*above, option))
         return registry.schema(option)
+
+
+def _has_field(schema: Any, name: str) -> bool:
+    """Return whether a dataclass has a field, or one of its nested dataclasses the rest of a dotted name."""
+    first, _, rest = name.partition(".")
+    if first not in {field.name for field in dataclasses.fields(schema)}:
+        return False
+    return not rest or any(
+        dataclasses.is_dataclass(kind) and _has_field(kind, rest)
+        for kind in alternatives(typing.get_type_hints(schema)[first])
+    )
 
 
 def plugin_options(group: str) -> set[str]:

@@ -68,6 +68,8 @@ class Setting:
             {trainer.max_steps} is replaced by the value of that setting.
         is_path: a path on the command line needs no quotes, and a leading ~/ is the home folder.
         in_context: a number of positions, at most size.context_length.
+        switch: of a nested dataclass, its setting that is null when the others have no effect. They are no part of a
+            run's identity then.
     """
 
     doc: str = ""
@@ -77,6 +79,7 @@ class Setting:
     off: str = ""
     is_path: bool = False
     in_context: bool = False
+    switch: str = ""
 
 
 _UNDECLARED = Setting()
@@ -157,6 +160,18 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
             yield from leaves(value, f"{key}.")
         else:
             yield key, field, value
+
+
+def switched_off(config: Any, prefix: str = "") -> Iterator[str]:
+    """Iterate over the nested dataclasses whose switch is null: their dotted keys, each with a dot at its end."""
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}."
+        if dataclasses.is_dataclass(value):
+            switch = setting_of(field).switch
+            if switch and getattr(value, switch) is None:
+                yield key
+            else:
+                yield from switched_off(value, key)
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:

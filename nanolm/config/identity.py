@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from nanolm.config.fields import flat
+from nanolm.config.fields import flat, switched_off
 from nanolm.config.help import format_value
 from nanolm.config.roles import affects_results, is_resumable
 from nanolm.config.run import Config
@@ -15,7 +15,12 @@ from nanolm.json_text import dump_json
 
 def identity(config: Config) -> str:
     """Hash all settings that may not change on resume. Two runs with the same hash are the same experiment."""
-    decisive = {key: value for key, value in flat(config).items() if not is_resumable(key, config.scheduler.name)}
+    off = tuple(switched_off(config))
+    decisive = {
+        key: value
+        for key, value in flat(config).items()
+        if not (is_resumable(key, config.scheduler.name) or key.startswith(off))
+    }
     return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -114,6 +114,36 @@ class NgramConfig(ModelConfig):
     add_k: float = setting(1.0, doc="Added to every count by smoothing=add_k; Kneser-Ney ignores it.", gt=0)
 
 
+# The linear layers that model.lora.targets can name, with their paths in a block of the transformer.
+LORA_TARGETS = {
+    "query_key_value": "attention.query_key_value",
+    "projection": "attention.projection",
+    "feed_forward_expansion": "feed_forward.expansion",
+    "feed_forward_projection": "feed_forward.projection",
+}
+
+
+@dataclasses.dataclass
+class LoraConfig:
+    """Low-rank adapters (LoRA, Hu et al. 2021): W + (alpha / rank) B A, where W is frozen and A and B are trained."""
+
+    rank: int | None = setting(
+        None,
+        doc="Rank of the adapters. null: no adapters, all weights are trained.",
+        ge=1,
+        off="null trains all weights",
+    )
+    alpha: float = setting(16.0, doc="The adapters' output is multiplied by alpha / rank.", gt=0)
+    targets: list[str] = setting(
+        default_factory=lambda: ["query_key_value", "projection"],
+        doc="Linear layers of every block that have adapters: query_key_value and projection of attention, "
+        "feed_forward_expansion, feed_forward_projection.",
+    )
+    dropout: float = setting(
+        0.0, doc="Dropout of the adapters' input.", ge=0, lt=1, off="0 disables dropout of the adapters' input"
+    )
+
+
 def _dropout(place: str) -> float | None:
     return setting(None, doc=f"Dropout of {place}. null: the value of `dropout`.", ge=0, lt=1)
 
@@ -172,6 +202,11 @@ class TransformerConfig(ModelConfig):
     embedding_dropout: float | None = _dropout("the embedding")
     attention_dropout: float | None = _dropout("the attention weights")
     residual_dropout: float | None = _dropout("the outputs of attention and feed-forward")
+    lora: LoraConfig = setting(
+        default_factory=LoraConfig,
+        doc="Low-rank adapters, for a fork that keeps its parent's weights frozen (Hu et al. 2021).",
+        switch="rank",
+    )
 
     @property
     def has_attention_bias(self) -> bool:
@@ -188,6 +223,11 @@ class TransformerConfig(ModelConfig):
     def has_gate(self) -> bool:
         """Whether the feed-forward is gated: its first layer has two matrices."""
         return self.activation is Activation.swiglu
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether only low-rank adapters are trained."""
+        return self.lora.rank is not None
 
     def dropout_of(self, place: float | None) -> float:
         """Return the dropout of one place, where None stands for the common value."""

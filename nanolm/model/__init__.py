@@ -15,6 +15,7 @@ stand in the formulas of `nanolm count`. Letters without an `x` between them are
     V   tokens of the vocabulary
     N   layers
     P   parameters
+    A   parameters of low-rank adapters (model.lora)
     M   distinct attention masks
     I   blocks of blocked attention
     J   positions of one such block

@@ -11,6 +11,7 @@ from nanolm.config.model import AttentionKind, FeedForwardKind, Norm, Positions,
 from nanolm.config.run import Config
 from nanolm.model.polynomial import ZERO, C, N, Polynomial, T, V
 from nanolm.model.shapes import (
+    adapter_weights,
     attention_matrices,
     biases,
     dimensions,
@@ -20,6 +21,9 @@ from nanolm.model.shapes import (
     weights,
     widths_of,
 )
+
+# The part of low-rank adapters.
+ADAPTERS = "adapters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     n_layer_norms = 1 + (settings.feed_forward is not FeedForwardKind.none)
     n_other_norms = settings.embedding_norm + settings.has_final_norm
     attention, feed_forward = attention_matrices(config), feed_forward_matrices(config)
-    return [
+    parts = [
         evaluate_part("token embedding", sizes, once=V * C),
         evaluate_part("positions", sizes, once=T * C * (settings.positions is Positions.learned)),
         evaluate_part("attention", sizes, weights(attention) + biases(attention) * settings.has_attention_bias),
@@ -61,6 +65,12 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
         evaluate_part("norms", sizes, C * n_layer_norms * per_norm, once=C * n_other_norms * per_norm),
         evaluate_part("head", sizes, once=V * C * (not settings.tie_embeddings) + V * settings.head_bias),
     ]
+    return [*parts, evaluate_part(ADAPTERS, sizes, adapter_weights(config))] if settings.has_adapters else parts
+
+
+def trained(parts: list[Part]) -> int:
+    """Return how many of the parameters are trained: those of adapters, or else all."""
+    return next((part.amount for part in parts if part.name == ADAPTERS), total(parts))
 
 
 def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
@@ -79,20 +89,25 @@ def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
         return [evaluate_part("table", sizes)]
     widths = widths_of(config)
     scores = C if settings.attention is AttentionKind.uniform else widths.queries + widths.output
-    return [
+    parts = [
         evaluate_part("attention projections", sizes, 2 * weights(attention_matrices(config))),
         evaluate_part("attention over T", sizes, 2 * T * scores),
         evaluate_part("feed-forward", sizes, 2 * weights(feed_forward_matrices(config))),
         evaluate_part("head", sizes, once=2 * V * C),
     ]
+    return [*parts, evaluate_part(ADAPTERS, sizes, 2 * adapter_weights(config))] if settings.has_adapters else parts
 
 
 def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
     """Return the FLOPs of a training step per token; None for a plugin's model, which has no formula.
 
-    The backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1).
+    The backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1): as much for the gradients of the
+    activations as for those of the weights. With adapters, only theirs are computed of the latter.
     """
-    return 3 * total(flops_per_token(config, vocab_size)) if has_formula(config) else None
+    if not has_formula(config):
+        return None
+    parts = flops_per_token(config, vocab_size)
+    return 2 * total(parts) + trained(parts)
 
 
 def total(parts: list[Part]) -> int:

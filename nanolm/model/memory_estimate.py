@@ -23,13 +23,15 @@ from nanolm.config.optimizer import (
 )
 from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
-from nanolm.model.count import Part, evaluate_part
-from nanolm.model.polynomial import ZERO, C, N, P, Polynomial, V
+from nanolm.model.count import Part, evaluate_part, parameters, trained
+from nanolm.model.polynomial import ONE, ZERO, A, C, N, P, Polynomial, V
 from nanolm.model.shapes import (
+    adapted_matrices,
     attention_matrices,
     dimensions,
     embedding_matrices,
     feed_forward_matrices,
+    has_adapters,
     has_formula,
     model_with_formula,
     sides,
@@ -57,8 +59,13 @@ def state_memory(config: Config, n_parameters: int, vocab_size: int) -> list[Par
     Returns:
         Weights, gradients and, if its size is known, the optimizer state.
     """
-    sizes = {**dimensions(config, vocab_size), "P": n_parameters}
-    parts = [evaluate_part(name, sizes, once=FP32_BYTES * P) for name in ("weights", "gradients")]
+    n_trained = _trained_parameters(config, n_parameters, vocab_size)
+    sizes = {**dimensions(config, vocab_size), "P": n_parameters, "A": n_trained}
+    trained = A if has_adapters(config) else P
+    parts = [
+        evaluate_part(name, sizes, once=FP32_BYTES * amount)
+        for name, amount in (("weights", P), ("gradients", trained))
+    ]
     state = _optimizer_state(config)
     return parts if state is None else [*parts, evaluate_part("optimizer", sizes, once=FP32_BYTES * state)]
 
@@ -111,8 +118,8 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
         activations += AUTOCAST_BYTES * n_parameters
     if config.trainer.gradient_accumulation > 1:
         activations += parts["gradients"]
-    temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * FP32_BYTES * n_parameters
-    averages = 0 if config.trainer.ema_decay is None else parts["weights"]
+    temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * parts["gradients"]
+    averages = 0 if config.trainer.ema_decay is None else parts["gradients"]
     persistent = parts["weights"] + parts.get("optimizer", 0) + averages
     return persistent + max(activations, parts["gradients"] + temporary)
 
@@ -174,20 +181,28 @@ def _activation_bytes(config: Config, width: int) -> Polynomial:
     return stored + hidden[settings.feed_forward] * width
 
 
+def _trained_parameters(config: Config, n_parameters: int, vocab_size: int) -> int:
+    return trained(parameters(config, vocab_size)) if has_adapters(config) else n_parameters
+
+
 def _optimizer_state(config: Config) -> Polynomial | None:
     """Return the values that the optimizer stores.
 
     None if the optimizer is a plugin's, or its state depends on shapes of a plugin's model.
     """
-    optimizer = config.optimizer
+    optimizer, trained = config.optimizer, A if has_adapters(config) else P
     if optimizer.name in STATE_COPIES:
-        return P * STATE_COPIES[optimizer.name]
+        return trained * STATE_COPIES[optimizer.name]
     if optimizer.name == SGDConfig.name:
         assert isinstance(optimizer, SGDConfig)
-        return P * (optimizer.momentum > 0)
+        return trained * (optimizer.momentum > 0)
     if optimizer.name not in (MuonConfig.name, AdafactorConfig.name) or not has_formula(config):
         return None
     settings = model_with_formula(config)
+    if isinstance(settings, TransformerConfig) and settings.has_adapters:
+        # All adapters are matrices of the layers, two for each adapted matrix.
+        adapted, rank = adapted_matrices(config), settings.lora.rank or 0
+        return A if optimizer.name == MuonConfig.name else N * (sides(adapted) + ONE * (2 * rank * len(adapted)))
     is_transformer = isinstance(settings, TransformerConfig)
     hidden = attention_matrices(config) + feed_forward_matrices(config) if is_transformer else []
     if optimizer.name == MuonConfig.name:

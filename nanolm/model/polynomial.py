@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 # Order of the letters in a product; nanolm/model/__init__.py has their meanings.
-LETTERS = "PNVTCHGDEF"
+LETTERS = "PANVTCHGDEF"
 
 
 class Polynomial:
@@ -53,4 +53,5 @@ class Polynomial:
 
 
 ZERO = Polynomial({})
-P, N, V, T, C, H, G, D, E, F = (Polynomial({letter: 1}) for letter in LETTERS)
+ONE = Polynomial({"": 1})
+P, A, N, V, T, C, H, G, D, E, F = (Polynomial({letter: 1}) for letter in LETTERS)

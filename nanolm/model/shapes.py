@@ -21,6 +21,11 @@ def has_formula(config: Config) -> bool:
     return config.model.name in COUNTED
 
 
+def has_adapters(config: Config) -> bool:
+    """Return whether only low-rank adapters of the model are trained."""
+    return isinstance(config.model, TransformerConfig) and config.model.has_adapters
+
+
 def model_with_formula(config: Config) -> BigramConfig | TransformerConfig:
     """Return the settings of a built-in model.
 
@@ -112,6 +117,29 @@ def feed_forward_matrices(config: Config) -> list[Matrix]:
         FeedForwardKind.two_layers: [(n_stacked * hidden, C), (C, hidden)],
     }
     return matrices[settings.feed_forward]
+
+
+def adapted_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices of one layer that have low-rank adapters."""
+    settings = config.model
+    if not has_adapters(config):
+        return []
+    assert isinstance(settings, TransformerConfig)
+    attention, feed_forward = iter(attention_matrices(config)), iter(feed_forward_matrices(config))
+    matrices = {
+        "query_key_value": None if settings.attention is AttentionKind.uniform else next(attention, None),
+        "projection": next(attention, None),
+        "feed_forward_expansion": next(feed_forward, None),
+        "feed_forward_projection": next(feed_forward, None),
+    }
+    return [matrix for target in settings.lora.targets if (matrix := matrices[target]) is not None]
+
+
+def adapter_weights(config: Config) -> Polynomial:
+    """Return the weights of one layer's adapters: rank rows or columns for each side of an adapted matrix."""
+    settings = config.model
+    rank = settings.lora.rank if isinstance(settings, TransformerConfig) else None
+    return (rank or 0) * sides(adapted_matrices(config))
 
 
 def embedding_matrices(settings: BigramConfig | TransformerConfig) -> list[Matrix]:

@@ -16,6 +16,7 @@ from nanolm.model.backend_choice import choose_backend
 from nanolm.model.cache import Cache, count_final_positions
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
+from nanolm.model.lora import add_adapters
 from nanolm.model.masks import dense_mask
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
 from nanolm.registry import MODELS
@@ -62,6 +63,9 @@ class Transformer(nn.Module):
         # Initializing meta tensors has no effect, and torch takes milliseconds for each.
         if not self.token_embedding.weight.is_meta:
             INITIALIZATIONS[settings.initialization](self)
+        if settings.has_adapters:
+            # Last, so that the weights are those of a model without adapters.
+            add_adapters(self, self.blocks, settings.lora)
 
     def forward(
         self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None

@@ -28,6 +28,7 @@ NAMES = {
     "metrics": "metrics.jsonl",
     "summary": "summary.json",
     "tokenizer": "tokenizer.json",
+    "base": "base.safetensors",
     "checkpoints": "checkpoints",
     "samples": "samples.jsonl",
     "log": "train.log",
@@ -46,6 +47,7 @@ class RunDirectory:
     metrics: Path
     summary: Path
     tokenizer: Path
+    base: Path
     checkpoints: Path
     samples: Path
     log: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -168,6 +169,15 @@ def _is_log(path: Path) -> bool:
         return LOG_LINE.match(file.read(20)) is not None
 
 
+def _is_base(path: Path) -> bool:
+    """Return whether a file is the frozen base that the summary beside it names."""
+    summary = _own_summary(path.with_name("summary.json"))
+    if summary is None or summary.base is None:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == summary.base
+
+
 def _own_summary(path: Path) -> Summary | None:
     """The summary in a file; None if nanolm did not write it."""
     with contextlib.suppress(RunError):
@@ -180,6 +190,7 @@ def _own_summary(path: Path) -> Summary | None:
 # Files that a start writes before config.yaml, and whether such a file is of nanolm if it is not empty.
 RECOGNISED: dict[str, Callable[[Path], bool] | None] = {
     **dict.fromkeys((".lock", ".lock.soft", ".lock.soft.next"), lambda path: path.read_bytes().startswith(b"process ")),
+    "base.safetensors": _is_base,
     "metrics.jsonl": None,
     "samples.jsonl": None,
     "summary.json": lambda path: _own_summary(path) is not None,

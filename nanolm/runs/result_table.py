@@ -88,7 +88,7 @@ def print_result_table(
         console.print("[bold]sample[/]")
         console.print(Text(visible(sample.strip("\n"), multiline=True) + "\n"))
     speed = f", {summary.tokens_per_second:,.0f} tokens/s" if summary.tokens_per_second else ""
-    size = f"{summary.entries:,} entries" if summary.is_fitted else f"{summary.parameters:,} parameters"
+    size = f"{summary.entries:,} entries" if summary.is_fitted else summary.describe_parameters()
     console.print(f"{size}, {summary.tokens:,} tokens in {summary.seconds:.0f} s{speed}")
     lines = [f"run        {path}  (metrics.jsonl, samples.jsonl, checkpoints, ...)"]
     if summary.peak_memory_bytes is not None:

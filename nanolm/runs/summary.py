@@ -57,7 +57,8 @@ class Summary:
         has_checkpoint: whether a checkpoint was ever saved.
         choices: the option chosen in each config group.
         group: the sweep that the run belongs to.
-        parameters: trainable parameters.
+        parameters: all parameters of the model.
+        trained_parameters: those of low-rank adapters, if only they are trained; else all.
         entries: table entries of a fitted model.
         flops_per_token: of a training step, forward and backward.
         lossless: whether decoding the tokens gives the text back; False means that <unk> hides text.
@@ -70,6 +71,7 @@ class Summary:
         tokenizer: SHA-256 of the tokenizer.
         git: commit of the working directory.
         parent: checkpoint that a fork started from.
+        base: SHA-256 of the frozen weights of a run with low-rank adapters (base.safetensors).
     """
 
     status: str | None = None
@@ -92,6 +94,7 @@ class Summary:
     group: str | None = None
     seed: int | None = None
     parameters: int | None = None
+    trained_parameters: int | None = None
     entries: int | None = None
     flops_per_token: int | None = None
     vocab_size: int | None = None
@@ -116,6 +119,7 @@ class Summary:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     git: Git = dataclasses.field(default_factory=Git)
     parent: ParentReference | None = None
+    base: str | None = None
     wandb_id: str | None = None
     wandb_mode: str | None = None
     wandb_project: str | None = None
@@ -125,6 +129,13 @@ class Summary:
     def is_fitted(self) -> bool:
         """Whether the model was fitted in one pass instead of trained in steps."""
         return self.kind == FITTED
+
+    def describe_parameters(self) -> str:
+        """Describe the number of parameters, and how many of them are trained if not all are."""
+        text = f"{self.parameters or 0:,} parameters"
+        if not self.parameters or self.trained_parameters in (None, self.parameters):
+            return text
+        return f"{text}, {self.trained_parameters:,} of them trained ({self.trained_parameters / self.parameters:.2%})"
 
     @property
     def is_lossy(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanolm.compose import ComposedJob, compose_jobs
+from nanolm.config.checks.lora import check_start
 from nanolm.config.fields import flat
 from nanolm.config.identity import differing, identity
 from nanolm.config.run import Config
@@ -85,6 +86,11 @@ def plan(
                 f"jobs differ only in {differences}, which does not affect a run's result: they would share a folder",
                 where=differences,
                 hint="run one command for each value, each with its own hydra.sweep.dir",
+            )
+    for job in composed:
+        for problem in check_start(job.config):
+            problems[str(problem)] = SettingsError(
+                problem.found, where=problem.where, hint="run one command with fork=RUN for each job of the sweep"
             )
     raise_all(list(problems.values()))
     folders = _make_folders(directory, {key: folder_name(each.swept, key) for key, (each, _) in unique.items()})

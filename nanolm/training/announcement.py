@@ -33,7 +33,7 @@ def announce(
     chosen = summary.choices
     parts = [chosen.get(group, getattr(getattr(config, group), "name", "")) for group in ("model", "size", "dataset")]
     is_parallel = setup.ranks.world_size > 1
-    amount = "a table of counts" if summary.is_fitted else f"{summary.parameters:,} parameters"
+    amount = "a table of counts" if summary.is_fitted else summary.describe_parameters()
     say(
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary.train_tokens:,} train + {summary.val_tokens:,} val tokens, vocab size {summary.vocab_size:,}, "

@@ -9,6 +9,7 @@ from nanolm import shell
 from nanolm.analysis.collection import plain_settings
 from nanolm.compose import ComposedCommand
 from nanolm.config.checks import check
+from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
 from nanolm.config.launch import AUTO
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
@@ -36,7 +37,7 @@ def choose_directory(command: ComposedCommand) -> Path:
             )
         return resumed
     # Before a directory is created.
-    raise_all(check(command.config))
+    raise_all([*check(command.config), *([] if command.launch.fork else check_start(command.config))])
     if command.run_directory_is_given:
         require_startable(RunDirectory(command.run_directory))
     if command.run_directory_is_given or command.launch.dry_run:

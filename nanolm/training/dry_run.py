@@ -127,7 +127,7 @@ def _estimate(setup: Setup) -> Estimate:
         memory["activations"] = memory_estimate.activation_memory(config, vocab_size, number_format).amount
         peak_by_formula = memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format)
     if state.averages is not None:
-        memory["averages"] = memory["weights"]
+        memory["averages"] = memory["gradients"]
     tokens = round((last - first) * tokens_a_step)
     shown = sorted({first + round((last - 1 - first) * n / (SHOWN_STEPS - 1)) for n in range(SHOWN_STEPS)})
     return Estimate(

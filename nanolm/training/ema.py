@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from nanolm.model.lora import trained_parameters
 from nanolm.training.distributed.parallel import local_shards
 
 # By parameter name; tied parameters appear once, under their first name.
@@ -19,8 +20,8 @@ Averages = dict[str, torch.Tensor]
 
 @torch.no_grad()
 def init(model: nn.Module) -> Averages:
-    """Return averages that equal the current weights."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    """Return averages of the trained parameters that equal their current values."""
+    return {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
 
 
 @torch.no_grad()

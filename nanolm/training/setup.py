@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
 from nanolm.config.run import Config
 from nanolm.config.trainer import Parallel
@@ -17,13 +20,14 @@ from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
-from nanolm.errors import CheckpointError, RunError
+from nanolm.errors import CheckpointError, RunError, raise_all
 from nanolm.model import backend_choice, count
 from nanolm.model.build import FittedModel, build
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.base import Base, require_base
 from nanolm.training.checkpoints.fit import require_fit
 from nanolm.training.checkpoints.fork import Parent, adapt_state
 from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run, parent_notes
@@ -47,6 +51,7 @@ class Setup:
         about: facts for the manifests of checkpoints and for the summary.
         damaged: an error for each damaged checkpoint after the one that the run resumes from.
         parent: the checkpoint that a fork starts from; None for a run that has a checkpoint.
+        base: the frozen weights to write to a new run with low-rank adapters.
         resume_info: results of the checks of the run directory.
         flops_per_token: of a training step; None without a formula.
         peak_flops: FLOPs per second of one device; None if unknown.
@@ -63,6 +68,7 @@ class Setup:
     about: dict[str, Any]
     damaged: list[CheckpointError]
     parent: Parent | None
+    base: Base | None
     resume_info: ResumeInfo
     flops_per_token: int | None
     peak_flops: float | None
@@ -91,6 +97,12 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if parent is not None:
         resume_info.notes.extend(ranks.run_on_main(lambda: parent_notes(parent)))
     start = parent.checkpoint if parent else resumed
+    if start is None:
+        raise_all(list(check_start(config)))
+    if start is not None and start.base is not None:
+        # Before the text is read.
+        sha256 = start.base
+        ranks.run_on_main(lambda: require_base(start.run, sha256))
     corpus, tokenizer, streams = ranks.run_on_main_first(
         lambda: _prepare_text(config, run, resumed is not None, parent)
     )
@@ -109,7 +121,15 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     elif resumed is not None:
         require_fit(resumed, config, tokenizer.vocab_size)
     require_memory(config, tokenizer.vocab_size, device, is_sharded)
-    model, forward = _build_model(config, tokenizer.vocab_size, parent or resumed, ranks, device, number_format)
+    load_weights = None if resumed is None else resumed.load_weights
+    base = None
+    if parent is not None:
+        load_weights = functools.partial(parent.load_weights, config=config, vocab_size=tokenizer.vocab_size)
+        base = ranks.run_on_all(lambda: parent.base_of(config, tokenizer.vocab_size))
+    model, forward = _build_model(config, tokenizer.vocab_size, load_weights, ranks, device, number_format)
+    fingerprint = base.sha256 if base else resumed.base if resumed else None
+    if fingerprint is not None:
+        about["base"] = fingerprint
     is_fitted = isinstance(model, FittedModel)
     if settings.compile and not is_fitted:
         forward = torch.compile(forward)
@@ -120,10 +140,11 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         rng.seed_rank(config.seed, 0, ranks.rank)
     else:
         saved_state = read_state(start)
-        if averages is not None and (saved := start.load_averages(model)) is not None:
+        has_same_parameters = parent is None or parent.checkpoint.base is None is base or parent.keeps_adapters(config)
+        if averages is not None and has_same_parameters and (saved := start.load_averages(model)) is not None:
             state.load_averages(saved)
         if parent is not None and optimizer is not None:
-            saved_state = adapt_state(saved_state, parent.config, config, optimizer)
+            saved_state = adapt_state(saved_state, parent.config, config, optimizer, has_same_parameters)
         state.load_state_dict(saved_state, config.seed, str(start.path / checkpoint.STRUCTURE))
     return Setup(
         config=config,
@@ -137,6 +158,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         about=about,
         damaged=damaged,
         parent=parent,
+        base=base,
         resume_info=resume_info,
         flops_per_token=count.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
@@ -146,7 +168,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
 def _build_model(
     config: Config,
     vocab_size: int,
-    source: Parent | checkpoint.Checkpoint | None,
+    load_weights: Callable[[nn.Module], None] | None,
     ranks: Ranks,
     device: torch.device,
     number_format: NumberFormat,
@@ -154,15 +176,15 @@ def _build_model(
     """Build the model on its device, and the module that a training step calls instead.
 
     Args:
-        source: the weights to load; None keeps the initial ones.
+        load_weights: loads the weights of a checkpoint; None keeps the initial ones.
         number_format: whose dtype a sharded model computes in.
     """
     parallel = config.trainer.parallel
 
     def with_weights() -> nn.Module:
         model = build(config, vocab_size)
-        if source is not None:
-            source.load_weights(model)
+        if load_weights is not None:
+            load_weights(model)
         return model
 
     if ranks.world_size == 1 or parallel is not Parallel.fsdp:

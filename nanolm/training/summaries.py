@@ -11,6 +11,7 @@ from nanolm.baselines.entropy import bigram_loss, unigram_loss
 from nanolm.data.tokens.stream import Stream
 from nanolm.model import masks
 from nanolm.model.build import FittedModel, count_parameters
+from nanolm.model.lora import trained_parameters
 from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs import provenance
 from nanolm.runs.summary import FITTED, TRAINED, Summary
@@ -51,6 +52,7 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
         group=group or before.group,
         seed=config.seed,
         parameters=count_parameters(state.model),
+        trained_parameters=sum(parameter.numel() for parameter in trained_parameters(state.model).values()),
         flops_per_token=setup.flops_per_token,
         vocab_size=vocab_size,
         lossless=setup.tokenizer.lossless,

@@ -172,6 +172,8 @@ def _start(setup: Setup, summary: Summary) -> list[str]:
     with _translate_disk_errors(run):
         write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, setup.tokenizer).encode())
         write_summary(run.summary, summary)
+        if setup.base is not None:
+            setup.base.write(run.base)
         # Written last: config.yaml marks a directory as a run.
         write_durably(run.config, save_yaml(config).encode())
         renamed = checkpoint.quarantine(run.checkpoints, setup.state.step) if setup.damaged else []

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from nanolm.config.checks.dataset import check_dataset
+from nanolm.config.checks.lora import check_lora
 from nanolm.config.checks.mask import check_mask
 from nanolm.config.checks.model import check_model
 from nanolm.config.checks.scheduler import check_scheduler
@@ -22,6 +23,7 @@ Check = Callable[[Config], Iterator[NanolmError]]
 CHECKS: tuple[Check, ...] = (
     check_dataset,
     check_model,
+    check_lora,
     check_mask,
     check_attention_backend,
     check_trainer,
@@ -30,7 +32,7 @@ CHECKS: tuple[Check, ...] = (
     check_device,
     check_logger,
 )
-MODEL_CHECKS = (check_model, check_mask)
+MODEL_CHECKS = (check_model, check_lora, check_mask)
 
 
 def check(config: Config, checks: Iterable[Check] = CHECKS) -> list[NanolmError]:

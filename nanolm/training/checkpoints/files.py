@@ -1,7 +1,8 @@
 """Checkpoint folders: written atomically, verified by checksum, pruned.
 
 A checkpoint is a folder step-N with model.safetensors, state.safetensors and state.json (all other state, split into
-tensors and structure), ema.safetensors if the run averages its weights, and manifest.json (`nanolm.checksummed`).
+tensors and structure), ema.safetensors if the run averages its weights, and manifest.json (`nanolm.checksummed`). Of a
+model with low-rank adapters, model.safetensors has the adapters; all other weights are in `base`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from nanolm.errors import CheckpointError, NanolmError, write_failure
 from nanolm.files import remove_tree, sync_folder, temporary_sibling
 from nanolm.json_text import dump_json
 from nanolm.model.build import FittedModel
+from nanolm.model.lora import adapters, trained_parameters
 from nanolm.run_layout import checkpoint_step, checkpoints_by_step
+from nanolm.runs.directory import RunDirectory
+from nanolm.training.checkpoints.base import require_base
 from nanolm.training.checkpoints.header import TensorInfo, read_header
 from nanolm.training.checkpoints.serialization import cpu_copy, flatten, parse_structure, unflatten
 from nanolm.training.checkpoints.values import COUNT, FINITE_OR_NULL, SHA256, TABLE, TEXT, require_table
@@ -52,9 +56,10 @@ FACTS = {
     "logs": TABLE,
     "files": TABLE,
     **dict.fromkeys(("identity", "corpus", "tokenizer", "precision"), TEXT),
+    "base": SHA256,
     "versions": TABLE,
 }
-OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "versions")
+OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "base", "versions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,19 +79,52 @@ class Checkpoint:
         """Step of the lowest validation loss when it was saved; 0 before the first evaluation."""
         return int(self.manifest["best_step"])
 
+    @property
+    def run(self) -> RunDirectory:
+        """The run that it belongs to."""
+        return RunDirectory(self.path.parent.parent)
+
+    @property
+    def base(self) -> str | None:
+        """The SHA-256 of the run's frozen weights; None if the checkpoint has all weights."""
+        return self.manifest.get("base")
+
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights into a model.
 
         Raises:
             CheckpointError: the model has other parameters than the file.
         """
+        path, state = self.path / WEIGHTS, model.state_dict(keep_vars=True)
+        trained = adapters(model)
+        if trained:
+            self.load_base(model)
+            state = {name: state[name] for name in trained}
         if not isinstance(model, FittedModel):
             # A table of counts has the size of its text, which only loading it shows.
-            self._require_same(WEIGHTS, model.state_dict(keep_vars=True))
+            self._require_same(path, state)
+        self._load(model, path, is_whole=not trained)
+
+    def load_base(self, model: nn.Module) -> None:
+        """Load all weights of a model except for its adapters: those of a run without adapters, or of the run's base.
+
+        Raises:
+            CheckpointError: the model has other parameters, or the base is missing or has changed.
+        """
+        path = self.path / WEIGHTS
+        if (sha256 := self.base) is not None:
+            require_base(self.run, sha256)
+            path = self.run.base
+        trained = adapters(model)
+        frozen = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in trained}
+        self._require_same(path, frozen)
+        self._load(model, path, is_whole=False)
+
+    def _load(self, model: nn.Module, path: Path, is_whole: bool) -> None:
         try:
-            safetensors.torch.load_model(model, self.path / WEIGHTS)
+            safetensors.torch.load_model(model, path, strict=is_whole)
         except (RuntimeError, SafetensorError) as error:
-            raise self._misfit(WEIGHTS, _first_mismatch(error)) from error
+            raise self._misfit(path, _first_mismatch(error)) from error
 
     def load_state(self) -> Any:
         """Return all other state, as it was given to `take_snapshot`. Its values are not checked.
@@ -106,17 +144,18 @@ class Checkpoint:
         """
         if AVERAGES not in self.manifest["files"]:
             return None
-        self._require_same(AVERAGES, dict(model.named_parameters()))
+        self._require_same(self.path / AVERAGES, trained_parameters(model))
         return safetensors.torch.load_file(self.path / AVERAGES)
 
     def weights(self) -> dict[str, TensorInfo]:
         """Return the shape and dtype of each weight, without loading it; tied weights are there once.
 
         Raises:
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is damaged, or the base is missing or has changed.
         """
+        frozen = {} if self.base is None else require_base(self.run, self.base)
         with self.explains_errors_of(WEIGHTS):
-            return read_header(self.path / WEIGHTS)
+            return frozen | read_header(self.path / WEIGHTS)
 
     @contextlib.contextmanager
     def explains_errors_of(self, name: str) -> Iterator[None]:
@@ -132,10 +171,10 @@ class Checkpoint:
         except (OSError, ValueError, SafetensorError) as error:
             raise _damaged(self.path, checksummed.Damage(name, f"is damaged: {_reason(error)}")) from error
 
-    def _require_same(self, name: str, expected: Mapping[str, torch.Tensor]) -> None:
+    def _require_same(self, path: Path, expected: Mapping[str, torch.Tensor]) -> None:
         """Refuse a file with other tensors than a model has, of which tied ones are stored once."""
-        with self.explains_errors_of(name):
-            found = read_header(self.path / name)
+        with self.explains_errors_of(path.name):
+            found = read_header(path)
         stored = {_memory(key, expected[key]) for key in found if key in expected}
         problems = [f"it has the unknown tensor {key[:100]}" for key in found if key not in expected]
         problems += [
@@ -145,13 +184,13 @@ class Checkpoint:
         ]
         problems += [f"it has no {key}" for key, tensor in expected.items() if _memory(key, tensor) not in stored]
         if problems:
-            raise self._misfit(name, _first_of(problems))
+            raise self._misfit(path, _first_of(problems))
 
-    def _misfit(self, name: str, problem: str) -> CheckpointError:
-        what = "weights" if name == WEIGHTS else "averaged weights"
+    def _misfit(self, path: Path, problem: str) -> CheckpointError:
+        what = "averaged weights" if path.name == AVERAGES else "weights"
         return CheckpointError(
             f"the {what} do not fit the model: {problem}",
-            where=str(self.path / name),
+            where=str(path),
             hint="restore config.yaml and tokenizer.json from a copy of the run; if the model code has changed since, "
             "use the nanolm version that the manifest names",
         )

@@ -20,7 +20,7 @@ def require_fit(found: Checkpoint, config: Config, vocab_size: int) -> None:
     """Refuse a checkpoint of a model of another size, and a model that this machine cannot hold.
 
     Names, shapes and dtypes are compared by `Checkpoint.load_weights`. Here the number of parameters proves that
-    building the model takes no more memory than the file of its weights has bytes.
+    building the model takes no more memory than the files of its weights have bytes.
 
     Args:
         found: a verified checkpoint.
@@ -41,7 +41,8 @@ def require_fit(found: Checkpoint, config: Config, vocab_size: int) -> None:
             where=str(found.path / WEIGHTS),
             hint="restore config.yaml and tokenizer.json from a copy of the run",
         )
-    needed = found.manifest["files"][WEIGHTS]["bytes"] + memory_estimate.inference_memory(config, vocab_size)
+    n_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in found.weights().values())
+    needed = n_bytes + memory_estimate.inference_memory(config, vocab_size)
     memory = host_memory()
     if memory is not None and needed > memory:
         raise SettingsError(

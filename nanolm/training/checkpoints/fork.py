@@ -8,14 +8,20 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
+from nanolm.config.model import TransformerConfig
 from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig
 from nanolm.errors import CheckpointError, SettingsError
+from nanolm.model.build import build
+from nanolm.model.lora import adapters, merged_state_dict
+from nanolm.model.shapes import has_adapters
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import ParentReference
+from nanolm.training.checkpoints.base import Base
 from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
 from nanolm.training.checkpoints.fit import require_fit
 from nanolm.training.optimizers.state import COUNTERS
@@ -44,16 +50,45 @@ class Parent:
             SettingsError: the model has another size.
         """
         with _explains_misfit(self.checkpoint):
-            require_fit(self.checkpoint, config, vocab_size)
+            require_fit(self.checkpoint, _with_adapters_of(self.config, config), vocab_size)
 
-    def load_weights(self, model: nn.Module) -> None:
-        """Load the parent's weights into the model of the fork.
+    def keeps_adapters(self, config: Config) -> bool:
+        """Return whether the fork continues the adapters of the parent; else they are merged into its base."""
+        parent, fork = self.config.model, config.model
+        if not (isinstance(parent, TransformerConfig) and isinstance(fork, TransformerConfig)):
+            return False
+        continued = dataclasses.replace(parent.lora, dropout=fork.lora.dropout)
+        return parent.has_adapters and continued == fork.lora
+
+    def load_weights(self, model: nn.Module, config: Config, vocab_size: int) -> None:
+        """Load the parent's weights into the model of the fork, whose new adapters are left as they are.
 
         Raises:
             SettingsError: the model has other parameters.
         """
         with _explains_misfit(self.checkpoint):
-            self.checkpoint.load_weights(model)
+            if self.checkpoint.base is not None and not self.keeps_adapters(config):
+                model.load_state_dict(self._merged_weights(vocab_size), strict=False)
+            elif self.checkpoint.base is None and adapters(model):
+                self.checkpoint.load_base(model)
+            else:
+                self.checkpoint.load_weights(model)
+
+    def base_of(self, config: Config, vocab_size: int) -> Base | None:
+        """Return the frozen base of the fork; None if it trains all weights."""
+        if not has_adapters(config):
+            return None
+        if self.checkpoint.base is None:
+            weights = self.checkpoint.path / WEIGHTS
+            return Base(self.checkpoint.manifest["files"][WEIGHTS]["sha256"], weights)
+        if self.keeps_adapters(config):
+            return Base(self.checkpoint.base, self.run.base)
+        return Base.of_content(safetensors.torch.save(self._merged_weights(vocab_size)))
+
+    def _merged_weights(self, vocab_size: int) -> dict[str, torch.Tensor]:
+        model = build(self.config, vocab_size)
+        self.checkpoint.load_weights(model)
+        return merged_state_dict(model)
 
     def reference(self) -> ParentReference:
         """Return the entry of the fork's summary that identifies the checkpoint."""
@@ -64,6 +99,13 @@ class Parent:
             "identity": manifest.get("identity"),
             "weights": manifest["files"][WEIGHTS]["sha256"],
         }
+
+
+def _with_adapters_of(parent: Config, config: Config) -> Config:
+    """Return the settings with the adapters of the parent, which the number of its weights depends on."""
+    if not (isinstance(parent.model, TransformerConfig) and isinstance(config.model, TransformerConfig)):
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, lora=parent.model.lora))
 
 
 @contextlib.contextmanager
@@ -79,24 +121,27 @@ def _explains_misfit(parent: Checkpoint) -> Iterator[None]:
 
 
 def adapt_state(
-    state: dict[str, Any], parent: Config, config: Config, optimizer: torch.optim.Optimizer
+    state: dict[str, Any],
+    parent: Config,
+    config: Config,
+    optimizer: torch.optim.Optimizer,
+    has_same_parameters: bool = True,
 ) -> dict[str, Any]:
     """Adapt the state of a parent (`TrainState.state_dict`) to the settings of its fork.
 
-    Kept are the counters of training (steps, tokens, seconds), the optimizer state unless the optimizer is another,
-    and the random generators unless the seed is another. Losses start anew, and so does a plateau scheduler.
+    Kept are the counters of training (steps, tokens, seconds), the optimizer state unless the optimizer or the trained
+    parameters are others, and the random generators unless the seed is another. Losses start anew, and so does a
+    plateau scheduler.
 
     Args:
         optimizer: the fork's, without state.
+        has_same_parameters: whether the fork trains the same parameters.
     """
     scalars = state["scalars"] | FRESH_SCALARS
     if parent.scheduler != config.scheduler or isinstance(config.scheduler, PlateauConfig):
         scalars["plateau"] = {}
-    fork = {
-        **state,
-        "scalars": scalars,
-        "optimizer": _adapt_optimizer_state(state["optimizer"], parent, config, optimizer),
-    }
+    saved = state["optimizer"] if has_same_parameters else None
+    fork = {**state, "scalars": scalars, "optimizer": _adapt_optimizer_state(saved, parent, config, optimizer)}
     if parent.seed != config.seed:
         del fork["rng"]
     return fork

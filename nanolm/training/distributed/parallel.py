@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nanolm.config.trainer import Parallel
+from nanolm.model.lora import adapters
 from nanolm.training.distributed.ranks import Ranks
 
 
@@ -114,15 +115,19 @@ def fill(model: nn.Module, full: nn.Module | None, ranks: Ranks, device: torch.d
 def full_weights(model: nn.Module, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Return the full state dict of a model on rank 0, and an empty one elsewhere; all ranks must call it.
 
-    Tied weights are one tensor under several names, as in the state dict of a model that is not sharded.
+    Tied weights are one tensor under several names, as in the state dict of a model that is not sharded. Of a model
+    with low-rank adapters, only they are returned.
     """
+    trained = adapters(model)
     if not any(map(is_sharded, model.parameters())):
-        return model.state_dict() if ranks.is_main else {}
+        state = model.state_dict() if ranks.is_main else {}
+        return {name: state[name] for name in trained if state} or state
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    full: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=bool(trained))
+    full: dict[str, Any] = get_model_state_dict(model, options=options)
     first_names: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)
+    tensors = trained or model.state_dict(keep_vars=True)
     return {name: full[first_names.setdefault(id(tensor), name)] for name, tensor in tensors.items() if full}
 
 

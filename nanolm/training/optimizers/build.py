@@ -20,6 +20,7 @@ from nanolm.config.optimizer import (
     ScheduleFreeConfig,
     SGDConfig,
 )
+from nanolm.model.lora import LoraLinear, trained_parameters
 from nanolm.registry import OPTIMIZERS
 from nanolm.training.optimizers.lion import Lion
 from nanolm.training.optimizers.muon import Muon
@@ -27,15 +28,15 @@ from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
 
 
 def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the configured optimizer for all parameters of a model."""
+    """Build the configured optimizer for the trained parameters of a model: its adapters, or else all."""
     return OPTIMIZERS[config.name](model, config)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Split the parameters of a model into groups, each with its lr and weight decay; empty groups are omitted."""
+    """Split the trained parameters into groups, each with its lr and weight decay; empty groups are omitted."""
     group_of = _group_of(model)
     groups: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(LrMultipliers)}
-    for parameter in model.parameters():
+    for parameter in trained_parameters(model).values():
         groups[group_of.get(id(parameter), "other")].append(parameter)
     return [
         {
@@ -130,7 +131,8 @@ def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
     A module declares them for its linear layers, as in `row_counts = {"query_key_value": (64, 64, 64)}`.
     """
     return {
-        linear.weight: tuple(counts)
+        # The rows of B are those of the weight that it is added to.
+        linear.lora_b if isinstance(linear, LoraLinear) else linear.weight: tuple(counts)
         for module in model.modules()
         for name, counts in getattr(module, "row_counts", {}).items()
         if isinstance(linear := module.get_submodule(name), nn.Linear)
