@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanolm.interop.export import export as export
+    from nanolm.interop.import_model import import_model as import_model
 
 # Functions of the Python API by their module. They are imported when they are used: torch takes seconds.
-_FUNCTIONS = {"export": "nanolm.interop.export"}
+_FUNCTIONS = {"export": "nanolm.interop.export", "import_model": "nanolm.interop.import_model"}
 
 __all__ = [*_FUNCTIONS]
 

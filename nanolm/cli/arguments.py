@@ -51,9 +51,9 @@ def add_plugins(parser: Parser) -> None:
     parser.add("--plugins", check=types.nonempty, nargs="*", default=[], metavar="MODULE", help=help_text)
 
 
-def add_overrides(parser: Parser) -> None:
+def add_overrides(parser: Parser, metavar: str = "key=value") -> None:
     """Add the overrides of a `nanolm train` command; `compose` composes them."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for `nanolm train`")
+    parser.add_argument("overrides", nargs="*", metavar=metavar, help="settings, as for `nanolm train`")
     parser.add("--config-dir", "-cd", check=types.nonempty, metavar="FOLDER", help="your own folder of YAML files")
 
 

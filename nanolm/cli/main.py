@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -24,8 +25,8 @@ class Command(NamedTuple):
 
 HELP_FLAGS = ("-h", "--help")
 
-# `data show` is nanolm/cli/data_show.py, and so on: each module has add_arguments(parser) and run(arguments), which
-# returns the exit status, or None for 0.
+# `data show` is nanolm/cli/data_show.py, `import` is import_.py, and so on: each module has add_arguments(parser) and
+# run(arguments), which returns the exit status, or None for 0.
 COMMANDS = {
     "train": Command(
         "train a model, or resume a run",
@@ -35,6 +36,9 @@ COMMANDS = {
         "generate text from a prompt", 'nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200'
     ),
     "evaluate": Command("compute the exact loss of a run on a split", "nanolm evaluate outputs/RUN --split val --json"),
+    "import": Command(
+        "make a run of a model in the format of Hugging Face transformers", "nanolm import gpt2 --to outputs/gpt2"
+    ),
     "export": Command(
         "write a run as a folder that Hugging Face transformers opens",
         "nanolm export outputs/RUN --to my_model --dtype bfloat16",
@@ -153,7 +157,8 @@ def make_parser(name: str) -> Parser:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"nanolm.cli.{name.replace(' ', '_')}")
+    module = name.replace(" ", "_")
+    return importlib.import_module(f"nanolm.cli.{module}_" if keyword.iskeyword(module) else f"nanolm.cli.{module}")
 
 
 def _help() -> str:

@@ -188,7 +188,7 @@ def _entry(run: Run) -> Entry:
         path=str(run.path),
         status=run.status,
         step=found.step,
-        max_steps=metrics.max_steps(run),
+        max_steps=0 if run.summary.is_imported else metrics.max_steps(run),
         best_val_loss=found.best_val_loss,
         bits_per_byte=found.bits_per_byte,
         choices=run.summary.choices,

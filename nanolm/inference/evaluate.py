@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
+from nanolm import shell
+from nanolm.config.dataset import DatasetConfig
 from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Precision
 from nanolm.data import corpus as corpora
@@ -18,7 +21,11 @@ from nanolm.training.validation import exact_loss
 
 
 def evaluate(
-    loaded: Loaded, split: str = "val", stride: int | None = None, may_download: bool = False
+    loaded: Loaded,
+    split: str = "val",
+    stride: int | None = None,
+    may_download: bool = False,
+    dataset: DatasetConfig | None = None,
 ) -> dict[str, Any]:
     """Compute the loss on every token of a split.
 
@@ -27,13 +34,14 @@ def evaluate(
         stride: tokens scored per window; each has at least context_length - stride tokens of context. None is
             context_length.
         may_download: whether to download the text from the address in the run's settings if it is not in the cache.
+        dataset: another text than the run's; what it names may be downloaded. None is the run's.
 
     Returns:
         loss (nats per token), bits_per_byte, lossless (whether bits_per_byte is comparable), the number of scored
         tokens, and run, step, split and stride.
 
     Raises:
-        SettingsError: there is no such split, or the stride is larger than the context.
+        SettingsError: there is no such split, the stride is larger than the context, or an imported model has no text.
         RunError: the text has changed since the run was trained, or would have to be downloaded.
         DataError: the text cannot be read.
     """
@@ -50,16 +58,23 @@ def evaluate(
         raise SettingsError(
             f"--stride is {stride}", where="--stride", hint=f"from 1 to the context length, {context_length}"
         )
-    with contextlib.nullcontext() if may_download else only_if_asked(option="--download"):
-        return _evaluate(loaded, split, stride)
+    if dataset is None and loaded.run.read_summary().is_imported:
+        raise SettingsError(
+            "the model was imported, and has no text of its own",
+            where=str(loaded.run.path),
+            hint=f"name a text: {shell.join('nanolm', 'evaluate', str(loaded.run.path), 'dataset=tiny_shakespeare')}",
+        )
+    is_asked = may_download or dataset is not None
+    with contextlib.nullcontext() if is_asked else only_if_asked(option="--download"):
+        return _evaluate(loaded, split, stride, dataset)
 
 
-def _evaluate(loaded: Loaded, split: str, stride: int) -> dict[str, Any]:
-    config = loaded.config
+def _evaluate(loaded: Loaded, split: str, stride: int, dataset: DatasetConfig | None) -> dict[str, Any]:
+    config = loaded.config if dataset is None else dataclasses.replace(loaded.config, dataset=dataset)
     corpus = corpora.load(config.dataset)
     if split not in corpus.splits:
         raise SettingsError(f"there is no split {split!r}", where="--split", hint=nearest(split, corpus.splits))
-    trained_on = loaded.run.read_summary().corpus
+    trained_on = loaded.run.read_summary().corpus if dataset is None else None
     if trained_on and trained_on != corpus.fingerprint:
         raise RunError(
             f"the text has changed since the run was trained: its SHA-256 is {corpus.fingerprint[:16]}... "

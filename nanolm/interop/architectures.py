@@ -38,6 +38,7 @@ class Architecture:
     Attributes:
         name: of the class, as in config.json's `architectures`.
         model_type: config.json's `model_type`.
+        prefix: of its tensors, but for the head's.
         option: the model option whose settings `from_json` changes.
         requires: the values that each setting may have; settings that are not listed are free.
         to_json: from a config and the vocabulary size to the architecture's part of config.json.
@@ -46,6 +47,7 @@ class Architecture:
 
     name: str
     model_type: str
+    prefix: str
     option: str
     requires: Mapping[str, tuple[Any, ...]]
     to_json: Callable[[Config, int], dict[str, Any]]
@@ -324,6 +326,7 @@ ARCHITECTURES = {
         Architecture(
             "GPT2LMHeadModel",
             "gpt2",
+            "transformer.",
             "gpt2",
             _COMMON
             | {
@@ -344,6 +347,7 @@ ARCHITECTURES = {
         Architecture(
             "LlamaForCausalLM",
             "llama",
+            "model.",
             "llama",
             _COMMON
             | {
@@ -361,6 +365,7 @@ ARCHITECTURES = {
         Architecture(
             "NanoChatForCausalLM",
             "nanochat",
+            "model.",
             "gpt",
             _COMMON
             | {

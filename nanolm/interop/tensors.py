@@ -69,14 +69,14 @@ def export_tensors(entries: list[Entry], weights: Mapping[str, torch.Tensor]) ->
 
 
 def import_tensors(entries: list[Entry], source: TensorSource) -> Iterator[tuple[str, torch.Tensor]]:
-    """Translate weights to nanolm's, one tensor at a time."""
+    """Translate weights to nanolm's, one tensor at a time; they may share memory with those of the source."""
     for entry in entries:
         rows = []
         for part in entry.parts:
             matrix = source(part.name)
             matrix = matrix.T if entry.is_transposed else matrix
             rows.append(_swap_halves(matrix, part.heads) if part.heads else matrix)
-        yield entry.name, torch.cat(rows).contiguous() if len(rows) > 1 else rows[0].contiguous().clone()
+        yield entry.name, torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def require_tensors(entries: list[Entry], shapes: Mapping[str, tuple[int, ...]], ignored: set[str], where: str) -> None:

@@ -16,6 +16,7 @@ from nanolm.untrusted import StrPath, damaged, folder_of, read_inside, unreadabl
 
 TRAINED = "trained"
 FITTED = "fitted"
+IMPORTED = "imported"
 
 HINT = "restore it from a copy of the run, or delete it: resuming the run writes it again"
 
@@ -36,13 +37,26 @@ class ParentReference(TypedDict, total=False):
     weights: str
 
 
+class ImportReference(TypedDict, total=False):
+    """Where an imported model comes from.
+
+    `source` is the folder or the name on the hub, as typed; `revision` is the commit on the hub; `files` has the
+    SHA-256 of every file that was read.
+    """
+
+    source: str
+    revision: str
+    architecture: str
+    files: dict[str, str]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
     """The fields of summary.json, in the order of the file. None means unknown or not applicable.
 
     Attributes:
         status: running, completed, interrupted, pruned, diverged or failed.
-        kind: TRAINED by gradient steps, or FITTED in one pass (a counted n-gram model).
+        kind: TRAINED by gradient steps, FITTED in one pass (a counted n-gram model), or IMPORTED.
         step: optimizer steps done.
         tokens: training tokens scored, over all epochs.
         seconds: training time, including evaluations and saves.
@@ -72,6 +86,7 @@ class Summary:
         git: commit of the working directory.
         parent: checkpoint that a fork started from.
         base: SHA-256 of the frozen weights of a run with low-rank adapters (base.safetensors).
+        imported: where an imported model comes from.
     """
 
     status: str | None = None
@@ -120,6 +135,7 @@ class Summary:
     git: Git = dataclasses.field(default_factory=Git)
     parent: ParentReference | None = None
     base: str | None = None
+    imported: ImportReference | None = None
     wandb_id: str | None = None
     wandb_mode: str | None = None
     wandb_project: str | None = None
@@ -138,6 +154,11 @@ class Summary:
         return f"{text}, {self.trained_parameters:,} of them trained ({self.trained_parameters / self.parameters:.2%})"
 
     @property
+    def is_imported(self) -> bool:
+        """Whether the model was imported and not trained here."""
+        return self.kind == IMPORTED
+
+    @property
     def is_lossy(self) -> bool:
         """Whether the tokenizer is known to hide text behind <unk>."""
         return self.lossless is False
@@ -148,8 +169,9 @@ class Summary:
         return self.step or 0
 
     def is_complete(self, max_steps: int) -> bool:
-        """Return whether no step is left to train; a fitted model never has a next step."""
-        return self.status == "completed" and (self.is_fitted or self.steps_done >= max_steps)
+        """Return whether no step is left to train; a fitted or imported model never has a next step."""
+        has_steps = not (self.is_fitted or self.is_imported)
+        return self.status == "completed" and (not has_steps or self.steps_done >= max_steps)
 
 
 def read_summary(path: StrPath) -> Summary:

@@ -99,6 +99,12 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
         )
     saved = load_yaml(run.config)
     require_same_settings(saved, run, found.manifest, found.path)
+    if run.read_summary().is_imported and not any(key.startswith("dataset.") for key in command.given):
+        raise SettingsError(
+            "the model was imported, and has no text to train on",
+            where=f"resume={path}",
+            hint="choose one, as in dataset=tiny_shakespeare, or dataset=text dataset.path=FILE",
+        )
     config, changes = continue_run(saved, command, is_fork=True)
     if found.step >= config.trainer.max_steps:
         checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(run.path))
@@ -117,9 +123,16 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
 
 
 def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
-    saved = load_yaml(run.config)
+    saved, summary = load_yaml(run.config), run.read_summary()
+    if summary.is_imported:
+        raise RunError(
+            "the model was imported: there is no training to resume",
+            where=str(run.path),
+            hint="start a new run from its weights: "
+            + shell.resume_command(run.path, "fork=true", "dataset=tiny_shakespeare"),
+        )
     config, changes = continue_run(saved, command)
-    choices, summary = _recorded_choices(run, config), run.read_summary()
+    choices = _recorded_choices(run, config)
     if summary.is_complete(config.trainer.max_steps):
         require_unedited(saved, run)
         return StartingPoint(config, choices, changes, completed_step=summary.step or 0)

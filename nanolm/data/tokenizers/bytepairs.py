@@ -19,7 +19,7 @@ from nanolm.registry import TOKENIZERS
 # Matches what GPT-2's expression matches. The group has what needs no backtracking, which is most of a text and faster
 # by half; blanks at the end of a text are in it, so that the engine does not backtrack over them one by one.
 _EXPRESSION = r"(?:'(?:[dmst]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+$)|\s+(?!\S)|\s"
-_ENCODER_NAMES, _MERGES_NAMES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
+ENCODER_NAMES, MERGES_NAMES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
 
 
 class BytePairs(BytePieces):
@@ -113,7 +113,7 @@ class Gpt2Tokenizer(BytePairs):
         path = user_path(config.path)
         if path.is_dir():
             encoders, merge_files = (
-                [path / name for name in names if (path / name).is_file()] for names in (_ENCODER_NAMES, _MERGES_NAMES)
+                [path / name for name in names if (path / name).is_file()] for names in (ENCODER_NAMES, MERGES_NAMES)
             )
             if encoders and merge_files:
                 return cls._from_files(encoders[0], merge_files[0])
@@ -131,9 +131,7 @@ class Gpt2Tokenizer(BytePairs):
     def _from_files(cls, encoder: Path, merges: Path) -> Self:
         # tiktoken.load.data_gym_to_mergeable_bpe_ranks reads these files too, but returns no merges for tokenizer.json,
         # and its check of one file against the other is an assertion without a message.
-        lines = read_text(merges).replace("\r\n", "\n").split("\n")
-        rules = [line for n, line in enumerate(lines) if line and not (n == 0 and line.startswith("#version"))]
-        return cls._from_vocab(read_json(encoder), rules, encoder, merges)
+        return cls._from_vocab(read_json(encoder), parse_merges(read_text(merges)), encoder, merges)
 
     @classmethod
     def _from_tokenizer_json(cls, path: Path) -> Self:
@@ -176,6 +174,12 @@ class Gpt2Tokenizer(BytePairs):
             return cls(merges, special_tokens)
         where = f"{merges_path}, {encoder_path}"
         raise TokenizerError(f"the two files are inconsistent: {problem}", where=where, hint=hint)
+
+
+def parse_merges(text: str) -> list[str]:
+    """Return the merges in the text of vocab.bpe or merges.txt, without the line of the version."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return [line for n, line in enumerate(lines) if line and not (n == 0 and line.startswith("#version"))]
 
 
 def tokens_of_merges(merges: Iterable[str]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from nanolm.config.tokenizer import PretrainedConfig, UnigramConfig
 from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER, BytePieces, batched, text_chunks, token_bytes, train
 from nanolm.data.tokenizers.checks import (
+    MAX_VOCAB_SIZE,
     check_ids,
     check_vocab_size,
     encode_utf8,
@@ -39,12 +40,15 @@ class _HuggingFace:
     Args:
         state: its content.
         special_tokens: names of further special tokens; their ids follow its vocabulary.
+        vocab_size: of a model with more embeddings than tokens, whose other ids represent no text; None: no such ids.
 
     Raises:
-        TokenizerError: the content does not describe a tokenizer.
+        TokenizerError: the content does not describe a tokenizer, or has more tokens than `vocab_size`.
     """
 
-    def __init__(self, state: dict[str, Any], special_tokens: Sequence[str] = ()) -> None:
+    def __init__(
+        self, state: dict[str, Any], special_tokens: Sequence[str] = (), vocab_size: int | None = None
+    ) -> None:
         check_components(state)
         self._engine = self._start(state)
         self.state = state
@@ -56,6 +60,10 @@ class _HuggingFace:
         first = max(tokens.values()) + 1
         self.special_tokens = own | {name: first + n for n, name in enumerate(self._additional)}
         self.vocab_size = first + len(self._additional)
+        if vocab_size is not None and not self.vocab_size <= vocab_size <= MAX_VOCAB_SIZE:
+            raise TokenizerError(f"it has {self.vocab_size:,} tokens, and 'vocab_size' is {vocab_size:,}")
+        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size or self.vocab_size
         self.dtype = smallest_dtype(self.vocab_size)
         self._is_chunkable = _is_chunkable(state)
         self.lossless = is_lossless(state, tokens)
@@ -185,11 +193,13 @@ class PretrainedTokenizer(_HuggingFace):
         return tokenizer
 
     def to_json(self) -> dict[str, Any]:
-        return {"tokenizer": self.state}
+        unused = {} if self._vocab_size is None else {"vocab_size": self._vocab_size}
+        return {"tokenizer": self.state, **unused}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        tokenizer = cls(get_entry(state, "tokenizer", dict))
+        vocab_size = get_entry(state, "vocab_size", int) if "vocab_size" in state else None
+        tokenizer = cls(get_entry(state, "tokenizer", dict), vocab_size=vocab_size)
         # A tokenizer that crashes is reported when it is loaded rather than at the first text.
         try:
             tokenizer.encode(_SAMPLE)

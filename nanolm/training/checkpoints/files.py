@@ -251,7 +251,7 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         CheckpointError: the written files do not verify.
         DiskError: the disk is full or fails; older checkpoints are unchanged and nothing else is left.
     """
-    target = _folder_of(folder, snapshot.step)
+    target = checkpoint_folder(folder, snapshot.step)
     try:
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
@@ -393,7 +393,7 @@ def at_step(folder: Path, step: int) -> Checkpoint:
     Raises:
         CheckpointError: it does not exist or is damaged.
     """
-    path = _folder_of(folder, step)
+    path = checkpoint_folder(folder, step)
     if not path.is_dir():
         steps = ", ".join(map(str, checkpoints_by_step(folder))) or "none"
         raise CheckpointError(
@@ -442,7 +442,8 @@ def _reason(error: Exception) -> str:
     return str((isinstance(error, OSError) and error.strerror) or error)
 
 
-def _folder_of(folder: Path, step: int) -> Path:
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 

@@ -143,7 +143,7 @@ def adapt_state(
     saved = state["optimizer"] if has_same_parameters else None
     fork = {**state, "scalars": scalars, "optimizer": _adapt_optimizer_state(saved, parent, config, optimizer)}
     if parent.seed != config.seed:
-        del fork["rng"]
+        fork.pop("rng", None)
     return fork
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -61,12 +62,25 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ValueError: the header is not valid, or does not match the size of the file.
     """
     with open_inside(path, path.parent) as file:
-        n_bytes = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(n_bytes - 8, MAX_BYTES):
-            raise ValueError(f"it gives itself {length:,} bytes, in a file of {n_bytes:,}; at most {MAX_BYTES:,}")
-        content = file.read(length)
+        return {name: tensor for name, (tensor, _) in read_layout(file).items()}
+
+
+def read_layout(file: io.BufferedReader) -> dict[str, tuple[TensorInfo, int]]:
+    """Read the header of an open safetensors file, as `read_header` does.
+
+    Returns:
+        Each tensor by name, with the number of its first byte in the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: as `read_header`.
+    """
+    n_bytes = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if not 2 <= length <= min(n_bytes - 8, MAX_BYTES):
+        raise ValueError(f"it gives itself {length:,} bytes, in a file of {n_bytes:,}; at most {MAX_BYTES:,}")
+    content = file.read(length)
     try:
         entries = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except RecursionError as error:
@@ -76,7 +90,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     entries.pop("__metadata__", None)
     tensors, spans = {}, []
     for name, entry in entries.items():
-        tensors[name], span = _parse_entry(name, entry)
+        tensor, span = _parse_entry(name, entry)
+        tensors[name] = (tensor, 8 + length + span[0])
         spans.append((*span, name))
     end = 0
     for first, last, name in sorted(spans):

@@ -171,7 +171,8 @@ def read_state(source: Checkpoint) -> dict[str, Any]:
     with source.explains_errors_of(STRUCTURE):
         state = source.load_state()
         kinds = {"scalars": TABLE, "optimizer": TABLE_OR_NULL, "scaler": TABLE_OR_NULL, "rng": TABLE}
-        require_table(state, kinds | {"rng_of_other_ranks": LIST}, optional=("rng_of_other_ranks",))
+        # The checkpoint of an imported model has no state of random generators.
+        require_table(state, kinds | {"rng_of_other_ranks": LIST}, optional=("rng", "rng_of_other_ranks"))
         if state["optimizer"] is not None:
             require_table(state["optimizer"], {"state": TABLE, "param_groups": LIST}, "optimizer")
             for number, group in enumerate(state["optimizer"]["param_groups"]):
