@@ -234,7 +234,7 @@ def require_nothing_lost_by_kills(scene: Scene, command: tuple[str, ...], start:
         pytest.param((), PREPARE, 1, 41, id="cache"),
         pytest.param((PREPARE,), TRAIN, 1, 105, id="train"),
         pytest.param((PREPARE,), SWEEP, 7, 42 * 7, id="sweep"),
-        pytest.param((PREPARE,), STUDY, 12, 45 * 12, id="study"),
+        pytest.param((PREPARE,), STUDY, 10, 47 * 10, id="study"),
     ],
 )
 def test_a_kill_at_any_writing_call_loses_nothing(
