@@ -61,6 +61,8 @@ def bits_per_byte(train: bytes, heldout: bytes) -> dict[str, float]:
 def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     """Return the bits per byte of a corpus's validation text after its training text, from the cache if possible.
 
+    Of a dataset with prompts, only the responses are compressed: their bits per byte are without the prompts.
+
     Computed when a run starts, since its text may be gone later, and stored in summary.json: a comparison of runs reads
     nothing but their directories.
 
@@ -78,7 +80,7 @@ def validation_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     path = cache_folder() / "compressors" / f"{corpus.config.name}-{digest(key)}.json"
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
         return {name: float(bits) for name, bits in json.loads(path.read_bytes()).items() if name in COMPRESSORS}
-    train, heldout = ("".join(corpus.documents(split)).encode() for split in ("train", "val"))
+    train, heldout = ("".join(corpus.scored_texts(split)).encode() for split in ("train", "val"))
     found = bits_per_byte(train, heldout)
     # A result that cannot be cached is computed again next time.
     with contextlib.suppress(OSError):

@@ -132,6 +132,8 @@ def _counts(stream: Stream) -> dict[str, Any]:
         "tokens": n_tokens,
         "bytes_per_token": stream.n_bytes / n_tokens,
     }
+    if stream.scored is not None:
+        counts["scored_tokens"] = stream.scored_tokens
     return counts if stream.rows is None else {**counts, "rows": len(stream.rows)}
 
 
@@ -145,9 +147,9 @@ def _side(tokenizer: Tokenizer, tokens_T: np.ndarray) -> dict[str, Any]:
 
 
 def _without_padding(inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut each row after its last scored target."""
+    """Cut each row where its padding begins; a prompt is not scored, but no padding."""
     for inputs_T, targets_T in zip(inputs_BxT, targets_BxT, strict=True):
-        end = int(np.flatnonzero(targets_T != IGNORE_INDEX).max(initial=-1)) + 1
+        end = int(np.flatnonzero((targets_T != IGNORE_INDEX) | (inputs_T != 0)).max(initial=-1)) + 1
         yield inputs_T[:end], targets_T[:end]
 
 

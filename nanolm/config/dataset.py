@@ -112,6 +112,39 @@ class JsonlConfig(FilesConfig):
     field: str = setting("text", doc="Key of the text in each object.")
 
 
+# The part of a template that is replaced by the text of a message.
+CONTENT = "{content}"
+
+
+@dataclasses.dataclass
+class TemplateConfig:
+    """The text of each message of a conversation; {content} stands for what was said."""
+
+    system: str = setting(f"<|system|>{CONTENT}\n", doc="A system message. It is not scored.")
+    user: str = setting(f"<|user|>{CONTENT}\n", doc="A user's message, or a prompt. It is not scored.")
+    assistant: str = setting(
+        f"<|assistant|>{CONTENT}<|end|>\n",
+        doc="A response. What stands before {content} is not scored. What follows it is scored: with it, the model "
+        "learns to end a response, and `nanolm generate` stops there.",
+    )
+
+
+@dataclasses.dataclass
+class InstructionsConfig(FilesConfig):
+    """Conversations in JSON Lines, of which only the responses are scored.
+
+    Each line is a document: an object with a prompt and a response, or with a list of messages, each with a role
+    (system, user or assistant) and a content. Blank lines are skipped.
+    """
+
+    name: str = "instructions"
+    split_by: SplitBy = setting(SplitBy.document, doc="What is held out for validation and test.")
+    prompt_field: str = setting("prompt", doc="Key of the prompt in each object.")
+    response_field: str = setting("response", doc="Key of the response in each object.")
+    messages_field: str = setting("messages", doc="Key of the list of messages in each object.")
+    template: TemplateConfig = setting(default_factory=TemplateConfig, doc="Text of the messages.")
+
+
 @dataclasses.dataclass
 class HuggingFaceConfig(DatasetConfig):
     """A dataset of the Hugging Face Hub, or a local directory of parquet or JSON files."""

@@ -33,7 +33,11 @@ def save_yaml(config: Config) -> str:
 
 def dump_inline(value: Any) -> str:
     """Format a plain value as YAML on one line."""
-    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    # Other styles break the line at a line end.
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 

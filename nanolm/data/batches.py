@@ -26,11 +26,12 @@ class Batch(NamedTuple):
     """Inputs and targets of a model, int64.
 
     The first token of a document is a target of the last position of the previous document: every token is scored,
-    also under a document mask.
+    also under a document mask. Only the prompts of dataset=instructions are not scored.
 
     Attributes:
         inputs_BxT: tokens.
-        targets_BxT: the tokens that follow them; IGNORE_INDEX after the end of a row.
+        targets_BxT: the tokens that follow them; IGNORE_INDEX after the end of a row, and for tokens that are not
+            scored.
         documents_BxT: index of the document of each input; None if not requested, or if every row is part of a single
             document.
     """
@@ -53,6 +54,8 @@ def draw(
     with_documents: bool = False,
 ) -> Batch:
     """Draw the batch of a step, or a rank's share of it.
+
+    Every row has a scored target: windows and blocks without one are moved to the nearest.
 
     Args:
         kind: how rows are sampled; lines and documents need a stream with rows.
@@ -81,9 +84,24 @@ def draw(
         assert stream.rows is not None, f"{kind} of a stream without rows"
         rows_B = _shuffled_epochs(len(stream.rows), seed, block, batch_size)[row, share]
         return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
-    rows_BxT1 = gather_windows(stream.tokens, starts_B, context_length + 1).astype(np.int64)
+    if stream.scored is not None:
+        starts_B = stream.scored.move_to_targets(starts_B, context_length)
+    inputs_BxT, targets_BxT = gather_targets(stream, starts_B, context_length)
     documents_BxT = document_ids(stream.documents, starts_B, context_length) if with_documents else None
-    return Batch(rows_BxT1[:, :-1], rows_BxT1[:, 1:], documents_BxT)
+    return Batch(inputs_BxT, targets_BxT, documents_BxT)
+
+
+def gather_targets(stream: Stream, starts_B: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the windows of `length` inputs from each start, and their targets.
+
+    Returns:
+        inputs_BxT and targets_BxT, int64; targets that are not scored are IGNORE_INDEX.
+    """
+    window_BxT1 = gather_windows(stream.tokens, starts_B, length + 1).astype(np.int64)
+    targets_BxT = window_BxT1[:, 1:]
+    if stream.scored is not None:
+        targets_BxT = np.where(gather_windows(stream.scored.mask, starts_B + 1, length), targets_BxT, IGNORE_INDEX)
+    return window_BxT1[:, :-1], targets_BxT
 
 
 def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np.ndarray:
@@ -115,6 +133,8 @@ def document_ids(documents: np.ndarray, starts_B: np.ndarray, length: int) -> np
 def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rows by their indices, padded at the end: inputs with 0, targets with IGNORE_INDEX.
 
+    Targets that are not scored are IGNORE_INDEX as well.
+
     A causal mask hides the padding from every scored position, as it comes last.
 
     Returns:
@@ -131,6 +151,8 @@ def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndar
             inputs_BxT[row, 1:length] = targets_BxT[row, : length - 1]
         else:
             inputs_BxT[row, :length] = tokens[begin - 1 : begin - 1 + length]
+        if rows.scored is not None:
+            targets_BxT[row, :length][~rows.scored.mask[begin : begin + length]] = IGNORE_INDEX
     return inputs_BxT, targets_BxT
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nanolm.config.dataset import CONTENT, TemplateConfig
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import NanolmError
@@ -11,6 +12,22 @@ from nanolm.errors import NanolmError
 # Tokens of the text that are considered, and the maximum length of a prompt.
 TOKENS = 256
 MAX_CHARACTERS = 20
+
+
+def choose_message(stream: Stream, tokenizer: Tokenizer, template: TemplateConfig) -> str:
+    """Choose the first short message of a user from a text of conversations.
+
+    Returns:
+        "" if there is none among the first conversations.
+    """
+    before, after = template.user.split(CONTENT)
+    after += template.assistant.split(CONTENT)[0]
+    for start in stream.documents[:TOKENS].tolist():
+        text = tokenizer.decode(stream.tokens[start : start + TOKENS].tolist())
+        message, found, _ = text.partition(before)[2].partition(after)
+        if found and message.isprintable() and 0 < len(message) <= 3 * MAX_CHARACTERS:
+            return message
+    return ""
 
 
 def choose_prompt(stream: Stream, tokenizer: Tokenizer) -> str:

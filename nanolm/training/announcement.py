@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
@@ -53,6 +55,8 @@ def announce(
         say(f"schedule_free is designed for scheduler=constant, not {config.scheduler.name}")
     for leak in masks.noncausal_warnings(config):
         say(leak)
+    for note in _instruction_notes(setup):
+        say(note)
     if reads_documents(config) and setup.streams["train"].n_documents == 1:
         say("the train split is one document: mask.within_documents has no effect on it")
     with_changes = f" with {'; '.join(changes)}" if changes else ""
@@ -65,6 +69,21 @@ def announce(
     if (change := lr_change(setup)) is not None:
         say(change)
     say(f"run directory {setup.run.path}")
+
+
+def _instruction_notes(setup: Setup) -> Iterator[str]:
+    """Say how much of a dataset with prompts is scored, and whether conversations exceed the context."""
+    train, context_length = setup.streams["train"], setup.config.size.context_length
+    if train.scored is None:
+        return
+    scored = [f"{stream.scored_tokens:,} of {len(stream.tokens):,} {split}" for split, stream in setup.streams.items()]
+    yield f"scored are the responses only: {' and '.join(scored)} tokens"
+    lengths = np.diff(train.documents.astype(np.int64), append=len(train.tokens))
+    if n_long := int((lengths > context_length).sum()):
+        yield (
+            f"{n_long:,} of {len(lengths):,} train conversations are longer than the context of {context_length:,} "
+            f"tokens (the longest has {lengths.max():,}): what follows is learned without their beginning"
+        )
 
 
 def lr_change(setup: Setup) -> str | None:

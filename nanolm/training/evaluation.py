@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nanolm.config.mask import reads_documents
+from nanolm.data.conversation import response_ends, template_of
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
@@ -93,13 +94,20 @@ def split_loss(setup: Setup, split: str) -> float:
 
 
 def write_sample(setup: Setup) -> str:
-    """Generate trainer.sample_tokens tokens after a line end, or after the first validation token if there is none."""
-    config, state, tokenizer = setup.config, setup.state, setup.tokenizer
-    prompt = setup.streams["val"].tokens[:1]
-    with contextlib.suppress(NanolmError):
-        line_end = tokenizer.encode("\n")
-        # Some tokenizers drop line ends.
-        prompt = line_end if len(line_end) else prompt
+    """Generate trainer.sample_tokens tokens after a line end, or after the first validation token if there is none.
+
+    For dataset=instructions, generate the response to the first prompt of the validation split, after that prompt.
+    """
+    config, state, tokenizer, val = setup.config, setup.state, setup.tokenizer, setup.streams["val"]
+    template = template_of(config.dataset)
+    prompt = val.tokens[:1]
+    if val.scored is not None:
+        prompt = val.tokens[: max(1, val.scored.first)]
+    else:
+        with contextlib.suppress(NanolmError):
+            line_end = tokenizer.encode("\n")
+            # Some tokenizers drop line ends.
+            prompt = line_end if len(line_end) else prompt
     tokens = sample(
         state.model,
         torch.from_numpy(prompt.astype(np.int64)).to(state.device),
@@ -107,4 +115,9 @@ def write_sample(setup: Setup) -> str:
         context_length=config.size.context_length,
         seed=config.seed,
     )
-    return tokenizer.decode(tokens.tolist())
+    text = tokenizer.decode(tokens.tolist())
+    if template is None:
+        return text
+    for end in response_ends(template, tokenizer):
+        text = "".join(text.partition(end)[:2])
+    return tokenizer.decode(prompt.tolist()) + text

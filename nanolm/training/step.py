@@ -77,7 +77,7 @@ def micro_batches(
         world_size=ranks.world_size,
         with_documents=reads_documents(config),
     )
-    if settings.sampling.in_rows:
+    if settings.sampling.in_rows or stream.scored is not None:
         n_scored = int(ranks.sum(int(np.count_nonzero(batch.targets_BxT != IGNORE_INDEX))))
     else:
         n_scored = batch.targets_BxT.size * ranks.world_size

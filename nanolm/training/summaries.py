@@ -100,12 +100,13 @@ def results(state: TrainState, val: Stream) -> dict[str, Any]:
 
 def _baseline_losses(streams: dict[str, Stream], vocab_size: int) -> dict[str, float]:
     """Losses of counted n-grams on the validation tokens, in nats per token; empty if counting takes minutes."""
-    train, val = streams["train"].tokens, streams["val"].tokens
-    if len(train) > COUNTABLE_TOKENS:
+    train, val = streams["train"], streams["val"]
+    if len(train.tokens) > COUNTABLE_TOKENS:
         return {}
+    masks = [None if stream.scored is None else stream.scored.mask for stream in (train, val)]
     return {
-        "counted_unigram": unigram_loss(train, val, vocab_size),
-        "counted_bigram": bigram_loss(train, val, vocab_size),
+        "counted_unigram": unigram_loss(train.tokens, val.tokens, vocab_size, *masks),
+        "counted_bigram": bigram_loss(train.tokens, val.tokens, vocab_size, *masks),
     }
 
 

@@ -22,8 +22,9 @@ from nanolm.config.identity import describe_changes
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
+from nanolm.data.conversation import template_of
 from nanolm.data.download import only_if_asked
-from nanolm.data.prompt import choose_prompt
+from nanolm.data.prompt import choose_message, choose_prompt
 from nanolm.errors import DivergedError, NanolmError, write_failure
 from nanolm.files import write_durably
 from nanolm.model.build import FittedModel
@@ -243,7 +244,9 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
         if setup.ranks.is_main:
             write_final_summary(setup.run.summary, summary)
         session.log.logger.close(summary)
-    prompt = choose_prompt(setup.streams["train"], setup.tokenizer)
+    template = template_of(setup.config.dataset)
+    choose = choose_prompt if template is None else functools.partial(choose_message, template=template)
+    prompt = choose(setup.streams["train"], setup.tokenizer)
     return Outcome(summary, stop.exit_status, text, prompt)
 
 

@@ -1,4 +1,4 @@
-"""The exact loss over a split: every token is scored once, in order."""
+"""The exact loss over a split: every token is scored once, in order; of a dataset with prompts, every response."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows
-from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
+from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows, gather_targets
+from nanolm.data.tokens.stream import Rows, Stream, Tokens
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat
 from nanolm.training.step import next_token_loss
@@ -70,8 +70,7 @@ def exact_loss(
     if stream.rows is not None:
         batches = _row_batches(stream.tokens, stream.rows, batch_size, ranks)
     else:
-        documents = stream.documents if reads_documents else None
-        batches = _window_batches(stream.tokens, documents, context_length, stride, batch_size, ranks)
+        batches = _window_batches(stream, reads_documents, context_length, stride, batch_size, ranks)
     was_training = model.training
     model.eval()
     total = 0.0
@@ -95,21 +94,21 @@ def _row_batches(tokens: Tokens, rows: Rows, batch_size: int, ranks: Ranks) -> I
 
 
 def _window_batches(
-    tokens: Tokens,
-    documents: np.ndarray | None,
+    stream: Stream,
+    reads_documents: bool,
     context_length: int,
     stride: int,
     batch_size: int,
     ranks: Ranks,
 ) -> Iterator[_Batch]:
-    windows = _windows(len(tokens) - 1, context_length, stride, batch_size * ranks.world_size)
+    windows = _windows(len(stream.tokens) - 1, context_length, stride, batch_size * ranks.world_size)
     for all_starts_B, length, n_scored in windows:
         starts_B, counts = _share_of(all_starts_B, ranks)
-        window_BxT = gather_windows(tokens, starts_B, length + 1).astype(np.int64)
-        inputs = [window_BxT[:, :-1]]
-        if documents is not None:
-            inputs.append(document_ids(documents, starts_B, length))
-        yield _Batch(inputs, window_BxT[:, 1:][:, -n_scored:], counts)
+        inputs_BxT, targets_BxT = gather_targets(stream, starts_B, length)
+        inputs = [inputs_BxT]
+        if reads_documents:
+            inputs.append(document_ids(stream.documents, starts_B, length))
+        yield _Batch(inputs, targets_BxT[:, -n_scored:], counts)
 
 
 def _share_of(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:

@@ -9,6 +9,7 @@ Every character is kept, NUL included, but a text with many NULs is refused.
 """
 
 from nanolm.data.corpus import huggingface as huggingface  # registers the built-in datasets
+from nanolm.data.corpus import instructions as instructions
 from nanolm.data.corpus import sources as sources
 from nanolm.data.corpus.loading import Corpus, load
 from nanolm.data.corpus.reading import Part, read_utf8

@@ -22,10 +22,12 @@ class Part(NamedTuple):
     Attributes:
         text: of any length.
         ends: whether the part is the end of its document.
+        scored: whether the loss includes the part; the prompts of dataset=instructions are only inputs.
     """
 
     text: str
     ends: bool = True
+    scored: bool = True
 
 
 def read_utf8(path: Path, *, allow_nul: bool = False, hint: str = "") -> Iterator[Part]:

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nanolm.config.dataset import (
     DownloadConfig,
@@ -66,13 +67,35 @@ def text(config: TextConfig) -> Iterator[Part]:
 @DATASETS.register("jsonl")
 def jsonl(config: JsonlConfig) -> Iterator[str]:
     """Read one field of every JSON object, by file and line."""
+    for line, where in numbered_lines(config):
+        yield text_in(json_object(line, where), config.field, where)
+
+
+def numbered_lines(config: FilesConfig) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the files that are not blank, each with its file and number as text."""
     for path in find_files(config.path).files:
         number = 0
         for part in _read_one(path, config):
             for line in part.text.split("\n")[: None if part.ends else -1]:
                 number += 1
                 if line.strip().strip("\ufeff"):
-                    yield _field(line.removeprefix("\ufeff"), config.field, f"{path}, line {number}")
+                    yield line.removeprefix("\ufeff"), f"{path}, line {number}"
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """Parse a line of JSON.
+
+    Raises:
+        DataError: it is not JSON, or not an object.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"this is not JSON: {error}", where=where, hint="put one JSON object on each line") from error
+    if not isinstance(row, dict):
+        found = f"this is {type(row).__name__}, not an object"
+        raise DataError(found, where=where, hint="put one JSON object on each line")
+    return row
 
 
 def _read_one(path: Path, config: FilesConfig) -> Iterator[Part]:
@@ -121,15 +144,3 @@ def _between_gutenberg_marks(parts: Iterator[Part], path: Path) -> Iterator[Part
             hint="download it again, or use the whole file with dataset=text dataset.path=...",
         )
     yield Part(text[start.end() : end.start()].rstrip() + "\n")
-
-
-def _field(line: str, field: str, where: str) -> str:
-    """Return the text of one field of a line of JSON."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"this is not JSON: {error}", where=where, hint="put one JSON object on each line") from error
-    if not isinstance(row, dict):
-        found = f"this is {type(row).__name__}, not an object"
-        raise DataError(found, where=where, hint="put one JSON object on each line")
-    return text_in(row, field, where)

@@ -25,11 +25,13 @@ class Piece(NamedTuple):
         split: train, val or test.
         text: with the line ends between documents.
         begins: whether it is the beginning of a document (or of a line, for dataset.split_by=line).
+        scored: as in Part.
     """
 
     split: str
     text: str
     begins: bool
+    scored: bool = True
 
 
 def split_settings(config: DatasetConfig) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: 
     }
     cuts = [(split, ends_at[split] if split != list(shares)[-1] else n_characters) for split in shares]
     position, begins = 0, True
-    for text, ends in parts:
+    for text, ends, scored in parts:
         while text:
             split, end = cuts[0]
             if position == end and len(cuts) > 1:
@@ -96,7 +98,7 @@ def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: 
                 begins = True
                 continue
             taken = text[: end - position]
-            yield Piece(split, taken, begins)
+            yield Piece(split, taken, begins, scored)
             position += len(taken)
             text = text[len(taken) :]
             begins = False
@@ -105,10 +107,10 @@ def _by_fraction(parts: Iterator[Part], shares: dict[str, float], n_characters: 
 
 def _by_document(parts: Iterator[Part], splits: Iterator[str]) -> Iterator[Piece]:
     begins, split = True, ""
-    for text, ends in parts:
+    for text, ends, scored in parts:
         if begins:
             split = next(splits)
-        yield Piece(split, text, begins)
+        yield Piece(split, text, begins, scored)
         begins = ends
 
 

@@ -34,15 +34,18 @@ class EncodedGroup:
         ids: the tokens.
         document_starts: index of the first token of each document.
         row_starts: index of the first token of each row; empty unless batches are made of rows.
-        first_token_bytes: bytes of the first token.
-        counts: characters and text_bytes (UTF-8) of the text; token_bytes that the tokens represent, 0 if the tokenizer
-            is lossy; row_first_bytes of the first tokens of all rows.
+        is_scored: bool, whether the loss includes each token.
+        first_token_bytes: bytes of the first token, 0 if it is not scored.
+        counts: characters and text_bytes (UTF-8) of the text; scored_text_bytes of its scored part; token_bytes that
+            the scored tokens represent, 0 if the tokenizer is lossy; row_first_bytes of the scored first tokens of all
+            rows.
     """
 
     split: str
     ids: np.ndarray
     document_starts: np.ndarray
     row_starts: np.ndarray
+    is_scored: np.ndarray
     first_token_bytes: int
     counts: dict[str, int]
 
@@ -66,8 +69,8 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, rows: str | None) -> Encod
     if rows == Sampling.lines.name:
         # Pieces are cut after line ends, so that each begins with a line.
         segments = [
-            Piece(split, line, begins and number == 0)
-            for split, text, begins in pieces
+            Piece(split, line, begins and number == 0, scored)
+            for split, text, begins, scored in pieces
             for number, line in enumerate(io.StringIO(text))
         ]
     encoded = [tokenizer.encode(segment.text) for segment in segments]
@@ -75,19 +78,26 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, rows: str | None) -> Encod
     offsets = np.cumsum([0] + [len(one) for one in encoded[:-1]])
     begins_document = np.array([segment.begins for segment in segments])
     begins_row = begins_document | (rows == Sampling.lines.name)
-    has_tokens = np.array([len(one) > 0 for one in encoded])
-    row_starts = offsets[begins_row & has_tokens] if rows else offsets[:0]
+    lengths = np.array([len(one) for one in encoded])
+    # Rows without tokens are left out. Segments before the first beginning continue a row of the group before.
+    first_segments = np.flatnonzero(begins_row)
+    has_tokens = np.add.reduceat(lengths, first_segments) > 0 if len(first_segments) else begins_row[:0]
+    row_starts = offsets[first_segments[has_tokens]] if rows else offsets[:0]
+    is_scored = np.repeat(np.array([segment.scored for segment in segments]), lengths)
+    scored_row_starts = row_starts[is_scored[row_starts]]
     return EncodedGroup(
         split=pieces[0].split,
         ids=ids,
         document_starts=offsets[begins_document],
         row_starts=row_starts,
-        first_token_bytes=tokenizer.count_bytes(ids[:1]) if len(ids) else 0,
+        is_scored=is_scored,
+        first_token_bytes=tokenizer.count_bytes(ids[:1]) if is_scored[:1].any() else 0,
         counts={
             "characters": sum(len(piece.text) for piece in pieces),
-            "token_bytes": tokenizer.count_bytes(ids) if tokenizer.lossless else 0,
+            "token_bytes": tokenizer.count_bytes(ids[is_scored]) if tokenizer.lossless else 0,
             "text_bytes": sum(len(piece.text.encode()) for piece in pieces),
-            "row_first_bytes": tokenizer.count_bytes(ids[row_starts]) if len(row_starts) else 0,
+            "scored_text_bytes": sum(len(piece.text.encode()) for piece in pieces if piece.scored),
+            "row_first_bytes": tokenizer.count_bytes(ids[scored_row_starts]) if len(scored_row_starts) else 0,
         },
     )
 

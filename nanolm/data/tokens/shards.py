@@ -1,4 +1,4 @@
-"""The files of a token stream: a checksummed folder of shards, document starts and row starts."""
+"""The files of a token stream: a checksummed folder of shards, document starts, row starts and scored tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanolm.checksummed import ChecksummedFile, FolderWriter, read_manifest
 from nanolm.data.corpus import Corpus
 from nanolm.data.tokenizers import Tokenizer, smallest_dtype
 from nanolm.data.tokens.encoding import EncodedGroup, encode_corpus
-from nanolm.data.tokens.stream import Rows, Shards, Stream, Tokens
+from nanolm.data.tokens.stream import Rows, Scored, Shards, Stream, Tokens
 
 SHARD_TOKENS = 2**26
 
@@ -28,8 +28,13 @@ def write_streams(
         on_progress: called with the number of characters done.
     """
     dtype = smallest_dtype(tokenizer.vocab_size)
+    has_rows = key["rows"] is not None
+    start = _line_end(tokenizer) if has_rows else None
     with FolderWriter(folder) as writer:
-        splits = {split: _SplitWriter(writer, split, dtype, key["rows"] is not None) for split in corpus.splits}
+        splits = {
+            split: _SplitWriter(writer, split, dtype, has_rows, start, corpus.is_partly_scored)
+            for split in corpus.splits
+        }
         for group in encode_corpus(corpus, tokenizer, key["rows"]):
             splits[group.split].add(group)
             on_progress(group.counts["characters"])
@@ -38,7 +43,7 @@ def write_streams(
             "dtype": dtype.name,
             "vocab_size": tokenizer.vocab_size,
             "lossless": tokenizer.lossless,
-            "start": _line_end(tokenizer) if key["rows"] is not None else None,
+            "start": start,
             "splits": {split: split_writer.finish() for split, split_writer in splits.items()},
         }
         writer.commit(manifest)
@@ -54,14 +59,19 @@ def open_streams(folder: Path, context_length: int) -> dict[str, Stream]:
         shards = [_map(folder / name, dtype) for name in entry["shards"]]
         tokens: Tokens = shards[0] if len(shards) == 1 else Shards(shards)
         rows = None
+        # Streams that were written before there were datasets with prompts have no entries about them.
+        is_scored_file = entry.get("is_scored")
+        scored = None if is_scored_file is None else Scored(_map(folder / is_scored_file, np.dtype(np.bool_)))
         unscored_bytes = entry["first_token_bytes"]
         if entry["rows"] is not None:
-            rows = Rows(_map(folder / entry["rows"], np.dtype(np.uint64)), manifest["start"], context_length)
+            rows = Rows(_map(folder / entry["rows"], np.dtype(np.uint64)), manifest["start"], context_length, scored)
             unscored_bytes = entry["row_first_bytes"] if rows.start is None else 0
+        text_bytes = entry.get("scored_text_bytes", entry["text_bytes"])
         streams[split] = Stream(
             tokens=tokens,
-            scored_bytes=entry["token_bytes" if manifest["lossless"] else "text_bytes"] - unscored_bytes,
+            scored_bytes=(entry["token_bytes"] if manifest["lossless"] else text_bytes) - unscored_bytes,
             rows=rows,
+            scored=scored,
             documents=_map(folder / entry["documents"], np.dtype(np.uint64)),
             n_characters=entry["characters"],
             n_bytes=entry["text_bytes"],
@@ -77,15 +87,30 @@ def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 class _SplitWriter:
-    """Writer of the shards and starts of one split; `has_rows` also writes the starts of rows."""
+    """Writer of the files of one split.
 
-    def __init__(self, writer: FolderWriter, split: str, dtype: np.dtype[Any], has_rows: bool) -> None:
-        self._writer, self._split, self._dtype = writer, split, dtype
+    Args:
+        has_rows: whether to write the starts of rows.
+        start: the token before each row; without one, the first token of a row is not scored.
+        is_partly_scored: whether to write which tokens are scored.
+    """
+
+    def __init__(
+        self,
+        writer: FolderWriter,
+        split: str,
+        dtype: np.dtype[Any],
+        has_rows: bool,
+        start: int | None,
+        is_partly_scored: bool,
+    ) -> None:
+        self._writer, self._split, self._dtype, self._start = writer, split, dtype, start
+        self._is_scored = writer.open(f"{split}-scored.bin") if is_partly_scored else None
         self._shards: list[ChecksummedFile] = []
         self._documents = writer.open(f"{split}-documents.bin")
         self._rows = writer.open(f"{split}-rows.bin") if has_rows else None
         self._n_tokens = 0
-        names = ("characters", "token_bytes", "text_bytes", "first_token_bytes", "row_first_bytes")
+        names = ("characters", "token_bytes", "text_bytes", "scored_text_bytes", "first_token_bytes", "row_first_bytes")
         self._counts = dict.fromkeys(names, 0)
 
     def add(self, group: EncodedGroup) -> None:
@@ -97,6 +122,14 @@ class _SplitWriter:
         _write(self._documents, (self._n_tokens + group.document_starts).astype(np.uint64))
         if self._rows is not None:
             _write(self._rows, (self._n_tokens + group.row_starts).astype(np.uint64))
+        if self._is_scored is not None:
+            is_scored = group.is_scored.copy()
+            # Tokens that are never a target.
+            if self._rows is None and not self._n_tokens:
+                is_scored[:1] = False
+            elif self._rows is not None and self._start is None:
+                is_scored[group.row_starts] = False
+            _write(self._is_scored, is_scored)
         ids = group.ids.astype(self._dtype, copy=False)
         while len(ids):
             shard_index, n_in_shard = divmod(self._n_tokens, SHARD_TOKENS)
@@ -114,6 +147,8 @@ class _SplitWriter:
         if self._rows is not None:
             _write(self._rows, np.array([self._n_tokens], dtype=np.uint64))
             self._rows.finish()
+        if self._is_scored is not None:
+            self._is_scored.finish()
         self._documents.finish()
         self._shards[-1].finish()
         return {
@@ -121,6 +156,7 @@ class _SplitWriter:
             "shards": [shard.name for shard in self._shards],
             "documents": self._documents.name,
             "rows": None if self._rows is None else self._rows.name,
+            "is_scored": None if self._is_scored is None else self._is_scored.name,
             **self._counts,
         }
 
