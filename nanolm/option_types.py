@@ -34,12 +34,19 @@ class Number:
         kind: int or float.
         low, high: inclusive bounds.
         hint: what to type instead.
+        is_above_zero: whether every number above 0 is in the range, whose lower bound is the smallest of them.
     """
 
     kind: type[int] | type[float]
     low: float
     high: float
     hint: str
+    is_above_zero: bool = False
+
+    @property
+    def lower_bound(self) -> str:
+        """The lower bound in words."""
+        return "above 0" if self.is_above_zero else f"at least {self.low:g}"
 
     def __call__(self, text: str) -> int | float:
         """Parse a number.
@@ -53,7 +60,7 @@ class Number:
         except ValueError as error:
             raise SettingsError(f"is {quote(text)}, which is not {noun}", hint=self.hint) from error
         if not self.low <= number <= self.high:
-            reason = f"must be at least {self.low:g}" if number < self.low else "is too large"
+            reason = f"must be {self.lower_bound}" if number < self.low else "is too large"
             reason = "is not a finite number" if isinstance(number, float) and not math.isfinite(number) else reason
             raise SettingsError(f"is {quote(text)[1:-1]}, which {reason}", hint=self.hint)
         return number
@@ -63,6 +70,11 @@ SEED = Number(int, 0, LARGEST, f"a whole number from 0 to {LARGEST}")
 COUNT = Number(int, 1, LARGEST, "a whole number, 1 or more")
 COUNT_OR_NONE = Number(int, 0, LARGEST, "a whole number, 0 or more")
 TEMPERATURE = Number(float, 0.0, 1e30, "0 (greedy decoding), or a number above 0 such as 0.8")
+TOP_P = Number(float, math.ulp(0.0), 1.0, "above 0, at most 1 (1 samples from all tokens)", is_above_zero=True)
+MIN_P = Number(float, 0.0, 1.0, "from 0 (all tokens) to 1")
+REPETITION_PENALTY = Number(float, math.ulp(0.0), 1e30, "above 0; 1 has no effect, more than 1 discourages repetition")
+SAMPLES = Number(int, 1, 4096, "a whole number from 1 to 4096")
+ALTERNATIVES = Number(int, 0, 100, "a whole number from 0 to 100")
 LOSS = Number(float, math.ulp(0.0), 1e300, "a loss above 0, such as 1.88")
 SECONDS = Number(float, math.ulp(0.0), 86_400.0, "seconds above 0, at most a day (86400)")
 
@@ -73,11 +85,20 @@ def text(value: str) -> str:
     Raises:
         SettingsError: the text is empty, or the terminal did not send UTF-8.
     """
+    return nonempty(utf8(value))
+
+
+def utf8(value: str) -> str:
+    """Return a text that can be encoded; it may be empty.
+
+    Raises:
+        SettingsError: the terminal did not send UTF-8.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise SettingsError(f"is {quote(value)}, which is not UTF-8", hint="type it in a UTF-8 terminal") from error
-    return nonempty(value)
+    return value
 
 
 def nonempty(value: str) -> str:

@@ -81,6 +81,12 @@ def write(text: str) -> None:
     print(visible(text, multiline=True) if is_terminal else text, flush=True)
 
 
+def write_part(text: str) -> None:
+    """Print a part of a text on stdout, as `write` does but without a line end."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    print(visible(text, multiline=True) if is_terminal else text, end="", flush=True)
+
+
 def say(text: str) -> None:
     """Print a message on stderr, with control characters escaped; write errors are ignored."""
     with contextlib.suppress(OSError):

@@ -22,6 +22,8 @@ from typing import Self
 import torch
 from torch import nn
 
+from nanolm.config.dataset import TemplateConfig
+from nanolm.data.conversation import response_ends, template_of
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.inference.load import Loaded
@@ -153,6 +155,8 @@ class Engine:
     Args:
         model: module that maps tokens_BxT to logits_BxTxV. If it has `make_cache`, keys and values are cached.
         context_length: largest number of tokens that the model reads.
+        name, step: of the run, for messages.
+        template: template of messages to respond to; None for texts to continue.
         translate_errors: context in which the model is called.
     """
 
@@ -162,24 +166,36 @@ class Engine:
         tokenizer: Tokenizer,
         context_length: int,
         device: torch.device | str = "cpu",
+        name: str = "",
+        step: int = 0,
+        template: TemplateConfig | None = None,
         translate_errors: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.name, self.step = name, step
         self.context_length = context_length
         self.device = torch.device(device)
+        self.template = template
         self._translate_errors = translate_errors
         self._end_token = end_token(tokenizer)
         self._token_texts: dict[int, str] = {}
 
     @classmethod
-    def of(cls, loaded: Loaded) -> Self:
-        """Make the engine of a loaded run."""
+    def of(cls, loaded: Loaded, *, raw: bool = False) -> Self:
+        """Make the engine of a loaded run.
+
+        Args:
+            raw: whether to continue prompts as they are for a run of dataset=instructions, too.
+        """
         config = loaded.config
         return cls(
             loaded.model,
             loaded.tokenizer,
             config.size.context_length,
             loaded.device,
+            str(loaded.run.path),
+            loaded.step,
+            None if raw else template_of(config.dataset),
             lambda: translate_memory_errors(config),
         )
 
@@ -198,7 +214,7 @@ class Engine:
         """Generate token by token.
 
         Args:
-            prompts: one text, or a batch of texts of any lengths.
+            prompts: one text, or a batch of texts of any lengths; messages to respond to if there is a template.
             settings: defaults if None.
             samples: number of texts per prompt. Sample i of a prompt has the seed settings.seed + i, and is the text
                 that this seed gives alone.
@@ -214,10 +230,17 @@ class Engine:
         if samples < 1:
             raise SettingsError(f"--samples is {samples}", where="--samples", hint="1 or more")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded = [encode_prompt(self.tokenizer, text) for text in texts]
+        encoded = [encode_prompt(self.tokenizer, text, self.template) for text in texts]
+        if self.template is not None:
+            stop = (*settings.stop, *response_ends(self.template, self.tokenizer))
+            settings = dataclasses.replace(settings, stop=stop)
         batch = [prompt for prompt in encoded for _ in range(samples)]
         seeds = [settings.seed + sample for _ in encoded for sample in range(samples)]
         return Stream(batch, seeds, self._tokens(batch, seeds, settings))
+
+    def shown_prompt(self, prompt: Prompt) -> str:
+        """Return the beginning of the shown text: the prompt as the tokenizer decodes it; "" for a message."""
+        return "" if prompt.start is not None or prompt.is_message else self.tokenizer.decode(prompt.tokens)
 
     def token_text(self, token: int) -> str:
         r"""Return the text of a token on its own; bytes that are not a character are written as \xNN."""

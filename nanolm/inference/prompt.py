@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
+from nanolm.config.dataset import TemplateConfig
+from nanolm.data.conversation import USER, Message, render_prompt
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import NanolmError, SettingsError
 
@@ -21,13 +23,15 @@ class Prompt:
 
     Attributes:
         text: as given; "" for an empty prompt.
-        tokens: at least one.
+        tokens: at least one. Those of a message include its template.
         start: name of the token that an empty prompt starts from, such as "<|endoftext|>"; None for other prompts.
+        is_message: whether it is a message to respond to.
     """
 
     text: str
     tokens: tuple[int, ...]
     start: str | None = None
+    is_message: bool = False
 
     @property
     def note(self) -> str | None:
@@ -35,8 +39,11 @@ class Prompt:
         return None if self.start is None else f"the prompt is empty: the text starts from {self.start}"
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
+def encode_prompt(tokenizer: Tokenizer, text: str, template: TemplateConfig | None = None) -> Prompt:
     """Encode a prompt. An empty one starts from the end-of-text token, or from a line end if there is none.
+
+    Args:
+        template: for a message of a user to respond to; None for a text to continue.
 
     Raises:
         SettingsError: the prompt is too long or has no tokens, or is empty and there is nothing to start from.
@@ -48,12 +55,15 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
             where="--prompt",
             hint=f"at most {MAX_CHARACTERS:,}; only the last tokens that fit the context affect the text",
         )
+    if not text and template is not None:
+        raise SettingsError("the message is empty", where="--prompt", hint="give it at least one character")
     if not text:
         return _empty_prompt(tokenizer)
-    tokens = tokenizer.encode(text)
+    is_message = template is not None
+    tokens = tokenizer.encode(text if template is None else render_prompt([Message(USER, text)], template))
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", hint="give it at least one word")
-    return Prompt(text, tuple(tokens.tolist()))
+    return Prompt(text, tuple(tokens.tolist()), is_message=is_message)
 
 
 def end_token(tokenizer: Tokenizer) -> int | None:
