@@ -118,6 +118,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
             "optimizer_name": config.optimizer.name,
             "activations_estimate": None if activations is None else _plain(activations),
             "peak_estimate": memory_estimate.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
+            "key_value_cache": _plain(memory_estimate.cache_memory(config, vocab_size)) if by_formula else None,
             "batch_size": config.trainer.batch_size // config.trainer.gradient_accumulation,
             "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
         },
@@ -169,6 +170,11 @@ def _print_tables(result: dict[str, Any]) -> None:
         table.add_row("activations (est.)", activations["formula"], f"{amount:,}", format_bytes(amount))
         table.add_row("peak (est.)", "", f"{peak:,}", format_bytes(peak), style="bold")
     console.print(table)
+    cache = memory["key_value_cache"]
+    if cache is not None and cache["amount"]:
+        table = Table(["generation memory", "formula", "bytes", ""], "llrr")
+        table.add_row("key-value cache", cache["formula"], f"{cache['amount']:,}", format_bytes(cache["amount"]))
+        console.print(table)
     if activations is not None:
         console.print(
             f"activations: estimate for micro-batches of {memory['batch_size']:,} sequences (B), in eager mode,\n"

@@ -24,7 +24,7 @@ from nanolm.config.optimizer import (
 from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
 from nanolm.model.count import Part, evaluate_part, parameters, trained
-from nanolm.model.polynomial import ONE, ZERO, A, C, N, P, Polynomial, V
+from nanolm.model.polynomial import ONE, ZERO, A, C, N, P, Polynomial, T, V
 from nanolm.model.shapes import (
     adapted_matrices,
     attention_matrices,
@@ -122,6 +122,20 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
     averages = 0 if config.trainer.ema_decay is None else parts["gradients"]
     persistent = parts["weights"] + parts.get("optimizer", 0) + averages
     return persistent + max(activations, parts["gradients"] + temporary)
+
+
+def cache_memory(config: Config, vocab_size: int) -> Part:
+    """Count the bytes of the key-value cache of one sequence in fp32; 0 for a model without one.
+
+    Raises:
+        SettingsError: the model is a plugin's.
+    """
+    settings, widths = model_with_formula(config), widths_of(config)
+    if not isinstance(settings, TransformerConfig):
+        return evaluate_part("key-value cache", dimensions(config, vocab_size))
+    # Uniform attention averages the residual, which the cache stores as both.
+    stored = 2 * C if settings.attention is AttentionKind.uniform else widths.keys + widths.values
+    return evaluate_part("key-value cache", dimensions(config, vocab_size), FP32_BYTES * T * stored)
 
 
 def inference_memory(config: Config, vocab_size: int) -> int:
