@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nanolm.compose.diagnosis import compose_over, diagnose
+from nanolm.compose.diagnosis import Base, compose_over, diagnose
 from nanolm.compose.hydra_api import choices_of, compose, config_folder, hydra_context, with_search_path
 from nanolm.compose.launch import is_launch_option, read_launch
 from nanolm.compose.override_checks import DIRECTORIES, empty_directory, missing_folders, override_problem
@@ -28,6 +28,7 @@ from nanolm.config.composed import (
 )
 from nanolm.config.fields import flat
 from nanolm.config.launch import Launch
+from nanolm.config.model import LoraConfig, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import NanolmError, SettingsError, raise_all
@@ -48,7 +49,8 @@ class ComposedCommand:
         run_directory_is_given: whether the command line sets it.
         sweep_directory: hydra.sweep.dir.
         choices: the option chosen in each group.
-        given: the keys that the command line sets; choosing an option sets every key of its group.
+        given: the keys that the command line sets, for a fork also by an experiment; choosing an option sets every key
+            of its group.
         from_environment: the settings that have the value of an environment variable, by variable; paths are left out.
     """
 
@@ -84,6 +86,9 @@ def compose_command(
             [empty_directory(key) for key in DIRECTORIES if not str(OmegaConf.select(composed, key) or "").strip()]
         )
         config = to_config(task)
+        given = _given(parsed, config, files if launch.fork else None)
+        if saved is not None:
+            drop_disabled_adapters(config, given)
         return ComposedCommand(
             config=config,
             launch=launch,
@@ -91,7 +96,7 @@ def compose_command(
             run_directory_is_given=any(override.key_or_group == "hydra.run.dir" for override in parsed),
             sweep_directory=user_path(str(OmegaConf.select(composed, "hydra.sweep.dir"))),
             choices=choices_of(composed.hydra.runtime.choices),
-            given=_given(parsed, config),
+            given=given,
             from_environment=settings_from_environment(task, config),
         )
 
@@ -109,6 +114,14 @@ def compose_unresolved(
         if is_resolved:
             raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
         return composed
+
+
+def drop_disabled_adapters(config: Config, given: Collection[str]) -> None:
+    """Reset the settings of the adapters of a run if `model.lora.rank=null` is the only one of them that is given."""
+    if {key for key in given if key.startswith("model.lora.")} == {"model.lora.rank"}:
+        model = config.model
+        if isinstance(model, TransformerConfig) and not model.has_adapters:
+            model.lora = LoraConfig()
 
 
 def hidden_options(config_dir: str) -> list[str]:
@@ -134,7 +147,7 @@ def _compose(
     files = YamlFiles(parsed, config_dir)
     import_plugins(plugins_named(parsed, files))
     register_schemas()
-    base = load_yaml(saved) if saved is not None else None
+    base = Base(load_yaml(saved), *(files.of_experiment() if launch.fork else ())) if saved is not None else None
     if base is not None:
         # Every setting of the run can be set without adding it.
         parsed = parse([_without_plus(override) for override in parsed])
@@ -189,7 +202,11 @@ def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
     return problems
 
 
-def _given(parsed: Sequence[Override], config: Config) -> set[str]:
+def _given(parsed: Sequence[Override], config: Config, files: YamlFiles | None) -> set[str]:
+    """Return the settings that overrides give, and the experiment in some files; None: its settings do not count."""
     keys = {override.key_or_group for override in parsed} - {*GLOBAL_GROUPS}
+    if files is not None:
+        groups, of_experiment = files.of_experiment()
+        keys |= {*groups, *of_experiment}
     # A part of a list (scheduler.parts.0.gamma) sets the list.
     return {name for name in flat(config) if any(is_part(name, key) or is_part(key, name) for key in keys)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
@@ -30,6 +31,7 @@ from nanolm.config.composed import (
     unresolved,
     unresolved_values,
 )
+from nanolm.config.fields import flatten
 from nanolm.config.launch import LAUNCH_KEYS
 from nanolm.config.run import Config
 from nanolm.config.wrong_values import MISFITS, explain_value
@@ -48,7 +50,21 @@ EXTRAS = {
 }
 
 
-def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig, DictConfig]:
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The settings of a run that is resumed or forked, which replace the defaults.
+
+    Attributes:
+        groups: for which the experiment of a fork chooses an option; the run's settings of these groups are not used.
+        keys: settings of the experiment.
+    """
+
+    config: Config
+    groups: Collection[str] = ()
+    keys: Sequence[str] = ()
+
+
+def compose_over(texts: Sequence[str], base: Base | None) -> tuple[DictConfig, DictConfig]:
     """Compose the overrides of one run, over the settings of another run if there is one.
 
     Args:
@@ -64,11 +80,12 @@ def compose_over(texts: Sequence[str], base: Config | None) -> tuple[DictConfig,
     parsed = parse(texts)
     values = [override for override in parsed if is_plain_value(override)]
     composed = compose([override.input_line for override in parsed if override not in values])
-    task, saved = without_hydra(composed), to_omegaconf(base)
+    task, saved = without_hydra(composed), to_omegaconf(base.config)
+    of_experiment = dict(flatten(cast(dict[str, Any], OmegaConf.to_container(task, resolve=False))))
     # Private, but reading a node in a public way would resolve its interpolation.
-    for name in set(saved).difference(override.key_or_group for override in parsed):
+    for name in set(saved).difference(base.groups, (override.key_or_group for override in parsed)):
         task[name] = saved._get_node(name)
-    task = with_values(task, values)
+    task = with_values(task, values, {key: of_experiment[key] for key in base.keys if key in of_experiment})
     # Such as hydra.run.dir=${model.name}.
     OmegaConf.set_struct(composed, False)
     for name in task:
@@ -90,7 +107,7 @@ def diagnose(
     parsed: Sequence[Override],
     multirun: bool,
     files: YamlFiles,
-    base: Config | None = None,
+    base: Base | None = None,
     found: Sequence[NanolmError] = (),
 ) -> list[NanolmError]:
     """Try every override by itself, choices of options first, and return every mistake.
@@ -199,11 +216,11 @@ def _options_without(key: str, known_with: dict[str, set[str]]) -> tuple[list[st
     return None
 
 
-def _no_setting(key: str, word: str, known: Sequence[str], base: Config | None, files: YamlFiles) -> SettingsError:
+def _no_setting(key: str, word: str, known: Sequence[str], base: Base | None, files: YamlFiles) -> SettingsError:
     group = key.split(".")[0]
     having = files.options_with(group, key.partition(".")[2]) if group in GROUPS else []
     if having and base is not None:
-        return not_in_run(key, getattr(base, group).name, having[0])
+        return not_in_run(key, getattr(base.config, group).name, having[0])
     elsewhere = f"the chosen {group} does not have it; it is a setting of {', '.join(having)}"
     return SettingsError(f"there is no setting {key!r}", where=word, hint=elsewhere if having else nearest(key, known))
 

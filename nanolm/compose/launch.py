@@ -10,7 +10,7 @@ from omegaconf.errors import GrammarParseError
 
 from nanolm import shell
 from nanolm.config.composed import unresolved, unresolved_values
-from nanolm.config.launch import ALIASES, LAUNCH_KEYS, Launch
+from nanolm.config.launch import ALIASES, BOOLEANS, LAUNCH_KEYS, NEVER, Launch
 from nanolm.config.wrong_values import MISFITS, explain_value
 from nanolm.errors import NanolmError, SettingsError
 
@@ -33,25 +33,45 @@ def read_launch(overrides: Sequence[Override], multirun: bool = False) -> tuple[
         The launch options, and everything that is wrong with them; the former mean nothing if there are problems.
     """
     node = OmegaConf.structured(Launch)
+    parent = ""
     problems: list[NanolmError] = []
     for override in filter(is_launch_option, overrides):
         name, text = ALIASES.get(override.key_or_group, override.key_or_group), override.input_line
         value = override.value()
         if problem := _unsupported_form(override):
             problems.append(problem)
-        elif name == "resume" and (value is None or not str(value).strip()):
-            hint = "name a run, as in resume=outputs/my_run, or leave it out"
-            problems.append(SettingsError("resume is empty", where="resume=", hint=hint))
+        elif (name == "resume" and value is None) or (
+            name in ("resume", "fork") and isinstance(value, str) and not value.strip()
+        ):
+            hint = f"name a run, as in {name}=outputs/my_run, or leave it out"
+            problems.append(SettingsError(f"{name} is empty", where=f"{name}=", hint=hint))
         elif type(value) is int and value not in (0, 1) and name != "resume":
             # OmegaConf takes any whole number for a boolean.
             problems.append(explain_value(node, name, value, text) or SettingsError(text, where=text))
         else:
+            is_parent = name == "fork" and isinstance(value, str) and value.lower() not in BOOLEANS
             try:
-                node[name] = value
+                if is_parent:
+                    node.fork, parent = True, value
+                else:
+                    node[name] = value
             except GrammarParseError as error:
                 problems.append(_unresolved(unresolved(name, value, error)))
             except MISFITS as error:
                 problems.append(explain_value(node, name, value, text) or SettingsError(str(error), where=text))
+    if parent and node._get_node("resume") != NEVER and node._get_node("resume") != parent:
+        problems.append(
+            SettingsError(
+                f"fork={parent} and resume={node.resume} name two runs",
+                where="fork, resume",
+                hint="fork=RUN starts a new run from RUN, and resume=RUN continues it: leave out one of them",
+            )
+        )
+    elif parent:
+        try:
+            node.resume = parent
+        except GrammarParseError as error:
+            problems.append(_unresolved(unresolved("fork", parent, error)))
     problems += map(_unresolved, unresolved_values(node))
     if problems:
         return Launch(), problems
@@ -107,7 +127,7 @@ def _wrong_combinations(launch: Launch, multirun: bool) -> list[NanolmError]:
             not multirun and launch.fork and launch.resumed_path is None,
             f"fork=true starts from another run, but resume is {launch.resume}",
             "fork, resume",
-            "resume=RUN_DIR fork=true, or resume=RUN_DIR/checkpoints/step-N fork=true",
+            "fork=RUN_DIR, or fork=RUN_DIR/checkpoints/step-N",
         ),
     ]
     return [SettingsError(found, where=where, hint=hint) for is_wrong, found, where, hint in checks if is_wrong]

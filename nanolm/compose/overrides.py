@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -101,14 +101,19 @@ def is_part(key: str, of: str) -> bool:
     return f"{key}.".startswith(f"{of}.")
 
 
-def with_values(task: DictConfig, overrides: Sequence[Override]) -> DictConfig:
+def with_values(task: DictConfig, overrides: Sequence[Override], values: Mapping[str, Any] | None = None) -> DictConfig:
     """Return a copy with plain values set.
+
+    Args:
+        values: set before the overrides, by dotted key.
 
     Raises:
         OmegaConfBaseException: there is no such setting, or the value has another type.
     """
     copied = task.copy()
     OmegaConf.set_struct(copied, True)
+    for key, value in (values or {}).items():
+        OmegaConf.update(copied, key, value, merge=True)
     for override in overrides:
         OmegaConf.update(copied, override.key_or_group, override.value(), merge=True)
     return copied

@@ -6,12 +6,11 @@ import copy
 import functools
 import operator
 
-from nanolm.compose.command import ComposedCommand
+from nanolm.compose.command import ComposedCommand, drop_disabled_adapters
 from nanolm.compose.diagnosis import not_in_run
 from nanolm.config.fields import flat
 from nanolm.config.help import format_value
 from nanolm.config.identity import describe_changes, differing
-from nanolm.config.model import LoraConfig, TransformerConfig
 from nanolm.config.roles import is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError, raise_all
@@ -72,7 +71,5 @@ def continue_run(saved: Config, command: ComposedCommand, is_fork: bool = False)
             *nodes, name = key.split(".")
             value = operator.attrgetter(key)(command.config)
             setattr(functools.reduce(getattr, nodes, merged), name, value)
-    if "model.lora.rank" in changed and isinstance(merged.model, TransformerConfig) and not merged.model.has_adapters:
-        # Without adapters, the parent's other settings of theirs have no effect.
-        merged.model.lora = LoraConfig()
+    drop_disabled_adapters(merged, command.given)
     return merged, describe_changes(changed)

@@ -15,7 +15,7 @@ from omegaconf.errors import GrammarParseError
 from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
 from nanolm.config.fields import MISSING, setting_of
 from nanolm.config.interpolation import escape
-from nanolm.config.launch import AUTO, NEVER, Launch
+from nanolm.config.launch import AUTO, BOOLEANS, NEVER, Launch
 from nanolm.config.run import Config
 from nanolm.files import user_path
 from nanolm.registry import GROUPS
@@ -99,9 +99,8 @@ def _search_path(value: str) -> str:
 
 def _one_path(key: str, is_optional: bool, value: str) -> str:
     """Quote one path, unless it is in Hydra's grammar already."""
-    if (key == "resume" and value in (NEVER, AUTO)) or (
-        value.lower() == "null" and (is_optional or not _exists(value))
-    ):
+    is_word = (key == "resume" and value in (NEVER, AUTO)) or (key == "fork" and value.lower() in BOOLEANS)
+    if is_word or (value.lower() == "null" and (is_optional or not _exists(value))):
         return value
     if not _exists(value):
         is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""

@@ -73,6 +73,12 @@ class YamlFiles:
                     found.append(option)
         return found
 
+    def of_experiment(self) -> tuple[set[str], list[str]]:
+        """Return the groups for which the chosen experiment chooses an option, and the dotted keys that it sets."""
+        files = [file for file in self.files.values() if file.group == "experiment"]
+        groups = {group for file in files for group, *_ in file.defaults if group in SETTING_GROUPS}
+        return groups, [key for file in files for key, _, _ in file.settings()]
+
     def plugins(self) -> Iterator[tuple[Any, str]]:
         """Yield the setting `plugins` of each file, and its place."""
         for file in self.files.values():

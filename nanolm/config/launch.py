@@ -10,6 +10,8 @@ from nanolm.files import user_path
 
 # Values of `resume` that name no run.
 NEVER, AUTO = "never", "auto"
+# Values of `fork` that name no run, as OmegaConf spells booleans.
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 
 
 @dataclasses.dataclass
@@ -23,7 +25,10 @@ class Launch:
         is_path=True,
     )
     fork: bool = setting(
-        False, doc="Start a new run from the latest checkpoint of the run that `resume` names, or from a checkpoint."
+        False,
+        doc="The directory of a run, or one of its checkpoints: start a new run from it. true: from the one that "
+        "`resume` names.",
+        is_path=True,
     )
     dry_run: bool = setting(False, doc="Estimate time and memory from a few steps, print them and write nothing.")
     profile: bool = setting(False, doc="Trace a few steps with PyTorch's profiler into profile.json.")

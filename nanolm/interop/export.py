@@ -22,6 +22,7 @@ from nanolm.interop.safetensors_file import write_safetensors
 from nanolm.interop.tensors import ENTRIES, export_tensors
 from nanolm.interop.tokenizer_json import end_of_text, tokenizer_files
 from nanolm.json_text import dump_json
+from nanolm.model.lora import merged_state_dict, without_adapters
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.occupancy import require_outside_runs
 from nanolm.runs.privacy import private
@@ -166,8 +167,8 @@ def _load(run: str, checkpoint: str | int | None, weights: str, plugins: Sequenc
 
 
 def _merged_weights(loaded: Loaded) -> State:
-    """Return the weights to export by nanolm's names; they share the model's memory."""
-    return loaded.model.state_dict()
+    """Return the weights to export by nanolm's names; adapters are merged, and all others share the model's memory."""
+    return merged_state_dict(loaded.model)
 
 
 def _huggingface(loaded: Loaded, weights: State, dtype: str) -> _Content:
@@ -196,6 +197,7 @@ def _safetensors(loaded: Loaded, weights: State, dtype: str) -> _Content:
     config, tokenizer = loaded.config, loaded.tokenizer
     _require_range(weights, dtype)
     files, remarks = tokenizer_files(tokenizer, config.tokenizer.name, config.size.context_length)
+    config = without_adapters(config)
     settings = {key: value for key, value in flat(config).items() if key.split(".")[0] in _MODEL_GROUPS}
     # A folder that is published should not name those of its author.
     files["config.json"] = _json({"nanolm": private(settings), "vocab_size": tokenizer.vocab_size, "dtype": dtype})

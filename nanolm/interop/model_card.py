@@ -8,6 +8,7 @@ from nanolm.config.fields import flat
 from nanolm.inference.load import Loaded
 from nanolm.json_text import dump_json
 from nanolm.model.build import count_parameters
+from nanolm.model.lora import adapters
 from nanolm.report.reproduce import command, fork_command
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.runs.privacy import private
@@ -83,7 +84,9 @@ def _front_matter(format: str) -> str:
 
 
 def _figures(loaded: Loaded, summary: Summary, row: MetricsRow | None, weights: str) -> dict[str, str]:
-    figures = {"parameters": f"{count_parameters(loaded.model):,}"}
+    # Adapters are merged into the weights.
+    n_adapters = sum(parameter.numel() for parameter in adapters(loaded.model).values())
+    figures = {"parameters": f"{count_parameters(loaded.model) - n_adapters:,}"}
     if summary.entries is not None:
         figures = {"table entries": f"{summary.entries:,}"}
     figures["context length"] = f"{loaded.config.size.context_length:,} tokens"

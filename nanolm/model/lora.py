@@ -6,13 +6,15 @@ outputs x rank. B is zero at the start, so that the model equals its base.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config.model import LORA_TARGETS, LoraConfig
+from nanolm.config.model import LORA_TARGETS, LoraConfig, TransformerConfig
+from nanolm.config.run import Config
 
 
 class LoraLinear(nn.Linear):
@@ -71,6 +73,13 @@ def adapters(model: nn.Module) -> dict[str, nn.Parameter]:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, averaged and saved in checkpoints: the adapters, or else all."""
     return adapters(model) or dict(model.named_parameters())
+
+
+def without_adapters(config: Config) -> Config:
+    """Return the settings of a model with its adapters merged into its weights."""
+    if not isinstance(config.model, TransformerConfig):
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, lora=LoraConfig()))
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:

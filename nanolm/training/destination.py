@@ -65,7 +65,7 @@ def require_run(path: Path, is_fork: bool) -> None:
         what = f"the run {run} has no checkpoint {path.name}"
     elif is_checkpoint:
         hint += f"; {_fork_command(path)} starts a new run from this one"
-    raise RunError(what, where=f"resume={path}", hint=hint)
+    raise RunError(what, where=f"{'fork' if is_fork else 'resume'}={path}", hint=hint)
 
 
 def is_checkpoint_path(path: Path) -> bool:

@@ -111,7 +111,8 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
         raise SettingsError(
             f"the fork would start at step {found.step}, and trainer.max_steps is {config.trainer.max_steps}",
             where="trainer.max_steps",
-            hint=f"trainer.max_steps={found.step * 2}, or an earlier checkpoint of `{checkpoints}`",
+            hint=f"trainer.max_steps={found.step + config.trainer.max_steps}, "
+            f"or an earlier checkpoint of `{checkpoints}`",
         )
     chosen = {
         group: option

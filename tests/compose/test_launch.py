@@ -47,14 +47,36 @@ def test_launch_option_takes_environment_variables(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("fork=outputs/gpt2", "outputs/gpt2"),
+        ("fork=R/checkpoints/step-3", "R/checkpoints/step-3"),
+        ("fork=a run, with #signs", "a run, with #signs"),
+        ("resume=R fork=true", "R"),
+        ("resume=R fork=R", "R"),
+        ("fork=./true", "./true"),
+    ],
+)
+def test_fork_names_its_parent(line: str, path: str) -> None:
+    overrides = [line] if "#" in line else line.split()
+    assert compose_command(overrides).launch == Launch(resume=path, fork=True)
+
+
+def test_fork_and_resume_of_two_runs_are_refused() -> None:
+    text = problems("fork=A", "resume=B")
+    assert "fork=A and resume=B name two runs\n  where: fork, resume" in text
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fork=maybe", "fork is 'maybe', and must be true or false\n  where: fork=maybe"),
+        ("dry_run=maybe", "dry_run is 'maybe', and must be true or false\n  where: dry_run=maybe"),
         ("fork=null", "fork is null, and must be true or false"),
         ("trainer.dry_run=", "dry_run is empty, and must be true or false\n  where: trainer.dry_run="),
         ("++profile=2.5", "profile is 2.5, and must be true or false\n  where: ++profile=2.5"),
         ("profile=3", "profile is 3, and must be true or false"),
-        ("fork=[true]", "fork is [True], and must be true or false"),
+        ("profile=[true]", "profile is [True], and must be true or false"),
+        ("fork=", "fork is empty\n  where: fork=\n  hint:  name a run, as in fork=outputs/my_run"),
         ("+fork=true", "fork exists already and needs no +\n  where: +fork=true\n  hint:  fork=true"),
         ("~resume", "a launch option cannot be removed\n  where: ~resume\n  hint:  leave it out"),
         ("resume@x=auto", "resume has no package"),
@@ -72,8 +94,8 @@ def test_launch_mistake_is_explained(override: str, message: str) -> None:
 
 
 def test_launch_mistakes_are_reported_with_the_others() -> None:
-    text = problems("fork=maybe", "dry_run=3.5", "optimizer.lr=abc", "model=gtp")
-    for part in ("fork is 'maybe'", "dry_run is 3.5", "optimizer.lr is 'abc'", "no model is called 'gtp'"):
+    text = problems("profile=maybe", "dry_run=3.5", "optimizer.lr=abc", "model=gtp")
+    for part in ("profile is 'maybe'", "dry_run is 3.5", "optimizer.lr is 'abc'", "no model is called 'gtp'"):
         assert part in text
 
 

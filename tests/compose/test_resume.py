@@ -4,6 +4,7 @@ import pytest
 
 from nanolm.compose import compose_command, continue_run
 from nanolm.config.dataset import TextConfig
+from nanolm.config.model import LoraConfig
 from nanolm.config.yaml_io import save_yaml
 from nanolm.errors import SettingsError
 from tests.helpers import make_config
@@ -61,3 +62,25 @@ def test_resumed_command_uses_the_options_of_the_run(tmp_path: Path) -> None:
     assert [change.split(":")[0] for change in changes] == ["dataset.path", "optimizer.momentum", "trainer.max_steps"]
     with pytest.raises(SettingsError, match=r"the run has no setting model\.dropout: its model is bigram"):
         compose_command([*words, "model.dropout=0.1"], saved=tmp_path / "config.yaml")
+
+
+def test_fork_applies_the_settings_of_an_experiment(tmp_path: Path) -> None:
+    saved = make_config("dataset=text", "dataset.path=a.txt", "model=gpt2", "size.n_layers=3", "trainer.ema_decay=0.9")
+    (tmp_path / "config.yaml").write_text(save_yaml(saved))
+    words = ["experiment=finetune/shakespeare", "optimizer.lr=1e-3", "model.lora.rank=4"]
+    command = compose_command([f"fork={tmp_path}", *words], saved=tmp_path / "config.yaml")
+    forked, _ = continue_run(saved, command, is_fork=True)
+    assert forked == command.config
+    # Of the experiment, with the overrides on top.
+    assert (forked.optimizer.lr, forked.optimizer.beta2, forked.scheduler.name) == (1e-3, 0.95, "constant")
+    assert (forked.trainer.batch_size, forked.trainer.max_steps, forked.trainer.eval_every) == (32, 20, 5)
+    assert forked.dataset == make_config("dataset=tiny_shakespeare").dataset
+    # Of the parent.
+    saved.model.lora.rank = 4
+    assert (forked.model, forked.size, forked.tokenizer) == (saved.model, saved.size, saved.tokenizer)
+    assert forked.trainer.ema_decay == 0.9
+    # Without adapters, their other settings are the defaults again.
+    saved.model.lora.alpha = 3.0
+    (tmp_path / "config.yaml").write_text(save_yaml(saved))
+    command = compose_command([f"fork={tmp_path}", "model.lora.rank=null"], saved=tmp_path / "config.yaml")
+    assert continue_run(saved, command, is_fork=True)[0].model.lora == command.config.model.lora == LoraConfig()
