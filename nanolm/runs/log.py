@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,19 +81,19 @@ class _Rows:
 
     Args:
         length: bytes at the checkpoint to resume from; the rest is truncated.
+        hashed: their SHA-256; None computes it.
 
     Raises:
         RunError: the file is shorter.
     """
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, length: int, hashed: hashlib._Hash | None = None) -> None:
         self.path = path
         self._file = open_regular(path, "ab", is_buffered=False)
         # Truncating a shorter file would pad it with NUL bytes.
-        try:
-            self._hash = hash_prefix(path, length)
-        except EOFError as error:
-            raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path)) from error
+        if os.fstat(self._file.fileno()).st_size < length:
+            raise RunError(f"{path.name} is shorter than at the checkpoint", where=str(path))
+        self._hash = hashed or hash_prefix(path, length)
         self._length = length
         self._file.truncate(length)
         self._pending, self._is_torn = b"", False
@@ -153,6 +154,7 @@ class Log:
         show_bar: whether to show the progress bar; None shows it on a terminal only.
         bar_file: the stream of the bar; None is stderr.
         quiet: whether messages go to train.log only.
+        hashes: SHA-256 of these bytes by file name, where it is known.
 
     Raises:
         RunError: a file is shorter than at the checkpoint.
@@ -166,6 +168,7 @@ class Log:
         show_bar: bool | None = None,
         bar_file: IO[str] | None = None,
         quiet: bool = False,
+        hashes: Mapping[str, hashlib._Hash] | None = None,
     ) -> None:
         self.logger: Logger = NoLogger()
         self._bar_file = bar_file or sys.stderr
@@ -177,8 +180,10 @@ class Log:
         self._failed: set[Path] = set()
         self._run = run
         self.failure: DiskError | None = None
-        self._metrics = _Rows(run.metrics, file_sizes.get(run.metrics.name, 0))
-        self._samples = _Rows(run.samples, file_sizes.get(run.samples.name, 0))
+        self._metrics, self._samples = (
+            _Rows(path, file_sizes.get(path.name, 0), (hashes or {}).get(path.name))
+            for path in (run.metrics, run.samples)
+        )
         self._text: IO[bytes] | None = None
         try:
             self._text = open_regular(run.log, "ab", is_buffered=False)

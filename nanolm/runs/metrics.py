@@ -80,10 +80,10 @@ def iter_rows(path: StrPath, split: str | None = None) -> Iterator[MetricsRow]:
     Raises:
         RunError: the file cannot be read, or a line is not a row.
     """
-    for number, block in _blocks(path):
+    for offset, block in _blocks(path):
         lines = _lines(block) if split is None else _lines_containing(block, f'"{split}"'.encode())
         for at, line in lines:
-            row = _parse_row(path, line, number, block, at)
+            row = _parse_row(path, line, offset + at)
             if split is None or row.split == split:
                 yield row
 
@@ -99,12 +99,12 @@ def check_rows(path: StrPath) -> None:
     Raises:
         RunError: as `iter_rows`.
     """
-    for number, block in _blocks(path):
+    for offset, block in _blocks(path):
         shapes = _row_shapes(block)
         if not all(map(_is_row, set(shapes))):
             for shape, (at, line) in zip(shapes, _lines(block), strict=True):
                 if not _is_row(shape):
-                    _parse_row(path, line, number, block, at)
+                    _parse_row(path, line, offset + at)
 
 
 def thinned_rows(path: StrPath, n_blocks: int = THINNED_BLOCKS) -> Iterator[MetricsRow]:
@@ -123,10 +123,10 @@ def thinned_rows(path: StrPath, n_blocks: int = THINNED_BLOCKS) -> Iterator[Metr
 
     size = Path(path).stat().st_size if Path(path).is_file() else 0
     is_short = size <= n_blocks * SHORT_BLOCK_BYTES
-    for number, block in _blocks(path, BLOCK_BYTES if is_short else size // n_blocks):
+    for offset, block in _blocks(path, BLOCK_BYTES if is_short else size // n_blocks):
         chosen = None if is_short else extreme_rows(block, MIN_THINNED)
         lines = _lines(block) if chosen is None else ((begin, block[begin:end]) for begin, end in chosen)
-        rows = (_without_norms(_parse_row(path, line, number, block, at)) for at, line in lines)
+        rows = (_without_norms(_parse_row(path, line, offset + at)) for at, line in lines)
         yield from rows if is_short or chosen is not None else _extremes(rows)
 
 
@@ -147,8 +147,8 @@ def read_last_row(path: StrPath) -> MetricsRow | None:
     try:
         return from_json(MetricsRow, parse_object(lines[-1])) if lines else None
     except ValueError as error:
-        number = sum(block.count(b"\n") for _, block in _blocks(path))
-        raise _damaged_line(path, f"line {number}", error) from error
+        n_lines = sum(block.count(b"\n") for _, block in _blocks(path))
+        raise _damaged_line(path, n_lines, error) from error
 
 
 def read_last_step(path: StrPath) -> int:
@@ -165,8 +165,8 @@ def val_losses(rows: Iterable[MetricsRow]) -> dict[int, float]:
 
 
 def _blocks(path: StrPath, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of complete lines, each with the number of its first line; none where there is no file."""
-    number, rest = 1, b""
+    """Yield blocks of complete lines, each with its offset; none where there is no file."""
+    offset, rest = 0, b""
     try:
         with open_inside(path, folder_of(path)) as file:
             left = os.fstat(file.fileno()).st_size
@@ -176,11 +176,11 @@ def _blocks(path: StrPath, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, by
                 complete, line_end, chunk = chunk.rpartition(b"\n")
                 if line_end:
                     block, rest = rest + complete + line_end, b""
-                    yield number, block
-                    number += block.count(b"\n")
+                    yield offset, block
+                    offset += len(block)
                 rest += chunk
                 if len(rest) > MAX_ROW_BYTES:
-                    raise _damaged_line(path, f"line {number}", f"it has more than {MAX_ROW_BYTES:,} bytes")
+                    raise _damaged_line(path, _line_number(path, offset), f"it has more than {MAX_ROW_BYTES:,} bytes")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -204,13 +204,22 @@ def _lines_containing(block: bytes, text: bytes) -> Iterator[tuple[int, bytes]]:
         at = block.find(text, end)
 
 
-def _parse_row(path: StrPath, line: bytes, number: int, block: bytes, at: int) -> MetricsRow:
-    """Parse a line at an offset of a block whose first line has this number."""
+def _parse_row(path: StrPath, line: bytes, offset: int) -> MetricsRow:
+    """Parse a line that begins at an offset of the file."""
     try:
         return from_json(MetricsRow, parse_object(line))
     except ValueError as error:
-        number += block.count(b"\n", 0, at)
-        raise _damaged_line(path, f"line {number}", error) from error
+        raise _damaged_line(path, _line_number(path, offset), error) from error
+
+
+def _line_number(path: StrPath, offset: int) -> int:
+    """The number of the line that begins at an offset, counted from 1."""
+    number = 1
+    for at, block in _blocks(path):
+        if at >= offset:
+            break
+        number += block.count(b"\n", 0, offset - at)
+    return number
 
 
 @functools.lru_cache(maxsize=1000)
@@ -254,9 +263,9 @@ def _extremes(rows: Iterable[MetricsRow]) -> list[MetricsRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def _damaged_line(path: StrPath, line: str, reason: object) -> RunError:
+def _damaged_line(path: StrPath, number: int, reason: object) -> RunError:
     return RunError(
-        f"{line} of {Path(path).name} is damaged: {reason}",
+        f"line {number} of {Path(path).name} is damaged: {reason}",
         where=str(path),
         hint="restore the file from a copy of the run",
     )

@@ -17,10 +17,9 @@ _DIGITS_TO_1 = bytes.maketrans(b"0123456789", b"1" * 10)
 def row_shapes(block: bytes) -> list[bytes]:
     """The lines of a block with every run of digits replaced by 1; most rows of a file have one of a few shapes."""
     text = np.frombuffer(block.translate(_DIGITS_TO_1), np.uint8)
-    is_digit = text == ord("1")
-    is_kept = ~is_digit
+    is_kept = text != ord("1")
     is_kept[:1] = True
-    is_kept[1:] |= ~is_digit[:-1]
+    is_kept[1:] |= text[1:] != text[:-1]
     return text[is_kept].tobytes().split(b"\n")[:-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,8 @@ class Setup:
     parent: Parent | None
     base: Base | None
     resume_info: ResumeInfo
+    # On rank 0: as of `check_run`.
+    hashes: dict[str, hashlib._Hash]
     flops_per_token: int | None
     peak_flops: float | None
 
@@ -92,7 +95,8 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
     number_format = NumberFormat(settings.precision, device, before, is_sharded)
-    resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged))
+    hashes: dict[str, hashlib._Hash] = {}
+    resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged, hashes))
     parent = None if resumed else parent
     if parent is not None:
         resume_info.notes.extend(ranks.run_on_main(lambda: parent_notes(parent)))
@@ -160,6 +164,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         parent=parent,
         base=base,
         resume_info=resume_info,
+        hashes=hashes,
         flops_per_token=count.training_flops_per_token(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )

@@ -137,7 +137,7 @@ def training(
         skipped = ranks.run_on_main(lambda: _start(setup, summary))
         logs: list[Log] = []
         file_sizes = setup.resume_info.file_offsets
-        ranks.run_on_main(lambda: logs.append(_open_log(run, file_sizes, show_bar, bar_file, quiet)))
+        ranks.run_on_main(lambda: logs.append(_open_log(run, file_sizes, show_bar, bar_file, quiet, setup.hashes)))
         with contextlib.closing(logs[0] if logs else NoLog()) as log:
             saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
             session = Session(setup, log, saver, profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,11 @@ class ResumeInfo:
 
 
 def check_run(
-    config: Config, run: RunDirectory, resumed: Checkpoint | None, damaged: list[CheckpointError]
+    config: Config,
+    run: RunDirectory,
+    resumed: Checkpoint | None,
+    damaged: list[CheckpointError],
+    hashes: dict[str, hashlib._Hash],
 ) -> ResumeInfo:
     """Check that a run can start or resume in a directory with these settings. Nothing is written.
 
@@ -53,6 +58,7 @@ def check_run(
         run: an empty directory, or the run to resume.
         resumed: its newest intact checkpoint; None if there is none.
         damaged: an error for each newer checkpoint.
+        hashes: receives the SHA-256 of the rows to keep, by file name; it is continued with the next rows.
 
     Raises:
         RunError: a file of the run is missing, truncated, altered or of another run, or the run would overwrite a
@@ -81,7 +87,7 @@ def check_run(
             f"summary.json has {summary.steps_done:,} steps, and the newest checkpoint is of step {resumed.step:,}: "
             "the steps in between are repeated"
         )
-    _check_logs(config, run, resumed, info)
+    _check_logs(config, run, resumed, info, hashes)
     return info
 
 
@@ -201,12 +207,14 @@ def _require_all_settings(run: RunDirectory, resumed: Checkpoint) -> None:
         )
 
 
-def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: ResumeInfo) -> None:
+def _check_logs(
+    config: Config, run: RunDirectory, resumed: Checkpoint, info: ResumeInfo, hashes: dict[str, hashlib._Hash]
+) -> None:
     """Compare metrics.jsonl and the samples with their size and checksum in the checkpoint."""
     for path in (run.metrics, run.samples):
         log = resumed.manifest["logs"][path.name]
         info.file_offsets[path.name] = log["bytes"]
-        problem = log_problem(path, log)
+        problem = log_problem(path, log, hashes)
         if problem is None:
             continue
         if path == run.metrics:
@@ -220,7 +228,7 @@ def _check_logs(config: Config, run: RunDirectory, resumed: Checkpoint, info: Re
         info.notes.append(f"{path.name} {problem}: new samples are appended to it")
 
 
-def log_problem(path: Path, log: Mapping[str, Any]) -> str | None:
+def log_problem(path: Path, log: Mapping[str, Any], hashes: dict[str, hashlib._Hash] | None = None) -> str | None:
     """Describe the damage to the rows of a file that a checkpoint covers; None if there is none.
 
     An altered, lost, repeated or moved row is damage. Rows after the checkpoint are not compared.
@@ -228,6 +236,7 @@ def log_problem(path: Path, log: Mapping[str, Any]) -> str | None:
     Args:
         path: metrics.jsonl or samples.jsonl.
         log: its entry in the manifest: the length at the checkpoint and the SHA-256 of that many bytes.
+        hashes: receives that SHA-256 by file name, if there is no damage.
     """
     length = log["bytes"]
     if not length:
@@ -237,8 +246,11 @@ def log_problem(path: Path, log: Mapping[str, Any]) -> str | None:
     size = path.stat().st_size
     if size < length:
         return f"has {size:,} bytes, and had {length:,} at the checkpoint"
-    if hash_prefix(path, length).hexdigest() != log["sha256"]:
+    found = hash_prefix(path, length)
+    if found.hexdigest() != log["sha256"]:
         return f"is not the file of this run: its first {length:,} bytes have changed since the checkpoint"
+    if hashes is not None:
+        hashes[path.name] = found
     return None
 
 
