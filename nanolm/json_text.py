@@ -93,12 +93,12 @@ def _may_overflow(text: str) -> bool:
 
 
 def _decode(text: str) -> Any:
-    # Decoding searches for whitespace around the value, which rows do not have.
+    # Decoding searches for whitespace around the value, which has at most a line end.
     try:
         value, end = _scan(text, 0)
     except StopIteration:
-        end = -1
-    return value if end == len(text) else _DECODER.decode(text)
+        return _DECODER.decode(text)
+    return value if text[end:] in ("", "\n") else _DECODER.decode(text)
 
 
 def _parse_int(digits: str) -> int | None:

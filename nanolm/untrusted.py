@@ -41,7 +41,12 @@ def open_inside(path: StrPath, folder: StrPath) -> io.BufferedReader:
     Raises:
         OSError: the file is missing, cannot be opened, is not a regular file, or a link leads out of the folder.
     """
-    return os.fdopen(_open_descriptor(path, folder)[0], "rb")
+    return io.BufferedReader(open_unbuffered(path, folder))
+
+
+def open_unbuffered(path: StrPath, folder: StrPath) -> io.FileIO:
+    """Open a file as `open_inside` does, for reads of whole blocks."""
+    return io.FileIO(_open_descriptor(path, folder)[0])
 
 
 def _open_descriptor(path: StrPath, folder: StrPath) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import validation_text, validation_texts
+from nanolm.analysis.comparability import validation_texts
 from nanolm.analysis.metrics import RunMetrics
 from nanolm.analysis.settings import chosen_option
 
@@ -34,18 +34,18 @@ def collect_baselines(measured: Sequence[tuple[Run, RunMetrics]], has_losses: bo
     # Without settings the validation text of a run is unknown.
     measured = [(run, metrics) for run, metrics in measured if run.settings]
     runs = [run for run, _ in measured]
-    by_text = {validation_text(run): run for run in reversed(runs)}
+    by_text = {run.validation_text: run for run in reversed(runs)}
     n_tokenizers = len({run.summary.tokenizer for run in runs if run.summary.tokenizer})
     texts = _labels("dataset", "corpus", by_text) if len(validation_texts(runs)) > 1 else {}
     tokenizers = {
         text: _labels(
-            "tokenizer", "tokenizer", {run.summary.tokenizer: run for run in runs if validation_text(run) == text}
+            "tokenizer", "tokenizer", {run.summary.tokenizer: run for run in runs if run.validation_text == text}
         )
         for text in (by_text if n_tokenizers > 1 else ())
     }
     found: dict[tuple[Any, ...], Baseline] = {}
     for run, metrics in measured:
-        text, tokenizer = validation_text(run), run.summary.tokenizer
+        text, tokenizer = run.validation_text, run.summary.tokenizer
         of_text = [texts[text]] if texts else []
         of_tokens = [*of_text, tokenizers[text][tokenizer]] if tokenizers else of_text
         loss, bits = metrics.best_val_loss, metrics.bits_per_byte

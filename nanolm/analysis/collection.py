@@ -72,6 +72,16 @@ class Run:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def validation_text(self) -> str | None:
+        """Its validation text, identified by its corpus and split settings; None if its files do not say."""
+        if not self.summary.corpus or not self.settings:
+            return None
+        split = {key: self.settings.get(f"dataset.{key}") for key in ("val_fraction", "test_fraction", "split_by")}
+        if split["split_by"] != "fraction":
+            split["split_seed"] = self.settings.get("dataset.split_seed")
+        return repr([self.summary.corpus, split])
+
     def with_fault(self, fault: str) -> Run:
         """Return the run as damaged, with one more description of what is damaged."""
         return dataclasses.replace(self, status=DAMAGED, faults=tuple(dict.fromkeys((*self.faults, fault))))

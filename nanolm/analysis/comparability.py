@@ -9,9 +9,6 @@ from nanolm.runs.summary import Summary
 
 NONCAUSAL = "the mask attends to future tokens: not a next-token prediction loss"
 
-# The settings of a dataset that decide its validation text; the last one counts only for random splits.
-_SPLIT = ("val_fraction", "test_fraction", "split_by", "split_seed")
-
 
 def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
     """Check whether losses per token of these runs are comparable.
@@ -36,18 +33,8 @@ def comparability(runs: Sequence[Run]) -> tuple[list[str], str | None]:
 
 
 def validation_texts(runs: Sequence[Run]) -> set[str]:
-    """The different validation texts of the runs, as `validation_text` identifies them."""
-    return {text for run in runs if (text := validation_text(run)) is not None}
-
-
-def validation_text(run: Run) -> str | None:
-    """Identify the validation text of a run by its corpus and split settings; None if its files do not say."""
-    if not run.summary.corpus or not run.settings:
-        return None
-    values = [run.settings.get(f"dataset.{key}") for key in _SPLIT]
-    if values[2] == "fraction":
-        values.pop()
-    return repr([run.summary.corpus, dict(zip(_SPLIT, values, strict=False))])
+    """The different validation texts of the runs, as `Run.validation_text` identifies them."""
+    return {text for run in runs if (text := run.validation_text) is not None}
 
 
 def incomparable(summaries: Sequence[Summary]) -> list[bool]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_text, validation_texts
+from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_texts
 from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, measure
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
@@ -181,7 +181,7 @@ def _group_seeds(measured: Sequence[Measured], by_run: dict[int, dict[str, Any]]
     groups: dict[str, list[Measured]] = {}
     for run, metrics in measured:
         values = [*by_run[id(run)].values(), *(run.settings.get(key) for key in keys)]
-        group = run.settings and [values, validation_text(run), run.summary.tokenizer]
+        group = run.settings and [values, run.validation_text, run.summary.tokenizer]
         groups.setdefault(repr(group or str(run.path)), []).append((run, metrics))
     return list(groups.values())
 

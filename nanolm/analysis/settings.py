@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,11 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     unless nothing else differs; dataset.path is kept if the texts differ. Runs without readable settings are ignored.
     """
     readable = [run.settings for run in runs if run.settings]
-    differing = [key for key in _keys(readable) if _differs([settings.get(key) for settings in readable])]
+    differing = [key for key in _keys(readable) if _differs(_column(key, readable))]
     corpora = {run.summary.corpus for run in runs if run.settings}
     relevant = [key for key in differing if affects_results(key) or (key == "dataset.path" and len(corpora) > 1)]
-    return {key: [run.settings.get(key) for run in runs] for key in relevant or differing}
+    settings = [run.settings for run in runs]
+    return {key: _column(key, settings) for key in relevant or differing}
 
 
 def varying_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -96,6 +98,14 @@ def _keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     for some in settings:
         keys.update(some)
     return list(keys)
+
+
+def _column(key: str, settings: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The value of a setting in each run, None for those that do not have it."""
+    try:
+        return list(map(operator.itemgetter(key), settings))
+    except KeyError:
+        return [some.get(key) for some in settings]
 
 
 def _differs(values: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nanolm.errors import RunError
 from nanolm.json_text import parse_object
 from nanolm.runs.records import from_json
-from nanolm.untrusted import StrPath, folder_of, open_inside, unreadable
+from nanolm.untrusted import StrPath, folder_of, open_inside, open_unbuffered, unreadable
 
 TRAIN = "train"
 VAL = "val"
@@ -168,7 +168,7 @@ def _blocks(path: StrPath, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, by
     """Yield blocks of complete lines, each with its offset; none where there is no file."""
     offset, rest = 0, b""
     try:
-        with open_inside(path, folder_of(path)) as file:
+        with open_unbuffered(path, folder_of(path)) as file:
             left = os.fstat(file.fileno()).st_size
             # A buffer of a megabyte takes longer than a short file.
             while chunk := file.read(min(n_bytes, max(left, MIN_READ))):
@@ -245,6 +245,8 @@ def _row_shapes(block: bytes) -> list[bytes]:
         return row_shapes(block)
     # Faster than arrays for a short file, and NumPy need not be imported.
     block = block.translate(_DIGITS_TO_1)
+    for n_digits in (8, 3):
+        block = block.replace(b"1" * n_digits, b"1")
     while b"11" in block:
         block = block.replace(b"11", b"1")
     return block.split(b"\n")[:-1]
