@@ -87,6 +87,12 @@ class RankError(NanolmError):
     exit_status = 1
 
 
+class SweepError(NanolmError):
+    """Some jobs of a sweep failed; the others were run."""
+
+    exit_status = 1
+
+
 class ServerError(NanolmError):
     """A server cannot be reached, does not respond or refuses a request."""
 

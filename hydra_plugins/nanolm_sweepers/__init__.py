@@ -61,19 +61,19 @@ class PlanningSweeper(Sweeper):
 class GridSweeper(PlanningSweeper):
     """Run every combination of values; finished jobs are not run again."""
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Run the jobs that are not done; exit with 1 if one failed, and as a signal requests."""
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs that are not done; return a `SweepResult`."""
         from nanolm.sweeps.grid import sweep
 
-        sweep(self.request(arguments), self.settings["params"], self.settings["variants"])
+        return sweep(self.request(arguments), self.settings["params"], self.settings["variants"])
 
 
 class OptunaSweeper(PlanningSweeper):
     """Run an Optuna study; trials run one after another, or as many at a time as the launcher runs."""
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Run the missing trials; exit with 1 if one failed, and as a signal requests."""
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the missing trials; return a `SweepResult`."""
         require_optuna()
         from nanolm.sweeps.optuna.search import sweep
 
-        sweep(self.request(arguments), OptunaConfig(**self.settings))
+        return sweep(self.request(arguments), OptunaConfig(**self.settings))

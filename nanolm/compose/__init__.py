@@ -1,10 +1,10 @@
 """Compose command lines into settings with Hydra, and explain every mistake in them."""
 
 # ruff: noqa: F401
-from nanolm.compose.command import ComposedCommand, compose_command, hidden_options
+from nanolm.compose.command import ComposedCommand, compose_command, hidden_options, warnings_about
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, config_folder
 from nanolm.compose.jobs import Bases, ComposedJob, compose_job, compose_jobs
-from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, parse, quoted
+from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, format_override, parse, quoted
 from nanolm.compose.plugins import import_plugins, register_schemas
 from nanolm.compose.resume import continue_run
 from nanolm.compose.syntax import to_hydra_syntax

@@ -124,6 +124,20 @@ def drop_disabled_adapters(config: Config, given: Collection[str]) -> None:
             model.lora = LoraConfig()
 
 
+def warnings_about(command: ComposedCommand, config_dir: str | None) -> list[str]:
+    """Return what the user should know about a command line that can be run.
+
+    Args:
+        config_dir: the user's own folder of YAML files, of which some may not be read.
+    """
+    hidden = hidden_options(config_dir) if config_dir else []
+    return [f"{config_dir}/{name} is not read: nanolm has its own {name}" for name in hidden] + [
+        f"warning: the value of the environment variable {variable} becomes part of {', '.join(settings)}, "
+        "which is saved in config.yaml and sent to the loggers: leave it out if it is secret"
+        for variable, settings in command.from_environment.items()
+    ]
+
+
 def hidden_options(config_dir: str) -> list[str]:
     """Return the files in the user's folder that are not read, because nanolm has an option of the same name."""
     folder = user_path(config_dir)

@@ -102,8 +102,8 @@ def print_answer(flags: argparse.Namespace, saved: Path | None = None) -> None:
         raise SettingsError(summarize_error(error), where=asked, hint=hint) from error
 
 
-def run_sweep(flags: argparse.Namespace, directory: Path, job: Callable[[DictConfig], Any]) -> None:
-    """Have Hydra run a sweep.
+def run_sweep(flags: argparse.Namespace, directory: Path, job: Callable[[DictConfig], Any]) -> Any:
+    """Have Hydra run a sweep, and return what its sweeper returns.
 
     Args:
         flags: as `parse_flags` returns them.
@@ -114,7 +114,7 @@ def run_sweep(flags: argparse.Namespace, directory: Path, job: Callable[[DictCon
         NanolmError: a setting is not supported, or a job is wrong.
     """
     flags.overrides.append(f"hydra.sweep.dir={quoted(str(directory.absolute()))}")
-    _call_hydra(flags, job)
+    return _call_hydra(flags, job)
 
 
 def _check_package(flags: argparse.Namespace, composed: DictConfig) -> None:
@@ -148,8 +148,8 @@ def _print_settings(composed: DictConfig, flags: argparse.Namespace) -> None:
         terminal.write((f"# @package {package}\n" if package else "") + OmegaConf.to_yaml(part).rstrip("\n"))
 
 
-def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> None:
-    """Call the method of Hydra that the flags ask for.
+def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> Any:
+    """Call the method of Hydra that the flags ask for, and return the result of a sweep.
 
     hydra.main is not used: it composes before nanolm can check what Hydra would instantiate.
     """
@@ -160,6 +160,8 @@ def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> 
     # --hydra-help does not depend on a configuration.
     folder = str(user_path(flags.config_dir)) if flags.config_dir and not flags.hydra_help else None
     hydra = create_hydra(folder)
+    leading = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -173,6 +175,7 @@ def _call_hydra(flags: argparse.Namespace, job: Callable[[DictConfig], Any]) -> 
             if flags.info is not None:
                 hydra.show_info(flags.info, CONFIG_NAME, overrides)
             else:
-                hydra.multirun(CONFIG_NAME, job, overrides)
+                return hydra.multirun(CONFIG_NAME, job, overrides)
+        return None
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = leading

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from nanolm.config.fields import flatten
+from nanolm.config.interpolation import escape
 from nanolm.errors import SettingsError, raise_all
 from nanolm.json_text import is_finite_number
 
@@ -23,6 +24,10 @@ HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
 
 # The key of an item of a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")
+
+# Strings that need no quotes, except KEYWORDS.
+PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
+KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 # Each value of a range and each job of a grid is composed before the sweep starts, in a few milliseconds.
 MOST_VALUES = 10_000
@@ -82,6 +87,22 @@ def quoted(value: str) -> str:
     # Only backslashes before a quote have a meaning.
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
+
+
+def format_override(value: object) -> str:
+    """Format a value for an override: `key={format_override(value)}` sets the key to it, whatever it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{format_override(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(format_override, value)) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    return text if PLAIN.fullmatch(text) and text.lower() not in KEYWORDS else quoted(escape(text))
 
 
 def is_of_hydra(override: Override) -> bool:

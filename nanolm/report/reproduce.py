@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanolm import shell
 from nanolm.analysis.collection import plain_settings
-from nanolm.compose import compose_command, quoted
+from nanolm.compose import compose_command, format_override
 from nanolm.config.fields import MISSING, flat
-from nanolm.config.interpolation import escape, map_strings, unescape
+from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
 from nanolm.runs.directory import RunDirectory
-
-# Strings that need no quotes, except KEYWORDS.
-PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_/.-]*")
-KEYWORDS = ("null", "true", "false", "nan", "inf")
 
 
 def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | None:
@@ -40,13 +35,13 @@ def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | No
     chosen = tuple(f"{group}={option}" for group, option in choices.items() if default[0].get(group) != option)
     line = _compose(chosen)
     if line is None:
-        chosen += tuple(f"{key}={_format(settings[key])}" for key in _without_default(settings))
+        chosen += tuple(f"{key}={format_override(settings[key])}" for key in _without_default(settings))
         line = _compose(chosen)
     if line is None:
         return None
     _, given = line
     changed = [key for key in settings if settings[key] != given.get(key, KeyError)]
-    overrides = {key: f"{key}={_format(settings[key])}" for key in changed}
+    overrides = {key: f"{key}={format_override(settings[key])}" for key in changed}
     if given.keys() != settings.keys() or not all(_is_parsed(overrides[key], settings[key]) for key in changed):
         return None
     return shell.join("nanolm", "train", *chosen, *overrides.values())
@@ -69,7 +64,7 @@ def fork_command(settings: Mapping[str, Any], parent: Mapping[str, Any]) -> str 
         return None
     if set(before) != set(settings):
         return None
-    changed = [f"{key}={_format(value)}" for key, value in settings.items() if value != before[key]]
+    changed = [f"{key}={format_override(value)}" for key, value in settings.items() if value != before[key]]
     return shell.resume_command(run.checkpoints / f"step-{step:08d}", "fork=true", *changed)
 
 
@@ -105,18 +100,3 @@ def _parse(override: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return map_strings(unescape, OverridesParser.create().parse_override(override).value())
-
-
-def _format(value: object) -> str:
-    """Format a value for the command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_format(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_format, value)) + "]"
-    if isinstance(value, str):
-        return value if PLAIN.fullmatch(value) and value.lower() not in KEYWORDS else quoted(escape(value))
-    return repr(value)

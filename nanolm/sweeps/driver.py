@@ -66,6 +66,26 @@ class SweepRequest:
         return self.job.config_dir, [text for text in overrides if text.startswith("hydra.searchpath=")]
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """The result of a sweep.
+
+    Attributes:
+        runs: the run directories of its jobs.
+        errors: the error of each job that failed.
+        signal: number of the signal that ended the sweep, or None.
+    """
+
+    runs: tuple[Path, ...]
+    errors: tuple[str, ...] = ()
+    signal: int | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the command."""
+        return 128 + self.signal if self.signal else int(bool(self.errors))
+
+
 class Driver:
     """Runs the jobs of a sweep. Inside its context, signals end the sweep and the progress is shown.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 from nanolm.sweeps.combinations import combinations
-from nanolm.sweeps.driver import Driver, SweepRequest
+from nanolm.sweeps.driver import Driver, SweepRequest, SweepResult
 from nanolm.sweeps.planning import plan
 from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.sweeps.summary import print_summary
@@ -15,12 +14,11 @@ from nanolm.terminal import say
 
 def sweep(
     request: SweepRequest, params: Mapping[str, str] | None, variants: Mapping[str, Sequence[str]] | None
-) -> None:
+) -> SweepResult:
     """Plan the jobs, run those that are not done, and print a summary.
 
     Raises:
         SettingsError: with every mistake in every job; none was run.
-        SystemExit: a job failed, or a signal ended the sweep.
     """
     wanted = combinations(request.overrides, params, variants)
     jobs = plan(wanted, request.directory, *request.config_sources)
@@ -34,7 +32,5 @@ def sweep(
     with Driver(request, len(jobs)) as driver:
         reports = driver.run(jobs)
     print_summary(jobs, reports, request.directory, n_done)
-    if driver.stop.signal:
-        sys.exit(driver.stop.exit_status)
-    if any(report.state is State.failed for report in reports):
-        sys.exit(1)
+    errors = (report.error or job.label for job, report in zip(jobs, reports, strict=True) if report.state is State.failed)
+    return SweepResult(tuple(job.run.path for job in jobs), tuple(errors), driver.stop.signal)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanolm import shell
 from nanolm.analysis.collection import plain_settings
-from nanolm.compose import ComposedCommand
+from nanolm.compose import ComposedCommand, parse
+from nanolm.compose.launch import read_launch
 from nanolm.config.checks import check
 from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
@@ -46,6 +48,23 @@ def choose_directory(command: ComposedCommand) -> Path:
     return unfinished or create_unique_folder(
         command.run_directory if resumed is None else _name_of_fork(command, resumed)
     )
+
+
+def resumed_config(overrides: Sequence[str]) -> Path | None:
+    """Return the config.yaml of the run that a command line resumes or forks, if it names one.
+
+    Args:
+        overrides: in Hydra's syntax.
+
+    Raises:
+        RunError: the run does not exist.
+    """
+    # Mistakes in launch options are reported together with all others, when the command line is composed.
+    launch, _ = read_launch(parse(overrides))
+    if launch.resumed_path is None:
+        return None
+    require_run(launch.resumed_path, launch.fork)
+    return RunDirectory(run_of(launch.resumed_path)).config
 
 
 def require_run(path: Path, is_fork: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
-from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest
+from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest, SweepResult
 from nanolm.sweeps.optuna.checks import check_points, shared_settings
 from nanolm.sweeps.optuna.journal import JOURNAL
 from nanolm.sweeps.optuna.journal_entries import FOLDER
@@ -42,12 +41,11 @@ from nanolm.terminal import say
 MAX_IMPOSSIBLE = 100
 
 
-def sweep(request: SweepRequest, settings: OptunaConfig) -> None:
+def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     """Run the missing trials of a study, and print a summary.
 
     Raises:
         SettingsError: with every mistake in the command; nothing was run.
-        SystemExit: a trial failed, or a signal ended the sweep.
     """
     # The command line takes precedence over the params of a file.
     params = [f"{key}={value}" for key, value in (settings.params or {}).items()]
@@ -90,17 +88,18 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> None:
                 time.sleep(POLL_INTERVAL)
             else:
                 break
-    print_study(search.outcomes(), opened, len(over))
-    if driver.stop.signal:
-        sys.exit(driver.stop.exit_status)
-    if n_consecutive >= MAX_IMPOSSIBLE:
-        say(
-            f"nanolm: the search ends: the settings of the last {n_consecutive} trials do not fit together\n"
+    outcomes = search.outcomes()
+    print_study(outcomes, opened, len(over))
+    errors = [outcome.report.error for outcome in outcomes if outcome.report.state is State.failed]
+    errors += [f"trial {trial.number} failed" for trial in opened.trials() if trial.user_attrs.get(FAILED)][len(errors) :]
+    if n_consecutive >= MAX_IMPOSSIBLE and not driver.stop.signal:
+        problem = (
+            f"the search ends: the settings of the last {n_consecutive} trials do not fit together\n"
             "  hint: give values that fit, such as range(64,257,64) for a width that n_heads must divide"
         )
-        sys.exit(1)
-    if any(trial.user_attrs.get(FAILED) for trial in opened.trials()):
-        sys.exit(1)
+        say(f"nanolm: {problem}")
+        errors.append(problem)
+    return SweepResult(tuple(outcome.job.run.path for outcome in outcomes), tuple(errors), driver.stop.signal)
 
 
 @dataclasses.dataclass(frozen=True)
