@@ -80,6 +80,32 @@ class Comparison:
     target: float | None
     notes: list[str]
 
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame: one row per row of the table, with settings and metrics as columns.
+
+        Raises:
+            SettingsError: pandas is not installed.
+        """
+        from nanolm.analysis.comparison_formats import as_records
+
+        try:
+            import pandas
+        except ImportError as error:
+            raise SettingsError("pandas is not installed", where="to_pandas", hint="pip install pandas") from error
+        return pandas.DataFrame(as_records(self))
+
+    def to_markdown(self) -> str:
+        """Return the table of `nanolm compare --markdown`."""
+        from nanolm.analysis.comparison_formats import as_markdown
+
+        return as_markdown(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        from nanolm.analysis.comparison_formats import as_html
+
+        return as_html(self)
+
 
 def compare(
     runs: Sequence[Run],

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from numpy.random import mtrand
 
 # Set where Hydra runs a sweep, and before the first kernel on a GPU.
 VARIABLES = ("HYDRA_FULL_ERROR", "CUBLAS_WORKSPACE_CONFIG")
@@ -51,16 +52,16 @@ class Generators:
 
     def __init__(self) -> None:
         """Start with a copy of the present state."""
-        self._numpy = np.random.MT19937()
-        self._numpy.state = np.random.get_state(legacy=False)
+        self._numpy: np.random.BitGenerator = np.random.MT19937()
+        self._numpy.state = np.random.get_state(legacy=False)  # type: ignore[assignment]
         self._torch = torch.default_generator.get_state()
         self._devices: list[torch.Tensor] = []
 
     def exchange(self) -> None:
         """Exchange the state of the global generators for the one that is kept here."""
-        numpy, before = np.random.get_bit_generator(), torch.default_generator.get_state()
+        numpy, before = mtrand.get_bit_generator(), torch.default_generator.get_state()
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        np.random.set_bit_generator(self._numpy)
+        mtrand.set_bit_generator(self._numpy)
         torch.default_generator.set_state(self._torch)
         if self._devices:
             torch.cuda.set_rng_state_all(self._devices)

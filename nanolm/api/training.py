@@ -135,8 +135,8 @@ def training(*overrides: str, config_dir: str | None = None, quiet: bool = False
 def train(*overrides: str, config_dir: str | None = None, quiet: bool = False, **trainer: object) -> Run:
     """Train a model, or resume a run (`resume=RUN`), and return the run.
 
-    Ctrl-C ends the run after the current step and a checkpoint, and then raises KeyboardInterrupt; a second one does not
-    wait. Any other signal is delivered again once the run is saved.
+    Ctrl-C ends the run after the current step and a checkpoint, and then raises KeyboardInterrupt; a second one does
+    not wait. Any other signal is delivered again once the run is saved.
 
     Args:
         overrides: the words of `nanolm train`, such as "model=gpt".
@@ -207,8 +207,9 @@ def _compose(overrides: Iterable[str], config_dir: str | None, trainer: dict[str
 
 def _trainer_overrides(settings: dict[str, object], has_many: bool = False) -> list[str]:
     def text(value: object) -> str:
-        is_many = has_many and isinstance(value, list | tuple)
-        return ",".join(map(format_override, value)) if is_many else format_override(value)  # type: ignore[arg-type]
+        if has_many and isinstance(value, list | tuple):
+            return ",".join(map(format_override, value))
+        return format_override(value)
 
     return [f"trainer.{name}={text(value)}" for name, value in settings.items()]
 

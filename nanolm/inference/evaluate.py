@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import TypedDict
 
 from nanolm import shell
 from nanolm.config.dataset import DatasetConfig
@@ -20,13 +20,26 @@ from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import exact_loss
 
 
+class Evaluation(TypedDict):
+    """The loss on a split: nats per token, and bits per byte, which compare only if `lossless`."""
+
+    run: str
+    step: int
+    split: str
+    stride: int
+    loss: float
+    bits_per_byte: float
+    lossless: bool
+    tokens: int
+
+
 def evaluate(
     loaded: Loaded,
     split: str = "val",
     stride: int | None = None,
     may_download: bool = False,
     dataset: DatasetConfig | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Compute the loss on every token of a split.
 
     Args:
@@ -69,7 +82,7 @@ def evaluate(
         return _evaluate(loaded, split, stride, dataset)
 
 
-def _evaluate(loaded: Loaded, split: str, stride: int, dataset: DatasetConfig | None) -> dict[str, Any]:
+def _evaluate(loaded: Loaded, split: str, stride: int, dataset: DatasetConfig | None) -> Evaluation:
     config = loaded.config if dataset is None else dataclasses.replace(loaded.config, dataset=dataset)
     corpus = corpora.load(config.dataset)
     if split not in corpus.splits:

@@ -95,6 +95,10 @@ class Transformer(nn.Module):
             x_BxTxC = block(x_BxTxC, attention_fns[self.mask_of_layer[layer]], rotary_2xTxR, layer_cache)
         if cache is not None:
             cache.advance(end)
+        return self.unembed(x_BxTxC)
+
+    def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
+        """Return the logits_BxTxV of a residual stream: that after the last block gives those of the model."""
         x_BxTxC = self.final_norm(x_BxTxC)
         if self.head is None:
             logits_BxTxV = F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from nanolm.analysis.collection import Run
 from nanolm.config.mask import layer_masks
-from nanolm.config.trainer import AttentionBackend
 from nanolm.errors import SettingsError
+from nanolm.inference.activations import record, require_layers
 from nanolm.inference.load import Loaded, load_run
 from nanolm.model import masks
-from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.transformer import Transformer
 from nanolm.runs.samples import read_samples
 
@@ -105,20 +101,12 @@ def text_map(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> 
     """
     model = loaded.model
     assert isinstance(model, Transformer), f"{type(model).__name__} has no attention"
-    n_layers = len(model.blocks)
-    chosen = range(n_layers) if layers is None else layers
-    for layer in chosen:
-        if not 0 <= layer < n_layers:
-            raise SettingsError(
-                f"{loaded.run.path} has no layer {layer}", where="--layer", hint=f"from 0 to {n_layers - 1}"
-            )
+    require_layers(loaded, layers, "--layer")
     ids = loaded.tokenizer.encode(text)
     if not len(ids):
         raise SettingsError(f"{text!r} has no tokens", where="--text", hint="give it at least one word")
     length = min(len(ids), MAX_TOKENS, loaded.config.size.context_length)
-    tokens_1xT = torch.from_numpy(ids[None, :length].astype(np.int64)).to(loaded.device)
-    with _recording(model) as weights:
-        model(tokens_1xT)
+    tensors, chosen = record(model, torch.from_numpy(ids[None, :length].astype(np.int64)).to(loaded.device), layers)
     in_layers = layer_masks(loaded.config)
     return TextMap(
         text=text,
@@ -130,7 +118,7 @@ def text_map(loaded: Loaded, text: str, layers: Sequence[int] | None = None) -> 
                 layer,
                 masks.describe_mask(in_layers[layer]),
                 masks.dense_mask(in_layers[layer], length).numpy(),
-                weights[layer][0].float().cpu().numpy(),
+                tensors[f"blocks.{layer}.attention.weights"][0].float().cpu().numpy(),
             )
             for layer in chosen
         ],
@@ -147,39 +135,3 @@ def why_none(run: Run) -> str | None:
     if not run.settings.get("size.n_layers"):
         return "the model has no layers"
     return None
-
-
-@contextmanager
-def _recording(model: Transformer) -> Iterator[list[torch.Tensor]]:
-    """Record the weights BxHxTxS of each layer during a forward pass."""
-    recorded: list[torch.Tensor] = []
-
-    def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        x_BxTxC, attend, *rest = arguments
-
-        def attend_and_record(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-            recorded.append(_weights(attend, q, k, v))
-            return attend(q, k, v, dropout)
-
-        return x_BxTxC, attend_and_record, *rest
-
-    backend, was_training = model.attention_backend, model.training
-    model.attention_backend = AttentionBackend.dense
-    model.eval()
-    attentions = [cast(nn.Module, block.attention) for block in model.blocks]
-    hooks = [attention.register_forward_pre_hook(record) for attention in attentions]
-    try:
-        with torch.no_grad():
-            yield recorded
-    finally:
-        model.attention_backend = backend
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-
-
-def _weights(attend: AttentionFn, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Return the attention weights: the output is linear in the values, so identity values give the weights."""
-    length = k.size(2)
-    unit = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
-    return attend(q, k, unit, 0.0)

@@ -32,5 +32,5 @@ def sweep(
     with Driver(request, len(jobs)) as driver:
         reports = driver.run(jobs)
     print_summary(jobs, reports, request.directory, n_done)
-    errors = (report.error or job.label for job, report in zip(jobs, reports, strict=True) if report.state is State.failed)
-    return SweepResult(tuple(job.run.path for job in jobs), tuple(errors), driver.stop.signal)
+    errors = tuple(report.error for report in reports if report.state is State.failed)
+    return SweepResult(tuple(job.run.path for job in jobs), errors, driver.stop.signal)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from nanolm.cli import main as cli
-from nanolm.cli.count import known_vocab_size
 from nanolm.config.checks import check
 from nanolm.errors import SettingsError
+from nanolm.model.totals import known_vocab_size
 from tests.helpers import Nanolm, make_config
 
 PLUGIN = """

@@ -91,7 +91,8 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     outcomes = search.outcomes()
     print_study(outcomes, opened, len(over))
     errors = [outcome.report.error for outcome in outcomes if outcome.report.state is State.failed]
-    errors += [f"trial {trial.number} failed" for trial in opened.trials() if trial.user_attrs.get(FAILED)][len(errors) :]
+    failed = [f"trial {trial.number} failed" for trial in opened.trials() if trial.user_attrs.get(FAILED)]
+    errors += failed[len(errors) :]
     if n_consecutive >= MAX_IMPOSSIBLE and not driver.stop.signal:
         problem = (
             f"the search ends: the settings of the last {n_consecutive} trials do not fit together\n"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import compare
-from nanolm.cli.comparison_table import fit_columns, make_columns
+from nanolm.analysis.comparison_table import fit_columns, make_columns
 from tests.runs.made import make_run
 
 

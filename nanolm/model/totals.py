@@ -1,0 +1,140 @@
+"""Totals of a composed model: parameters, FLOPs per token and training memory, by formula."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from nanolm.compose import ComposedCommand
+from nanolm.config.checks import check
+from nanolm.config.model import NgramConfig
+from nanolm.config.run import Config
+from nanolm.config.tokenizer import (
+    BpeConfig,
+    ByteConfig,
+    Gpt2Config,
+    SentencePieceConfig,
+    TokenizerConfig,
+    UnigramConfig,
+)
+from nanolm.config.trainer import Precision
+from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.model import count, memory_estimate
+from nanolm.model.count import Part
+from nanolm.model.shapes import dimensions, has_formula
+
+# Symbols in the formulas.
+SYMBOLS = {
+    "V": "vocab_size",
+    "C": "d_model",
+    "N": "n_layers",
+    "T": "context_length",
+    "H": "n_heads",
+    "G": "n_kv_heads",
+    "D": "d_key",
+    "E": "d_value",
+    "F": "d_ff",
+}
+
+
+def known_vocab_size(tokenizer: TokenizerConfig) -> int | None:
+    """Return the vocabulary size if it is known without the text; a trained subword tokenizer may have fewer."""
+    if isinstance(tokenizer, BpeConfig | UnigramConfig | SentencePieceConfig):
+        return tokenizer.vocab_size
+    return {ByteConfig.name: 256, Gpt2Config.name: 50_257}.get(tokenizer.name)
+
+
+def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[str, Any]:
+    """Count the parameters, FLOPs and memory of a composed model, as plain values.
+
+    A plugin's model is built on the meta device and only its parameters are counted; values without a formula are None.
+
+    Args:
+        vocab_size: None takes it from the tokenizer's settings.
+
+    Raises:
+        SettingsError: the settings have mistakes, the vocabulary size is unknown, a plugin's model cannot be built, or
+            the model is a table whose size depends on its text.
+    """
+    config = line.config
+    problems = check(config)
+    if config.model.name == NgramConfig.name:
+        raise_all([*problems, _no_size(config)])
+    if vocab_size is None:
+        vocab_size = known_vocab_size(config.tokenizer)
+    if vocab_size is None:
+        problems.append(
+            SettingsError(
+                f"the vocabulary size of tokenizer={line.choices['tokenizer']} is unknown until its text is read",
+                where="tokenizer",
+                hint="give it, for example --vocab-size 65; `nanolm data show` prints it",
+            )
+        )
+    raise_all(problems)
+    assert vocab_size is not None
+    by_formula = has_formula(config)
+    parts = count.parameters(config, vocab_size) if by_formula else _built_parts(config, vocab_size)
+    n_parameters, n_trained = count.total(parts), count.trained(parts)
+    flops = count.flops_per_token(config, vocab_size) if by_formula else None
+    memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
+    activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
+    amounts = {part.name: part.amount for part in memory}
+    return {
+        "model": line.choices["model"],
+        "size": line.choices["size"],
+        "sizes": {SYMBOLS[letter]: size for letter, size in dimensions(config, vocab_size).items()},
+        "parameters": {"parts": [_plain(part) for part in parts], "total": n_parameters, "trained": n_trained},
+        "flops_per_token": {
+            "parts": None if flops is None else [_plain(part) for part in flops],
+            "forward": None if flops is None else count.total(flops),
+            "training": count.training_flops_per_token(config, vocab_size),
+        },
+        "memory_bytes": {
+            "parts": [_plain(part) for part in memory],
+            **{name: amounts.get(name) for name in ("weights", "gradients", "optimizer")},
+            "optimizer_name": config.optimizer.name,
+            "activations_estimate": None if activations is None else _plain(activations),
+            "peak_estimate": memory_estimate.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
+            "key_value_cache": _plain(memory_estimate.cache_memory(config, vocab_size)) if by_formula else None,
+            "batch_size": config.trainer.batch_size // config.trainer.gradient_accumulation,
+            "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
+        },
+    }
+
+
+def _built_parts(config: Config, vocab_size: int) -> list[Part]:
+    """Count the parameters of a plugin's model, by submodule, by building it on the meta device."""
+    import torch
+
+    from nanolm.model.build import FittedModel, build
+
+    try:
+        with torch.device("meta"):
+            model = build(config, vocab_size)
+        if isinstance(model, FittedModel):
+            raise _no_size(config)
+        sizes: Counter[str] = Counter()
+        for name, parameter in model.named_parameters():
+            sizes[name.split(".")[0]] += parameter.numel()
+    except NanolmError:
+        raise
+    except Exception as error:
+        raise SettingsError(
+            f"the model {config.model.name!r} has no formula, and cannot be built on the meta device: "
+            f"{type(error).__name__}: {error}",
+            where="model",
+            hint='nanolm builds it under torch.device("meta"), where tensors have shapes but no values',
+        ) from error
+    return [Part(name, "built", amount) for name, amount in sizes.items()]
+
+
+def _no_size(config: Config) -> SettingsError:
+    return SettingsError(
+        f"the model {config.model.name!r} is a table whose size depends on its text",
+        where="model",
+        hint=f"run `nanolm train model={config.model.name}`; its summary.json has the number of entries",
+    )
+
+
+def _plain(part: Part) -> dict[str, Any]:
+    return {"part": part.name, "formula": part.formula, "per_layer": part.per_layer, "amount": part.amount}
