@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+import nanolm
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, make_config
 
 LONG_NAME = "a_run_whose_name_is_much_longer_than_any_table_or_legend_is_wide_<!--<script>_<b>&amp;"
+
+# Overrides of the runs of the Python API.
+API_WORDS = (*SMALL, "dataset=text", "trainer.log_every=1")
 
 
 def make_run(folder: Path, text: Path, *overrides: str, **changes: Any) -> Path:
@@ -68,3 +72,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = ("trainer.max_steps=30", "trainer.eval_every=10", "trainer.save_every=10")
     train(make_config(*SMALL, "dataset=text", f"dataset.path={text}", *overrides), run)
     return run.path
+
+
+@pytest.fixture(scope="session")
+def gpt(tmp_path_factory: pytest.TempPathFactory, text: Path) -> nanolm.Run:
+    """A transformer of two layers after a few steps, trained through the Python API."""
+    folder = tmp_path_factory.mktemp("api") / "gpt"
+    words = (*API_WORDS, f"dataset.path={text}", "model=gpt", f"hydra.run.dir={folder}")
+    return nanolm.train(*words, quiet=True, max_steps=6, eval_every=3, log_norms=True)

@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
-from nanolm.errors import NanolmError
+from nanolm.errors import NanolmError, SettingsError, nearest, raise_all
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.metrics import MetricsRow
 from nanolm.runs.summary import Summary
@@ -22,11 +22,29 @@ if TYPE_CHECKING:
     from nanolm.config.run import Config
     from nanolm.data.tokenizers import Tokenizer
     from nanolm.inference.activations import Activations
+    from nanolm.inference.engine import Engine
     from nanolm.inference.evaluate import Evaluation
     from nanolm.inference.load import Loaded
+    from nanolm.inference.settings import GenerationSettings
     from nanolm.interop.export import Exported
 
 AnyPath = str | os.PathLike[str]
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Settings of text generation, by name; their defaults are in `nanolm.inference.settings.GenerationSettings`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int
+    stop: str | Sequence[str]
+    ignore_eos: bool
+    stride: int | None
+    use_cache: bool
 
 
 class Run:
@@ -120,20 +138,55 @@ class Run:
         """The optimizer steps after which the model was saved."""
         return self._loaded.step
 
-    def generate(self, prompt: str, **settings: Any) -> str:
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The generation engine, whose tokens carry probabilities and alternatives (`nanolm.inference.engine`)."""
+        from nanolm.inference.engine import Engine
+
+        return Engine.of(self._loaded)
+
+    @overload
+    def generate(self, prompt: str, **settings: Unpack[GenerationOptions]) -> str: ...
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[str], *, samples: int, **settings: Unpack[GenerationOptions]
+    ) -> list[str]: ...
+
+    @overload
+    def generate(self, prompt: Sequence[str], **settings: Unpack[GenerationOptions]) -> list[str]: ...
+
+    def generate(
+        self, prompt: str | Sequence[str], *, samples: int | None = None, **settings: Unpack[GenerationOptions]
+    ) -> str | list[str]:
         """Return the prompt and its continuation.
 
         Args:
-            prompt: at least one character of the run's vocabulary.
-            settings: max_new_tokens, temperature, top_k, seed and so on, as for `nanolm generate`.
+            prompt: a text, or several of any lengths, which are continued as one batch. An empty one starts from the
+                end-of-text token or a line end.
+            samples: number of texts for each prompt, with consecutive seeds.
+            settings: as for `nanolm generate`: see `GenerationOptions`.
+
+        Returns:
+            The text; a list of texts for several prompts, or if `samples` is given.
 
         Raises:
-            SettingsError: a setting is out of range, or the prompt is empty.
+            SettingsError: a setting is out of range.
             TokenizerError: the prompt has characters that are not in the vocabulary.
         """
-        from nanolm.inference.generate import generate
+        found = self.engine.generate(prompt, _settings(settings), 1 if samples is None else samples)
+        texts = [
+            (self.tokenizer.decode(each.prompt.tokens) if each.prompt.start is None else "") + each.text
+            for each in found
+        ]
+        return texts[0] if samples is None and isinstance(prompt, str) else texts
 
-        return generate(self._loaded, prompt, **settings)
+    def stream(self, prompt: str, **settings: Unpack[GenerationOptions]) -> Iterator[str]:
+        """Yield the continuation of a prompt as it is written, in pieces of complete characters.
+
+        Arguments and errors are those of `generate`. `engine.stream` yields the tokens themselves.
+        """
+        return (token.text for token in self.engine.stream(prompt, _settings(settings)) if token.text)
 
     def evaluate(self, split: str = "val", *, stride: int | None = None, download: bool = False) -> Evaluation:
         """Compute the exact loss on a split: every token is scored once, in order.
@@ -195,6 +248,7 @@ class Run:
         found = train(*words, *overrides, config_dir=None, quiet=quiet, **trainer)
         # The best checkpoint may be another one now.
         self.__dict__.pop("_loaded", None)
+        self.__dict__.pop("engine", None)
         return Run(found.path, weights=self._weights, device=self._device, plugins=self._plugins)
 
     def export(self, folder: AnyPath, *, format: str = "huggingface", dtype: str = "float32") -> Exported:
@@ -264,6 +318,25 @@ def load(
         RunError: the directory is not a run.
     """
     return Run(path, checkpoint=checkpoint, weights=weights, device=device, plugins=plugins)
+
+
+def _settings(options: GenerationOptions) -> GenerationSettings:
+    """Return checked settings.
+
+    Raises:
+        SettingsError: a name is unknown.
+    """
+    from nanolm.inference.settings import GenerationSettings
+
+    known = GenerationOptions.__annotations__
+    problems = [
+        SettingsError(f"there is no setting {name!r} of generation", where=name, hint=nearest(name, known))
+        for name in options
+        if name not in known
+    ]
+    raise_all(problems)
+    stop = options.get("stop", ())
+    return GenerationSettings(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
 
 def _flat(row: MetricsRow) -> dict[str, Any]:
