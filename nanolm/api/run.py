@@ -154,7 +154,7 @@ class Run:
     ) -> list[str]: ...
 
     @overload
-    def generate(self, prompt: Sequence[str], **settings: Unpack[GenerationOptions]) -> list[str]: ...
+    def generate(self, prompt: list[str] | tuple[str, ...], **settings: Unpack[GenerationOptions]) -> list[str]: ...
 
     def generate(
         self, prompt: str | Sequence[str], *, samples: int | None = None, **settings: Unpack[GenerationOptions]
@@ -188,11 +188,14 @@ class Run:
         """
         return (token.text for token in self.engine.stream(prompt, _settings(settings)) if token.text)
 
-    def evaluate(self, split: str = "val", *, stride: int | None = None, download: bool = False) -> Evaluation:
+    def evaluate(
+        self, split: str = "val", *overrides: str, stride: int | None = None, download: bool = False
+    ) -> Evaluation:
         """Compute the exact loss on a split: every token is scored once, in order.
 
         Args:
             split: "train", "val", or "test" if the dataset has one.
+            overrides: settings of the dataset that choose another text, such as "dataset=tiny_shakespeare".
             stride: tokens scored per window; a smaller one gives each token more context. None: the context length.
             download: whether to download the text from the address in the run's settings, if it is not in the cache.
 
@@ -200,9 +203,12 @@ class Run:
             SettingsError: there is no such split, or the stride is larger than the context.
             RunError: the text has changed since the run was trained, or would have to be downloaded.
         """
-        from nanolm.inference.evaluate import evaluate
+        from nanolm.api.surroundings import unchanged
+        from nanolm.inference.evaluate import chosen_dataset, evaluate
 
-        return evaluate(self._loaded, split, stride, download)
+        with unchanged():
+            dataset = chosen_dataset(self.path, overrides)
+        return evaluate(self._loaded, split, stride, download, dataset)
 
     def activations(self, text: str, layers: Sequence[int] | None = None) -> Activations:
         """Return the named tensors of a forward pass over a text; see `nanolm.inference.activations`.
@@ -336,7 +342,8 @@ def _settings(options: GenerationOptions) -> GenerationSettings:
     ]
     raise_all(problems)
     stop = options.get("stop", ())
-    return GenerationSettings(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    values: dict[str, Any] = {**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    return GenerationSettings(**values)
 
 
 def _flat(row: MetricsRow) -> dict[str, Any]:

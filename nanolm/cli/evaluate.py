@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_checkpoint, add_json, add_overrides
-from nanolm.errors import SettingsError, raise_all
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.wording import LOSSY
-
-if TYPE_CHECKING:
-    from nanolm.config.dataset import DatasetConfig
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,10 +34,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    from nanolm.inference.evaluate import evaluate
+    from nanolm.inference.evaluate import chosen_dataset, evaluate
     from nanolm.inference.load import load_run
 
-    dataset = _dataset(arguments) if arguments.overrides else None
+    dataset = chosen_dataset(arguments.run, arguments.overrides, arguments.config_dir)
     loaded = load_run(arguments.run, arguments.checkpoint, arguments.device, arguments.plugins, arguments.weights)
     result = evaluate(loaded, arguments.split, arguments.stride, arguments.download, dataset)
     if arguments.json:
@@ -53,26 +48,3 @@ def run(arguments: Namespace) -> None:
             f"over {result['tokens']:,} tokens (step {result['step']:,}, stride {result['stride']})"
             + ("" if result["lossless"] else f"; {LOSSY}")
         )
-
-
-def _dataset(arguments: Namespace) -> DatasetConfig:
-    """Return the dataset of the overrides, over that of the run.
-
-    Raises:
-        SettingsError: the overrides have mistakes, or set something else.
-    """
-    from nanolm.compose import compose_command
-    from nanolm.config.checks import check
-    from nanolm.config.checks.dataset import check_dataset
-    from nanolm.runs.directory import RunDirectory
-
-    saved = RunDirectory(arguments.run).require().config
-    command = compose_command(arguments.overrides, arguments.config_dir, saved=saved)
-    if others := sorted(key for key in command.given if not key.startswith("dataset.")):
-        raise SettingsError(
-            f"evaluating changes the dataset only, and not {', '.join(others)}",
-            where="the command line",
-            hint="leave out the other settings",
-        )
-    raise_all(check(command.config, (check_dataset,)))
-    return command.config.dataset

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import TypedDict
 
 from nanolm import shell
+from nanolm.compose import compose_command
+from nanolm.config.checks import check
+from nanolm.config.checks.dataset import check_dataset
 from nanolm.config.dataset import DatasetConfig
 from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Precision
 from nanolm.data import corpus as corpora
 from nanolm.data.download import only_if_asked
 from nanolm.data.tokens.cache import tokenize
-from nanolm.errors import RunError, SettingsError, nearest
+from nanolm.errors import RunError, SettingsError, nearest, raise_all
 from nanolm.inference.load import Loaded
+from nanolm.runs.directory import RunDirectory
 from nanolm.training.memory import translate_memory_errors
 from nanolm.training.precision import NumberFormat
 from nanolm.training.validation import exact_loss
@@ -80,6 +86,27 @@ def evaluate(
     is_asked = may_download or dataset is not None
     with contextlib.nullcontext() if is_asked else only_if_asked(option="--download"):
         return _evaluate(loaded, split, stride, dataset)
+
+
+def chosen_dataset(
+    run: str | os.PathLike[str], overrides: Sequence[str], config_dir: str | None = None
+) -> DatasetConfig | None:
+    """Return the dataset that overrides choose, over that of a run; None if there are no overrides.
+
+    Raises:
+        SettingsError: the overrides have mistakes, or set something else.
+    """
+    if not overrides:
+        return None
+    command = compose_command(overrides, config_dir, saved=RunDirectory(run).require().config)
+    if others := sorted(key for key in command.given if not key.startswith("dataset.")):
+        raise SettingsError(
+            f"evaluating changes the dataset only, and not {', '.join(others)}",
+            where="the command line",
+            hint="leave out the other settings",
+        )
+    raise_all(check(command.config, (check_dataset,)))
+    return command.config.dataset
 
 
 def _evaluate(loaded: Loaded, split: str, stride: int, dataset: DatasetConfig | None) -> Evaluation:

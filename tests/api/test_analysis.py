@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,19 +33,23 @@ def test_compare_takes_runs_and_several_paths(pair: Path) -> None:
         nanolm.compare(runs, metric="los")
 
 
-def test_html_of_a_comparison_escapes_names(sweep: Path) -> None:
-    shown = nanolm.compare(sweep)._repr_html_()
+def test_html_of_a_comparison_escapes_names(pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair / "bigram", tmp_path / "<script>alert(1)")
+    shutil.copytree(pair / "gpt", tmp_path / "<b>&")
+    shown = nanolm.compare(tmp_path)._repr_html_()
+    assert "alert(1)" in nanolm.compare(tmp_path).to_markdown()
     assert "<script" not in shown
     ElementTree.fromstring(shown)
 
 
+@pytest.mark.slow
 def test_report_is_written_by_a_package_that_can_be_called(pair: Path, tmp_path: Path) -> None:
     import nanolm.report.html
 
     page = nanolm.report(pair, tmp_path / "report.html", texts=["3 and"], layers=[0])
     assert page.read_text().count("<html") == 1
     assert nanolm.report.html.SCRIPTS
-    with pytest.raises(RunError, match="part of a run"):
+    with pytest.raises(RunError, match="a part of the run"):
         nanolm.report(pair, pair / "gpt" / "metrics.jsonl")
     with pytest.raises(SettingsError, match="no folder"):
         nanolm.report(pair, tmp_path / "none" / "report.html")

@@ -98,7 +98,7 @@ def test_repr_names_the_result(gpt: nanolm.Run) -> None:
 
 
 def test_card_is_well_formed_and_escapes_all_text(gpt: nanolm.Run, tmp_path: Path) -> None:
-    folder = tmp_path / "<script>alert(1)</script>&"
+    folder = tmp_path / "<script>alert(1)<script>&"
     folder.mkdir()
     shutil.copytree(gpt.path, folder / "run")
     shown = nanolm.load(folder / "run")._repr_html_()

@@ -20,7 +20,7 @@ import nanolm
 from nanolm.cli.main import run as run_command
 from nanolm.errors import DivergedError, NanolmError, RunError, SettingsError, SweepError
 from nanolm.runs.directory import RunDirectory
-from tests.helpers import final_state, is_same_state, sigterm_at_step, untimed_rows
+from tests.helpers import final_state, is_same_state, mostly_slow, sigterm_at_step, untimed_rows
 
 Words = tuple[str, ...]
 DROPOUT = ("model=gpt", "model.dropout=0.2", "size.n_layers=1")
@@ -57,6 +57,7 @@ def test_train_takes_words_and_trainer_settings(words: Words) -> None:
     assert run.path.is_absolute()
 
 
+@pytest.mark.slow
 def test_errors_have_the_text_of_the_command_line(words: Words) -> None:
     with pytest.raises(SettingsError) as by_command:
         run_command(["train", *words, "model=gtp", "trainer.maxsteps=3"])
@@ -76,15 +77,22 @@ def test_train_refuses_what_is_no_setting(words: Words, word: str, found: str) -
         nanolm.train(*words, word)
 
 
-def test_five_runs_in_a_row_leave_the_surroundings_unchanged(words: Words) -> None:
+def test_surroundings_are_left_unchanged(words: Words) -> None:
+    before = surroundings()
+    nanolm.train(*words, *DROPOUT, max_steps=2, quiet=True)
+    for _ in nanolm.training(*words, "model=bigram", max_steps=9, quiet=True):
+        break
+    assert surroundings() == before
+
+
+@pytest.mark.slow
+def test_many_runs_leave_the_surroundings_unchanged(words: Words) -> None:
     before = surroundings()
     for seed in range(5):
         nanolm.train(*words, *DROPOUT, f"seed={seed}", "trainer.max_steps=2", quiet=True)
     with pytest.raises(DivergedError):
         nanolm.train(*words, *DROPOUT, "optimizer=sgd", "optimizer.lr=1e30", max_steps=4, clip_norm=None, quiet=True)
     nanolm.sweep(*words, "model=bigram", "seed=1,2", max_steps=1)
-    for _ in nanolm.training(*words, "model=bigram", max_steps=9, quiet=True):
-        break
     assert surroundings() == before
 
 
@@ -142,7 +150,9 @@ def leave_by_signal(training: nanolm.Training) -> None:
         interrupt_at_step_3(training)
 
 
-@pytest.mark.parametrize("leave", [leave_by_break, leave_by_error, leave_with_block, leave_by_signal])
+@pytest.mark.parametrize(
+    "leave", mostly_slow([leave_by_break, leave_by_error, leave_with_block, leave_by_signal], quick=[leave_by_break])
+)
 def test_leaving_the_loop_saves_and_the_run_resumes_exactly(
     words: Words, leave: Callable[[nanolm.Training], None]
 ) -> None:
@@ -162,6 +172,7 @@ def test_training_that_is_never_iterated_writes_nothing(words: Words) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_signal_is_delivered_again_when_the_run_is_saved(words: Words) -> None:
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -174,6 +185,7 @@ def test_signal_is_delivered_again_when_the_run_is_saved(words: Words) -> None:
     assert (run.summary.status, run.step) == ("interrupted", 2)
 
 
+@pytest.mark.slow
 def test_train_works_in_a_thread(words: Words) -> None:
     found = []
     thread = threading.Thread(
@@ -190,6 +202,7 @@ def test_fitted_model_has_one_step(words: Words) -> None:
     assert step.loss > 0
 
 
+@pytest.mark.slow
 def test_completed_run_resumed_again_is_left_as_it_is(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     run = nanolm.train(*words, "model=bigram", quiet=True, max_steps=2)
     capsys.readouterr()
@@ -198,6 +211,7 @@ def test_completed_run_resumed_again_is_left_as_it_is(words: Words, capsys: pyte
     assert run.resume(quiet=True, max_steps=4).step == 4
 
 
+@pytest.mark.slow
 def test_fork_starts_a_new_run_with_other_settings(words: Words) -> None:
     run = nanolm.train(*words, "model=bigram", quiet=True, max_steps=2)
     fork = run.fork("optimizer.lr=1e-4", quiet=True, max_steps=4)
@@ -208,13 +222,14 @@ def test_fork_starts_a_new_run_with_other_settings(words: Words) -> None:
 
 
 def test_sweep_returns_the_runs_of_all_jobs(words: Words) -> None:
-    runs = nanolm.sweep(*words, "model=bigram", "optimizer.lr=1e-3,3e-3", batch_size=[2, 4], max_steps=2)
-    lrs = {(run.config.optimizer.lr, run.config.trainer.batch_size) for run in runs}
-    assert lrs == {(0.001, 2), (0.001, 4), (0.003, 2), (0.003, 4)}
-    again = nanolm.sweep(*words, "model=bigram", "optimizer.lr=3e-3", batch_size=[4], max_steps=2)
-    assert [run.path for run in again] == [runs[-1].path]
+    runs = nanolm.sweep(*words, "model=bigram", "optimizer.lr=3e-3", batch_size=[2, 4], max_steps=2)
+    found = {(run.config.optimizer.lr, run.config.trainer.batch_size) for run in runs}
+    assert found == {(0.003, 2), (0.003, 4)}
+    again = nanolm.sweep(*words, "model=bigram", "optimizer.lr=3e-3", batch_size=4, max_steps=2)
+    assert [run.path for run in again] == [runs[1].path]
 
 
+@pytest.mark.slow
 def test_sweep_with_a_failing_job_names_its_error(words: Words) -> None:
     (run,) = nanolm.sweep(*words, "model=bigram", "seed=1", max_steps=2)
     (run.path / "summary.json").write_text("{")

@@ -135,7 +135,7 @@ def test_model_without_attention_has_logits_only(pair: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "layers", "error"),
+    ("prompt", "layers", "error"),
     [
         ("", None, SettingsError),
         ("3" * 99, None, SettingsError),
@@ -143,8 +143,8 @@ def test_model_without_attention_has_logits_only(pair: Path) -> None:
         ("3", [2], SettingsError),
     ],
 )
-def test_wrong_input_is_refused(gpt: nanolm.Run, text: str, layers: list[int] | None, error: type[Exception]) -> None:
+def test_wrong_input_is_refused(gpt: nanolm.Run, prompt: str, layers: list[int] | None, error: type[Exception]) -> None:
     with pytest.raises(error):
-        gpt.activations(text, layers=layers)
+        gpt.activations(prompt, layers=layers)
     with pytest.raises(SettingsError, match="no layer -1"):
         gpt.activations("3", layers=[-1])
