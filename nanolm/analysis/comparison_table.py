@@ -20,6 +20,7 @@ OPTIONAL = (
     "tokens",
     "seconds_to_target",
     "parameters",
+    "trained_parameters",
     "seconds",
     "best_ema_val_loss",
     "final_val_loss",

@@ -49,6 +49,7 @@ METRICS = {
     "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
     "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
     "parameters": Metric("param-\neters"),
+    "trained_parameters": Metric("trained\nparam."),
     "tokens": Metric("tokens"),
     "flops": Metric("FLOPs"),
     "seconds": Metric("seconds"),
@@ -68,7 +69,8 @@ class RunMetrics:
 
     Attributes:
         step: optimizer steps done.
-        parameters: trainable parameters; entries of a fitted model.
+        parameters: of the model; entries of a fitted model.
+        trained_parameters: of low-rank adapters; None if all parameters are trained.
         tokens: training tokens scored, over all epochs.
         flops: training FLOPs, forward and backward.
         seconds: training time, including evaluations and saves.
@@ -83,6 +85,7 @@ class RunMetrics:
 
     step: int | None = None
     parameters: int | None = None
+    trained_parameters: int | None = None
     tokens: int | None = None
     flops: float | None = None
     seconds: float | None = None
@@ -118,6 +121,7 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
     return RunMetrics(
         **known,
         parameters=run.summary.entries if run.summary.is_fitted else run.summary.parameters,
+        trained_parameters=run.summary.trained_parameters if run.summary.base else None,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
         perplexity=None if best is None else math.exp(min(best, MAX_EXPONENT)),
         fault=fault,

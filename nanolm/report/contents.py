@@ -30,7 +30,7 @@ from nanolm.wording import LOSSY, format_value
 MAX_LABEL_LENGTH = 34
 
 FIGURES = (
-    *("parameters", "tokens", "flops", "seconds", "tokens_per_second"),
+    *("parameters", "trained_parameters", "tokens", "flops", "seconds", "tokens_per_second"),
     *("best_val_loss", "final_val_loss", "bits_per_byte"),
 )
 

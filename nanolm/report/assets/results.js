@@ -18,6 +18,7 @@ function columns() {
     ...(!report.by_bits && runs.some((run) => run.figures.final_val_loss !== run.figures.best_val_loss) ? figure("final_val_loss", "final val loss", exact, "nats per token") : []),
     ...figure("best_step", "best at step", whole),
     ...figure("parameters", "parameters", whole),
+    ...figure("trained_parameters", "trained", whole, "parameters of low-rank adapters"),
     ...figure("tokens", "tokens", brief, "seen in training, with repetitions"),
     ...figure("flops", "FLOPs", brief, "training FLOPs, by formula"),
     ...figure("seconds", "time", duration),
