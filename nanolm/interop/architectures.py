@@ -216,6 +216,7 @@ def _gpt2_from_json(reader: _Reader) -> Settings:
     reader.require("scale_attn_by_inverse_layer_idx", False)
     reader.require("add_cross_attention", False)
     width = reader.number("n_embd")
+    eps = reader.number("layer_norm_epsilon", LAYER_NORM_EPS)
     hidden = reader.number("n_inner", 4 * width)
     return {
         "size.n_layers": reader.number("n_layer"),
@@ -224,7 +225,7 @@ def _gpt2_from_json(reader: _Reader) -> Settings:
         "size.context_length": reader.number("n_positions"),
         "size.d_ff": None if hidden == 4 * width else hidden,
         "model.activation": reader.activation("activation_function", _THEIR_ACTIVATIONS),
-        "model.norm_eps": reader.number("layer_norm_epsilon", LAYER_NORM_EPS),
+        "model.norm_eps": None if eps == LAYER_NORM_EPS else eps,
         "model.tie_embeddings": reader.flag("tie_word_embeddings", True),
     }
 
