@@ -108,8 +108,8 @@ def export(
         if value not in known
     ]
     problems += _target_problems(target)
-    if format == "gguf":
-        problems += gguf_file.missing_package()
+    missing = gguf_file.missing_package() if format == "gguf" else []
+    problems += missing
     remarks: list[str] = []
     try:
         loaded = _load(os.fspath(run), checkpoint, weights if weights in WEIGHTS else "trained", plugins, remarks)
@@ -117,7 +117,7 @@ def export(
         raise_all([*problems, error])
         raise
     content = None
-    if format in FORMATS and dtype in DTYPES:
+    if format in FORMATS and dtype in DTYPES and not missing:
         try:
             content = FORMATS[format](loaded, _merged_weights(loaded), dtype)
         except NanolmError as error:

@@ -63,7 +63,7 @@ def test_export_chooses_checkpoint(trained: Path, tmp_path: Path) -> None:
         name: export(trained, tmp_path / repr(name), checkpoint=name).step for name in (None, "best", "last", 30, "30")
     }
     assert steps["last"] == steps[30] == steps["30"] == 30
-    assert steps[None] == steps["best"] != 30
+    assert steps[None] == steps["best"] == load_run(str(trained)).step
     with pytest.raises(NanolmError, match="no checkpoint of step 7"):
         export(trained, tmp_path / "x", checkpoint=7)
     assert not (tmp_path / "x").exists()
@@ -95,6 +95,7 @@ def test_safetensors_file_is_read_by_the_library(dtype: torch.dtype, tmp_path: P
         write_safetensors(tmp_path / "ours", tensors, dtype)
 
 
+@pytest.mark.slow
 def test_safetensors_format_has_every_tensor_of_any_model(bigram: Path, tmp_path: Path, text: Path) -> None:
     ngram = make_run(tmp_path / "ngram", text, "model=ngram", "tokenizer=word")
     for run in (bigram, ngram):
@@ -210,9 +211,7 @@ def test_model_card_repeats_run_without_private_paths(bigram: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", ["trained", "ema"])
 @pytest.mark.parametrize("model", ["gpt2", "llama", "gpt"])
-def test_transformers_opens_export(
-    model: str, weights: str, runs: dict[str, Path], tmp_path: Path, text: Path
-) -> None:
+def test_transformers_opens_export(model: str, weights: str, runs: dict[str, Path], tmp_path: Path, text: Path) -> None:
     loaded = load_run(str(runs[model]), device="cpu", weights=weights)
     written = export(runs[model], tmp_path / "out", weights=weights)
     other, tokenizer = open_exported(written.folder)
@@ -281,23 +280,24 @@ def test_run_in_training_exports_its_last_checkpoint(nanolm: Nanolm, small_text:
     process = nanolm.start(
         *("train", "dataset=text", f"dataset.path={small_text}", "size.n_layers=2", "size.n_heads=2"),
         *("size.d_model=16", "size.context_length=16", "trainer.batch_size=4", "trainer.sample_tokens=0"),
-        *("trainer.max_steps=1000000", "trainer.eval_every=20", "trainer.save_every=10", "logger=none"),
+        # Few lines, so that the pipe does not fill up and stop the process.
+        *("trainer.max_steps=1000000", "trainer.eval_every=1000", "trainer.save_every=100", "logger=none"),
         "hydra.run.dir=run",
     )
     try:
-        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), 60), process)
+        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), 1100), process)
         done = nanolm("export", "run", "--to", "out")
         assert done.returncode == 0, done.stderr
         assert "the run is still being trained; this is its last checkpoint, step" in done.stderr
         step = int(done.stdout.split()[2].replace(",", ""))
-        assert step % 10 == 0
-        assert step >= 50
+        assert step % 100 == 0
+        assert step >= 1000
         done = nanolm("export", "run", "--to", "best", "--checkpoint", "best")
         assert "still being trained; this is its best checkpoint" in done.stderr
         # It was not disturbed.
         assert process.poll() is None
         before = RunDirectory(nanolm.folder / "run").read_metrics()[-1].step
-        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), before + 10), process)
+        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), before + 100), process)
     finally:
         kill_process_group(process)
     assert (nanolm.folder / "out" / "model.safetensors").is_file()

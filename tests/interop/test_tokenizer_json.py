@@ -34,7 +34,9 @@ ODD = [
     A_PAGE,
 ]
 # GPT-2's ids of the prompt of a tutorial on GPT-2 in torch for R (Keydana 2023).
-PROMPT = "No duty is imposed on the rich, rights of the poor is a hollow phrase ... Enough languishing in custody. Equality"
+PROMPT = (
+    "No duty is imposed on the rich, rights of the poor is a hollow phrase ... Enough languishing in custody. Equality"
+)
 PROMPT_IDS = (
     *(2949, 7077, 318, 10893, 319, 262, 5527, 11, 2489, 286, 262),
     *(3595, 318, 257, 20596, 9546, 2644, 31779, 2786, 3929, 287, 10804),
