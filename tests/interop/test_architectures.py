@@ -67,6 +67,7 @@ ALTERNATIVES = {
     "model.head_bias": ("true",),
     "model.logit_softcap": ("3",),
     "model.initialization": ("xavier", "pytorch"),
+    "model.lora": (),  # merged: test_adapters.py
     "model.dropout": ("0.5",),
     "model.embedding_dropout": ("0.5",),
     "model.attention_dropout": ("0.5",),
