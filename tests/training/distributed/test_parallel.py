@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import evaluation, rng
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.distributed import parallel as distributed
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, process_group
 from nanolm.training.trainer import train
@@ -448,3 +450,31 @@ def test_incomplete_torchrun_environment_is_ignored(monkeypatch: pytest.MonkeyPa
     for name, word in values.items():
         monkeypatch.setenv(name, word)
     assert check(make_config("trainer.batch_size=5")) == []
+
+
+@pytest.mark.slow
+def test_two_ranks_train_adapters_like_one(text: str, tmp_path: Path) -> None:
+    line = (*COMMON, text, *AVERAGED, "model=gpt2", "trainer.max_steps=4")
+    adapted = (*line, "model.lora.rank=3", "optimizer.lr=0.02")
+    parent = RunDirectory(tmp_path / "parent")
+    parent.path.mkdir()
+    train(make_config(*line), parent)
+    found, _ = checkpoint.newest(parent.checkpoints)
+    assert found is not None
+    (tmp_path / "one").mkdir()
+    start = Parent(parent, make_config(*line), found)
+    train(make_config(*adapted, "trainer.max_steps=8"), RunDirectory(tmp_path / "one"), parent=start)
+    jobs = []
+    for kind in ("ddp", "fsdp"):
+        shutil.copytree(tmp_path / "one", tmp_path / kind)
+        jobs.append((tmp_path / kind, (*adapted, "trainer.max_steps=20", f"trainer.parallel={kind}")))
+    train(make_config(*adapted, "trainer.max_steps=20"), RunDirectory(tmp_path / "one"))
+    assert train_on_ranks(jobs, tmp_path) == ["completed", "completed"]
+    expected = losses(tmp_path / "one", "train")
+    weights, _ = final_state(RunDirectory(tmp_path / "one"))
+    for kind in ("ddp", "fsdp"):
+        assert losses(tmp_path / kind, "train") == pytest.approx(expected, abs=1e-4)
+        found_weights, _ = final_state(RunDirectory(tmp_path / kind))
+        assert found_weights.keys() == weights.keys()
+        assert all("lora" in name for name in weights)
+        assert all(torch.allclose(found_weights[name], weights[name], atol=1e-3) for name in weights)
