@@ -15,9 +15,11 @@ from nanolm.config.fields import plain
 from nanolm.config.mask import CausalConfig, layer_masks
 from nanolm.config.model import TransformerConfig
 from nanolm.config.run import Config
+from nanolm.config.size import SizeConfig
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.json_text import dump_json, is_finite_number
 from nanolm.model.layers import LAYER_NORM_EPS
+from nanolm.wording import shorten
 
 # Names of activation functions in transformers; swiglu is `silu` with a gate.
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "relu_squared": "relu2"}
@@ -37,6 +39,7 @@ class Architecture:
 
     Attributes:
         name: of the class, as in config.json's `architectures`.
+        base: the class of the model without its head.
         model_type: config.json's `model_type`.
         prefix: of its tensors, but for the head's.
         option: the model option whose settings `from_json` changes.
@@ -46,6 +49,7 @@ class Architecture:
     """
 
     name: str
+    base: str
     model_type: str
     prefix: str
     option: str
@@ -60,6 +64,7 @@ class Architecture:
             RunError: with everything that cannot be represented.
         """
         reader = _Reader(config_json)
+        reader.require("quantization_config", None)
         settings = self.from_json(reader)
         raise_all([RunError(problem.found, where=where, hint=problem.hint) for problem in reader.problems])
         return settings
@@ -122,12 +127,15 @@ def architecture_of(config_json: Mapping[str, Any], where: str) -> Architecture:
     Raises:
         RunError: it names none or another one.
     """
+    names = _names(config_json)
     for architecture in ARCHITECTURES.values():
-        if architecture.name in _names(config_json) or config_json.get("model_type") == architecture.model_type:
+        if {architecture.name, architecture.base}.intersection(names):
             return architecture
-    named = ", ".join(_names(config_json)) or config_json.get("model_type")
+        if not names and config_json.get("model_type") == architecture.model_type:
+            return architecture
+    named = ", ".join(names[:5]) or config_json.get("model_type")
     raise RunError(
-        f"the architecture {named} cannot be imported" if named else "config.json names no architecture",
+        f"the architecture {shorten(str(named))} cannot be imported" if named else "config.json names no architecture",
         where=where,
         hint=f"architectures that can be: {', '.join(ARCHITECTURES)}",
     )
@@ -148,46 +156,64 @@ class _Reader:
     def refuse(self, found: str, hint: str = "") -> None:
         self.problems.append(RunError(found, where="config.json", hint=hint))
 
-    def number(self, name: str, default: float | None = None) -> Any:
+    def number(self, name: str, default: float) -> float:
         """Return a number; the default if it is missing or null."""
+        value = self.json.get(name)
+        if value is not None and not is_finite_number(value):
+            self.refuse(f"{name} is {_shown(value)}, and must be a number")
+            return default
+        return default if value is None else value
+
+    def size(self, name: str, default: int | None = None, minimum: int = 1) -> int:
+        """Return a size; the default if it is missing or null."""
         value = self.json.get(name)
         if value is None and default is not None:
             return default
-        if not is_finite_number(value):
-            self.refuse(f"{name} is {value!r}, and must be a number")
+        if type(value) is not int or not minimum <= value < 2**31:
+            self.refuse(f"{name} is {_shown(value)}, and must be a whole number, {minimum} or more")
             return 1
         return value
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.json.get(name)
         if value is not None and not isinstance(value, bool):
-            self.refuse(f"{name} is {value!r}, and must be true or false")
+            self.refuse(f"{name} is {_shown(value)}, and must be true or false")
         return default if value is None else bool(value)
 
     def require(self, name: str, *allowed: Any) -> None:
         """Require that a key is missing or has one of these values."""
         if name in self.json and self.json[name] not in allowed:
-            self.refuse(f"{name} is {self.json[name]!r}, and only {' or '.join(map(repr, allowed))} is supported")
+            shown = " or ".join(map(dump_json, allowed))
+            self.refuse(f"{name} is {_shown(self.json[name])}, and only {shown} is supported")
 
-    def activation(self, name: str, known: Mapping[str, str]) -> str:
+    def activation(self, name: str, default: str, known: Mapping[str, str]) -> str:
         """Return nanolm's name of an activation function."""
-        value = self.json.get(name)
+        value = self.json.get(name, default)
         if not isinstance(value, str) or value not in known:
-            self.refuse(f"{name} is {value!r}, which is not supported", f"supported: {', '.join(known)}")
-            return ""
+            self.refuse(f"{name} is {_shown(value)}, which is not supported", f"supported: {', '.join(known)}")
+            return known[default]
         return known[value]
 
     def rotary_base(self) -> float:
         """Return the base of rotary positions; older files have it at the top level."""
+        self.require("partial_rotary_factor", None, 1)
         parameters = self.json.get("rope_parameters") or self.json.get("rope_scaling") or {}
-        if (
-            not isinstance(parameters, dict)
-            or parameters.get("rope_type", parameters.get("type", "default")) != "default"
+        plain_types = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1, "factor": 1}
+        if not isinstance(parameters, dict) or any(
+            parameters.get(key) not in (None, value) for key, value in plain_types.items()
         ):
-            self.refuse(f"rotary positions are scaled: {parameters!r}", "only plain rotary positions are supported")
+            hint = "only rotary positions of the type default are supported"
+            self.refuse(f"rotary positions are scaled: {_shown(parameters)}", hint)
             return ROTARY_BASE
         theta = parameters.get("rope_theta", self.json.get("rope_theta"))
+        if theta is not None and not is_finite_number(theta):
+            self.refuse(f"rope_theta is {_shown(theta)}, and must be a number")
+            return ROTARY_BASE
         return ROTARY_BASE if theta is None else float(theta)
+
+
+def _shown(value: Any) -> str:
+    return shorten(dump_json(value))
 
 
 _THEIR_ACTIVATIONS = {name: ours for ours, name in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
@@ -215,16 +241,16 @@ def _gpt2_from_json(reader: _Reader) -> Settings:
     reader.require("scale_attn_weights", True)
     reader.require("scale_attn_by_inverse_layer_idx", False)
     reader.require("add_cross_attention", False)
-    width = reader.number("n_embd")
+    width = reader.size("n_embd", 768)
+    hidden = reader.size("n_inner", 4 * width)
     eps = reader.number("layer_norm_epsilon", LAYER_NORM_EPS)
-    hidden = reader.number("n_inner", 4 * width)
     return {
-        "size.n_layers": reader.number("n_layer"),
-        "size.n_heads": reader.number("n_head"),
+        "size.n_layers": reader.size("n_layer", 12, minimum=0),
+        "size.n_heads": reader.size("n_head", 12),
         "size.d_model": width,
-        "size.context_length": reader.number("n_positions"),
+        "size.context_length": reader.size("n_positions", 1024),
         "size.d_ff": None if hidden == 4 * width else hidden,
-        "model.activation": reader.activation("activation_function", _THEIR_ACTIVATIONS),
+        "model.activation": reader.activation("activation_function", "gelu_new", _THEIR_ACTIVATIONS),
         "model.norm_eps": None if eps == LAYER_NORM_EPS else eps,
         "model.tie_embeddings": reader.flag("tie_word_embeddings", True),
     }
@@ -235,9 +261,10 @@ def _llama_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
 
 
 def _llama_from_json(reader: _Reader) -> Settings:
-    reader.activation("hidden_act", {"silu": "swiglu"})
-    return _rotary_from_json(reader) | {
-        "model.bias": reader.flag("mlp_bias", False),
+    reader.activation("hidden_act", "silu", {"silu": "swiglu"})
+    has_bias = reader.flag("mlp_bias", False)
+    return _rotary_from_json(reader, has_gate=True, has_bias=has_bias) | {
+        "model.bias": has_bias,
         "model.norm_eps": reader.number("rms_norm_eps", 1e-6),
     }
 
@@ -253,8 +280,8 @@ def _nanochat_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
 def _nanochat_from_json(reader: _Reader) -> Settings:
     eps = reader.number("rms_norm_eps", 1e-6)
     softcap = reader.json.get("final_logit_softcapping", 15.0)
-    return _rotary_from_json(reader) | {
-        "model.activation": reader.activation("hidden_act", _THEIR_ACTIVATIONS),
+    return _rotary_from_json(reader, has_gate=False, has_bias=False) | {
+        "model.activation": reader.activation("hidden_act", "relu2", _THEIR_ACTIVATIONS),
         "model.norm_eps": None if eps == RMS_NORM_EPS else eps,
         "model.logit_softcap": None if softcap is None else reader.number("final_logit_softcapping", 15.0),
     }
@@ -279,22 +306,25 @@ def _rotary_to_json(config: Config, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _rotary_from_json(reader: _Reader) -> Settings:
-    n_heads, width = reader.number("num_attention_heads"), reader.number("hidden_size")
-    n_kv_heads = reader.number("num_key_value_heads", n_heads)
-    head_width = reader.number("head_dim", width // max(1, n_heads))
+def _rotary_from_json(reader: _Reader, has_gate: bool, has_bias: bool) -> Settings:
+    n_heads, width = reader.size("num_attention_heads"), reader.size("hidden_size")
+    n_kv_heads = reader.size("num_key_value_heads", n_heads)
+    head_width = reader.size("head_dim", width // n_heads)
     is_derived = head_width * n_heads == width
+    hidden = reader.size("intermediate_size")
+    derived_hidden = SizeConfig(1, n_heads, width, 1).hidden_width(has_gate)
+    has_attention_bias = reader.flag("attention_bias", False)
     return {
-        "size.n_layers": reader.number("num_hidden_layers"),
+        "size.n_layers": reader.size("num_hidden_layers", minimum=0),
         "size.n_heads": n_heads,
         "size.n_kv_heads": None if n_kv_heads == n_heads else n_kv_heads,
         "size.d_model": width,
         "size.d_key": None if is_derived else head_width,
         "size.d_value": None if is_derived else head_width,
-        "size.d_ff": reader.number("intermediate_size"),
-        "size.context_length": reader.number("max_position_embeddings"),
+        "size.d_ff": None if hidden == derived_hidden else hidden,
+        "size.context_length": reader.size("max_position_embeddings"),
         "model.rotary_base": reader.rotary_base(),
-        "model.attention_bias": reader.flag("attention_bias", False),
+        "model.attention_bias": None if has_attention_bias == has_bias else has_attention_bias,
         "model.tie_embeddings": reader.flag("tie_word_embeddings", False),
     }
 
@@ -326,6 +356,7 @@ ARCHITECTURES = {
     for architecture in (
         Architecture(
             "GPT2LMHeadModel",
+            "GPT2Model",
             "gpt2",
             "transformer.",
             "gpt2",
@@ -347,6 +378,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "LlamaForCausalLM",
+            "LlamaModel",
             "llama",
             "model.",
             "llama",
@@ -365,6 +397,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "NanoChatForCausalLM",
+            "NanoChatModel",
             "nanochat",
             "model.",
             "gpt",
