@@ -16,6 +16,9 @@ from nanolm.interop.weights import FORMATS, index_of, read_shards
 # The files of a tokenizer, of which those that the model has are downloaded.
 _TOKENIZER_FILES = (TOKENIZER, ADDED, *ENCODER_NAMES, *MERGES_NAMES)
 
+# Seconds to wait for the hub's description of a model.
+TIMEOUT = 20
+
 _BY_HAND = "or get the files by other means, and name their folder: nanolm import FOLDER --to RUN"
 
 
@@ -45,17 +48,26 @@ def download(name: str, revision: str | None, report: Callable[[str], None]) -> 
         ) from error
     if not os.isatty(2):
         disable_progress_bars()
-    with _explained(name, revision):
-        folder = Path(huggingface_hub.hf_hub_download(name, CONFIG, revision=revision or "main")).parent
-    # The other files are of the same commit, also if the branch moves in the meantime.
-    commit = folder.name
-    source = SourceFolder(folder, folder.parents[1], name, commit)
+    # Asked first, since it fails at once without a network; a download is tried for half a minute.
+    hub = huggingface_hub.HfApi()
     try:
         with _explained(name, revision):
-            files = huggingface_hub.HfApi().model_info(name, revision=commit, files_metadata=True).siblings
+            about = hub.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
     except _UnreachableError:
-        report(f"the hub cannot be reached: {name} is read from the cache, at commit {commit[:8]}")
+        cached = huggingface_hub.try_to_load_from_cache(name, CONFIG, revision=revision or "main")
+        if not isinstance(cached, str):
+            raise
+        source = _snapshot(name, cached)
+        report(f"the hub cannot be reached: {name} is read from the cache, at commit {source.path.name[:8]}")
         return source
+    with _explained(name, revision):
+        # By the name of the branch, which the cache remembers.
+        source = _snapshot(name, huggingface_hub.hf_hub_download(name, CONFIG, revision=revision or "main"))
+        # The other files are of the same commit, also if the branch has moved in the meantime.
+        commit = source.path.name
+        if commit != about.sha:
+            about = hub.model_info(name, revision=commit, files_metadata=True, timeout=TIMEOUT)
+    files = about.siblings or []
     names = {file.rfilename for file in files}
     source.known_sha256.update({file.rfilename: file.lfs.sha256 for file in files if file.lfs})
     with _explained(name, revision):
@@ -65,6 +77,12 @@ def download(name: str, revision: str | None, report: Callable[[str], None]) -> 
             for shard in read_shards(source, wanted) if wanted in map(index_of, FORMATS) else []:
                 huggingface_hub.hf_hub_download(name, shard, revision=commit)
     return source
+
+
+def _snapshot(name: str, file: str) -> SourceFolder:
+    """Return the folder of a commit in the cache, in which files are links to those of the repository."""
+    folder = Path(file).parent
+    return SourceFolder(folder, folder.parents[1], name, folder.name)
 
 
 def _wanted(names: set[str]) -> list[str]:
@@ -83,7 +101,6 @@ class _UnreachableError(RunError):
 @contextlib.contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
     """Translate the errors of huggingface_hub."""
-    import httpx
     from huggingface_hub import errors
 
     where = f"{name}, revision {revision or 'main'}"
@@ -107,8 +124,8 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise _unreachable(name, where, error) from error
     except errors.EntryNotFoundError as error:
-        raise RunError(f"the model {name} has no {CONFIG}", where=where, hint="use another model") from error
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        raise RunError(f"the model {name} has no {CONFIG} on the hub", where=where, hint="use another model") from error
+    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
         raise _unreachable(name, where, error) from error
     except OSError as error:
         raise explain_os_error(
