@@ -51,6 +51,7 @@ class _Found:
         config: settings of the run.
         choices: the option chosen in the groups that the model decides.
         n_positions: of the stored position embedding; its first size.context_length rows are kept.
+        context_length: that the user gave.
         names: the name in the files of each tensor.
     """
 
@@ -60,6 +61,7 @@ class _Found:
     choices: dict[str, str]
     vocab_size: int
     n_positions: int
+    context_length: int | None
     weights: Weights
     names: dict[str, str]
     tokenizer: FoundTokenizer
@@ -129,7 +131,9 @@ def _read(source: SourceFolder, context_length: int | None, report: Report) -> _
     # The names of options are those of the settings, which the tokenizer decides as well.
     config.tokenizer = _tokenizer_settings(tokenizer.name, source)
     choices["tokenizer"] = tokenizer.name
-    return _Found(source, architecture, config, choices, vocab_size, n_positions, weights, names, tokenizer)
+    return _Found(
+        source, architecture, config, choices, vocab_size, n_positions, context_length, weights, names, tokenizer
+    )
 
 
 def _settings(
@@ -269,6 +273,7 @@ def _write(found: _Found, run: RunDirectory, hashes: dict[str, Future[str]]) -> 
             "source": found.source.name,
             **({} if found.source.revision is None else {"revision": found.source.revision}),
             "architecture": found.architecture.name,
+            **({} if found.context_length is None else {"context_length": found.context_length}),
             "files": {name: future.result() for name, future in hashes.items()},
         },
         **about,

@@ -9,7 +9,7 @@ from nanolm.inference.load import Loaded
 from nanolm.json_text import dump_json
 from nanolm.model.build import count_parameters
 from nanolm.model.lora import adapters
-from nanolm.report.reproduce import command, fork_command
+from nanolm.report.reproduce import command, fork_command, import_command
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.runs.privacy import private
 from nanolm.runs.summary import Summary
@@ -70,10 +70,10 @@ def model_card(loaded: Loaded, architecture: str, format: str, dtype: str, weigh
         "## Use",
         _USES[format],
         "## Data",
-        _bullets(_data(settings, summary)),
+        _bullets(private(_data(settings, summary))),
         "## Settings",
         "```yaml\n" + "\n".join(_listed(private(settings))) + "\n```",
-        *_repeat(settings, summary),
+        *_repeat(loaded, settings, summary),
         _versions(summary),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -120,6 +120,12 @@ def _protocol(summary: Summary, row: MetricsRow | None, dtype: str) -> str:
 
 
 def _data(settings: dict[str, Any], summary: Summary) -> dict[str, Any]:
+    if summary.imported:
+        return {
+            "imported from": summary.imported.get("source"),
+            "revision": summary.imported.get("revision"),
+            "SHA-256 of the tokenizer": summary.tokenizer,
+        }
     counts = (summary.train_tokens, summary.val_tokens)
     return {
         "dataset": settings["dataset.name"],
@@ -144,8 +150,10 @@ def _listed(settings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _repeat(settings: dict[str, Any], summary: Summary) -> list[str]:
-    if summary.parent:
+def _repeat(loaded: Loaded, settings: dict[str, Any], summary: Summary) -> list[str]:
+    if summary.imported:
+        line = import_command(loaded.run.path, summary.imported)
+    elif summary.parent:
         line = fork_command(settings, summary.parent)
     else:
         line = command(settings, summary.choices)

@@ -17,7 +17,7 @@ from nanolm.analysis.names import short_keys
 from nanolm.analysis.settings import varying_settings
 from nanolm.errors import RunError
 from nanolm.report.curves import MAX_POINTS, Curve, curves
-from nanolm.report.reproduce import command, fork_command
+from nanolm.report.reproduce import command, fork_command, import_command
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, VAL, val_losses
@@ -163,7 +163,7 @@ def format_or_none(value: Any) -> str:
 
 def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> Entry:
     summary, directory = run.summary, RunDirectory(run.path)
-    parent, measured, samples, config = summary.parent, [], [], b""
+    measured, samples, config = [], [], b""
     try:
         measured = [] if run.faults else directory.read_thinned_metrics()
     except RunError as error:
@@ -201,11 +201,20 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
         },
         is_thinned=max(len(train), len(val)) > MAX_POINTS,
         samples=[(sample.step, sample.text) for sample in samples],
-        command=fork_command(run.settings, parent) if parent else command(run.settings, summary.choices),
+        command=_command(run),
         config=config.decode("utf-8", errors="replace"),
         provenance=_provenance(summary),
         faults=tuple(faults),
     )
+
+
+def _command(run: Run) -> str | None:
+    """Return the command that makes the run again."""
+    if run.summary.imported:
+        return import_command(run.path, run.summary.imported)
+    if run.summary.parent:
+        return fork_command(run.settings, run.summary.parent)
+    return command(run.settings, run.summary.choices)
 
 
 def _provenance(summary: Summary) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nanolm.config.interpolation import map_strings, unescape
 from nanolm.errors import NanolmError
 from nanolm.registry import GROUPS
 from nanolm.runs.directory import RunDirectory
+from nanolm.runs.summary import ImportReference
 
 
 def command(settings: Mapping[str, Any], choices: Mapping[str, str]) -> str | None:
@@ -66,6 +67,14 @@ def fork_command(settings: Mapping[str, Any], parent: Mapping[str, Any]) -> str 
         return None
     changed = [f"{key}={format_override(value)}" for key, value in settings.items() if value != before[key]]
     return shell.resume_command(run.checkpoints / f"step-{step:08d}", "fork=true", *changed)
+
+
+def import_command(run: Path, imported: ImportReference) -> str | None:
+    """Return the `nanolm import` command that imports a model again; None if the summary does not name its source."""
+    options = {"--revision": imported.get("revision"), "--context-length": imported.get("context_length")}
+    given = [text for option, value in options.items() if value is not None for text in (option, str(value))]
+    source = imported.get("source")
+    return shell.join("nanolm", "import", source, "--to", shell.path_argument(run), *given) if source else None
 
 
 @functools.cache

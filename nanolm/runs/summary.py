@@ -40,13 +40,14 @@ class ParentReference(TypedDict, total=False):
 class ImportReference(TypedDict, total=False):
     """Where an imported model comes from.
 
-    `source` is the folder or the name on the hub, as typed; `revision` is the commit on the hub; `files` has the
-    SHA-256 of every file that was read.
+    `source` is the folder or the name on the hub, as typed; `revision` is the commit on the hub; `context_length` is
+    that of the run if it was given; `files` has the SHA-256 of every file that was read.
     """
 
     source: str
     revision: str
     architecture: str
+    context_length: int
     files: dict[str, str]
 
 
