@@ -173,6 +173,14 @@ def prepare() -> None:
     sys.stderr = _prepared(sys.stderr, sys.__stderr__, 2, is_best_effort=True)
 
 
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, which shows more than text."""
+    # A kernel has imported IPython; nothing else has to.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
 def ignore_write_errors() -> None:
     """Make stdout best effort too, for commands whose results are files: training continues without its console."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

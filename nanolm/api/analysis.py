@@ -34,6 +34,14 @@ def compare(
     Raises:
         RunError: a path contains no run.
         SettingsError: a metric or a setting is unknown.
+
+    Example:
+        >>> lrs = (0.01, 0.1)
+        >>> words = ("model=bigram", "logger=none")
+        >>> runs = [nanolm.train(*words, f"optimizer.lr={lr}", max_steps=20, quiet=True) for lr in lrs]
+        >>> compared = nanolm.compare(runs, metric="best_val_loss")
+        >>> [row.settings["optimizer.lr"] for row in compared.rows]
+        [0.1, 0.01]
     """
     return comparison.compare(find(_listed(paths)), metrics=_names(metric), sort=sort, by=_names(by), target=target)
 
@@ -88,6 +96,10 @@ def count(*overrides: str, vocab_size: int | None = None, config_dir: str | None
 
     Raises:
         SettingsError: with every mistake in the settings.
+
+    Example:
+        >>> nanolm.count("model=gpt2", "size=gpt2", vocab_size=50257)["parameters"]["total"]
+        124439808
     """
     from nanolm.api.surroundings import unchanged
     from nanolm.compose import compose_command

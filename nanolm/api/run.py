@@ -322,6 +322,14 @@ def load(
 
     Raises:
         RunError: the directory is not a run.
+
+    Example:
+        >>> path = nanolm.train("model=bigram", "logger=none", max_steps=20, quiet=True).path
+        >>> run = nanolm.load(path, checkpoint="last")
+        >>> run.step
+        20
+        >>> len(run.generate("The", max_new_tokens=10))
+        13
     """
     return Run(path, checkpoint=checkpoint, weights=weights, device=device, plugins=plugins)
 

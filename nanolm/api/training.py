@@ -128,6 +128,13 @@ def training(*overrides: str, config_dir: str | None = None, quiet: bool = False
 
     Each `step` has its `number`, `loss`, `lr`, `model`, `batch` and `grad_norm` (`nanolm.Step`). Arguments and errors
     are those of `train`; mistakes in the command line are raised at once, all others by the first step.
+
+    Example:
+        >>> for step in nanolm.training("model=bigram", "logger=none", max_steps=20, quiet=True):
+        ...     if step.number == 5:
+        ...         break
+        >>> step.number
+        5
     """
     return Training(_compose(overrides, config_dir, trainer), quiet=quiet)
 
@@ -146,6 +153,11 @@ def train(*overrides: str, config_dir: str | None = None, quiet: bool = False, *
 
     Raises:
         NanolmError: as the command reports it; see nanolm.errors.
+
+    Example:
+        >>> run = nanolm.train("model=bigram", "logger=none", max_steps=20, quiet=True)
+        >>> run.summary.status
+        'completed'
     """
     return training(*overrides, config_dir=config_dir, quiet=quiet, **trainer).finish()
 
@@ -161,6 +173,12 @@ def sweep(*overrides: str, config_dir: str | None = None, **trainer: object) -> 
     Raises:
         SweepError: a job failed; the other jobs have been trained.
         NanolmError: the command line has mistakes, and nothing was trained.
+
+    Example:
+        >>> runs = nanolm.sweep("model=bigram", "logger=none", "seed=1,2", max_steps=20)
+        run in outputs/sweep ... 2 jobs: 2 completed ...
+        >>> [run.config.seed for run in runs]
+        [1, 2]
     """
     from nanolm.compose.hydra_commands import parse_flags, run_sweep
     from nanolm.sweeps.driver import SweepResult

@@ -22,7 +22,7 @@ from nanolm.runs.loggers import Logger, NoLogger
 from nanolm.runs.metrics import MetricsRow
 from nanolm.runs.records import encode_row
 from nanolm.runs.samples import Sample
-from nanolm.terminal import say, visible
+from nanolm.terminal import in_notebook, say, visible
 
 
 class NoLog:
@@ -53,25 +53,30 @@ class NoLog:
     def close(self) -> None: ...
 
 
-class Bar(tqdm):
-    """A progress bar with its own estimate of the remaining time.
+def make_bar(seconds_left: Callable[[], float | None] | None, **settings: Any) -> tqdm[Any]:
+    """Make a progress bar with its own estimate of the remaining time: a widget in a notebook that has them.
 
     Args:
         seconds_left: called whenever the bar is drawn; it returns None if the time is unknown.
+        settings: of tqdm.
     """
+    base: Any = tqdm
+    if in_notebook():
+        from tqdm import auto
 
-    def __init__(self, *, seconds_left: Callable[[], float | None] | None = None, **settings: Any) -> None:
-        self._seconds_left = seconds_left
-        if seconds_left is not None:
-            settings["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
-        super().__init__(**settings)
+        base = auto.tqdm
 
-    @property
-    def format_dict(self) -> Any:
-        """The values for `bar_format`."""
-        seconds = self._seconds_left() if self._seconds_left is not None else None
-        left = "?" if seconds is None else tqdm.format_interval(seconds)
-        return {**super().format_dict, "left": left}
+    class Bar(base):
+        @property
+        def format_dict(self) -> Any:
+            """The values for `bar_format`."""
+            seconds = seconds_left() if seconds_left is not None else None
+            left = "?" if seconds is None else tqdm.format_interval(seconds)
+            return {**super().format_dict, "left": left}
+
+    if seconds_left is not None:
+        settings["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
+    return Bar(**settings)
 
 
 class _Rows:
@@ -151,7 +156,7 @@ class Log:
 
     Args:
         file_sizes: bytes of metrics.jsonl and samples.jsonl at the checkpoint to resume from; the rest is truncated.
-        show_bar: whether to show the progress bar; None shows it on a terminal only.
+        show_bar: whether to show the progress bar; None shows it on a terminal and in a notebook.
         bar_file: the stream of the bar; None is stderr.
         quiet: whether messages go to train.log only.
         hashes: SHA-256 of these bytes by file name, where it is known.
@@ -172,9 +177,9 @@ class Log:
     ) -> None:
         self.logger: Logger = NoLogger()
         self._bar_file = bar_file or sys.stderr
-        self._show_bar = self._bar_file.isatty() if show_bar is None else show_bar
+        self._show_bar = self._bar_file.isatty() or in_notebook() if show_bar is None else show_bar
         self._quiet = quiet
-        self._bar: Bar | None = None
+        self._bar: tqdm[Any] | None = None
         self._postfix: dict[str, str] = {}
         self._text_lock = threading.Lock()
         self._failed: set[Path] = set()
@@ -196,8 +201,8 @@ class Log:
         Args:
             seconds_left: an estimate of the remaining time; None uses that of tqdm.
         """
-        self._bar = Bar(
-            seconds_left=seconds_left,
+        self._bar = make_bar(
+            seconds_left,
             total=total,
             initial=done,
             unit="step",

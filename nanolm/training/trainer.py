@@ -100,7 +100,7 @@ def training(
         run: an empty directory, or the run to resume.
         choices: the option chosen in each config group, for the summary.
         changes: descriptions of settings that differ from those of the run, for the log.
-        show_bar: whether to show a progress bar; None shows it on a terminal only.
+        show_bar: whether to show a progress bar; None shows it on a terminal and in a notebook.
         bar_file: where the bar is drawn; None is stderr.
         quiet: write messages to train.log only.
         ranks: the processes that train together.
