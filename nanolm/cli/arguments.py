@@ -40,6 +40,16 @@ def add_weights(parser: Parser, default: str | None = "best", help_text: str = "
     add_plugins(parser)
 
 
+def add_dtype(parser: Parser) -> None:
+    """Add --dtype, the number format of the weights."""
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "int8"],
+        help="number format of the weights; int8 is dynamic quantization (default: float32)",
+    )
+
+
 def add_runs(parser: Parser) -> None:
     """Add RUN_OR_FOLDER, one or more."""
     help_text = "run directories, or folders that contain run directories"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from nanolm import option_types as types
-from nanolm.cli.arguments import add_checkpoint, add_json, add_overrides
+from nanolm.cli.arguments import add_checkpoint, add_dtype, add_json, add_overrides
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.wording import LOSSY
@@ -17,6 +17,7 @@ def add_arguments(parser: Parser) -> None:
         "run's: nanolm evaluate outputs/RUN dataset=text dataset.path=FILE."
     )
     add_checkpoint(parser)
+    add_dtype(parser)
     add_overrides(parser, "dataset.key=value")
     parser.add("--split", check=types.nonempty, default="val", help="train, val or test")
     parser.add(
@@ -36,15 +37,25 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     from nanolm.inference.evaluate import chosen_dataset, evaluate
     from nanolm.inference.load import load_run
+    from nanolm.inference.weight_formats import WeightFormat
 
     dataset = chosen_dataset(arguments.run, arguments.overrides, arguments.config_dir)
-    loaded = load_run(arguments.run, arguments.checkpoint, arguments.device, arguments.plugins, arguments.weights)
+    loaded = load_run(
+        arguments.run,
+        arguments.checkpoint,
+        arguments.device,
+        arguments.plugins,
+        arguments.weights,
+        WeightFormat(arguments.dtype),
+    )
     result = evaluate(loaded, arguments.split, arguments.stride, arguments.download, dataset)
+    result["dtype"] = arguments.dtype
     if arguments.json:
         print(dump_json(result))
     else:
         print(
             f"{result['split']} loss {result['loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
             f"over {result['tokens']:,} tokens (step {result['step']:,}, stride {result['stride']})"
+            + ("" if result["dtype"] == "float32" else f", {result['dtype']} weights")
             + ("" if result["lossless"] else f"; {LOSSY}")
         )

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from nanolm import option_types as types
-from nanolm.cli.arguments import add_checkpoint, add_json
+from nanolm.cli.arguments import add_checkpoint, add_dtype, add_json
 from nanolm.errors import SettingsError, raise_all
 from nanolm.option_types import Parser
 
@@ -21,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
         "temperature, top-k, top-p, min-p."
     )
     add_checkpoint(parser)
+    add_dtype(parser)
     help_text = (
         "text to continue; for a run of dataset=instructions, a message to respond to (default: none; the text starts "
         "from <eos>, or from a line end)"
@@ -133,6 +134,16 @@ def _settings(arguments: Namespace) -> GenerationSettings:
 def _load(arguments: Namespace, path: str, checkpoint: str | None = None) -> Engine:
     from nanolm.inference.engine import Engine
     from nanolm.inference.load import load_run
+    from nanolm.inference.weight_formats import WeightFormat, transpose_large_layers
 
-    loaded = load_run(path, checkpoint or arguments.checkpoint, arguments.device, arguments.plugins, arguments.weights)
+    loaded = load_run(
+        path,
+        checkpoint or arguments.checkpoint,
+        arguments.device,
+        arguments.plugins,
+        arguments.weights,
+        WeightFormat(arguments.dtype),
+    )
+    if loaded.device.type == "cpu":
+        transpose_large_layers(loaded.model)
     return Engine.of(loaded, raw=arguments.raw)

@@ -266,6 +266,7 @@ class Engine:
                         len(writers),
                         context_length=self.context_length,
                         stride=settings.stride_in(self.context_length),
+                        max_new_tokens=settings.max_new_tokens,
                         use_cache=settings.use_cache,
                         device=self.device,
                     )

@@ -18,6 +18,7 @@ from nanolm.config.yaml_io import load_yaml
 from nanolm.data import tokenizers
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import RunError, SettingsError
+from nanolm.inference.weight_formats import WeightFormat, convert_weights
 from nanolm.model.build import build
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import memory
@@ -45,6 +46,7 @@ def load_run(
     device: str = "auto",
     plugins: Sequence[str] = (),
     weights: str = "trained",
+    weight_format: WeightFormat = WeightFormat.float32,
 ) -> Loaded:
     """Load a model with its settings and tokenizer.
 
@@ -53,6 +55,7 @@ def load_run(
         device: as trainer.device.
         plugins: the user's modules that the run was made with; they are not imported unless named here.
         weights: "trained", or "ema" for their exponential moving average (trainer.ema_decay).
+        weight_format: number format of the weights; bf16 and int8 change the results a little.
 
     Raises:
         RunError: the directory is not a run, has no checkpoint yet, or has no averaged weights.
@@ -90,6 +93,7 @@ def load_run(
             )
         # Averages have no buffers.
         model.load_state_dict(averages, strict=False)
+    convert_weights(model, weight_format)
     return Loaded(run, config, tokenizer, model, found.step, chosen)
 
 

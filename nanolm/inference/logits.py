@@ -8,7 +8,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from nanolm.inference import decoder
+from nanolm.inference.windows import window_start
 from nanolm.model.sampling import next_logits_fn
+from nanolm.model.transformer import Transformer
 
 
 class LogitsSource(Protocol):
@@ -19,11 +22,6 @@ class LogitsSource(Protocol):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some of the texts, in the given order."""
-
-
-def window_start(length: int, context_length: int, stride: int) -> int:
-    """Return the first token of a text that the model reads: a multiple of stride, so that it changes rarely."""
-    return -(-max(0, length - context_length) // stride) * stride
 
 
 class CachedLogits:
@@ -70,9 +68,18 @@ class UncachedLogits:
 
 
 def logits_source(
-    model: nn.Module, n_texts: int, *, context_length: int, stride: int, use_cache: bool, device: torch.device
+    model: nn.Module,
+    n_texts: int,
+    *,
+    context_length: int,
+    stride: int,
+    max_new_tokens: int,
+    use_cache: bool,
+    device: torch.device,
 ) -> LogitsSource:
     """Choose the fastest source for a model."""
-    if use_cache and hasattr(model, "make_cache"):
-        return CachedLogits(model, n_texts, context_length, stride, device)
-    return UncachedLogits(model, context_length, stride, device)
+    if not use_cache or not hasattr(model, "make_cache"):
+        return UncachedLogits(model, context_length, stride, device)
+    if isinstance(model, Transformer) and decoder.supports(model):
+        return decoder.DecodedLogits(model, context_length, stride, max_new_tokens)
+    return CachedLogits(model, n_texts, context_length, stride, device)

@@ -28,6 +28,12 @@ class LayerCache:
         self._values[:, :, self.start : end] = v_BxHxTxE
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    def contents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of all positions up to the capacity; those that were never written are undefined."""
+        assert self._keys is not None
+        assert self._values is not None
+        return self._keys, self._values
+
 
 class Cache:
     """Keys and values of all layers.

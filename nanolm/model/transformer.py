@@ -77,6 +77,12 @@ class Transformer(nn.Module):
             documents_BxT: document number of each token, for masks within documents; None: one document per row.
             cache: keys and values of earlier tokens, which is updated; None without a cache.
         """
+        return self.unembed(self.to_residual(tokens_BxT, documents_BxT, cache))
+
+    def to_residual(
+        self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
+    ) -> torch.Tensor:
+        """Return the residual stream after all blocks, x_BxTxC; arguments as in `forward`."""
         start = 0 if cache is None else cache.length
         end = start + tokens_BxT.size(1)
         assert self.context_length >= end, f"{end} tokens exceed the context length {self.context_length}"
@@ -95,7 +101,7 @@ class Transformer(nn.Module):
             x_BxTxC = block(x_BxTxC, attention_fns[self.mask_of_layer[layer]], rotary_2xTxR, layer_cache)
         if cache is not None:
             cache.advance(end)
-        return self.unembed(x_BxTxC)
+        return x_BxTxC
 
     def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
         """Return the logits_BxTxV of a residual stream: that after the last block gives those of the model."""
