@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from nanolm.config.fields import flat
@@ -17,6 +18,9 @@ from nanolm.wording import LOSSY
 
 # Groups whose settings are listed.
 _GROUPS = ("model", "size", "mask", "dataset", "tokenizer", "optimizer", "scheduler", "trainer", "seed")
+
+# Those of an imported model, which was not trained here.
+_MODEL_GROUPS = ("model", "size", "mask")
 
 # The library that opens each format, for the hub.
 _LIBRARIES = {"huggingface": "transformers", "gguf": "gguf", "safetensors": "safetensors"}
@@ -64,7 +68,7 @@ def model_card(loaded: Loaded, architecture: str, format: str, dtype: str, weigh
     sections = [
         _front_matter(format),
         f"# {name}",
-        f"{architecture} with {dtype} weights{averages}, written by nanolm from step {loaded.step:,} of a run.",
+        f"{architecture} with {dtype} weights{averages}, written by nanolm from {_origin(loaded.step, summary)}.",
         _table(_figures(loaded, summary, row, weights)),
         _protocol(summary, row, dtype),
         "## Use",
@@ -72,11 +76,23 @@ def model_card(loaded: Loaded, architecture: str, format: str, dtype: str, weigh
         "## Data",
         _bullets(private(_data(settings, summary))),
         "## Settings",
-        "```yaml\n" + "\n".join(_listed(private(settings))) + "\n```",
+        "```yaml\n"
+        + "\n".join(_listed(private(settings), _MODEL_GROUPS if summary.is_imported else _GROUPS))
+        + "\n```",
         *_repeat(loaded, settings, summary),
         _versions(summary),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _origin(step: int, summary: Summary) -> str:
+    """What the weights are, such as "step 500 of a run"."""
+    if summary.imported:
+        revision = summary.imported.get("revision")
+        source = private(str(summary.imported.get("source", "")))
+        return f"the imported model {source}" + (f", revision {revision}" if revision else "")
+    parent = private(Path(str(summary.parent.get("run", ""))).name) if summary.parent else ""
+    return f"step {step:,} of a run" + (f" that was forked from {parent}" if parent else "")
 
 
 def _front_matter(format: str) -> str:
@@ -135,10 +151,10 @@ def _data(settings: dict[str, Any], summary: Summary) -> dict[str, Any]:
     }
 
 
-def _listed(settings: dict[str, Any]) -> list[str]:
+def _listed(settings: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
     """The settings as YAML, nested by their groups."""
     lines: list[str] = []
-    for group in _GROUPS:
+    for group in groups:
         if group in settings:
             lines.append(f"{group}: {dump_json(settings[group])}")
         of_group = {key: value for key, value in settings.items() if key.startswith(f"{group}.")}
