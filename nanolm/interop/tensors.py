@@ -92,7 +92,7 @@ def require_tensors(entries: list[Entry], shapes: Mapping[str, tuple[int, ...]],
     expected = {part.name: entry.shape_of(part) for entry in entries for part in entry.parts}
     found = {name: tuple(shape) for name, shape in shapes.items() if name not in ignored}
     problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [f"{name[:100]} is unknown" for name in found if name not in expected]
     problems += [
         f"{name} has the shape {list(found[name])} instead of {list(shape)}"
         for name, shape in expected.items()
