@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,3 +142,15 @@ def test_closed_descriptors_are_reopened(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CLOSED, path], timeout=60)
     assert done.returncode == 0
     assert int(path.read_text()) > 2
+
+
+@pytest.mark.parametrize(("config", "expected"), [({"IPKernelApp": {}}, True), ({"TerminalIPythonApp": {}}, False)])
+def test_in_notebook_recognizes_a_kernel(
+    config: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # IPython itself is not among the dependencies.
+    shell = types.SimpleNamespace(config=config)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert terminal.in_notebook() is expected
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not terminal.in_notebook()

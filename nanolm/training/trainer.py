@@ -11,33 +11,28 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
-from typing import IO, Any, ParamSpec
+from collections.abc import Callable, Collection, Generator
+from typing import IO, ParamSpec
 
 import torch
 
-from nanolm import shell
 from nanolm.config.fields import flat
 from nanolm.config.identity import describe_changes
 from nanolm.config.run import Config
-from nanolm.config.yaml_io import save_yaml
-from nanolm.data import tokenizers
 from nanolm.data.conversation import template_of
 from nanolm.data.download import only_if_asked
 from nanolm.data.prompt import choose_message, choose_prompt
-from nanolm.errors import DivergedError, NanolmError, write_failure
-from nanolm.files import write_durably
+from nanolm.errors import DivergedError
 from nanolm.model.build import FittedModel
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.runs.privacy import plain
-from nanolm.runs.summary import Summary, update_summary, write_final_summary, write_summary
+from nanolm.runs.summary import Summary, write_final_summary
 from nanolm.training import ema, memory, meters, profiling, schedules, summaries
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
-from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
 from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
@@ -45,8 +40,15 @@ from nanolm.training.evaluation import evaluate
 from nanolm.training.fitting import fit
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
+from nanolm.training.run_files import (
+    note_first_checkpoint,
+    open_log,
+    record,
+    translate_disk_errors,
+    write_first_files,
+)
 from nanolm.training.session import Session
-from nanolm.training.setup import Setup, prepare
+from nanolm.training.setup import prepare
 from nanolm.training.step import Step, micro_batches, set_lr, update
 from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
@@ -134,18 +136,18 @@ def training(
     changes += summaries.machine_changes(before, summary)
     # From here on there is a run, which a signal ends with a checkpoint.
     with stop or StopRequest() as stop:
-        skipped = ranks.run_on_main(lambda: _start(setup, summary))
+        skipped = ranks.run_on_main(lambda: write_first_files(setup, summary))
         logs: list[Log] = []
         file_sizes = setup.resume_info.file_offsets
-        ranks.run_on_main(lambda: logs.append(_open_log(run, file_sizes, show_bar, bar_file, quiet, setup.hashes)))
+        ranks.run_on_main(lambda: logs.append(open_log(run, file_sizes, show_bar, bar_file, quiet, setup.hashes)))
         with contextlib.closing(logs[0] if logs else NoLog()) as log:
-            saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(_note_first_checkpoint, run))
+            saver = Saver(run.checkpoints, config.trainer, log.note, functools.partial(note_first_checkpoint, run))
             session = Session(setup, log, saver, profile)
             announce(setup, log.say, summary, skipped, changes)
             if ranks.is_main:
                 log.logger = open_logger(config.logger, run, About(flat(config), summary), log.say)
                 summary = dataclasses.replace(summary, **log.logger.about())
-            ranks.run_on_main(lambda: _record(run, summary))
+            ranks.run_on_main(lambda: record(run, summary))
             return (yield from _train(session, stop, summary, began))
 
 
@@ -167,46 +169,6 @@ def _to_the_end(start: Callable[P, Training]) -> Callable[P, Outcome]:
 train = _to_the_end(training)
 
 
-def _start(setup: Setup, summary: Summary) -> list[str]:
-    """Write the first files of a run, quarantine damaged checkpoints, and describe the damage and new name of each."""
-    run, config = setup.run, setup.config
-    with _translate_disk_errors(run):
-        write_durably(run.tokenizer, tokenizers.to_text(config.tokenizer.name, setup.tokenizer).encode())
-        write_summary(run.summary, summary)
-        if setup.base is not None:
-            setup.base.write(run.base)
-        # Written last: config.yaml marks a directory as a run.
-        write_durably(run.config, save_yaml(config).encode())
-        renamed = checkpoint.quarantine(run.checkpoints, setup.state.step) if setup.damaged else []
-    return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
-
-
-def _open_log(run: RunDirectory, *arguments: Any) -> Log:
-    with _translate_disk_errors(run):
-        return Log(run, *arguments)
-
-
-def _record(run: RunDirectory, summary: Summary) -> None:
-    with _translate_disk_errors(run):
-        write_summary(run.summary, summary)
-
-
-@contextlib.contextmanager
-def _translate_disk_errors(run: RunDirectory) -> Iterator[None]:
-    """Translate an OSError into a DiskError that names the file and how to resume."""
-    try:
-        yield
-    except OSError as error:
-        then = f"resume the run: {shell.resume_command(run.path)}" if run.exists() else "repeat the command"
-        raise write_failure(error, "the run", str(run.path), then) from error
-
-
-def _note_first_checkpoint(run: RunDirectory) -> None:
-    """Record in summary.json that a checkpoint exists, so that its loss does not go unnoticed."""
-    with contextlib.suppress(OSError, NanolmError):
-        update_summary(run.summary, has_checkpoint=True)
-
-
 def _train(session: Session, stop: StopRequest, summary: Summary, began: float) -> Training:
     """Run the loop or the fit, and write the summary however it ends."""
     setup = session.setup
@@ -215,7 +177,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
     is_fitted = isinstance(setup.state.model, FittedModel)
     try:
         with (
-            _translate_disk_errors(setup.run),
+            translate_disk_errors(setup.run),
             translate_rank_errors(setup.run.path),
             memory.translate_memory_errors(setup.config),
             translate_torch_errors(),

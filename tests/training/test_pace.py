@@ -66,3 +66,14 @@ def test_seconds_left_includes_evaluations_and_saves(clock: Clock) -> None:
         clock.now += 2
     assert pace.seconds_left(10, {}) == 5
     assert pace.seconds_left(10, {"evaluation": 3, "save": 5}) == 5 + 3 * 2
+
+
+def test_pace_excludes_the_time_before_a_restart(clock: Clock) -> None:
+    pace = Pace(clock=clock)
+    clock.now += 2.0
+    pace.step(100)
+    clock.now += 50.0
+    pace.restart()
+    clock.now += 2.0
+    pace.step(100)
+    assert (pace.tokens, pace.seconds) == (200, 4.0)

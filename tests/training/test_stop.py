@@ -73,3 +73,22 @@ def test_stop_request_by_a_pruner_has_no_signal() -> None:
         stop.check_pruning(step, loss, SINGLE_PROCESS)
         assert stop.is_requested(SINGLE_PROCESS) is is_pruned
     assert (stop.signal, stop.exit_status) == (None, 0)
+
+
+def test_stop_request_passes_a_second_signal_to_its_function() -> None:
+    repeated = []
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest(on_repeated=repeated.append) as stop:
+        stop.receive(signal.SIGINT)
+        assert not repeated
+        stop.receive(signal.SIGINT)
+        # The handlers of the program are back, so that it can raise the signal again.
+        assert signal.getsignal(signal.SIGINT) is before
+    assert repeated == [signal.SIGINT]
+
+
+def test_stop_request_of_a_left_loop_has_no_signal() -> None:
+    stop = StopRequest()
+    stop.leave()
+    assert stop.is_requested(SINGLE_PROCESS)
+    assert (stop.signal, stop.exit_status, stop.is_pruned) == (None, 0, False)

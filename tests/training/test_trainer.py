@@ -202,7 +202,7 @@ def test_failure_is_recorded_in_the_summary(small_text: Path, folder: Path, monk
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer.checkpoint, "write", fail)
+    monkeypatch.setattr(checkpoint, "write", fail)
     with pytest.raises(DiskError, match="cannot be written: No space left on device"):
         run_of(small_config(small_text, "trainer.max_steps=5"), folder)
     summary = RunDirectory(folder).read_summary()
