@@ -12,6 +12,7 @@ from nanolm.errors import SettingsError
 NEEDED = {
     "dataset=text": "dataset.path=x",
     "dataset=jsonl": "dataset.path=x",
+    "dataset=instructions": "dataset.path=x",
     "dataset=huggingface": "dataset.path=x",
     "tokenizer=pretrained": "tokenizer.path=x",
     "mask=pattern": "mask.pattern=SL",
