@@ -10,6 +10,7 @@ from typing import Any
 from nanolm.analysis import comparison
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import Comparison
+from nanolm.errors import RunError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -110,7 +111,10 @@ def count(*overrides: str, vocab_size: int | None = None, config_dir: str | None
 
 
 def _listed(paths: Paths) -> list[str | os.PathLike[str]]:
-    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not listed:
+        raise RunError("there are no paths", where="paths", hint="name a run, or a folder that contains runs")
+    return listed
 
 
 def _names(names: str | Sequence[str]) -> list[str]:

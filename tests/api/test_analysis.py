@@ -29,6 +29,8 @@ def test_compare_takes_runs_and_several_paths(pair: Path) -> None:
     runs = [nanolm.load(path) for path in sorted(pair.iterdir())]
     assert len(nanolm.compare(runs, metric=["parameters"]).rows) == 2
     assert len(nanolm.compare(runs[0]).rows) == 1
+    with pytest.raises(RunError, match="no paths"):
+        nanolm.compare([])
     with pytest.raises(SettingsError, match="no metric"):
         nanolm.compare(runs, metric="los")
 
