@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from nanolm.inference.settings import GenerationSettings
     from nanolm.interop.export import Exported
 
+# Choices of `load`, without importing torch.
+WEIGHTS = ("trained", "ema")
+DTYPES = ("float32", "bfloat16", "int8")
+
 AnyPath = str | os.PathLike[str]
 
 
@@ -63,13 +67,21 @@ class Run:
         *,
         checkpoint: str | int = "best",
         weights: str = "trained",
+        dtype: str = "float32",
         device: str = "auto",
         plugins: Sequence[str] = (),
     ) -> None:
         """Open a run; arguments and errors are those of `nanolm.load`."""
         self._directory = RunDirectory(Path(os.path.abspath(RunDirectory(path).path))).require()  # noqa: PTH100
         self.path = self._directory.path
-        self._checkpoint, self._weights, self._device, self._plugins = checkpoint, weights, device, tuple(plugins)
+        problems = [
+            SettingsError(f"there is no {name} {value!r}", where=name, hint=nearest(value, known))
+            for name, value, known in (("weights", weights, WEIGHTS), ("dtype", dtype, DTYPES))
+            if value not in known
+        ]
+        raise_all(problems)
+        self._checkpoint, self._weights, self._dtype = checkpoint, weights, dtype
+        self._device, self._plugins = device, tuple(plugins)
 
     @property
     def config(self) -> Config:
@@ -115,8 +127,16 @@ class Run:
     @functools.cached_property
     def _loaded(self) -> Loaded:
         from nanolm.inference.load import load_run
+        from nanolm.inference.weight_formats import WeightFormat
 
-        return load_run(str(self.path), str(self._checkpoint), self._device, self._plugins, self._weights)
+        return load_run(
+            str(self.path),
+            str(self._checkpoint),
+            self._device,
+            self._plugins,
+            self._weights,
+            WeightFormat(self._dtype),
+        )
 
     @property
     def model(self) -> nn.Module:
@@ -255,7 +275,7 @@ class Run:
         # The best checkpoint may be another one now.
         self.__dict__.pop("_loaded", None)
         self.__dict__.pop("engine", None)
-        return Run(found.path, weights=self._weights, device=self._device, plugins=self._plugins)
+        return Run(found.path, weights=self._weights, dtype=self._dtype, device=self._device, plugins=self._plugins)
 
     def export(self, folder: AnyPath, *, format: str = "huggingface", dtype: str = "float32") -> Exported:
         """Write the model as a folder that other programs open; see `nanolm.export`."""
@@ -308,6 +328,7 @@ def load(
     *,
     checkpoint: str | int = "best",
     weights: str = "trained",
+    dtype: str = "float32",
     device: str = "auto",
     plugins: Sequence[str] = (),
 ) -> Run:
@@ -317,11 +338,13 @@ def load(
         path: a directory written by `nanolm train`.
         checkpoint: "best" (lowest validation loss), "last", or a step.
         weights: "trained", or "ema" for their exponential moving average (trainer.ema_decay).
+        dtype: number format of the weights: "float32", "bfloat16" or "int8".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         plugins: your own modules that the run was made with. They are imported; no others are.
 
     Raises:
         RunError: the directory is not a run.
+        SettingsError: there are no such weights, or there is no such number format.
 
     Example:
         >>> path = nanolm.train("model=bigram", "logger=none", max_steps=20, quiet=True).path
@@ -331,7 +354,7 @@ def load(
         >>> len(run.generate("The", max_new_tokens=10))
         13
     """
-    return Run(path, checkpoint=checkpoint, weights=weights, device=device, plugins=plugins)
+    return Run(path, checkpoint=checkpoint, weights=weights, dtype=dtype, device=device, plugins=plugins)
 
 
 def _settings(options: GenerationOptions) -> GenerationSettings:

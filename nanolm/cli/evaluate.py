@@ -49,13 +49,12 @@ def run(arguments: Namespace) -> None:
         WeightFormat(arguments.dtype),
     )
     result = evaluate(loaded, arguments.split, arguments.stride, arguments.download, dataset)
-    result["dtype"] = arguments.dtype
     if arguments.json:
-        print(dump_json(result))
+        print(dump_json({**result, "dtype": arguments.dtype}))
     else:
         print(
             f"{result['split']} loss {result['loss']:.4f} nats per token, {result['bits_per_byte']:.4f} bits per byte "
             f"over {result['tokens']:,} tokens (step {result['step']:,}, stride {result['stride']})"
-            + ("" if result["dtype"] == "float32" else f", {result['dtype']} weights")
+            + ("" if arguments.dtype == "float32" else f", {arguments.dtype} weights")
             + ("" if result["lossless"] else f"; {LOSSY}")
         )

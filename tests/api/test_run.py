@@ -15,9 +15,10 @@ import torch
 
 import nanolm
 from nanolm.api.card import card, curve_svg
-from nanolm.api.run import GenerationOptions
+from nanolm.api.run import DTYPES, GenerationOptions
 from nanolm.errors import RunError, SettingsError, TokenizerError
 from nanolm.inference.settings import GenerationSettings
+from nanolm.inference.weight_formats import WeightFormat
 from nanolm.runs.directory import RunDirectory
 
 
@@ -54,6 +55,13 @@ def test_load_chooses_a_checkpoint(gpt: nanolm.Run) -> None:
 def test_load_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         nanolm.load(tmp_path)
+
+
+def test_load_refuses_unknown_weights_and_dtypes(gpt: nanolm.Run) -> None:
+    with pytest.raises(SettingsError, match=r"no weights 'best'(.|\n)*no dtype 'int4'"):
+        nanolm.load(gpt, weights="best", dtype="int4")
+    assert set(DTYPES) == {each.value for each in WeightFormat}
+    assert nanolm.load(gpt, dtype="bfloat16").generate("3 and", max_new_tokens=2)
 
 
 def test_generate_and_stream_write_the_same_text(gpt: nanolm.Run) -> None:
