@@ -16,7 +16,7 @@ from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, measure
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
 from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
 from nanolm.config.roles import affects_results
-from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.errors import NanolmError, SettingsError, install_hint, raise_all
 from nanolm.wording import LOSSY
 
 Measured = tuple[Run, RunMetrics]
@@ -91,7 +91,7 @@ class Comparison:
         try:
             import pandas
         except ImportError as error:
-            raise SettingsError("pandas is not installed", where="to_pandas", hint="pip install pandas") from error
+            raise SettingsError("pandas is not installed", where="to_pandas", hint=install_hint("notebook")) from error
         return pandas.DataFrame(as_records(self))
 
     def to_markdown(self) -> str:
