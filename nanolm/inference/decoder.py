@@ -8,6 +8,7 @@ may have different positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -183,7 +184,7 @@ class _Layer:
         both = stacked[:, : n_queries + n_keys].unflatten(1, (n_heads + n_kv_heads, -1))
         v_BxGxE = stacked[:, n_queries + n_keys :].unflatten(1, (n_kv_heads, -1))
         if attention.qk_norm:
-            both = F.rms_norm(both, both.shape[-1:], eps=attention.norm_eps)
+            both = _rms_norm(both, attention.norm_eps)
         if rotary_2xBx1xR is not None:
             cos, sin = rotary_2xBx1xR
             a, b = both.chunk(2, dim=-1)
@@ -222,18 +223,29 @@ class _Layer:
         return y_BxC if self.is_pre_norm or norm is None else norm(y_BxC)
 
 
+def _rms_norm(x: torch.Tensor, eps: float | None) -> torch.Tensor:
+    """Normalize the last dimension to unit mean square, as F.rms_norm does with twice as many operations on a CPU."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return x * (x * x).mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+
+
+def _norm(module: nn.Module | None) -> Function | None:
+    """Return the fastest function for a norm; None for an identity."""
+    if module is None or isinstance(module, nn.Identity):
+        return None
+    if type(module) is nn.RMSNorm and module.weight is None:
+        return functools.partial(_rms_norm, eps=module.eps)
+    return module
+
+
 def _unpack(block: Block, mask: int) -> _Layer:
     assert isinstance(block.attention, Attention)
-    norms = [
-        None if norm is None or isinstance(norm, nn.Identity) else norm
-        for norm in (block.attention_norm, block.feed_forward_norm)
-    ]
     return _Layer(
         mask=mask,
         attention=block.attention,
         is_pre_norm=block.is_pre_norm,
         is_residual=block.is_residual,
-        attention_norm=norms[0],
-        feed_forward_norm=norms[1],
+        attention_norm=_norm(block.attention_norm),
+        feed_forward_norm=_norm(block.feed_forward_norm),
         feed_forward=block.feed_forward,
     )

@@ -322,7 +322,8 @@ class _Writer:
             text += rest
             finish = Finish.stop if is_stopped else finish
             text += self._scanner.finish()
-        count = self._settings.alternatives
+        # A small vocabulary has fewer tokens than settings.alternatives.
+        count = (len(row) - 3) // 2
         alternatives = tuple(
             Alternative(int(number), self._engine.token_text(int(number)), math.exp(logarithm))
             for number, logarithm in zip(row[3 : 3 + count], row[3 + count :], strict=True)
