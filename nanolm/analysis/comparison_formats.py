@@ -124,4 +124,4 @@ def as_html(comparison: Comparison) -> str:
     head = line("th", [column.title for column in columns])
     body = "".join(line("td", cells, STYLES[style]) for cells, style in styled_rows(columns, comparison))
     remarks = "".join(f'<p style="opacity:.75">{html.escape(remark)}</p>' for remark in make_remarks(comparison, []))
-    return f"<div><table><thead>{head}</thead><tbody>{body}</tbody></table>{remarks}</div>"
+    return f'<div style="overflow-x:auto"><table><thead>{head}</thead><tbody>{body}</tbody></table>{remarks}</div>'

@@ -11,8 +11,8 @@ from nanolm.report.curves import thin
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.metrics import TRAIN, VAL, MetricsRow
 
-# The first colours of page.css; both are legible on white and on black.
-TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"
+# Colours of page.css that are legible on white and on black.
+TRAIN_COLOUR, VAL_COLOUR = "#2d9bd6", "#d55e00"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 170, 44, 24, 10, 12
 # More points would be closer than a pixel.
 MAX_POINTS = 400
@@ -78,7 +78,7 @@ def curve_svg(train: Sequence[Point], val: Sequence[Point]) -> str:
     axes = f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity=".3"/>'
     parts = [
         axes,
-        line(train, TRAIN_COLOUR, 'stroke-width="1" opacity=".6"') if len(train) > 1 else "",
+        line(train, TRAIN_COLOUR, 'stroke-width="1" opacity=".85"') if len(train) > 1 else "",
         line(val, VAL_COLOUR, 'stroke-width="2"') if len(val) > 1 else "",
         text(LEFT - 5, TOP + 8, f"{high:.2f}", "end"),
         text(LEFT - 5, HEIGHT - BOTTOM, f"{low:.2f}", "end"),
