@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import REPOSITORY, Nanolm
 
-pytest_plugins = ["tests.run_fixtures"]
+pytest_plugins = ["tests.browser", "tests.run_fixtures"]
 
 # Without a deadline, a busy machine fails no test.
 hypothesis.settings.register_profile("nanolm", deadline=None)

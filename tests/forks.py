@@ -26,6 +26,7 @@ FORKS.set_forkserver_preload(
         "nanolm.cli.main",
         "nanolm.inference.evaluate",
         "nanolm.inference.generate",
+        "nanolm.playground.server",
         "nanolm.cli.train",
         "nanolm.training.trainer",
         "hydra",
@@ -93,6 +94,11 @@ class Forked:
         out, err = ((self._outputs / name).read_text() for name in ("stdout", "stderr"))
         shutil.rmtree(self._outputs)
         return out, err
+
+    def stdout_so_far(self) -> str:
+        """Return the stdout of a process that is running."""
+        path = self._outputs / "stdout"
+        return path.read_text() if path.exists() else ""
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nanolm.compose import ComposedCommand
     from nanolm.data.corpus import Corpus
     from nanolm.data.tokenizers import Tokenizer
+    from nanolm.inference.load import Loaded
 
 
 def add_run(parser: Parser) -> None:
@@ -48,6 +49,31 @@ def add_dtype(parser: Parser) -> None:
         choices=["float32", "bfloat16", "int8"],
         help="number format of the weights; int8 is dynamic quantization (default: float32)",
     )
+
+
+def load_for_generation(arguments: Namespace, path: str, checkpoint: str | None = None) -> Loaded:
+    """Load a run with the options of `add_checkpoint` and `add_dtype`, laid out for fast generation.
+
+    Args:
+        checkpoint: instead of --checkpoint.
+
+    Raises:
+        NanolmError: as load_run.
+    """
+    from nanolm.inference.load import load_run
+    from nanolm.inference.weight_formats import WeightFormat, transpose_large_layers
+
+    loaded = load_run(
+        path,
+        checkpoint or arguments.checkpoint,
+        arguments.device,
+        arguments.plugins,
+        arguments.weights,
+        WeightFormat(arguments.dtype),
+    )
+    if loaded.device.type == "cpu":
+        transpose_large_layers(loaded.model)
+    return loaded
 
 
 def add_runs(parser: Parser) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from nanolm import option_types as types
-from nanolm.cli.arguments import add_checkpoint, add_dtype, add_json
+from nanolm.cli.arguments import add_checkpoint, add_dtype, add_json, load_for_generation
 from nanolm.errors import SettingsError, raise_all
 from nanolm.option_types import Parser
 
@@ -133,17 +133,5 @@ def _settings(arguments: Namespace) -> GenerationSettings:
 
 def _load(arguments: Namespace, path: str, checkpoint: str | None = None) -> Engine:
     from nanolm.inference.engine import Engine
-    from nanolm.inference.load import load_run
-    from nanolm.inference.weight_formats import WeightFormat, transpose_large_layers
 
-    loaded = load_run(
-        path,
-        checkpoint or arguments.checkpoint,
-        arguments.device,
-        arguments.plugins,
-        arguments.weights,
-        WeightFormat(arguments.dtype),
-    )
-    if loaded.device.type == "cpu":
-        transpose_large_layers(loaded.model)
-    return Engine.of(loaded, raw=arguments.raw)
+    return Engine.of(load_for_generation(arguments, path, checkpoint), raw=arguments.raw)

@@ -35,6 +35,10 @@ COMMANDS = {
     "generate": Command(
         "generate text from a prompt", 'nanolm generate outputs/RUN --prompt "To be" --max-new-tokens 200'
     ),
+    "playground": Command(
+        "open a local page on which models write, with probabilities and attention",
+        "nanolm playground outputs/RUN outputs/OTHER_RUN",
+    ),
     "evaluate": Command("compute the exact loss of a run on a split", "nanolm evaluate outputs/RUN --split val --json"),
     "import": Command(
         "make a run of a model in the format of Hugging Face transformers", "nanolm import gpt2 --to outputs/gpt2"

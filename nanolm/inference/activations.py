@@ -103,14 +103,31 @@ def require_layers(loaded: Loaded, layers: Sequence[int] | None, where: str) -> 
             raise SettingsError(f"{loaded.run.path} has no layer {layer}", where=where, hint=hint)
 
 
+def attention_of_last(model: Transformer, tokens_T: torch.Tensor) -> list[torch.Tensor]:
+    """Return what the last position of a text attends to: for each layer, attention weights HxS.
+
+    Args:
+        tokens_T: at most as many tokens as the context has.
+    """
+    tensors, layers = record(model, tokens_T[None], last_query_only=True, with_logit_lens=False)
+    return [tensors[f"blocks.{layer}.attention.weights"][0, :, -1] for layer in layers]
+
+
 def record(
-    model: nn.Module, tokens_BxT: torch.Tensor, layers: Sequence[int] | None = None
+    model: nn.Module,
+    tokens_BxT: torch.Tensor,
+    layers: Sequence[int] | None = None,
+    *,
+    last_query_only: bool = False,
+    with_logit_lens: bool = True,
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """Run a model and record its activations, in evaluation mode and without gradients.
 
     Args:
         tokens_BxT: at most as many tokens as the context has.
         layers: of a transformer, each of which exists; None for all.
+        last_query_only: whether to keep only the attention weights of the last position, BxHx1xS.
+        with_logit_lens: whether to compute blocks.i.logits; they take N times the memory of the logits.
 
     Returns:
         The tensors by name, with a first dimension B in front of the shapes above, and the layers.
@@ -129,7 +146,8 @@ def record(
             x_BxTxC, attend, *rest = inputs
 
             def attend_and_keep(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-                found[name] = _weights(attend, q, k, v)
+                weights_BxHxTxS = _weights(attend, q, k, v)
+                found[name] = weights_BxHxTxS[:, :, -1:].clone() if last_query_only else weights_BxHxTxS
                 return attend(q, k, v, dropout)
 
             return x_BxTxC, attend_and_keep, *rest
@@ -148,7 +166,7 @@ def record(
     try:
         with _evaluating(model), torch.no_grad():
             logits_BxTxV = model(tokens_BxT)
-            for layer in chosen:
+            for layer in chosen if with_logit_lens else ():
                 found[f"blocks.{layer}.logits"] = model.unembed(found[f"blocks.{layer}"])
     finally:
         for hook in hooks:

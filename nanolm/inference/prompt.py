@@ -49,12 +49,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str, template: TemplateConfig | No
         SettingsError: the prompt is too long or has no tokens, or is empty and there is nothing to start from.
         TokenizerError: the prompt has something that is not in the vocabulary.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise SettingsError(
-            f"the prompt has {len(text):,} characters",
-            where="--prompt",
-            hint=f"at most {MAX_CHARACTERS:,}; only the last tokens that fit the context affect the text",
-        )
+    require_length(text)
     if not text and template is not None:
         raise SettingsError("the message is empty", where="--prompt", hint="give it at least one character")
     if not text:
@@ -64,6 +59,20 @@ def encode_prompt(tokenizer: Tokenizer, text: str, template: TemplateConfig | No
     if not len(tokens):
         raise SettingsError("the prompt has no tokens", where="--prompt", hint="give it at least one word")
     return Prompt(text, tuple(tokens.tolist()), is_message=is_message)
+
+
+def require_length(text: str) -> None:
+    """Refuse a prompt that is too long.
+
+    Raises:
+        SettingsError: it has more than MAX_CHARACTERS.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise SettingsError(
+            f"the prompt has {len(text):,} characters",
+            where="--prompt",
+            hint=f"at most {MAX_CHARACTERS:,}; only the last tokens that fit the context affect the text",
+        )
 
 
 def end_token(tokenizer: Tokenizer) -> int | None:

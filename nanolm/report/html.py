@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 # In the order of execution.
-SCRIPTS = ("data", "theme", "legend", "results", "curves", "settings", "samples", "attention", "reproduce", "start")
+SCRIPTS = (
+    *("elements", "data", "theme", "plots", "legend", "results", "curves", "settings", "samples", "attention"),
+    *("reproduce", "start"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

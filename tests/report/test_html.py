@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
-import shutil
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,96 +13,20 @@ from nanolm.analysis.collection import find
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import MissingMap, to_html, to_script
+from tests.browser import SIZES, Browser
 from tests.helpers import mostly_slow
 from tests.run_fixtures import LONG_NAME, make_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --disable-dev-shm-usage"
-)
-SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
-
-class Browser:
-    """Chromium with one page."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-
-    def open(self, page: Path, size: str = "desktop", theme: str = "light") -> None:
-        """Open a file with a window size and a theme, and wait until all plots are drawn."""
-        width, height = SIZES[size]
-        command = self.driver.execute_cdp_cmd
-        command(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"},
-        )
-        command("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
-        self.driver.get_log("performance")
-        self.driver.get(page.as_uri())
-        self.wait(
-            "return document.querySelector('#contents a') && document.querySelector('#loss .xtitle') && "
-            "[...document.querySelectorAll('.plot')].every((e) => !e.offsetParent || e.querySelector('.main-svg'))"
-        )
-
-    def js(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def wait(self, script: str, seconds: float = 30) -> Any:
-        """Wait until a script returns a truthy value, and return it."""
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(self.driver, seconds).until(lambda driver: driver.execute_script(script))
-
-    def click(self, selector: str) -> None:
-        from selenium.webdriver.common.by import By
-
-        found = self.driver.find_element(By.CSS_SELECTOR, selector)
-        self.js("arguments[0].scrollIntoView({block: 'center'})", found)
-        found.click()
-
-    def texts(self, selector: str) -> list[str]:
-        return self.js("return [...document.querySelectorAll(arguments[0])].map((each) => each.textContent)", selector)
-
-    def console_messages(self) -> list[str]:
-        """Return the messages of the browser's console."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self) -> set[str]:
-        """Return the URL schemes requested since the page was opened, and the URLs of files."""
-        messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return {url if url.startswith("file:") else url.split(":")[0] for url in urls}
-
-    def picture(self, path: Path) -> np.ndarray:
-        """Return the pixels of the whole page, and write them to a file."""
-        from matplotlib.image import imread
-
-        size = self.js("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-        path.write_bytes(base64.b64decode(shot["data"]))
-        return imread(BytesIO(path.read_bytes()))[..., :3]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser whose proxy does not exist."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    driver_path, program = shutil.which("chromedriver"), shutil.which("chromium")
-    if driver_path is None or program is None:
-        pytest.skip("no chromium and chromedriver: `make browser` installs them on Debian")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    options.add_argument("--proxy-server=127.0.0.1:9")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
-    yield Browser(driver)
-    driver.quit()
+def open_report(browser: Browser, page: Path, size: str = "desktop", theme: str = "light") -> None:
+    """Open a report, and wait until all plots are drawn."""
+    browser.open(page.as_uri(), size, theme)
+    browser.wait(
+        "return document.querySelector('#contents a') && document.querySelector('#loss .xtitle') && "
+        "[...document.querySelectorAll('.plot')].every((e) => !e.offsetParent || e.querySelector('.main-svg'))"
+    )
 
 
 def write_report(runs: Path, path: Path, *arguments: str) -> None:
@@ -130,7 +49,7 @@ def test_page_opens_without_errors_or_requests(
     browser: Browser, report: Path, size: str, theme: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="the extra nanolm[plot] is not installed")
-    browser.open(report, size, theme)
+    open_report(browser, report, size, theme)
     pixels = browser.picture(tmp_path / f"{size}_{theme}.png")
     assert browser.console_messages() == []
     assert browser.requests() - {"data", "blob"} == {report.as_uri()}
@@ -152,7 +71,7 @@ def test_page_opens_without_errors_or_requests(
 
 
 def test_axes_can_be_changed(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     seen = {}
     for place in ("tokens", "flops", "seconds", "step"):
         browser.click(f"#curve-controls button[value={place}]")
@@ -179,7 +98,7 @@ def test_axes_can_be_changed(browser: Browser, report: Path) -> None:
 
 
 def test_legend_hides_runs(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     names = browser.texts("#legend .label")
     assert len(set(names)) == 20
     (shortened,) = [name for name in names if "…" in name]
@@ -198,7 +117,7 @@ def test_legend_hides_runs(browser: Browser, report: Path) -> None:
 
 
 def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     looks = browser.js("""
         const found = {};
         for (const id of ["loss", "lr", "grad-norm", "parallel"]) {
@@ -213,7 +132,7 @@ def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> N
 
 
 def test_smoothing_does_not_change_validation_curves(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     browser.click("#curve-controls button[value=both]")
     curves = (
         "return document.getElementById('loss').data.map((each) => [each.hovertemplate?.includes('val loss'), each.y])"
@@ -231,7 +150,7 @@ def test_smoothing_does_not_change_validation_curves(browser: Browser, report: P
 
 
 def test_results_are_sorted_by_clicking(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     heads = browser.texts("#table th")
     assert heads[:5] == ["run", "best val loss", "model", "lr", "seed"]
     losses = [float(text) for text in browser.texts("#table td:nth-child(2)")]
@@ -245,7 +164,7 @@ def test_results_are_sorted_by_clicking(browser: Browser, report: Path) -> None:
 
 
 def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     cells = "return document.getElementById('map').data[0].z.flat().length"
     assert browser.js(cells) == 10
     assert set(browser.texts("#map .xtitle") + browser.texts("#map .ytitle")) == {"model", "optimizer.lr"}
@@ -260,7 +179,7 @@ def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
 
 
 def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     assert len(browser.texts(".card")) == 4
     assert all(text.startswith("step 6, val loss") for text in browser.texts(".card .at"))
     browser.js("""const slider = document.querySelector('#sample-controls input');
@@ -271,7 +190,7 @@ def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:
 
 
 def test_attention_follows_its_controls(browser: Browser, report: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     assert browser.texts("#heads button") == ["head 0", "head 1"]
     first = browser.js("return document.getElementById('weights').data[0].z")
     assert len(first) == 16
@@ -290,7 +209,7 @@ def test_attention_follows_its_controls(browser: Browser, report: Path) -> None:
 
 
 def test_theme_toggle(browser: Browser, report: Path) -> None:
-    browser.open(report, theme="dark")
+    open_report(browser, report, theme="dark")
     colour = "return getComputedStyle(document.body).backgroundColor"
     dark = browser.js(colour)
     browser.click("#theme")
@@ -300,7 +219,7 @@ def test_theme_toggle(browser: Browser, report: Path) -> None:
 
 
 def test_commands_that_reproduce_runs(browser: Browser, report: Path, sweep: Path) -> None:
-    browser.open(report)
+    open_report(browser, report)
     assert len(browser.texts("#reproductions details")) == 20
     shown = browser.texts("#reproductions pre")
     assert sum(text.startswith("nanolm train dataset=text") for text in shown) == 20
@@ -310,12 +229,12 @@ def test_commands_that_reproduce_runs(browser: Browser, report: Path, sweep: Pat
 @pytest.mark.slow
 def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, text: Path, tmp_path: Path) -> None:
     write_report(pair / "bigram", tmp_path / "one.html")
-    browser.open(tmp_path / "one.html")
+    open_report(browser, tmp_path / "one.html")
     assert browser.js("return document.getElementById('settings').hidden")
     assert browser.texts("#attention-note") == ["No attention map: bigram (the model bigram has no attention)."]
     make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
     write_report(pair, tmp_path / "several.html", str(tmp_path / "bytes"), "--maps", "0")
-    browser.open(tmp_path / "several.html", "phone")
+    open_report(browser, tmp_path / "several.html", "phone")
     assert "2 different tokenizers" in browser.texts("#notes")[0]
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")

@@ -18,6 +18,7 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         "nanolm/configs/train.yaml",
+        "nanolm/playground/assets/page.html",
         "nanolm/report/assets/page.html",
         "hydra_plugins/nanolm_sweepers/__init__.py",
     } <= {*names}

@@ -54,9 +54,6 @@ function redrawAttention() {
   grid("mask", layer.visible, 1, [[0, colour("empty")], [0.5, colour("empty")], [0.5, colour("accent")], [1, colour("accent")]], "%{customdata}", false);
 }
 
-const SPACES = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "↵" };
-const spell = (token) => token.replace(/[ \n\t\r]/g, (letter) => SPACES[letter]) || "∅";
-
 function grid(id, z, highest, colorscale, format, hasBar) {
   const tokens = textMap().tokens.map(spell);
   const places = tokens.map((_, place) => place);
@@ -95,5 +92,3 @@ function thumbnail(weights, visible) {
   picture.putImageData(pixels, 0, 0);
   return canvas;
 }
-
-const channels = (hex) => [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16));
