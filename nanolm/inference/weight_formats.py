@@ -13,6 +13,9 @@ from nanolm.errors import SettingsError
 from nanolm.model.build import FittedModel
 from nanolm.model.transformer import Transformer
 
+# Appended to every row of inputs that is quantized, with weights of 0. Four, so that rows stay aligned.
+RANGE = (1.0, -1.0, 0.0, 0.0)
+
 
 class WeightFormat(enum.Enum):
     """Values of --dtype."""
@@ -75,16 +78,14 @@ class Int8Linear(nn.Module):
         self.weight: torch.Tensor | None
         self.scale: torch.Tensor | None
         if weight_OxI.device.type == "cpu" and torch.backends.quantized.engine in ("fbgemm", "x86"):
-            self._packed = _pack(quantized_OxI, scale_Ox1[:, 0])
+            self._packed = _pack(F.pad(quantized_OxI, (0, len(RANGE))), scale_Ox1[:, 0])
             self.register_buffer("weight", None)
             self.register_buffer("scale", None)
         else:
             self.register_buffer("weight", quantized_OxI)
             self.register_buffer("scale", scale_Ox1[:, 0])
         # Fixes the range of the quantized inputs to [-1, 1], so that a row does not depend on the rest of its batch.
-        range_1xI = torch.zeros(1, weight_OxI.size(1))
-        range_1xI[0, 0], range_1xI[0, -1] = 1.0, -1.0
-        self._range = range_1xI if weight_OxI.size(1) > 1 else torch.tensor([[1.0], [-1.0]])
+        self._range_1xR = torch.tensor([RANGE])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x W^T + b over the last dimension."""
@@ -95,8 +96,8 @@ class Int8Linear(nn.Module):
             return y if self.bias is None else y + self.bias
         x_MxI = x.reshape(-1, x.size(-1))
         largest_Mx1 = torch.linalg.vector_norm(x_MxI, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-30)
-        rows = torch.cat([x_MxI / largest_Mx1, self._range])
-        y_MxO = torch.ops.quantized.linear_dynamic(rows, self._packed, True)[: len(x_MxI)]
+        rows = torch.cat([x_MxI / largest_Mx1, self._range_1xR.expand(len(x_MxI), -1)], dim=1)
+        y_MxO = torch.ops.quantized.linear_dynamic(rows, self._packed, True)
         y_MxO = y_MxO * largest_Mx1 if self.bias is None else torch.addcmul(self.bias, y_MxO, largest_Mx1)
         return y_MxO.view(*x.shape[:-1], -1)
 
