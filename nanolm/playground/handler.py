@@ -76,6 +76,10 @@ class Handler(BaseHTTPRequestHandler):
         Raises:
             NanolmError: the request is refused.
         """
+        if self.server.is_closing.is_set():
+            # A connection that was opened before.
+            self.close_connection = True
+            raise _error(503, "the playground has ended", "start `nanolm playground` again")
         place = allowed_place(self.command, self.path, self.headers, self.server.token)
         if place is None:
             self._respond(http.HTTPStatus.PERMANENT_REDIRECT, "text/plain", b"", Location=f"/{self.server.token}/")

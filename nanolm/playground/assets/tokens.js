@@ -62,16 +62,20 @@ function textBox(label, choose) {
       box.removeAttribute("aria-activedescendant");
       box.replaceChildren();
     },
-    add(token) {
+    // Tokens that arrive together are laid out once.
+    add(some) {
+      if (!some.length) return;
       const wasAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-      const span = tokenSpan(token);
-      span.id = `${name}-${made.length}`;
-      span.dataset.place = made.length;
-      span.setAttribute("aria-selected", "false");
-      span.setAttribute("role", "option");
-      tokens.push(token);
-      made.push(span);
-      box.append(span);
+      for (const token of some) {
+        const span = tokenSpan(token);
+        span.id = `${name}-${made.length}`;
+        span.dataset.place = made.length;
+        span.setAttribute("aria-selected", "false");
+        span.setAttribute("role", "option");
+        tokens.push(token);
+        made.push(span);
+      }
+      box.append(...made.slice(-some.length));
       if (wasAtEnd) box.scrollTop = box.scrollHeight;
     },
     mark(place) {

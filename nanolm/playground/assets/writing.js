@@ -9,7 +9,7 @@ async function ask(name, body) {
 const request = (body, signal) =>
   ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 
-// Call `handle` with each event of a text, as it arrives.
+// Call `handle` with the events of a text that have arrived, as soon as they do.
 async function readEvents(body, signal, handle) {
   const response = await fetch("generate", request(body, signal));
   if (!response.ok) throw new ShownError((await response.json()).errors);
@@ -20,7 +20,7 @@ async function readEvents(body, signal, handle) {
     if (done) break;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    for (const line of lines) handle(JSON.parse(line));
+    handle(lines.map((line) => JSON.parse(line)));
   }
 }
 
@@ -48,13 +48,9 @@ function writer(run) {
       state.ids = event.ids;
       state.first = event.length - event.ids.length;
       const first = event.length - event.prompt.length;
-      event.prompt.forEach((token, place) => text.add({ ...token, isPrompt: true, position: first + place }));
+      text.add(event.prompt.map((token, place) => ({ ...token, isPrompt: true, position: first + place })));
       state.length = event.length;
       status.textContent = event.note ?? "";
-    },
-    token(event) {
-      text.add({ ...event, position: state.length++ });
-      state.ids.push(event.id);
     },
     end(event) {
       const speed = `${whole(event.tokens)} tokens${FINISHES[event.finish]}, ${whole(event.tokens_per_second)} tokens/s`;
@@ -74,9 +70,14 @@ function writer(run) {
       card.classList.add("busy");
       let hasEnded = false;
       try {
-        await readEvents({ run: run.number, prompt, settings }, signal, (event) => {
-          hasEnded ||= event.type === "end" || event.type === "error";
-          handlers[event.type](event);
+        await readEvents({ run: run.number, prompt, settings }, signal, (events) => {
+          for (const event of events.filter((each) => each.type !== "token")) {
+            hasEnded ||= event.type === "end" || event.type === "error";
+            handlers[event.type](event);
+          }
+          const tokens = events.filter((each) => each.type === "token");
+          state.ids.push(...tokens.map((token) => token.id));
+          text.add(tokens.map((token) => ({ ...token, position: state.length++ })));
         });
         if (!hasEnded) throw new TypeError("incomplete");
       } catch (error) {
