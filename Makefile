@@ -27,8 +27,8 @@ train: install  ## train a small GPT on the Python manual: a minute or two on tw
 test: install  ## run the quick tests
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: install  ## run all tests, including slow ones: full training budgets, installing the wheel, lm-eval
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval]'
+test-all: install  ## run all tests, including slow ones: full training budgets, installing the wheel, lm-eval, notebooks
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval,notebook]'
 	@$(PYTEST) $(ARGS)
 
 browser:  ## install chromium and its driver for the tests of the report (Debian, as root)

@@ -51,7 +51,7 @@ def test_every_command_has_help(name: str, nanolm: Nanolm) -> None:
     if name == "train":
         for part in (
             "optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd",
-            "dataset:    huggingface, jsonl, python_docs",
+            "dataset:    huggingface, instructions, jsonl, python_docs",
             "trainer.max_steps=1000",
         ):
             assert part in done.stdout
