@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from nanolm.json_text import dump_json
-from nanolm.training.checkpoints.header import DTYPES
-
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+from nanolm.training.checkpoints.header import TensorInfo, file_order, format_header
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
@@ -26,24 +21,15 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], dtype: to
     Raises:
         OSError: the file exists or cannot be written.
     """
-    dtypes = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
-    # Wider types first, so that every tensor is aligned, as the library does.
-    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        start, end = end, end + tensors[name].numel() * dtypes[name].itemsize
-        header[name] = {
-            "dtype": _NAMES[dtypes[name]],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
-        }
-    content = dump_json(header, separators=(",", ":"), ensure_ascii=False).encode()
-    content += b" " * (-len(content) % 8)
+    header = {
+        name: TensorInfo(tuple(tensor.shape), dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in tensors.items()
+    }
     with path.open("xb") as file:
-        file.write(struct.pack("<Q", len(content)) + content)
-        for name in names:
-            file.write(tensor_bytes(tensors[name], dtypes[name]))
+        # transformers used to require the format.
+        file.write(format_header(header, {"format": "pt"}))
+        for name in file_order(header):
+            file.write(tensor_bytes(tensors[name], header[name].dtype))
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, read and checked before any tensor is loaded."""
+"""Headers of safetensors files: written, and read and checked before any tensor is loaded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nanolm.checksummed import is_size
+from nanolm.json_text import dump_json
 from nanolm.untrusted import open_inside
 
 # A tensor takes about 100 bytes. The library itself accepts 100 MB, which take a gigabyte of memory when parsed.
@@ -37,6 +39,7 @@ DTYPES = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,28 @@ class TensorInfo:
     def numel(self) -> int:
         """Return the number of elements."""
         return math.prod(self.shape)
+
+
+def file_order(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return the names of tensors in the order of their bytes: wider types first, so that every tensor is aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def format_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the first bytes of a safetensors file, as the library writes them; the tensors follow in `file_order`.
+
+    Args:
+        metadata: texts of the file; None leaves the entry out.
+    """
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for name in file_order(tensors):
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.dtype.itemsize
+        entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    content = dump_json(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    content += b" " * (-len(content) % 8)
+    return struct.pack("<Q", len(content)) + content
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

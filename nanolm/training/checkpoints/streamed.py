@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from nanolm import checksummed
 from nanolm.checksummed import ChecksummedFile
 from nanolm.json_text import dump_json
 from nanolm.training.checkpoints.files import LOGS, STRUCTURE, TENSORS, WEIGHTS, checkpoint_folder
+from nanolm.training.checkpoints.header import TensorInfo, file_order, format_header
 from nanolm.training.checkpoints.serialization import flatten
 
 # Values of an fp32 tensor that are converted and written together.
@@ -45,8 +44,9 @@ def write_weights(
     structure, other = flatten({"scalars": {"step": 0, "best_step": 0}, "optimizer": None, "scaler": None})
     with checksummed.FolderWriter(checkpoint_folder(folder, 0)) as writer:
         file = writer.open(WEIGHTS)
-        file.write(_header(shapes))
-        for expected, (name, tensor) in zip(sorted(shapes), tensors, strict=True):
+        header = {name: TensorInfo(shape, torch.float32) for name, shape in shapes.items()}
+        file.write(format_header(header))
+        for expected, (name, tensor) in zip(file_order(header), tensors, strict=True):
             assert (name, tuple(tensor.shape)) == (expected, shapes[expected])
             _write_values(file, tensor)
         file.finish()
@@ -60,18 +60,6 @@ def write_weights(
         empty = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
         logs = dict.fromkeys(LOGS, empty)
         writer.commit({"step": 0, "best_step": 0, "val_loss": None, **facts, "logs": logs})
-
-
-def _header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """Return the first bytes of a safetensors file, as the library writes them."""
-    entries: dict[str, Any] = {}
-    end = 0
-    for name in sorted(shapes):
-        start, end = end, end + 4 * math.prod(shapes[name])
-        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
-    content = dump_json(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    content += b" " * (-len(content) % 8)
-    return struct.pack("<Q", len(content)) + content
 
 
 def _write_values(file: ChecksummedFile, tensor: torch.Tensor) -> None:
