@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanolm.data.tokenizers.bytepairs import ENCODER_NAMES, MERGES_NAMES
 from nanolm.errors import NanolmError, RunError, explain_os_error, install_hint
@@ -13,11 +16,15 @@ from nanolm.interop.sources import CONFIG, SourceFolder
 from nanolm.interop.tokenizer_files import ADDED, SENTENCEPIECE, TOKENIZER
 from nanolm.interop.weights import FORMATS, index_of, read_shards
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
 # The files of a tokenizer, of which those that the model has are downloaded.
 _TOKENIZER_FILES = (TOKENIZER, ADDED, *ENCODER_NAMES, *MERGES_NAMES)
 
-# Seconds to wait for the hub's description of a model.
-TIMEOUT = 20
+# Seconds to wait for the hub's description of a model; huggingface_hub's variable for the same wait changes it.
+TIMEOUT = 5
+TIMEOUT_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 
 _BY_HAND = "or get the files by other means, and name their folder: nanolm import FOLDER --to RUN"
 
@@ -48,11 +55,10 @@ def download(name: str, revision: str | None, report: Callable[[str], None]) -> 
         ) from error
     if not os.isatty(2):
         disable_progress_bars()
-    # Asked first, since it fails at once without a network; a download is tried for half a minute.
-    hub = huggingface_hub.HfApi()
+    # Asked first, since it fails soon without a network; a download is tried for half a minute.
     try:
         with _explained(name, revision):
-            about = hub.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
+            about = _describe(name, revision)
     except _UnreachableError:
         cached = huggingface_hub.try_to_load_from_cache(name, CONFIG, revision=revision or "main")
         if not isinstance(cached, str):
@@ -66,7 +72,7 @@ def download(name: str, revision: str | None, report: Callable[[str], None]) -> 
         # The other files are of the same commit, also if the branch has moved in the meantime.
         commit = source.path.name
         if commit != about.sha:
-            about = hub.model_info(name, revision=commit, files_metadata=True, timeout=TIMEOUT)
+            about = _describe(name, commit)
     files = about.siblings or []
     names = {file.rfilename for file in files}
     source.known_sha256.update({file.rfilename: file.lfs.sha256 for file in files if file.lfs})
@@ -77,6 +83,34 @@ def download(name: str, revision: str | None, report: Callable[[str], None]) -> 
             for shard in read_shards(source, wanted) if wanted in map(index_of, FORMATS) else []:
                 huggingface_hub.hf_hub_download(name, shard, revision=commit)
     return source
+
+
+def _describe(name: str, revision: str | None) -> ModelInfo:
+    """Return the hub's description of a model, which is asked for once.
+
+    Raises:
+        Exception: of huggingface_hub or of the network, such as a TimeoutError.
+    """
+    from huggingface_hub import HfApi, constants
+
+    seconds = constants.HF_HUB_ETAG_TIMEOUT if TIMEOUT_VARIABLE in os.environ else TIMEOUT
+    answers: queue.Queue[ModelInfo | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=seconds))
+        except Exception as error:
+            answers.put(error)
+
+    # A thread, since the timeout of a connection holds for each address of the hub, and not for looking them up.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds} seconds; {TIMEOUT_VARIABLE}=60 waits longer") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _snapshot(name: str, file: str) -> SourceFolder:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,16 @@ def test_hub_is_not_needed_for_what_is_in_the_cache(run_import: Importer) -> Non
         found = run_import(NAME, "--to", name, **environment)
         assert found.returncode == 0, found.stderr
         assert f"the hub cannot be reached: {NAME} is read from the cache, at commit aaaaaaaa" in found.stderr
+
+
+def test_hub_that_does_not_answer_is_one_message(run_import: Importer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = run_import(NAME, "--to", "run", HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1")
+        assert (found.returncode, len(found.stderr.splitlines())) == (2, 3)
+        assert "the hub cannot be reached: no answer within 1 seconds; HF_HUB_ETAG_TIMEOUT=60 waits" in found.stderr
+        found = run_import(NAME, "--to", "run", HF_ENDPOINT=address)
+        assert (found.returncode, "no answer within 5 seconds" in found.stderr) == (2, True)
 
 
 def test_hub_download_continues_where_it_broke(run_import: Importer, hub: Server) -> None:
