@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,16 @@ from nanolm.interop.export import export
 from nanolm.interop.safetensors_file import write_safetensors
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints.header import read_header
-from tests.helpers import Nanolm, has_reached_step, kill_process_group, temporary_files, wait_until
+from tests.helpers import Nanolm, kill_process_group, temporary_files, wait_until
 from tests.interop.oracle import open_exported
 from tests.run_fixtures import make_run
 
 
 @pytest.fixture(scope="module")
 def bigram(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
-    return make_run(tmp_path_factory.mktemp("bigram") / "run", text, "model=bigram", "trainer.max_steps=2")
+    """A run whose best checkpoint, of step 2, is not its last, of step 4."""
+    steps = ("trainer.max_steps=4", "trainer.eval_every=2", "scheduler=constant")
+    return make_run(tmp_path_factory.mktemp("bigram") / "run", text, "model=bigram", *steps, lr=30)
 
 
 @pytest.fixture(scope="module")
@@ -275,31 +279,47 @@ def test_greedy_text_equals_that_of_transformers(
         assert tokenizer.decode(tokens[0]) == done.stdout.removesuffix("\n")
 
 
+def test_run_in_training_exports_its_last_checkpoint(bigram: Path, tmp_path: Path) -> None:
+    still = "the run is still being trained; this is"
+    # A run is known to be in training by its lock.
+    with RunDirectory(bigram).claim():
+        for checkpoint, step, which in (
+            (None, 4, "its last checkpoint"),
+            ("best", 2, "its best checkpoint"),
+            (4, 4, "the checkpoint"),
+        ):
+            written = export(bigram, tmp_path / repr(checkpoint), format="safetensors", checkpoint=checkpoint)
+            assert (written.step, written.remarks) == (step, (f"{still} {which}, step {step}",))
+    written = export(bigram, tmp_path / "later", format="safetensors")
+    assert (written.step, written.remarks) == (2, ())
+
+
+def last_checkpoint(run: Path) -> int:
+    """Return the step of the last complete checkpoint; 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*")), default=0)
+
+
 @pytest.mark.slow
-def test_run_in_training_exports_its_last_checkpoint(nanolm: Nanolm, small_text: Path) -> None:
+def test_export_does_not_disturb_training(nanolm: Nanolm, small_text: Path) -> None:
+    run = nanolm.folder / "run"
     process = nanolm.start(
         *("train", "dataset=text", f"dataset.path={small_text}", "size.n_layers=2", "size.n_heads=2"),
         *("size.d_model=16", "size.context_length=16", "trainer.batch_size=4", "trainer.sample_tokens=0"),
-        # Few lines, so that the pipe does not fill up and stop the process.
-        *("trainer.max_steps=1000000", "trainer.eval_every=1000", "trainer.save_every=100", "logger=none"),
-        "hydra.run.dir=run",
+        # Nobody reads the pipe of its output, which must not fill up.
+        *("trainer.max_steps=1000000", "trainer.eval_every=1000000", "trainer.log_every=1000000"),
+        *("trainer.save_every=100", "logger=none", "hydra.run.dir=run"),
     )
     try:
-        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), 1100), process)
+        wait_until(lambda: last_checkpoint(run) > 0, process)
+        # A stopped process keeps its lock, and its last checkpoint.
+        os.killpg(process.pid, signal.SIGSTOP)
+        before = last_checkpoint(run)
         done = nanolm("export", "run", "--to", "out")
         assert done.returncode == 0, done.stderr
-        assert "the run is still being trained; this is its last checkpoint, step" in done.stderr
-        step = int(done.stdout.split()[2].replace(",", ""))
-        assert step % 100 == 0
-        assert step >= 1000
-        done = nanolm("export", "run", "--to", "best", "--checkpoint", "best")
-        assert "still being trained; this is its best checkpoint" in done.stderr
-        # It was not disturbed.
-        assert process.poll() is None
-        before = RunDirectory(nanolm.folder / "run").read_metrics()[-1].step
-        wait_until(lambda: has_reached_step(RunDirectory(nanolm.folder / "run"), before + 100), process)
+        assert f"the run is still being trained; this is its last checkpoint, step {before}" in done.stderr
+        assert done.stdout == f"exported step {before} to out\n"
+        os.killpg(process.pid, signal.SIGCONT)
+        wait_until(lambda: last_checkpoint(run) > before, process)
     finally:
         kill_process_group(process)
-    assert (nanolm.folder / "out" / "model.safetensors").is_file()
-    done = nanolm("export", "run", "--to", "again")
-    assert "still being trained" not in done.stderr
+    assert "still being trained" not in nanolm("export", "run", "--to", "again").stderr
