@@ -45,7 +45,7 @@ def render(messages: Iterable[Message], template: TemplateConfig) -> list[Segmen
     segments: list[Segment] = []
     unscored = ""
     for role, content in messages:
-        before, after = _around(template, role)
+        before, after = text_around(template, role)
         if role == ASSISTANT:
             segments += [Segment(unscored + before, False), Segment(content, True), Segment(after, True)]
             unscored = ""
@@ -64,12 +64,12 @@ def response_ends(template: TemplateConfig, tokenizer: Tokenizer) -> tuple[str, 
 
     A tokenizer that is not lossless decodes it to another text.
     """
-    _, after = _around(template, ASSISTANT)
+    _, after = text_around(template, ASSISTANT)
     decoded = tokenizer.decode(tokenizer.encode(after).tolist()).strip()
     return tuple(dict.fromkeys(text for text in (after, decoded if not tokenizer.lossless else after) if text))
 
 
-def _around(template: TemplateConfig, role: str) -> tuple[str, str]:
+def text_around(template: TemplateConfig, role: str) -> tuple[str, str]:
     """Return the text before and after the content of a message."""
     before, _, after = getattr(template, role).partition(CONTENT)
     return before, after

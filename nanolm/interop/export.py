@@ -12,6 +12,7 @@ import torch
 
 from nanolm.config.fields import flat
 from nanolm.config.mask import reads_documents
+from nanolm.data.conversation import template_of
 from nanolm.errors import CheckpointError, NanolmError, SettingsError, explain_os_error, nearest, raise_all
 from nanolm.files import new_folder, user_path, write_durably
 from nanolm.inference.load import Loaded, load_run
@@ -179,7 +180,7 @@ def _huggingface(loaded: Loaded, weights: State, dtype: str) -> _Content:
     _, number = end_of_text(tokenizer) or (None, None)
     # null keeps the defaults of an architecture away, which are GPT-2's ids.
     special = {"bos_token_id": number, "eos_token_id": number, "pad_token_id": None}
-    files, remarks = tokenizer_files(tokenizer, config.tokenizer.name, config.size.context_length)
+    files, remarks = _tokenizer_files(loaded)
     files["config.json"] = _json(
         {
             "architectures": [architecture.name],
@@ -193,10 +194,17 @@ def _huggingface(loaded: Loaded, weights: State, dtype: str) -> _Content:
     return _Content(architecture.name, files, _safetensors_writer(tensors, dtype), remarks)
 
 
+def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, bytes], list[str]]:
+    config = loaded.config
+    return tokenizer_files(
+        loaded.tokenizer, config.tokenizer.name, config.size.context_length, template_of(config.dataset)
+    )
+
+
 def _safetensors(loaded: Loaded, weights: State, dtype: str) -> _Content:
     config, tokenizer = loaded.config, loaded.tokenizer
     _require_range(weights, dtype)
-    files, remarks = tokenizer_files(tokenizer, config.tokenizer.name, config.size.context_length)
+    files, remarks = _tokenizer_files(loaded)
     config = without_adapters(config)
     settings = {key: value for key, value in flat(config).items() if key.split(".")[0] in _MODEL_GROUPS}
     # A folder that is published should not name those of its author.

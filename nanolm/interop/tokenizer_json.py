@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from nanolm.config.dataset import TemplateConfig
 from nanolm.data.tokenizers import ByteTokenizer, CharTokenizer, PretrainedTokenizer, Tokenizer
 from nanolm.data.tokenizers.byte_pieces import BYTE_TO_CHARACTER
 from nanolm.data.tokenizers.bytepairs import BpeTokenizer, BytePairs, Gpt2Tokenizer, tokens_of_merges
 from nanolm.data.tokenizers.huggingface import UnigramTokenizer
 from nanolm.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from nanolm.data.tokenizers.words import END, UNKNOWN, WORDS, SpacyTokenizer, TorchtextTokenizer, WordTokenizer
+from nanolm.interop.chat_template import chat_template
 from nanolm.json_text import dump_json
 
 # Names that a tokenizer's end of text may have, of which the first that it has is chosen.
@@ -21,11 +23,14 @@ END_OF_TEXT = ("<|endoftext|>", "<eos>", "</s>", "<|end_of_text|>")
 _HARMLESS = (None, "ByteLevel")
 
 
-def tokenizer_files(tokenizer: Tokenizer, name: str, context_length: int) -> tuple[dict[str, bytes], list[str]]:
+def tokenizer_files(
+    tokenizer: Tokenizer, name: str, context_length: int, template: TemplateConfig | None = None
+) -> tuple[dict[str, bytes], list[str]]:
     """Return the files of a tokenizer, and remarks for the user.
 
     Args:
         name: of the tokenizer, as in tokenizer.name.
+        template: of the conversations that the model was trained with; None if there were none.
     """
     if type(tokenizer) is SentencePieceTokenizer:
         return {"tokenizer.model": tokenizer.model}, ["the tokenizer is written as tokenizer.model, for sentencepiece"]
@@ -49,6 +54,8 @@ def tokenizer_files(tokenizer: Tokenizer, name: str, context_length: int) -> tup
         settings["eos_token"] = end[0]
     if UNKNOWN in tokenizer.special_tokens:
         settings["unk_token"] = UNKNOWN
+    if template is not None:
+        settings["chat_template"] = chat_template(template)
     return {"tokenizer.json": _encode(state), "tokenizer_config.json": _encode(settings)}, remarks
 
 
