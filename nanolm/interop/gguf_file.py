@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from nanolm.config.run import Config
+from nanolm.data.conversation import template_of
 from nanolm.data.tokenizers import Tokenizer
 from nanolm.errors import NanolmError, SettingsError, install_hint, raise_all
 from nanolm.interop.architectures import find_architecture
+from nanolm.interop.chat_template import chat_template
 from nanolm.interop.safetensors_file import tensor_bytes
 from nanolm.interop.tensors import ENTRIES, Part, Tensors
 from nanolm.interop.tokenizer_json import end_of_text, to_tokenizer_json
@@ -170,6 +172,7 @@ def metadata(model: GgufModel) -> list[tuple[str, Any]]:
     size = model.config.size
     is_llama = ARCHITECTURES[model.architecture] == "llama"
     found = find_architecture(model.config).to_json(model.config, len(model.tokens))
+    template = template_of(model.config.dataset)
     shared = [
         ("add_name", model.name),
         ("add_quantization_version", gguf.GGML_QUANT_VERSION),
@@ -193,6 +196,7 @@ def metadata(model: GgufModel) -> list[tuple[str, Any]]:
         ("add_eos_token_id", model.end),
         ("add_add_bos_token", False),
         ("add_add_eos_token", False),
+        *(() if template is None else [("add_chat_template", chat_template(template))]),
     ]
     if not is_llama:
         return [

@@ -101,3 +101,7 @@ def test_exported_tokenizer_applies_the_template_of_the_run(tmp_path: Path) -> N
     ids = tokenizer.apply_chat_template(as_json(messages), return_dict=False, **settings)
     prompt = encode_prompt(loaded.tokenizer, "3 and 4?", loaded.config.dataset.template)  # type: ignore[attr-defined]
     assert tuple(ids) == prompt.tokens
+
+    gguf = pytest.importorskip("gguf")
+    fields = gguf.GGUFReader(export(run, tmp_path / "gguf", format="gguf").folder / "model.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
