@@ -98,16 +98,17 @@ def _describe(name: str, revision: str | None) -> ModelInfo:
 
     def ask() -> None:
         try:
-            answers.put(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=seconds))
+            # Its own limit only ends the thread.
+            answers.put(HfApi().model_info(name, revision=revision, files_metadata=True, timeout=2 * seconds))
         except Exception as error:
             answers.put(error)
 
-    # A thread, since the timeout of a connection holds for each address of the hub, and not for looking them up.
+    # A thread, since the limit of a connection holds for each address of the hub, and not for looking them up.
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds} seconds; {TIMEOUT_VARIABLE}=60 waits longer") from None
+        answer = TimeoutError(f"no answer within {seconds} s; {TIMEOUT_VARIABLE}=60 waits longer")
     if isinstance(answer, Exception):
         raise answer
     return answer
