@@ -9,6 +9,7 @@ import nanolm
 from nanolm.cli import main as cli
 from nanolm.errors import NanolmError
 from nanolm.runs.directory import RunDirectory
+from tests.helpers import mostly_slow
 from tests.interop.hf_folders import GPT2, write_model
 
 
@@ -49,14 +50,19 @@ def test_imported_run_generates(outputs: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith("To be")
 
 
-def test_imported_run_has_no_training_to_resume(outputs: Path) -> None:
-    for arguments in ([f"resume={outputs / 'gpt2'}"], [f"hydra.run.dir={outputs / 'gpt2'}", "resume=auto"]):
-        with pytest.raises(NanolmError, match=r"was imported: there is no training to resume[\s\S]*fork=true dataset="):
-            cli.run(["train", *arguments])
+@pytest.mark.parametrize("line", mostly_slow(["resume={}", "hydra.run.dir={} resume=auto"], quick=["resume={}"]))
+def test_imported_run_has_no_training_to_resume(line: str, outputs: Path) -> None:
+    with pytest.raises(NanolmError, match=r"was imported: there is no training to resume[\s\S]*fork=true dataset="):
+        cli.run(["train", *[word.format(outputs / "gpt2") for word in line.split()]])
+
+
+@pytest.mark.slow
+def test_imported_run_has_no_text_to_fork(outputs: Path) -> None:
     with pytest.raises(NanolmError, match="the model was imported, and has no text to train on"):
         cli.run(["train", f"resume={outputs / 'gpt2'}", "fork=true"])
 
 
+@pytest.mark.slow
 def test_imported_run_is_evaluated_on_a_named_text(
     outputs: Path, dataset: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

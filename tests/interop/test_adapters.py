@@ -36,6 +36,7 @@ def adapted(request: pytest.FixtureRequest, small_text: Path, tmp_path: Path) ->
     return runs[1].path
 
 
+@pytest.mark.slow
 def test_export_merges_adapters(adapted: Path, tmp_path: Path) -> None:
     export(adapted, tmp_path / "out", format="safetensors")
     model = load_run(str(adapted), device="cpu").model

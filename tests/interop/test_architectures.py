@@ -146,19 +146,22 @@ def test_every_setting_is_represented_or_refused(model: str, key: str) -> None:
             assert largest_difference(ours, transformers_model(config, ours)) < 1e-4, overrides
 
 
+OTHER_MODELS = [
+    (("model=gpt2", "model.positions=sinusoidal"), "model.positions=sinusoidal (needs learned)"),
+    (("model=gpt2", "model.norm_placement=post"), "model.norm_placement=post (needs pre)"),
+    (("model=gpt", "model.head_bias=true"), "model.head_bias=true (needs false)"),
+    (("model=gpt2", "size.d_key=5", "size.d_value=5"), "size.d_key=5 (needs d_model / n_heads)"),
+    (("model=bigram",), "model=bigram (needs transformer)"),
+    (("model=ngram",), "model=ngram (needs transformer)"),
+    (("model=gpt", "mask=banded_causal"), "mask=banded_causal (needs causal)"),
+    (("model=gpt", "mask=banded_causal", "mask.pattern=SL"), 'mask=["banded_causal", "causal"] (needs causal)'),
+    (("model=bare",), "model.residual=false (needs true)"),
+]
+
+
 @pytest.mark.parametrize(
     ("overrides", "obstacle"),
-    [
-        (("model=bigram",), "model=bigram (needs transformer)"),
-        (("model=ngram",), "model=ngram (needs transformer)"),
-        (("model=gpt2", "model.positions=sinusoidal"), "model.positions=sinusoidal (needs learned)"),
-        (("model=gpt2", "model.norm_placement=post"), "model.norm_placement=post (needs pre)"),
-        (("model=gpt", "model.head_bias=true"), "model.head_bias=true (needs false)"),
-        (("model=gpt", "mask=banded_causal"), "mask=banded_causal (needs causal)"),
-        (("model=gpt", "mask=banded_causal", "mask.pattern=SL"), 'mask=["banded_causal", "causal"] (needs causal)'),
-        (("model=gpt2", "size.d_key=5", "size.d_value=5"), "size.d_key=5 (needs d_model / n_heads)"),
-        (("model=bare",), "model.residual=false (needs true)"),
-    ],
+    mostly_slow(OTHER_MODELS, quick=OTHER_MODELS[:4]),
 )
 def test_other_models_are_refused(overrides: tuple[str, ...], obstacle: str) -> None:
     with pytest.raises(SettingsError) as error:

@@ -20,7 +20,7 @@ from nanolm.interop.export import export
 from nanolm.interop.safetensors_file import write_safetensors
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints.header import read_header
-from tests.helpers import Nanolm, kill_process_group, temporary_files, wait_until
+from tests.helpers import Nanolm, kill_process_group, mostly_slow, temporary_files, wait_until
 from tests.interop.oracle import open_exported
 from tests.run_fixtures import make_run
 
@@ -62,6 +62,7 @@ def test_export_writes_a_complete_folder(trained: Path, tmp_path: Path) -> None:
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_export_chooses_checkpoint(trained: Path, tmp_path: Path) -> None:
     steps = {
         name: export(trained, tmp_path / repr(name), checkpoint=name).step for name in (None, "best", "last", 30, "30")
@@ -128,7 +129,9 @@ def test_export_reports_everything_wrong_at_once(bigram: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "empty folder", "link", "broken link"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow(["file", "folder", "empty folder", "link", "broken link"], quick=["folder", "broken link"])
+)
 def test_export_refuses_target_that_exists(kind: str, trained: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     if kind == "file":

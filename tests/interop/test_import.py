@@ -21,6 +21,7 @@ from nanolm.inference.load import load_run
 from nanolm.interop.architectures import architecture_of
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
+from tests.helpers import mostly_slow
 from tests.interop.hf_folders import (
     CONFIGS,
     GPT2,
@@ -67,7 +68,7 @@ def test_import_nanolm_imports_no_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS, quick=["gpt2"]))
 def test_import_gives_the_logits_of_transformers(name: str, imported: Path, tmp_path: Path) -> None:
     run = imported
     if name != "gpt2":
@@ -131,6 +132,7 @@ def test_import_converts_half_precision(dtype: torch.dtype, tmp_path: Path) -> N
     assert torch.equal(*runs)
 
 
+@pytest.mark.slow
 def test_import_crops_learned_positions(imported: Path, tmp_path: Path) -> None:
     remarks: list[str] = []
     model = write_model(tmp_path / "model", GPT2)

@@ -178,6 +178,7 @@ def test_auto_tokenizer_equals_nanolm(kind: str, model_type: str, tmp_path: Path
         assert found.decode(ids) == tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_prompt_of_tutorial_has_its_24_ids(data_folder: Path) -> None:
     folder = data_folder / "gpt2"
     if not folder.is_dir():
