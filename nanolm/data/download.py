@@ -139,6 +139,7 @@ def _download(url: str, output: str, _: Any) -> None:
         def get_redirect_target(self, resp: requests.Response) -> str | None:
             target = super().get_redirect_target(resp)
             if target is not None and (reason := _refused_redirect(resp.url, urljoin(resp.url, target))):
+                resp.close()
                 raise requests.exceptions.InvalidURL(reason)
             return target
 

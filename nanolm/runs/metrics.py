@@ -214,11 +214,11 @@ def _parse_row(path: StrPath, line: bytes, offset: int) -> MetricsRow:
 
 def _line_number(path: StrPath, offset: int) -> int:
     """The number of the line that begins at an offset, counted from 1."""
-    number = 1
-    for at, block in _blocks(path):
-        if at >= offset:
-            break
-        number += block.count(b"\n", 0, offset - at)
+    number, left = 1, offset
+    with open_unbuffered(path, folder_of(path)) as file:
+        while left and (chunk := file.read(min(BLOCK_BYTES, left))):
+            number += chunk.count(b"\n")
+            left -= len(chunk)
     return number
 
 
