@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 from argparse import Namespace
 
@@ -54,8 +55,14 @@ def run(arguments: Namespace) -> None:
             terminal.say(f"nanolm: port {arguments.port} is taken; using {server.server_port}")
         terminal.write(server.url)
         terminal.say("nanolm: the page is open to this machine only; Ctrl-C ends it")
-        if arguments.open and not webbrowser.open(server.url):
-            terminal.say("nanolm: no browser was found; open the address yourself")
+        if arguments.open:
+            # A browser in the terminal returns when it is closed.
+            threading.Thread(target=_open, args=(server.url,), daemon=True).start()
         server.serve_forever()
     finally:
         server.close()
+
+
+def _open(url: str) -> None:
+    if not webbrowser.open(url):
+        terminal.say("nanolm: no browser was found; open the address yourself")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from nanolm.inference.engine import Engine
 from nanolm.inference.load import load_run
 from nanolm.inference.prompt import MAX_CHARACTERS
 from nanolm.inference.settings import GenerationSettings
+from nanolm.inference.weight_formats import WeightFormat
 from nanolm.playground.requests import MAX_BODY_BYTES
 from nanolm.playground.server import PlaygroundServer
 from nanolm.playground.session import playground_runs
@@ -158,6 +160,13 @@ def test_attention_reads_the_context_of_a_long_text(client: Client, pair: Path) 
     part = run.tokenizer.decode(ids[start:])
     expected = activations(run, part)["blocks.0.attention.weights"][:, -1]
     torch.testing.assert_close(torch.tensor(found["weights"][0]) / 1000, expected, atol=6e-4, rtol=0)
+
+
+@pytest.mark.parametrize("weight_format", [WeightFormat.bfloat16, WeightFormat.int8])
+def test_attention_of_converted_weights(pair: Path, weight_format: WeightFormat) -> None:
+    (run,) = playground_runs([load_run(str(pair / "gpt"), device="cpu", weight_format=weight_format)])
+    weights = torch.tensor(run.attention([3, 1, 4, 1, 5], 5)["weights"])
+    torch.testing.assert_close(weights.sum(-1) / 1000, torch.ones(2, 2), atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -395,8 +404,6 @@ def test_names_of_runs_differ(pair: Path) -> None:
 
 
 def test_command_prints_the_address_and_ends_with_ctrl_c(nanolm: Nanolm, pair: Path) -> None:
-    import signal
-
     process = nanolm.start("playground", str(pair / "bigram"), str(pair / "gpt"), "--port", "0", "--device", "cpu")
     assert isinstance(process, Forked)
     wait_until(lambda: process.stdout_so_far().endswith("/\n"), process)
@@ -405,12 +412,20 @@ def test_command_prints_the_address_and_ends_with_ctrl_c(nanolm: Nanolm, pair: P
     connection.request("GET", f"/{url.split('/', 3)[3]}runs")
     assert [run["name"] for run in json.load(connection.getresponse())["runs"]] == ["bigram", "gpt"]
     connection.close()
+    # A text that is being written does not delay the end.
+    connection = http.client.HTTPConnection("127.0.0.1", int(url.split(":")[2].split("/")[0]), timeout=30)
+    body = json.dumps({"run": GPT, "prompt": "1", "settings": {"max_new_tokens": 10_000}})
+    connection.request("POST", f"/{url.split('/', 3)[3]}generate", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    assert json.loads(response.readline())["type"] == "start"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(30)
     assert process.returncode == 130
     assert out.strip() == url
     assert "Traceback" not in err
     assert "Ctrl-C" in err
+    assert json.loads(response.read().splitlines()[-1])["finish"] == "stopped"
+    connection.close()
 
 
 def test_command_reports_the_mistakes_of_both_runs(nanolm: Nanolm, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 const MAX_STRIP = 48;
 const N_LARGEST = 6;
 
+// Weights of all heads have the same shades; small ones would be invisible on a linear scale.
+const shade = Math.sqrt;
+
 // Returns { panel, clear, show }. `context` gives the tokens and their numbers, as described in writing.js.
 function attentionPanel(run, context) {
   const title = element("h3", {});
@@ -12,7 +15,7 @@ function attentionPanel(run, context) {
   const text = element("div", { class: "text attended", tabindex: "0", "aria-label": "attention by token" });
   const note = element("p", { class: "note" });
   const panel = element("div", { class: "attention", hidden: true }, title, controls, scroll, note, text);
-  let chosen = null, found = null, mode = "write", head = null, latest = 0;
+  let chosen = null, found = null, mode = "predict", head = null, latest = 0;
 
   const mean = (each) => each[0].map((_, key) => each.reduce((sum, row) => sum + row[key], 0) / each.length);
   const weights = () => head === null ? mean(found.weights.flat()) : found.weights[head.layer][head.number];
@@ -20,8 +23,8 @@ function attentionPanel(run, context) {
   async function load() {
     const number = ++latest;
     const position = context().tokens[chosen].position;
-    const isWritten = mode === "write" && position > 0;
-    const length = position + (isWritten ? 0 : 1);
+    const isPredicted = mode === "predict" && position > 0;
+    const length = position + (isPredicted ? 0 : 1);
     const { ids, first } = context();
     try {
       const answer = await ask("attention", { run: run.number, tokens: ids.slice(0, length - first), length });
@@ -38,7 +41,7 @@ function attentionPanel(run, context) {
   function drawControls() {
     title.replaceChildren("Attention at ", element("code", {}, quoted(context().tokens[chosen].piece)));
     controls.replaceChildren(
-      choice("query", [["write", "to write it"], ["read", "after reading it"]], mode, (value) => { mode = value; load(); }),
+      choice("query", [["predict", "to predict it"], ["read", "after reading it"]], mode, (value) => { mode = value; load(); }),
       element("button", { type: "button", class: "mean", "aria-pressed": String(head === null), onclick: () => { head = null; redraw(); } }, "mean of all heads"));
   }
 
@@ -61,13 +64,12 @@ function attentionPanel(run, context) {
     const row = weights().slice(-found.length);
     const shown = tokens.map((token, place) => ({ token, place })).filter(({ token }) => token.position >= found.start && token.position < found.length);
     const share = (token) => row[token.position - found.start] / 1000;
-    const largest = Math.max(0.001, ...shown.map(({ token }) => share(token)));
     text.replaceChildren(...shown.map(({ token }) => {
       const span = element("span", { class: "token", title: `${spell(token.piece)}: ${percent(share(token))}` }, token.text);
       if (!token.text) span.classList.add("mark");
       if (/^\s*\n/.test(token.text)) span.classList.add("line-end");
       if (token.position === found.length - 1) span.classList.add("query");
-      span.style.setProperty("--weight", (share(token) / largest).toFixed(3));
+      span.style.setProperty("--weight", shade(share(token)).toFixed(3));
       return span;
     }));
     text.scrollTop = text.scrollHeight;
@@ -104,10 +106,9 @@ function strip(row) {
   const picture = canvas.getContext("2d");
   const [low, high] = [channels(colour("low")), channels(colour("high"))];
   const pixels = picture.createImageData(size, 1);
-  const largest = Math.max(1, ...row);
   for (let place = 0; place < size; place++) {
     const part = row.slice(Math.floor(place * row.length / size), Math.max(1, Math.floor((place + 1) * row.length / size)));
-    const value = Math.max(...part) / largest;
+    const value = shade(Math.max(...part) / 1000);
     pixels.data.set([...low.map((from, channel) => from + (high[channel] - from) * value), 255], 4 * place);
   }
   picture.putImageData(pixels, 0, 0);

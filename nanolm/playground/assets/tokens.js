@@ -1,7 +1,7 @@
 // A text of tokens: coloured by probability, with the alternatives of the token under the pointer or the focus.
 
-// Probabilities from 1 to 0.001 have the shades from none to full.
-const surprise = (probability) => Math.min(1, Math.max(0, -Math.log10(Math.max(probability, 1e-9)) / 3));
+// The shade of a probability: 0 for 1, 0.44 for a tenth, 0.68 for a hundredth.
+const surprise = (probability) => 1 - Math.min(1, probability) ** 0.25;
 const percent = (share) => share >= 0.9995 ? "100%" : share >= 0.0995 ? `${(100 * share).toFixed(1)}%` : share >= 0.0001 ? `${(100 * share).toFixed(2)}%` : "<0.01%";
 const quoted = (piece) => shortened(spell(piece), 24);
 
@@ -118,9 +118,11 @@ function showDetails(token, span) {
   if (token.isPrompt) {
     details.replaceChildren(title, element("p", {}, "part of the prompt"));
   } else {
-    const others = token.alternatives.map((each) => bar(each, each.id === token.id));
-    const isListed = token.alternatives.some((each) => each.id === token.id);
-    if (!isListed) others.push(element("div", { class: "gap", "aria-hidden": "true" }, "⋮"), bar(token, true));
+    const listed = token.alternatives.slice(0, isNarrow() ? 6 : token.alternatives.length);
+    const largest = Math.max(...listed.map((each) => each.probability));
+    const others = listed.map((each) => bar(each, largest, each.id === token.id));
+    const isListed = listed.some((each) => each.id === token.id);
+    if (!isListed) others.push(element("div", { class: "gap", "aria-hidden": "true" }, "⋮"), bar(token, largest, true));
     details.replaceChildren(title, element("p", {}, `probability ${percent(token.probability)}`), element("div", { class: "bars" }, ...others));
   }
   details.hidden = false;
@@ -136,9 +138,10 @@ function hideDetails() {
   byId("details").hidden = true;
 }
 
-function bar(each, isWritten) {
+// A probability, with a bar relative to the largest.
+function bar(each, largest, isWritten) {
   const fill = element("i", {});
-  fill.style.setProperty("--share", each.probability.toFixed(4));
+  fill.style.setProperty("--share", (each.probability / largest).toFixed(4));
   return element("div", { class: isWritten ? "bar written" : "bar" },
     element("code", {}, quoted(each.piece)), element("span", { class: "track" }, fill), element("span", {}, percent(each.probability)));
 }

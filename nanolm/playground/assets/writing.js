@@ -34,7 +34,7 @@ function writer(run) {
   const text = textBox(`text of ${run.name}`, (place) => { text.mark(place); attention?.show(place); });
   state.tokens = text.tokens;
   const facts = [
-    run.model, isNumber(run.parameters) ? `${brief(run.parameters)} parameters` : null, `step ${whole(run.step)}`,
+    run.model, run.parameters ? `${brief(run.parameters)} parameters` : null, `step ${whole(run.step)}`,
     `${run.tokenizer} tokenizer with vocab size ${whole(run.vocab_size)}`, `context length ${whole(run.context_length)}`,
     run.is_chat ? "responds to messages" : null,
   ];
