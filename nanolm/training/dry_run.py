@@ -22,6 +22,7 @@ from nanolm.training import meters, schedules
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.checkpoints.manifest import LOGS
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.ema import Averages
 from nanolm.training.evaluation import split_loss, write_sample
@@ -212,7 +213,7 @@ def _time_save(
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=setup.run.path) as folder:
         began = time.perf_counter()
         log = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
-        facts = {**checkpoint_facts(setup), "logs": dict.fromkeys(checkpoint.LOGS, log)}
+        facts = {**checkpoint_facts(setup), "logs": dict.fromkeys(LOGS, log)}
         snapshot = checkpoint.take_snapshot(setup.state.step, weights, state, facts, averages)
         copied = time.perf_counter() - began
         saved = checkpoint.write(Path(folder), snapshot)

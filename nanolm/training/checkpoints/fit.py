@@ -12,7 +12,8 @@ from nanolm.machine import host_memory
 from nanolm.model import count, memory_estimate
 from nanolm.model.build import FittedModel, build
 from nanolm.model.shapes import has_formula
-from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
+from nanolm.training.checkpoints.checkpoint import Checkpoint
+from nanolm.training.checkpoints.manifest import WEIGHTS
 from nanolm.wording import format_bytes
 
 

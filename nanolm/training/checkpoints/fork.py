@@ -22,8 +22,9 @@ from nanolm.model.shapes import has_adapters
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import ParentReference
 from nanolm.training.checkpoints.base import Base
-from nanolm.training.checkpoints.files import WEIGHTS, Checkpoint
+from nanolm.training.checkpoints.checkpoint import Checkpoint
 from nanolm.training.checkpoints.fit import require_fit
+from nanolm.training.checkpoints.manifest import WEIGHTS
 from nanolm.training.optimizers.state import COUNTERS
 
 # The losses of the parent may be of another validation text, so a fork starts with none and has its own best.

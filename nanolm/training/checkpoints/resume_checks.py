@@ -25,8 +25,9 @@ from nanolm.runs.occupancy import require_inputs_outside, require_nothing_overwr
 from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
-from nanolm.training.checkpoints.files import Checkpoint
+from nanolm.training.checkpoints.checkpoint import Checkpoint
 from nanolm.training.checkpoints.fork import Parent
+from nanolm.training.checkpoints.manifest import read_manifest
 from nanolm.untrusted import read_yaml
 
 
@@ -142,7 +143,7 @@ def require_unedited(config: Config, run: RunDirectory) -> None:
         RunError: names the old and the new values, if a checkpoint has the old ones.
     """
     for path in reversed(checkpoints_by_step(run.checkpoints).values()):
-        manifest = checkpoint.read_manifest(path)
+        manifest = read_manifest(path)
         if manifest is not None:
             require_same_settings(config, run, manifest, path)
             return

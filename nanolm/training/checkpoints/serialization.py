@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nanolm.training.distributed.parallel import is_sharded
+
 # The state of an optimizer has six levels.
 MAX_DEPTH = 40
 
@@ -89,3 +91,10 @@ def unflatten(structure: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if unused:
         raise ValueError(f"it does not name the tensor {min(unused)[:100]!r}")
     return state
+
+
+def storage_key(name: str, tensor: torch.Tensor) -> Any:
+    """Return a key that tied tensors have in common."""
+    if not tensor.numel() or tensor.is_meta or is_sharded(tensor):
+        return name
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

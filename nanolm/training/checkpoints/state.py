@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from nanolm.checksummed import MANIFEST
 from nanolm.errors import CheckpointError
 from nanolm.training import rng
-from nanolm.training.checkpoints.files import MANIFEST, STRUCTURE, Checkpoint
+from nanolm.training.checkpoints.checkpoint import Checkpoint
+from nanolm.training.checkpoints.manifest import STRUCTURE
 from nanolm.training.checkpoints.values import (
     COUNT,
     FINITE,

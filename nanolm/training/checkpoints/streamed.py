@@ -13,8 +13,9 @@ import torch
 from nanolm import checksummed
 from nanolm.checksummed import ChecksummedFile
 from nanolm.json_text import dump_json
-from nanolm.training.checkpoints.files import LOGS, STRUCTURE, TENSORS, WEIGHTS, checkpoint_folder
+from nanolm.training.checkpoints.files import checkpoint_folder
 from nanolm.training.checkpoints.header import TensorInfo, file_order, format_header
+from nanolm.training.checkpoints.manifest import LOGS, STRUCTURE, TENSORS, WEIGHTS
 from nanolm.training.checkpoints.serialization import flatten
 
 # Values of an fp32 tensor that are converted and written together.

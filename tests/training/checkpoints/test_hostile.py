@@ -20,6 +20,7 @@ from nanolm.errors import CheckpointError, NanolmError, raise_all
 from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.checkpoints import files as checkpoint
+from nanolm.training.checkpoints.checkpoint import MAX_STRUCTURE_BYTES
 from nanolm.training.checkpoints.header import MAX_BYTES
 from nanolm.training.checkpoints.state import TrainState, read_state
 from nanolm.training.distributed.ranks import SINGLE_PROCESS
@@ -346,7 +347,7 @@ def test_tensors_in_wrong_places_are_refused(change: Lie, message: str, run: Pat
         b'{"dict": {"a": 1}}',
         b"\x00\xff",
         b"1" * 5000,
-        b" " * (checkpoint.MAX_STRUCTURE_BYTES + 1),
+        b" " * (MAX_STRUCTURE_BYTES + 1),
     ],
     ids=range(10),
 )
