@@ -3,7 +3,7 @@
     python scripts/bench_generation.py [--pairs 5] [--tokens 128] [--threads 2]
 
 GPT-2's shape with 124M random weights, a prompt of 24 tokens, sampling at temperature 1. Also the ratio of 8 samples to
-one, tokens per second of size=small, and the time to the first token. Needs transformers (pip install 'nanolm[dev]').
+one, tokens per second of size=small, and the time to the first token. Needs transformers, which make install installs.
 
 A token of one sample reads every weight once, so that the speed is the memory bandwidth divided by the size of the
 weights: 498 MB in fp32, 124 MB in int8. For size=small it is 43 MB in fp32: 1,000 tokens per second would need 43 GB/s

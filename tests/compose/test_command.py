@@ -15,25 +15,25 @@ def problems(*overrides: str, multirun: bool = False) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("optimizer=adamm", "no optimizer is called 'adamm'\n  where: optimizer\n  hint:  did you mean adam?"),
-        ("trainer.max_step=5", "there is no setting 'trainer.max_step'"),
-        ("trainer.max_step=5", "did you mean trainer.max_steps?"),
-        ("optimizr=adamw", "did you mean optimizer?"),
-        ("lr=3", "did you mean optimizer.lr?"),
-        ("optimizer.lr=abc", "optimizer.lr is 'abc', and must be a number\n  where: optimizer.lr=abc"),
-        ("trainer.precision=fp8", "is 'fp8', and must be one of auto, fp32, tf32, bf16, fp16"),
-        ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
-        ("+model._target_=os.system", "there is no setting 'model._target_'"),
-        ("trainer", "cannot read 'trainer'"),
-        ("trainer.keep_last=~", "write null for no value: trainer.keep_last=null"),
-        ("logger.project=a#b", "is quoted twice: 'logger.project='\"'\"'a#b'\"'\"''"),
-        ("model=gpt,gpt2", "add -m to run every combination"),
-        ("dataset=text", "dataset.path has no value"),
-    ],
-)
+MISTAKES = [
+    ("optimizer=adamm", "no optimizer is called 'adamm'\n  where: optimizer\n  hint:  did you mean adam?"),
+    ("trainer.max_step=5", "there is no setting 'trainer.max_step'"),
+    ("trainer.max_step=5", "did you mean trainer.max_steps?"),
+    ("optimizr=adamw", "did you mean optimizer?"),
+    ("lr=3", "did you mean optimizer.lr?"),
+    ("optimizer.lr=abc", "optimizer.lr is 'abc', and must be a number\n  where: optimizer.lr=abc"),
+    ("trainer.precision=fp8", "is 'fp8', and must be one of auto, fp32, tf32, bf16, fp16"),
+    ("+optimizer.lrr=1", "there is no setting 'optimizer.lrr'"),
+    ("+model._target_=os.system", "there is no setting 'model._target_'"),
+    ("trainer", "cannot read 'trainer'"),
+    ("trainer.keep_last=~", "write null for no value: trainer.keep_last=null"),
+    ("logger.project=a#b", "is quoted twice: 'logger.project='\"'\"'a#b'\"'\"''"),
+    ("model=gpt,gpt2", "add -m to run every combination"),
+    ("dataset=text", "dataset.path has no value"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), mostly_slow(MISTAKES, quick=MISTAKES[::3]))
 def test_mistake_has_its_place_and_a_hint(override: str, expected: str) -> None:
     assert expected in problems(override)
 

@@ -7,6 +7,7 @@ from nanolm.config.fields import flat
 from nanolm.config.launch import Launch
 from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import RunError, SettingsError
+from tests.helpers import mostly_slow
 
 
 def launch_of(*overrides: str) -> Launch:
@@ -67,28 +68,28 @@ def test_fork_and_resume_of_two_runs_are_refused() -> None:
     assert "fork=A and resume=B name two runs\n  where: fork, resume" in text
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("dry_run=maybe", "dry_run is 'maybe', and must be true or false\n  where: dry_run=maybe"),
-        ("fork=null", "fork is null, and must be true or false"),
-        ("trainer.dry_run=", "dry_run is empty, and must be true or false\n  where: trainer.dry_run="),
-        ("++profile=2.5", "profile is 2.5, and must be true or false\n  where: ++profile=2.5"),
-        ("profile=3", "profile is 3, and must be true or false"),
-        ("profile=[true]", "profile is [True], and must be true or false"),
-        ("fork=", "fork is empty\n  where: fork=\n  hint:  name a run, as in fork=outputs/my_run"),
-        ("+fork=true", "fork exists already and needs no +\n  where: +fork=true\n  hint:  fork=true"),
-        ("~resume", "a launch option cannot be removed\n  where: ~resume\n  hint:  leave it out"),
-        ("resume@x=auto", "resume has no package"),
-        ("profile=true,false", "profile=true,false gives several values\n  where: profile"),
-        ("fork=true", "fork=true starts from another run, but resume is never\n  where: fork, resume"),
-        ("resum=x", "did you mean resume?"),
-        ("trainer.fork=true", "did you mean fork?"),
-        ("dryrun=true", "did you mean dry_run?"),
-        ("trainer.dryrun=true", "did you mean trainer.dry_run?"),
-        ("fork", "cannot read 'fork'"),
-    ],
-)
+LAUNCH_MISTAKES = [
+    ("dry_run=maybe", "dry_run is 'maybe', and must be true or false\n  where: dry_run=maybe"),
+    ("fork=null", "fork is null, and must be true or false"),
+    ("trainer.dry_run=", "dry_run is empty, and must be true or false\n  where: trainer.dry_run="),
+    ("++profile=2.5", "profile is 2.5, and must be true or false\n  where: ++profile=2.5"),
+    ("profile=3", "profile is 3, and must be true or false"),
+    ("profile=[true]", "profile is [True], and must be true or false"),
+    ("fork=", "fork is empty\n  where: fork=\n  hint:  name a run, as in fork=outputs/my_run"),
+    ("+fork=true", "fork exists already and needs no +\n  where: +fork=true\n  hint:  fork=true"),
+    ("~resume", "a launch option cannot be removed\n  where: ~resume\n  hint:  leave it out"),
+    ("resume@x=auto", "resume has no package"),
+    ("profile=true,false", "profile=true,false gives several values\n  where: profile"),
+    ("fork=true", "fork=true starts from another run, but resume is never\n  where: fork, resume"),
+    ("resum=x", "did you mean resume?"),
+    ("trainer.fork=true", "did you mean fork?"),
+    ("dryrun=true", "did you mean dry_run?"),
+    ("trainer.dryrun=true", "did you mean trainer.dry_run?"),
+    ("fork", "cannot read 'fork'"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), mostly_slow(LAUNCH_MISTAKES, quick=LAUNCH_MISTAKES[::4]))
 def test_launch_mistake_is_explained(override: str, message: str) -> None:
     assert message in problems(override)
 

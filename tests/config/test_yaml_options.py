@@ -7,6 +7,7 @@ from nanolm.compose import compose_command, config_folder
 from nanolm.config.checks import check
 from nanolm.config.yaml_options import FOLDER, main, options
 from nanolm.errors import SettingsError
+from tests.helpers import mostly_slow
 
 # Options with a setting that has no default.
 NEEDED = {
@@ -20,10 +21,11 @@ NEEDED = {
     "scheduler=chain": "scheduler={parts:[step,cosine],boundaries:[500]}",
 }
 
-OPTIONS = (path.relative_to(config_folder()).with_suffix("") for path in config_folder().glob("*/**/*.yaml"))
+PATHS = sorted(path.relative_to(config_folder()).with_suffix("") for path in config_folder().glob("*/**/*.yaml"))
+OPTIONS = [f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in PATHS]
 
 
-@pytest.mark.parametrize("option", sorted(f"{path.parts[0]}={'/'.join(path.parts[1:])}" for path in OPTIONS))
+@pytest.mark.parametrize("option", mostly_slow(OPTIONS, quick=OPTIONS[::6]))
 def test_every_option_composes(option: str) -> None:
     line = compose_command([option, NEEDED.get(option, "seed=1")], multirun=option.startswith("sweep="))
     assert check(line.config) == []

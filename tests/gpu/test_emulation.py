@@ -28,6 +28,9 @@ MEMORY = [
     )
 ]
 
+# CUDA is emulated in a process that trains for a minute.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from nanolm.model.build import build, count_parameters
 from nanolm.model.transformer import Transformer
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.step import next_token_loss
-from tests.helpers import make_config, randomize_weights
+from tests.helpers import make_config, mostly_slow, randomize_weights
 
 MODELS = ("gpt", "gpt2", "gpt3")
 RUNGS = sorted(f"ladder/{path.stem}" for path in config_folder().glob("experiment/ladder/*.yaml"))
@@ -58,7 +58,7 @@ def require_causal_model(*overrides: str) -> None:
     require_causal(build(config, 11), layer_masks, 12)
 
 
-@pytest.mark.parametrize("mask", CAUSAL_MASKS)
+@pytest.mark.parametrize("mask", mostly_slow(CAUSAL_MASKS, quick=CAUSAL_MASKS[:2]))
 @pytest.mark.parametrize("model", MODELS)
 def test_outputs_do_not_depend_on_later_inputs(model: str, mask: str) -> None:
     require_causal_model(f"model={model}", *mask.split())
@@ -69,7 +69,7 @@ def test_variants_are_causal(variant: str) -> None:
     require_causal_model(*variant.split())
 
 
-@pytest.mark.parametrize("mask", [CAUSAL_MASKS[0], CAUSAL_MASKS[-1]])
+@pytest.mark.parametrize("mask", mostly_slow([CAUSAL_MASKS[0], CAUSAL_MASKS[-1]], quick=CAUSAL_MASKS[:1]))
 @pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung != "ladder/bigram"])
 def test_ladder_models_are_causal(rung: str, mask: str) -> None:
     small = ("size.d_model=24",) if rung == "ladder/scaled_up" else ()

@@ -403,6 +403,7 @@ def test_names_of_runs_differ(pair: Path) -> None:
     assert [run.name for run in playground_runs([loaded, loaded])] == ["bigram (1)", "bigram (2)"]
 
 
+@pytest.mark.slow
 def test_command_prints_the_address_and_ends_with_ctrl_c(nanolm: Nanolm, pair: Path) -> None:
     process = nanolm.start("playground", str(pair / "bigram"), str(pair / "gpt"), "--port", "0", "--device", "cpu")
     assert isinstance(process, Forked)

@@ -10,6 +10,7 @@ from nanolm.config.fields import flat
 from nanolm.config.identity import identity
 from nanolm.config.yaml_io import load_yaml, save_yaml
 from nanolm.report.reproduce import command, fork_command
+from tests.helpers import mostly_slow
 
 OVERRIDES = (
     [],
@@ -22,7 +23,7 @@ OVERRIDES = (
 )
 
 
-@pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
+@pytest.mark.parametrize("overrides", mostly_slow(OVERRIDES, quick=OVERRIDES[1::2]), ids=" ".join)
 def test_command_has_exactly_the_settings(overrides: list[str], tmp_path: Path) -> None:
     composed = compose_command(overrides)
     (tmp_path / "config.yaml").write_text(save_yaml(composed.config))

@@ -15,7 +15,7 @@ from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.planning import Job, plan
-from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config
+from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config, mostly_slow
 
 # As docs/sweeps.md has them.
 N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
@@ -47,7 +47,7 @@ def test_sweep_files_are_documented() -> None:
         assert f"| `{name}` | {n_jobs} |" in text
 
 
-@pytest.mark.parametrize("name", N_JOBS)
+@pytest.mark.parametrize("name", mostly_slow(N_JOBS, quick=["seeds", "masks"]))
 def test_sweep_files_have_valid_and_different_jobs(name: str) -> None:
     found = jobs(name)
     assert len(found) == N_JOBS[name]
@@ -63,6 +63,7 @@ def test_sweep_lr_combines_with_other_overrides() -> None:
     assert all(job.config.model == make_config("model=gpt2").model for job in found)
 
 
+@pytest.mark.slow
 def test_sweep_ladder_has_every_rung_for_a_cpu() -> None:
     rungs = {path.stem for path in (config_folder() / "experiment" / "ladder").glob("*.yaml")} - {"scaled_up"}
     found = {job.swept["variant"]: job.config for job in jobs("ladder")}

@@ -49,7 +49,8 @@ OVERRIDES = (
 )
 
 
-@pytest.mark.parametrize("sampling", [Sampling.documents, pytest.param(Sampling.windows, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [Sampling.documents, Sampling.windows])
 def test_model_learns_to_answer(sampling: Sampling, tmp_path: Path) -> None:
     path = write_capitals(tmp_path / "rows.jsonl")
     config = make_config(*OVERRIDES, f"dataset.path={path}", "trainer.max_steps=200", "trainer.eval_every=100")

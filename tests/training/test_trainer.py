@@ -17,7 +17,7 @@ from nanolm.training import trainer
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.stop import StopRequest
 from nanolm.training.trainer import Outcome, train
-from tests.helpers import final_state, is_same_state, sigterm_at_step, small_config, untimed_rows
+from tests.helpers import final_state, is_same_state, mostly_slow, sigterm_at_step, small_config, untimed_rows
 
 
 def run_of(config: Config, folder: Path, **keywords: Any) -> Outcome:
@@ -67,7 +67,7 @@ def test_last_two_and_best_checkpoints_are_kept(small_text: Path, folder: Path) 
     assert kept == sorted({f"step-{step:08d}" for step in (summary.best_step, 55, 60)})
 
 
-@pytest.mark.parametrize("stop_at", [1, 9, 10, 11, 25])
+@pytest.mark.parametrize("stop_at", mostly_slow([1, 9, 10, 11, 25], quick=[9, 10]))
 @pytest.mark.parametrize(
     "overrides", [(), ("optimizer=sgd", "trainer.gradient_accumulation=2", "trainer.precision=bf16")]
 )
