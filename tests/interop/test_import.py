@@ -330,35 +330,23 @@ def test_import_that_is_killed_leaves_no_run(tmp_path: Path) -> None:
     )
 
 
-# Prints the peak memory before and after an import, in KiB, the seconds of importing a tiny model, those of the import,
-# and those of reading, hashing and durably writing the same number of bytes.
+# Prints the peak memory before and after an import, in KiB. An exec resets VmHWM, but not ru_maxrss.
 MEASURE = """
-import hashlib, os, resource, sys, time
+import re, sys
 from pathlib import Path
 import nanolm
 from nanolm.interop import import_model
-model, folder = Path(sys.argv[1]), Path(sys.argv[2])
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-begin = time.perf_counter()
-nanolm.import_model(sys.argv[3], folder / "tiny")
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+nanolm.import_model(sys.argv[3], sys.argv[2] + "/tiny")
 before = peak()
-start = time.perf_counter()
-nanolm.import_model(model, folder / "run")
-middle = time.perf_counter()
-after = peak()
-with (model / "model.safetensors").open("rb") as file, (folder / "copy").open("wb") as copy:
-    checksum = hashlib.sha256()
-    while block := file.read(1 << 24):
-        checksum.update(block)
-        copy.write(block)
-    os.fsync(copy.fileno())
-print(before, after, start - begin, middle - start, time.perf_counter() - middle)
+nanolm.import_model(sys.argv[1], sys.argv[2] + "/run")
+print(before, peak())
 """
 
 
 @pytest.mark.slow
-def test_import_of_124m_takes_little_memory_and_time(tmp_path: Path) -> None:
-    """Compare with the time of a tiny model and of a durable, checksummed copy of the file."""
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak memory is read from /proc")
+def test_import_of_124m_takes_little_memory(tmp_path: Path) -> None:
     config = GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
     weights = {name: torch.zeros(shape) for name, shape in shapes_of(config).items()}
     model = write_model(tmp_path / "model", config, weights)
@@ -366,11 +354,9 @@ def test_import_of_124m_takes_little_memory_and_time(tmp_path: Path) -> None:
     assert n_bytes > 124_000_000 * 4
     tiny = write_model(tmp_path / "tiny model", GPT2)
     command = [sys.executable, "-c", MEASURE, str(model), str(tmp_path), str(tiny)]
-    before, after, tiny_seconds, seconds, copying = map(float, subprocess.check_output(command, text=True).split())
+    before, after = map(int, subprocess.check_output(command, text=True).split())
     assert after * 1024 < 2 * n_bytes
     assert (after - before) * 1024 < n_bytes
-    # The file is hashed as well as the checkpoint.
-    assert seconds < tiny_seconds + 3 * copying
 
 
 def test_summary_of_an_import_survives_a_round_trip(imported: Path) -> None:
