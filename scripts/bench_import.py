@@ -83,9 +83,8 @@ def main() -> None:
         folder = Path(name)
         model, weights = folder / "model", folder / "model" / "model.safetensors"
         make_model(model)
-        print(
-            f"GPT-2 124M, {weights.stat().st_size / 2**20:.0f} MiB, Python {sys.version.split()[0]}, torch {torch.__version__}"
-        )
+        megabytes = weights.stat().st_size / 2**20
+        print(f"GPT-2 124M, {megabytes:.0f} MiB, Python {sys.version.split()[0]}, torch {torch.__version__}")
         nanolm.import_model(model, folder / "warm up")
         found = []
         for repeat in range(repeats):
