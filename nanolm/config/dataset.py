@@ -118,13 +118,13 @@ CONTENT = "{content}"
 
 @dataclasses.dataclass
 class TemplateConfig:
-    """The text of each message of a conversation; {content} stands for what was said."""
+    """The text of each message of a conversation; {content} is replaced by the message."""
 
     system: str = setting(f"<|system|>{CONTENT}\n", doc="A system message. It is not scored.")
     user: str = setting(f"<|user|>{CONTENT}\n", doc="A user's message, or a prompt. It is not scored.")
     assistant: str = setting(
         f"<|assistant|>{CONTENT}<|end|>\n",
-        doc="A response. What stands before {content} is not scored. What follows it is scored: with it, the model "
+        doc="A response. The text before {content} is not scored. The text after it is scored, so that the model "
         "learns to end a response, and `nanolm generate` stops there.",
     )
 
