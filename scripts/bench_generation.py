@@ -1,6 +1,6 @@
 """Measure text generation against the cached generation of transformers, as ratios of paired runs in one process.
 
-    python scripts/bench_generation.py [--pairs 5] [--tokens 128] [--threads 2]
+    python scripts/bench_generation.py [--pairs 3] [--tokens 128] [--threads 2]
 
 GPT-2's shape with 124M random weights, a prompt of 24 tokens, sampling at temperature 1. Also the ratio of 8 samples to
 one, tokens per second of size=small, and the time to the first token. Needs transformers, which make install installs.
@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 from bench_loop import interleave, ratios
-from rich.console import Console
-from rich.table import Table
 
 from nanolm.compose import compose_command
 from nanolm.inference.engine import Engine
@@ -99,24 +97,21 @@ def peer(tokens: int) -> Callable[[], float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    table = Table(title="generation, GPT-2 124M: how many times as fast", title_justify="left")
-    for name in ("nanolm", "than", "median", "min", "max", "tokens/s"):
-        table.add_column(name, justify="left" if name in ("nanolm", "than") else "right")
+    print("generation, GPT-2 124M: how many times as fast (median, min, max)")
     theirs = peer(options.tokens)
 
     def add(name: str, other: str, ours: Callable[[], float], reference: Callable[[], float]) -> None:
         seconds = interleave(ours, reference, options.pairs)
         found = [1 / ratio for ratio in ratios(seconds)]
         speed = 1 / statistics.median(a for a, _ in seconds)
-        table.add_row(
-            name, other, *(f"{f:.2f}" for f in (statistics.median(found), min(found), max(found))), f"{speed:.1f}"
-        )
+        spread = "".join(f"{f:7.2f}" for f in (statistics.median(found), min(found), max(found)))
+        print(f"{name:<20} than {other:<22}{spread}{speed:8.1f} tokens/s", flush=True)
 
     gpt2 = ["model=gpt2", "size=gpt2"]
     for weight_format in WeightFormat:
@@ -129,7 +124,6 @@ def main() -> None:
                 generation(engine, options.tokens, 8),
                 generation(engine, options.tokens),
             )
-    Console(width=max(Console().width, 100)).print(table)
     first = engine.stream("a" * PROMPT_TOKENS, GenerationSettings(max_new_tokens=1))
     next(first)
     print(f"first token of int8: {first.first_seconds:.3f} s")

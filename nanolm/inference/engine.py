@@ -29,7 +29,7 @@ from nanolm.errors import DivergedError, SettingsError
 from nanolm.inference.load import Loaded
 from nanolm.inference.logits import logits_source
 from nanolm.inference.prompt import Prompt, encode_prompt, end_token
-from nanolm.inference.sampling import draw, exponential_noise, process
+from nanolm.inference.sampling import draw, process, uniform_draws
 from nanolm.inference.settings import GenerationSettings
 from nanolm.inference.text_stream import StopScanner, text_decoder
 from nanolm.training.memory import translate_memory_errors
@@ -346,7 +346,7 @@ def _sample(
     if settings.temperature == 0:
         tokens_B = processed_BxV.argmax(dim=-1)
     else:
-        tokens_B = draw(processed_BxV, exponential_noise(generators, logits_BxV.size(-1), logits_BxV.device))
+        tokens_B = draw(processed_BxV, uniform_draws(generators, logits_BxV.device))
     log_total_Bx1 = logits_BxV.logsumexp(dim=-1, keepdim=True)
     columns = [
         tokens_B[:, None],

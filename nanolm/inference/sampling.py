@@ -89,27 +89,27 @@ def process(logits_BxV: torch.Tensor, seen_BxV: torch.Tensor | None, settings: G
     return logits_BxV
 
 
-def draw(logits_BxV: torch.Tensor, noise_BxV: torch.Tensor) -> torch.Tensor:
-    """Draw a token of each row from softmax(logits).
+def draw(logits_BxV: torch.Tensor, uniform_Bx1: torch.Tensor) -> torch.Tensor:
+    """Draw a token of each row from softmax(logits), by inversion of the cumulative distribution.
 
     Args:
-        noise_BxV: draws from the exponential distribution of mean 1. The smallest of noise / probability is at token i
-            with the probability of i; torch.multinomial draws in the same way.
+        uniform_Bx1: fp64 draws from [0, 1).
 
     Returns:
         tokens_B.
     """
-    return (logits_BxV.softmax(dim=-1) / noise_BxV).argmax(dim=-1)
+    cumulative_BxV = logits_BxV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    total_Bx1 = cumulative_BxV[:, -1:]
+    # Below the total, so that the token found has a probability above 0.
+    target_Bx1 = torch.minimum(uniform_Bx1 * total_Bx1, total_Bx1.nextafter(torch.zeros_like(total_Bx1)))
+    # With NaN logits, nothing is found: the index would be V.
+    return torch.searchsorted(cumulative_BxV, target_Bx1, right=True)[:, 0].clamp(max=logits_BxV.size(-1) - 1)
 
 
-def exponential_noise(
-    generators: Sequence[torch.Generator], vocab_size: int, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Draw the noise of one token per row, BxV, each row from its own generator.
+def uniform_draws(generators: Sequence[torch.Generator], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Draw one number from [0, 1) per generator, Bx1 in fp64.
 
-    It is drawn on the CPU, so that a seed gives the same text on every device.
+    They are drawn on the CPU, so that a seed gives the same text on every device.
     """
-    noise_BxV = torch.empty(len(generators), vocab_size)
-    for row_V, generator in zip(noise_BxV, generators, strict=True):
-        row_V.exponential_(1, generator=generator)
-    return noise_BxV.to(device, non_blocking=True)
+    draws = [torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators]
+    return torch.stack(draws).to(device, non_blocking=True)

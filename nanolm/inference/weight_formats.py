@@ -113,11 +113,18 @@ def _pack(quantized_OxI: torch.Tensor, scale_O: torch.Tensor) -> torch.ScriptObj
 
 
 def transpose_large_layers(model: nn.Module) -> None:
-    """Store the matrices of linear layers that widen their input by columns, in place; their values do not change.
+    """Store the matrices that widen their input by columns, in place; their values do not change.
+
+    They are those of linear layers, and an embedding that is also the head.
 
     A CPU multiplies a vector by them 1.2 to 1.7 times as fast (GPT-2's shapes in fp32). Not for models that are saved:
     safetensors accepts no such tensors.
     """
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.size(0) > module.weight.size(1):
-            module.weight.data = module.weight.data.t().contiguous().t()
+    layers: list[nn.Module] = [module for module in model.modules() if type(module) is nn.Linear]
+    if isinstance(model, Transformer) and model.head is None:
+        layers.append(model.token_embedding)
+    for layer in layers:
+        weight = layer.weight
+        assert isinstance(weight, nn.Parameter)
+        if weight.size(0) > weight.size(1):
+            weight.data = weight.data.t().contiguous().t()

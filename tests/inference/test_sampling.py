@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from nanolm.inference.sampling import draw, exponential_noise, process
+from nanolm.inference.sampling import draw, process, uniform_draws
 from nanolm.inference.settings import GenerationSettings
 
 DRAWS = 100_000
@@ -41,23 +41,28 @@ BEFORE = np.concatenate([[0.0], softmax(np.array(LOGITS)).cumsum()[:-1]])
 )
 def test_draws_follow_the_definition(settings: GenerationSettings, expected: np.ndarray) -> None:
     generator = torch.Generator().manual_seed(7)
-    noise = torch.empty(DRAWS, len(LOGITS)).exponential_(1, generator=generator)
+    uniform = torch.rand(DRAWS, 1, generator=generator, dtype=torch.float64)
     processed = process(torch.tensor([LOGITS]), None, settings)
-    counts = np.bincount(draw(processed.expand(DRAWS, -1), noise).numpy(), minlength=len(LOGITS))
+    counts = np.bincount(draw(processed.expand(DRAWS, -1), uniform).numpy(), minlength=len(LOGITS))
     is_kept = expected > 0
     assert counts[~is_kept].sum() == 0
     assert stats.chisquare(counts[is_kept], expected[is_kept] * DRAWS).pvalue > 1e-3
 
 
-def test_draw_equals_multinomial() -> None:
+def test_the_ends_of_the_unit_interval_draw_tokens_that_are_possible() -> None:
+    logits = torch.tensor([[-torch.inf, 0.3, -torch.inf, 0.7, 0.1, -torch.inf]])
+    ends = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
+    assert draw(logits.expand(2, -1), ends).tolist() == [1, 4]
+
+
+def test_a_row_draws_as_it_does_alone() -> None:
     logits = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
-    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)]
-    drawn = draw(logits, exponential_noise(generators, 1000)).tolist()
-    expected = [
-        int(torch.multinomial(row.softmax(0), 1, generator=torch.Generator().manual_seed(seed)))
+    together = draw(logits, uniform_draws([torch.Generator().manual_seed(seed) for seed in (4, 5, 6)]))
+    alone = [
+        draw(row[None], uniform_draws([torch.Generator().manual_seed(seed)]))
         for row, seed in zip(logits, (4, 5, 6), strict=True)
     ]
-    assert drawn == expected
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_top_p_beyond_the_first_candidates_equals_a_full_sort() -> None:
