@@ -45,6 +45,7 @@ class OptimizerConfig:
     name: str = MISSING
     lr: float = _lr(2e-3)
     weight_decay: float = _weight_decay(0.0)
+    decay_embeddings: bool = setting(False, doc="Apply weight decay to embedding tables as well.")
     lr_multipliers: LrMultipliers = setting(default_factory=LrMultipliers, doc="Factors on lr by parameter group.")
 
 

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from nanolm.cli import train as train_command
 from nanolm.compose import CONFIG_NAME, compose_command, config_folder, register_schemas
 from nanolm.config.fields import flat
+from nanolm.config.roles import affects_results
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.sweeps.combinations import combinations
@@ -18,7 +19,7 @@ from nanolm.sweeps.planning import Job, plan
 from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config, mostly_slow
 
 # As docs/sweeps.md has them.
-N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
+N_JOBS = {"ablation": 18, "ladder": 12, "lr": 7, "masks": 7, "race": 5, "scaling": 20, "seeds": 5, "tokenizers": 7}
 
 
 def hydra_of(sweep: str) -> Any:
@@ -106,6 +107,31 @@ def test_sweep_ablation_changes_one_part_at_a_time() -> None:
     for name in falling:
         (key,) = changed(recipe, found[name])
         assert found[name][key] == found[rising[0]][key], "the value before the part was added"
+
+
+@pytest.mark.slow
+def test_sweep_race_leads_from_nanogpt_to_shakespeare() -> None:
+    found = {job.swept["variant"]: settings(job.config) for job in jobs("race")}
+    sweep = {"trainer.precision": "fp32", "trainer.eval_every": 80}
+
+    def of(*overrides: str) -> dict[str, Any]:
+        return settings(make_config(*overrides)) | sweep
+
+    assert found["0_nanogpt"] == of("experiment=nanogpt_cpu")
+    assert _results(found["3_muon"]) == _results(of("experiment=shakespeare_cpu"))
+    assert found["4_schedule"] == of("experiment=shakespeare_sprint")
+    # Each job changes one group of settings.
+    changes = [
+        {key.split(".")[0] for key in {*before, *after} if before.get(key) != after.get(key)}
+        for before, after in itertools.pairwise(map(_results, found.values()))
+    ]
+    # max_steps belongs to the schedule.
+    assert changes == [{"optimizer"}, {"model"}, {"optimizer"}, {"scheduler", "trainer"}]
+
+
+def _results(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the result of a run."""
+    return {key: value for key, value in config.items() if affects_results(key)}
 
 
 def test_sweep_scaling_spans_sizes_and_tokens_for_a_fit() -> None:

@@ -35,6 +35,7 @@ def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Split the trained parameters into groups, each with its lr and weight decay; empty groups are omitted."""
     group_of = _group_of(model)
+    decayed = (*DECAYED_GROUPS, "embedding") if config.decay_embeddings else DECAYED_GROUPS
     groups: dict[str, list[nn.Parameter]] = {field.name: [] for field in dataclasses.fields(LrMultipliers)}
     for parameter in trained_parameters(model).values():
         groups[group_of.get(id(parameter), "other")].append(parameter)
@@ -43,7 +44,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
             "params": parameters,
             "name": name,
             "lr": config.lr * getattr(config.lr_multipliers, name),
-            "weight_decay": config.weight_decay if name in DECAYED_GROUPS else 0.0,
+            "weight_decay": config.weight_decay if name in decayed else 0.0,
         }
         for name, parameters in groups.items()
         if parameters

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_parameters_are_grouped_by_role() -> None:
     }
     assert {group["name"] for group in groups if group["weight_decay"] == 0.3} == {"hidden", "head"}
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}
+
+
+def test_decay_embeddings_adds_weight_decay_to_embeddings() -> None:
+    model = build(make_config("model=gpt2", "size.n_layers=1"), 11)
+    config = make_optimizer_config("adamw", "weight_decay=0.3", "decay_embeddings=true")
+    optimizer = optimizers.build(config, model)
+    decays = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {"hidden": 0.3, "embedding": 0.3, "norm": 0.0, "bias": 0.0}
+    assert re.search(r"embedding [\d,]+ \(decay 0\.3\)", optimizers.describe_groups(config, optimizer))
 
 
 def test_tied_head_is_embedding_and_unknown_parameters_other() -> None:
