@@ -130,6 +130,14 @@ class TrainerConfig:
         ge=1,
         off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end",
     )
+    estimate_batches: int = setting(
+        0,
+        doc="Random batches of an estimate of the training and the validation loss, beside the exact loss of every "
+        "evaluation; nanoGPT reports such estimates. 0: no estimates.",
+        role=Role.reporting,
+        ge=0,
+        off="0 disables estimates",
+    )
     save_every: int = setting(
         250,
         doc="Steps between two checkpoints. The best and the last state are saved as well.",

@@ -44,6 +44,8 @@ class MetricsRow:
         loss: nats per token. TRAIN: mean over the steps since the last row. VAL: exact, over the whole split.
         ema_loss: VAL: loss of the averaged weights.
         bits_per_byte: VAL: of `loss`.
+        estimated_loss: VAL: estimate of `loss` over trainer.estimate_batches random batches.
+        estimated_train_loss: VAL: the same on the training split.
         lr: TRAIN: learning rate of the step.
         grad_norm: TRAIN: L2 norm of the gradient before clipping.
         skipped_updates: TRAIN: updates skipped so far because an fp16 gradient overflowed.
@@ -60,6 +62,8 @@ class MetricsRow:
     loss: float | None = None
     ema_loss: float | None = None
     bits_per_byte: float | None = None
+    estimated_loss: float | None = None
+    estimated_train_loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
     skipped_updates: int | None = None

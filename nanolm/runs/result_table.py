@@ -9,7 +9,7 @@ from nanolm import shell
 from nanolm.errors import RunError
 from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
-from nanolm.runs.metrics import MetricsRow
+from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.runs.summary import Summary
 from nanolm.terminal import visible
 from nanolm.wording import LOSSY, format_bytes
@@ -52,8 +52,11 @@ def print_result_table(
     console = Console()
     path = visible(str(run.path))
     plotted = {name: loss for name, loss in summary.baseline_losses.items() if name == "counted_bigram"}
+    estimate = None
     try:
-        if plot := plot_losses(run.read_thinned_metrics(), plotted, width=min(console.width, 100)):
+        rows = run.read_thinned_metrics()
+        estimate = next((row.estimated_loss for row in reversed(rows) if row.split == VAL), None)
+        if plot := plot_losses(rows, plotted, width=min(console.width, 100)):
             print(plot)
     except RunError as error:
         # The run has been trained, and its result is in the summary.
@@ -73,6 +76,9 @@ def print_result_table(
         final = summary.final_val_loss
         if final is not None and final != best:
             table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
+        if estimate is not None:
+            note = "of the last evaluation, over random batches"
+            table.add_row("val loss, estimate", f"{estimate:.4f}", f"{estimate * bits:.4f}", note)
         averaged = summary.final_ema_val_loss
         if averaged is not None:
             lowest = summary.best_ema_val_loss

@@ -15,6 +15,7 @@ from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
 from nanolm.training import ema, schedules
+from nanolm.training.estimate import estimated_loss
 from nanolm.training.session import Session
 from nanolm.training.setup import Setup
 from nanolm.training.validation import exact_loss
@@ -45,6 +46,8 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
         text = write_sample(setup)
         log.sample(state.step, text)
     ema_loss = _score_averages(setup)
+    n_batches = config.trainer.estimate_batches
+    estimates = {split: estimated_loss(setup, split, n_batches) for split in ("train", "val")} if n_batches else {}
     state.seconds = time.perf_counter() - began
     bits_per_byte = setup.streams["val"].bits_per_byte(state.val_loss)
     log.row(
@@ -54,6 +57,8 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
             loss=state.val_loss,
             ema_loss=ema_loss,
             bits_per_byte=bits_per_byte,
+            estimated_loss=estimates.get("val"),
+            estimated_train_loss=estimates.get("train"),
             tokens=state.tokens,
             seconds=round(state.seconds, 3),
         )
@@ -61,6 +66,7 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     log.say(
         f"step {state.step:>6}  val loss {state.val_loss:.4f}  {bits_per_byte:.4f} bits per byte"
         + (f"  averaged weights {state.ema_val_loss:.4f}" if ema_loss is not None else "")
+        + "".join(f"  {split} estimate {loss:.4f}" for split, loss in estimates.items())
         + ("  (best so far)" if is_best else "")
     )
     return is_best, text

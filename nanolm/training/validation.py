@@ -75,7 +75,7 @@ def exact_loss(
     model.eval()
     total = 0.0
     for inputs, targets_BxS, counts in batches:
-        total += counts * _summed_loss(
+        total += counts * summed_loss(
             model,
             [torch.from_numpy(array).to(device) for array in inputs],
             torch.from_numpy(targets_BxS).to(device),
@@ -120,7 +120,7 @@ def _share_of(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
     return (share_B, True) if len(share_B) else (rows_B[:1], False)
 
 
-def _summed_loss(
+def summed_loss(
     model: nn.Module, inputs: Sequence[torch.Tensor], targets_BxS: torch.Tensor, number_format: NumberFormat
 ) -> float:
     """Return the summed loss in nats over the targets of the last S positions."""

@@ -55,6 +55,7 @@ COMMON = (
     "trainer.sample_tokens=8",
     "scheduler=constant",
     "scheduler.warmup_steps=3",
+    "trainer.estimate_batches=2",
 )
 AVERAGED = ("trainer.ema_decay=0.9", "trainer.log_norms=true")
 # Each is trained by one rank and by two.
@@ -170,7 +171,7 @@ def test_two_ranks_reach_the_losses_of_one(case: str, runs: Path) -> None:
     for split in ("train", "val"):
         assert losses(two, split) == pytest.approx(losses(one, split), abs=1e-5)
     of_one, of_two = (untimed_rows(RunDirectory(run)) for run in (one, two))
-    for key in ("grad_norm", "lr"):
+    for key in ("grad_norm", "lr", "estimated_loss", "estimated_train_loss"):
         found, expected = ([row[key] for row in some if key in row] for some in (of_two, of_one))
         assert found == pytest.approx(expected, rel=1e-4)
     assert [row["tokens"] for row in of_two] == [row["tokens"] for row in of_one]

@@ -1,0 +1,58 @@
+"""Estimates of the loss over random batches, as nanoGPT reports them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nanolm.config.mask import reads_documents
+from nanolm.config.trainer import Sampling
+from nanolm.data.batches import IGNORE_INDEX, draw
+from nanolm.data.permutation import mix
+from nanolm.training.setup import Setup
+from nanolm.training.validation import summed_loss
+
+# Keep the batches of the splits apart from each other and from those of training.
+_SPLIT_KEYS = {"train": 1, "val": 2}
+
+
+@torch.no_grad()
+def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
+    """Estimate the loss over a split in nats per token from random batches, without dropout.
+
+    The batches have the size of those of training. They are a function of the seed, the split and the step, so that
+    estimates never change training.
+
+    Args:
+        split: "train" or "val".
+        n_batches: number of batches.
+    """
+    config, state, ranks, stream = setup.config, setup.state, setup.ranks, setup.streams[split]
+    # A stream has rows when training draws rows.
+    kind = config.trainer.sampling if stream.rows is not None else Sampling.windows
+    seed = int(mix(config.seed, _SPLIT_KEYS[split])[0])
+    was_training = state.model.training
+    state.model.eval()
+    total, n_scored = 0.0, 0
+    for number in range(n_batches):
+        batch = draw(
+            kind,
+            stream,
+            seed=seed,
+            step=state.step * n_batches + number,
+            batch_size=config.trainer.batch_size,
+            context_length=config.size.context_length,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            with_documents=reads_documents(config),
+        )
+        inputs = [batch.inputs_BxT] if batch.documents_BxT is None else [batch.inputs_BxT, batch.documents_BxT]
+        total += summed_loss(
+            state.model,
+            [torch.from_numpy(array).to(state.device) for array in inputs],
+            torch.from_numpy(batch.targets_BxT).to(state.device),
+            state.number_format,
+        )
+        n_scored += int(np.count_nonzero(batch.targets_BxT != IGNORE_INDEX))
+    state.model.train(was_training)
+    return ranks.sum(total) / ranks.sum(n_scored)
