@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from nanolm.config.batch_schedule import Stage
 from nanolm.config.dataset import PythonStdlibConfig
 from nanolm.config.trainer import Sampling
 from nanolm.data import corpus as corpora
@@ -109,15 +110,11 @@ def _drawing(folder: Path) -> list[dict[str, Any]]:
 def _ours(
     kind: Sampling, stream: Stream, batch_size: int, context_length: int, with_documents: bool
 ) -> Callable[[int], object]:
-    arguments = {
-        "seed": 1,
-        "batch_size": batch_size,
-        "context_length": context_length,
-        "with_documents": with_documents,
-    }
+    stage = Stage(0, 1, batch_size, context_length)
 
     def batch(step: int) -> object:
-        return [torch.from_numpy(tensor) for tensor in draw(kind, stream, step=step, **arguments) if tensor is not None]
+        drawn = draw(kind, stream, stage, seed=1, step=step, with_documents=with_documents)
+        return [torch.from_numpy(tensor) for tensor in drawn if tensor is not None]
 
     return batch
 

@@ -173,7 +173,8 @@ def _flops_by_formula(run: Run) -> int | None:
     vocab_size = run.summary.vocab_size
     if vocab_size is None or run.summary.is_fitted:
         return None
-    decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in ("model", "size")}
+    groups = ("model", "size", "trainer")
+    decisive = {key: value for key, value in run.settings.items() if key.split(".")[0] in groups}
     key = repr([decisive, vocab_size])
     if key not in _FLOPS:
         from nanolm.config.yaml_io import load_yaml
@@ -181,7 +182,7 @@ def _flops_by_formula(run: Run) -> int | None:
 
         try:
             config = load_yaml(RunDirectory(run.path).config)
-            _FLOPS[key] = count.training_flops_per_token(config, vocab_size)
+            _FLOPS[key] = count.mean_flops_per_token(config, vocab_size)
         except (NanolmError, ArithmeticError):
             _FLOPS[key] = None
     return _FLOPS[key]

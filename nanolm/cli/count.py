@@ -64,6 +64,7 @@ def _print_tables(result: dict[str, Any]) -> None:
         formula = "2 forward + adapters" if has_adapters else "3 forward"
         table.add_row("training", formula, "", f"{flops['training']:,}", style="bold")
         console.print(table)
+    _print_run(result["run"], console)
     table = Table(["training memory", "formula", "bytes", ""], "llrr")
     for part in memory["parts"]:
         name = f"{part['part']}, {memory['optimizer_name']}" if part["part"] == "optimizer" else part["part"]
@@ -83,9 +84,25 @@ def _print_tables(result: dict[str, Any]) -> None:
         console.print(table)
     if activations is not None:
         console.print(
-            f"activations: estimate for micro-batches of {memory['batch_size']:,} sequences (B), in eager mode,\n"
-            f"in {memory['precision']}; the loss takes 12 bytes per logit. Not all parts are live at the peak"
+            f"activations: estimate for micro-batches of {memory['batch_size']:,} sequences (B) of "
+            f"{memory['context_length']:,} tokens (T), in\neager mode and {memory['precision']}; the loss takes 12 "
+            "bytes per logit. Not all parts are live at the peak"
         )
+
+
+def _print_run(run: dict[str, Any], console: Any) -> None:
+    """Print the shapes of the batches of a run, and its tokens and FLOPs."""
+    from nanolm.tables import Table
+
+    table = Table(["batches", "steps", "tokens per step", "tokens"], "lrrr")
+    for stage in run["batches"]:
+        shape, n_steps = f"{stage['batch_size']:,} x {stage['context_length']:,}", stage["end"] - stage["start"]
+        per_step = stage["batch_size"] * stage["context_length"]
+        table.add_row(shape, f"{n_steps:,}", f"{per_step:,}", f"{n_steps * per_step:,}")
+    table.add_section()
+    flops = "" if run["flops"] is None else f", {run['flops']:.3g} FLOPs"
+    table.add_row(f"run{flops}", f"{run['steps']:,}", "", f"{run['tokens']:,}", style="bold")
+    console.print(table)
 
 
 def _cells(part: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides, load_dataset
 from nanolm.compose import ComposedCommand
+from nanolm.config.batch_schedule import stage_at
 from nanolm.config.fields import plain
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.corpus import Corpus
@@ -55,20 +56,20 @@ def _describe(line: ComposedCommand, corpus: Corpus, tokenizer: Tokenizer, n_tok
     train = streams["train"]
     n_shown = min(n_tokens, tokenizer.vocab_size)
     vocabulary = np.unique(np.linspace(0, tokenizer.vocab_size - 1, n_shown).astype(np.int64))
-    needed, available = batch_bytes(config.trainer.batch_size, config.size.context_length), host_memory()
+    stage = stage_at(config, 0)
+    needed, available = batch_bytes(stage.batch_size, stage.context_length), host_memory()
     if available is not None and needed > available:
         raise SettingsError(
             f"the tokens of a batch take {format_bytes(needed)}, and this machine has {format_bytes(available)}",
-            where=f"trainer.batch_size={config.trainer.batch_size}, size.context_length={config.size.context_length}",
+            where=f"trainer.batch_size={stage.batch_size}, size.context_length={stage.context_length}",
             hint="reduce trainer.batch_size",
         )
     inputs_BxT, targets_BxT, _ = draw(
         config.trainer.sampling,
         train,
+        stage,
         seed=config.seed,
         step=0,
-        batch_size=config.trainer.batch_size,
-        context_length=config.size.context_length,
     )
     return {
         "dataset": line.choices["dataset"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from nanolm.config.fields import Choice, Role, Trait, setting
 
@@ -60,6 +61,22 @@ class TrainerConfig:
     batch_size: int = setting(
         16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale,), ge=1
     )
+    batch_size_schedule: list[Any] = setting(
+        default_factory=list,
+        doc="Batch sizes before trainer.batch_size, each with the fraction of the steps at which it ends: "
+        "[[0.25,4],[0.5,8]] trains on 4 sequences per step for a quarter of trainer.max_steps, on 8 until half of "
+        "them, and then on batch_size. []: always batch_size.",
+        traits=(Trait.scale,),
+        off="[] keeps trainer.batch_size",
+    )
+    context_length_schedule: list[Any] = setting(
+        default_factory=list,
+        doc="Context lengths of the batches before size.context_length, each with the fraction of the steps at which "
+        "it ends: [[0.3,16],[0.6,32]]. Evaluation always uses size.context_length. With epochs, lines or documents, "
+        "each length has its own epochs. []: always size.context_length.",
+        traits=(Trait.scale,),
+        off="[] keeps size.context_length",
+    )
     gradient_accumulation: int = setting(
         1,
         doc="Number of micro-batches that each process splits its share of a batch into, to save memory.",
@@ -84,6 +101,15 @@ class TrainerConfig:
         "average.",
         gt=0,
         lt=1,
+        off="null disables the average of the weights",
+    )
+    average_last: float | None = setting(
+        None,
+        doc="Fraction of trainer.max_steps, at the end of the run, over which the weights are averaged, each step with "
+        "the same weight (tail averaging, Ruppert 1988); evaluated and saved as the average of ema_decay. null: no "
+        "average.",
+        gt=0,
+        le=1,
         off="null disables the average of the weights",
     )
     precision: Precision = setting(Precision.auto, doc="Number format.")
@@ -188,3 +214,8 @@ class TrainerConfig:
         gt=0,
         off="null uses the table of known GPUs",
     )
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether the weights are averaged."""
+        return self.ema_decay is not None or self.average_last is not None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nanolm.config.batch_schedule import Stage
 from nanolm.config.trainer import Sampling
 from nanolm.data.permutation import mix, permute
 from nanolm.data.tokens.stream import Rows, Stream, Tokens, gather_windows
@@ -44,11 +45,10 @@ class Batch(NamedTuple):
 def draw(
     kind: Sampling,
     stream: Stream,
+    stage: Stage,
     *,
     seed: int,
     step: int,
-    batch_size: int,
-    context_length: int,
     rank: int = 0,
     world_size: int = 1,
     with_documents: bool = False,
@@ -59,14 +59,14 @@ def draw(
 
     Args:
         kind: how rows are sampled; lines and documents need a stream with rows.
+        stage: that of the step, with the shape of its batches.
         step: counted from 0.
-        batch_size: rows of all ranks together.
-        context_length: tokens per row.
         with_documents: whether to return documents_BxT.
 
     Raises:
-        SettingsError: batch_size is not divisible by world_size.
+        SettingsError: the batch size is not divisible by world_size.
     """
+    batch_size, context_length = stage.batch_size, stage.context_length
     if batch_size % world_size:
         raise SettingsError(
             f"trainer.batch_size ({batch_size}) is not divisible by the number of processes ({world_size})",
@@ -74,16 +74,20 @@ def draw(
             hint=f"use a multiple of {world_size}, such as {-(-batch_size // world_size) * world_size}",
         )
     share = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-    block, row = divmod(step, STEPS_PER_BLOCK)
     if kind is Sampling.windows:
-        starts_B = _random_starts(len(stream.tokens) - context_length, seed, block, batch_size)[row, share]
-    elif kind is Sampling.epochs:
-        n_blocks = (len(stream.tokens) - 1) // context_length
-        starts_B = _shuffled_epochs(n_blocks, seed, block, batch_size)[row, share] * context_length
+        block, row = divmod(step, STEPS_PER_BLOCK)
+        high = len(stream.tokens) - context_length
+        starts_B = _random_starts(high, seed, block, stage.number, batch_size)[row, share]
     else:
-        assert stream.rows is not None, f"{kind} of a stream without rows"
-        rows_B = _shuffled_epochs(len(stream.rows), seed, block, batch_size)[row, share]
-        return Batch(*gather_rows(stream.tokens, stream.rows, rows_B))
+        block, row = divmod(step - stage.start, STEPS_PER_BLOCK)
+        first = stage.rows_before + block * STEPS_PER_BLOCK * batch_size
+        if kind is not Sampling.epochs:
+            assert stream.rows is not None, f"{kind} of a stream without rows"
+            rows = stream.rows.split_at(context_length)
+            rows_B = _shuffled_epochs(len(rows), seed, first, batch_size)[row, share]
+            return Batch(*gather_rows(stream.tokens, rows, rows_B))
+        n_blocks = (len(stream.tokens) - 1) // context_length
+        starts_B = _shuffled_epochs(n_blocks, seed, first, batch_size)[row, share] * context_length
     if stream.scored is not None:
         starts_B = stream.scored.move_to_targets(starts_B, context_length)
     inputs_BxT, targets_BxT = gather_targets(stream, starts_B, context_length)
@@ -157,21 +161,24 @@ def gather_rows(tokens: Tokens, rows: Rows, rows_B: np.ndarray) -> tuple[np.ndar
 
 
 @functools.lru_cache(maxsize=4)
-def _random_starts(high: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+def _random_starts(high: int, seed: int, block: int, stage: int, batch_size: int) -> np.ndarray:
     """Draw the window starts of a block of steps, shape STEPS_PER_BLOCK x B, each in [0, high).
 
-    Philox (Salmon et al. 2011) is a counter-based generator: with the seed as key and the block as counter, blocks are
-    independent of each other.
+    Philox (Salmon et al. 2011) is a counter-based generator: with the seed as key and the block and the stage as
+    counters, blocks are independent of each other, also in the two stages that a block may be part of.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, block, 0, 0]))
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, block, stage, 0]))
     return generator.integers(0, high, size=(STEPS_PER_BLOCK, batch_size))
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffled_epochs(n: int, seed: int, block: int, batch_size: int) -> np.ndarray:
+def _shuffled_epochs(n: int, seed: int, first: int, batch_size: int) -> np.ndarray:
     """Return the indices of a block of steps, shape STEPS_PER_BLOCK x B, from a sequence of epochs.
 
     An epoch is a permutation of 0..n-1, different for each epoch; a batch may span two epochs.
+
+    Args:
+        first: position of the block in the sequence.
     """
-    positions = np.arange(STEPS_PER_BLOCK * batch_size, dtype=np.int64) + block * STEPS_PER_BLOCK * batch_size
+    positions = np.arange(STEPS_PER_BLOCK * batch_size, dtype=np.int64) + first
     return permute(positions % n, n, mix(seed, positions // n)).reshape(STEPS_PER_BLOCK, batch_size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from nanolm.config.batch_schedule import stages, with_stage
 from nanolm.config.model import AttentionKind, FeedForwardKind, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.model.polynomial import ZERO, C, N, Polynomial, T, V
@@ -108,6 +109,24 @@ def training_flops_per_token(config: Config, vocab_size: int) -> int | None:
         return None
     parts = flops_per_token(config, vocab_size)
     return 2 * total(parts) + trained(parts)
+
+
+def flops_by_context(config: Config, vocab_size: int) -> dict[int, int]:
+    """Return the training FLOPs per token at each context length of the batches; empty for a plugin's model."""
+    found = {
+        stage.context_length: training_flops_per_token(with_stage(config, stage), vocab_size)
+        for stage in stages(config)
+    }
+    return {length: flops for length, flops in found.items() if flops is not None}
+
+
+def mean_flops_per_token(config: Config, vocab_size: int) -> int | None:
+    """Return the training FLOPs per token, the mean over the batches of a run; None for a plugin's model."""
+    by_context = flops_by_context(config, vocab_size)
+    if not by_context:
+        return None
+    tokens = {stage: (stage.end - stage.start) * stage.tokens_per_step for stage in stages(config)}
+    return round(sum(n * by_context[stage.context_length] for stage, n in tokens.items()) / sum(tokens.values()))
 
 
 def total(parts: list[Part]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nanolm.config.batch_schedule import largest_stage
 from nanolm.config.mask import CausalConfig, layers_by_mask
 from nanolm.config.model import (
     Activation,
@@ -71,7 +72,7 @@ def state_memory(config: Config, n_parameters: int, vocab_size: int) -> list[Par
 
 
 def activation_memory(config: Config, vocab_size: int, number_format: str | None = None) -> Part:
-    """Estimate the bytes live at the start of the backward pass: activations of a full context, and the loss.
+    """Estimate the bytes live at the start of the backward pass of the largest batch: activations, and the loss.
 
     Per token and layer, fp32 holds the inputs of both norms (the residual). The autocast format holds the inputs of the
     linear layers, queries, keys and values, rotated or normalized copies of queries and keys, the output of attention
@@ -79,7 +80,8 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     V, and one more with a softcap. Attention is assumed to be a fused kernel, which stores no T x T scores. Compare
     Korthikanti et al. 2022, section 4.1.
 
-    B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation.
+    B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation; B and T are those of the
+    largest batch of the run.
 
     Args:
         number_format: fp32, tf32, bf16 or fp16; None is that of trainer.precision, where auto is fp32.
@@ -96,7 +98,8 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
         per_token = evaluate_part("activations", sizes, _activation_bytes(config, width), once=ends + loss)
     else:
         per_token = evaluate_part("activations", sizes, once=3 * FP32_BYTES * V)
-    n_tokens = trainer.batch_size // trainer.gradient_accumulation * config.size.context_length
+    stage = largest_stage(config)
+    n_tokens = stage.batch_size // trainer.gradient_accumulation * stage.context_length
     return Part(
         "activations", f"B T ({per_token.formula})", n_tokens * per_token.amount, n_tokens * per_token.per_layer
     )
@@ -119,7 +122,7 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
     if config.trainer.gradient_accumulation > 1:
         activations += parts["gradients"]
     temporary = TEMPORARY_COPIES.get(config.optimizer.name, 0) * parts["gradients"]
-    averages = 0 if config.trainer.ema_decay is None else parts["gradients"]
+    averages = parts["gradients"] if config.trainer.is_averaged else 0
     persistent = parts["weights"] + parts.get("optimizer", 0) + averages
     return persistent + max(activations, parts["gradients"] + temporary)
 

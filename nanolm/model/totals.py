@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 from nanolm.compose import ComposedCommand
+from nanolm.config.batch_schedule import largest_stage, stages, total_tokens
 from nanolm.config.checks import check
 from nanolm.config.model import NgramConfig
 from nanolm.config.run import Config
@@ -79,6 +81,11 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
     activations = memory_estimate.activation_memory(config, vocab_size) if by_formula else None
     amounts = {part.name: part.amount for part in memory}
+    largest, tokens, mean_flops = (
+        largest_stage(config),
+        total_tokens(config),
+        count.mean_flops_per_token(config, vocab_size),
+    )
     return {
         "model": line.choices["model"],
         "size": line.choices["size"],
@@ -89,6 +96,12 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
             "forward": None if flops is None else count.total(flops),
             "training": count.training_flops_per_token(config, vocab_size),
         },
+        "run": {
+            "steps": config.trainer.max_steps,
+            "tokens": tokens,
+            "flops": None if mean_flops is None else tokens * mean_flops,
+            "batches": [dataclasses.asdict(stage) for stage in stages(config)],
+        },
         "memory_bytes": {
             "parts": [_plain(part) for part in memory],
             **{name: amounts.get(name) for name in ("weights", "gradients", "optimizer")},
@@ -96,7 +109,8 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
             "activations_estimate": None if activations is None else _plain(activations),
             "peak_estimate": memory_estimate.peak_memory(config, n_parameters, vocab_size) if by_formula else None,
             "key_value_cache": _plain(memory_estimate.cache_memory(config, vocab_size)) if by_formula else None,
-            "batch_size": config.trainer.batch_size // config.trainer.gradient_accumulation,
+            "batch_size": largest.batch_size // config.trainer.gradient_accumulation,
+            "context_length": largest.context_length,
             "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
         },
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from nanolm.config.batch_schedule import describe_stages, stages
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
@@ -42,6 +43,8 @@ def announce(
         f"on {summary.device} in {summary.precision}"
         + (f", {setup.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
+    if len(stages(config)) > 1 and not summary.is_fitted:
+        say(describe_stages(config))
     attention = backend_choice.describe_backends(config, setup.state.device.type)
     if attention is not None:
         say(attention)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nanolm.config.batch_schedule import stages
 from nanolm.config.run import Config
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import memory_estimate
@@ -35,7 +36,7 @@ from nanolm.training.step import micro_batches, set_lr, update
 from nanolm.training.torch_errors import translate_torch_errors
 from nanolm.wording import format_bytes, format_duration
 
-# Steps before the timed ones (the first is slower, and compiles); limits on the timed ones.
+# Steps before the timed ones (the first is slower, and compiles); limits on the timed ones, of all stages together.
 WARMUP_STEPS, MAX_STEPS, MAX_SECONDS = 2, 50, 5.0
 
 # Number of steps at which the learning rate is shown.
@@ -113,13 +114,13 @@ def _estimate(setup: Setup) -> Estimate:
         )
     meters.reset_peak_memory(state.device)
     first, last = state.step, settings.max_steps
-    step_seconds, tokens_a_step = _time_steps(setup)
+    timed = _time_stages(setup)
+    step_seconds, speed = timed.seconds / timed.steps, timed.tokens / timed.seconds
     evaluation_seconds = _time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
     weights, state_dict, averages = state.full_state()
     save_seconds, checkpoint_bytes = setup.ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
-    speed = tokens_a_step / step_seconds
     n_parameters = count_parameters(state.model)
     vocab_size, number_format = setup.tokenizer.vocab_size, state.number_format.name
     memory = {part.name: part.amount for part in memory_estimate.state_memory(config, n_parameters, vocab_size)}
@@ -129,13 +130,13 @@ def _estimate(setup: Setup) -> Estimate:
         peak_by_formula = memory_estimate.peak_memory(config, n_parameters, vocab_size, number_format)
     if state.averages is not None:
         memory["averages"] = memory["gradients"]
-    tokens = round((last - first) * tokens_a_step)
+    tokens = round(timed.tokens) if last > first else 0
     shown = sorted({first + round((last - 1 - first) * n / (SHOWN_STEPS - 1)) for n in range(SHOWN_STEPS)})
     return Estimate(
         parameters=n_parameters,
         tokens=tokens,
         epochs=tokens / len(setup.streams["train"].tokens),
-        flops=None if setup.flops_per_token is None else tokens * setup.flops_per_token,
+        flops=None if timed.flops_per_token is None else round(tokens * timed.flops_per_token),
         memory=memory,
         peak_by_formula=peak_by_formula,
         peak_memory=peak_memory,
@@ -146,7 +147,7 @@ def _estimate(setup: Setup) -> Estimate:
             "saves": (times_due(first, last, settings.save_every), save_seconds),
         },
         tokens_per_second=speed,
-        mfu=meters.utilization(speed, setup.flops_per_token, peak, setup.ranks.world_size),
+        mfu=meters.utilization(speed, timed.flops_per_token, peak, setup.ranks.world_size),
         peak_flops=peak,
         is_peak_measured=setup.peak_flops is None,
         lrs=[
@@ -157,16 +158,43 @@ def _estimate(setup: Setup) -> Estimate:
     )
 
 
-def _time_steps(setup: Setup) -> tuple[float, float]:
-    """Return the mean seconds and scored tokens of a step."""
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    """The remaining steps of a run; of a run at its end, its last one."""
+
+    steps: int
+    seconds: float
+    tokens: float
+    flops_per_token: float | None
+
+
+def _time_stages(setup: Setup) -> _Timed:
+    """Time some steps of every remaining stage, and add up what all of its steps take."""
+    first = min(setup.state.step, setup.config.trainer.max_steps - 1)
+    remaining = [stage for stage in stages(setup.config) if stage.end > first]
+    n_steps, seconds, tokens, flops = 0, 0.0, 0.0, 0.0
+    for stage in remaining:
+        begin, n_left = max(stage.start, first), stage.steps_from(first)
+        step_seconds, tokens_a_step = _time_steps(setup, begin, stage.end, len(remaining))
+        n_steps, seconds, tokens = n_steps + n_left, seconds + n_left * step_seconds, tokens + n_left * tokens_a_step
+        flops += n_left * tokens_a_step * setup.flops_by_context.get(stage.context_length, 0)
+    return _Timed(n_steps, seconds, tokens, flops / tokens if setup.flops_by_context else None)
+
+
+def _time_steps(setup: Setup, first: int, end: int, n_stages: int) -> tuple[float, float]:
+    """Return the mean seconds and scored tokens of the steps from `first` on; the one before `end` is repeated.
+
+    Args:
+        n_stages: that share the limits on the timed steps.
+    """
     settings, state = setup.config.trainer, setup.state
     assert state.optimizer is not None, "a fitted model has no steps"
     steps = tokens = 0
     began = time.perf_counter()
-    for number in range(WARMUP_STEPS + MAX_STEPS):
+    for number in range(WARMUP_STEPS + max(1, MAX_STEPS // n_stages)):
         if number == WARMUP_STEPS:
             began = time.perf_counter()
-        step = min(state.step + number, settings.max_steps - 1)
+        step = min(first + number, end - 1)
         set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
         batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
         loss, grad_norm = update(
@@ -183,7 +211,7 @@ def _time_steps(setup: Setup) -> tuple[float, float]:
             raise _diverged(f"at step {step + 1}: loss {loss}, gradient norm {grad_norm}")
         if number >= WARMUP_STEPS:
             steps, tokens = steps + 1, tokens + n_scored
-            if setup.ranks.max(time.perf_counter() - began) > MAX_SECONDS:
+            if setup.ranks.max(time.perf_counter() - began) > MAX_SECONDS / n_stages:
                 break
     return (time.perf_counter() - began) / steps, tokens / steps
 

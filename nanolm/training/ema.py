@@ -1,4 +1,4 @@
-"""Exponential moving averages of the weights (Polyak and Juditsky 1992).
+"""Averages of the weights: exponential moving ones (Polyak and Juditsky 1992), and of the tail of a run (Ruppert 1988).
 
 Training does not depend on the averages: weights and the choice of the best checkpoint are the same without them.
 """
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from nanolm.config.batch_schedule import steps_until
+from nanolm.config.trainer import TrainerConfig
 from nanolm.model.lora import trained_parameters
 from nanolm.training.distributed.parallel import local_shards
 
@@ -24,21 +26,31 @@ def init(model: nn.Module) -> Averages:
     return {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
 
 
-@torch.no_grad()
-def update(averages: Averages, model: nn.Module, decay: float, step: int) -> None:
-    """Update the averages in place: average <- d average + (1 - d) weight.
+def decay_at(trainer: TrainerConfig, step: int) -> float:
+    """Return d of the update after a step: average <- d average + (1 - d) weight.
 
-    d = min(decay, (1 + step) / (10 + step)) lets early averages forget the initial weights, as num_updates does in
-    tf.train.ExponentialMovingAverage.
+    With ema_decay, d = min(ema_decay, (1 + step) / (10 + step)) lets early averages forget the initial weights, as
+    num_updates does in tf.train.ExponentialMovingAverage. With average_last, the average equals the weights until its
+    steps begin; after n of these, d = 1 - 1 / n makes it their mean.
 
     Args:
-        decay: trainer.ema_decay.
+        trainer: of a run that averages its weights.
         step: optimizer steps done, the latest included.
     """
+    if trainer.ema_decay is not None:
+        return min(trainer.ema_decay, (1 + step) / (10 + step))
+    assert trainer.average_last is not None, "a run without averages"
+    n_averaged = max(1, steps_until(trainer.average_last, trainer.max_steps))
+    n_done = step - (trainer.max_steps - n_averaged)
+    return 1 - 1 / n_done if n_done > 1 else 0.0
+
+
+@torch.no_grad()
+def update(averages: Averages, model: nn.Module, decay: float) -> None:
+    """Update the averages in place: average <- decay average + (1 - decay) weight."""
     weights = dict(model.named_parameters())
-    current_decay = min(decay, (1 + step) / (10 + step))
     shards, weight_shards = local_shards(list(averages.values())), local_shards([weights[name] for name in averages])
-    torch._foreach_lerp_(shards, weight_shards, 1 - current_decay)
+    torch._foreach_lerp_(shards, weight_shards, 1 - decay)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from nanolm.config.batch_schedule import largest_stage
+from nanolm.config.help import format_value
 from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
 from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
@@ -45,7 +47,8 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     if not has_formula(config):
         return
     n_ranks, trainer = world_size(), config.trainer
-    sequences, context_length = trainer.batch_size // n_ranks, config.size.context_length
+    stage = largest_stage(config)
+    sequences, context_length = stage.batch_size // n_ranks, stage.context_length
     state = memory_estimate.state_memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
     logits_of_one = context_length * vocab_size * width
@@ -105,7 +108,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _where(config: Config) -> str:
     size, trainer = config.size, config.trainer
-    return (
+    schedules = {"batch_size_schedule": trainer.batch_size_schedule}
+    schedules["context_length_schedule"] = trainer.context_length_schedule
+    return "".join(f"trainer.{key}={format_value(value)}, " for key, value in schedules.items() if value) + (
         f"trainer.batch_size={trainer.batch_size}, trainer.gradient_accumulation={trainer.gradient_accumulation}, "
         f"size.d_model={size.d_model}, size.n_layers={size.n_layers}, size.context_length={size.context_length}"
     )
@@ -124,7 +129,7 @@ def _hint(config: Config, most_sequences: int | None = None) -> str:
             f"{smaller}; gradient accumulation (trainer.gradient_accumulation) makes the same update in less memory, "
             "but not enough less here"
         )
-    share = trainer.batch_size // world_size()
+    share = largest_stage(config).batch_size // world_size()
     least = max(trainer.gradient_accumulation + 1, -(-share // most_sequences) if most_sequences else 0)
     finer = next((n for n in range(least, min(share, least * 64) + 1) if share % n == 0), None)
     if finer is None:

@@ -91,7 +91,7 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype | None) -> float
 
 
 def utilization(
-    tokens_per_second: float | None, flops_per_token: int | None, peak: float | None, n_devices: int
+    tokens_per_second: float | None, flops_per_token: float | None, peak: float | None, n_devices: int
 ) -> float | None:
     """Return the model FLOPs utilization (Chowdhery et al. 2022, appendix B) as a fraction; None if unknown."""
     if tokens_per_second is None or flops_per_token is None or peak is None:

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
-# Weight of the latest step in the moving average of the time per step.
+# Weight of the latest step in the moving average of the time per step, or per token of its batch.
 SMOOTHING = 0.05
 
 
@@ -33,16 +33,17 @@ class Pace:
         self.tokens, self.seconds = tokens, seconds
         self._clock = clock
         self._reported_tokens, self._reported_seconds = tokens, seconds
-        self._step_seconds: float | None = None
+        self._seconds_per_size: float | None = None
         self._since = clock()
         self._pauses: dict[str, list[float]] = collections.defaultdict(list)
 
-    def step(self, tokens: int, counts: bool = True) -> None:
+    def step(self, tokens: int, counts: bool = True, size: int = 1) -> None:
         """Record the end of a step.
 
         Args:
             tokens: trained on in the step.
             counts: False for a step that is slower than later ones, such as the first of a compiled model.
+            size: of the step relative to others, such as the tokens of its batch, padding included.
         """
         now = self._clock()
         duration, self._since = now - self._since, now
@@ -50,8 +51,9 @@ class Pace:
             return
         self.tokens += tokens
         self.seconds += duration
-        average = duration if self._step_seconds is None else self._step_seconds
-        self._step_seconds = average + SMOOTHING * (duration - average)
+        latest = duration / size
+        average = latest if self._seconds_per_size is None else self._seconds_per_size
+        self._seconds_per_size = average + SMOOTHING * (latest - average)
 
     def restart(self) -> None:
         """Measure from now on: the time since the last step belongs to whoever looked at it."""
@@ -78,19 +80,19 @@ class Pace:
         self._reported_tokens, self._reported_seconds = self.tokens, self.seconds
         return tokens / seconds if seconds else None
 
-    def seconds_left(self, steps: int, pauses: dict[str, int]) -> float | None:
+    def seconds_left(self, size: int, pauses: dict[str, int]) -> float | None:
         """Estimate the remaining time.
 
         Args:
-            steps: left in the run.
+            size: sum over the steps left in the run.
             pauses: number of pauses left by reason; reasons without a pause so far are ignored.
 
         Returns:
             Seconds; None before the first step that counts.
         """
-        if self._step_seconds is None:
+        if self._seconds_per_size is None:
             return None
-        left = steps * self._step_seconds
+        left = size * self._seconds_per_size
         for reason, count in pauses.items():
             if seen := self._pauses[reason]:
                 left += count * statistics.fmean(seen)

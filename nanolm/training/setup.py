@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nanolm.config.batch_schedule import stages
 from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
 from nanolm.config.run import Config
@@ -54,7 +55,8 @@ class Setup:
         parent: the checkpoint that a fork starts from; None for a run that has a checkpoint.
         base: the frozen weights to write to a new run with low-rank adapters.
         resume_info: results of the checks of the run directory.
-        flops_per_token: of a training step; None without a formula.
+        flops_per_token: of a training step, the mean over the batches of the run; None without a formula.
+        flops_by_context: the same for each context length of the batches; empty without a formula.
         peak_flops: FLOPs per second of one device; None if unknown.
     """
 
@@ -74,6 +76,7 @@ class Setup:
     # On rank 0: as of `check_run`.
     hashes: dict[str, hashlib._Hash]
     flops_per_token: int | None
+    flops_by_context: dict[int, int]
     peak_flops: float | None
 
 
@@ -136,9 +139,9 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         about["base"] = fingerprint
     is_fitted = isinstance(model, FittedModel)
     if settings.compile and not is_fitted:
-        forward = torch.compile(forward)
+        forward = _compile(forward, config)
     optimizer = None if is_fitted else optimizers.build(config.optimizer, model)
-    averages = None if is_fitted or settings.ema_decay is None else ema.init(model)
+    averages = ema.init(model) if settings.is_averaged and not is_fitted else None
     state = TrainState(model, optimizer, number_format, device, ranks, averages)
     if start is None:
         rng.seed_rank(config.seed, 0, ranks.rank)
@@ -165,9 +168,19 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         base=base,
         resume_info=resume_info,
         hashes=hashes,
-        flops_per_token=count.training_flops_per_token(config, tokenizer.vocab_size),
+        flops_per_token=count.mean_flops_per_token(config, tokenizer.vocab_size),
+        flops_by_context=count.flops_by_context(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )
+
+
+def _compile(forward: Forward, config: Config) -> Forward:
+    """Compile a model, once for each shape of its batches, instead of once for all shapes after the first."""
+    shapes = {stage.shape for stage in stages(config)}
+    if len(shapes) == 1:
+        return torch.compile(forward)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(shapes))
+    return torch.compile(forward, dynamic=False)
 
 
 def _build_model(

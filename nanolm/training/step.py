@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanolm.config.batch_schedule import stage_at
 from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
 from nanolm.data.batches import IGNORE_INDEX, draw
@@ -69,10 +70,9 @@ def micro_batches(
     batch = draw(
         settings.sampling,
         stream,
+        stage_at(config, step),
         seed=config.seed,
         step=step,
-        batch_size=settings.batch_size,
-        context_length=config.size.context_length,
         rank=ranks.rank,
         world_size=ranks.world_size,
         with_documents=reads_documents(config),

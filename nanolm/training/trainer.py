@@ -16,6 +16,7 @@ from typing import IO, ParamSpec
 
 import torch
 
+from nanolm.config.batch_schedule import stage_at, total_tokens
 from nanolm.config.fields import flat
 from nanolm.config.identity import describe_changes
 from nanolm.config.run import Config
@@ -228,11 +229,12 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
     pace = Pace(state.timed_tokens, state.timed_seconds)
     log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
     with _profiler(session) as profile_step:
-        is_first = has_slow_first_step(settings.compile, state.device)
+        is_slow_at_first, shapes_seen = has_slow_first_step(settings.compile, state.device), set[tuple[int, int]]()
         while state.step < settings.max_steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
             lr = config.optimizer.lr * lr_factor
             set_lr(optimizer, lr_factor)
+            stage = stage_at(config, state.step)
             batch, n_scored = micro_batches(config, train_stream, state.step, state.device, ranks)
             clipping = (settings.clip_norm, settings.clip_value)
             loss, grad_norm = update(setup.forward, optimizer, batch, state.number_format, *clipping, ranks)
@@ -248,10 +250,11 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
             state.tokens += n_scored
             state.loss_sum += loss
             state.loss_steps += 1
-            if state.averages is not None and settings.ema_decay is not None and not is_skipped:
-                ema.update(state.averages, state.model, settings.ema_decay, state.step)
-            pace.step(n_scored, counts=not is_first)
-            is_first = False
+            if state.averages is not None and not is_skipped:
+                ema.update(state.averages, state.model, ema.decay_at(settings, state.step))
+            is_counted = not (is_slow_at_first and stage.shape not in shapes_seen)
+            shapes_seen.add(stage.shape)
+            pace.step(n_scored, is_counted, stage.tokens_per_step)
             is_left = yield Step(state.step, loss, lr, state.model, batch, grad_norm)
             if is_left:
                 stop.leave()
@@ -284,7 +287,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
 
 
 def has_slow_first_step(is_compiled: bool, device: torch.device) -> bool:
-    """Return whether the first step is much slower than later ones, and is excluded from the speed.
+    """Return whether the first step with each shape of batches is much slower, and is excluded from the speed.
 
     It compiles the model, or loads the kernels of a GPU and creates the handles of its libraries.
     """
@@ -295,7 +298,8 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> Met
     """Return the row of metrics.jsonl for the steps since the previous row."""
     setup, state = session.setup, session.setup.state
     speed = pace.tokens_per_second()
-    used = meters.utilization(speed, setup.flops_per_token, setup.peak_flops, setup.ranks.world_size)
+    flops_per_token = setup.flops_by_context.get(stage_at(setup.config, state.step - 1).context_length)
+    used = meters.utilization(speed, flops_per_token, setup.peak_flops, setup.ranks.world_size)
     norms = meters.norms(state.model, setup.ranks) if setup.config.trainer.log_norms else {}
     return MetricsRow(
         step=state.step,
@@ -318,7 +322,7 @@ def _seconds_left(session: Session, pace: Pace) -> float | None:
     settings, step = session.setup.config.trainer, session.setup.state.step
     intervals = {"evaluation": settings.eval_every, "save": settings.save_every}
     pauses = {reason: times_due(step, settings.max_steps, every) for reason, every in intervals.items()}
-    return pace.seconds_left(settings.max_steps - step, pauses)
+    return pace.seconds_left(total_tokens(session.setup.config, first=step), pauses)
 
 
 def _profiler(session: Session) -> contextlib.AbstractContextManager[Callable[[], None]]:

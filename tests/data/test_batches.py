@@ -1,16 +1,25 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanolm.config.batch_schedule import Stage, stage_at
 from nanolm.config.trainer import Sampling
-from nanolm.data.batches import IGNORE_INDEX, document_ids, draw
+from nanolm.data import batches
+from nanolm.data.batches import IGNORE_INDEX, Batch, document_ids
 from nanolm.data.tokens.stream import Rows, Stream
 from nanolm.errors import SettingsError
+from tests.helpers import make_config
 
 TOKENS = np.arange(500, dtype=np.uint16)
+
+
+def draw(kind: Sampling, stream: Stream, *, batch_size: int, context_length: int, **settings: Any) -> Batch:
+    """Draw a batch of a run whose batches all have the same shape."""
+    return batches.draw(kind, stream, Stage(0, 1, batch_size, context_length), **settings)
 
 
 def draw_windows(tokens: np.ndarray, **settings: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,3 +197,66 @@ def test_draw_text_without_documents_is_one_document() -> None:
     )
     assert batch.documents_BxT is not None
     assert not batch.documents_BxT.any()
+
+
+def staged(kind: Sampling, stream: Stream, *overrides: str) -> list[Batch]:
+    """Draw all batches of a run of 40 steps of 6 x 8 tokens."""
+    config = make_config(
+        "trainer.max_steps=40",
+        "trainer.batch_size=6",
+        "size.context_length=8",
+        f"trainer.sampling={kind.name}",
+        *overrides,
+    )
+    return [batches.draw(kind, stream, stage_at(config, step), seed=3, step=step) for step in range(40)]
+
+
+@pytest.mark.parametrize("kind", list(Sampling))
+def test_draw_follows_the_schedules(kind: Sampling) -> None:
+    stream = make_stream(TOKENS, random_rows(60, 0) if kind.in_rows else None)
+    schedules = ("trainer.batch_size_schedule=[[0.25,2],[0.5,4]]", "trainer.context_length_schedule=[[0.3,4]]")
+    drawn = staged(kind, stream, *schedules)
+    shapes = [batch.inputs_BxT.shape for batch in drawn]
+    assert shapes == [(2, 4)] * 10 + [(4, 4)] * 2 + [(4, 8)] * 8 + [(6, 8)] * 20
+    for batch in drawn:
+        is_next = batch.targets_BxT == batch.inputs_BxT + 1
+        assert is_next.all() if not kind.in_rows else (batch.targets_BxT != IGNORE_INDEX).any(axis=1).all()
+    constant = staged(kind, stream)
+    if kind is Sampling.windows:
+        # A stage has draws of its own.
+        assert not any(
+            (batch.inputs_BxT == other.inputs_BxT[:2, :4]).all() for batch, other in zip(drawn, constant, strict=True)
+        )
+
+
+@pytest.mark.parametrize("kind", [Sampling.epochs, Sampling.lines, Sampling.documents])
+def test_draw_changes_of_the_batch_size_keep_epochs_whole(kind: Sampling) -> None:
+    stream = make_stream(TOKENS, random_rows(60, 0) if kind.in_rows else None)
+    drawn = staged(kind, stream, "trainer.batch_size_schedule=[[0.25,2],[0.5,4],[0.6,7]]")
+    rows = np.concatenate([batch.targets_BxT for batch in drawn])
+    expected = np.concatenate([batch.targets_BxT for batch in staged(kind, stream)])
+    assert (rows == expected[: len(rows)]).all()
+
+
+def test_draw_context_lengths_have_their_own_epochs() -> None:
+    # 20 blocks of 4 tokens and 10 of 8: the stages of 4 tokens have 18 + 6 rows, those of 8 have 24 + 120.
+    stream = make_stream(np.arange(84))
+    schedules = ("trainer.context_length_schedule=[[0.15,4],[0.4,8],[0.45,4]]", "trainer.batch_size_schedule=[[0.5,3]]")
+    firsts: dict[int, list[int]] = {4: [], 8: []}
+    for batch in staged(Sampling.epochs, stream, *schedules):
+        firsts[batch.inputs_BxT.shape[1]] += batch.inputs_BxT[:, 0].tolist()
+    assert (len(firsts[4]), len(firsts[8])) == (24, 42 + 120)
+    assert sorted(firsts[4][:20]) == list(range(0, 80, 4))
+    for epoch in range(16):
+        assert sorted(firsts[8][epoch * 10 : epoch * 10 + 10]) == list(range(0, 80, 8))
+
+
+def test_draw_short_rows_score_every_token_once_per_epoch() -> None:
+    stream = make_stream(TOKENS, random_rows(60, 0))
+    assert stream.rows is not None
+    n_rows = len(stream.rows.split_at(3))
+    assert n_rows > len(stream.rows)
+    stage = Stage(0, n_rows, 1, 3)
+    drawn = [batches.draw(Sampling.lines, stream, stage, seed=0, step=step) for step in range(n_rows)]
+    targets = np.concatenate([batch.targets_BxT for batch in drawn])
+    assert sorted(targets[targets != IGNORE_INDEX].tolist()) == TOKENS.tolist()

@@ -220,7 +220,7 @@ class Trainer:
         from nanolm.training import ema
         from nanolm.training.optimizers.build import evaluation_weights
 
-        ema.update(self.state.averages, self.state.model, 0.9, 3)
+        ema.update(self.state.averages, self.state.model, 0.9)
         with ema.swapped(self.state.averages, self.state.model), evaluation_weights(self.state.optimizer):
             pass
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from nanolm.config.trainer import TrainerConfig
 from nanolm.inference.evaluate import evaluate
 from nanolm.inference.load import load_run
 from nanolm.runs.directory import RunDirectory
@@ -23,7 +24,7 @@ def test_update_matches_the_formula() -> None:
     for step in range(1, 30):
         with torch.no_grad():
             model.weight.fill_(float(step))
-        ema.update(averages, model, 0.7, step)
+        ema.update(averages, model, ema.decay_at(TrainerConfig(ema_decay=0.7), step))
         decay = min(0.7, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert averages["weight"].item() == pytest.approx(expected, rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
+from nanolm.config.batch_schedule import check_schedules
 from nanolm.config.checks.dataset import check_dataset
 from nanolm.config.checks.lora import check_lora
 from nanolm.config.checks.mask import check_mask
@@ -45,6 +46,7 @@ def check(config: Config, checks: Iterable[Check] = CHECKS) -> list[NanolmError]
         checks: those across settings: all, or MODEL_CHECKS for a model that is not trained further.
     """
     problems: list[NanolmError] = [*_check_names(config), *_check_items(config), *outside_bounds(config)]
+    problems += check_schedules(config.trainer, config.size)
     return problems or [problem for check_group in checks for problem in check_group(config)]
 
 

@@ -18,35 +18,53 @@ FLEX_HEAD_WIDTH = 16
 
 def check_trainer(config: Config) -> Iterator[NanolmError]:
     """Find batches that cannot be split evenly, two ways of clipping, and two averages of the weights."""
-    trainer, n_processes = config.trainer, world_size()
-    share = trainer.batch_size // n_processes
-    if trainer.batch_size % n_processes:
-        yield SettingsError(
-            f"trainer.batch_size ({trainer.batch_size}) is not divisible by the {n_processes} processes",
-            where="trainer.batch_size",
-            hint="batch_size counts the sequences of all processes together; "
-            f"use a multiple of {n_processes}, such as {(share + 1) * n_processes}",
-        )
-    elif share % trainer.gradient_accumulation:
-        per_process = f" / {n_processes} processes = {share}" if n_processes > 1 else ""
-        yield SettingsError(
-            f"trainer.batch_size ({trainer.batch_size}{per_process}) is not divisible by "
-            f"trainer.gradient_accumulation ({trainer.gradient_accumulation})",
-            where="trainer.batch_size, trainer.gradient_accumulation",
-            hint="batch_size counts all sequences of an optimizer step; gradient_accumulation must divide "
-            + ("it" if n_processes == 1 else "the share of each process"),
-        )
+    trainer = config.trainer
+    schedule = trainer.batch_size_schedule
+    sizes = {f"trainer.batch_size_schedule[{number}]": size for number, (_, size) in enumerate(schedule)}
+    for key, batch_size in {"trainer.batch_size": trainer.batch_size, **sizes}.items():
+        yield from _check_split(key, batch_size, trainer.gradient_accumulation)
     if trainer.clip_norm is not None and trainer.clip_value is not None:
         yield SettingsError(
             f"trainer.clip_norm ({trainer.clip_norm}) and trainer.clip_value ({trainer.clip_value}) are both set",
             where="trainer.clip_norm, trainer.clip_value",
             hint="use one of them: trainer.clip_norm=null clips by value",
         )
-    if trainer.ema_decay is not None and isinstance(config.optimizer, ScheduleFreeConfig):
+    averages = [key for key in ("ema_decay", "average_last") if getattr(trainer, key) is not None]
+    if len(averages) > 1:
         yield SettingsError(
-            "optimizer=schedule_free averages the weights itself, and trainer.ema_decay would average them again",
-            where="trainer.ema_decay, optimizer",
-            hint="use trainer.ema_decay=null, or another optimizer",
+            f"trainer.ema_decay ({trainer.ema_decay}) and trainer.average_last ({trainer.average_last}) are both set",
+            where="trainer.ema_decay, trainer.average_last",
+            hint="use one of them: a run has one average of its weights",
+        )
+    for key in averages:
+        if isinstance(config.optimizer, ScheduleFreeConfig):
+            yield SettingsError(
+                f"optimizer=schedule_free averages the weights itself, and trainer.{key} would average them again",
+                where=f"trainer.{key}, optimizer",
+                hint=f"use trainer.{key}=null, or another optimizer",
+            )
+
+
+def _check_split(key: str, batch_size: int, gradient_accumulation: int) -> Iterator[NanolmError]:
+    """Find a batch size that cannot be split among the processes and their micro-batches."""
+    n_processes = world_size()
+    share = batch_size // n_processes
+    setting = key.partition("[")[0]
+    if batch_size % n_processes:
+        yield SettingsError(
+            f"{key} ({batch_size}) is not divisible by the {n_processes} processes",
+            where=setting,
+            hint="batch_size counts the sequences of all processes together; "
+            f"use a multiple of {n_processes}, such as {(share + 1) * n_processes}",
+        )
+    elif share % gradient_accumulation:
+        per_process = f" / {n_processes} processes = {share}" if n_processes > 1 else ""
+        yield SettingsError(
+            f"{key} ({batch_size}{per_process}) is not divisible by "
+            f"trainer.gradient_accumulation ({gradient_accumulation})",
+            where=f"{setting}, trainer.gradient_accumulation",
+            hint="batch_size counts all sequences of an optimizer step; gradient_accumulation must divide "
+            + ("it" if n_processes == 1 else "the share of each process"),
         )
 
 

@@ -116,6 +116,7 @@ class Rows:
         # Rows before each segment; a segment of one token without a start token has no row.
         scored_S = np.diff(starts).astype(np.int64) - (start is None)
         self._rows_before = np.concatenate([[0], np.cumsum(-(-scored_S // context_length))])
+        self._split: Rows | None = None
         self._kept: np.ndarray | None = None
         if scored is not None:
             begin_R, length_R, _ = self.targets(np.arange(len(self)))
@@ -123,6 +124,14 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self._rows_before[-1]) if self._kept is None else len(self._kept)
+
+    def split_at(self, context_length: int) -> Rows:
+        """Return the rows of the same segments with at most context_length targets; the latest ones are kept."""
+        if context_length == self.context_length:
+            return self
+        if self._split is None or self._split.context_length != context_length:
+            self._split = Rows(self._starts, self.start, context_length, self.scored)
+        return self._split
 
     @property
     def n_segments(self) -> int:

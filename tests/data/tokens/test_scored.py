@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nanolm.baselines.entropy import bigram_loss, unigram_loss
+from nanolm.config.batch_schedule import Stage
 from nanolm.config.run import Config
 from nanolm.config.tokenizer import BpeConfig, ByteConfig, CharConfig, Gpt2Config, TokenizerConfig, WordConfig
 from nanolm.config.trainer import Precision, Sampling
@@ -139,7 +140,7 @@ def test_batches_score_responses_only(sampling: Sampling, tmp_path: Path) -> Non
         for at in range(len(tokens) - CONTEXT)
     }
     for step in range(60):
-        inputs_BxT, targets_BxT, _ = draw(sampling, stream, seed=0, step=step, batch_size=4, context_length=CONTEXT)
+        inputs_BxT, targets_BxT, _ = draw(sampling, stream, Stage(0, 1, 4, CONTEXT), seed=0, step=step)
         assert (targets_BxT != IGNORE_INDEX).any(axis=1).all()
         assert {*zip(map(tuple, inputs_BxT), map(tuple, targets_BxT), strict=True)} <= windows
 
@@ -150,7 +151,7 @@ def test_an_epoch_of_documents_scores_every_response_token_once(tmp_path: Path) 
     assert stream.rows is not None
     assert stream.scored is not None
     targets = [
-        draw(Sampling.documents, stream, seed=0, step=step, batch_size=1, context_length=CONTEXT).targets_BxT
+        draw(Sampling.documents, stream, Stage(0, 1, 1, CONTEXT), seed=0, step=step).targets_BxT
         for step in range(len(stream.rows))
     ]
     scored = np.concatenate(targets).ravel()
