@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nanolm.config.batch_schedule import Stage
 from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Sampling
 from nanolm.data.batches import IGNORE_INDEX, draw
@@ -20,8 +21,8 @@ _SPLIT_KEYS = {"train": 1, "val": 2}
 def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
     """Estimate the loss over a split in nats per token from random batches, without dropout.
 
-    The batches have the size of those of training. They are a function of the seed, the split and the step, so that
-    estimates never change training.
+    The batches have trainer.batch_size rows of the whole context. They are a function of the seed, the split and the
+    step, so that estimates never change training.
 
     Args:
         split: "train" or "val".
@@ -30,6 +31,7 @@ def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
     config, state, ranks, stream = setup.config, setup.state, setup.ranks, setup.streams[split]
     # A stream has rows when training draws rows.
     kind = config.trainer.sampling if stream.rows is not None else Sampling.windows
+    stage = Stage(0, config.trainer.max_steps, config.trainer.batch_size, config.size.context_length)
     seed = int(mix(config.seed, _SPLIT_KEYS[split])[0])
     was_training = state.model.training
     state.model.eval()
@@ -38,10 +40,9 @@ def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
         batch = draw(
             kind,
             stream,
+            stage,
             seed=seed,
             step=state.step * n_batches + number,
-            batch_size=config.trainer.batch_size,
-            context_length=config.size.context_length,
             rank=ranks.rank,
             world_size=ranks.world_size,
             with_documents=reads_documents(config),

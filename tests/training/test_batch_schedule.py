@@ -138,7 +138,7 @@ def test_compiled_run_has_one_kernel_per_shape(small_text: Path, tmp_path: Path)
 
     torch._dynamo.reset()
     counters.clear()
-    overrides = (*SCHEDULES, "trainer.max_steps=20", "model=gpt2", "trainer.log_every=1")
+    overrides = ("trainer.context_length_schedule=[[0.5,8]]", "trainer.max_steps=8", "model=gpt2", "size.n_layers=1")
     losses = []
     for name, compile_ in (("eager", "false"), ("compiled", "true")):
         run = RunDirectory(tmp_path / name)

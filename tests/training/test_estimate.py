@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanolm.config.batch_schedule import Stage
 from nanolm.config.trainer import Sampling
 from nanolm.data.batches import draw
 from nanolm.runs.directory import RunDirectory
@@ -48,9 +49,8 @@ def test_estimate_approaches_the_exact_loss(small_text: Path, tmp_path: Path) ->
 
 def test_estimate_draws_other_batches_than_training(small_text: Path, tmp_path: Path) -> None:
     setup = make_setup(small_text, tmp_path)
-    shape = {"batch_size": 4, "context_length": 16}
     stream, seed = setup.streams["train"], setup.config.seed
-    inputs, targets = draw(Sampling.windows, stream, seed=seed, step=0, **shape)[:2]
+    inputs, targets = draw(Sampling.windows, stream, Stage(0, 1, 4, 16), seed=seed, step=0)[:2]
     with torch.no_grad():
         logits = setup.state.model.eval()(torch.from_numpy(inputs)).flatten(0, 1)
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets).flatten())
