@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from nanolm.config.fields import MISSING, declare, setting
+from nanolm.config.fields import MISSING, Choice, declare, setting
 from nanolm.registry import OPTIMIZERS
 
 # Groups of parameters with weight decay.
@@ -77,6 +77,16 @@ class SGDConfig(OptimizerConfig):
     momentum: float = _momentum(0.9)
 
 
+class NewtonSchulz(Choice):
+    """The polynomials of Muon's Newton-Schulz iterations."""
+
+    quintic = "quintic", "The same quintic in every iteration (Jordan et al. 2024)."
+    polar_express = (
+        "polar_express",
+        "The best quintic for each iteration, which needs fewer of them (Amsel et al. 2025).",
+    )
+
+
 @dataclasses.dataclass
 class MuonConfig(AdamWConfig):
     """Muon for hidden matrices (Jordan et al. 2024) and AdamW for all other parameters, with the same lr."""
@@ -90,7 +100,17 @@ class MuonConfig(AdamWConfig):
     momentum_warmup_steps: int = setting(
         300, doc="Steps until the momentum reaches its final value.", ge=0, off="0 disables the warmup of the momentum"
     )
-    newton_schulz_steps: int = setting(5, doc="Newton-Schulz iterations of the orthogonalization.", ge=1)
+    newton_schulz: NewtonSchulz = setting(
+        NewtonSchulz.quintic, doc="Polynomials of the Newton-Schulz iterations that orthogonalize the momentum."
+    )
+    newton_schulz_steps: int = setting(
+        5, doc="Newton-Schulz iterations: 5 of `quintic` are about as exact as 3 or 4 of `polar_express`.", ge=1, le=20
+    )
+    split_heads: bool = setting(
+        False,
+        doc="Orthogonalize the query, key, value and output matrix of each attention head separately, which costs less "
+        "than whole matrices.",
+    )
 
 
 @dataclasses.dataclass

@@ -37,8 +37,15 @@ class Attention(nn.Module):
         # For initializers and optimizers that treat the stacked matrices of a linear layer separately.
         self.row_counts = {"query_key_value": row_counts}
         self.query_key_value = nn.Linear(size.d_model, sum(row_counts), bias=bias)
+        self.head_row_counts = {
+            "query_key_value": (size.n_heads + size.key_value_heads) * (size.key_width,)
+            + size.key_value_heads * (size.value_width,)
+        }
         values = size.n_heads * size.value_width
         self.projection = nn.Linear(values, size.d_model, bias=bias) if config.output_projection else None
+        # The output matrices of the heads are side by side.
+        has_projection = config.output_projection
+        self.head_column_counts = {"projection": size.n_heads * (size.value_width,)} if has_projection else {}
 
     def forward(
         self,

@@ -16,8 +16,15 @@ from nanolm.model.sampling import next_logits_fn, sample
 from nanolm.model.transformer import Transformer
 from nanolm.report.attention_maps import text_map
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.optimizers.muon import orthogonalize
-from tests.helpers import make_config, mistakes, mostly_slow, randomize_weights, set_random_gradients
+from nanolm.training.optimizers.newton_schulz import orthogonalize
+from tests.helpers import (
+    make_config,
+    make_optimizer_config,
+    mistakes,
+    mostly_slow,
+    randomize_weights,
+    set_random_gradients,
+)
 from tests.run_fixtures import make_run
 
 VOCAB_SIZE, LENGTH, HEADS = 11, 12, 4
@@ -132,7 +139,8 @@ def test_counted_parameters_and_flops_are_those_of_the_model(model: str, n_kv_he
 @pytest.mark.parametrize("n_kv_heads", mostly_slow(KV_HEADS, [2]))
 def test_muon_orthogonalizes_queries_keys_and_values_separately(n_kv_heads: int) -> None:
     model = built("model=llama", f"size.n_kv_heads={n_kv_heads}")
-    config = make_config("optimizer=muon", "optimizer.weight_decay=0", "optimizer.lr=0.1").optimizer
+    overrides = ("weight_decay=0", "lr=0.1", "split_heads=false")
+    config = make_optimizer_config("muon", *overrides, "newton_schulz=polar_express", "newton_schulz_steps=3")
     optimizer = optimizers.build(config, model)
     weight = model.blocks[0].attention.query_key_value.weight
     before = weight.detach().clone()
@@ -142,7 +150,9 @@ def test_muon_orthogonalizes_queries_keys_and_values_separately(n_kv_heads: int)
     rows = [32, 8 * n_kv_heads, 8 * n_kv_heads]
     moved = (before - weight.detach()) / (0.1 * 0.2)
     for part, gradient in zip(moved.split(rows), weight.grad.split(rows), strict=True):
-        expected = orthogonalize(gradient[None].contiguous(), 5)[0] * max(part.shape) ** 0.5
+        expected = (
+            orthogonalize(gradient[None], config.newton_schulz, config.newton_schulz_steps)[0] * max(part.shape) ** 0.5
+        )
         torch.testing.assert_close(part, expected, rtol=1e-3, atol=1e-3)
 
 

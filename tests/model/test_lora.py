@@ -81,13 +81,13 @@ def test_only_adapters_are_trained(optimizer: str) -> None:
 
 
 def test_muon_splits_the_rows_of_stacked_adapters() -> None:
-    config = make_config(*ADAPTED, "model=llama", "size.n_kv_heads=2", "optimizer=muon")
+    config = make_config(*ADAPTED, "model=llama", "size.n_kv_heads=2", "optimizer=muon", "optimizer.split_heads=false")
     model = build(config, V)
     updated = optimizers.build(config.optimizer, model)
     assert isinstance(updated, Muon)
     attention = model.blocks[0].attention
-    assert updated._row_counts[attention.query_key_value.lora_b] == (16, 8, 8)
-    assert attention.query_key_value.lora_a not in updated._row_counts
+    assert updated._splits[attention.query_key_value.lora_b] == ((16, 8, 8), 0)
+    assert attention.query_key_value.lora_a not in updated._splits
 
 
 def test_adapters_are_built_on_the_meta_device() -> None:

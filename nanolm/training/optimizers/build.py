@@ -23,7 +23,7 @@ from nanolm.config.optimizer import (
 from nanolm.model.lora import LoraLinear, trained_parameters
 from nanolm.registry import OPTIMIZERS
 from nanolm.training.optimizers.lion import Lion
-from nanolm.training.optimizers.muon import Muon
+from nanolm.training.optimizers.muon import Muon, Split
 from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
 
 
@@ -123,21 +123,28 @@ def muon(model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config)
     for group in groups:
         group["rule"] = "muon" if group["name"] == "hidden" else "adamw"
-    return Muon(groups, config, _row_counts(model))
+    return Muon(groups, config, _splits(model, config.split_heads))
 
 
-def _row_counts(model: nn.Module) -> dict[torch.Tensor, tuple[int, ...]]:
-    """Map each fused weight to the row counts of the matrices it holds.
+def _splits(model: nn.Module, by_head: bool) -> dict[torch.Tensor, Split]:
+    """Map each weight that holds several matrices to how it divides into them.
 
-    A module declares them for its linear layers, as in `row_counts = {"query_key_value": (64, 64, 64)}`.
+    A module declares the rows of the matrices that are stacked in its linear layers, as in
+    `row_counts = {"query_key_value": (64, 64, 64)}`, and attention its heads, as `head_row_counts` and
+    `head_column_counts`.
     """
-    return {
-        # The rows of B are those of the weight that it is added to.
-        linear.lora_b if isinstance(linear, LoraLinear) else linear.weight: tuple(counts)
-        for module in model.modules()
-        for name, counts in getattr(module, "row_counts", {}).items()
-        if isinstance(linear := module.get_submodule(name), nn.Linear)
-    }
+    declarations = {"row_counts": 0, "head_row_counts": 0, "head_column_counts": 1} if by_head else {"row_counts": 0}
+    splits: dict[torch.Tensor, Split] = {}
+    for module in model.modules():
+        for attribute, dim in declarations.items():
+            for name, counts in getattr(module, attribute, {}).items():
+                linear = module.get_submodule(name)
+                if isinstance(linear, LoraLinear):
+                    # B has the rows of the weight that it is added to, and A its columns.
+                    splits[linear.lora_a if dim else linear.lora_b] = Split(tuple(counts), dim)
+                elif isinstance(linear, nn.Linear):
+                    splits[linear.weight] = Split(tuple(counts), dim)
+    return splits
 
 
 @OPTIMIZERS.register("lion")
