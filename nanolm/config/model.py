@@ -160,6 +160,14 @@ class TransformerConfig(ModelConfig):
         "rotary_base positions.",
         gt=1,
     )
+    embedding_convolution: int | None = setting(
+        None,
+        doc="Number of tokens that a causal convolution of the embeddings reads, with weights per channel: a position "
+        "then sees the tokens just before it without attention (So et al. 2021; Allen-Zhu 2025). null: none.",
+        ge=2,
+        le=64,
+        off="null leaves the convolution out",
+    )
     attention: AttentionKind = setting(AttentionKind.softmax, doc="Kind of attention.")
     qk_norm: bool = setting(True, doc="Normalize queries and keys to unit mean square before their dot product.")
     output_projection: bool = setting(

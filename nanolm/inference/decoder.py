@@ -64,7 +64,7 @@ class DecodedLogits:
         if len(moved) == len(texts):
             return self._prefill(texts, moved)
         logits_BxV = self._step(
-            [text[-1] for text in texts],
+            [text[start:] for text, start in zip(texts, starts, strict=True)],
             # Rows that have moved are computed below.
             [min(len(text) - start, self._context_length) - 1 for text, start in zip(texts, starts, strict=True)],
         )
@@ -106,14 +106,18 @@ class DecodedLogits:
             all_values[target, :, :longest] = values[source]
         return logits_UxV[source]
 
-    def _step(self, tokens: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """Compute the next logits_BxV of rows whose last tokens are at the given positions."""
+    def _step(self, windows: Sequence[Sequence[int]], positions: Sequence[int]) -> torch.Tensor:
+        """Compute the next logits_BxV of rows whose last tokens are at the given positions of their windows."""
         model = self._model
         is_uniform = len(set(positions)) == 1
         at = slice(positions[0], positions[0] + 1)
         positions_B = torch.tensor(positions, device=self._device)
         length = max(positions) + 1
-        x_BxC = F.embedding(torch.tensor(tokens, device=self._device), model.token_embedding.weight)
+        if model.embedding_convolution is None:
+            last_B = torch.tensor([window[-1] for window in windows], device=self._device)
+            x_BxC = F.embedding(last_B, model.token_embedding.weight)
+        else:
+            x_BxC = model.embedding_convolution.last(model.token_embedding, windows)
         if model.position_embedding is not None:
             x_BxC = x_BxC + model.position_embedding.weight[at if is_uniform else positions_B]
         if model.sinusoids_TxC is not None:
@@ -125,7 +129,7 @@ class DecodedLogits:
             # Broadcast over heads: 2xBx1xR.
             rotary = model.rotary_2xTxR[:, at if is_uniform else positions_B][:, :, None].to(x_BxC.dtype)
         biases = [self._bias(index, positions_B, length, is_uniform) for index in range(len(model.masks))]
-        rows = None if is_uniform else torch.arange(len(tokens), device=self._device)
+        rows = None if is_uniform else torch.arange(len(windows), device=self._device)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             q_BxHxD, k_BxGxD, v_BxGxE = layer.project(x_BxC, rotary)
             if rows is None:

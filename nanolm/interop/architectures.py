@@ -149,6 +149,7 @@ def _format(value: Any) -> str:
 # Values of settings that all architectures share.
 _COMMON = {
     "mask": ("causal",),
+    "model.embedding_convolution": (None,),
     "model.attention": ("softmax",),
     "model.output_projection": (True,),
     "model.feed_forward": ("two_layers",),

@@ -53,7 +53,14 @@ class Cache:
         """
         self.layers = [LayerCache(capacity) for _ in range(n_layers)]
         self.length = 0
+        self._tokens_BxT: torch.Tensor | None = None
         self._final_positions = final_positions.tolist()
+
+    def tokens_before(self, count: int, tokens_BxT: torch.Tensor) -> torch.Tensor:
+        """Return at most `count` tokens before position `length`, and record those from there on."""
+        before_BxT = tokens_BxT[:, :0] if self._tokens_BxT is None else self._tokens_BxT[:, : self.length]
+        self._tokens_BxT = torch.cat([before_BxT, tokens_BxT], dim=1)
+        return before_BxT[:, -count:]
 
     def advance(self, end: int) -> None:
         """Record that the keys and values of all positions before `end` have been written."""

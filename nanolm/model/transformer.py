@@ -14,6 +14,7 @@ from nanolm.config.run import Config
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
 from nanolm.model.backend_choice import choose_backend
 from nanolm.model.cache import Cache, count_final_positions
+from nanolm.model.convolution import EmbeddingConvolution
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
@@ -38,6 +39,11 @@ class Transformer(nn.Module):
         length, width = size.context_length, size.d_model
         self.context_length = length
         self.token_embedding = nn.Embedding(vocab_size, width)
+        self.embedding_convolution = (
+            None
+            if settings.embedding_convolution is None
+            else EmbeddingConvolution(width, settings.embedding_convolution)
+        )
         self.position_embedding = nn.Embedding(length, width) if settings.positions is Positions.learned else None
         self.sinusoids_TxC: torch.Tensor | None
         self.rotary_2xTxR: torch.Tensor | None
@@ -86,7 +92,7 @@ class Transformer(nn.Module):
         start = 0 if cache is None else cache.length
         end = start + tokens_BxT.size(1)
         assert self.context_length >= end, f"{end} tokens exceed the context length {self.context_length}"
-        x_BxTxC = self.token_embedding(tokens_BxT)
+        x_BxTxC = self._embed(tokens_BxT, documents_BxT, cache)
         if self.position_embedding is not None:
             x_BxTxC = x_BxTxC + self.position_embedding.weight[start:end]
         if self.sinusoids_TxC is not None:
@@ -102,6 +108,18 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(end)
         return x_BxTxC
+
+    def _embed(self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None, cache: Cache | None) -> torch.Tensor:
+        """Return the embeddings x_BxTxC of the tokens, convolved if configured."""
+        if self.embedding_convolution is None:
+            return self.token_embedding(tokens_BxT)
+        length = tokens_BxT.size(1)
+        if cache is not None:
+            reach = len(self.embedding_convolution.weight_KxC)
+            tokens_BxT = torch.cat([cache.tokens_before(reach, tokens_BxT), tokens_BxT], dim=1)
+        if not any(mask.within_documents for mask in self.masks):
+            documents_BxT = None
+        return self.embedding_convolution(self.token_embedding(tokens_BxT), documents_BxT)[:, -length:]
 
     def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
         """Return the logits_BxTxV of a residual stream: that after the last block gives those of the model."""
