@@ -1,4 +1,4 @@
-"""`nanolm schedule show`: plot the learning rate schedule."""
+"""`nanolm schedule show`: plot the schedules of the learning rate, the batch size and the context length."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import dataclasses
 import itertools
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 
 from nanolm import terminal
 from nanolm.cli.arguments import add_json, add_overrides, add_png, compose
+from nanolm.config.batch_schedule import describe_stages, stage_at, stages, total_tokens
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
@@ -29,7 +31,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The learning rate of a run.
+    """The learning rate and the batches of a run.
 
     Attributes:
         scheduler: name of the schedule.
@@ -38,6 +40,10 @@ class Schedule:
         warmup_steps: number of warmup steps.
         steps: the computed steps, counted from 0: all, or those of `sample_steps`.
         lr: learning rates at these steps, before lr_multipliers.
+        batch_size: sequences of the batches at these steps.
+        context_length: tokens of their sequences.
+        tokens: of all batches of the run.
+        batches: describes the stages of the batches.
     """
 
     scheduler: str
@@ -46,6 +52,15 @@ class Schedule:
     warmup_steps: int
     steps: list[int]
     lr: list[float]
+    batch_size: list[int]
+    context_length: list[int]
+    tokens: int
+    batches: str
+
+    def scheduled_batches(self) -> dict[str, list[int]]:
+        """Return what changes of the shape of the batches, by name."""
+        shape = {"batch size": self.batch_size, "context length": self.context_length}
+        return {name: values for name, values in shape.items() if len(set(values)) > 1}
 
     def title(self) -> str:
         """Summarise the schedule in one line."""
@@ -56,7 +71,7 @@ class Schedule:
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.describe(f"--json prints the lr of every step, or of a sample of the steps of runs over {POINTS:,} steps.")
+    parser.describe(f"--json prints the lr and the batch of every step, or of a sample of runs over {POINTS:,} steps.")
     add_overrides(parser)
     add_png(parser)
     add_json(parser)
@@ -75,6 +90,11 @@ def run(arguments: Namespace) -> None:
     width = min(terminal.width(), MAX_WIDTH)
     terminal.write(schedule.title())
     terminal.write(terminal_plot([Curve(schedule.steps, schedule.lr)], width, "step", "lr", y_ticks=ticks))
+    for name, values in schedule.scheduled_batches().items():
+        ticks = [max(values) * n / 4 for n in range(5)]
+        terminal.write(terminal_plot([Curve(schedule.steps, values)], width, "step", name, y_ticks=ticks))
+    if schedule.scheduled_batches():
+        terminal.write(f"{schedule.batches}; {schedule.tokens:,} tokens in all")
     if isinstance(config.scheduler, PlateauConfig):
         terminal.write("drawn as if the validation loss improved at every evaluation")
     if arguments.png is not None:
@@ -82,41 +102,60 @@ def run(arguments: Namespace) -> None:
 
 
 def make_schedule(config: Config) -> Schedule:
-    """Compute the learning rates of a run with these checked settings."""
+    """Compute the learning rates and the batches of a run with these checked settings."""
     scheduler, max_steps = config.scheduler, config.trainer.max_steps
-    steps = sample_steps(max_steps, scheduler)
+    starts = [stage.start for stage in stages(config)]
+    steps = sample_steps(max_steps, scheduler, [step for start in starts for step in (start - 1, start)])
+    shapes = [stage_at(config, step).shape for step in steps]
     lrs = [config.optimizer.lr * schedules.factor(step, max_steps, scheduler) for step in steps]
-    return Schedule(scheduler.name, flat(scheduler), max_steps, warmup_of(scheduler, max_steps), steps, lrs)
+    return Schedule(
+        scheduler=scheduler.name,
+        settings=flat(scheduler),
+        max_steps=max_steps,
+        warmup_steps=warmup_of(scheduler, max_steps),
+        steps=steps,
+        lr=lrs,
+        batch_size=[batch_size for batch_size, _ in shapes],
+        context_length=[context_length for _, context_length in shapes],
+        tokens=total_tokens(config),
+        batches=describe_stages(config),
+    )
 
 
-def sample_steps(max_steps: int, scheduler: SchedulerConfig) -> list[int]:
+def sample_steps(max_steps: int, scheduler: SchedulerConfig, more: Sequence[int] = ()) -> list[int]:
     """Choose the steps at which to compute a schedule, in order: all in a short run, else a few thousand.
 
     The sample contains the first and the last step, the corners of the schedule (at most POINTS of them), and one step
     in each of POINTS equal parts of the run. The place within the parts varies, so that a periodic schedule is not
     sampled at the same phase each time.
+
+    Args:
+        more: further steps to include.
     """
     if max_steps <= POINTS:
         return list(range(max_steps))
     spread = (int((part + part * GOLDEN % 1) * max_steps / POINTS) for part in range(POINTS))
     corners = itertools.islice(schedules.corners(max_steps, scheduler), POINTS)
-    return sorted({step for step in (0, *spread, *corners, max_steps - 1) if 0 <= step < max_steps})
+    return sorted({step for step in (0, *spread, *corners, *more, max_steps - 1) if 0 <= step < max_steps})
 
 
 def to_png(schedule: Schedule) -> bytes:
-    """Plot lr over steps as a PNG file.
+    """Plot lr over steps as a PNG file, and below it what changes of the batches.
 
     Raises:
         SettingsError: matplotlib is not installed.
     """
     with importing_matplotlib():
         from matplotlib.figure import Figure
-    figure = Figure(figsize=(7, 3.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(schedule.steps, schedule.lr, color="#1f4e79")
-    axes.set_title(schedule.title(), fontsize=8)
-    axes.set_xlabel("step")
-    axes.set_ylabel("lr")
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    curves: dict[str, Sequence[float]] = {"lr": schedule.lr, **schedule.scheduled_batches()}
+    figure = Figure(figsize=(7, 3.5 + 1.5 * (len(curves) - 1)), dpi=150, layout="constrained")
+    heights = [3.0, *[1.3] * (len(curves) - 1)]
+    panels = figure.subplots(len(curves), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (name, values) in zip(panels, curves.items(), strict=True):
+        axes.plot(schedule.steps, values, color="#1f4e79")
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_title(schedule.title(), fontsize=8)
+    panels[-1].set_xlabel("step")
     return encode(figure)

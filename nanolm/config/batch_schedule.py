@@ -10,9 +10,9 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
+from nanolm.config.fractions import steps_until
 from nanolm.config.run import Config
 from nanolm.config.size import SizeConfig
 from nanolm.config.trainer import TrainerConfig
@@ -55,11 +55,6 @@ class Stage:
     def steps_from(self, step: int) -> int:
         """Return the number of its steps from a step on."""
         return max(0, self.end - max(self.start, step))
-
-
-def steps_until(fraction: float, max_steps: int) -> int:
-    """Return the number of steps that end within a fraction of a run; 0.3 is exactly three tenths."""
-    return int(Fraction(repr(fraction)) * max_steps)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from nanolm.config.fields import MISSING, declare, setting
+from nanolm.config.fractions import steps_until
 from nanolm.registry import SCHEDULERS
 
 
@@ -23,6 +24,21 @@ class SchedulerConfig:
         doc="Steps in which lr rises linearly from 0. null: a twentieth of trainer.max_steps.",
         ge=0,
         off="0 disables warmup",
+    )
+    warmup_fraction: float | None = setting(
+        None,
+        doc="Warmup as a fraction of trainer.max_steps, in place of warmup_steps. null: warmup_steps.",
+        ge=0,
+        lt=1,
+        off="null uses scheduler.warmup_steps",
+    )
+    cooldown_fraction: float = setting(
+        0.0,
+        doc="Fraction of trainer.max_steps, at the end of the run, over which the lr of the schedule is multiplied by "
+        "a factor that falls linearly to 0.",
+        ge=0,
+        le=1,
+        off="0 disables the cooldown",
     )
     update_every: int = setting(
         1,
@@ -158,7 +174,7 @@ class PartsConfig(SchedulerConfig):
 
     parts: list[Any] = setting(
         doc="The schedules, each by name or with settings: [{name: step, gamma: 0.95}, cosine_restarts]. "
-        "warmup_steps and update_every are those of the whole."
+        "The warmup, the cooldown and update_every are those of the whole."
     )
 
 
@@ -185,7 +201,14 @@ NOT_A_PART = {PlateauConfig.name, ProductConfig.name, ChainConfig.name}
 
 def warmup_of(config: SchedulerConfig, max_steps: int) -> int:
     """Return the number of warmup steps."""
+    if config.warmup_fraction is not None:
+        return steps_until(config.warmup_fraction, max_steps)
     return max_steps // 20 if config.warmup_steps is None else config.warmup_steps
+
+
+def cooldown_of(config: SchedulerConfig, max_steps: int) -> int:
+    """Return the number of steps of the cooldown."""
+    return steps_until(config.cooldown_fraction, max_steps)
 
 
 def schedule_parts(config: PartsConfig) -> list[SchedulerConfig]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from nanolm.config.batch_schedule import steps_until
+from nanolm.config.fractions import steps_until
 from nanolm.config.trainer import TrainerConfig
 from nanolm.model.lora import trained_parameters
 from nanolm.training.distributed.parallel import local_shards

@@ -27,6 +27,7 @@ from nanolm.config.scheduler import (
     SchedulerConfig,
     StepConfig,
     TrapezoidConfig,
+    cooldown_of,
     schedule_parts,
     warmup_of,
 )
@@ -39,10 +40,10 @@ INITIAL_MEMORY: Memory = {"lowest": math.inf, "stalled": 0, "reduction": 1.0}
 
 
 def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | None = None) -> float:
-    """Return the factor on lr for a step, counted from 0: linear warmup, then the configured schedule.
+    """Return the factor on lr for a step, counted from 0: linear warmup, the configured schedule, linear cooldown.
 
     The schedule sees the steps after warmup as 0 .. max_steps - warmup, rounded down to multiples of
-    config.update_every, and its warmup_steps as a number.
+    config.update_every, and its warmup_steps as a number. The cooldown multiplies it.
 
     Args:
         step: optimizer steps done before this one.
@@ -55,7 +56,12 @@ def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | 
         return (step + 1) / (warmup + 1)
     after_warmup = (step - warmup) // config.update_every * config.update_every
     resolved = dataclasses.replace(config, warmup_steps=warmup)
-    return SCHEDULERS[config.name](after_warmup, max_steps - warmup, resolved) * (memory or {}).get("reduction", 1.0)
+    scheduled = SCHEDULERS[config.name](after_warmup, max_steps - warmup, resolved)
+    cooldown = cooldown_of(config, max_steps)
+    steps_left = max_steps - (warmup + after_warmup)
+    if steps_left < cooldown:
+        scheduled *= steps_left / cooldown
+    return scheduled * (memory or {}).get("reduction", 1.0)
 
 
 def after_evaluation(memory: Memory, val_loss: float, config: SchedulerConfig) -> Memory:
@@ -175,10 +181,11 @@ def chain(step: int, max_steps: int, config: ChainConfig) -> float:
 def corners(max_steps: int, config: SchedulerConfig) -> Iterator[int]:
     """Yield the steps where the lr curve has a corner, a jump or a peak, which a plot of samples would miss.
 
-    There may be many, some of them outside 0 .. max_steps - 1. Schedules of plugins only have the end of warmup.
+    There may be many, some of them outside 0 .. max_steps - 1. Schedules of plugins only have the end of warmup and the
+    start of the cooldown.
     """
     warmup = warmup_of(config, max_steps)
-    yield from (warmup - 1, warmup)
+    yield from (warmup - 1, warmup, max_steps - cooldown_of(config, max_steps))
     resolved = dataclasses.replace(config, warmup_steps=warmup)
     yield from (warmup + step for step in _corners(max_steps - warmup, resolved))
 

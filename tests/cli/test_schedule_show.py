@@ -124,3 +124,26 @@ def test_mistakes_are_reported(nanolm: Nanolm) -> None:
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
     assert nanolm("schedule").stdout.startswith("nanolm schedule show")
+
+
+def test_batch_schedules_are_drawn_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [
+        "trainer.max_steps=10_000",
+        "trainer.batch_size=12",
+        "size.context_length=64",
+        "scheduler.cooldown_fraction=0.2",
+    ]
+    overrides += ["trainer.batch_size_schedule=[[0.25001,4]]", "trainer.context_length_schedule=[[0.5,32]]"]
+    show(*overrides)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 3 * HEIGHT + 1
+    assert [line.split()[0] for line in lines if line.endswith("step")] == ["lr", "batch", "context"]
+    assert lines[-1] == (
+        "batches of 4 x 32 until step 2,500, 12 x 32 until step 5,000, then 12 x 64 tokens; 5,120,000 tokens in all"
+    )
+    show(*overrides, "--json")
+    found = json.loads(capsys.readouterr().out)
+    shapes = dict(zip(found["steps"], zip(found["batch_size"], found["context_length"], strict=True), strict=True))
+    assert [shapes[step] for step in (0, 2499, 2500, 4999, 5000)] == [(4, 32), (4, 32), (12, 32), (12, 32), (12, 64)]
+    assert found["tokens"] == 5_120_000
+    assert 8000 in shapes

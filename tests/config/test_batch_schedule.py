@@ -12,11 +12,11 @@ from nanolm.config.batch_schedule import (
     largest_stage,
     stage_at,
     stages,
-    steps_until,
     total_tokens,
     with_stage,
 )
 from nanolm.config.checks import check
+from nanolm.config.fractions import steps_until
 from nanolm.model import count
 from tests.helpers import make_config, mistakes
 

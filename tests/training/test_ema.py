@@ -30,6 +30,26 @@ def test_update_matches_the_formula() -> None:
     assert averages["weight"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_tail_average_is_the_mean_of_the_last_weights() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    averages = ema.init(model)
+    trainer = TrainerConfig(average_last=0.3, max_steps=20)
+    weights = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).tolist()
+    for step, weight in enumerate(weights, start=1):
+        with torch.no_grad():
+            model.weight.fill_(weight)
+        ema.update(averages, model, ema.decay_at(trainer, step))
+        tail = weights[min(14, step - 1) : step]
+        assert averages["weight"].item() == pytest.approx(sum(tail) / len(tail), abs=1e-6)
+
+
+@pytest.mark.parametrize(("fraction", "max_steps", "n"), [(1.0, 7, 7), (0.01, 7, 1), (0.5, 7, 3)])
+def test_tail_average_begins_at_a_fraction_of_the_steps(fraction: float, max_steps: int, n: int) -> None:
+    trainer = TrainerConfig(average_last=fraction, max_steps=max_steps)
+    decays = [ema.decay_at(trainer, step) for step in range(1, max_steps + 1)]
+    assert decays == [0.0] * (max_steps - n) + [1 - 1 / k for k in range(1, n + 1)]
+
+
 def test_swapped_restores_weights_exactly() -> None:
     model = nn.Linear(5, 5)
     averages = ema.init(model)

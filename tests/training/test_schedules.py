@@ -21,6 +21,7 @@ from nanolm.config.scheduler import (
     SchedulerConfig,
     StepConfig,
     TrapezoidConfig,
+    warmup_of,
 )
 from nanolm.registry import SCHEDULERS
 from nanolm.training.schedules import Memory, after_evaluation, factor
@@ -188,3 +189,23 @@ def test_schedule_stays_at_its_end_after_max_steps() -> None:
 def test_default_warmup_is_a_twentieth_of_the_steps() -> None:
     assert [factor(step, 100, ConstantConfig()) for step in (0, 4, 5)] == pytest.approx([1 / 6, 5 / 6, 1])
     assert factor(0, 10, ConstantConfig()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.names - {"product", "chain"}))
+def test_every_schedule_has_a_warmup_and_cooldown_in_fractions(name: str) -> None:
+    schema = SCHEDULERS.schema(name)
+    plain = factors(schema(warmup_steps=20), 200)
+    by_fractions = factors(schema(warmup_fraction=0.1, cooldown_fraction=0.3), 200)
+    assert by_fractions[:141] == plain[:141]
+    assert by_fractions[141:] == pytest.approx([plain[step] * (200 - step) / 60 for step in range(141, 200)])
+
+
+def test_warmup_fraction_is_exact() -> None:
+    assert [warmup_of(ConstantConfig(warmup_fraction=0.05), steps) for steps in range(500)] == [
+        warmup_of(ConstantConfig(), steps) for steps in range(500)
+    ]
+
+
+def test_constant_with_cooldown_is_a_trapezoid() -> None:
+    trapezoid = factors(TrapezoidConfig(warmup_steps=0, decay_fraction=0.2), 100)
+    assert factors(ConstantConfig(warmup_steps=0, cooldown_fraction=0.2), 100) == pytest.approx(trapezoid, abs=1e-12)

@@ -13,15 +13,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.config.fields import outside_bounds
 from nanolm.config.run import Config
-from nanolm.config.scheduler import NOT_A_PART, ChainConfig, PartsConfig, SchedulerConfig, warmup_of
+from nanolm.config.scheduler import NOT_A_PART, ChainConfig, PartsConfig, SchedulerConfig, cooldown_of, warmup_of
 from nanolm.config.wrong_values import describe_type
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.registry import SCHEDULERS
 
 
 def check_scheduler(config: Config) -> Iterator[NanolmError]:
-    """Find a warmup without end, and mistakes in the parts of a schedule."""
+    """Find a warmup without end or in two units, and mistakes in the parts of a schedule."""
     scheduler, steps = config.scheduler, config.trainer.max_steps
+    default = next(field.default for field in dataclasses.fields(scheduler) if field.name == "warmup_steps")
+    if scheduler.warmup_fraction is not None and scheduler.warmup_steps not in (None, default):
+        yield SettingsError(
+            f"scheduler.warmup_steps ({scheduler.warmup_steps}) and scheduler.warmup_fraction "
+            f"({scheduler.warmup_fraction}) are both set",
+            where="scheduler.warmup_steps, scheduler.warmup_fraction",
+            hint="use one of them: scheduler.warmup_steps=null takes the fraction",
+        )
+    elif warmup_of(scheduler, steps) + cooldown_of(scheduler, steps) > steps > warmup_of(scheduler, steps):
+        yield SettingsError(
+            f"the warmup ({warmup_of(scheduler, steps)} steps) and the cooldown ({cooldown_of(scheduler, steps)}) are "
+            f"together longer than trainer.max_steps ({steps})",
+            where="scheduler.warmup_steps, scheduler.cooldown_fraction",
+            hint="use a shorter one of them",
+        )
     if scheduler.warmup_steps is not None and scheduler.warmup_steps >= steps:
         yield SettingsError(
             f"scheduler.warmup_steps ({scheduler.warmup_steps}) must be less than trainer.max_steps ({steps})",

@@ -64,3 +64,29 @@ def test_mistyped_part_of_a_schedule_has_a_hint() -> None:
     stepp, gama = check(make_config("scheduler=product", "scheduler.parts=[stepp,{name:step,gama:0.5}]"))
     assert "did you mean step?" in stepp.hint
     assert "did you mean gamma?" in gama.hint
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ("scheduler.warmup_fraction=0.1", "scheduler.warmup_steps=9"),
+            ["scheduler.warmup_steps (9) and scheduler.warmup_fraction (0.1) are both set"],
+        ),
+        (("scheduler.warmup_fraction=0.1", "scheduler=one_cycle"), []),
+        (("scheduler.warmup_fraction=0.4", "scheduler.cooldown_fraction=0.6"), []),
+        (
+            ("scheduler.warmup_fraction=0.5", "scheduler.cooldown_fraction=0.6"),
+            ["the warmup (500 steps) and the cooldown (600) are together longer than trainer.max_steps (1000)"],
+        ),
+        (
+            ("scheduler.warmup_fraction=1", "scheduler.cooldown_fraction=-0.1"),
+            [
+                "scheduler.warmup_fraction is 1.0, and must be less than 1",
+                "scheduler.cooldown_fraction is -0.1, and must be at least 0",
+            ],
+        ),
+    ],
+)
+def test_fractions_of_warmup_and_cooldown_are_checked(overrides: tuple[str, ...], expected: list[str]) -> None:
+    assert mistakes(*overrides) == expected
