@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import statistics
 import sys
@@ -23,6 +22,7 @@ from types import ModuleType
 import numpy as np
 import torch
 from bench_loop import interleave, ratios
+from nanogpt_checkout import CPU_SETTINGS, CheckoutError, import_model
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +33,9 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN
 from nanolm.training.trainer import train
 
-LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
+LAYERS, HEADS, WIDTH, CONTEXT, BATCH = (
+    int(CPU_SETTINGS[name]) for name in ("n_layer", "n_head", "n_embd", "block_size", "batch_size")
+)
 
 # Untimed first steps, which include compilation.
 WARMUP = 10
@@ -45,20 +47,6 @@ ROWS = {
     "best": ("bf16, compiled", "fp32", False),
     "alike": ("bf16, compiled", "bf16, compiled", True),
 }
-
-
-def checkout_model(folder: Path) -> ModuleType:
-    """Import model.py of a nanoGPT checkout."""
-    path = folder / "model.py"
-    if not path.is_file():
-        sys.exit(f"{path} does not exist: pass the folder of a nanoGPT checkout")
-    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def theirs(module: ModuleType, data: np.ndarray, vocab_size: int, steps: int, is_fast: bool) -> float:
@@ -115,7 +103,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--only", nargs="*", choices=ROWS, help="rows to measure (all)")
     options = parser.parse_args()
-    module = checkout_model(options.checkout)
+    try:
+        module = import_model(options.checkout)
+    except CheckoutError as error:
+        sys.exit(str(error))
     overrides = [
         "model=gpt2", "size=tiny", "optimizer=adamw", "model.dropout=0", f"size.context_length={CONTEXT}",
         f"size.n_layers={LAYERS}", f"size.n_heads={HEADS}", f"size.d_model={WIDTH}", f"trainer.batch_size={BATCH}",

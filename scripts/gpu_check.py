@@ -1,7 +1,8 @@
-"""Check nanolm on a GPU: tests, exact resume, speed, utilization and memory, reported as Markdown and JSON.
+"""Check nanolm on a GPU: tests, exact resume, speed, memory and losses, reported as Markdown and JSON.
 
     python scripts/gpu_check.py                          all checks; writes docs/gpu-check.md and .json
-    python scripts/gpu_check.py --sizes tiny --no-tests  some rows
+    python scripts/gpu_check.py --sizes tiny --no-tests --trainings    some rows, without training to a loss
+    python scripts/gpu_check.py --most-rows 0 --no-tests --seeds 3     only the trainings, with three seeds
 
 Each row is measured in a separate process on random tokens, so that a failure (out of memory, no compiler) does not
 affect other rows; the table shows its error.
@@ -21,6 +22,8 @@ import xml.etree.ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import gpu_training
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -226,7 +229,14 @@ def in_markdown(found: dict[str, Any]) -> str:
             memory = ["" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in peaks]
             values = [f"{result['tokens_per_second']:,.0f}", mfu, *memory]
         lines.append("| " + " | ".join(map(str, [*cells, *values])) + " |")
+    lines += gpu_training.in_markdown(found["trainings"]) if found["trainings"] else []
     return "\n".join(lines) + "\n"
+
+
+def write(output: Path, found: dict[str, Any]) -> None:
+    """Write the report, after each row, so that results survive a failure of the machine."""
+    output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(in_markdown(found), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,6 +250,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=MEASURED_SECONDS, help="measured time per row (5)")
     parser.add_argument("--most-rows", type=int, help="largest number of rows (all)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of every row")
+    parser.add_argument(
+        "--trainings", nargs="*", default=list(gpu_training.TRAININGS), choices=list(gpu_training.TRAININGS),
+        metavar="NAME", help=f"runs that train to a loss: {', '.join(gpu_training.TRAININGS)} (all)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds of each training (1)")
+    parser.add_argument("--text", type=Path, help="a copy of tiny Shakespeare for the trainings (downloaded)")
     parser.add_argument(
         "-o", "--output", type=Path, default=REPOSITORY / "docs" / "gpu-check", help="path without suffix"
     )
@@ -258,18 +274,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
     tests = None if options.no_tests else run_tests(options.output.parent)
-    found: dict[str, Any] = {"about": facts, "tests": tests, "rows": []}
+    found: dict[str, Any] = {"about": facts, "tests": tests, "rows": [], "trainings": []}
     rows = rows_of(options)
     for number, row in enumerate(rows, start=1):
         result = measure_in_process(row, options.seconds)
         found["rows"].append({**dataclasses.asdict(row), "result": result})
         outcome = result.get("error") or f"{result['tokens_per_second']:,.0f} tokens/s"
         print(f"{number}/{len(rows)} {' '.join(row.all_overrides[:6])}: {outcome}", file=sys.stderr, flush=True)
-        # Write after each row, so that results survive a failure of the machine.
-        options.output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        options.output.with_suffix(".md").write_text(in_markdown(found), encoding="utf-8")
+        write(options.output, found)
+    own = [f"trainer.device={options.device}", *options.set]
+    own += [] if options.text is None else [f"dataset.path={options.text.resolve()}"]
+    for training in gpu_training.train_all(options.trainings, options.seeds, own):
+        found["trainings"].append(training)
+        print(gpu_training.describe(training), file=sys.stderr, flush=True)
+        write(options.output, found)
     has_failed = bool(tests and (tests.get("failed") or "error" in tests))
-    return int(has_failed or any("error" in row["result"] for row in found["rows"]))
+    results = [*(row["result"] for row in found["rows"]), *found["trainings"]]
+    return int(has_failed or any("error" in result for result in results))
 
 
 if __name__ == "__main__":
