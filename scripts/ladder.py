@@ -29,6 +29,10 @@ from nanolm.runs.directory import RunDirectory
 RUNGS: dict[str, tuple[float | None, float | None]] = {
     "bigram": (2.4738, 2.4911),
     "bigram_positions": (None, None),
+    "mlp": (None, None),
+    "rnn": (None, None),
+    "gru": (None, None),
+    "lstm": (None, None),
     "uniform_average": (None, None),
     "single_head": (2.3321, 2.3698),
     "multi_head": (None, None),

@@ -80,7 +80,7 @@ def _print_tables(result: dict[str, Any]) -> None:
     cache = memory["key_value_cache"]
     if cache is not None and cache["amount"]:
         table = Table(["generation memory", "formula", "bytes", ""], "llrr")
-        table.add_row("key-value cache", cache["formula"], f"{cache['amount']:,}", format_bytes(cache["amount"]))
+        table.add_row(cache["part"], cache["formula"], f"{cache['amount']:,}", format_bytes(cache["amount"]))
         console.print(table)
     if activations is not None:
         console.print(

@@ -1,4 +1,4 @@
-"""Model architectures: bigram, n-gram and transformer."""
+"""Model architectures: bigram, n-gram, MLP, recurrent networks and transformer."""
 
 from __future__ import annotations
 
@@ -83,6 +83,19 @@ class Smoothing(Choice):
     kneser_ney = "kneser_ney", "Interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7)."
 
 
+class Cell(Choice):
+    """Cells of a recurrent network."""
+
+    vanilla = "vanilla", "h = tanh(W x + U h) (Elman 1990; Mikolov et al. 2010)."
+    gru = "gru", "Gated recurrent unit, with three matrices of each kind (Cho et al. 2014)."
+    lstm = "lstm", "Long short-term memory, with four (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."
+
+    @property
+    def n_gates(self) -> int:
+        """Number of matrices that are stacked in a weight of the cell."""
+        return {Cell.vanilla: 1, Cell.gru: 3, Cell.lstm: 4}[self]
+
+
 @dataclasses.dataclass
 class ModelConfig:
     """Settings of every model."""
@@ -112,6 +125,44 @@ class NgramConfig(ModelConfig):
     order: int = setting(3, doc="Length of the n-grams, in tokens.", ge=1, le=5)
     smoothing: Smoothing = setting(Smoothing.kneser_ney, doc="Smoothing method.")
     add_k: float = setting(1.0, doc="Added to every count by smoothing=add_k; Kneser-Ney ignores it.", gt=0)
+
+
+@dataclasses.dataclass
+class MlpConfig(ModelConfig):
+    """A neural probabilistic language model (Bengio et al. 2003).
+
+    The embeddings of the last `window` tokens are concatenated and go through one hidden layer of size.d_ff tanh units.
+    """
+
+    reads_mask: ClassVar[bool] = False
+
+    name: str = "mlp"
+    window: int = setting(
+        8,
+        doc="Number of tokens that a prediction sees, the current one included: n - 1 in the paper. Before the "
+        "beginning of a row they are zero vectors.",
+        ge=1,
+    )
+    direct: bool = setting(False, doc="Connect the embeddings directly to the logits, too (the matrix W of the paper).")
+    dropout: float = setting(0.0, doc="Dropout probability of the hidden units.", ge=0, lt=1, off="0 disables dropout")
+
+
+@dataclasses.dataclass
+class RnnConfig(ModelConfig):
+    """A recurrent network of size.n_layers layers of width size.d_model; its state is zero at the start of a row."""
+
+    reads_mask: ClassVar[bool] = False
+
+    name: str = "rnn"
+    cell: Cell = setting(Cell.lstm, doc="Recurrent cell.")
+    dropout: float = setting(
+        0.0,
+        doc="Dropout probability of the embedding and of the output of every layer, but not of the state (Zaremba et "
+        "al. 2014).",
+        ge=0,
+        lt=1,
+        off="0 disables dropout",
+    )
 
 
 # The linear layers that model.lora.targets can name, with their paths in a block of the transformer.

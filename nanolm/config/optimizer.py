@@ -16,7 +16,7 @@ DECAYED_GROUPS = ("hidden", "head")
 class LrMultipliers:
     """Factors on lr for groups of parameters."""
 
-    hidden: float = setting(1.0, doc="Weight matrices of linear layers.", ge=0)
+    hidden: float = setting(1.0, doc="Weight matrices of linear and recurrent layers.", ge=0)
     head: float = setting(1.0, doc="Weight matrix of the head, unless it is tied to the embedding.", ge=0)
     embedding: float = setting(1.0, doc="Embedding tables.", ge=0)
     norm: float = setting(1.0, doc="Parameters of normalization layers.", ge=0)

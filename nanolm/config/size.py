@@ -11,7 +11,11 @@ _DERIVED = "null derives it from size.d_model"
 
 @dataclasses.dataclass
 class SizeConfig:
-    """Size of the model. Bigram and n-gram models use only context_length."""
+    """Size of the model.
+
+    Bigram and n-gram models use only context_length, model=mlp also d_model and d_ff, and model=rnn d_model and
+    n_layers.
+    """
 
     n_layers: int = setting(doc="Number of blocks.", ge=0, le=100_000)
     n_heads: int = setting(doc="Number of attention heads per block.", ge=1)

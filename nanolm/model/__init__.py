@@ -19,6 +19,7 @@ stand in the formulas of `nanolm count`. Letters without an `x` between them are
     M   distinct attention masks
     I   blocks of blocked attention
     J   positions of one such block
+    W   tokens of the window of model=mlp (model.window)
     R   pairs of dimensions that rotary position embedding rotates; D / 2
 
 A number is a dimension of that size. Lower-case letters are local to a function, whose docstring explains them.

@@ -9,7 +9,7 @@ from torch import nn
 
 from nanolm.config.run import Config
 from nanolm.data.tokens.stream import Tokens
-from nanolm.model import bigram, ngram, transformer  # noqa: F401  registers the built-in models
+from nanolm.model import bigram, mlp, ngram, rnn, transformer  # noqa: F401  registers the built-in models
 from nanolm.registry import MODELS
 
 

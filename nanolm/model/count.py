@@ -6,10 +6,12 @@ Formulas use the dimensions of nanolm/model/__init__.py. Widths that are derived
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from nanolm.config.batch_schedule import stages, with_stage
 from nanolm.config.model import AttentionKind, FeedForwardKind, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config
+from nanolm.model.formulas import Amount, formulas_of
 from nanolm.model.polynomial import ZERO, C, N, Polynomial, T, V
 from nanolm.model.shapes import (
     adapter_weights,
@@ -51,7 +53,7 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     """
     settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
     if not isinstance(settings, TransformerConfig):
-        return [evaluate_part("table", sizes, once=V * V)]
+        return _evaluate_all(formulas_of(config).parameters, sizes)
     per_norm = {Norm.none: 0, Norm.rms_norm: int(settings.norm_weight), Norm.layer_norm: 1 + settings.bias}[
         settings.norm
     ]
@@ -88,7 +90,7 @@ def flops_per_token(config: Config, vocab_size: int) -> list[Part]:
     """
     settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
     if not isinstance(settings, TransformerConfig):
-        return [evaluate_part("table", sizes)]
+        return _evaluate_all(formulas_of(config).flops, sizes)
     widths = widths_of(config)
     scores = C if settings.attention is AttentionKind.uniform else widths.queries + widths.output
     parts = [
@@ -133,6 +135,10 @@ def mean_flops_per_token(config: Config, vocab_size: int) -> int | None:
 def total(parts: list[Part]) -> int:
     """Sum the amounts of all parts."""
     return sum(part.amount for part in parts)
+
+
+def _evaluate_all(amounts: Iterable[Amount], sizes: dict[str, int]) -> list[Part]:
+    return [evaluate_part(amount.name, sizes, amount.per_layer, once=amount.once) for amount in amounts]
 
 
 def evaluate_part(name: str, sizes: dict[str, int], per_layer: Polynomial = ZERO, *, once: Polynomial = ZERO) -> Part:

@@ -25,15 +25,16 @@ from nanolm.config.optimizer import (
 from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
 from nanolm.model.count import Part, evaluate_part, parameters, trained
+from nanolm.model.formulas import formulas_of
 from nanolm.model.polynomial import ONE, ZERO, A, C, N, P, Polynomial, T, V
 from nanolm.model.shapes import (
     adapted_matrices,
-    attention_matrices,
     dimensions,
-    embedding_matrices,
-    feed_forward_matrices,
+    end_matrices,
     has_adapters,
     has_formula,
+    hidden_matrices,
+    layer_matrices,
     model_with_formula,
     sides,
     weights,
@@ -97,7 +98,9 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
         loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None)))
         per_token = evaluate_part("activations", sizes, _activation_bytes(config, width), once=ends + loss)
     else:
-        per_token = evaluate_part("activations", sizes, once=3 * FP32_BYTES * V)
+        stored = formulas_of(config).activations
+        once = width * stored.once + 3 * FP32_BYTES * V
+        per_token = evaluate_part("activations", sizes, width * stored.per_layer, once=once)
     stage = largest_stage(config)
     n_tokens = stage.batch_size // trainer.gradient_accumulation * stage.context_length
     return Part(
@@ -128,17 +131,19 @@ def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_forma
 
 
 def cache_memory(config: Config, vocab_size: int) -> Part:
-    """Count the bytes of the key-value cache of one sequence in fp32; 0 for a model without one.
+    """Count the bytes that generation stores for one sequence in fp32: the key-value cache, or the state of a model.
 
     Raises:
         SettingsError: the model is a plugin's.
     """
     settings, widths = model_with_formula(config), widths_of(config)
     if not isinstance(settings, TransformerConfig):
-        return evaluate_part("key-value cache", dimensions(config, vocab_size))
+        stored = formulas_of(config).cache
+        sizes = dimensions(config, vocab_size)
+        return evaluate_part(stored.name, sizes, FP32_BYTES * stored.per_layer, once=FP32_BYTES * stored.once)
     # Uniform attention averages the residual, which the cache stores as both.
-    stored = 2 * C if settings.attention is AttentionKind.uniform else widths.keys + widths.values
-    return evaluate_part("key-value cache", dimensions(config, vocab_size), FP32_BYTES * T * stored)
+    values = 2 * C if settings.attention is AttentionKind.uniform else widths.keys + widths.values
+    return evaluate_part("key-value cache", dimensions(config, vocab_size), FP32_BYTES * T * values)
 
 
 def inference_memory(config: Config, vocab_size: int) -> int:
@@ -220,12 +225,11 @@ def _optimizer_state(config: Config) -> Polynomial | None:
         # All adapters are matrices of the layers, two for each adapted matrix.
         adapted, rank = adapted_matrices(config), settings.lora.rank or 0
         return A if optimizer.name == MuonConfig.name else N * (sides(adapted) + ONE * (2 * rank * len(adapted)))
-    is_transformer = isinstance(settings, TransformerConfig)
-    hidden = attention_matrices(config) + feed_forward_matrices(config) if is_transformer else []
+    in_layer, hidden = layer_matrices(config), hidden_matrices(config)
     if optimizer.name == MuonConfig.name:
-        # AdamW's two moments, but one momentum for the matrices of the layers.
-        return 2 * P + -1 * N * weights(hidden)
+        # AdamW's two moments, but one momentum for hidden matrices.
+        return 2 * P + -1 * (N * weights(in_layer) + weights(hidden))
     # One value per row and column of a matrix, and one per parameter that is not in a matrix.
-    others = embedding_matrices(settings)
-    factored = N * weights(hidden) + weights(others)
-    return P + -1 * factored + N * sides(hidden) + sides(others)
+    others = hidden + end_matrices(config)
+    factored = N * weights(in_layer) + weights(others)
+    return P + -1 * factored + N * sides(in_layer) + sides(others)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 # Order of the letters in a product; nanolm/model/__init__.py has their meanings.
-LETTERS = "PANVTCHGDEF"
+LETTERS = "PANVTWCHGDEF"
 
 
 class Polynomial:
@@ -54,4 +54,4 @@ class Polynomial:
 
 ZERO = Polynomial({})
 ONE = Polynomial({"": 1})
-P, A, N, V, T, C, H, G, D, E, F = (Polynomial({letter: 1}) for letter in LETTERS)
+P, A, N, V, T, W, C, H, G, D, E, F = (Polynomial({letter: 1}) for letter in LETTERS)

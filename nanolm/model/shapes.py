@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 
-from nanolm.config.model import AttentionKind, BigramConfig, FeedForwardKind, Positions, TransformerConfig
+from nanolm.config.model import (
+    AttentionKind,
+    BigramConfig,
+    FeedForwardKind,
+    MlpConfig,
+    ModelConfig,
+    Positions,
+    RnnConfig,
+    TransformerConfig,
+)
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
+from nanolm.model.formulas import Matrix, formulas_of
 from nanolm.model.polynomial import ZERO, C, D, E, F, G, H, Polynomial, T, V
 
-# Rows and columns of a weight matrix.
-Matrix = tuple[Polynomial, Polynomial]
-
 # Built-in models with a formula.
-COUNTED = {schema.name: schema for schema in (BigramConfig, TransformerConfig)}
+COUNTED = {schema.name: schema for schema in (BigramConfig, MlpConfig, RnnConfig, TransformerConfig)}
 
 
 def has_formula(config: Config) -> bool:
@@ -26,7 +33,7 @@ def has_adapters(config: Config) -> bool:
     return isinstance(config.model, TransformerConfig) and config.model.has_adapters
 
 
-def model_with_formula(config: Config) -> BigramConfig | TransformerConfig:
+def model_with_formula(config: Config) -> ModelConfig:
     """Return the settings of a built-in model.
 
     Raises:
@@ -38,7 +45,6 @@ def model_with_formula(config: Config) -> BigramConfig | TransformerConfig:
             where="model",
             hint=f"models with a formula: {', '.join(COUNTED)}",
         )
-    assert isinstance(config.model, BigramConfig | TransformerConfig)
     return config.model
 
 
@@ -89,6 +95,7 @@ def dimensions(config: Config, vocab_size: int) -> dict[str, int]:
         "D": size.key_width,
         "E": size.value_width,
         "F": size.hidden_width(_has_gate(config)),
+        **({"W": config.model.window} if isinstance(config.model, MlpConfig) else {}),
     }
 
 
@@ -142,10 +149,23 @@ def adapter_weights(config: Config) -> Polynomial:
     return (rank or 0) * sides(adapted_matrices(config))
 
 
-def embedding_matrices(settings: BigramConfig | TransformerConfig) -> list[Matrix]:
-    """Return the weight matrices outside the layers."""
+def layer_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices of one layer."""
+    if not isinstance(config.model, TransformerConfig):
+        return list(formulas_of(config).layer_matrices)
+    return attention_matrices(config) + feed_forward_matrices(config)
+
+
+def hidden_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices between the embedding and the head that are not part of a layer."""
+    return [] if isinstance(config.model, TransformerConfig) else list(formulas_of(config).hidden_matrices)
+
+
+def end_matrices(config: Config) -> list[Matrix]:
+    """Return the weight matrices of the embeddings and the head."""
+    settings = config.model
     if not isinstance(settings, TransformerConfig):
-        return [(V, V)]
+        return list(formulas_of(config).end_matrices)
     n_token_matrices = 1 + (not settings.tie_embeddings)
     return [(V, C)] * n_token_matrices + [(T, C)] * (settings.positions is Positions.learned)
 

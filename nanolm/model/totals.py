@@ -36,6 +36,7 @@ SYMBOLS = {
     "D": "d_key",
     "E": "d_value",
     "F": "d_ff",
+    "W": "window",
 }
 
 

@@ -52,6 +52,15 @@ def built_parts(model: nn.Module) -> dict[str, int]:
     """Return the expected result of count.parameters, from the submodules."""
     if hasattr(model, "logits"):
         return {"table": count_or_zero(model.logits)}  # type: ignore[arg-type]
+    if not hasattr(model, "blocks"):
+        names = {
+            "token embedding": "token_embedding",
+            "hidden layer": "hidden",
+            "direct connections": "direct",
+            "recurrent layers": "layers",
+            "head": "head",
+        }
+        return {part: count_or_zero(getattr(model, name)) for part, name in names.items() if hasattr(model, name)}
     blocks = list(model.blocks)  # type: ignore[arg-type]
     norms = [model.embedding_norm, model.final_norm]
     norms += [norm for block in blocks for norm in (block.attention_norm, block.feed_forward_norm)]  # type: ignore[misc]
@@ -210,6 +219,25 @@ def test_bigram_has_no_flops() -> None:
     with FlopCounterMode(display=False) as counter:
         built(torch.zeros(1, 4, dtype=torch.long))
     assert counter.get_total_flops() == 0
+
+
+@pytest.mark.parametrize("more", ["", "model.direct=true", "size.d_ff=13 model.window=3"])
+def test_mlp_flops_equal_those_counted_by_torch(more: str) -> None:
+    config = make_config("model=mlp", "size.d_model=24", *more.split())
+    built, tokens = build(config, 65), torch.zeros(2, 9, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        built(tokens)
+    assert counter.get_total_flops() == tokens.numel() * count.total(count.flops_per_token(config, 65))
+    assert count.total(count.parameters(config, 65)) == count_parameters(built)
+
+
+@pytest.mark.parametrize("cell", ["vanilla", "gru", "lstm"])
+def test_rnn_flops_are_2_per_weight(cell: str) -> None:
+    config = make_config("model=rnn", f"model.cell={cell}", "size.d_model=24", "size.n_layers=3")
+    built = build(config, 65)
+    weights = [p for name, p in built.named_parameters() if p.dim() == 2 and "embedding" not in name]
+    assert count.total(count.flops_per_token(config, 65)) == 2 * sum(weight.numel() for weight in weights)
+    assert count.total(count.parameters(config, 65)) == count_parameters(built)
 
 
 @pytest.mark.parametrize("more", ["", "size.d_key=6 size.d_value=20 size.d_ff=13", "model.activation=swiglu"])

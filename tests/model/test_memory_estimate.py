@@ -18,6 +18,8 @@ SHAPED = [
     "gpt model.activation=swiglu",
     "gpt model.feed_forward=one_layer",
     "gpt model.attention=uniform model.positions=learned",
+    "mlp model.direct=true size.d_ff=60",
+    "rnn model.cell=gru",
 ]
 # Optimizers whose state depends on the shapes of the parameters.
 BY_SHAPE = ("muon", "adafactor")
@@ -67,9 +69,9 @@ def test_state_memory_prints_the_formulas_of_shaped_optimizers() -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [65, 2_000])
-@pytest.mark.parametrize("model", TRANSFORMERS)
+@pytest.mark.parametrize("model", [*TRANSFORMERS, "mlp", "rnn", "rnn model.cell=gru model.dropout=0.2"])
 def test_activation_memory_is_close_to_saved_tensors(model: str, vocab_size: int) -> None:
-    config = make_config(f"model={model}", "trainer.batch_size=4")
+    config = make_config(*f"model={model}".split(), "trainer.batch_size=4")
     built = build(config, vocab_size)
     weights = {parameter.data_ptr() for parameter in built.parameters()}
     saved: dict[int, torch.Tensor] = {}

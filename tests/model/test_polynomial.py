@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from nanolm.model.polynomial import LETTERS, ZERO, C, D, H, N, Polynomial, T, V
 
-SIZES = dict(zip(LETTERS, (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31), strict=True))
+SIZES = dict(zip(LETTERS, (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37), strict=True))
 
 polynomials = st.dictionaries(st.sampled_from(["", "C", "CC", "NC", "VT"]), st.integers(-9, 9)).map(Polynomial)
 

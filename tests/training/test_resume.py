@@ -45,6 +45,12 @@ def test_every_optimizer_resumes_exactly(optimizer: str, small_text: Path, tmp_p
     assert resumes_exactly(small_text, tmp_path, f"optimizer={optimizer}", "model=gpt2", "model.dropout=0.3")
 
 
+@pytest.mark.parametrize("model", ["mlp", *mostly_slow(["rnn", "rnn model.cell=gru"], quick=("rnn",))])
+def test_networks_without_attention_resume_exactly(model: str, small_text: Path, tmp_path: Path) -> None:
+    overrides = (*f"model={model}".split(), "optimizer=muon", "trainer.sample_tokens=5")
+    assert resumes_exactly(small_text, tmp_path, *overrides)
+
+
 @pytest.mark.parametrize("scheduler", mostly_slow(SCHEDULERS, quick=("chain", "cosine_restarts", "plateau")))
 def test_every_scheduler_resumes_exactly(scheduler: str, small_text: Path, tmp_path: Path) -> None:
     overrides = [f"scheduler={scheduler}", *NEEDED.get(scheduler, [])]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanolm.config.model import AttentionKind, Initialization, NgramConfig, Norm, Positions, TransformerConfig
+from nanolm.config.model import (
+    AttentionKind,
+    Initialization,
+    MlpConfig,
+    NgramConfig,
+    Norm,
+    Positions,
+    RnnConfig,
+    TransformerConfig,
+)
 from nanolm.config.run import Config
 from nanolm.config.size import SizeConfig
 from nanolm.errors import NanolmError, SettingsError
@@ -19,6 +28,18 @@ def check_model(config: Config) -> Iterator[NanolmError]:
             f"{size.context_length}",
             where="model.order, size.context_length",
             hint=f"use size.context_length={model.order - 1} or more, or model.order={size.context_length + 1} or less",
+        )
+    if isinstance(model, MlpConfig) and model.window > size.context_length:
+        yield SettingsError(
+            f"model.window ({model.window}) is longer than size.context_length ({size.context_length})",
+            where="model.window, size.context_length",
+            hint=f"use model.window={size.context_length} or less, or size.context_length={model.window} or more",
+        )
+    if isinstance(model, RnnConfig) and not size.n_layers:
+        yield SettingsError(
+            "model=rnn needs a recurrent layer, but size.n_layers is 0",
+            where="model, size.n_layers",
+            hint="use size.n_layers=1 or more, or model=bigram",
         )
     if isinstance(model, TransformerConfig):
         if model.attention is not AttentionKind.uniform:

@@ -60,6 +60,8 @@ def _group_of(model: nn.Module) -> dict[int, str]:
                 group = "embedding"
             elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
                 group = "norm"
+            elif isinstance(module, nn.RNNBase):
+                group = "bias" if name.startswith("bias") else "hidden"
             elif name == "bias" or name.endswith("_bias"):
                 group = "bias"
             elif isinstance(module, nn.Linear):
@@ -131,11 +133,15 @@ def _splits(model: nn.Module, by_head: bool) -> dict[torch.Tensor, Split]:
 
     A module declares the rows of the matrices that are stacked in its linear layers, as in
     `row_counts = {"query_key_value": (64, 64, 64)}`, and attention its heads, as `head_row_counts` and
-    `head_column_counts`.
+    `head_column_counts`. A recurrent layer stacks the matrices of its gates.
     """
     declarations = {"row_counts": 0, "head_row_counts": 0, "head_column_counts": 1} if by_head else {"row_counts": 0}
     splits: dict[torch.Tensor, Split] = {}
     for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            width = module.hidden_size
+            weights = (weight for name, weight in module.named_parameters() if name.startswith("weight"))
+            splits.update((weight, Split((width,) * (len(weight) // width), 0)) for weight in weights)
         for attribute, dim in declarations.items():
             for name, counts in getattr(module, attribute, {}).items():
                 linear = module.get_submodule(name)
