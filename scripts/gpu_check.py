@@ -114,10 +114,10 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     while steps <= WARMUP_STEPS or time.perf_counter() - start < seconds:
         if steps == WARMUP_STEPS:
             start = time.perf_counter()
-        loss, _ = update(
+        result = update(
             forward, optimizer, [MicroBatch(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm
         )
-        losses.append(loss)  # `update` synchronizes to return it
+        losses.append(result.loss)  # waits for the device, so that the time is that of the step
         steps += 1
     speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - start)
     n_parameters = count_parameters(model)

@@ -197,7 +197,7 @@ def _time_steps(setup: Setup, first: int, end: int, n_stages: int) -> tuple[floa
         step = min(first + number, end - 1)
         set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
         batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
-        loss, grad_norm = update(
+        result = update(
             setup.forward,
             state.optimizer,
             batch,
@@ -205,10 +205,10 @@ def _time_steps(setup: Setup, first: int, end: int, n_stages: int) -> tuple[floa
             settings.clip_norm,
             settings.clip_value,
             setup.ranks,
+            n_scored,
         )
-        is_scaled = state.number_format.scaler is not None
-        if not math.isfinite(loss) or not (is_scaled or math.isfinite(grad_norm)):
-            raise _diverged(f"at step {step + 1}: loss {loss}, gradient norm {grad_norm}")
+        if result.has_diverged:
+            raise _diverged(f"at step {step + 1}: loss {result.loss}, gradient norm {result.grad_norm}")
         if number >= WARMUP_STEPS:
             steps, tokens = steps + 1, tokens + n_scored
             if setup.ranks.max(time.perf_counter() - began) > MAX_SECONDS / n_stages:

@@ -15,6 +15,7 @@ from nanolm.config.fractions import steps_until
 from nanolm.config.trainer import TrainerConfig
 from nanolm.model.lora import trained_parameters
 from nanolm.training.distributed.parallel import local_shards
+from nanolm.training.optimizers.foreach import lerp_
 
 # By parameter name; tied parameters appear once, under their first name.
 Averages = dict[str, torch.Tensor]
@@ -46,11 +47,18 @@ def decay_at(trainer: TrainerConfig, step: int) -> float:
 
 
 @torch.no_grad()
-def update(averages: Averages, model: nn.Module, decay: float) -> None:
-    """Update the averages in place: average <- decay average + (1 - decay) weight."""
+def update(averages: Averages, model: nn.Module, decay: float, is_skipped: torch.Tensor | None = None) -> None:
+    """Update the averages in place: average <- decay average + (1 - decay) weight.
+
+    Args:
+        is_skipped: a 0-d tensor whose value 1 leaves the averages unchanged; None updates them.
+    """
     weights = dict(model.named_parameters())
     shards, weight_shards = local_shards(list(averages.values())), local_shards([weights[name] for name in averages])
-    torch._foreach_lerp_(shards, weight_shards, 1 - decay)
+    if is_skipped is None:
+        torch._foreach_lerp_(shards, weight_shards, 1 - decay)
+    else:
+        lerp_(shards, weight_shards, 1 - decay, is_skipped)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
+import torch
+
 from nanolm.model.build import FittedModel
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.training.evaluation import evaluate, split_loss
+from nanolm.training.results import StepResult
 from nanolm.training.session import Session
 from nanolm.training.step import Step
 
@@ -32,7 +35,7 @@ def fit(session: Session, began: float) -> Generator[Step, bool | None, str]:
     state.step = 1
     log.advance()
     loss = split_loss(setup, "train")
-    yield Step(state.step, loss, 0.0, state.model, [], 0.0)
+    yield Step(state.step, 0.0, state.model, [], StepResult(torch.tensor([loss, 0.0], dtype=torch.float64)))
     state.seconds = time.perf_counter() - began
     log.row(
         MetricsRow(

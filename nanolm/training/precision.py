@@ -50,6 +50,11 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS, where: str = "traine
     return device
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return the floating-point type for sums on a device: fp64, which MPS lacks."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def device_facts(device: torch.device) -> dict[str, str]:
     """Return the entries of summary.json about a GPU (name, CUDA, cuDNN); empty for other devices."""
     if device.type != "cuda":
@@ -122,11 +127,6 @@ class NumberFormat:
         self._device_type = device.type
         self._has_autocast = self.dtype is not None and not is_sharded
         self.scaler = torch.amp.GradScaler(device.type) if precision is Precision.fp16 else None
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the loss scale of fp16 is below 1, so that non-finite gradients are not due to overflow."""
-        return self.scaler is not None and self.scaler.get_scale() < 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context manager of a forward pass."""

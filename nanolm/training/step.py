@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -18,7 +18,9 @@ from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.tokens.stream import Stream
 from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
-from nanolm.training.precision import NumberFormat
+from nanolm.training.gating import NonFiniteFlag, step, step_scaled
+from nanolm.training.precision import NumberFormat, widest_dtype
+from nanolm.training.results import StepResult
 
 # Maps inputs_BxT, and documents_BxT for models with document masking, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]
@@ -37,25 +39,36 @@ class MicroBatch(NamedTuple):
         return (self.inputs_BxT,) if self.documents_BxT is None else (self.inputs_BxT, self.documents_BxT)
 
 
-class Step(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
     """An update, as the training loop yields it.
 
     Attributes:
         number: of optimizer steps done, this one included.
-        loss: mean loss of the batch in nats per token, before the update. It is a number on the host: the update reads
-            it anyway, to leave the weights unchanged if it is not finite.
         lr: learning rate of the update; 0 for a model that is fitted in one pass.
         model: the model itself, with the gradients of this update, clipped.
         batch: the micro-batches of this rank, on the model's device; empty for a model that is fitted in one pass.
-        grad_norm: L2 norm of the gradient before clipping.
+        result: the numbers of the update. The host waits for the device only if they are asked for.
     """
 
     number: int
-    loss: float
     lr: float
     model: nn.Module
     batch: list[MicroBatch]
-    grad_norm: float
+    result: StepResult
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the batch in nats per token, before the update.
+
+        If it is not finite, the weights are unchanged, and the loop raises DivergedError instead of a next step.
+        """
+        return self.result.loss
+
+    @property
+    def grad_norm(self) -> float:
+        """L2 norm of the gradient before clipping."""
+        return self.result.grad_norm
 
 
 def micro_batches(
@@ -105,11 +118,14 @@ def update(
     clip_norm: float | None,
     clip_value: float | None = None,
     ranks: Ranks = SINGLE_PROCESS,
-) -> tuple[float, float]:
+    n_scored: int | None = None,
+    flag: NonFiniteFlag | None = None,
+) -> StepResult:
     """Accumulate gradients over micro-batches, clip them and update the weights.
 
     A non-finite loss or gradient norm leaves the weights unchanged. Under fp16 an overflow skips the update and lowers
-    the loss scale, as in torch.amp.GradScaler.
+    the loss scale, as in torch.amp.GradScaler. The host does not wait for the device, unless the optimizer has no way
+    to skip an update there.
 
     Args:
         forward: the model, or its distributed or compiled form.
@@ -117,17 +133,22 @@ def update(
         clip_norm: maximum L2 norm of the gradient; None disables clipping.
         clip_value: maximum absolute value of each element of the gradient; None disables clipping.
         ranks: make this update together, each with its own micro-batches.
+        n_scored: number of scored targets in the micro-batches of all ranks; None counts them, on the device.
+        flag: raised if the loss or the gradient norm is not finite; an update after that is skipped, too.
 
     Returns:
         The mean loss in nats over all scored targets, and the gradient norm before clipping; the same on all ranks.
     """
     micro_batches = list(micro_batches)
-    scaler = number_format.scaler
+    scaler, device = number_format.scaler, micro_batches[0].inputs_BxT.device
+    flag = flag or NonFiniteFlag(device)
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    # The mean of a single micro-batch needs no count, which would wait for the device.
+    # The mean of a single micro-batch needs no count.
     is_single = len(micro_batches) == ranks.world_size == 1
-    n_scored = 1 if is_single else ranks.sum(sum(int((b.targets_BxT != IGNORE_INDEX).sum()) for b in micro_batches))
+    if n_scored is None:
+        n_here = 0 if is_single else sum(int((b.targets_BxT != IGNORE_INDEX).sum()) for b in micro_batches)
+        n_scored = int(ranks.sum(n_here))
+    total = None if is_single else torch.zeros((), dtype=widest_dtype(device), device=device)
     for number, micro_batch in enumerate(micro_batches, start=1):
         with gradient_sync(forward, is_last=number == len(micro_batches)):
             with number_format.autocast():
@@ -138,26 +159,28 @@ def update(
             # Gradients are averaged over the ranks, so each loss is scaled by the world size.
             weighted = loss if is_single else loss * (ranks.world_size / max(n_scored, 1))
             (weighted if scaler is None else scaler.scale(weighted)).backward()
-        total += weighted.item() / ranks.world_size
-    total = ranks.sum(total)
+        total = weighted.detach() if total is None else total.add_(weighted.detach(), alpha=1 / ranks.world_size)
+    mean_loss = ranks.sum_on_device(total)
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = total_norm(gradients, ranks)
-    if math.isfinite(norm):
-        _clip(local_shards(gradients), norm, clip_norm, clip_value)
+    _clip(local_shards(gradients), norm, clip_norm, clip_value)
     if scaler is not None:
-        if math.isfinite(total):
-            scaler.step(optimizer)
-            scaler.update()
-    elif math.isfinite(total) and math.isfinite(norm):
-        optimizer.step()
-    return total, norm
+        is_skipped, scale = step_scaled(optimizer, scaler, mean_loss, norm, flag)
+        return StepResult(torch.stack((mean_loss, norm, scale)), is_skipped)
+    values = torch.stack((mean_loss, norm))
+    flag.check(values)
+    step(optimizer, flag)
+    return StepResult(values)
 
 
-def _clip(gradients: list[torch.Tensor], norm: float, clip_norm: float | None, clip_value: float | None) -> None:
-    if clip_norm is not None and norm > clip_norm:
-        torch._foreach_mul_(gradients, clip_norm / norm)
+def _clip(gradients: list[torch.Tensor], norm: torch.Tensor, clip_norm: float | None, clip_value: float | None) -> None:
+    if clip_norm is not None:
+        # In fp64, rounded once; a gradient that is not clipped is multiplied by 1.
+        factor = torch.empty_like(norm, dtype=torch.float32)
+        torch.div(torch.tensor(clip_norm, dtype=widest_dtype(norm.device)), norm, out=factor)
+        torch._foreach_mul_(gradients, factor.clamp_(max=1.0))
     if clip_value is not None:
         torch._foreach_clamp_max_(gradients, clip_value)
         torch._foreach_clamp_min_(gradients, -clip_value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Collection, Generator
 from typing import IO, ParamSpec
@@ -39,8 +38,10 @@ from nanolm.training.checkpoints.saver import Saver
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_rank_errors
 from nanolm.training.evaluation import evaluate
 from nanolm.training.fitting import fit
+from nanolm.training.gating import NonFiniteFlag
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
+from nanolm.training.results import StepResult
 from nanolm.training.run_files import (
     note_first_checkpoint,
     open_log,
@@ -55,6 +56,9 @@ from nanolm.training.stop import StopRequest
 from nanolm.training.torch_errors import translate_torch_errors
 
 P = ParamSpec("P")
+
+# Steps that the host runs ahead of the device at most.
+MAX_UNVERIFIED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,9 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
 
     Batches and the learning rate are functions of the step, so that resuming is not a special case. A step is yielded
     before it writes its row, is evaluated and is saved, so that a checkpoint covers all of these up to its step.
+
+    The host runs ahead of the device: it verifies that losses and gradients are finite only before it writes a row,
+    evaluates or saves. Until then, the device skips every update after one that is not finite.
     """
     setup, log = session.setup, session.log
     config, state, ranks = setup.config, setup.state, setup.ranks
@@ -228,6 +235,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
     is_better = is_stopping = False
     pace = Pace(state.timed_tokens, state.timed_seconds)
     log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
+    flag = NonFiniteFlag(state.device)
     with _profiler(session) as profile_step:
         is_slow_at_first, shapes_seen = has_slow_first_step(settings.compile, state.device), set[tuple[int, int]]()
         while state.step < settings.max_steps and not is_stopping:
@@ -237,44 +245,41 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
             stage = stage_at(config, state.step)
             batch, n_scored = micro_batches(config, train_stream, state.step, state.device, ranks)
             clipping = (settings.clip_norm, settings.clip_value)
-            loss, grad_norm = update(setup.forward, optimizer, batch, state.number_format, *clipping, ranks)
-            # Under fp16 a gradient may overflow: the update is skipped and the loss scale is lowered.
-            is_skipped = not math.isfinite(grad_norm)
-            has_diverged = is_skipped and (state.number_format.scaler is None or state.number_format.is_exhausted)
-            if not math.isfinite(loss) or has_diverged:
-                # `update` has not changed the weights. Nothing is saved: the last checkpoint is of a good step.
-                raise session.diverged_error(loss, grad_norm, lr)
-
-            state.step += 1
-            state.skipped_updates += is_skipped
-            state.tokens += n_scored
-            state.loss_sum += loss
-            state.loss_steps += 1
-            if state.averages is not None and not is_skipped:
-                ema.update(state.averages, state.model, ema.decay_at(settings, state.step))
-            is_counted = not (is_slow_at_first and stage.shape not in shapes_seen)
+            result = update(setup.forward, optimizer, batch, state.number_format, *clipping, ranks, n_scored, flag)
+            session.record(result, lr, n_scored)
+            if state.averages is not None:
+                ema.update(state.averages, state.model, ema.decay_at(settings, state.step), result.is_skipped)
+            is_last = state.step == settings.max_steps
+            is_row_due = state.step % settings.log_every == 0 or is_last
+            is_evaluation_due = state.step % settings.eval_every == 0 or is_last
+            is_timed = not (is_slow_at_first and stage.shape not in shapes_seen)
             shapes_seen.add(stage.shape)
-            pace.step(n_scored, is_counted, stage.tokens_per_step)
-            is_left = yield Step(state.step, loss, lr, state.model, batch, grad_norm)
+            if is_row_due or is_evaluation_due or not is_timed or len(session.unverified) == MAX_UNVERIFIED:
+                session.verify()
+            pace.step(n_scored, is_timed, stage.tokens_per_step)
+            is_left = yield Step(state.step, lr, state.model, batch, result)
             if is_left:
                 stop.leave()
             pace.restart()
             profile_step()
             log.advance()
-            is_last = state.step == settings.max_steps
 
-            if state.step % settings.log_every == 0 or is_last:
+            if is_row_due:
                 state.seconds = time.perf_counter() - began
-                log.row(_train_row(session, pace, lr, grad_norm))
+                log.row(_train_row(session, pace, lr, result))
                 state.loss_sum, state.loss_steps = 0.0, 0
 
-            if state.step % settings.eval_every == 0 or is_last:
+            if is_evaluation_due:
                 with pace.paused("evaluation"), evaluation_weights(optimizer):
                     is_better, text = evaluate(session, began)
                 stop.check_pruning(state.step, state.val_loss, ranks)
 
             is_stopping = stop.is_requested(ranks, log.failure is not None)
-            if session.is_save_due() or is_last or is_better or is_stopping:
+            is_save_due = session.is_save_due() or is_last or is_better or is_stopping
+            if is_save_due or result.is_read:
+                # If the caller has read a number that is not finite, the run ends now.
+                session.verify()
+            if is_save_due:
                 with pace.paused("save"), evaluation_weights(optimizer):
                     state.seconds = time.perf_counter() - began
                     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
@@ -294,7 +299,7 @@ def has_slow_first_step(is_compiled: bool, device: torch.device) -> bool:
     return is_compiled or device.type == "cuda"
 
 
-def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> MetricsRow:
+def _train_row(session: Session, pace: Pace, lr: float, result: StepResult) -> MetricsRow:
     """Return the row of metrics.jsonl for the steps since the previous row."""
     setup, state = session.setup, session.setup.state
     speed = pace.tokens_per_second()
@@ -306,7 +311,7 @@ def _train_row(session: Session, pace: Pace, lr: float, grad_norm: float) -> Met
         split=TRAIN,
         loss=state.loss_sum / state.loss_steps,
         lr=lr,
-        grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+        grad_norm=None if result.has_overflowed else result.grad_norm,
         skipped_updates=None if state.number_format.scaler is None else state.skipped_updates,
         tokens=state.tokens,
         seconds=round(state.seconds, 3),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,10 +74,11 @@ def local_shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
 
 
-def total_norm(gradients: Sequence[torch.Tensor], ranks: Ranks) -> float:
-    """Return the L2 norm of all gradients as one vector, including the shards on other ranks."""
-    norm = torch.nn.utils.get_total_norm(local_shards(gradients)).item()
-    return math.sqrt(ranks.sum(norm**2)) if any(map(is_sharded, gradients)) else norm
+def total_norm(gradients: Sequence[torch.Tensor], ranks: Ranks) -> torch.Tensor:
+    """Return the L2 norm of all gradients as one vector, including the shards on other ranks, as a 0-d tensor."""
+    norms = torch._foreach_norm(local_shards(gradients))
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    return ranks.sum_on_device(norm.double() ** 2).sqrt() if any(map(is_sharded, gradients)) else norm
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:

@@ -50,6 +50,14 @@ class Ranks:
         """Sum over all ranks, in fp64; the same number on each."""
         return self._all_reduce(value, "SUM")
 
+    def sum_on_device(self, value: Any) -> Any:
+        """Sum a tensor over all ranks in place, where it is, and return it; a GPU is not waited for."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(value)
+        return value
+
     def max(self, value: float) -> float:
         """Maximum over all ranks."""
         return self._all_reduce(value, "MAX")

@@ -109,14 +109,24 @@ def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=next(model.parameters()).device.type in ("cpu", "cuda", "mps"),
+        fused=_has_fused(model),
     )
 
 
 @OPTIMIZERS.register("sgd")
 def sgd(model: nn.Module, config: SGDConfig) -> torch.optim.Optimizer:
-    """Build stochastic gradient descent with momentum."""
-    return torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum)
+    """Build stochastic gradient descent with momentum, fused where the device supports it."""
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, config), lr=config.lr, momentum=config.momentum, fused=_has_fused(model)
+    )
+    # The first fused update leaves the momenta uninitialized if it is skipped.
+    for parameter in trained_parameters(model).values() if config.momentum else ():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _has_fused(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type in ("cpu", "cuda", "mps")
 
 
 @OPTIMIZERS.register("muon")

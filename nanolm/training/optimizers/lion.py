@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import ForeachOptimizer
+from nanolm.training.optimizers.foreach import ForeachOptimizer, lerp_, multiply_, subtract_
 
 
 class Lion(ForeachOptimizer):
@@ -26,6 +26,6 @@ class Lion(ForeachOptimizer):
         beta1, beta2 = group["betas"]
         directions = list(torch._foreach_lerp(momenta, gradients, 1 - beta1))
         torch._foreach_sign_(directions)
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
-        torch._foreach_lerp_(momenta, gradients, 1 - beta2)
+        multiply_(parameters, 1 - group["lr"] * group["weight_decay"], self.found_inf)
+        subtract_(parameters, directions, group["lr"], self.found_inf)
+        lerp_(momenta, gradients, 1 - beta2, self.found_inf)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nanolm.config.optimizer import MuonConfig, NewtonSchulz
-from nanolm.training.optimizers.foreach import ForeachOptimizer
+from nanolm.training.optimizers.foreach import ForeachOptimizer, lerp_, multiply_, subtract_
 from nanolm.training.optimizers.newton_schulz import orthogonalize
 
 # RMS of AdamW's updates, to which Muon's are scaled (Liu et al. 2025, section 2.2).
@@ -66,11 +66,10 @@ class Muon(ForeachOptimizer):
 
     def update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         """Update parameters of one group in place, by its rule."""
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        multiply_(parameters, 1 - group["lr"] * group["weight_decay"], self.found_inf)
         rules = {"muon": self._muon_directions, "adamw": self._adamw_directions}
         directions = rules[group["rule"]](group, parameters, gradients)
-        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
+        subtract_(parameters, directions, group["lr"], self.found_inf)
         group["updates"] += 1
 
     def _muon_directions(
@@ -81,7 +80,7 @@ class Muon(ForeachOptimizer):
         warmup_steps = group["momentum_warmup_steps"]
         progress = min(group["updates"] / warmup_steps, 1.0) if warmup_steps else 1.0
         momentum = group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        lerp_(momenta, gradients, 1 - momentum, self.found_inf)
         updates = torch._foreach_lerp(gradients, momenta, momentum)
         splits = [self._splits.get(parameter, Split((len(parameter),))) for parameter in parameters]
         matrices = [update.split(*split) for update, split in zip(updates, splits, strict=True)]
@@ -99,7 +98,7 @@ class Muon(ForeachOptimizer):
         first_moments = self.state_tensors(parameters, "first_moment")
         beta1, beta2 = group["betas"]
         n = group["updates"] + 1
-        torch._foreach_lerp_(first_moments, gradients, 1 - beta1)
+        lerp_(first_moments, gradients, 1 - beta1, self.found_inf)
         denominators = self.denominators(parameters, gradients, beta2, n, group["eps"])
         torch._foreach_mul_(denominators, 1 - beta1**n)
         return list(torch._foreach_div(first_moments, denominators))

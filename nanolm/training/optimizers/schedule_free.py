@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nanolm.training.optimizers.foreach import ForeachOptimizer
+from nanolm.training.optimizers.foreach import ForeachOptimizer, copy_, subtract_
 
 
 class ScheduleFreeAdamW(ForeachOptimizer):
@@ -44,9 +44,10 @@ class ScheduleFreeAdamW(ForeachOptimizer):
         if group["weight_decay"]:
             torch._foreach_add_(directions, parameters, alpha=group["weight_decay"])
         # The new y in terms of the old y and z, with the updates of x and z substituted.
-        torch._foreach_lerp_(parameters, z, share)
-        torch._foreach_add_(parameters, directions, alpha=lr * (beta1 * (1 - share) - 1))
-        torch._foreach_add_(z, directions, alpha=-lr)
+        y = list(torch._foreach_lerp(parameters, z, share))
+        torch._foreach_add_(y, directions, alpha=lr * (beta1 * (1 - share) - 1))
+        copy_(parameters, y, self.found_inf)
+        subtract_(z, directions, lr, self.found_inf)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
