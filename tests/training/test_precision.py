@@ -85,16 +85,6 @@ def test_bf16_is_refused_on_a_gpu_that_emulates_it(monkeypatch: pytest.MonkeyPat
         NumberFormat(Precision.tf32, device)
 
 
-def test_loss_scale_below_one_is_exhausted() -> None:
-    number_format = NumberFormat(Precision.fp16, CPU)
-    assert number_format.scaler is not None
-    assert not number_format.is_exhausted
-    number_format.scaler.scale(torch.ones(()))  # creates the scale
-    number_format.scaler.update(new_scale=0.5)
-    assert number_format.is_exhausted
-    assert not NumberFormat(Precision.fp32, CPU).is_exhausted
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_auto_chooses_a_gpu_with_bf16() -> None:
     device = choose_device("auto")

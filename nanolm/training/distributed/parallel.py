@@ -74,11 +74,12 @@ def local_shards(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]  # type: ignore[attr-defined]
 
 
-def total_norm(gradients: Sequence[torch.Tensor], ranks: Ranks) -> torch.Tensor:
+def total_norm(gradients: list[torch.Tensor], ranks: Ranks) -> torch.Tensor:
     """Return the L2 norm of all gradients as one vector, including the shards on other ranks, as a 0-d tensor."""
-    norms = torch._foreach_norm(local_shards(gradients))
+    has_shards = ranks.world_size > 1 and any(map(is_sharded, gradients))
+    norms = torch._foreach_norm(local_shards(gradients) if has_shards else gradients)
     norm = torch.linalg.vector_norm(torch.stack(norms))
-    return ranks.sum_on_device(norm.double() ** 2).sqrt() if any(map(is_sharded, gradients)) else norm
+    return ranks.sum_on_device(norm.double() ** 2).sqrt() if has_shards else norm
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
