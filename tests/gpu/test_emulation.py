@@ -81,13 +81,13 @@ def test_only_the_loss_makes_fp32_tensors_of_the_vocabulary(results: dict[str, A
         assert found["wide"] <= expected * n_micro_batches, f"{overrides}: {found['wide']}"
 
 
-def test_a_step_synchronizes_only_for_known_values(results: dict[str, Any]) -> None:
-    # The loss and the norm; for two micro-batches both losses, both numbers of targets and the norm. GradScaler
-    # synchronizes once more if the optimizer is not fused.
+def test_a_step_does_not_synchronize(results: dict[str, Any]) -> None:
+    # Except in GradScaler, once, if the optimizer is not one of PyTorch's fused ones.
     for overrides, found in results["tried"].items():
         if "adafactor" in overrides:
             continue  # torch's implementation synchronizes twice per parameter
-        most = (5 if "gradient_accumulation=2" in overrides else 2) + ("fp16" in overrides)
+        is_fused = not any(name in overrides for name in ("lion", "muon", "schedule_free"))
+        most = int("fp16" in overrides and not is_fused)
         assert sum(found["syncs"].values()) <= most, f"{overrides}: {found['syncs']}"
 
 

@@ -181,6 +181,7 @@ class Trainer:
         from nanolm.config.mask import reads_documents
         from nanolm.training import ema
         from nanolm.training.checkpoints.state import TrainState
+        from nanolm.training.gating import NonFiniteFlag
         from nanolm.training.optimizers import build as optimizers
         from nanolm.training.precision import NumberFormat
 
@@ -191,6 +192,7 @@ class Trainer:
         optimizer = optimizers.build(config.optimizer, model)
         number_format = NumberFormat(config.trainer.precision, device)
         self.state = TrainState(model, optimizer, number_format, device, averages=ema.init(model))
+        self.flag = NonFiniteFlag(device)
         self.reads_documents = reads_documents(config)
         shape = (config.trainer.batch_size, config.size.context_length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -208,6 +210,8 @@ class Trainer:
             self.state.number_format,
             settings.clip_norm,
             settings.clip_value,
+            n_scored=self.batch[1].numel(),
+            flag=self.flag,
         )
 
     def check_gradients(self) -> None:
