@@ -92,6 +92,8 @@ def pretend(name: str = "NVIDIA H100 80GB HBM3", capability: tuple[int, int] = (
     for name_of_function, function in patches.items():
         setattr(torch.cuda, name_of_function, function)
     F.scaled_dot_product_attention = _attention_of_cuda(F.scaled_dot_product_attention)
+    # Fake tensors know the other fused optimizers.
+    torch.library.impl("aten::_fused_sgd_", "Meta")(lambda *arguments, **settings: None)
 
 
 def move(model: Any, mode: Any, device: Any) -> Any:

@@ -22,6 +22,7 @@ from nanolm.config.optimizer import (
 )
 from nanolm.model.lora import LoraLinear, trained_parameters
 from nanolm.registry import OPTIMIZERS
+from nanolm.training.distributed.parallel import is_sharded
 from nanolm.training.optimizers.lion import Lion
 from nanolm.training.optimizers.muon import Muon, Split
 from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
@@ -116,9 +117,9 @@ def adam(model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
 @OPTIMIZERS.register("sgd")
 def sgd(model: nn.Module, config: SGDConfig) -> torch.optim.Optimizer:
     """Build stochastic gradient descent with momentum, fused where the device supports it."""
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, config), lr=config.lr, momentum=config.momentum, fused=_has_fused(model)
-    )
+    # PyTorch has no fused SGD of sharded parameters.
+    is_fused = _has_fused(model) and not any(map(is_sharded, model.parameters()))
+    optimizer = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum, fused=is_fused)
     # The first fused update leaves the momenta uninitialized if it is skipped.
     for parameter in trained_parameters(model).values() if config.momentum else ():
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
