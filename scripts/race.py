@@ -184,7 +184,7 @@ def processor() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the race; return 1 if a run failed, 2 if the race cannot start."""
+    """Run the race; return 1 if a run failed, 2 if the race cannot start, 130 if it is interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--nanogpt", type=Path, metavar="CHECKOUT", help="a checkout of nanoGPT; without it, it is left out"
@@ -234,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         runners[NANOGPT] = lambda seed: run_nanogpt(options.nanogpt, text, seed, options.steps)
         facts = about(options.nanogpt)
+        if facts["load average before the race"] > facts["cores"] / 2:
+            print("race: other programs use this machine, and slow the runs unequally", file=sys.stderr)
         results: list[Result] = []
         try:
             for result in race({name: runners[name] for name in names}, range(1, options.seeds + 1), options.target):
@@ -244,6 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except RunFailedError as error:
             print(f"race: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            kept = f"; {options.output.with_suffix('.md')} has the runs before" if results else ""
+            print(f"race: interrupted{kept}", file=sys.stderr)
+            return 130
     print(race_report.table(results, options.target))
     print(f"written: {options.output.with_suffix('.md')}, .json and {race_report.picture_path(options.output)}")
     return 0
