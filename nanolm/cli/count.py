@@ -94,7 +94,8 @@ def _print_run(run: dict[str, Any], console: Any) -> None:
     """Print the shapes of the batches of a run, and its tokens and FLOPs."""
     from nanolm.tables import Table
 
-    table = Table(["batches", "steps", "tokens per step", "tokens"], "lrrr")
+    tokens = "tokens and padding" if run["has_padding"] else "tokens"
+    table = Table(["batches", "steps", f"{tokens} per step", tokens], "lrrr")
     for stage in run["batches"]:
         shape, n_steps = f"{stage['batch_size']:,} x {stage['context_length']:,}", stage["end"] - stage["start"]
         per_step = stage["batch_size"] * stage["context_length"]

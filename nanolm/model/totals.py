@@ -100,6 +100,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
         "run": {
             "steps": config.trainer.max_steps,
             "tokens": tokens,
+            "has_padding": config.trainer.sampling.in_rows,
             "flops": None if mean_flops is None else tokens * mean_flops,
             "batches": [dataclasses.asdict(stage) for stage in stages(config)],
         },

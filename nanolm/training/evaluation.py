@@ -77,8 +77,12 @@ def _score_averages(setup: Setup) -> float | None:
     state = setup.state
     if state.averages is None:
         return None
-    with ema.swapped(state.averages, state.model):
-        state.ema_val_loss = split_loss(setup, "val")
+    if ema.decay_at(setup.config.trainer, state.step):
+        with ema.swapped(state.averages, state.model):
+            state.ema_val_loss = split_loss(setup, "val")
+    else:
+        # The averages equal the weights.
+        state.ema_val_loss = state.val_loss
     state.best_ema_val_loss = min(state.best_ema_val_loss, state.ema_val_loss)
     return state.ema_val_loss
 

@@ -154,3 +154,34 @@ def test_a_plugin_model_is_counted_by_building_it(
         cli.run([*command, "model=table"])
     with pytest.raises(SettingsError, match=r"'curious' has no formula, and cannot be built on the meta device"):
         cli.run([*command, "model=curious"])
+
+
+def test_tokens_and_flops_of_a_run_follow_its_schedules(capsys: pytest.CaptureFixture[str]) -> None:
+    schedules = ["trainer.batch_size_schedule=[[0.5,4]]", "trainer.context_length_schedule=[[0.25,32]]"]
+    command = [
+        "count",
+        "--vocab-size",
+        "65",
+        "size=tiny",
+        "size.context_length=64",
+        "trainer.batch_size=12",
+        *schedules,
+    ]
+    assert cli.run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    run, memory = found["run"], found["memory_bytes"]
+    assert (run["steps"], run["tokens"]) == (1000, 250 * 4 * 32 + 250 * 4 * 64 + 500 * 12 * 64)
+    assert [(stage["start"], stage["batch_size"], stage["context_length"]) for stage in run["batches"]] == [
+        (0, 4, 32),
+        (250, 4, 64),
+        (500, 12, 64),
+    ]
+    assert 0.9 < run["flops"] / (run["tokens"] * found["flops_per_token"]["training"]) < 1
+    assert (memory["batch_size"], memory["context_length"]) == (12, 64)
+    assert cli.run([*command, "trainer.sampling=lines"]) == 0
+    shown = capsys.readouterr().out
+    assert "tokens and padding per step" in shown
+    assert [line.split()[:3] for line in shown.splitlines() if line.startswith(" 4 x ")] == [
+        ["4", "x", "32"],
+        ["4", "x", "64"],
+    ]

@@ -99,3 +99,13 @@ def test_averaged_weights_are_evaluated_and_saved(small_text: Path, tmp_path: Pa
         evaluate(load_run(str(tmp_path), "last", "cpu", weights=weights))["loss"] for weights in ("trained", "ema")
     ]
     assert scored == pytest.approx([row["loss"], row["ema_loss"]], rel=1e-6)
+
+
+def test_tail_average_is_evaluated_and_saved(small_text: Path, tmp_path: Path) -> None:
+    config = small_config(small_text, "trainer.average_last=0.5", "trainer.max_steps=8", "trainer.eval_every=2")
+    outcome = train(config, RunDirectory(tmp_path))
+    rows = [row for row in untimed_rows(RunDirectory(tmp_path)) if row["split"] == "val"]
+    assert [row["ema_loss"] == row["loss"] for row in rows] == [True, True, False, False]
+    assert outcome.summary.final_ema_val_loss == rows[-1]["ema_loss"]
+    loaded = load_run(str(tmp_path), "last", "cpu", weights="ema")
+    assert evaluate(loaded)["loss"] == pytest.approx(rows[-1]["ema_loss"], rel=1e-6)

@@ -58,14 +58,15 @@ COMMON = (
     "trainer.estimate_batches=2",
 )
 AVERAGED = ("trainer.ema_decay=0.9", "trainer.log_norms=true")
+STAGES = ("trainer.batch_size_schedule=[[0.6,8]]", "trainer.context_length_schedule=[[0.4,10]]")
 # Each is trained by one rank and by two.
 CASES = {
     "plain": AVERAGED,
     "fsdp": (*AVERAGED, "trainer.parallel=fsdp"),
-    "accumulated": ("trainer.gradient_accumulation=2", "trainer.clip_norm=0.1"),
+    "accumulated": ("trainer.gradient_accumulation=2", "trainer.clip_norm=0.1", *STAGES),
     "accumulated_fsdp": ("trainer.parallel=fsdp", "trainer.gradient_accumulation=2", "trainer.clip_norm=0.1"),
     "padded": ("trainer.sampling=lines", "trainer.gradient_accumulation=2", "size.context_length=64"),
-    "padded_fsdp": ("trainer.sampling=lines", "trainer.parallel=fsdp", "size.context_length=64"),
+    "padded_fsdp": ("trainer.sampling=lines", "trainer.parallel=fsdp", "size.context_length=64", *STAGES),
     "clipped_by_value": ("trainer.clip_norm=null", "trainer.clip_value=0.001", "trainer.parallel=fsdp"),
     "muon": ("optimizer=muon", "model=gpt2"),
     "schedule_free": ("optimizer=schedule_free", "trainer.parallel=fsdp", "model=gpt2", "trainer.eval_every=4"),
