@@ -102,6 +102,8 @@ class ModelConfig:
 
     # Whether the model uses the attention mask; a warning about non-causal masks depends on it.
     reads_mask: ClassVar[bool] = True
+    # Whether size.d_model is the width of the model; optimizer.lr_scaling depends on it.
+    has_width: ClassVar[bool] = False
 
     name: str = MISSING
 
@@ -135,6 +137,7 @@ class MlpConfig(ModelConfig):
     """
 
     reads_mask: ClassVar[bool] = False
+    has_width: ClassVar[bool] = True
 
     name: str = "mlp"
     window: int = setting(
@@ -152,6 +155,7 @@ class RnnConfig(ModelConfig):
     """A recurrent network of size.n_layers layers of width size.d_model; its state is zero at the start of a row."""
 
     reads_mask: ClassVar[bool] = False
+    has_width: ClassVar[bool] = True
 
     name: str = "rnn"
     cell: Cell = setting(Cell.lstm, doc="Recurrent cell.")
@@ -202,6 +206,8 @@ def _dropout(place: str) -> float | None:
 @dataclasses.dataclass
 class TransformerConfig(ModelConfig):
     """A decoder-only transformer. Its defaults are model=gpt, a current recipe."""
+
+    has_width: ClassVar[bool] = True
 
     name: str = "transformer"
     positions: Positions = setting(Positions.rotary, doc="Positional encoding.")

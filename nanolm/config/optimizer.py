@@ -38,6 +38,22 @@ _eps = partial(setting, doc="Added to the root of the second moment, against div
 _momentum = partial(setting, doc="Momentum.", ge=0, lt=1, off="0 disables momentum")
 
 
+class LrScaling(Choice):
+    """How lr depends on the width of the model."""
+
+    auto = (
+        "auto",
+        "`width` for transformers with any initialization but gpt2's, which does not depend on the width, if the "
+        "optimizer has a rule; `none` otherwise.",
+    )
+    none = "none", "lr is the same for all widths."
+    width = (
+        "width",
+        "lr is that of size.d_model = 128. For other widths it is multiplied by 128 / d_model in head and hidden "
+        "matrices, but by its root in the hidden matrices of muon and adafactor (Yang et al. 2022, table 8).",
+    )
+
+
 @dataclasses.dataclass
 class OptimizerConfig:
     """Settings of every optimizer."""
@@ -46,6 +62,7 @@ class OptimizerConfig:
     lr: float = _lr(2e-3)
     weight_decay: float = _weight_decay(0.0)
     decay_embeddings: bool = setting(False, doc="Apply weight decay to embedding tables as well.")
+    lr_scaling: LrScaling = setting(LrScaling.none, doc="How lr depends on the width of the model.")
     lr_multipliers: LrMultipliers = setting(default_factory=LrMultipliers, doc="Factors on lr by parameter group.")
 
 
@@ -100,16 +117,46 @@ class MuonConfig(AdamWConfig):
     momentum_warmup_steps: int = setting(
         300, doc="Steps until the momentum reaches its final value.", ge=0, off="0 disables the warmup of the momentum"
     )
+    momentum_warmup_fraction: float | None = setting(
+        None,
+        doc="Share of trainer.max_steps until the momentum reaches its final value, in place of momentum_warmup_steps. "
+        "null: momentum_warmup_steps applies.",
+        ge=0,
+        le=1,
+    )
     newton_schulz: NewtonSchulz = setting(
-        NewtonSchulz.quintic, doc="Polynomials of the Newton-Schulz iterations that orthogonalize the momentum."
+        NewtonSchulz.polar_express, doc="Polynomials of the Newton-Schulz iterations that orthogonalize the momentum."
     )
     newton_schulz_steps: int = setting(
-        5, doc="Newton-Schulz iterations: 5 of `quintic` are about as exact as 3 or 4 of `polar_express`.", ge=1, le=20
+        4, doc="Newton-Schulz iterations: 5 of `quintic` are about as exact as 4 of `polar_express`.", ge=1, le=20
     )
     split_heads: bool = setting(
-        False,
+        True,
         doc="Orthogonalize the query, key, value and output matrix of each attention head separately, which costs less "
         "than whole matrices.",
+    )
+    orthogonalize_every: int = setting(
+        1,
+        doc="Orthogonalize in every n-th step. The steps between repeat the last update of the hidden matrices, which "
+        "takes memory for one more value per weight.",
+        ge=1,
+        off="1 orthogonalizes in every step",
+    )
+    normuon_beta2: float | None = setting(
+        None,
+        doc="Decay rate of the second moment of each row of the orthogonalized updates, whose root they are divided by "
+        "(NorMuon, Li et al. 2025). null disables it.",
+        ge=0,
+        lt=1,
+        off="null disables the normalization of rows",
+    )
+    cautious_weight_decay: bool = setting(
+        False, doc="Apply weight decay only to weights that the update moves towards zero (Chen et al. 2025)."
+    )
+    scheduled_weight_decay: bool = setting(
+        False,
+        doc="Multiply weight_decay by the factor of the scheduler, so that the decay per step, lr weight_decay, falls "
+        "with its square.",
     )
 
 

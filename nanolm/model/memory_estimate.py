@@ -224,11 +224,19 @@ def _optimizer_state(config: Config) -> Polynomial | None:
     if isinstance(settings, TransformerConfig) and settings.has_adapters:
         # All adapters are matrices of the layers, two for each adapted matrix.
         adapted, rank = adapted_matrices(config), settings.lora.rank or 0
-        return A if optimizer.name == MuonConfig.name else N * (sides(adapted) + ONE * (2 * rank * len(adapted)))
+        if isinstance(optimizer, MuonConfig):
+            n_rows = sum((rows for rows, _ in adapted), ONE * (rank * len(adapted)))
+            n_copies = 1 + (optimizer.orthogonalize_every > 1)
+            return n_copies * A + (optimizer.normuon_beta2 is not None) * N * n_rows
+        return N * (sides(adapted) + ONE * (2 * rank * len(adapted)))
     in_layer, hidden = layer_matrices(config), hidden_matrices(config)
-    if optimizer.name == MuonConfig.name:
-        # AdamW's two moments, but one momentum for hidden matrices.
-        return 2 * P + -1 * (N * weights(in_layer) + weights(hidden))
+    if isinstance(optimizer, MuonConfig):
+        # AdamW's two moments, but for hidden matrices a momentum, the last update if it is repeated, and with NorMuon a
+        # value per row.
+        n_copies = 1 + (optimizer.orthogonalize_every > 1)
+        n_rows = N * sum((rows for rows, _ in in_layer), ZERO) + sum((rows for rows, _ in hidden), ZERO)
+        matrices = N * weights(in_layer) + weights(hidden)
+        return 2 * P + (n_copies - 2) * matrices + (optimizer.normuon_beta2 is not None) * n_rows
     # One value per row and column of a matrix, and one per parameter that is not in a matrix.
     others = hidden + end_matrices(config)
     factored = N * weights(in_layer) + weights(others)

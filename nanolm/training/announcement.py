@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from nanolm.config.batch_schedule import describe_stages, stages
+from nanolm.config.lr_scaling import resolve_optimizer
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
@@ -51,7 +52,7 @@ def announce(
     if summary.is_lossy:
         say(f"{LOSSY}: bits per byte refer to the original text")
     if setup.state.optimizer is not None and (
-        groups := optimizers.describe_groups(config.optimizer, setup.state.optimizer)
+        groups := optimizers.describe_groups(resolve_optimizer(config), setup.state.optimizer)
     ):
         say(groups)
     if isinstance(config.optimizer, ScheduleFreeConfig) and not isinstance(config.scheduler, ConstantConfig):

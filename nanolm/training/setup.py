@@ -14,6 +14,7 @@ from torch import nn
 from nanolm.config.batch_schedule import stages
 from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
+from nanolm.config.lr_scaling import resolve_optimizer
 from nanolm.config.run import Config
 from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
@@ -140,7 +141,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     is_fitted = isinstance(model, FittedModel)
     if settings.compile and not is_fitted:
         forward = _compile(forward, config)
-    optimizer = None if is_fitted else optimizers.build(config.optimizer, model)
+    optimizer = None if is_fitted else optimizers.build(resolve_optimizer(config), model)
     averages = ema.init(model) if settings.is_averaged and not is_fitted else None
     state = TrainState(model, optimizer, number_format, device, ranks, averages)
     if start is None:

@@ -28,7 +28,7 @@ STEPPED = [
     for model in SHAPED
     for optimizer in (*OPTIMIZERS, "sgd optimizer.momentum=0")
     if model == "gpt" or optimizer in BY_SHAPE
-]
+] + [("gpt", "muon optimizer.orthogonalize_every=2 optimizer.normuon_beta2=0.9")]
 
 
 @pytest.mark.parametrize(("model", "optimizer"), STEPPED)

@@ -13,6 +13,7 @@ from nanolm.config.checks.model import check_model
 from nanolm.config.checks.scheduler import check_scheduler
 from nanolm.config.checks.trainer import check_attention_backend, check_device, check_processes, check_trainer
 from nanolm.config.fields import leaves, outside_bounds
+from nanolm.config.lr_scaling import check_lr_scaling
 from nanolm.config.run import Config
 from nanolm.config.wandb_environment import check_logger
 from nanolm.config.wrong_values import LISTS
@@ -30,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
     check_trainer,
     check_processes,
     check_scheduler,
+    check_lr_scaling,
     check_device,
     check_logger,
 )

@@ -8,7 +8,8 @@ same polynomials; a test compares the two. This implementation adds:
 - the momentum warms up from initial_momentum;
 - parameters that are not hidden matrices are updated by AdamW in the same optimizer, so that one state dict holds all;
 - the iteration runs in fp32 on a CPU, where bf16 is slow, and in bf16 on a GPU; torch.optim.Muon always uses bf16;
-- Polar Express takes fewer iterations (newton_schulz.py).
+- Polar Express takes fewer iterations (newton_schulz.py);
+- NorMuon, cautious and scheduled weight decay, and orthogonalization in every n-th step are settings.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nanolm.config.optimizer import MuonConfig, NewtonSchulz
-from nanolm.training.optimizers.foreach import ForeachOptimizer, lerp_, multiply_, subtract_
+from nanolm.training.optimizers.foreach import ForeachOptimizer, copy_, lerp_, multiply_, subtract_
 from nanolm.training.optimizers.newton_schulz import orthogonalize
 
 # RMS of AdamW's updates, to which Muon's are scaled (Liu et al. 2025, section 2.2).
@@ -57,6 +58,10 @@ class Muon(ForeachOptimizer):
             "momentum_warmup_steps": config.momentum_warmup_steps,
             "newton_schulz": config.newton_schulz.name,
             "newton_schulz_steps": config.newton_schulz_steps,
+            "orthogonalize_every": config.orthogonalize_every,
+            "normuon_beta2": config.normuon_beta2,
+            "cautious_weight_decay": config.cautious_weight_decay,
+            "scheduled_weight_decay": config.scheduled_weight_decay,
             "betas": (config.beta1, config.beta2),
             "eps": config.eps,
             "updates": 0,
@@ -66,22 +71,37 @@ class Muon(ForeachOptimizer):
 
     def update(self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         """Update parameters of one group in place, by its rule."""
-        multiply_(parameters, 1 - group["lr"] * group["weight_decay"], self.found_inf)
         rules = {"muon": self._muon_directions, "adamw": self._adamw_directions}
         directions = rules[group["rule"]](group, parameters, gradients)
+        self._decay(group, parameters, directions)
         subtract_(parameters, directions, group["lr"], self.found_inf)
         group["updates"] += 1
 
     def _muon_directions(
         self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Update the momenta, and return them orthogonalized."""
+        """Update the momenta, and return them orthogonalized, or the last ones that were."""
         momenta = self.state_tensors(parameters, "momentum")
         warmup_steps = group["momentum_warmup_steps"]
         progress = min(group["updates"] / warmup_steps, 1.0) if warmup_steps else 1.0
         momentum = group["initial_momentum"] + (group["momentum"] - group["initial_momentum"]) * progress
         lerp_(momenta, gradients, 1 - momentum, self.found_inf)
+        every = group["orthogonalize_every"]
+        if group["updates"] % every and all("direction" in self.state[parameter] for parameter in parameters):
+            return self.state_tensors(parameters, "direction")
         updates = torch._foreach_lerp(gradients, momenta, momentum)
+        directions = self._orthogonalized(group, parameters, list(updates))
+        if group["normuon_beta2"] is not None:
+            self._normalize_rows(group, parameters, directions)
+        if every > 1:
+            copies = [direction.clone() for direction in directions]
+            copy_(self.state_tensors(parameters, "direction"), copies, self.found_inf)
+        return directions
+
+    def _orthogonalized(
+        self, group: dict[str, Any], parameters: list[torch.Tensor], updates: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Orthogonalize the matrices of each update."""
         splits = [self._splits.get(parameter, Split((len(parameter),))) for parameter in parameters]
         matrices = [update.split(*split) for update, split in zip(updates, splits, strict=True)]
         method = NewtonSchulz[group["newton_schulz"]]
@@ -90,6 +110,35 @@ class Muon(ForeachOptimizer):
             next(flat) if len(split.sizes) == 1 else torch.cat([*islice(flat, len(split.sizes))], split.dim)
             for split in splits
         ]
+
+    def _normalize_rows(
+        self, group: dict[str, Any], parameters: list[torch.Tensor], directions: list[torch.Tensor]
+    ) -> None:
+        """Divide each row by the root of its second moment, keeping the scale (Li et al. 2025, algorithm 1)."""
+        for parameter in parameters:
+            if "row_second_moment" not in self.state[parameter]:
+                self.state[parameter]["row_second_moment"] = parameter.new_zeros(len(parameter), 1)
+        moments = self.state_tensors(parameters, "row_second_moment")
+        means = [direction.square().mean(1, keepdim=True) for direction in directions]
+        lerp_(moments, means, 1 - group["normuon_beta2"], self.found_inf)
+        for direction, moments_Rx1 in zip(directions, moments, strict=True):
+            direction.div_(moments_Rx1.sqrt() + group["eps"])
+            rms = direction.square().mean().sqrt()
+            direction.mul_(ADAMW_RMS / rms.clamp(min=group["eps"]))
+
+    def _decay(self, group: dict[str, Any], parameters: list[torch.Tensor], directions: list[torch.Tensor]) -> None:
+        """Apply weight decay: to all weights, or to those that -direction moves towards zero."""
+        rate = group["lr"] * group["weight_decay"]
+        if group["scheduled_weight_decay"] and rate:
+            rate *= group["lr"] / group.get("initial_lr", group["lr"])
+        if not group["cautious_weight_decay"]:
+            multiply_(parameters, 1 - rate, self.found_inf)
+        elif rate:
+            decayed = list(torch._foreach_mul(parameters, directions))
+            torch._foreach_sign_(decayed)
+            torch._foreach_clamp_min_(decayed, 0)
+            torch._foreach_mul_(decayed, parameters)
+            subtract_(parameters, decayed, rate, self.found_inf)
 
     def _adamw_directions(
         self, group: dict[str, Any], parameters: list[torch.Tensor], gradients: list[torch.Tensor]

@@ -35,6 +35,13 @@ def _of_same_shape(*forms: str) -> Callable[[Shape], list[Form]]:
     return lambda shape: [dict.fromkeys(names.split(), shape) for names in forms]
 
 
+def _muon(shape: Shape) -> list[Form]:
+    """AdamW's moments, or a momentum with the state of the options of Muon."""
+    rows: Form = {"row_second_moment": (shape[0], 1)} if len(shape) == 2 else {}
+    options: list[Form] = [{}, {"direction": shape}, rows, {"direction": shape, **rows}]
+    return [dict.fromkeys(("first_moment", "second_moment"), shape), *({"momentum": shape, **form} for form in options)]
+
+
 # The possible states of a parameter of some shape: the names in it and their shapes.
 FORMS: dict[type[torch.optim.Optimizer], Callable[[Shape], list[Form]]] = {
     torch.optim.Adam: _adam,
@@ -42,7 +49,7 @@ FORMS: dict[type[torch.optim.Optimizer], Callable[[Shape], list[Form]]] = {
     torch.optim.SGD: _of_same_shape("momentum_buffer"),
     torch.optim.Adafactor: _adafactor,
     Lion: _of_same_shape("momentum"),
-    Muon: _of_same_shape("momentum", "first_moment second_moment"),
+    Muon: _muon,
     ScheduleFreeAdamW: _of_same_shape("z second_moment", "z second_moment y"),
 }
 
