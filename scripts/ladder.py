@@ -41,6 +41,7 @@ RUNGS: dict[str, tuple[float | None, float | None]] = {
     "residual": (None, None),
     "layer_norm": (None, None),
     "dropout": (None, None),
+    "ngram_gpt": (None, None),
 }
 # 10.8M parameters and 82M characters take hours on a CPU.
 LARGE = ("scaled_up",)

@@ -199,6 +199,20 @@ class LoraConfig:
     )
 
 
+@dataclasses.dataclass
+class NgramMixConfig:
+    """Counted n-grams whose log-probabilities are added to the logits of the transformer, with trained weights."""
+
+    order: int | None = setting(
+        None,
+        doc="Length of the n-grams, in tokens. They are counted once, before the first step, on the training text, "
+        "whose tokens then count as seen. null: no n-grams.",
+        ge=1,
+        le=8,
+        off="null leaves out the n-grams",
+    )
+
+
 def _dropout(place: str) -> float | None:
     return setting(None, doc=f"Dropout of {place}. null: the value of `dropout`.", ge=0, lt=1)
 
@@ -272,6 +286,17 @@ class TransformerConfig(ModelConfig):
         doc="Low-rank adapters, for a fork that keeps its parent's weights frozen (Hu et al. 2021).",
         switch="rank",
     )
+
+    ngram_mix: NgramMixConfig = setting(
+        default_factory=NgramMixConfig,
+        doc="Train the transformer on what counted n-grams (Kneser-Ney) do not predict.",
+        switch="order",
+    )
+
+    @property
+    def has_ngram_mix(self) -> bool:
+        """Whether n-grams are mixed into the logits."""
+        return self.ngram_mix.order is not None
 
     @property
     def has_attention_bias(self) -> bool:

@@ -41,7 +41,15 @@ def convert_weights(model: nn.Module, weight_format: WeightFormat) -> None:
     if weight_format is WeightFormat.bfloat16:
         # Angles and slopes are multiplied by positions, which bf16 cannot represent beyond 256.
         kept = {name: getattr(model, name, None) for name in ("rotary_2xTxR", "slopes_H")}
-        model.to(torch.bfloat16)
+        mix = model.ngram_mix if isinstance(model, Transformer) else None
+        if mix is None:
+            model.to(torch.bfloat16)
+        else:
+            # Probabilities of counts stay in fp32.
+            assert isinstance(model, Transformer)
+            model.ngram_mix = None
+            model.to(torch.bfloat16)
+            model.ngram_mix = mix
         for name, buffer in kept.items():
             if buffer is not None:
                 setattr(model, name, buffer)

@@ -71,7 +71,8 @@ class Architecture:
         if type(config.model) is not TransformerConfig:
             return [f"model={config.model.name} (needs {TransformerConfig.name})"]
         found = effective_settings(config)
-        return [
+        mix = [f"model.ngram_mix.order={config.model.ngram_mix.order} (needs null)"] * config.model.has_ngram_mix
+        return mix + [
             f"{key}={_format(found[key])} (needs {' or '.join(map(_format, allowed))})"
             for key, allowed in self.requires.items()
             if found[key] not in allowed

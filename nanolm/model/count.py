@@ -12,7 +12,7 @@ from nanolm.config.batch_schedule import stages, with_stage
 from nanolm.config.model import AttentionKind, FeedForwardKind, Norm, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.model.formulas import Amount, formulas_of
-from nanolm.model.polynomial import ZERO, C, N, Polynomial, T, V
+from nanolm.model.polynomial import ONE, ZERO, C, N, Polynomial, T, V
 from nanolm.model.shapes import (
     adapter_weights,
     attention_matrices,
@@ -69,6 +69,8 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
         evaluate_part("norms", sizes, C * n_layer_norms * per_norm, once=C * n_other_norms * per_norm),
         evaluate_part("head", sizes, once=V * C * (not settings.tie_embeddings) + V * settings.head_bias),
     ]
+    if settings.ngram_mix.order is not None:
+        parts.append(evaluate_part("n-gram weights", sizes, once=settings.ngram_mix.order * ONE))
     return [*parts, evaluate_part(ADAPTERS, sizes, adapter_weights(config))] if settings.has_adapters else parts
 
 

@@ -95,7 +95,8 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     width = _autocast_bytes(config, number_format)
     if isinstance(settings, TransformerConfig):
         ends = C * (FP32_BYTES * (1 + settings.embedding_norm) + width)
-        loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None)))
+        # The log-probabilities of each order of n-grams are as large as the logits.
+        loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None) + (settings.ngram_mix.order or 0)))
         per_token = evaluate_part("activations", sizes, _activation_bytes(config, width), once=ends + loss)
     else:
         stored = formulas_of(config).activations

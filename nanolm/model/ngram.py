@@ -75,7 +75,7 @@ class Ngram(nn.Module):
         probability_BTxV = rest_BT[:, None] * self.lowest
         for index, amounts in contributions:
             probability_BTxV.view(-1).index_add_(0, index, amounts)
-        return _safe_log(probability_BTxV).view(*tokens_BxT.shape, self.vocab_size)
+        return safe_log(probability_BTxV).view(*tokens_BxT.shape, self.vocab_size)
 
     def target_log_probabilities(self, tokens_BxT: torch.Tensor, targets_BxT: torch.Tensor) -> torch.Tensor:
         """Return the log-probability of each target, BxT, without computing those of all other tokens."""
@@ -85,7 +85,7 @@ class Ngram(nn.Module):
             node_BxT = self._child(context_BxT, targets_BxT)
             probability_BxT += rest_BxT * self.shares[row_BxT, node_BxT.clamp(min=0)]
             rest_BxT = rest_BxT * self._rest(context_BxT, row_BxT)
-        return _safe_log(probability_BxT + rest_BxT * self.lowest[targets_BxT])
+        return safe_log(probability_BxT + rest_BxT * self.lowest[targets_BxT])
 
     def _rest(self, context: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         """Return the probability that each context leaves to shorter ones; 1 for a context that is not in the trie."""
@@ -177,6 +177,6 @@ class Ngram(nn.Module):
             super()._load_from_state_dict(state_dict, prefix, metadata, strict, *problems)
 
 
-def _safe_log(probability: torch.Tensor) -> torch.Tensor:
+def safe_log(probability: torch.Tensor) -> torch.Tensor:
     # A product of small rests can underflow in fp32.
     return probability.clamp_(min=torch.finfo(probability.dtype).tiny).log_()

@@ -46,6 +46,16 @@ def kneser_ney(keys: np.ndarray, counts: np.ndarray, ends: list[int], vocab_size
     return np.stack(shares), np.stack(rests)
 
 
+def estimate_discounts(counts: np.ndarray, ends: list[int]) -> np.ndarray:
+    """Return the discount d of each n-gram, which depends on its length only."""
+    discounts = np.zeros(len(counts))
+    for begin, end in itertools.pairwise(ends):
+        of_length = counts[begin - 1 : end - 1]
+        n1, n2 = np.count_nonzero(of_length == 1), np.count_nonzero(of_length == 2)
+        discounts[begin - 1 : end - 1] = n1 / (n1 + 2 * n2) if n1 and n2 else DEFAULT_DISCOUNT
+    return discounts
+
+
 def absolute_discounting(
     keys: np.ndarray, counts: np.ndarray, ends: list[int], vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +67,7 @@ def absolute_discounting(
         The discounted count of each n-gram divided by its context's count; and the share subtracted in each node, which
         is 1 for a node without children.
     """
-    discounts = np.zeros(len(keys))
-    for begin, end in itertools.pairwise(ends):
-        of_length = counts[begin - 1 : end - 1]
-        n1, n2 = np.count_nonzero(of_length == 1), np.count_nonzero(of_length == 2)
-        discounts[begin - 1 : end - 1] = n1 / (n1 + 2 * n2) if n1 and n2 else DEFAULT_DISCOUNT
+    discounts = estimate_discounts(counts, ends)
     contexts = keys // vocab_size
     totals = np.bincount(contexts, counts, minlength=len(keys) + 1)
     # The n-gram at the beginning of the text has no preceding token: its count is 0, and its context's may be.

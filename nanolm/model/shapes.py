@@ -33,6 +33,11 @@ def has_adapters(config: Config) -> bool:
     return isinstance(config.model, TransformerConfig) and config.model.has_adapters
 
 
+def has_ngram_mix(config: Config) -> bool:
+    """Return whether counted n-grams are mixed into the logits of the model."""
+    return isinstance(config.model, TransformerConfig) and config.model.has_ngram_mix
+
+
 def model_with_formula(config: Config) -> ModelConfig:
     """Return the settings of a built-in model.
 

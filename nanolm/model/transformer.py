@@ -19,6 +19,7 @@ from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
 from nanolm.model.masks import dense_mask
+from nanolm.model.ngram_mix import NgramMix
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
 from nanolm.registry import MODELS
 
@@ -66,6 +67,7 @@ class Transformer(nn.Module):
         has_separate_bias = settings.tie_embeddings and settings.head_bias
         self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_separate_bias else None
         self.logit_softcap = settings.logit_softcap
+        self.ngram_mix = NgramMix(settings.ngram_mix, vocab_size) if settings.has_ngram_mix else None
         # Initializing meta tensors has no effect, and torch takes milliseconds for each.
         if not self.token_embedding.weight.is_meta:
             INITIALIZATIONS[settings.initialization](self)
@@ -74,7 +76,11 @@ class Transformer(nn.Module):
             add_adapters(self, self.blocks, settings.lora)
 
     def forward(
-        self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
+        self,
+        tokens_BxT: torch.Tensor,
+        documents_BxT: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        targets_BxT: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return logits_BxTxV of the token after each position.
 
@@ -82,8 +88,14 @@ class Transformer(nn.Module):
             tokens_BxT: at most context_length tokens per row. With a cache, the tokens from position cache.length on.
             documents_BxT: document number of each token, for masks within documents; None: one document per row.
             cache: keys and values of earlier tokens, which is updated; None without a cache.
+            targets_BxT: in training with model.ngram_mix, the targets, which its counts leave out; else None.
         """
-        return self.unembed(self.to_residual(tokens_BxT, documents_BxT, cache))
+        context_BxS = tokens_BxT
+        if self.ngram_mix is not None and cache is not None:
+            before_BxS = cache.tokens_before(self.ngram_mix.order, tokens_BxT)
+            context_BxS = torch.cat([before_BxS, tokens_BxT], dim=1)
+        logits_BxTxV = self.unembed(self.to_residual(tokens_BxT, documents_BxT, cache))
+        return logits_BxTxV if self.ngram_mix is None else self.ngram_mix(logits_BxTxV, context_BxS, targets_BxT)
 
     def to_residual(
         self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None

@@ -49,7 +49,7 @@ class MetricsRow:
         lr: TRAIN: learning rate of the step.
         grad_norm: TRAIN: L2 norm of the gradient before clipping.
         skipped_updates: TRAIN: updates skipped so far because an fp16 gradient overflowed.
-        tokens: training tokens scored so far.
+        tokens: training tokens scored so far, and those counted for model.ngram_mix.
         seconds: since the run started, summed over its sessions.
         tokens_per_second: TRAIN: throughput without evaluations and saves.
         mfu: TRAIN: model FLOPs utilisation.

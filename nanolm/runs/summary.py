@@ -59,7 +59,7 @@ class Summary:
         status: running, completed, interrupted, pruned, diverged or failed.
         kind: TRAINED by gradient steps, FITTED in one pass (a counted n-gram model), or IMPORTED.
         step: optimizer steps done.
-        tokens: training tokens scored, over all epochs.
+        tokens: training tokens scored, over all epochs, and those that n-grams were counted on (counted_tokens).
         seconds: training time, including evaluations and saves.
         tokens_per_second: training throughput, without evaluations and saves.
         peak_memory_bytes: peak memory of the device; on a CPU, of the process.
@@ -74,10 +74,11 @@ class Summary:
         group: the sweep that the run belongs to.
         parameters: all parameters of the model.
         trained_parameters: those of low-rank adapters, if only they are trained; else all.
-        entries: table entries of a fitted model.
+        entries: table entries of a fitted model, or of the n-grams that a model mixes into its logits.
         flops_per_token: of a training step, forward and backward.
         lossless: whether decoding the tokens gives the text back; False means that <unk> hides text.
         is_noncausal: whether the mask lets positions attend to later ones.
+        counted_tokens: training tokens that n-grams were counted on before the first step (model.ngram_mix).
         val_scored_tokens: validation tokens that contribute to the loss.
         baseline_losses: losses of counted n-grams on the validation tokens, in nats per token.
         baseline_bits_per_byte: of compressors on the validation text.
@@ -117,6 +118,7 @@ class Summary:
     lossless: bool | None = None
     is_noncausal: bool | None = None
     train_tokens: int | None = None
+    counted_tokens: int | None = None
     val_tokens: int | None = None
     val_scored_tokens: int | None = None
     baseline_losses: dict[str, float] = dataclasses.field(default_factory=dict)

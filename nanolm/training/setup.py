@@ -26,6 +26,7 @@ from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, RunError, raise_all
 from nanolm.model import backend_choice, count
 from nanolm.model.build import FittedModel, build
+from nanolm.model.transformer import Transformer
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import ema, meters, rng
@@ -154,6 +155,10 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         if parent is not None and optimizer is not None:
             saved_state = adapt_state(saved_state, parent.config, config, optimizer, has_same_parameters)
         state.load_state_dict(saved_state, config.seed, str(start.path / checkpoint.STRUCTURE))
+    if resumed is None and isinstance(model, Transformer) and model.ngram_mix is not None:
+        # The counts are those of the run's own text, of which a fork may have another. They are tokens seen.
+        state.entries = model.ngram_mix.count(streams["train"].tokens)
+        state.tokens += len(streams["train"].tokens)
     return Setup(
         config=config,
         run=run,

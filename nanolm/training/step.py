@@ -16,6 +16,7 @@ from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.tokens.stream import Stream
+from nanolm.model.shapes import has_ngram_mix
 from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.gating import NonFiniteFlag, step, step_scaled
@@ -34,9 +35,18 @@ class MicroBatch(NamedTuple):
     documents_BxT: torch.Tensor | None = None  # noqa: N815
 
     @property
-    def model_inputs(self) -> tuple[torch.Tensor, ...]:
+    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
         """The arguments of the model."""
         return (self.inputs_BxT,) if self.documents_BxT is None else (self.inputs_BxT, self.documents_BxT)
+
+
+class MicroBatchWithTargets(MicroBatch):
+    """A micro-batch of a model that reads the targets in training, which model.ngram_mix leaves out of its counts."""
+
+    @property
+    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
+        """The arguments of the model; there is no cache."""
+        return self.inputs_BxT, self.documents_BxT, None, self.targets_BxT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +105,8 @@ def micro_batches(
     else:
         n_scored = batch.targets_BxT.size * ranks.world_size
     tensors = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch if array is not None)
-    return list(map(MicroBatch, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
+    kind = MicroBatchWithTargets if has_ngram_mix(config) else MicroBatch
+    return list(map(kind, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

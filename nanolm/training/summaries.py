@@ -12,6 +12,7 @@ from nanolm.data.tokens.stream import Stream
 from nanolm.model import masks
 from nanolm.model.build import FittedModel, count_parameters
 from nanolm.model.lora import trained_parameters
+from nanolm.model.shapes import has_ngram_mix
 from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs import provenance
 from nanolm.runs.summary import FITTED, TRAINED, Summary
@@ -58,6 +59,7 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
         lossless=setup.tokenizer.lossless,
         is_noncausal=bool(masks.noncausal_warnings(config)),
         train_tokens=len(streams["train"].tokens),
+        counted_tokens=len(streams["train"].tokens) if has_ngram_mix(config) else None,
         val_tokens=len(streams["val"].tokens),
         val_scored_tokens=streams["val"].scored_tokens,
         baseline_losses=on_main(lambda: _baseline_losses(streams, vocab_size)),
@@ -94,7 +96,7 @@ def results(state: TrainState, val: Stream) -> dict[str, Any]:
         "best_ema_val_loss": _measured(state.best_ema_val_loss) if has_averages else None,
         "final_ema_val_loss": _measured(state.ema_val_loss) if has_averages else None,
         "skipped_updates": None if state.number_format.scaler is None else state.skipped_updates,
-        "entries": state.entries if isinstance(state.model, FittedModel) else None,
+        "entries": state.entries or None,
     }
 
 

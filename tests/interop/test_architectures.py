@@ -60,6 +60,7 @@ ALTERNATIVES = {
     "model.norm_eps": ("0.01",),
     "model.norm_placement": ("post",),
     "model.embedding_norm": ("true", "false"),
+    "model.embedding_convolution": ("2",),
     "model.final_norm": ("false",),
     "model.bias": ("true", "false"),
     "model.attention_bias": ("true", "false"),
@@ -68,6 +69,7 @@ ALTERNATIVES = {
     "model.logit_softcap": ("3",),
     "model.initialization": ("xavier", "pytorch"),
     "model.lora": (),  # merged: test_adapters.py
+    "model.ngram_mix": (),  # OTHER_MODELS
     "model.dropout": ("0.5",),
     "model.embedding_dropout": ("0.5",),
     "model.attention_dropout": ("0.5",),
@@ -155,6 +157,9 @@ OTHER_MODELS = [
     (("model=ngram",), "model=ngram (needs transformer)"),
     (("model=gpt", "mask=banded_causal"), "mask=banded_causal (needs causal)"),
     (("model=gpt", "mask=banded_causal", "mask.pattern=SL"), 'mask=["banded_causal", "causal"] (needs causal)'),
+    (("model=mlp",), "model=mlp (needs transformer)"),
+    (("model=rnn",), "model=rnn (needs transformer)"),
+    (("model=gpt", "model.ngram_mix.order=5"), "model.ngram_mix.order=5 (needs null)"),
     (("model=bare",), "model.residual=false (needs true)"),
 ]
 

@@ -16,7 +16,9 @@ from nanolm.config.model import (
 )
 from nanolm.config.run import Config
 from nanolm.config.size import SizeConfig
+from nanolm.config.trainer import Parallel
 from nanolm.errors import NanolmError, SettingsError
+from nanolm.torchrun import world_size
 
 
 def check_model(config: Config) -> Iterator[NanolmError]:
@@ -45,6 +47,7 @@ def check_model(config: Config) -> Iterator[NanolmError]:
         if model.attention is not AttentionKind.uniform:
             yield from _check_widths(model, size)
         yield from _check_components(model)
+        yield from _check_ngram_mix(model, config)
 
 
 def _check_widths(model: TransformerConfig, size: SizeConfig) -> Iterator[NanolmError]:
@@ -108,4 +111,29 @@ def _check_components(model: TransformerConfig) -> Iterator[NanolmError]:
             "model.initialization=zero_projections without residual connections gives zero outputs and gradients",
             where="model.initialization, model.residual",
             hint="use model.initialization=gpt2, xavier or pytorch, or model.residual=true",
+        )
+
+
+def _check_ngram_mix(model: TransformerConfig, config: Config) -> Iterator[NanolmError]:
+    order, context_length = model.ngram_mix.order, config.size.context_length
+    if order is None:
+        return
+    if order - 1 > context_length:
+        yield SettingsError(
+            f"model.ngram_mix.order ({order}) needs a context of {order - 1} tokens, but size.context_length is "
+            f"{context_length}",
+            where="model.ngram_mix.order, size.context_length",
+            hint=f"use size.context_length={order - 1} or more, or model.ngram_mix.order={context_length + 1} or less",
+        )
+    if model.has_adapters:
+        yield SettingsError(
+            "model.ngram_mix has trained weights, but with model.lora.rank only adapters are trained",
+            where="model.ngram_mix.order, model.lora.rank",
+            hint="use model.ngram_mix.order=null, or model.lora.rank=null",
+        )
+    if world_size() > 1 and config.trainer.parallel is Parallel.fsdp:
+        yield SettingsError(
+            "model.ngram_mix is a table on every rank, which trainer.parallel=fsdp cannot shard",
+            where="model.ngram_mix.order, trainer.parallel",
+            hint="use trainer.parallel=ddp",
         )

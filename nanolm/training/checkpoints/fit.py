@@ -11,6 +11,7 @@ from nanolm.errors import CheckpointError, SettingsError
 from nanolm.machine import host_memory
 from nanolm.model import count, memory_estimate
 from nanolm.model.build import FittedModel, build
+from nanolm.model.ngram_mix import TABLES
 from nanolm.model.shapes import has_formula
 from nanolm.training.checkpoints.checkpoint import Checkpoint
 from nanolm.training.checkpoints.manifest import WEIGHTS
@@ -32,7 +33,7 @@ def require_fit(found: Checkpoint, config: Config, vocab_size: int) -> None:
         CheckpointError: the weights have another number of parameters.
         SettingsError: this machine has less memory than the model needs for one sequence.
     """
-    stored = sum(tensor.numel() for tensor in found.weights().values())
+    stored = sum(tensor.numel() for name, tensor in found.weights().items() if name not in TABLES)
     expected = _expected_parameters(config, vocab_size)
     if expected not in (None, stored):
         sizes = [f"size.{name}={value}" for name, value in vars(config.size).items() if value is not None]
