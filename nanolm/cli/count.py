@@ -7,8 +7,9 @@ from argparse import Namespace
 from typing import Any
 
 from nanolm import option_types as types
-from nanolm.cli.arguments import add_json, add_overrides
+from nanolm.cli.arguments import add_json, add_overrides, add_png
 from nanolm.compose import compose_command
+from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.model.totals import SYMBOLS, count_model
 from nanolm.option_types import Parser
@@ -16,15 +17,27 @@ from nanolm.wording import format_bytes
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.describe("Nothing is allocated and no text is read.")
+    parser.describe("Nothing is allocated and no text is read. --coordinates builds models, for random tokens.")
     add_overrides(parser)
     help_text = "vocabulary size (default: the tokenizer's, if its settings give it)"
     parser.add("--vocab-size", check=types.COUNT, metavar="N", help=help_text)
+    help_text = "instead, train models of several widths for a few steps, and compare their activations"
+    parser.add_argument("--coordinates", action="store_true", help=help_text)
+    parser.add("--steps", check=types.COUNT, default=4, metavar="N", help="optimizer steps of --coordinates")
+    add_png(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    result = count_model(compose_command(arguments.overrides, arguments.config_dir), arguments.vocab_size)
+    line = compose_command(arguments.overrides, arguments.config_dir)
+    if arguments.coordinates:
+        from nanolm.cli import coordinates
+
+        coordinates.run(arguments, line)
+        return
+    if arguments.png is not None:
+        raise SettingsError("only --coordinates has a picture", where="--png", hint="add --coordinates")
+    result = count_model(line, arguments.vocab_size)
     if arguments.json:
         print(dump_json(result))
     else:

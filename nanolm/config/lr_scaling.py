@@ -65,7 +65,7 @@ def is_scaled(config: Config) -> bool:
         return scaling is LrScaling.width
     model = config.model
     has_rule = config.optimizer.name in WIDTH_EXPONENTS
-    return has_rule and isinstance(model, TransformerConfig) and model.initialization is not Initialization.gpt2
+    return has_rule and isinstance(model, TransformerConfig) and model.initialization is Initialization.zero_projections
 
 
 def check_lr_scaling(config: Config) -> Iterator[NanolmError]:

@@ -43,8 +43,8 @@ class LrScaling(Choice):
 
     auto = (
         "auto",
-        "`width` for transformers with any initialization but gpt2's, which does not depend on the width, if the "
-        "optimizer has a rule; `none` otherwise.",
+        "`width` for transformers with initialization=zero_projections, as in model=gpt, if the optimizer has a rule; "
+        "`none` otherwise.",
     )
     none = "none", "lr is the same for all widths."
     width = (
@@ -62,7 +62,7 @@ class OptimizerConfig:
     lr: float = _lr(2e-3)
     weight_decay: float = _weight_decay(0.0)
     decay_embeddings: bool = setting(False, doc="Apply weight decay to embedding tables as well.")
-    lr_scaling: LrScaling = setting(LrScaling.none, doc="How lr depends on the width of the model.")
+    lr_scaling: LrScaling = setting(LrScaling.auto, doc="How lr depends on the width of the model.")
     lr_multipliers: LrMultipliers = setting(default_factory=LrMultipliers, doc="Factors on lr by parameter group.")
 
 

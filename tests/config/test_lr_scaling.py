@@ -13,6 +13,7 @@ from tests.helpers import make_config, mistakes
         ("optimizer=muon optimizer.lr_scaling=none", 1, 1),
         ("optimizer=muon optimizer.lr_scaling=auto", 0.5, 0.25),
         ("optimizer=muon optimizer.lr_scaling=auto model=gpt2", 1, 1),
+        ("optimizer=muon optimizer.lr_scaling=auto model.initialization=xavier", 1, 1),
         ("optimizer=sgd optimizer.lr_scaling=auto", 1, 1),
         ("optimizer=muon optimizer.lr_scaling=auto model=bigram", 1, 1),
     ],
