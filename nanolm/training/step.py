@@ -22,6 +22,7 @@ from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.gating import NonFiniteFlag, step, step_scaled
 from nanolm.training.precision import NumberFormat, widest_dtype
 from nanolm.training.results import StepResult
+from nanolm.training.transfer import to_device
 
 # Maps inputs_BxT, and documents_BxT for models with document masking, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]
@@ -104,7 +105,7 @@ def micro_batches(
         n_scored = int(ranks.sum(int(np.count_nonzero(batch.targets_BxT != IGNORE_INDEX))))
     else:
         n_scored = batch.targets_BxT.size * ranks.world_size
-    tensors = (torch.from_numpy(array).to(device, non_blocking=True) for array in batch if array is not None)
+    tensors = to_device([array for array in batch if array is not None], device)
     kind = MicroBatchWithTargets if has_ngram_mix(config) else MicroBatch
     return list(map(kind, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
 
