@@ -239,6 +239,14 @@ class TransformerConfig(ModelConfig):
         le=64,
         off="null leaves the convolution out",
     )
+    sublayer_convolution: int | None = setting(
+        None,
+        doc="Number of positions that a causal convolution of the inputs of attention and feed-forward reads, with "
+        "weights per channel (Allen-Zhu 2025). null: none.",
+        ge=2,
+        le=64,
+        off="null leaves the convolutions out",
+    )
     attention: AttentionKind = setting(AttentionKind.softmax, doc="Kind of attention.")
     qk_norm: bool = setting(True, doc="Normalize queries and keys to unit mean square before their dot product.")
     output_projection: bool = setting(

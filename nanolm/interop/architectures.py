@@ -151,6 +151,7 @@ def _format(value: Any) -> str:
 _COMMON = {
     "mask": ("causal",),
     "model.embedding_convolution": (None,),
+    "model.sublayer_convolution": (None,),
     "model.attention": ("softmax",),
     "model.output_projection": (True,),
     "model.feed_forward": ("two_layers",),

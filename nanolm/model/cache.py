@@ -6,7 +6,7 @@ import torch
 
 
 class LayerCache:
-    """Keys and values of one layer.
+    """Keys and values of one layer, and inputs of its convolutions.
 
     Attributes:
         start: position from which the next keys and values are written; later ones are overwritten.
@@ -17,6 +17,13 @@ class LayerCache:
         self.start = 0
         self._keys: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
+        self._inputs: dict[str, torch.Tensor] = {}
+
+    def append_inputs(self, sublayer: str, x_BxTxC: torch.Tensor, reach: int) -> torch.Tensor:
+        """Store the inputs of a sublayer from position `start` on; return them after the `reach` inputs before."""
+        before = self._inputs.get(sublayer, x_BxTxC[:, :0])[:, : self.start]
+        self._inputs[sublayer] = torch.cat([before, x_BxTxC], dim=1)
+        return torch.cat([before[:, -reach:], x_BxTxC], dim=1)
 
     def append(self, k_BxHxTxD: torch.Tensor, v_BxHxTxE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write keys and values from position `start` on; return those of all positions, BxHxSxD and BxHxSxE."""

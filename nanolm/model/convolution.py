@@ -1,4 +1,4 @@
-"""A causal convolution of the embeddings, which shows every position the tokens just before it."""
+"""Causal convolutions, which show every position those just before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class EmbeddingConvolution(nn.Module):
+class CausalConvolution(nn.Module):
     """x_t + w_1 x_(t-1) + ... + w_K x_(t-K), with weights per channel (depthwise) that are zero at first.
 
     Attention would have to learn what a transformer needs early: to look at the preceding tokens. Primer (So et al.
     2021) convolves queries, keys and values in this way, Allen-Zhu 2025 the inputs of all sublayers.
 
     Args:
-        width: K + 1, the number of tokens that a position reads.
+        width: K + 1, the number of positions that a position reads.
     """
 
     def __init__(self, d_model: int, width: int) -> None:
@@ -24,7 +24,7 @@ class EmbeddingConvolution(nn.Module):
         self.weight_KxC = nn.Parameter(torch.zeros(width - 1, d_model))
 
     def forward(self, x_BxTxC: torch.Tensor, documents_BxT: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolve embeddings.
+        """Convolve embeddings or inputs of a sublayer.
 
         Args:
             documents_BxT: document number of each token, which then reads none of another document.

@@ -62,7 +62,12 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     attention, feed_forward = attention_matrices(config), feed_forward_matrices(config)
     parts = [
         evaluate_part("token embedding", sizes, once=V * C),
-        evaluate_part("convolution", sizes, once=C * ((settings.embedding_convolution or 1) - 1)),
+        evaluate_part(
+            "convolutions",
+            sizes,
+            C * n_layer_norms * ((settings.sublayer_convolution or 1) - 1),
+            once=C * ((settings.embedding_convolution or 1) - 1),
+        ),
         evaluate_part("positions", sizes, once=T * C * (settings.positions is Positions.learned)),
         evaluate_part("attention", sizes, weights(attention) + biases(attention) * settings.has_attention_bias),
         evaluate_part("feed-forward", sizes, weights(feed_forward) + biases(feed_forward) * settings.bias),

@@ -14,6 +14,7 @@ from nanolm.config.size import SizeConfig
 from nanolm.model.attention import ATTENTIONS
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
+from nanolm.model.convolution import CausalConvolution
 
 # PyTorch's default, and GPT-2's.
 LAYER_NORM_EPS = 1e-5
@@ -70,6 +71,20 @@ class FeedForward(nn.Module):
         return hidden_BxTxF if self.projection is None else self.projection(hidden_BxTxF)
 
 
+def convolve(
+    convolution: CausalConvolution,
+    x_BxTxC: torch.Tensor,
+    documents_BxT: torch.Tensor | None,
+    cache: LayerCache | None,
+    sublayer: str,
+) -> torch.Tensor:
+    """Convolve the inputs of a sublayer, of which a cache holds the earlier ones."""
+    length = x_BxTxC.size(1)
+    if cache is not None:
+        x_BxTxC = cache.append_inputs(sublayer, x_BxTxC, len(convolution.weight_KxC))
+    return convolution(x_BxTxC, documents_BxT)[:, -length:]
+
+
 class Block(nn.Module):
     """Attention followed by a feed-forward network, as residual or plain sublayers with norms before or after them."""
 
@@ -83,6 +98,10 @@ class Block(nn.Module):
         self.feed_forward_norm = norm(config, size.d_model) if has_feed_forward else None
         self.feed_forward = FeedForward(config, size) if has_feed_forward else None
         self.dropout = nn.Dropout(config.dropout_of(config.residual_dropout))
+        width = config.sublayer_convolution
+        self.attention_convolution = None if width is None else CausalConvolution(size.d_model, width)
+        has_second = width is not None and has_feed_forward
+        self.feed_forward_convolution = CausalConvolution(size.d_model, width) if has_second else None
 
     def forward(
         self,
@@ -90,12 +109,32 @@ class Block(nn.Module):
         attend: AttentionFn,
         rotary_2xTxR: torch.Tensor | None = None,
         cache: LayerCache | None = None,
+        documents_BxT: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the output of the block; arguments as in `Attention.forward`."""
-        x_BxTxC = self._sublayer(x_BxTxC, self.attention_norm, lambda x: self.attention(x, attend, rotary_2xTxR, cache))
-        if self.feed_forward is None or self.feed_forward_norm is None:
+        """Return the output of the block.
+
+        Args:
+            documents_BxT: document number of each token, if convolutions end where a document begins.
+
+        The other arguments are those of `Attention.forward`.
+        """
+
+        def attention(x: torch.Tensor) -> torch.Tensor:
+            if self.attention_convolution is not None:
+                x = convolve(self.attention_convolution, x, documents_BxT, cache, "attention")
+            return self.attention(x, attend, rotary_2xTxR, cache)
+
+        x_BxTxC = self._sublayer(x_BxTxC, self.attention_norm, attention)
+        feed_forward, convolution = self.feed_forward, self.feed_forward_convolution
+        if feed_forward is None or self.feed_forward_norm is None:
             return x_BxTxC
-        return self._sublayer(x_BxTxC, self.feed_forward_norm, self.feed_forward)
+        if convolution is None:
+            return self._sublayer(x_BxTxC, self.feed_forward_norm, feed_forward)
+        return self._sublayer(
+            x_BxTxC,
+            self.feed_forward_norm,
+            lambda x: feed_forward(convolve(convolution, x, documents_BxT, cache, "feed_forward")),
+        )
 
     def _sublayer(
         self, x_BxTxC: torch.Tensor, norm: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]

@@ -14,7 +14,7 @@ from nanolm.config.run import Config
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
 from nanolm.model.backend_choice import choose_backend
 from nanolm.model.cache import Cache, count_final_positions
-from nanolm.model.convolution import EmbeddingConvolution
+from nanolm.model.convolution import CausalConvolution
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
@@ -43,7 +43,7 @@ class Transformer(nn.Module):
         self.embedding_convolution = (
             None
             if settings.embedding_convolution is None
-            else EmbeddingConvolution(width, settings.embedding_convolution)
+            else CausalConvolution(width, settings.embedding_convolution)
         )
         self.position_embedding = nn.Embedding(length, width) if settings.positions is Positions.learned else None
         self.sinusoids_TxC: torch.Tensor | None
@@ -60,6 +60,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
         self._register_masks(config)
         self.attention_backend = config.trainer.attention_backend
+        self.has_sublayer_convolution = settings.sublayer_convolution is not None
         self.is_uniform = settings.attention is AttentionKind.uniform
         self.final_norm = norm(settings, width) if settings.has_final_norm else nn.Identity()
         # A tied head is the embedding itself: one parameter, saved and decayed once. Only its bias is separate.
@@ -104,7 +105,9 @@ class Transformer(nn.Module):
         start = 0 if cache is None else cache.length
         end = start + tokens_BxT.size(1)
         assert self.context_length >= end, f"{end} tokens exceed the context length {self.context_length}"
-        x_BxTxC = self._embed(tokens_BxT, documents_BxT, cache)
+        # Within documents, convolutions end where a document begins.
+        separated_BxT = documents_BxT if any(mask.within_documents for mask in self.masks) else None
+        x_BxTxC = self._embed(tokens_BxT, separated_BxT, cache)
         if self.position_embedding is not None:
             x_BxTxC = x_BxTxC + self.position_embedding.weight[start:end]
         if self.sinusoids_TxC is not None:
@@ -116,7 +119,7 @@ class Transformer(nn.Module):
         ]
         for layer, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[layer]
-            x_BxTxC = block(x_BxTxC, attention_fns[self.mask_of_layer[layer]], rotary_2xTxR, layer_cache)
+            x_BxTxC = block(x_BxTxC, attention_fns[self.mask_of_layer[layer]], rotary_2xTxR, layer_cache, separated_BxT)
         if cache is not None:
             cache.advance(end)
         return x_BxTxC
@@ -129,8 +132,6 @@ class Transformer(nn.Module):
         if cache is not None:
             reach = len(self.embedding_convolution.weight_KxC)
             tokens_BxT = torch.cat([cache.tokens_before(reach, tokens_BxT), tokens_BxT], dim=1)
-        if not any(mask.within_documents for mask in self.masks):
-            documents_BxT = None
         return self.embedding_convolution(self.token_embedding(tokens_BxT), documents_BxT)[:, -length:]
 
     def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:

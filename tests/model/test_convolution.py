@@ -1,4 +1,4 @@
-"""The causal convolution of the embeddings (model.embedding_convolution)."""
+"""Causal convolutions (model.embedding_convolution, model.sublayer_convolution)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from nanolm.inference.settings import GenerationSettings
 from nanolm.interop.architectures import find_architecture
 from nanolm.model import count
 from nanolm.model.build import build, count_parameters
-from nanolm.model.convolution import EmbeddingConvolution
+from nanolm.model.convolution import CausalConvolution
 from nanolm.model.sampling import next_logits_fn
 from nanolm.model.transformer import Transformer
 from nanolm.training.optimizers.build import parameter_groups
@@ -31,6 +31,7 @@ def config_of(*overrides: str) -> Config:
         "size.d_model=32",
         f"size.context_length={LENGTH}",
         "model.embedding_convolution=4",
+        "model.sublayer_convolution=3",
         *overrides,
     )
 
@@ -44,7 +45,7 @@ def built(*overrides: str) -> Transformer:
 
 def test_it_equals_a_depthwise_convolution() -> None:
     generator = torch.Generator().manual_seed(0)
-    convolution = EmbeddingConvolution(5, 4)
+    convolution = CausalConvolution(5, 4)
     convolution.weight_KxC.data.normal_(generator=generator)
     kernel = torch.cat([convolution.weight_KxC.flip(0), torch.ones(1, 5)]).T[:, None]
     for length in (1, 2, 9):
@@ -63,7 +64,7 @@ def test_the_initial_model_is_that_without_a_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", mostly_slow(["model=gpt", "mask=banded_causal mask.window=3", "mask=prefix"], quick=["model=gpt"])
+    "overrides", mostly_slow(["model=gpt", "mask=banded_causal mask.window=3", "mask=prefix", "model.sublayer_convolution=null"], quick=["model=gpt"])
 )
 def test_cached_and_batched_generation_have_the_tokens_of_the_whole_context(overrides: str) -> None:
     model = built(*overrides.split())
@@ -96,22 +97,23 @@ def test_counts_and_parameter_groups() -> None:
     model = build(config, 256)
     assert count.total(count.parameters(config, 256)) == count_parameters(model)
     group = next(group for group in parameter_groups(model, config.optimizer) if group["name"] == "other")
-    assert [tuple(parameter.shape) for parameter in group["params"]] == [(3, 32)]
+    assert {tuple(parameter.shape) for parameter in group["params"]} == {(3, 32), (2, 32)}
     assert group["weight_decay"] == 0
 
 
 def test_no_architecture_of_transformers_has_it() -> None:
-    with pytest.raises(NanolmError, match=r"model\.embedding_convolution=4 \(needs null\)"):
+    with pytest.raises(NanolmError, match=r"embedding_convolution=4 \(needs null\), model\.sublayer_convolution=3"):
         find_architecture(config_of("model=gpt"))
 
 
 def test_wrong_widths_are_refused() -> None:
-    assert any("embedding_convolution" in found for found in mistakes("model.embedding_convolution=1"))
+    for name in ("embedding_convolution", "sublayer_convolution"):
+        assert any(name in found for found in mistakes(f"model.{name}=1"))
 
 
 @pytest.mark.slow
 def test_a_run_trains_and_loads(tmp_path: Path, text: Path) -> None:
-    run = make_run(tmp_path / "run", text, "model=gpt", "model.embedding_convolution=3", "optimizer=muon")
+    run = make_run(tmp_path / "run", text, "model=gpt", "model.embedding_convolution=3", "model.sublayer_convolution=3", "optimizer=muon")
     model = load_run(str(run)).model
     assert isinstance(model, Transformer)
     assert model.embedding_convolution is not None
