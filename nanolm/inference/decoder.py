@@ -27,7 +27,12 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 def supports(model: nn.Module) -> bool:
     """Return whether a model can be decoded token by token: no token may change what earlier positions compute."""
-    if not isinstance(model, Transformer) or model.is_uniform or model.has_sublayer_convolution or not len(model.blocks):
+    if (
+        not isinstance(model, Transformer)
+        or model.is_uniform
+        or model.has_sublayer_convolution
+        or not len(model.blocks)
+    ):
         return False
     final = model._final_positions
     return bool((final == torch.arange(len(final))).all())

@@ -62,18 +62,16 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
     attention, feed_forward = attention_matrices(config), feed_forward_matrices(config)
     parts = [
         evaluate_part("token embedding", sizes, once=V * C),
-        evaluate_part(
-            "convolutions",
-            sizes,
-            C * n_layer_norms * ((settings.sublayer_convolution or 1) - 1),
-            once=C * ((settings.embedding_convolution or 1) - 1),
-        ),
         evaluate_part("positions", sizes, once=T * C * (settings.positions is Positions.learned)),
         evaluate_part("attention", sizes, weights(attention) + biases(attention) * settings.has_attention_bias),
         evaluate_part("feed-forward", sizes, weights(feed_forward) + biases(feed_forward) * settings.bias),
         evaluate_part("norms", sizes, C * n_layer_norms * per_norm, once=C * n_other_norms * per_norm),
         evaluate_part("head", sizes, once=V * C * (not settings.tie_embeddings) + V * settings.head_bias),
     ]
+    if settings.embedding_convolution or settings.sublayer_convolution:
+        per_layer = C * n_layer_norms * ((settings.sublayer_convolution or 1) - 1)
+        once = C * ((settings.embedding_convolution or 1) - 1)
+        parts.append(evaluate_part("convolutions", sizes, per_layer, once=once))
     if settings.ngram_mix.order is not None:
         parts.append(evaluate_part("n-gram weights", sizes, once=settings.ngram_mix.order * ONE))
     return [*parts, evaluate_part(ADAPTERS, sizes, adapter_weights(config))] if settings.has_adapters else parts

@@ -41,9 +41,7 @@ class Transformer(nn.Module):
         self.context_length = length
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.embedding_convolution = (
-            None
-            if settings.embedding_convolution is None
-            else CausalConvolution(width, settings.embedding_convolution)
+            None if settings.embedding_convolution is None else CausalConvolution(width, settings.embedding_convolution)
         )
         self.position_embedding = nn.Embedding(length, width) if settings.positions is Positions.learned else None
         self.sinusoids_TxC: torch.Tensor | None

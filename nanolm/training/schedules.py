@@ -59,8 +59,8 @@ def factor(step: int, max_steps: int, config: SchedulerConfig, memory: Memory | 
     scheduled = SCHEDULERS[config.name](after_warmup, max_steps - warmup, resolved)
     cooldown = cooldown_of(config, max_steps)
     steps_left = max_steps - (warmup + after_warmup)
-    if steps_left < cooldown:
-        scheduled *= steps_left / cooldown
+    if cooldown and steps_left < cooldown:
+        scheduled *= max(steps_left, 0) / cooldown
     return scheduled * (memory or {}).get("reduction", 1.0)
 
 

@@ -61,6 +61,7 @@ ALTERNATIVES = {
     "model.norm_placement": ("post",),
     "model.embedding_norm": ("true", "false"),
     "model.embedding_convolution": ("2",),
+    "model.sublayer_convolution": ("2",),
     "model.final_norm": ("false",),
     "model.bias": ("true", "false"),
     "model.attention_bias": ("true", "false"),

@@ -23,6 +23,8 @@ from tests.run_fixtures import make_run
 
 LENGTH = 12
 
+MODELS = ["model=gpt", "mask=banded_causal mask.window=3", "mask=prefix", "model.sublayer_convolution=null"]
+
 
 def config_of(*overrides: str) -> Config:
     return make_config(
@@ -64,7 +66,11 @@ def test_the_initial_model_is_that_without_a_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", mostly_slow(["model=gpt", "mask=banded_causal mask.window=3", "mask=prefix", "model.sublayer_convolution=null"], quick=["model=gpt"])
+    "overrides",
+    mostly_slow(
+        ["model=gpt", "mask=banded_causal mask.window=3", "mask=prefix", "model.sublayer_convolution=null"],
+        quick=["model=gpt"],
+    ),
 )
 def test_cached_and_batched_generation_have_the_tokens_of_the_whole_context(overrides: str) -> None:
     model = built(*overrides.split())
@@ -113,7 +119,14 @@ def test_wrong_widths_are_refused() -> None:
 
 @pytest.mark.slow
 def test_a_run_trains_and_loads(tmp_path: Path, text: Path) -> None:
-    run = make_run(tmp_path / "run", text, "model=gpt", "model.embedding_convolution=3", "model.sublayer_convolution=3", "optimizer=muon")
+    run = make_run(
+        tmp_path / "run",
+        text,
+        "model=gpt",
+        "model.embedding_convolution=3",
+        "model.sublayer_convolution=3",
+        "optimizer=muon",
+    )
     model = load_run(str(run)).model
     assert isinstance(model, Transformer)
     assert model.embedding_convolution is not None

@@ -65,7 +65,10 @@ def built_parts(model: nn.Module) -> dict[str, int]:
     norms = [model.embedding_norm, model.final_norm]
     norms += [norm for block in blocks for norm in (block.attention_norm, block.feed_forward_norm)]  # type: ignore[misc]
     head_bias = model.head_bias
-    return {
+    more = {}
+    if getattr(model, "ngram_mix", None) is not None:
+        more["n-gram weights"] = sum(parameter.numel() for parameter in model.ngram_mix.parameters())  # type: ignore[operator,union-attr]
+    return more | {
         "token embedding": count_or_zero(model.token_embedding),  # type: ignore[arg-type]
         "positions": count_or_zero(model.position_embedding),  # type: ignore[arg-type]
         "attention": sum(count_or_zero(block.attention) for block in blocks),
