@@ -98,10 +98,12 @@ class Block(nn.Module):
         self.feed_forward_norm = norm(config, size.d_model) if has_feed_forward else None
         self.feed_forward = FeedForward(config, size) if has_feed_forward else None
         self.dropout = nn.Dropout(config.dropout_of(config.residual_dropout))
-        width = config.sublayer_convolution
-        self.attention_convolution = None if width is None else CausalConvolution(size.d_model, width)
-        has_second = width is not None and has_feed_forward
-        self.feed_forward_convolution = CausalConvolution(size.d_model, width) if has_second else None
+        self.attention_convolution: CausalConvolution | None = None
+        self.feed_forward_convolution: CausalConvolution | None = None
+        if config.sublayer_convolution is not None:
+            self.attention_convolution = CausalConvolution(size.d_model, config.sublayer_convolution)
+            if has_feed_forward:
+                self.feed_forward_convolution = CausalConvolution(size.d_model, config.sublayer_convolution)
 
     def forward(
         self,

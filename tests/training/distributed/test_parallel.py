@@ -279,7 +279,7 @@ def test_only_rank_0_samples_a_replicated_model(monkeypatch: pytest.MonkeyPatch)
     wrote = []
     monkeypatch.setattr(evaluation, "write_sample", lambda setup: wrote.append(setup.ranks.rank) or "")
     monkeypatch.setattr(evaluation, "split_loss", lambda setup, split: 1.0)
-    config = make_config(*COMMON, "dataset.path=unread", "trainer.estimate_batches=null")
+    config = make_config(*COMMON, "dataset.path=unread", "trainer.estimate_batches=0")
     for rank, is_sharded in ((0, False), (1, False), (0, True), (1, True)):
         session = MagicMock()
         session.setup.config, session.setup.ranks = config, Ranks(rank, 2)
