@@ -118,15 +118,16 @@ def test_sweep_race_leads_from_nanogpt_to_shakespeare() -> None:
         return settings(make_config(*overrides)) | sweep
 
     assert found["0_nanogpt"] == of("experiment=nanogpt_cpu")
-    assert _results(found["3_muon"]) == _results(of("experiment=shakespeare_cpu"))
-    assert found["4_schedule"] == of("experiment=shakespeare_sprint")
+    assert _results(found["5_decay_to_zero"]) == _results(of("experiment=shakespeare_cpu"))
+    assert found["6_sprint"] == of("experiment=shakespeare_sprint")
     # Each job changes one group of settings.
     changes = [
         {key.split(".")[0] for key in {*before, *after} if before.get(key) != after.get(key)}
         for before, after in itertools.pairwise(map(_results, found.values()))
     ]
     # max_steps belongs to the schedule.
-    assert changes == [{"optimizer"}, {"model"}, {"optimizer"}, {"scheduler", "trainer"}]
+    expected = [{"optimizer"}, {"model"}, {"optimizer"}, {"model"}, {"scheduler"}]
+    assert changes == [*expected, {"optimizer", "scheduler", "trainer"}]
 
 
 def _results(config: dict[str, Any]) -> dict[str, Any]:
