@@ -30,7 +30,7 @@ def test_help_of_an_option_explains_its_settings() -> None:
     assert text.startswith("optimizer=muon: Muon for hidden matrices")
     assert "  optimizer.lr=0.5                  Peak learning rate" in text
     assert "(number > 0; default: 0.01)" in text
-    assert "trainer." not in text
+    assert "\n  trainer." not in text
     assert "rotary      Queries and keys are rotated" in train_help(["model"])
 
 

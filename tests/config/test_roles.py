@@ -9,7 +9,7 @@ import pytest
 from nanolm.config.fields import BOUNDS, Role, Trait, flat, setting_of
 from nanolm.config.identity import identity
 from nanolm.config.launch import Launch
-from nanolm.config.model import LoraConfig
+from nanolm.config.model import LoraConfig, NgramMixConfig
 from nanolm.config.optimizer import LrMultipliers
 from nanolm.config.roles import affects_results, has_trait, is_resumable, role_of
 from nanolm.config.run import SINGLE_SCHEMAS, Config
@@ -22,6 +22,7 @@ SCHEMAS: list[tuple[str, type[Any]]] = [
     *((f"{group}.", s) for group, registry in GROUPS.items() for s in (registry.base, *registry.schemas.values())),
     ("optimizer.lr_multipliers.", LrMultipliers),
     ("model.lora.", LoraConfig),
+    ("model.ngram_mix.", NgramMixConfig),
     ("", Launch),
 ]
 
