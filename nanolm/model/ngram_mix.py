@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 
 from nanolm.config.model import NgramConfig, NgramMixConfig
 from nanolm.data.tokens.stream import Tokens
@@ -56,7 +57,8 @@ class NgramMix(nn.Module):
             weighted_BxSxV = (log_probabilities * self.weights_K[:, None, None, None]).sum(0)
         return logits_BxTxV.float() + weighted_BxSxV[:, -n_positions:]
 
-    @torch.compiler.disable
+    # torch.compiler.disable would import the compiler with this module, which takes seconds.
+    @_disable_dynamo
     @torch.no_grad()
     def _log_probabilities(self, tokens_BxS: torch.Tensor, targets_BxS: torch.Tensor | None) -> torch.Tensor:
         return safe_log(torch.stack(self.ngram.distributions(tokens_BxS, targets_BxS)))

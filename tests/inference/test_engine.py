@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,10 @@ def test_the_engine_of_a_run_generates_with_its_tokenizer(trained: Path) -> None
     engine = Engine.of(load_run(str(trained)))
     (generation,) = engine.generate("12 and", GenerationSettings(max_new_tokens=5))
     assert len(generation.text) == 5
+
+
+@pytest.mark.slow
+def test_generating_does_not_import_the_compiler() -> None:
+    code = "import sys, nanolm.inference.engine; print('torch._dynamo' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
