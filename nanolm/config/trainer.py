@@ -158,8 +158,8 @@ class TrainerConfig:
     )
     estimate_batches: int = setting(
         0,
-        doc="Random batches of an estimate of the training and the validation loss, beside the exact loss of every "
-        "evaluation; nanoGPT reports such estimates. 0: no estimates.",
+        doc="Random batches of an estimate of the training and the validation loss, in addition to the exact loss of "
+        "every evaluation; nanoGPT reports such estimates. 0: no estimates.",
         role=Role.reporting,
         ge=0,
         off="0 disables estimates",

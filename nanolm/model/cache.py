@@ -63,11 +63,11 @@ class Cache:
         self._tokens_BxT: torch.Tensor | None = None
         self._final_positions = final_positions.tolist()
 
-    def tokens_before(self, count: int, tokens_BxT: torch.Tensor) -> torch.Tensor:
-        """Return at most `count` tokens before position `length`, and record those from there on."""
+    def append_tokens(self, tokens_BxT: torch.Tensor, reach: int) -> torch.Tensor:
+        """Store the tokens from position `length` on; return them after the `reach` tokens before, if there are any."""
         before_BxT = tokens_BxT[:, :0] if self._tokens_BxT is None else self._tokens_BxT[:, : self.length]
         self._tokens_BxT = torch.cat([before_BxT, tokens_BxT], dim=1)
-        return before_BxT[:, -count:]
+        return torch.cat([before_BxT[:, -reach:], tokens_BxT], dim=1)
 
     def advance(self, end: int) -> None:
         """Record that the keys and values of all positions before `end` have been written."""

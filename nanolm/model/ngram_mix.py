@@ -52,7 +52,7 @@ class NgramMix(nn.Module):
         """
         n_positions = logits_BxTxV.size(1)
         log_probabilities = self._log_probabilities(tokens_BxS, targets_BxT)
-        # One matrix product over the orders, in fp32 whatever autocast says.
+        # One matrix product over the orders, in fp32 also under autocast.
         with torch.autocast(logits_BxTxV.device.type, enabled=False):
             weighted_BxSxV = (log_probabilities * self.weights_K[:, None, None, None]).sum(0)
         return logits_BxTxV.float() + weighted_BxSxV[:, -n_positions:]

@@ -91,8 +91,7 @@ class Transformer(nn.Module):
         """
         context_BxS = tokens_BxT
         if self.ngram_mix is not None and cache is not None:
-            before_BxS = cache.tokens_before(self.ngram_mix.order, tokens_BxT)
-            context_BxS = torch.cat([before_BxS, tokens_BxT], dim=1)
+            context_BxS = cache.append_tokens(tokens_BxT, self.ngram_mix.order)
         logits_BxTxV = self.unembed(self.to_residual(tokens_BxT, documents_BxT, cache))
         return logits_BxTxV if self.ngram_mix is None else self.ngram_mix(logits_BxTxV, context_BxS, targets_BxT)
 
@@ -129,7 +128,7 @@ class Transformer(nn.Module):
         length = tokens_BxT.size(1)
         if cache is not None:
             reach = len(self.embedding_convolution.weight_KxC)
-            tokens_BxT = torch.cat([cache.tokens_before(reach, tokens_BxT), tokens_BxT], dim=1)
+            tokens_BxT = cache.append_tokens(tokens_BxT, reach)
         return self.embedding_convolution(self.token_embedding(tokens_BxT), documents_BxT)[:, -length:]
 
     def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
