@@ -48,9 +48,7 @@ def collect_baselines(measured: Sequence[tuple[Run, RunMetrics]], has_losses: bo
         text, tokenizer = run.validation_text, run.summary.tokenizer
         of_text = [texts[text]] if texts else []
         of_tokens = [*of_text, tokenizers[text][tokenizer]] if tokenizers else of_text
-        loss, bits = metrics.best_val_loss, metrics.bits_per_byte
-        # Bits per byte of one nat per token; unknown for a run that was never evaluated.
-        ratio = bits / loss if loss and bits else None
+        ratio = metrics.bits_per_nat
         for name, nats in run.summary.baseline_losses.items():
             mark = "*" if run.summary.is_lossy else ""
             baseline = Baseline(_full_name(name, of_tokens) + mark, nats, None if ratio is None else nats * ratio)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nanolm.analysis.collection import Run
+from nanolm.config.fields import Trait
+from nanolm.config.roles import has_trait
 from nanolm.runs.summary import Summary
 
 NONCAUSAL = "the mask attends to future tokens: not a next-token prediction loss"
@@ -50,3 +52,22 @@ def incomparable(summaries: Sequence[Summary]) -> list[bool]:
         bool(summary.is_noncausal and not all_noncausal) or (summary.is_lossy and n_tokenizers > 1)
         for summary in summaries
     ]
+
+
+def batch_settings(run: Run, differing: Iterable[str]) -> dict[str, object] | None:
+    """Return the settings and fingerprints that decide which batch a run sees at a step with a seed.
+
+    Args:
+        differing: the settings in which the compared runs differ; others decide nothing.
+
+    Returns:
+        None if the files of the run do not say, and for a model that is fitted in one pass.
+    """
+    if not (run.settings and run.validation_text and run.summary.tokenizer) or run.summary.is_fitted:
+        return None
+    keys = [key for key in differing if has_trait(key, Trait.batches)]
+    if any(run.settings.get(f"trainer.{name}_schedule") for name in ("batch_size", "context_length")):
+        # The stages of a schedule are fractions of the steps.
+        keys.append("trainer.max_steps")
+    found: dict[str, object] = {key: run.settings.get(key) for key in keys}
+    return found | {"dataset": run.validation_text, "tokenizer": run.summary.tokenizer}

@@ -4,62 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
-from nanolm.analysis.comparability import NONCAUSAL, comparability, incomparable, validation_texts
-from nanolm.analysis.metrics import METRICS, TO_TARGET, RunMetrics, measure
-from nanolm.analysis.settings import differing_settings, nearest_column, values_of, varying_settings
-from nanolm.analysis.statistics import LEVEL, Estimate, estimate, holm_adjust, welch_p_value
-from nanolm.config.roles import affects_results
+from nanolm.analysis.comparability import NONCAUSAL, batch_settings, comparability, validation_texts
+from nanolm.analysis.judging import At, judge
+from nanolm.analysis.metrics import IN_BITS, METRICS, TO_TARGET, measure
+from nanolm.analysis.rows import (
+    Row,
+    add_varying_settings,
+    averaged,
+    best_of_groups,
+    flag_incomparable,
+    group_seeds,
+    make_row,
+    sorted_rows,
+)
+from nanolm.analysis.settings import differing_settings, nearest_column, values_of
+from nanolm.analysis.verdicts import add_verdicts
 from nanolm.errors import NanolmError, SettingsError, install_hint, raise_all
 from nanolm.wording import LOSSY
-
-Measured = tuple[Run, RunMetrics]
-
-
-@dataclasses.dataclass
-class Row:
-    """Runs that differ at most by their seed.
-
-    Attributes:
-        settings: the settings that distinguish it from other rows, by dotted key or config group.
-        runs: all of its runs, whatever their status.
-        n_seeds: number of seeds among the runs that are averaged: the completed ones, or all if none is completed.
-        status: `completed`, or the number of runs with each status.
-        estimates: by metric.
-        n_reached: number of averaged seeds that reached the target.
-        best_of: with grouping, the number of settings that it is the best of.
-        is_lossless: False if <unk> hides text.
-        is_noncausal: whether the mask attends to future tokens.
-        is_comparable: whether its judged metric is comparable with other rows'.
-        p_value: of equality with the best row, by Welch's t-test with Holm's correction for the number of rows that are
-            tested against it; None if the test is impossible.
-        verdict: `best` (of the comparable rows), `different`, `not different`, `one seed`, `incomparable`, or empty if
-            the metric is unknown.
-    """
-
-    settings: dict[str, Any]
-    runs: tuple[Run, ...]
-    n_seeds: int
-    status: str
-    estimates: dict[str, Estimate]
-    n_reached: int = 0
-    best_of: int = 1
-    is_lossless: bool = True
-    is_noncausal: bool = False
-    is_comparable: bool = True
-    p_value: float | None = None
-    verdict: str = ""
-
-    @property
-    def is_best(self) -> bool:
-        """Whether it is the best of the comparable rows."""
-        return self.verdict == "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +36,8 @@ class Comparison:
         metrics: names of the metrics to show; rows are judged by the first.
         by: the keys that rows are grouped by.
         target: a loss, or bits per byte if rows are judged by these.
+        point: where the judged validation loss was read: "final", or "at step 500".
+        evaluations: number of evaluations that the best loss of a run is chosen from, in words; empty if unknown.
         notes: remarks for the user.
     """
 
@@ -78,7 +46,16 @@ class Comparison:
     baselines: list[Baseline]
     by: tuple[str, ...]
     target: float | None
+    point: str
+    evaluations: str
     notes: list[str]
+
+    def heading(self, name: str) -> str:
+        """Return the heading of a metric's column, with line breaks."""
+        count = f"of {self.evaluations}\n" + ("evaluation" if self.evaluations == "1" else "evaluations")
+        best = f"best {count}" if self.evaluations else "best"
+        point = self.point.replace("step ", "step\n")
+        return METRICS[name].heading.format(point=point, best=best, target=self.target)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame: one row per row of the table, with settings and metrics as columns.
@@ -114,6 +91,7 @@ def compare(
     sort: str | None = None,
     by: Sequence[str] = (),
     target: float | None = None,
+    at: At | None = None,
 ) -> Comparison:
     """Compare runs, with those that differ only by their seed as one row.
 
@@ -121,10 +99,12 @@ def compare(
     separately. Losses per token are left out if tokenizers or validation texts differ.
 
     Args:
-        metrics: names of METRICS, rows are judged by the first; empty for all, judged by the best validation loss.
+        metrics: names of METRICS, rows are judged by the first; empty for all, judged by the loss on the test split if
+            every run has it, else by the validation loss at the last step that all share.
         sort: a metric (best first), setting or config group (ascending); None sorts by the judged metric.
         by: settings or config groups to group rows by.
         target: validation loss to reach, in bits per byte if rows are judged by these; None for no target.
+        at: the cost at which the validation loss of every run is read; None for the last step that all share.
 
     Raises:
         SettingsError: a metric, column or setting is unknown, or the target is of losses that are not comparable.
@@ -133,27 +113,29 @@ def compare(
     notes, problem = comparability(runs)
     if problem is not None and sort in METRICS and METRICS[sort].per_token:
         raise SettingsError(f"{sort} is a loss per token, and {problem}", where="--sort", hint="--sort bits_per_byte")
-    chosen = _choose_metrics(metrics, only_bits=problem is not None, has_target=target is not None)
-    judged = chosen[0]
-    if problem is not None and target is not None and list(metrics[:1]) != ["bits_per_byte"]:
-        raise SettingsError(
-            f"--target {target:g} is a loss per token, and {problem}",
-            where="--target",
-            hint="give it in bits per byte: --metric bits_per_byte --target ...",
-        )
-    quantity = "bits_per_byte" if judged == "bits_per_byte" else "loss"
-    measured = [measure(run, target, quantity) for run in runs]
+    if problem is not None and target is not None and metrics[:1] and metrics[0] not in IN_BITS:
+        raise _target_error(target, problem)
+    if problem is not None and target is not None and not metrics:
+        raise _target_error(target, problem)
+    in_bits = problem is not None or list(metrics[:1]) == ["bits_per_byte"]
+    measured = [measure(run, target, "bits_per_byte" if in_bits else "loss") for run in runs]
     runs = [run for run, _ in measured]
     by_values = dict(values_of(name, runs) for name in by)
-    by_run = {id(run): {key: values[at] for key, values in by_values.items()} for at, run in enumerate(runs)}
-    rows = [_row(group, by_run[id(group[0][0])]) for group in _group_seeds(measured, by_run)]
-    _add_varying_settings(rows)
-    _flag_incomparable(rows, judged, texts_differ=len(validation_texts(runs)) > 1)
+    by_run = {id(run): {key: values[n] for key, values in by_values.items()} for n, run in enumerate(runs)}
+    differing = differing_settings(runs)
+    judged = judge(group_seeds(measured, by_run, differing), at)
+    chosen = _choose_metrics(
+        metrics, only_bits=problem is not None, has_target=target is not None, has_test=judged.has_test
+    )
+    rows = [make_row(group, by_run[id(group[0][0])], _batches(group[0][0], differing)) for group in judged.groups]
+    add_varying_settings(rows)
+    flag_incomparable(rows, chosen[0], texts_differ=len(validation_texts(runs)) > 1)
     if by:
-        rows = _best_of_groups(rows, judged, list(by_values))
-    _add_verdicts(rows, judged)
-    rows = _sorted(rows, sort or judged)
-    n_repeats = sum(len(_averaged(row.runs)) - row.n_seeds for row in rows)
+        rows = best_of_groups(rows, chosen[0], list(by_values))
+    test_notes = add_verdicts(rows, chosen[0])
+    rows = sorted_rows(rows, sort or chosen[0])
+    notes += [*judged.notes, *_test_split_notes(rows, chosen[0], judged.has_test), *test_notes]
+    n_repeats = sum(len(averaged(row.runs)) - row.n_seeds for row in rows)
     if n_repeats:
         which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
         notes.append(f"{which} the settings and seed of another: averaged, and counted as one seed")
@@ -163,7 +145,30 @@ def compare(
         notes.append(f"* {LOSSY}")
     notes += [f"{run.name}: {remark}" for run in runs for remark in (*run.faults, *run.notes)]
     baselines = collect_baselines(measured, has_losses=problem is None)
-    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, notes)
+    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, judged.point, judged.evaluations, notes)
+
+
+def _target_error(target: float, problem: str) -> SettingsError:
+    return SettingsError(
+        f"--target {target:g} is a loss per token, and {problem}",
+        where="--target",
+        hint="give it in bits per byte: --metric bits_per_byte --target ...",
+    )
+
+
+def _batches(run: Run, differing: Iterable[str]) -> str | None:
+    settings = batch_settings(run, differing)
+    return None if settings is None else repr(settings)
+
+
+def _test_split_notes(rows: Sequence[Row], judged: str, has_test: bool) -> list[str]:
+    """Remarks on the test split: that rows are judged by it, or why not."""
+    with_test = [row for row in rows if row.estimates["test_loss"].values]
+    if judged in ("test_loss", "test_bits_per_byte"):
+        return ["judged by the loss of each run's selected checkpoint on the test split, which was scored once"]
+    if with_test and not has_test and len(with_test) < len(rows):
+        return [f"{len(with_test)} of {len(rows)} rows have a loss on a test split: judged by the validation loss"]
+    return []
 
 
 def _require_metrics(names: Sequence[str], sort: str | None, target: float | None) -> None:
@@ -184,161 +189,18 @@ def _require_metrics(names: Sequence[str], sort: str | None, target: float | Non
     raise_all(problems)
 
 
-def _choose_metrics(requested: Sequence[str], *, only_bits: bool, has_target: bool) -> list[str]:
+def _choose_metrics(requested: Sequence[str], *, only_bits: bool, has_target: bool, has_test: bool) -> list[str]:
     """Choose the metrics to show, the judged one first."""
-    chosen = list(dict.fromkeys([*requested, *TO_TARGET] if requested else METRICS))
+    shown = [name for name in METRICS if only_bits or name not in IN_BITS or name == "bits_per_byte"]
+    chosen = list(dict.fromkeys([*requested, *TO_TARGET] if requested else shown))
     if not has_target:
         chosen = [name for name in chosen if name not in TO_TARGET]
     if only_bits:
         chosen = [name for name in chosen if not METRICS[name].per_token]
-        if "bits_per_byte" not in requested:
-            chosen = ["bits_per_byte", *(name for name in chosen if name != "bits_per_byte")]
+    first = "bits_per_byte" if only_bits else "val_loss"
+    if has_test:
+        first = "test_bits_per_byte" if only_bits else "test_loss"
+    is_judged_by_other = only_bits and not set(requested) & set(IN_BITS)
+    if not requested or is_judged_by_other:
+        chosen = [first, *(name for name in chosen if name != first)]
     return chosen
-
-
-def _group_seeds(measured: Sequence[Measured], by_run: dict[int, dict[str, Any]]) -> list[list[Measured]]:
-    """Group runs that differ only by their seed. A run without readable settings is a group of its own.
-
-    Args:
-        by_run: the settings that rows are grouped by, which may include the seed, by the id of the run.
-    """
-    differing = differing_settings([run for run, _ in measured])
-    keys = [key for key in differing if key != "seed" and affects_results(key)]
-    groups: dict[str, list[Measured]] = {}
-    for run, metrics in measured:
-        values = [*by_run[id(run)].values(), *(run.settings.get(key) for key in keys)]
-        group = run.settings and [values, run.validation_text, run.summary.tokenizer]
-        groups.setdefault(repr(group or str(run.path)), []).append((run, metrics))
-    return list(groups.values())
-
-
-def _row(group: Sequence[Measured], settings: dict[str, Any]) -> Row:
-    runs = tuple(run for run, _ in group)
-    averaged = _averaged(runs)
-    by_seed: dict[Any, list[RunMetrics]] = {}
-    for run, metrics in group:
-        if run in averaged:
-            by_seed.setdefault(run.settings.get("seed", run.summary.seed), []).append(metrics)
-    counts = Counter(run.status for run in runs)
-    if len(counts) == 1:
-        status = runs[0].status
-    else:
-        status = ", ".join(f"{counts[status]} {status}" for status in sorted(counts, key=lambda s: s != "completed"))
-    estimates = {name: estimate([_mean(same_seed, name) for same_seed in by_seed.values()]) for name in METRICS}
-    return Row(
-        settings=dict(settings),
-        runs=runs,
-        n_seeds=len(by_seed),
-        status=status,
-        estimates=estimates,
-        n_reached=len(estimates["tokens_to_target"].values),
-        is_lossless=not any(run.summary.is_lossy for run in runs),
-        is_noncausal=any(run.summary.is_noncausal for run in runs),
-    )
-
-
-def _averaged(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are averaged: the completed ones, or all if none is completed."""
-    return [run for run in runs if run.status == "completed"] or list(runs)
-
-
-def _mean(measured: Sequence[RunMetrics], name: str) -> float | None:
-    values = [value for metrics in measured if (value := getattr(metrics, name)) is not None]
-    return statistics.fmean(values) if values else None
-
-
-def _best_of_groups(rows: Sequence[Row], judged: str, by: Sequence[str]) -> list[Row]:
-    """The best row of each group; the settings that it was chosen by are part of it.
-
-    Not the mean: a setting that suits one group may not suit another, and a mean depends on the grid that was tried.
-    """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(repr([row.settings[key] for key in by]), []).append(row)
-    if any(len(validation_texts([run for row in group for run in row.runs])) > 1 for group in groups.values()):
-        raise SettingsError(
-            "--by chooses the best of each group, but some group has several validation texts",
-            where="--by",
-            hint="name the runs of one text, or leave out --by",
-        )
-    chosen = []
-    for group in groups.values():
-        best = min(group, key=lambda row: (not row.is_comparable, _rank(row, judged)))
-        best.best_of = len(group)
-        chosen.append(best)
-    return chosen
-
-
-def _add_varying_settings(rows: Sequence[Row]) -> None:
-    """Add the settings that distinguish the rows to those that they are grouped by."""
-    varying = varying_settings([row.runs[0] for row in rows]) if len(rows) > 1 else {}
-    for at, row in enumerate(rows):
-        row.settings |= {key: values[at] for key, values in varying.items() if key not in ("seed", *row.settings)}
-
-
-def _flag_incomparable(rows: Sequence[Row], judged: str, texts_differ: bool) -> None:
-    is_of_loss = METRICS[judged].is_of_loss
-    flags = incomparable([row.runs[0].summary for row in rows])
-    for row, is_incomparable in zip(rows, flags, strict=True):
-        row.is_comparable = bool(row.runs[0].settings) and not (is_of_loss and (is_incomparable or texts_differ))
-
-
-def _add_verdicts(rows: Sequence[Row], judged: str) -> None:
-    """Compare each row with the best of the comparable ones.
-
-    Only losses are tested: other metrics do not vary over seeds, or change in steps of an evaluation interval.
-    """
-    is_of_loss = METRICS[judged].is_of_loss
-    candidates = [row for row in rows if row.is_comparable and row.estimates[judged].values]
-    best = min(candidates, key=lambda row: _rank(row, judged), default=None)
-    if best is not None and is_of_loss:
-        _test_against(best, [row for row in candidates if row is not best], judged)
-    for row in rows:
-        if row is best:
-            row.verdict = "best"
-        elif not row.estimates[judged].values:
-            row.verdict = ""
-        elif not row.is_comparable:
-            row.verdict = "incomparable"
-        elif row.p_value is None:
-            row.verdict = "one seed" if is_of_loss else ""
-        else:
-            row.verdict = "different" if row.p_value < 1 - LEVEL else "not different"
-
-
-def _test_against(best: Row, others: Sequence[Row], judged: str) -> None:
-    """Set the p-value of equality with the best row, for rows with several seeds."""
-    p_values = [welch_p_value(best.estimates[judged].values, row.estimates[judged].values) for row in others]
-    tested = [(row, p_value) for row, p_value in zip(others, p_values, strict=True) if p_value is not None]
-    adjusted = holm_adjust([p_value for _, p_value in tested])
-    for (row, _), p_value in zip(tested, adjusted, strict=True):
-        row.p_value = p_value
-
-
-def _sorted(rows: Sequence[Row], column: str) -> list[Row]:
-    if column in METRICS:
-        # Runs without readable settings come last, whatever their metrics.
-        return sorted(rows, key=lambda row: (not row.runs[0].settings, _rank(row, column)))
-    keys = {key.rsplit(".", 1)[-1]: key for row in rows for key in row.settings}
-    keys |= {key: key for row in rows for key in row.settings}
-    if column not in keys:
-        raise SettingsError(
-            f"there is no column {column!r} to sort by", where="--sort", hint=nearest_column(column, [*METRICS, *keys])
-        )
-    return sorted(rows, key=lambda row: _order(row.settings[keys[column]]))
-
-
-def _rank(row: Row, name: str) -> float:
-    mean = row.estimates[name].mean
-    if mean is None or math.isnan(mean):
-        return math.inf
-    return -mean if METRICS[name].more_is_better else mean
-
-
-def _order(value: Any) -> tuple[int, float, str]:
-    """A sort key that puts numbers before strings and None last."""
-    if value is None:
-        return (2, 0.0, "")
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))

@@ -10,6 +10,7 @@ from typing import Any
 
 from nanolm.analysis.comparison import Comparison
 from nanolm.analysis.comparison_table import Column, make_columns, make_remarks
+from nanolm.analysis.differences import Difference
 from nanolm.analysis.metrics import METRICS
 from nanolm.csv_text import csv_line
 from nanolm.wording import format_value
@@ -30,6 +31,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     """Return plain values; each metric has its mean, interval and the values per seed."""
     return {
         "ranked_by": comparison.metrics[0],
+        "point": comparison.point,
         "target": comparison.target,
         "by": list(comparison.by),
         "rows": [
@@ -43,6 +45,9 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
                 "is_noncausal": row.is_noncausal,
                 "verdict": row.verdict or None,
                 "p_value": row.p_value,
+                "difference": None if row.difference is None else as_difference(row.difference),
+                "seeds_needed": row.seeds_needed,
+                "is_interpolated": row.is_interpolated,
                 "n_reached": None if comparison.target is None else row.n_reached,
                 "figures": {name: dataclasses.asdict(row.estimates[name]) for name in comparison.metrics},
             }
@@ -51,6 +56,11 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "baselines": [dataclasses.asdict(baseline) for baseline in comparison.baselines],
         "notes": comparison.notes,
     }
+
+
+def as_difference(difference: Difference) -> dict[str, Any]:
+    """Return a difference as plain values, with the name of its test."""
+    return {"method": difference.method, **dataclasses.asdict(difference)}
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -74,7 +84,8 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
         for row in comparison.rows
     ]
     for baseline in comparison.baselines:
-        values = {"best_val_loss": baseline.loss, "bits_per_byte": baseline.bits_per_byte}
+        values = dict.fromkeys(("val_loss", "best_val_loss"), baseline.loss)
+        values |= dict.fromkeys(("bits_per_byte", "best_bits_per_byte"), baseline.bits_per_byte)
         records.append({"row": baseline.name} | {name: values[name] for name in comparison.metrics if name in values})
     return records
 

@@ -7,16 +7,21 @@ import math
 from collections.abc import Sequence
 
 from nanolm.analysis.baselines import Baseline
-from nanolm.analysis.comparison import Comparison, Row
-from nanolm.analysis.metrics import MAX_EXPONENT, METRICS, TO_TARGET
+from nanolm.analysis.comparison import Comparison
+from nanolm.analysis.differences import Difference
+from nanolm.analysis.metrics import IN_BITS, MAX_EXPONENT, METRICS, TO_TARGET
 from nanolm.analysis.names import short_keys
+from nanolm.analysis.rows import Row
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_value, short_number
 
 # Columns shown only if there is room, by priority; all others are always shown.
 OPTIONAL = (
     "best_of",
+    "difference",
     "bits_per_byte",
+    "best_val_loss",
+    "seeds_needed",
     "tokens",
     "seconds_to_target",
     "parameters",
@@ -24,6 +29,7 @@ OPTIONAL = (
     "seconds",
     "best_ema_val_loss",
     "final_val_loss",
+    "best_bits_per_byte",
     "flops",
     "tokens_per_second",
     "perplexity",
@@ -96,13 +102,20 @@ def make_columns(comparison: Comparison) -> list[Column]:
         columns.append(Column("best_of", "best\nof", [str(row.best_of) for row in rows]))
     for at, name in enumerate(comparison.metrics):
         cells = [_figure(name, row, comparison) for row in rows]
-        heading = METRICS[name].heading.format(target=comparison.target)
+        heading = comparison.heading(name)
+        if name == "final_val_loss" and comparison.point == "final":
+            # The same numbers as the judged loss.
+            continue
         if any(cell != MISSING for cell in cells):
             baselines = [_format_baseline(name, baseline) for baseline in references]
             narrow = [_narrow(cell, is_ranking=at == 0) for cell in cells] + baselines
             columns.append(Column(name, heading, cells + baselines, is_ranking=at == 0, narrow=narrow))
         if at == 0 and any(row.p_value is not None for row in rows):
             columns.append(Column("verdict", "differs\nfrom best", [_verdict(row) for row in rows], is_numeric=False))
+            columns.append(Column("difference", "difference\nto best", [_difference(row) for row in rows]))
+            if any(row.seeds_needed for row in rows):
+                needed = [f"~{row.seeds_needed}" if row.seeds_needed else "" for row in rows]
+                columns.append(Column("seeds_needed", "seeds\nneeded", needed))
     for column in columns:
         column.cells.extend([""] * (len(rows) + len(references) - len(column.cells)))
     columns[0].cells[len(rows) :] = [visible(baseline.name) for baseline in references]
@@ -184,11 +197,12 @@ def _figure(name: str, row: Row, comparison: Comparison) -> str:
     cell = f"{mean:.1e}" if mean >= 1e6 else f"{mean:.{digits}f}"
     if interval is not None:
         cell += f" ±{interval:.{digits}f}"
-    return cell + "†" * row.is_noncausal + "*" * (name == "bits_per_byte" and not row.is_lossless)
+    is_between = name in ("val_loss", "bits_per_byte", "perplexity") and row.is_interpolated
+    return "~" * is_between + cell + "†" * row.is_noncausal + "*" * (name in IN_BITS and not row.is_lossless)
 
 
 def _to_target(name: str, row: Row, comparison: Comparison) -> str:
-    best = row.estimates["bits_per_byte" if comparison.metrics[0] == "bits_per_byte" else "best_val_loss"]
+    best = row.estimates["best_bits_per_byte" if comparison.metrics[0] in IN_BITS else "best_val_loss"]
     if not best.values:
         return MISSING
     if not row.n_reached:
@@ -202,21 +216,26 @@ def _to_target(name: str, row: Row, comparison: Comparison) -> str:
 
 
 def _format_baseline(name: str, baseline: Baseline) -> str:
-    if name == "bits_per_byte":
+    if name in ("bits_per_byte", "best_bits_per_byte"):
         return "" if baseline.bits_per_byte is None else f"{baseline.bits_per_byte:.4f}"
     if baseline.loss is None:
         return ""
     perplexity = math.exp(min(baseline.loss, MAX_EXPONENT))
-    return {"best_val_loss": f"{baseline.loss:.4f}", "perplexity": f"{perplexity:.2f}"}.get(name, "")
+    loss = f"{baseline.loss:.4f}"
+    return {"val_loss": loss, "best_val_loss": loss, "perplexity": f"{perplexity:.2f}"}.get(name, "")
+
+
+def _difference(row: Row) -> str:
+    return "" if row.difference is None else f"{row.difference.effect:+.4f} ±{row.difference.interval:.4f}"
 
 
 def _verdict(row: Row) -> str:
     p_value = "" if row.p_value is None else f"{row.p_value:.2g}" if row.p_value >= 1e-3 else f"{row.p_value:.0e}"
-    p_value = p_value.replace("e-0", "e-")
+    p_value = "<1e-9" if row.p_value is not None and row.p_value < 1e-9 else p_value.replace("e-0", "e-")
     return {
         "best": "best",
         "different": f"yes, {p_value}",
-        "not different": f"no, {p_value}",
+        "not distinguishable": f"no, {p_value}",
         "one seed": "one seed",
         "incomparable": MISSING,
     }.get(row.verdict, "")
@@ -229,13 +248,11 @@ def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
     if any(row.estimates[name].interval is not None for row in rows for name in of_loss):
         remarks.append("±: half-width of the 95% confidence interval of the mean over seeds (Student's t)")
     if any(row.p_value is not None for row in rows):
-        metric = _one_line(METRICS[comparison.metrics[0]].heading.format(target=comparison.target))
-        remarks.append(
-            f"differs from best: Welch's t-test of {metric} against the best row, p < 0.05 "
-            "with Holm's correction for the number of rows"
-        )
+        remarks.append(_describe_tests(comparison))
     elif sum(row.verdict in ("best", "one seed") for row in rows) > 1:
         remarks.append("one seed per row: differences cannot be tested for significance (seed=1,2,3 trains three)")
+    if any(row.seeds_needed for row in rows):
+        remarks.append("seeds needed: about as many per row would detect the measured difference with 80% power")
     if comparison.by:
         remarks.append(f"each row is the best setting of its {', '.join(comparison.by)}; `best of` counts the settings")
     if hidden:
@@ -243,6 +260,24 @@ def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
             f"columns hidden (terminal too narrow): {', '.join(hidden)}; use --json, --csv or --markdown to see them"
         )
     return remarks
+
+
+def _describe_tests(comparison: Comparison) -> str:
+    """Describe the tests of the rows against the best one."""
+    metric = _one_line(comparison.heading(comparison.metrics[0]))
+    found = [row.difference for row in comparison.rows if row.difference is not None]
+    tests = dict.fromkeys(map(_describe_test, found))
+    text = f"differs from best: {' or '.join(tests)} of {metric}; p < 0.05 with Holm's correction"
+    return text + " for choosing the best of the rows" * (len(found) > 1)
+
+
+def _describe_test(difference: Difference) -> str:
+    test = "t-test paired by seed" if difference.is_paired else "t-test" if difference.pooled else "Welch's t-test"
+    if difference.pooled is None:
+        return test
+    rows, freedom, p_value = difference.pooled.n_rows, difference.pooled.freedom, difference.pooled.p_value
+    about = f"{freedom} degrees of freedom, Brown-Forsythe test of equal spreads p = {p_value:.2g}"
+    return f"{test} with the spread of {rows} rows ({about})"
 
 
 def _one_line(heading: str) -> str:

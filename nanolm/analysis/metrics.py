@@ -22,6 +22,7 @@ MAX_EXPONENT = 700.0
 SUMMARY_FIELDS = (
     *("step", "tokens", "seconds", "tokens_per_second"),
     *("best_val_loss", "final_val_loss", "best_ema_val_loss", "bits_per_byte"),
+    *("test_loss", "test_bits_per_byte"),
 )
 
 
@@ -30,7 +31,8 @@ class Metric:
     """A metric of a comparison.
 
     Attributes:
-        heading: column heading; it may be broken at line ends.
+        heading: column heading, which may be broken at line ends. {point} is where the judged loss was read, {best} the
+            number of evaluations that the best is chosen from, {target} the target.
         is_of_loss: whether it is computed from a loss, so that its spread over seeds matters.
         per_token: whether it is comparable only between runs with the same tokens.
         more_is_better: whether the highest value is the best.
@@ -43,10 +45,14 @@ class Metric:
 
 
 METRICS = {
-    "best_val_loss": Metric("val loss\nbest", is_of_loss=True, per_token=True),
+    "val_loss": Metric("val loss\n{point}", is_of_loss=True, per_token=True),
+    "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
+    "test_loss": Metric("test loss", is_of_loss=True, per_token=True),
+    "test_bits_per_byte": Metric("test bits\nper byte", is_of_loss=True),
+    "best_val_loss": Metric("val loss\n{best}", is_of_loss=True, per_token=True),
+    "best_bits_per_byte": Metric("bits per byte\n{best}", is_of_loss=True),
     "final_val_loss": Metric("val loss\nfinal", is_of_loss=True, per_token=True),
     "best_ema_val_loss": Metric("val loss\nof EMA", is_of_loss=True, per_token=True),
-    "bits_per_byte": Metric("bits per\nbyte", is_of_loss=True),
     "perplexity": Metric("perplexity", is_of_loss=True, per_token=True),
     "parameters": Metric("param-\neters"),
     "trained_parameters": Metric("trained\nparam."),
@@ -57,6 +63,8 @@ METRICS = {
     "tokens_to_target": Metric("tokens to\n{target:g}"),
     "seconds_to_target": Metric("seconds to\n{target:g}"),
 }
+# Metrics in bits per byte, which compare between tokenizers.
+IN_BITS = ("bits_per_byte", "test_bits_per_byte", "best_bits_per_byte")
 TO_TARGET = ("tokens_to_target", "seconds_to_target")
 
 # Loading a config.yaml is slow, and a sweep has few different models: FLOPs by the settings of model and size.
@@ -77,8 +85,12 @@ class RunMetrics:
         best_val_loss: nats per token.
         final_val_loss: nats per token.
         best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
-        bits_per_byte: of the best validation loss.
-        perplexity: per token, of the best validation loss.
+        best_bits_per_byte: of the best validation loss.
+        val_loss: the validation loss that a comparison judges by; None outside of a comparison.
+        is_interpolated: whether it is between two evaluations.
+        bits_per_byte: of the best validation loss; in a comparison, of the judged one.
+        perplexity: per token, of the same loss.
+        test_loss: of the selected checkpoint on the test split, in nats per token. Likewise test_bits_per_byte.
         tokens_to_target: until validation first reached the target; None if it never did. Likewise seconds_to_target.
         fault: what could not be read.
     """
@@ -93,11 +105,23 @@ class RunMetrics:
     best_val_loss: float | None = None
     final_val_loss: float | None = None
     best_ema_val_loss: float | None = None
+    best_bits_per_byte: float | None = None
+    val_loss: float | None = None
+    is_interpolated: bool = False
     bits_per_byte: float | None = None
     perplexity: float | None = None
+    test_loss: float | None = None
+    test_bits_per_byte: float | None = None
     tokens_to_target: int | None = None
     seconds_to_target: float | None = None
     fault: str | None = None
+
+    @property
+    def bits_per_nat(self) -> float | None:
+        """Bits per byte of a loss of one nat per token; None for a run that was never evaluated."""
+        if not self.best_val_loss or not self.best_bits_per_byte:
+            return None
+        return self.best_bits_per_byte / self.best_val_loss
 
 
 def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss") -> RunMetrics:
@@ -123,6 +147,7 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
         parameters=run.summary.entries if run.summary.is_fitted else run.summary.parameters,
         trained_parameters=run.summary.trained_parameters if run.summary.base else None,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
+        best_bits_per_byte=known["bits_per_byte"],
         perplexity=None if best is None else math.exp(min(best, MAX_EXPONENT)),
         fault=fault,
     )

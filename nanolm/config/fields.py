@@ -53,6 +53,8 @@ class Trait(enum.Enum):
     loss_unit = "loss_unit"
     # What evaluating a checkpoint depends on: the model, its tokens and the validation text.
     evaluation = "evaluation"
+    # What the batch of a seed and a step depends on, in addition to the tokens.
+    batches = "batches"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nanolm.config.fields import setting
+from nanolm.config.fields import Trait, setting
 
 _DERIVED = "null derives it from size.d_model"
 
@@ -20,7 +20,7 @@ class SizeConfig:
     n_layers: int = setting(doc="Number of blocks.", ge=0, le=100_000)
     n_heads: int = setting(doc="Number of attention heads per block.", ge=1)
     d_model: int = setting(doc="Width of the residual stream.", ge=1)
-    context_length: int = setting(doc="Maximum number of tokens that the model sees.", ge=1)
+    context_length: int = setting(doc="Maximum number of tokens that the model sees.", traits=(Trait.batches,), ge=1)
     n_kv_heads: int | None = setting(
         None,
         doc="Number of heads of keys and values, each shared by n_heads / n_kv_heads query heads (grouped-query "

@@ -59,14 +59,14 @@ class TrainerConfig:
 
     max_steps: int = setting(1000, doc="Number of training steps.", traits=(Trait.horizon, Trait.scale), ge=1)
     batch_size: int = setting(
-        16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale,), ge=1
+        16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale, Trait.batches), ge=1
     )
     batch_size_schedule: list[Any] = setting(
         default_factory=list,
         doc="Batch sizes before trainer.batch_size, each with the fraction of the steps at which it ends: "
         "[[0.25,4],[0.5,8]] trains on 4 sequences per step for a quarter of trainer.max_steps, on 8 until half of "
         "them, and then on batch_size. []: always batch_size.",
-        traits=(Trait.scale,),
+        traits=(Trait.scale, Trait.batches),
         off="[] keeps trainer.batch_size",
     )
     context_length_schedule: list[Any] = setting(
@@ -74,7 +74,7 @@ class TrainerConfig:
         doc="Context lengths of the batches before size.context_length, each with the fraction of the steps at which "
         "it ends: [[0.3,16],[0.6,32]]. Evaluation always uses size.context_length. With epochs, lines or documents, "
         "each length has its own epochs. []: always size.context_length.",
-        traits=(Trait.scale,),
+        traits=(Trait.scale, Trait.batches),
         off="[] keeps size.context_length",
     )
     gradient_accumulation: int = setting(
@@ -85,7 +85,9 @@ class TrainerConfig:
         ge=1,
         off="1 disables gradient accumulation",
     )
-    sampling: Sampling = setting(Sampling.windows, doc="How the rows of a batch are drawn.", traits=(Trait.evaluation,))
+    sampling: Sampling = setting(
+        Sampling.windows, doc="How the rows of a batch are drawn.", traits=(Trait.evaluation, Trait.batches)
+    )
     clip_norm: float | None = setting(
         1.0, doc="Maximum L2 norm of the gradient. null: no clipping.", gt=0, off="null disables clipping by norm"
     )

@@ -63,6 +63,8 @@ def _reader(hint: Any) -> Reader:
     if typing.get_origin(hint) is dict:
         read_item = _reader(typing.get_args(hint)[1])
         return functools.partial(_read_table, lambda key: read_item)
+    if typing.get_origin(hint) is list:
+        return functools.partial(_read_list, _reader(typing.get_args(hint)[0]))
     return {int: _read_int, float: _read_float, str: _read_str, bool: _read_bool}[hint]
 
 
@@ -75,6 +77,13 @@ def _read_table(reader_of: Callable[[str], Reader | None], name: str, value: Any
         if read is not None and raw is not None and (item := read(f"{name}.{key}", raw)) is not None:
             found[key] = item
     return found
+
+
+def _read_list(read: Reader, name: str, value: Any) -> list[Any]:
+    try:
+        return [item for n, raw in enumerate(value) if (item := read(f"{name}[{n}]", raw)) is not None]
+    except (TypeError, ValueError) as error:
+        raise _wrong(name, value, "a list of JSON objects") from error
 
 
 def _read_int(name: str, value: Any) -> int:

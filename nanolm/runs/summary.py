@@ -28,6 +28,16 @@ class Git(TypedDict, total=False):
     dirty: bool
 
 
+class SplitScore(TypedDict, total=False):
+    """A loss on the test split: of the checkpoint of `step`, when `steps_done` steps were done."""
+
+    loss: float
+    bits_per_byte: float
+    step: int
+    chosen_by: str
+    steps_done: int
+
+
 class ParentReference(TypedDict, total=False):
     """The checkpoint that a fork started from, with the SHA-256 of its weights."""
 
@@ -67,6 +77,11 @@ class Summary:
         final_val_loss: nats per token.
         bits_per_byte: of the best validation loss.
         best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
+        test_loss: of the selected checkpoint on the test split, scored when the run was completed; nats per token.
+        test_bits_per_byte: of the same loss.
+        test_step: step of the selected checkpoint.
+        test_chosen_by: what it was chosen by: best_val_loss, or only_state for a model without steps.
+        test_history: every score, the last one included: a run that is extended is scored again.
         skipped_updates: updates skipped because an fp16 gradient overflowed.
         error: the exception that ended a failed run.
         has_checkpoint: whether a checkpoint was ever saved.
@@ -104,6 +119,11 @@ class Summary:
     bits_per_byte: float | None = None
     best_ema_val_loss: float | None = None
     final_ema_val_loss: float | None = None
+    test_loss: float | None = None
+    test_bits_per_byte: float | None = None
+    test_step: int | None = None
+    test_chosen_by: str | None = None
+    test_history: list[SplitScore] = dataclasses.field(default_factory=list)
     skipped_updates: int | None = None
     error: str | None = None
     has_checkpoint: bool | None = None

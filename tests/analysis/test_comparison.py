@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import Comparison, Row, compare
 from nanolm.analysis.metrics import METRICS
-from nanolm.analysis.statistics import confidence_interval, welch_p_value
+from nanolm.analysis.statistics import confidence_interval
 from nanolm.errors import SettingsError
 from tests.runs.made import make_run
 
@@ -33,15 +34,15 @@ def row_of(found: Comparison, **settings: Any) -> Row:
 
 def test_runs_that_differ_by_seed_are_one_row(tmp_path: Path) -> None:
     seeds(tmp_path, "low", [2.0, 2.1, 2.2], settings={"optimizer.lr": 0.01})
-    seeds(tmp_path, "high", [3.0, 3.1, 3.2], settings={"optimizer.lr": 0.1})
+    seeds(tmp_path, "high", [3.0, 3.1, 3.3], settings={"optimizer.lr": 0.1})
     found = compared(tmp_path)
     assert [row.settings for row in found.rows] == [{"optimizer.lr": 0.01}, {"optimizer.lr": 0.1}]
     low, high = found.rows
-    best = low.estimates["best_val_loss"]
+    best = low.estimates["val_loss"]
     assert (low.n_seeds, best.mean, best.values) == (3, pytest.approx(2.1), (2.0, 2.1, 2.2))
     assert best.interval == confidence_interval([2.0, 2.1, 2.2])
     assert (low.verdict, high.verdict, low.is_best) == ("best", "different", True)
-    assert high.p_value == welch_p_value([2.0, 2.1, 2.2], [3.0, 3.1, 3.2])
+    assert high.p_value == pytest.approx(stats.ttest_rel([2.0, 2.1, 2.2], [3.0, 3.1, 3.3]).pvalue)
     assert low.estimates["perplexity"].mean == pytest.approx(statistics.fmean(map(math.exp, [2.0, 2.1, 2.2])))
     assert low.estimates["flops"].mean == 64 * 20 * 1000
     assert low.estimates["tokens"].mean == 64 * 20
@@ -50,7 +51,7 @@ def test_runs_that_differ_by_seed_are_one_row(tmp_path: Path) -> None:
 def test_difference_within_the_spread_is_not_significant(tmp_path: Path) -> None:
     seeds(tmp_path, "a", [2.0, 2.1, 2.2], settings={"optimizer.lr": 0.01})
     seeds(tmp_path, "b", [2.05, 2.1, 2.25], settings={"optimizer.lr": 0.1})
-    assert [row.verdict for row in compared(tmp_path).rows] == ["best", "not different"]
+    assert [row.verdict for row in compared(tmp_path).rows] == ["best", "not distinguishable"]
 
 
 def test_one_seed_has_no_interval_and_no_p_value(tmp_path: Path) -> None:
@@ -85,7 +86,8 @@ def test_metrics_of_a_cut_off_run_come_from_its_rows(tmp_path: Path) -> None:
     (row,) = compared(tmp_path).rows
     assert row.status == "unfinished"
     means = {name: estimate.mean for name, estimate in row.estimates.items()}
-    assert (means["best_val_loss"], means["final_val_loss"], means["bits_per_byte"]) == (2.0, 2.5, 3.0)
+    assert (means["best_val_loss"], means["final_val_loss"], means["val_loss"]) == (2.0, 2.5, 2.5)
+    assert (means["best_bits_per_byte"], means["bits_per_byte"]) == (3.0, 3.75)
     assert (means["tokens"], means["seconds"]) == (1920, 3.0)
 
 
@@ -205,7 +207,7 @@ def test_rows_sort_by_any_column(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"metrics": ["perplexty"]}, "did you mean perplexity"),
-        ({"metrics": ["loss"]}, "one of: best_ema_val_loss, best_val_loss, final_val_loss"),
+        ({"metrics": ["loss"]}, "one of: best_ema_val_loss, best_val_loss, final_val_loss, test_loss, val_loss"),
         ({"sort": "best_val_los"}, "did you mean best_val_loss"),
         ({"by": ["optimizer.lrr"]}, "did you mean optimizer.lr"),
         ({"by": ["name"]}, "is ambiguous: dataset.name, tokenizer.name"),
@@ -306,3 +308,127 @@ def test_run_without_settings_does_not_hide_choices(tmp_path: Path) -> None:
         make_run(tmp_path / model, settings=settings, choices={**GPT, "model": model})
     make_run(tmp_path / "damaged", config="{{{", choices={**GPT, "model": "bare"})
     assert {tuple(row.settings) for row in compared(tmp_path).rows} == {("model",)}
+
+
+def test_rows_with_the_same_batches_are_paired(tmp_path: Path) -> None:
+    seeds(tmp_path, "a", [2.0, 2.5, 3.0], settings={"optimizer.lr": 0.01})
+    seeds(tmp_path, "b", [2.1, 2.6, 3.11], settings={"optimizer.lr": 0.1})
+    worse = compared(tmp_path).rows[1]
+    assert worse.difference is not None
+    assert (worse.difference.method, worse.verdict) == ("paired", "different")
+    assert worse.p_value == pytest.approx(stats.ttest_rel([2.0, 2.5, 3.0], [2.1, 2.6, 3.11]).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"settings": {"trainer.batch_size": 8}}, "trainer.batch_size"),
+        ({"settings": {"size.context_length": 8}}, "size.context_length"),
+        ({"settings": {"trainer.sampling": "epochs"}}, "trainer.sampling"),
+        ({"tokenizer": "u" * 64}, "tokenizer"),
+    ],
+)
+def test_rows_with_other_batches_are_not_paired(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    seeds(tmp_path, "a", [2.0, 2.5, 3.0])
+    seeds(tmp_path, "b", [2.1, 2.6, 3.11], **change)
+    found = compared(tmp_path)
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert difference.method == "welch"
+    assert any("not paired by seed" in note and f"their batches differ ({reason})" in note for note in found.notes)
+
+
+def test_a_schedule_of_batches_depends_on_the_number_of_steps(tmp_path: Path) -> None:
+    for name, steps in (("a", 100), ("b", 200)):
+        settings = {"trainer.batch_size_schedule": [[0.5, 2]], "trainer.max_steps": steps}
+        seeds(tmp_path, name, [2.0, 2.5, 3.0 + steps / 1000], settings=settings)
+    found = compared(tmp_path)
+    assert any("their batches differ (trainer.max_steps)" in note for note in found.notes)
+
+
+def test_a_seed_without_partner_is_left_out_and_named(tmp_path: Path) -> None:
+    seeds(tmp_path, "a", [2.0, 2.5, 3.0, 2.2], settings={"optimizer.lr": 0.01})
+    seeds(tmp_path, "b", [2.6, 2.8, 3.11], settings={"optimizer.lr": 0.1})
+    found = compared(tmp_path)
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert (difference.n_seeds, difference.n_unpaired) == (3, 1)
+    assert any(note.startswith("lr=0.1: some seeds have no partner") for note in found.notes)
+
+
+def test_seeds_needed_are_named(tmp_path: Path) -> None:
+    seeds(tmp_path, "a", [2.0, 2.1, 2.2], settings={"optimizer.lr": 0.01})
+    seeds(tmp_path, "b", [2.05, 2.1, 2.25], settings={"optimizer.lr": 0.1})
+    found = compared(tmp_path)
+    close = found.rows[1]
+    assert close.seeds_needed == 9
+    assert "lr=0.1: not distinguishable from the best with 3 seeds; about 9 would be needed" in found.notes
+
+
+def test_equal_losses_are_named(tmp_path: Path) -> None:
+    for lr in (0.01, 0.1, 0.2):
+        seeds(tmp_path, f"lr{lr}", [2.0, 2.1], settings={"optimizer.lr": lr})
+    found = compared(tmp_path)
+    assert [row.verdict for row in found.rows] == ["best", "not distinguishable", "not distinguishable"]
+    assert any("all rows have the same losses" in note for note in found.notes)
+
+
+def test_rows_are_judged_at_the_last_shared_step(tmp_path: Path) -> None:
+    make_run(tmp_path / "long", losses=[3.0, 2.4, 2.5, 2.0], settings={"optimizer.lr": 0.01})
+    make_run(tmp_path / "short", losses=[3.1, 2.2, 2.3], settings={"optimizer.lr": 0.1})
+    found = compared(tmp_path)
+    assert found.point == "at step 30"
+    assert [row.estimates["val_loss"].mean for row in found.rows] == [2.3, 2.5]
+    assert [row.estimates["best_val_loss"].mean for row in found.rows] == [2.2, 2.0]
+    assert any("different budgets, from 1.92k to 2.56k tokens" in note for note in found.notes)
+
+
+def test_the_final_loss_is_judged_not_the_best(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", losses=[1.0, 2.5], settings={"optimizer.lr": 0.01, "trainer.eval_every": 10})
+    make_run(tmp_path / "b", losses=[3.0, 2.4], settings={"optimizer.lr": 0.1, "trainer.eval_every": 10})
+    found = compared(tmp_path)
+    assert (found.point, found.heading("best_val_loss")) == ("final", "val loss\nbest of 2\nevaluations")
+    assert [row.settings["optimizer.lr"] for row in found.rows] == [0.1, 0.01]
+
+
+def test_without_a_shared_step_losses_are_interpolated(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", losses=[3.0, 2.0], settings={"optimizer.lr": 0.01})
+    path = make_run(tmp_path / "b", losses=[2.5], settings={"optimizer.lr": 0.1}, step=15)
+    rows = (path / "metrics.jsonl").read_text().replace('"step": 10, "split": "val"', '"step": 15, "split": "val"')
+    (path / "metrics.jsonl").write_text(rows)
+    found = compared(tmp_path)
+    assert found.point == "at step 15"
+    assert row_of(found, **{"optimizer.lr": 0.01}).estimates["val_loss"].mean == 2.5
+    assert row_of(found, **{"optimizer.lr": 0.01}).is_interpolated
+    assert any("interpolated between evaluations" in note for note in found.notes)
+
+
+def test_unfinished_rows_are_listed_without_a_judged_loss(tmp_path: Path) -> None:
+    for lr in (0.01, 0.1):
+        make_run(tmp_path / f"lr{lr}", losses=[3.0, 2.0 + lr], settings={"optimizer.lr": lr})
+    make_run(tmp_path / "cut", losses=[1.0], settings={"optimizer.lr": 1.0}, status="interrupted")
+    found = compared(tmp_path)
+    assert [row.verdict for row in found.rows] == ["best", "one seed", ""]
+    assert found.point == "final"
+    assert any("not judged, as they are not completed: cut (interrupted)" in note for note in found.notes)
+
+
+def test_an_interrupted_run_is_compared_with_a_completed_one_at_their_shared_step(tmp_path: Path) -> None:
+    make_run(tmp_path / "whole", losses=[3.0, 2.5, 2.0], settings={"optimizer.lr": 0.01})
+    make_run(tmp_path / "cut", losses=[2.9, 2.4], settings={"optimizer.lr": 0.1}, status="interrupted")
+    found = compared(tmp_path)
+    assert found.point == "at step 20"
+    assert [row.estimates["val_loss"].mean for row in found.rows] == [2.4, 2.5]
+
+
+def test_rows_are_judged_by_the_test_split_where_all_have_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", losses=[2.0], settings={"optimizer.lr": 0.01}, test_loss=2.3)
+    make_run(tmp_path / "b", losses=[2.1], settings={"optimizer.lr": 0.1}, test_loss=2.2)
+    found = compared(tmp_path)
+    assert found.metrics[0] == "test_loss"
+    assert [row.settings["optimizer.lr"] for row in found.rows] == [0.1, 0.01]
+    assert any("judged by the loss of each run's selected checkpoint on the test split" in note for note in found.notes)
+    make_run(tmp_path / "c", losses=[2.2], settings={"optimizer.lr": 1.0})
+    found = compared(tmp_path)
+    assert found.metrics[0] == "val_loss"
+    assert "2 of 3 rows have a loss on a test split: judged by the validation loss" in found.notes
