@@ -169,7 +169,7 @@ def _to_target(run: Run, target: float, quantity: str) -> dict[str, Any]:
 
 def max_steps(run: Run) -> int | None:
     """The number of optimizer steps of the whole run; a fitted model has one."""
-    steps = run.settings.get("trainer.max_steps")
+    steps = run.summary.max_steps or run.settings.get("trainer.max_steps")
     return 1 if run.summary.is_fitted else steps if is_finite_number(steps) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from argparse import Namespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from nanolm import option_types as types
 from nanolm.cli.arguments import add_json, add_overrides, add_png
 from nanolm.compose import compose_command
+from nanolm.config.budget import Budget
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.model.totals import SYMBOLS, count_model
@@ -17,7 +19,10 @@ from nanolm.wording import format_bytes
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.describe("Nothing is allocated and no text is read. --coordinates builds models, for random tokens.")
+    parser.describe(
+        "Nothing is allocated, and no text is read unless the budget depends on it (trainer.max_epochs). --coordinates "
+        "builds models, for random tokens."
+    )
     add_overrides(parser)
     help_text = "vocabulary size (default: the tokenizer's, if its settings give it)"
     parser.add("--vocab-size", check=types.COUNT, metavar="N", help=help_text)
@@ -115,7 +120,9 @@ def _print_run(run: dict[str, Any], console: Any) -> None:
         table.add_row(shape, f"{n_steps:,}", f"{per_step:,}", f"{n_steps * per_step:,}")
     table.add_section()
     flops = "" if run["flops"] is None else f", {run['flops']:.3g} FLOPs"
-    table.add_row(f"run{flops}", f"{run['steps']:,}", "", f"{run['tokens']:,}", style="bold")
+    (budget,) = itertools.starmap(Budget, run["budget"].items())
+    of_budget = "" if budget.in_steps else f", {budget}"
+    table.add_row(f"run{flops}{of_budget}", f"{run['steps']:,}", "", f"{run['tokens']:,}", style="bold")
     console.print(table)
 
 

@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from nanolm import terminal
 from nanolm.cli.arguments import add_json, add_overrides, add_png, compose
 from nanolm.config.batch_schedule import describe_stages, stage_at, stages, total_tokens
+from nanolm.config.budget import Budget, budget_of
+from nanolm.config.checks.scheduler import check_phases
 from nanolm.config.fields import flat
 from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig, SchedulerConfig, warmup_of
+from nanolm.errors import raise_all
 from nanolm.json_text import dump_json
+from nanolm.model.budget import read_steps
 from nanolm.option_types import Parser
 from nanolm.output_files import write_output_file
 from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
@@ -36,6 +40,7 @@ class Schedule:
     Attributes:
         scheduler: name of the schedule.
         settings: its settings as plain values, by key without the group.
+        budget: the setting that decides the number of steps, with its value.
         max_steps: number of optimizer steps.
         warmup_steps: number of warmup steps.
         steps: the computed steps, counted from 0: all, or those of `sample_steps`.
@@ -48,6 +53,7 @@ class Schedule:
 
     scheduler: str
     settings: dict[str, object]
+    budget: dict[str, float]
     max_steps: int
     warmup_steps: int
     steps: list[int]
@@ -64,8 +70,10 @@ class Schedule:
 
     def title(self) -> str:
         """Summarise the schedule in one line."""
+        (budget,) = itertools.starmap(Budget, self.budget.items())
+        source = "" if budget.in_steps else f" ({budget})"
         return (
-            f"{self.scheduler}: {self.max_steps:,} steps, {self.warmup_steps:,} of them warmup; lr from "
+            f"{self.scheduler}: {self.max_steps:,} steps{source}, {self.warmup_steps:,} of them warmup; lr from "
             f"{self.lr[0]:.3g} to {self.lr[-1]:.3g}, between {min(self.lr):.3g} and {max(self.lr):.3g}"
         )
 
@@ -79,7 +87,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Print the curve, or the lr of each step as JSON; write the PNG if one is requested."""
-    config = compose(arguments).config
+    config = read_steps(compose(arguments).config)
+    raise_all(list(check_phases(config)))
     schedule = make_schedule(config)
     if arguments.png is not None:
         write_output_file("--png", arguments.png, to_png(schedule))
@@ -103,7 +112,7 @@ def run(arguments: Namespace) -> None:
 
 def make_schedule(config: Config) -> Schedule:
     """Compute the learning rates and the batches of a run with these checked settings."""
-    scheduler, max_steps = config.scheduler, config.trainer.max_steps
+    scheduler, max_steps = config.scheduler, config.trainer.steps
     starts = [stage.start for stage in stages(config)]
     steps = sample_steps(max_steps, scheduler, [step for start in starts for step in (start - 1, start)])
     shapes = [stage_at(config, step).shape for step in steps]
@@ -111,6 +120,7 @@ def make_schedule(config: Config) -> Schedule:
     return Schedule(
         scheduler=scheduler.name,
         settings=flat(scheduler),
+        budget=budget_of(config.trainer).as_dict(),
         max_steps=max_steps,
         warmup_steps=warmup_of(scheduler, max_steps),
         steps=steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from nanolm.compose.overrides import LIST_PART, expand, is_part, is_plain_value,
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
+from nanolm.config.budget import drop_replaced
 from nanolm.config.composed import (
     settings_from_environment,
     summarize_error,
@@ -86,7 +88,9 @@ def compose_command(
             [empty_directory(key) for key in DIRECTORIES if not str(OmegaConf.select(composed, key) or "").strip()]
         )
         config = to_config(task)
-        given = _given(parsed, config, files if launch.fork else None)
+        keys = _given_keys(parsed, files if launch.fork else None)
+        replaced = drop_replaced(config.trainer, keys)
+        given = _given(keys, config) | replaced
         if saved is not None:
             drop_disabled_adapters(config, given)
         return ComposedCommand(
@@ -109,10 +113,12 @@ def compose_unresolved(
     Arguments and errors are those of `compose_command`; is_resolved is whether all interpolations must have values.
     """
     with hydra_context():
-        _, _, composed, task, files = _compose(overrides, config_dir, False, saved)
+        _, parsed, composed, task, files = _compose(overrides, config_dir, False, saved)
         raise_all(list(unknown_keys(task)))
         if is_resolved:
             raise_all([*unresolved_values(task, files.place), *_unresolved_directories(composed)])
+        with contextlib.suppress(OmegaConfBaseException):
+            drop_replaced(composed.trainer, _given_keys(parsed))
         return composed
 
 
@@ -216,11 +222,16 @@ def _unresolved_directories(composed: DictConfig) -> list[NanolmError]:
     return problems
 
 
-def _given(parsed: Sequence[Override], config: Config, files: YamlFiles | None) -> set[str]:
-    """Return the settings that overrides give, and the experiment in some files; None: its settings do not count."""
+def _given_keys(parsed: Sequence[Override], files: YamlFiles | None = None) -> set[str]:
+    """Return the keys of overrides, and those of the experiment in some files; None: its settings do not count."""
     keys = {override.key_or_group for override in parsed} - {*GLOBAL_GROUPS}
     if files is not None:
         groups, of_experiment = files.of_experiment()
         keys |= {*groups, *of_experiment}
+    return keys
+
+
+def _given(keys: Collection[str], config: Config) -> set[str]:
+    """Return the settings that some keys give: a group gives all of its settings."""
     # A part of a list (scheduler.parts.0.gamma) sets the list.
     return {name for name in flat(config) if any(is_part(name, key) or is_part(key, name) for key in keys)}

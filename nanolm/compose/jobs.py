@@ -17,6 +17,7 @@ from nanolm.compose.overrides import is_of_hydra, is_part, is_plain_value, parse
 from nanolm.compose.plugins import import_plugins, plugins_named, register_schemas
 from nanolm.compose.syntax import to_hydra_syntax
 from nanolm.compose.yaml_files import GLOBAL_GROUPS, YamlFiles
+from nanolm.config.budget import drop_replaced
 from nanolm.config.checks import check
 from nanolm.config.composed import to_config
 from nanolm.config.fields import flat
@@ -138,7 +139,9 @@ def compose_job(overrides: Sequence[Override], bases: Bases) -> ComposedJob:
             composed = compose(rest)
             bases[rest] = without_hydra(composed), choices_of(composed.hydra.runtime.choices)
     task, choices = bases[rest]
-    return ComposedJob(to_config(with_values(task, values)), choices)
+    config = to_config(with_values(task, values))
+    drop_replaced(config.trainer, {override.key_or_group for override in overrides})
+    return ComposedJob(config, choices)
 
 
 def _of_an_option(

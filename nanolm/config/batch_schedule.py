@@ -18,6 +18,9 @@ from nanolm.config.size import SizeConfig
 from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import NanolmError, SettingsError
 
+# Steps of a run that is long enough to have every stage.
+LONG_RUN = 10**9
+
 # A checked schedule: (fraction of the steps, value until then), in order.
 _Schedule = tuple[tuple[float, int], ...]
 
@@ -58,10 +61,13 @@ class Stage:
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """Return the stages of a checked config, in order: at least one, which together have all steps."""
+    """Return the stages of a checked config, in order: at least one, which together have all steps.
+
+    Those of a run whose budget is not in steps yet have the shares of their steps in a long run.
+    """
     trainer = config.trainer
     return _stages(
-        trainer.max_steps,
+        LONG_RUN if trainer.max_steps is None else trainer.max_steps,
         trainer.batch_size,
         config.size.context_length,
         tuple(map(tuple, trainer.batch_size_schedule)),

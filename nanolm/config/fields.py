@@ -67,7 +67,7 @@ class Setting:
         traits: further facts that a rule needs.
         bounds: limits of a number by the names in BOUNDS.
         off: the value that disables the setting, with an explanation, for hints: "null disables clipping".
-            {trainer.max_steps} is replaced by the value of that setting.
+            {trainer.end} is replaced by that property of the settings.
         is_path: a path on the command line needs no quotes, and a leading ~/ is the home folder.
         in_context: a number of positions, at most size.context_length.
         switch: of a nested dataclass, its setting that is null when the others have no effect. They are no part of a

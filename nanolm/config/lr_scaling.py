@@ -54,7 +54,7 @@ def resolve_optimizer(config: Config) -> OptimizerConfig:
             }
         )
     if isinstance(optimizer, MuonConfig) and optimizer.momentum_warmup_fraction is not None:
-        changes["momentum_warmup_steps"] = round(optimizer.momentum_warmup_fraction * config.trainer.max_steps)
+        changes["momentum_warmup_steps"] = round(optimizer.momentum_warmup_fraction * config.trainer.steps)
     return dataclasses.replace(optimizer, **changes)
 
 

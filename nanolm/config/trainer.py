@@ -53,11 +53,46 @@ class Parallel(Choice):
     fsdp = "fsdp", "Weights, gradients and optimizer state are sharded over the processes (FSDP2, fully_shard)."
 
 
+# Traits of the settings that decide how many steps a run has.
+BUDGET = (Trait.horizon, Trait.scale)
+
+
 @dataclasses.dataclass
 class TrainerConfig:
     """Settings of the training loop. A step is one optimizer update."""
 
-    max_steps: int = setting(1000, doc="Number of training steps.", traits=(Trait.horizon, Trait.scale), ge=1)
+    max_steps: int | None = setting(
+        1000,
+        doc="Number of training steps, unless one of the budgets below is set instead: then it is null.",
+        traits=BUDGET,
+        ge=1,
+    )
+    max_tokens: float | None = setting(
+        None,
+        doc="Budget in training tokens, such as 5e6: the largest number of steps that stays within it. Padding is not "
+        "counted. null: another budget.",
+        traits=BUDGET,
+        gt=0,
+        le=10**18,
+    )
+    max_epochs: float | None = setting(
+        None, doc="Budget in passes over the train split. null: another budget.", traits=BUDGET, gt=0, le=10**9
+    )
+    max_flops: float | None = setting(
+        None,
+        doc="Budget in training FLOPs, forward and backward, by the formula of `nanolm count`. null: another budget.",
+        traits=BUDGET,
+        gt=0,
+        le=1e36,
+    )
+    tokens_per_parameter: float | None = setting(
+        None,
+        doc="Budget in training tokens per parameter of the model; about 20 is compute-optimal (Hoffmann et al. 2022). "
+        "null: another budget.",
+        traits=BUDGET,
+        gt=0,
+        le=10**9,
+    )
     batch_size: int = setting(
         16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale, Trait.batches), ge=1
     )
@@ -149,14 +184,14 @@ class TrainerConfig:
         doc="Steps between two training rows in metrics.jsonl.",
         role=Role.reporting,
         ge=1,
-        off="{trainer.max_steps} (trainer.max_steps) writes one row, at the end; rows cannot be disabled",
+        off="{trainer.end} writes one row, at the end; rows cannot be disabled",
     )
     eval_every: int = setting(
         250,
         doc="Steps between two evaluations of the validation loss.",
         traits=(Trait.horizon,),
         ge=1,
-        off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end",
+        off="{trainer.end} evaluates only at the end",
     )
     estimate_batches: int = setting(
         0,
@@ -171,7 +206,7 @@ class TrainerConfig:
         doc="Steps between two checkpoints. The best and the last state are saved as well.",
         role=Role.runtime,
         ge=1,
-        off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint",
+        off="{trainer.end} saves only the best and the last checkpoint",
     )
     save_every_minutes: float | None = setting(
         None,
@@ -216,6 +251,17 @@ class TrainerConfig:
         gt=0,
         off="null uses the table of known GPUs",
     )
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps of a run whose budget is in steps; of any other, see nanolm.model.budget."""
+        assert self.max_steps is not None, "the budget is not in steps"
+        return self.max_steps
+
+    @property
+    def end(self) -> str:
+        """An interval of steps that only the end of the run has, for hints."""
+        return "1000000000" if self.max_steps is None else f"{self.max_steps} (trainer.max_steps)"
 
     @property
     def is_averaged(self) -> bool:

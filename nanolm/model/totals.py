@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from typing import Any
 
 from nanolm.compose import ComposedCommand
 from nanolm.config.batch_schedule import largest_stage, stages, total_tokens
+from nanolm.config.budget import budget_of
 from nanolm.config.checks import check
+from nanolm.config.checks.scheduler import check_phases
 from nanolm.config.model import NgramConfig
-from nanolm.config.run import Config
 from nanolm.config.tokenizer import (
     BpeConfig,
     ByteConfig,
@@ -20,9 +20,11 @@ from nanolm.config.tokenizer import (
     UnigramConfig,
 )
 from nanolm.config.trainer import Precision
-from nanolm.errors import NanolmError, SettingsError, raise_all
+from nanolm.errors import SettingsError, raise_all
 from nanolm.model import count, memory_estimate
+from nanolm.model.budget import read_steps
 from nanolm.model.count import Part
+from nanolm.model.parameters import no_size, parameter_parts
 from nanolm.model.shapes import dimensions, has_formula
 
 # Symbols in the formulas.
@@ -62,7 +64,7 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
     config = line.config
     problems = check(config)
     if config.model.name == NgramConfig.name:
-        raise_all([*problems, _no_size(config)])
+        raise_all([*problems, no_size(config)])
     if vocab_size is None:
         vocab_size = known_vocab_size(config.tokenizer)
     if vocab_size is None:
@@ -75,8 +77,10 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
         )
     raise_all(problems)
     assert vocab_size is not None
+    config = read_steps(config, vocab_size)
+    raise_all(list(check_phases(config)))
     by_formula = has_formula(config)
-    parts = count.parameters(config, vocab_size) if by_formula else _built_parts(config, vocab_size)
+    parts = parameter_parts(config, vocab_size)
     n_parameters, n_trained = count.total(parts), count.trained(parts)
     flops = count.flops_per_token(config, vocab_size) if by_formula else None
     memory = memory_estimate.state_memory(config, n_parameters, vocab_size)
@@ -98,7 +102,8 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
             "training": count.training_flops_per_token(config, vocab_size),
         },
         "run": {
-            "steps": config.trainer.max_steps,
+            "budget": budget_of(config.trainer).as_dict(),
+            "steps": config.trainer.steps,
             "tokens": tokens,
             "has_padding": config.trainer.sampling.in_rows,
             "flops": None if mean_flops is None else tokens * mean_flops,
@@ -116,40 +121,6 @@ def count_model(line: ComposedCommand, vocab_size: int | None = None) -> dict[st
             "precision": "fp32" if config.trainer.precision is Precision.auto else config.trainer.precision.name,
         },
     }
-
-
-def _built_parts(config: Config, vocab_size: int) -> list[Part]:
-    """Count the parameters of a plugin's model, by submodule, by building it on the meta device."""
-    import torch
-
-    from nanolm.model.build import FittedModel, build
-
-    try:
-        with torch.device("meta"):
-            model = build(config, vocab_size)
-        if isinstance(model, FittedModel):
-            raise _no_size(config)
-        sizes: Counter[str] = Counter()
-        for name, parameter in model.named_parameters():
-            sizes[name.split(".")[0]] += parameter.numel()
-    except NanolmError:
-        raise
-    except Exception as error:
-        raise SettingsError(
-            f"the model {config.model.name!r} has no formula, and cannot be built on the meta device: "
-            f"{type(error).__name__}: {error}",
-            where="model",
-            hint='nanolm builds it under torch.device("meta"), where tensors have shapes but no values',
-        ) from error
-    return [Part(name, "built", amount) for name, amount in sizes.items()]
-
-
-def _no_size(config: Config) -> SettingsError:
-    return SettingsError(
-        f"the model {config.model.name!r} is a table whose size depends on its text",
-        where="model",
-        hint=f"run `nanolm train model={config.model.name}`; its summary.json has the number of entries",
-    )
 
 
 def _plain(part: Part) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 from nanolm import shell
+from nanolm.config.budget import MAX_STEPS, Budget
 from nanolm.errors import RunError
 from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
@@ -61,7 +63,8 @@ def print_result_table(
     except RunError as error:
         # The run has been trained, and its result is in the summary.
         console.print(cell(error.found))
-    console.print(f"{summary.status} at step {summary.step:,}")
+    budget = None if summary.is_fitted else next(itertools.starmap(Budget, summary.budget.items()), None)
+    console.print(f"{summary.status} at step {summary.step:,}" + _of_budget(budget, summary.max_steps))
     table = Table(["", "nats/token", "bits/byte", ""], "lrrl")
     best = summary.best_val_loss
     if best is not None:
@@ -107,10 +110,17 @@ def print_result_table(
         lines.append(f"generate   {shell.generate_command(run.path, prompt, plugins)}")
     is_completed = summary.status == "completed"
     if not (is_completed and summary.is_fitted):
-        more = [f"trainer.max_steps={summary.steps_done * 2}"] if is_completed else []
+        more = [str((budget or Budget(MAX_STEPS, summary.steps_done)).times(2))] if is_completed else []
         lines.append(f"resume     {shell.resume_command(run.path, *more)}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _of_budget(budget: Budget | None, max_steps: int | None) -> str:
+    """Name a budget that is not in steps, with its number of steps."""
+    if budget is None or budget.in_steps:
+        return ""
+    return f" of {max_steps:,} ({budget})"
 
 
 def _compare(baseline: float, best: float) -> str:

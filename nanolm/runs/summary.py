@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
+from nanolm.config.budget import Budget
 from nanolm.files import open_regular, write_durably
 from nanolm.json_text import dump_json, parse_object
 from nanolm.runs.records import from_json
@@ -67,6 +68,8 @@ class Summary:
 
     Attributes:
         status: running, completed, interrupted, pruned, diverged or failed.
+        budget: the setting of the trainer that decides the number of steps, with its value.
+        max_steps: optimizer steps of the whole run, which the budget has been turned into.
         kind: TRAINED by gradient steps, FITTED in one pass (a counted n-gram model), or IMPORTED.
         step: optimizer steps done.
         tokens: training tokens scored, over all epochs, and those that n-grams were counted on (counted_tokens).
@@ -108,6 +111,8 @@ class Summary:
 
     status: str | None = None
     kind: str | None = None
+    budget: dict[str, float] = dataclasses.field(default_factory=dict)
+    max_steps: int | None = None
     step: int | None = None
     tokens: int | None = None
     seconds: float | None = None
@@ -191,10 +196,11 @@ class Summary:
         """Optimizer steps done; 0 where the summary does not say."""
         return self.step or 0
 
-    def is_complete(self, max_steps: int) -> bool:
-        """Return whether no step is left to train; a fitted or imported model never has a next step."""
-        has_steps = not (self.is_fitted or self.is_imported)
-        return self.status == "completed" and (not has_steps or self.steps_done >= max_steps)
+    def is_complete(self, budget: Budget) -> bool:
+        """Return whether no step of a budget is left to train; a fitted or imported model never has a next step."""
+        if self.status != "completed" or self.is_fitted or self.is_imported:
+            return self.status == "completed"
+        return self.steps_done >= budget.value if budget.in_steps else self.budget == budget.as_dict()
 
 
 def read_summary(path: StrPath) -> Summary:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from nanolm import signals, terminal
 from nanolm.compose import choices_of, import_plugins
+from nanolm.config.budget import budget_of
 from nanolm.config.checks import check
 from nanolm.config.composed import to_config
 from nanolm.config.identity import describe_changes, differing
@@ -110,14 +111,14 @@ class SweepJob:
         try:
             import_plugins(list(composed.get("plugins") or []))
             config = to_config(composed)
-            max_steps = config.trainer.max_steps
-            read_job_summary(run, max_steps)
-            report = read_run(run, max_steps, check_lock=False)
+            budget = budget_of(config.trainer)
+            read_job_summary(run, budget)
+            report = read_run(run, budget, check_lock=False)
             if report.state in self.final_states or _failed_since(self.start_time, run, report):
                 return report
             run.error.unlink(missing_ok=True)
             exit_status = self._train(config, run, stop)
-            report = read_run(run, max_steps, check_lock=False)
+            report = read_run(run, budget, check_lock=False)
             return dataclasses.replace(report, signal=max(exit_status - 128, 0))
         except NanolmError as error:
             state, text = State.diverged if isinstance(error, DivergedError) else State.failed, str(error)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanolm.compose import ComposedJob, compose_jobs
+from nanolm.config.budget import budget_of
 from nanolm.config.checks.lora import check_start
 from nanolm.config.fields import flat
 from nanolm.config.identity import differing, identity
@@ -101,12 +102,13 @@ def plan(
 
 
 def job_key(config: Config) -> str:
-    """Return a hash of everything that decides a run's result: its identity, max_steps, and the paths of its text.
+    """Return a hash of everything that decides a run's result: its identity, its budget, and the paths of its text.
 
     The paths are part of it because no text is read during planning: different paths count as different texts.
     """
     paths = {key: value for key, value in flat(config).items() if key.startswith("dataset.") and key.endswith("path")}
-    decisive = [identity(config), config.trainer.max_steps, paths]
+    budget = budget_of(config.trainer)
+    decisive = [identity(config), budget.value if budget.in_steps else budget.as_dict(), paths]
     return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 

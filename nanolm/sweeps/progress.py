@@ -153,7 +153,8 @@ class Progress:
             return 1.0
         if not job.run.metrics.exists():
             return 0.0
-        return min(1.0, read_last_step(job.run.metrics) / job.config.trainer.max_steps)
+        max_steps = job.config.trainer.max_steps or report.summary.max_steps
+        return min(1.0, read_last_step(job.run.metrics) / max_steps) if max_steps else 0.0
 
     def _count(self, *states: State) -> int:
         return sum(report.state in states for report in self._reports.values())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 
+from nanolm.config.budget import Budget, budget_of
 from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import Summary
@@ -56,16 +58,16 @@ class Report:
 
 def read_job(job: Job, *, check_lock: bool = True) -> Report:
     """Read the state of a job; without checking the lock, a running job may be reported as unfinished."""
-    return read_run(job.run, job.config.trainer.max_steps, check_lock=check_lock)
+    return read_run(job.run, budget_of(job.config.trainer), check_lock=check_lock)
 
 
-def read_run(run: RunDirectory, max_steps: int, *, check_lock: bool = True) -> Report:
-    """Read the state of a job from its run directory and the number of steps that the job asks for."""
+def read_run(run: RunDirectory, budget: Budget, *, check_lock: bool = True) -> Report:
+    """Read the state of a job from its run directory and the budget that the job asks for."""
     try:
-        summary = read_job_summary(run, max_steps)
+        summary = read_job_summary(run, budget)
     except RunError as error:
         return Report(State.failed, error=str(error))
-    if summary.is_complete(max_steps) and run.exists():
+    if summary.is_complete(budget) and run.exists():
         return Report(State.completed, summary)
     if check_lock and run.is_claimed():
         return Report(State.running, summary)
@@ -87,16 +89,22 @@ def _read_error(run: RunDirectory) -> str:
         return str(unreadable(run.error, error))
 
 
-def read_job_summary(run: RunDirectory, max_steps: int) -> Summary:
+def read_job_summary(run: RunDirectory, budget: Budget) -> Summary:
     """Read the summary of a job.
 
     Raises:
-        RunError: it is damaged; or the run was trained by hand for more steps than the job asks for.
+        RunError: it is damaged; or the run was trained by hand with another budget than the job asks for.
     """
     summary = run.read_summary()
-    if not summary.is_fitted and summary.steps_done > max_steps:
+    problem = ""
+    if budget.in_steps and summary.steps_done > budget.value:
+        problem = f"the run was trained to step {summary.step:,}, but the sweep asks for {budget.value:,}"
+    elif not budget.in_steps and summary.budget not in ({}, budget.as_dict()):
+        (other,) = itertools.starmap(Budget, summary.budget.items())
+        problem = f"the run was trained with {other}, but the sweep asks for {budget}"
+    if problem and not summary.is_fitted:
         raise RunError(
-            f"the run was trained to step {summary.step:,}, but the sweep asks for {max_steps:,}",
+            problem,
             where=str(run.path),
             hint="move the folder elsewhere to train the job again",
         )

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from nanolm.config.batch_schedule import describe_stages, stages
+from nanolm.config.budget import budget_of
 from nanolm.config.lr_scaling import resolve_optimizer
 from nanolm.config.mask import reads_documents
 from nanolm.config.optimizer import ScheduleFreeConfig
 from nanolm.config.scheduler import ConstantConfig
 from nanolm.model import backend_choice, masks
+from nanolm.model.budget import describe_steps
 from nanolm.runs.summary import Summary
 from nanolm.training import schedules
+from nanolm.training.checkpoints.manifest import max_steps_of
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.setup import Setup
 from nanolm.wording import LOSSY
@@ -44,6 +47,8 @@ def announce(
         f"on {summary.device} in {summary.precision}"
         + (f", {setup.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
+    if not budget_of(config.trainer).in_steps and not summary.is_fitted:
+        say(describe_steps(config, summary.train_tokens))
     if len(stages(config)) > 1 and not summary.is_fitted:
         say(describe_stages(config))
     attention = backend_choice.describe_backends(config, setup.state.device.type)
@@ -99,19 +104,19 @@ def lr_change(setup: Setup) -> str | None:
         None if the learning rate does not jump.
     """
     config, state = setup.config, setup.state
-    if state.optimizer is None or state.step >= config.trainer.max_steps:
+    if state.optimizer is None or state.step >= config.trainer.steps:
         return None
-    before, max_steps = config, setup.resume_info.changes.get("trainer.max_steps", (None, None))[0]
+    before, max_steps = config, setup.resume_info.max_steps
     if setup.parent is not None:
-        before, max_steps = setup.parent.config, setup.parent.config.trainer.max_steps
+        before, max_steps = setup.parent.config, max_steps_of(setup.parent.checkpoint.manifest)
     if max_steps is None or not state.step:
         return None
     plateau = state.plateau if before.scheduler == config.scheduler else None
     old = before.optimizer.lr * schedules.factor(min(state.step, max_steps - 1), max_steps, before.scheduler, plateau)
-    new = config.optimizer.lr * schedules.factor(state.step, config.trainer.max_steps, config.scheduler, state.plateau)
+    new = config.optimizer.lr * schedules.factor(state.step, config.trainer.steps, config.scheduler, state.plateau)
     if old == new:
         return None
     return (
         f"the learning rate changes at step {state.step:,} from {old:.3g} (a schedule of {max_steps:,} steps) "
-        f"to {new:.3g} (of {config.trainer.max_steps:,} steps)"
+        f"to {new:.3g} (of {config.trainer.steps:,} steps)"
     )

@@ -10,6 +10,7 @@ from nanolm import shell
 from nanolm.analysis.collection import plain_settings
 from nanolm.compose import ComposedCommand, parse
 from nanolm.compose.launch import read_launch
+from nanolm.config.budget import budget_of
 from nanolm.config.checks import check
 from nanolm.config.checks.lora import check_start
 from nanolm.config.identity import identity
@@ -125,11 +126,11 @@ def _name_of_fork(command: ComposedCommand, parent: Path) -> Path:
 
 def _unfinished_run(command: ComposedCommand) -> Path | None:
     """Return the latest unfinished run with the same settings, among the siblings of the new directory."""
-    wanted, steps = identity(command.config), command.config.trainer.max_steps
+    wanted, budget = identity(command.config), budget_of(command.config.trainer)
     for path in sorted(command.run_directory.parent.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
             # A fork has its settings in common with other runs, but not its first weights.
-            if summary.identity == wanted and summary.parent is None and not summary.is_complete(steps):
+            if summary.identity == wanted and summary.parent is None and not summary.is_complete(budget):
                 return path.parent
     return None

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from nanolm.config.batch_schedule import stages
+from nanolm.config.budget import budget_of
 from nanolm.config.run import Config
 from nanolm.errors import DivergedError, SettingsError
 from nanolm.model import memory_estimate
+from nanolm.model.budget import describe_steps
 from nanolm.model.build import FittedModel, count_parameters
 from nanolm.model.shapes import has_formula
 from nanolm.runs.directory import RunDirectory
@@ -48,6 +50,7 @@ class Estimate:
     """What the rest of a run needs.
 
     Attributes:
+        budget: the steps that a budget has been turned into; empty for one in steps.
         tokens: scored tokens of the remaining steps.
         epochs: those tokens relative to the train split.
         flops: of the remaining steps; None without a formula.
@@ -63,6 +66,7 @@ class Estimate:
         notes: remarks on the text.
     """
 
+    budget: str
     parameters: int
     tokens: int
     epochs: float
@@ -113,7 +117,7 @@ def _estimate(setup: Setup) -> Estimate:
             hint="leave dry_run out; fitting takes seconds",
         )
     meters.reset_peak_memory(state.device)
-    first, last = state.step, settings.max_steps
+    first, last = state.step, settings.steps
     timed = _time_stages(setup)
     step_seconds, speed = timed.seconds / timed.steps, timed.tokens / timed.seconds
     evaluation_seconds = _time_evaluation(setup)
@@ -133,6 +137,7 @@ def _estimate(setup: Setup) -> Estimate:
     tokens = round(timed.tokens) if last > first else 0
     shown = sorted({first + round((last - 1 - first) * n / (SHOWN_STEPS - 1)) for n in range(SHOWN_STEPS)})
     return Estimate(
+        budget="" if budget_of(settings).in_steps else describe_steps(config),
         parameters=n_parameters,
         tokens=tokens,
         epochs=tokens / len(setup.streams["train"].tokens),
@@ -170,7 +175,7 @@ class _Timed:
 
 def _time_stages(setup: Setup) -> _Timed:
     """Time some steps of every remaining stage, and add up what all of its steps take."""
-    first = min(setup.state.step, setup.config.trainer.max_steps - 1)
+    first = min(setup.state.step, setup.config.trainer.steps - 1)
     remaining = [stage for stage in stages(setup.config) if stage.end > first]
     n_steps, seconds, tokens, flops = 0, 0.0, 0.0, 0.0
     for stage in remaining:
@@ -195,7 +200,7 @@ def _time_steps(setup: Setup, first: int, end: int, n_stages: int) -> tuple[floa
         if number == WARMUP_STEPS:
             began = time.perf_counter()
         step = min(first + number, end - 1)
-        set_lr(state.optimizer, schedules.factor(step, settings.max_steps, setup.config.scheduler, state.plateau))
+        set_lr(state.optimizer, schedules.factor(step, settings.steps, setup.config.scheduler, state.plateau))
         batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
         result = update(
             setup.forward,
@@ -259,6 +264,8 @@ def print_estimate(found: Estimate) -> None:
         console.print(cell(note))
     table = Table(["", ""], "ll")
     table.columns[0].style = "bold"
+    if found.budget:
+        table.add_row("budget", found.budget)
     table.add_row("parameters", f"{found.parameters:,}")
     table.add_row("tokens", f"{found.tokens:,}, {found.epochs:.2f} times the train split")
     table.add_row("tokens per parameter", f"{found.tokens / max(found.parameters, 1):,.1f}")

@@ -41,8 +41,8 @@ def decay_at(trainer: TrainerConfig, step: int) -> float:
     if trainer.ema_decay is not None:
         return min(trainer.ema_decay, (1 + step) / (10 + step))
     assert trainer.average_last is not None, "a run without averages"
-    n_averaged = max(1, steps_until(trainer.average_last, trainer.max_steps))
-    n_done = step - (trainer.max_steps - n_averaged)
+    n_averaged = max(1, steps_until(trainer.average_last, trainer.steps))
+    n_done = step - (trainer.steps - n_averaged)
     return 1 - 1 / n_done if n_done > 1 else 0.0
 
 

@@ -31,7 +31,7 @@ def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
     config, state, ranks, stream = setup.config, setup.state, setup.ranks, setup.streams[split]
     # A stream has rows when training draws rows.
     kind = config.trainer.sampling if stream.rows is not None else Sampling.windows
-    stage = Stage(0, config.trainer.max_steps, config.trainer.batch_size, config.size.context_length)
+    stage = Stage(0, config.trainer.steps, config.trainer.batch_size, config.size.context_length)
     seed = int(mix(config.seed, _SPLIT_KEYS[split])[0])
     was_training = state.model.training
     state.model.eval()

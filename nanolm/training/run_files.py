@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nanolm import shell
+from nanolm.config.budget import as_asked
 from nanolm.config.yaml_io import save_yaml
 from nanolm.data import tokenizers
 from nanolm.errors import NanolmError, write_failure
@@ -27,7 +28,7 @@ def write_first_files(setup: Setup, summary: Summary) -> list[str]:
         if setup.base is not None:
             setup.base.write(run.base)
         # Written last: config.yaml marks a directory as a run.
-        write_durably(run.config, save_yaml(config).encode())
+        write_durably(run.config, save_yaml(as_asked(config)).encode())
         renamed = checkpoint.quarantine(run.checkpoints, setup.state.step) if setup.damaged else []
     return [f"{error.found}; kept as {path.name}" for error, path in zip(setup.damaged, renamed, strict=True)]
 

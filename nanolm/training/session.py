@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from nanolm.config.budget import as_asked
 from nanolm.config.identity import recorded
 from nanolm.errors import CheckpointError, DivergedError
 from nanolm.runs.log import Log, NoLog
@@ -24,7 +25,8 @@ def checkpoint_facts(setup: Setup) -> dict[str, Any]:
     return {
         "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
         **setup.about,
-        "settings": recorded(setup.config),
+        "settings": recorded(as_asked(setup.config)),
+        "max_steps": setup.config.trainer.steps,
         "best_step": state.best_step,
     }
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from nanolm.config.batch_schedule import stages
+from nanolm.config.budget import budget_of
 from nanolm.config.checks.lora import check_start
+from nanolm.config.checks.scheduler import check_phases
 from nanolm.config.identity import identity
 from nanolm.config.lr_scaling import resolve_optimizer
 from nanolm.config.run import Config
@@ -24,7 +26,7 @@ from nanolm.data.tokenizers import Tokenizer
 from nanolm.data.tokens import cache as token_cache
 from nanolm.data.tokens.stream import Stream
 from nanolm.errors import CheckpointError, RunError, raise_all
-from nanolm.model import backend_choice, count
+from nanolm.model import backend_choice, budget, count
 from nanolm.model.build import FittedModel, build
 from nanolm.model.transformer import Transformer
 from nanolm.runs import provenance
@@ -50,6 +52,7 @@ class Setup:
     """The data and the model of a run, ready to train.
 
     Attributes:
+        config: the settings, with the number of steps that the budget has been turned into.
         streams: tokens by split.
         forward: what a training step calls in place of the model (its distributed or compiled form).
         about: facts for the manifests of checkpoints and for the summary.
@@ -115,6 +118,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     corpus, tokenizer, streams = ranks.run_on_main_first(
         lambda: _prepare_text(config, run, resumed is not None, parent)
     )
+    config = _in_steps(config, streams["train"], tokenizer.vocab_size, parent)
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
@@ -178,6 +182,17 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         flops_by_context=count.flops_by_context(config, tokenizer.vocab_size),
         peak_flops=meters.peak_flops(device, number_format.name, settings.peak_flops),
     )
+
+
+def _in_steps(config: Config, train: Stream, vocab_size: int, parent: Parent | None) -> Config:
+    """Turn the budget of a run into steps, and check what depends on their number."""
+    if budget_of(config.trainer).in_steps:
+        return config
+    config = budget.in_steps(config, train, vocab_size)
+    raise_all(list(check_phases(config)))
+    if parent is not None:
+        parent.require_steps_left(config)
+    return config
 
 
 def _compile(forward: Forward, config: Config) -> Forward:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nanolm import shell
 from nanolm.checksummed import is_sha256, is_size
 from nanolm.compose import ComposedCommand, continue_run
+from nanolm.config.budget import budget_of
 from nanolm.config.checks import check
 from nanolm.config.fields import flat
 from nanolm.config.launch import NEVER
@@ -106,21 +107,15 @@ def forked(path: Path, command: ComposedCommand) -> StartingPoint:
             hint="choose one, as in dataset=tiny_shakespeare, or dataset=text dataset.path=FILE",
         )
     config, changes = continue_run(saved, command, is_fork=True)
-    if found.step >= config.trainer.max_steps:
-        checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(run.path))
-        raise SettingsError(
-            f"the fork would start at step {found.step}, and trainer.max_steps is {config.trainer.max_steps}",
-            where="trainer.max_steps",
-            hint=f"trainer.max_steps={found.step + config.trainer.max_steps}, "
-            f"or an earlier checkpoint of `{checkpoints}`",
-        )
+    parent = Parent(run, saved, found)
+    parent.require_steps_left(config)
     chosen = {
         group: option
         for group, option in command.choices.items()
         if (keys := {key for key in flat(command.config) if key.startswith(f"{group}.")}) and keys <= command.given
     }
     choices = _recorded_choices(run, config) | chosen
-    return StartingPoint(config, choices, changes, Parent(run, saved, found), is_from_run=True)
+    return StartingPoint(config, choices, changes, parent, is_from_run=True)
 
 
 def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
@@ -134,7 +129,7 @@ def _resumed(run: RunDirectory, command: ComposedCommand) -> StartingPoint:
         )
     config, changes = continue_run(saved, command)
     choices = _recorded_choices(run, config)
-    if summary.is_complete(config.trainer.max_steps):
+    if summary.is_complete(budget_of(config.trainer)):
         require_unedited(saved, run)
         return StartingPoint(config, choices, changes, completed_step=summary.step or 0)
     parent = None if checkpoints_by_step(run.checkpoints) else _recorded_parent(run, summary)

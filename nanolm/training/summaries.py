@@ -8,6 +8,7 @@ from typing import Any
 
 from nanolm.baselines import compressors
 from nanolm.baselines.entropy import bigram_loss, unigram_loss
+from nanolm.config.budget import budget_of
 from nanolm.data.tokens.stream import Stream
 from nanolm.model import masks
 from nanolm.model.build import FittedModel, count_parameters
@@ -48,6 +49,8 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
     return Summary(
         status="running",
         kind=FITTED if isinstance(state.model, FittedModel) else TRAINED,
+        budget=budget_of(config.trainer).as_dict(),
+        max_steps=config.trainer.steps,
         has_checkpoint=on_main(lambda: bool(checkpoints_by_step(setup.run.checkpoints))),
         choices=choices,
         group=group or before.group,

@@ -134,6 +134,7 @@ def training(
     keep_freed_memory()
     with memory.translate_memory_errors(config), contextlib.nullcontext() if asked is None else only_if_asked(asked):
         setup = prepare(config, run, ranks, parent)
+        config = setup.config
         meters.reset_peak_memory(setup.state.device)
         before = run.read_summary()
         summary = summaries.initial(setup, before, choices or {}, group)
@@ -189,7 +190,7 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             session.saver,
         ):
             text = yield from fit(session, began) if is_fitted else loop(session, stop, began)
-        is_done = is_fitted or setup.state.step >= setup.config.trainer.max_steps
+        is_done = is_fitted or setup.state.step >= setup.config.trainer.steps
         status = "completed" if is_done else "pruned" if stop.is_pruned else "interrupted"
     except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
@@ -234,12 +235,12 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
     text = ""
     is_better = is_stopping = False
     pace = Pace(state.timed_tokens, state.timed_seconds)
-    log.start_bar(settings.max_steps, state.step, lambda: _seconds_left(session, pace))
+    log.start_bar(settings.steps, state.step, lambda: _seconds_left(session, pace))
     flag = NonFiniteFlag(state.device)
     with _profiler(session) as profile_step:
         is_slow_at_first, shapes_seen = has_slow_first_step(settings.compile, state.device), set[tuple[int, int]]()
-        while state.step < settings.max_steps and not is_stopping:
-            lr_factor = schedules.factor(state.step, settings.max_steps, config.scheduler, state.plateau)
+        while state.step < settings.steps and not is_stopping:
+            lr_factor = schedules.factor(state.step, settings.steps, config.scheduler, state.plateau)
             lr = config.optimizer.lr * lr_factor
             set_lr(optimizer, lr_factor)
             stage = stage_at(config, state.step)
@@ -249,7 +250,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
             session.record(result, lr, n_scored)
             if state.averages is not None:
                 ema.update(state.averages, state.model, ema.decay_at(settings, state.step), result.is_skipped)
-            is_last = state.step == settings.max_steps
+            is_last = state.step == settings.steps
             is_row_due = state.step % settings.log_every == 0 or is_last
             is_evaluation_due = state.step % settings.eval_every == 0 or is_last
             is_timed = not (is_slow_at_first and stage.shape not in shapes_seen)
@@ -285,7 +286,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
                     state.timed_tokens, state.timed_seconds = pace.tokens, pace.seconds
                     session.save()
                 is_better = False
-    if is_stopping and state.step < settings.max_steps:
+    if is_stopping and state.step < settings.steps:
         # The checkpoint of the last step covers all rows.
         ranks.run_on_main(log.require_written)
     return text
@@ -326,13 +327,13 @@ def _seconds_left(session: Session, pace: Pace) -> float | None:
     """Estimate the seconds to the end of the run, including evaluations and saves."""
     settings, step = session.setup.config.trainer, session.setup.state.step
     intervals = {"evaluation": settings.eval_every, "save": settings.save_every}
-    pauses = {reason: times_due(step, settings.max_steps, every) for reason, every in intervals.items()}
+    pauses = {reason: times_due(step, settings.steps, every) for reason, every in intervals.items()}
     return pace.seconds_left(total_tokens(session.setup.config, first=step), pauses)
 
 
 def _profiler(session: Session) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Return the function to call after each step; it traces a few of them if profiling is on."""
-    steps = session.setup.config.trainer.max_steps - session.setup.state.step
+    steps = session.setup.config.trainer.steps - session.setup.state.step
     if not (session.profile and session.setup.ranks.is_main and steps):
         return contextlib.nullcontext(lambda: None)
     return profiling.traced(session.setup.run.profile, steps, session.log.say)

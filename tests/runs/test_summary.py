@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm.config.budget import Budget
 from nanolm.errors import RunError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.summary import (
@@ -94,11 +95,11 @@ def test_final_summary_is_written_in_place_on_a_full_disk(tmp_path: Path) -> Non
 
 
 def test_run_is_complete_once_all_steps_are_done() -> None:
-    assert Summary(status="completed", step=5).is_complete(5)
-    assert not Summary(status="completed", step=5).is_complete(6)
-    assert not Summary(status="interrupted", step=5).is_complete(5)
-    assert Summary(status="completed", step=1, kind=FITTED, entries=9).is_complete(6)
-    assert not Summary().is_complete(1)
+    assert Summary(status="completed", step=5).is_complete(Budget("max_steps", 5))
+    assert not Summary(status="completed", step=5).is_complete(Budget("max_steps", 6))
+    assert not Summary(status="interrupted", step=5).is_complete(Budget("max_steps", 5))
+    assert Summary(status="completed", step=1, kind=FITTED, entries=9).is_complete(Budget("max_steps", 6))
+    assert not Summary().is_complete(Budget("max_steps", 1))
 
 
 def test_handmade_summary_has_the_keys_of_a_real_one(trained: Path, tmp_path: Path) -> None:

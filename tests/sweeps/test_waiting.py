@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nanolm.config.budget import Budget
 from nanolm.lock_holders import Holder
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import State, read_run
@@ -82,11 +83,11 @@ def test_a_stopped_process_is_reported_once(holder: subprocess.Popen[str], run: 
     assert len(recorded.after(SILENT + 5)) == 1
     log = (run.path.parent / LOG).read_text()
     assert log.count("waiting for the job") == 1
-    assert read_run(run, 10).state is State.running
+    assert read_run(run, Budget("max_steps", 10)).state is State.running
     holder.kill()
     while run.is_claimed():
         time.sleep(0.001)
-    assert read_run(run, 10).state is State.new, "the job can be taken"
+    assert read_run(run, Budget("max_steps", 10)).state is State.new, "the job can be taken"
 
 
 def test_a_silent_process_of_another_machine_is_reported(run: RunDirectory) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nanolm.analysis.collection import find
 from nanolm.cli import main as cli
+from nanolm.config.budget import Budget
 from nanolm.json_text import is_finite_number
 from nanolm.report.contents import gather
 from nanolm.report.html import to_script
@@ -121,7 +122,7 @@ def test_non_finite_numbers_in_files_break_no_command(tmp_path: Path, capsys: py
         page = to_script(dataclasses.asdict(gather(find([tmp_path]))))
         json.loads(page, parse_constant=pytest.fail)
         # A run of more than ten steps would raise an error.
-        assert not read_job_summary(RunDirectory(bad), 10).is_complete(10)
+        assert not read_job_summary(RunDirectory(bad), Budget("max_steps", 10)).is_complete(Budget("max_steps", 10))
 
 
 def test_resuming_refuses_links_in_a_run(nanolm: Nanolm, small_text: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from nanolm.config.batch_schedule import check_schedules
+from nanolm.config.budget import check_budget
 from nanolm.config.checks.dataset import check_dataset
 from nanolm.config.checks.lora import check_lora
 from nanolm.config.checks.mask import check_mask
@@ -23,6 +24,7 @@ from nanolm.registry import GROUPS
 Check = Callable[[Config], Iterator[NanolmError]]
 
 CHECKS: tuple[Check, ...] = (
+    check_budget,
     check_dataset,
     check_model,
     check_lora,

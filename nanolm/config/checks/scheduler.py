@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nanolm.config.budget import budget_of
 from nanolm.config.fields import outside_bounds
 from nanolm.config.run import Config
 from nanolm.config.scheduler import NOT_A_PART, ChainConfig, PartsConfig, SchedulerConfig, cooldown_of, warmup_of
@@ -20,29 +21,22 @@ from nanolm.registry import SCHEDULERS
 
 
 def check_scheduler(config: Config) -> Iterator[NanolmError]:
-    """Find a warmup without end or in two units, and mistakes in the parts of a schedule."""
-    scheduler, steps = config.scheduler, config.trainer.max_steps
+    """Find a warmup in two units, mistakes in the parts of a schedule, and phases longer than the run.
+
+    The last are found once the number of steps is known.
+    """
+    scheduler = config.scheduler
     default = next(field.default for field in dataclasses.fields(scheduler) if field.name == "warmup_steps")
-    if scheduler.warmup_fraction is not None and scheduler.warmup_steps not in (None, default):
+    has_two_units = scheduler.warmup_fraction is not None and scheduler.warmup_steps not in (None, default)
+    if has_two_units:
         yield SettingsError(
             f"scheduler.warmup_steps ({scheduler.warmup_steps}) and scheduler.warmup_fraction "
             f"({scheduler.warmup_fraction}) are both set",
             where="scheduler.warmup_steps, scheduler.warmup_fraction",
             hint="use one of them: scheduler.warmup_steps=null takes the fraction",
         )
-    elif warmup_of(scheduler, steps) + cooldown_of(scheduler, steps) > steps > warmup_of(scheduler, steps):
-        yield SettingsError(
-            f"the warmup ({warmup_of(scheduler, steps)} steps) and the cooldown ({cooldown_of(scheduler, steps)}) are "
-            f"together longer than trainer.max_steps ({steps})",
-            where="scheduler.warmup_steps, scheduler.cooldown_fraction",
-            hint="use a shorter one of them",
-        )
-    if scheduler.warmup_steps is not None and scheduler.warmup_steps >= steps:
-        yield SettingsError(
-            f"scheduler.warmup_steps ({scheduler.warmup_steps}) must be less than trainer.max_steps ({steps})",
-            where="scheduler.warmup_steps, trainer.max_steps",
-            hint="a tenth of max_steps or less is usual; null uses a twentieth",
-        )
+    if config.trainer.max_steps is not None:
+        yield from check_phases(config, has_two_units)
     if isinstance(scheduler, PartsConfig):
         if not scheduler.parts:
             yield SettingsError(
@@ -52,8 +46,35 @@ def check_scheduler(config: Config) -> Iterator[NanolmError]:
             )
         for number, part in enumerate(scheduler.parts):
             yield from _check_part(part, f"scheduler.parts[{number}]")
+
+
+def check_phases(config: Config, has_two_units: bool = False) -> Iterator[NanolmError]:
+    """Find a warmup, a cooldown or parts of a schedule that are longer than the run.
+
+    Args:
+        config: of a run whose number of steps is known.
+        has_two_units: whether the length of the warmup is ambiguous.
+    """
+    scheduler, steps = config.scheduler, config.trainer.steps
+    budget = budget_of(config.trainer)
+    length = f"trainer.max_steps ({steps})" if budget.in_steps else f"the {steps} steps of {budget}"
+    if not has_two_units and warmup_of(scheduler, steps) + cooldown_of(scheduler, steps) > steps > warmup_of(
+        scheduler, steps
+    ):
+        yield SettingsError(
+            f"the warmup ({warmup_of(scheduler, steps)} steps) and the cooldown ({cooldown_of(scheduler, steps)}) are "
+            f"together longer than {length}",
+            where="scheduler.warmup_steps, scheduler.cooldown_fraction",
+            hint="use a shorter one of them",
+        )
+    if scheduler.warmup_steps is not None and scheduler.warmup_steps >= steps:
+        yield SettingsError(
+            f"scheduler.warmup_steps ({scheduler.warmup_steps}) must be less than {length}",
+            where=f"scheduler.warmup_steps, trainer.{budget.name}",
+            hint="a tenth of the steps or less is usual; null uses a twentieth",
+        )
     if isinstance(scheduler, ChainConfig):
-        yield from _check_boundaries(scheduler, steps)
+        yield from _check_boundaries(scheduler, steps, budget.name)
 
 
 def _check_part(part: Any, where: str) -> Iterator[NanolmError]:
@@ -105,7 +126,7 @@ def _check_settings(schema: type[Any], settings: dict[Any, Any], where: str) -> 
     yield from outside_bounds(OmegaConf.to_object(typed), f"{where}.")
 
 
-def _check_boundaries(scheduler: ChainConfig, steps: int) -> Iterator[NanolmError]:
+def _check_boundaries(scheduler: ChainConfig, steps: int, budget: str) -> Iterator[NanolmError]:
     where = "scheduler.boundaries"
     expected = len(scheduler.parts) - 1
     if scheduler.parts and len(scheduler.boundaries) != expected:
@@ -119,6 +140,6 @@ def _check_boundaries(scheduler: ChainConfig, steps: int) -> Iterator[NanolmErro
     if any(later <= earlier for earlier, later in itertools.pairwise(marks)):
         yield SettingsError(
             f"scheduler.boundaries {scheduler.boundaries} leave no steps for a part",
-            where=f"{where}, scheduler.warmup_steps, trainer.max_steps",
-            hint=f"they must increase and be between the warmup ({warmup}) and trainer.max_steps ({steps})",
+            where=f"{where}, scheduler.warmup_steps, trainer.{budget}",
+            hint=f"they must increase and be between the warmup ({warmup}) and the number of steps ({steps})",
         )

@@ -11,7 +11,7 @@ from nanolm.config.fields import Trait, flat, outside_bounds
 from nanolm.config.roles import has_trait, is_resumable
 from nanolm.config.run import Config
 from nanolm.errors import NanolmError, SettingsError, raise_all
-from nanolm.sweeps.optuna.settings import OptunaConfig, check_min_steps
+from nanolm.sweeps.optuna.settings import OptunaConfig, check_length
 from nanolm.sweeps.optuna.space import Dimension, Interval, Range, Value, as_overrides, grid_points, size_of
 
 # A space of at most this many points is checked at every point; a larger one at its edges.
@@ -51,7 +51,7 @@ def check_points(
         for dimension in space
         if isinstance(dimension, Interval) and type(known.get(dimension.key.lstrip("+"))) is int
     ]
-    raise_all([*not_integers, *check_min_steps(settings, first.trainer.max_steps)])
+    raise_all([*not_integers, *check_length(settings, first.trainer)])
     configs = [job.config for job in compose_jobs(points, *config_sources, problems_of=out_of_bounds)]
     problems = [{problem.found: problem for problem in check(config)} for config in configs]
     # A problem of every point is not due to the values that are searched.

@@ -54,7 +54,7 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     config = check_points(settings, space, fixed, request.config_sources)
     directory = request.directory
     name = study_name(settings, space, shared_settings(config))
-    description = (name, settings, tuple(space), config.trainer.max_steps)
+    description = (name, settings, tuple(space), config.trainer.max_steps or 0)
     opened = open_study(directory, *description)
     n_trials = n_trials_of(settings, space)
     search = Search(opened, tuple(fixed), request.config_sources)

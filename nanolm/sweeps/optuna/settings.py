@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanolm.compose.overrides import MOST_VALUES
+from nanolm.config.budget import budget_of
 from nanolm.config.fields import Role, Trait, outside_bounds, setting
 from nanolm.config.roles import has_trait
+from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import NanolmError, SettingsError, install_hint, nearest
 from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, format_value, size_of
 
@@ -96,10 +98,19 @@ def check_settings(settings: OptunaConfig, space: Sequence[Dimension]) -> list[N
     return [*outside_bounds(settings, "hydra.sweeper."), *problems]
 
 
-def check_min_steps(settings: OptunaConfig, max_steps: int) -> list[NanolmError]:
-    """Return the problem of a pruner that starts after the last step of a trial."""
-    if not settings.prunes or (settings.min_steps or 0) < max_steps:
+def check_length(settings: OptunaConfig, trainer: TrainerConfig) -> list[NanolmError]:
+    """Return the problem of a pruner that starts after the last step of a trial, or of trials without a common one."""
+    max_steps = trainer.max_steps
+    if not settings.prunes or (max_steps is not None and (settings.min_steps or 0) < max_steps):
         return []
+    if max_steps is None:
+        return [
+            SettingsError(
+                f"a pruner compares trials at the same steps, and with {budget_of(trainer)} each has its own number",
+                where="hydra.sweeper.pruner",
+                hint="trainer.max_steps=1000 for all trials, or hydra.sweeper.pruner=none",
+            )
+        ]
     return [
         SettingsError(
             f"min_steps is {settings.min_steps} and trials have {max_steps} steps: none would be pruned",

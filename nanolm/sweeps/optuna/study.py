@@ -33,7 +33,11 @@ from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Value, size_
 
 @dataclasses.dataclass(frozen=True)
 class OpenStudy:
-    """A study in the folder of its sweep, whose completed trials have max_steps steps."""
+    """A study in the folder of its sweep.
+
+    Attributes:
+        max_steps: steps of its completed trials; 0 if each has its own number, which a pruner cannot compare.
+    """
 
     folder: Path
     space: Sequence[Dimension]

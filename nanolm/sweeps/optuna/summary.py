@@ -60,5 +60,6 @@ def trained_tokens(outcomes: Sequence[Outcome]) -> tuple[int, int]:
         tokens, step = outcome.report.summary.tokens or 0, outcome.report.summary.steps_done
         spent += tokens
         is_final = outcome.report.state is State.diverged or not step
-        full += tokens * (1.0 if is_final else outcome.job.config.trainer.max_steps / step)
+        max_steps = outcome.job.config.trainer.max_steps or outcome.report.summary.max_steps or step
+        full += tokens * (1.0 if is_final else max_steps / step)
     return spent, round(full)

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from nanolm import shell
+from nanolm.config.budget import MAX_STEPS, Budget, budget_of
 from nanolm.config.model import TransformerConfig
 from nanolm.config.run import Config
 from nanolm.config.scheduler import PlateauConfig
@@ -52,6 +54,26 @@ class Parent:
         """
         with _explains_misfit(self.checkpoint):
             require_fit(self.checkpoint, _with_adapters_of(self.config, config), vocab_size)
+
+    def require_steps_left(self, config: Config) -> None:
+        """Refuse a fork without a step to train; one whose number of steps is not known yet is accepted.
+
+        Raises:
+            SettingsError: with a larger budget.
+        """
+        budget, n_steps, step = budget_of(config.trainer), config.trainer.max_steps, self.checkpoint.step
+        if n_steps is None or step < n_steps:
+            return
+        if budget.in_steps:
+            length, larger = f"trainer.max_steps is {n_steps}", Budget(MAX_STEPS, step + n_steps)
+        else:
+            length, larger = f"{budget} has {n_steps} steps", budget.times(-(-(step + n_steps) // n_steps))
+        checkpoints = shell.join("nanolm", "checkpoints", shell.path_argument(self.run.path))
+        raise SettingsError(
+            f"the fork would start at step {step}, and {length}",
+            where=f"trainer.{budget.name}",
+            hint=f"{larger}, or an earlier checkpoint of `{checkpoints}`",
+        )
 
     def keeps_adapters(self, config: Config) -> bool:
         """Return whether the fork continues the adapters of the parent; else they are merged into its base."""

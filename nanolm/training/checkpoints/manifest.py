@@ -18,6 +18,7 @@ LOGS = ("metrics.jsonl", "samples.jsonl")
 FACTS = {
     "step": COUNT,
     "best_step": COUNT,
+    "max_steps": COUNT,
     "val_loss": FINITE_OR_NULL,
     "settings": TABLE,
     "logs": TABLE,
@@ -26,13 +27,18 @@ FACTS = {
     "base": SHA256,
     "versions": TABLE,
 }
-OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "base", "versions")
+OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "base", "versions", "max_steps")
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a checkpoint, or None if it is missing or damaged. No other file is read."""
     manifest = checksummed.read_manifest(path)
     return None if manifest is None or manifest_problem(path, manifest) else manifest
+
+
+def max_steps_of(manifest: dict[str, Any]) -> int | None:
+    """Return the number of steps of the run that a checkpoint belongs to; of an older version, that of its settings."""
+    return manifest.get("max_steps", manifest["settings"].get("trainer.max_steps"))
 
 
 def manifest_problem(path: Path, manifest: dict[str, Any]) -> str | None:

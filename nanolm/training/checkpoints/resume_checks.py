@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanolm import shell
+from nanolm.config.budget import budget_of
 from nanolm.config.fields import Trait
 from nanolm.config.identity import describe_changes, identity, recorded
 from nanolm.config.roles import has_trait, is_resumable
@@ -27,7 +28,7 @@ from nanolm.runs.summary import Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.checkpoint import Checkpoint
 from nanolm.training.checkpoints.fork import Parent
-from nanolm.training.checkpoints.manifest import read_manifest
+from nanolm.training.checkpoints.manifest import max_steps_of, read_manifest
 from nanolm.untrusted import read_yaml
 
 
@@ -39,11 +40,13 @@ class ResumeInfo:
         file_offsets: bytes to keep of metrics.jsonl and of the samples; later content is truncated.
         notes: messages to the user about the files.
         changes: settings that differ from those of the checkpoint, with the old and the new value.
+        max_steps: number of steps of the run at the checkpoint; None if there is none.
     """
 
     file_offsets: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     changes: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    max_steps: int | None = None
 
 
 def check_run(
@@ -80,7 +83,7 @@ def check_run(
             where=str(run.summary),
             hint="restore it from a copy of this run, or delete it: it is rewritten",
         )
-    info = ResumeInfo(changes=changed_settings(config, resumed.manifest))
+    info = ResumeInfo(changes=changed_settings(config, resumed.manifest), max_steps=max_steps_of(resumed.manifest))
     if not run.summary.exists():
         info.notes.append("summary.json is missing and is rewritten; its wandb run and the parent of a fork are lost")
     if summary.steps_done > resumed.step and not damaged:
@@ -223,7 +226,7 @@ def _check_logs(
                 f"metrics.jsonl {problem}",
                 where=str(path),
                 hint="restore it from a copy of the run; without it, a new run can start from these weights: "
-                + shell.resume_command(run.path, "fork=true", f"trainer.max_steps={config.trainer.max_steps}"),
+                + shell.resume_command(run.path, "fork=true", str(budget_of(config.trainer))),
             )
         info.file_offsets[path.name] = path.stat().st_size if path.exists() else 0
         info.notes.append(f"{path.name} {problem}: new samples are appended to it")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import raise_all
-from nanolm.sweeps.optuna.settings import OptunaConfig, check_min_steps, check_settings, n_trials_of
+from nanolm.sweeps.optuna.settings import OptunaConfig, check_length, check_settings, n_trials_of
 from nanolm.sweeps.optuna.space import Choice, Dimension, Interval, Range
 
 LR = Interval("optimizer.lr", 1e-4, 1e-2, is_log=True)
@@ -55,10 +56,10 @@ def test_n_trials_of_a_grid_is_its_size() -> None:
     assert n_trials_of(OptunaConfig(), space) == 20
 
 
-def test_check_min_steps_refuses_a_pruner_without_effect() -> None:
-    assert check_min_steps(OptunaConfig(pruner="asha", min_steps=99), 100) == []
-    assert check_min_steps(OptunaConfig(min_steps=100), 100) == []
-    (problem,) = check_min_steps(OptunaConfig(pruner="asha", min_steps=100), 100)
+def test_check_length_refuses_a_pruner_without_effect() -> None:
+    assert check_length(OptunaConfig(pruner="asha", min_steps=99), TrainerConfig(max_steps=100)) == []
+    assert check_length(OptunaConfig(min_steps=100), TrainerConfig(max_steps=100)) == []
+    (problem,) = check_length(OptunaConfig(pruner="asha", min_steps=100), TrainerConfig(max_steps=100))
     assert "none would be pruned" in str(problem)
 
 

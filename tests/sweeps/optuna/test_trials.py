@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from nanolm.config.budget import Budget
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import MetricsRow
 from nanolm.runs.records import encode_row
@@ -69,7 +70,7 @@ def test_trial_pruner_reports_earlier_losses_of_the_run(make_study: Callable[...
 
 
 def finish(study: OpenStudy, number: int, run: RunDirectory) -> bool:
-    return finish_trial(study, number, run, read_run(run, study.max_steps))
+    return finish_trial(study, number, run, read_run(run, Budget("max_steps", study.max_steps)))
 
 
 def test_finish_trial_tells_the_study_each_kind_of_result(make_study: Callable[..., OpenStudy], tmp_path: Path) -> None:
