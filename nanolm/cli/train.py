@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from nanolm import terminal
@@ -19,6 +20,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         NanolmError: the command line has a mistake, or the run failed.
     """
+    started = time.perf_counter()
     from nanolm.compose import compose_command, warnings_about
     from nanolm.compose.hydra_commands import parse_flags, print_answer, prints_something
 
@@ -55,11 +57,15 @@ def run(arguments: list[str]) -> int:
         result = run_sweep(flags, command.sweep_directory, job)
         # Sweepers of other packages return something else.
         return result.exit_status if isinstance(result, SweepResult) else 0
-    return _train(command)
+    return _train(command, started)
 
 
-def _train(command: ComposedCommand) -> int:
-    """Train, or make a dry run; return the exit status."""
+def _train(command: ComposedCommand, started: float) -> int:
+    """Train, or make a dry run; return the exit status.
+
+    Args:
+        started: when the command started, by time.perf_counter.
+    """
     from nanolm.data.download import only_if_asked
     from nanolm.training.launch import claimed, nothing_to_do
 
@@ -89,6 +95,7 @@ def _train(command: ComposedCommand) -> int:
             parent=start.parent,
             profile=command.launch.profile,
             asked=asked,
+            started=started,
         )
         if ranks.is_main:
             print_result_table(outcome.summary, run, outcome.sample, outcome.prompt, start.config.plugins)

@@ -1,7 +1,8 @@
 """The budget of a run: the one setting that decides how many steps it has.
 
 A config that was composed has exactly one budget. `trainer.max_steps` is null if it is another one, which
-`nanolm.model.budget` turns into steps once the text and the vocabulary are known.
+`nanolm.model.budget` turns into steps once the text and the vocabulary are known, and `nanolm.training.minutes` once
+the speed is measured.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from nanolm.config.run import Config
 from nanolm.config.trainer import TrainerConfig
 from nanolm.errors import NanolmError, SettingsError
 
-MAX_STEPS = "max_steps"
+MAX_STEPS, MAX_MINUTES = "max_steps", "max_minutes"
 # The budgets in another unit than steps.
-OTHERS = ("max_tokens", "max_epochs", "max_flops", "tokens_per_parameter")
+OTHERS = ("max_tokens", "max_epochs", "max_flops", "tokens_per_parameter", MAX_MINUTES)
 BUDGETS = (MAX_STEPS, *OTHERS)
 
 DEFAULT_STEPS = TrainerConfig().steps

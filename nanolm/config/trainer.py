@@ -93,6 +93,14 @@ class TrainerConfig:
         gt=0,
         le=10**9,
     )
+    max_minutes: float | None = setting(
+        None,
+        doc="Budget in minutes, from the start of the command to the end of training. Some steps are timed and undone, "
+        "and the number of steps is then fixed. null: another budget.",
+        traits=BUDGET,
+        gt=0,
+        le=10**6,
+    )
     batch_size: int = setting(
         16, doc="Sequences per optimizer step, summed over all processes.", traits=(Trait.scale, Trait.batches), ge=1
     )

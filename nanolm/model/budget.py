@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from nanolm.config.batch_schedule import Stage, stages, with_stage
-from nanolm.config.budget import MAX_STEPS, Budget, budget_of, format_amount
+from nanolm.config.budget import MAX_MINUTES, MAX_STEPS, Budget, budget_of, format_amount
 from nanolm.config.dataset import InstructionsConfig
 from nanolm.config.model import NgramConfig
 from nanolm.config.run import Config
@@ -29,6 +29,8 @@ UNITS = {"max_tokens": "tokens", "max_epochs": "epochs", "max_flops": "FLOPs", "
 def needs_text(config: Config) -> bool:
     """Return whether the number of steps depends on the train split."""
     name = budget_of(config.trainer).name
+    if name == MAX_MINUTES:
+        return False
     has_unscored_tokens = config.trainer.sampling.in_rows or isinstance(config.dataset, InstructionsConfig)
     return name == "max_epochs" or (name != MAX_STEPS and has_unscored_tokens)
 
@@ -54,6 +56,12 @@ def in_steps(config: Config, train: Stream | None, vocab_size: int | None) -> Co
     if config.model.name == NgramConfig.name:
         # It is fitted in one pass, whatever the budget.
         return with_steps(config, 1)
+    if budget.name == MAX_MINUTES:
+        raise SettingsError(
+            f"{budget} is turned into steps when the speed of training is measured",
+            where="trainer.max_minutes",
+            hint="`nanolm train ... dry_run=true` measures it and prints the number of steps",
+        )
     amount = Fraction(repr(budget.value))
     if budget.name == "tokens_per_parameter":
         assert vocab_size is not None

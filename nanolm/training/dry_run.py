@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
-import tempfile
 import time
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from nanolm.config.batch_schedule import stages
 from nanolm.config.budget import budget_of
 from nanolm.config.run import Config
-from nanolm.errors import DivergedError, SettingsError
+from nanolm.errors import SettingsError
 from nanolm.model import memory_estimate
 from nanolm.model.budget import describe_steps
 from nanolm.model.build import FittedModel, count_parameters
@@ -23,23 +16,18 @@ from nanolm.model.shapes import has_formula
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import meters, schedules
 from nanolm.training.allocator import keep_freed_memory
-from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.fork import Parent
-from nanolm.training.checkpoints.manifest import LOGS
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
-from nanolm.training.ema import Averages
-from nanolm.training.evaluation import split_loss, write_sample
 from nanolm.training.memory import translate_memory_errors
-from nanolm.training.optimizers.build import evaluation_weights
+from nanolm.training.minutes import fix_steps
 from nanolm.training.pace import times_due
-from nanolm.training.session import DIVERGED_HINT, checkpoint_facts
 from nanolm.training.setup import Setup, prepare
-from nanolm.training.step import micro_batches, set_lr, update
+from nanolm.training.timing import time_evaluation, time_save, time_steps
 from nanolm.training.torch_errors import translate_torch_errors
 from nanolm.wording import format_bytes, format_duration
 
-# Steps before the timed ones (the first is slower, and compiles); limits on the timed ones, of all stages together.
-WARMUP_STEPS, MAX_STEPS, MAX_SECONDS = 2, 50, 5.0
+# Limits on the timed steps, of all stages together.
+MAX_STEPS, MAX_SECONDS = 50, 5.0
 
 # Number of steps at which the learning rate is shown.
 SHOWN_STEPS = 9
@@ -103,9 +91,10 @@ def dry_run(
         DivergedError: a loss or gradient is not finite.
         OutOfMemoryError: an allocation failed.
     """
+    began = time.perf_counter()
     keep_freed_memory()
     with translate_memory_errors(config), translate_torch_errors():
-        return _estimate(prepare(config, run, ranks, parent))
+        return _estimate(fix_steps(prepare(config, run, ranks, parent), began))
 
 
 def _estimate(setup: Setup) -> Estimate:
@@ -120,10 +109,9 @@ def _estimate(setup: Setup) -> Estimate:
     first, last = state.step, settings.steps
     timed = _time_stages(setup)
     step_seconds, speed = timed.seconds / timed.steps, timed.tokens / timed.seconds
-    evaluation_seconds = _time_evaluation(setup)
+    evaluation_seconds = time_evaluation(setup)
     peak_memory = meters.peak_memory(state.device)
-    weights, state_dict, averages = state.full_state()
-    save_seconds, checkpoint_bytes = setup.ranks.run_on_main(lambda: _time_save(setup, weights, state_dict, averages))
+    save = time_save(setup)
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
     n_parameters = count_parameters(state.model)
     vocab_size, number_format = setup.tokenizer.vocab_size, state.number_format.name
@@ -145,11 +133,11 @@ def _estimate(setup: Setup) -> Estimate:
         memory=memory,
         peak_by_formula=peak_by_formula,
         peak_memory=peak_memory,
-        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_bytes=save.n_bytes,
         durations={
             "steps": (last - first, step_seconds),
             "evaluations": (times_due(first, last, settings.eval_every), evaluation_seconds),
-            "saves": (times_due(first, last, settings.save_every), save_seconds),
+            "saves": (times_due(first, last, settings.save_every), save.in_loop),
         },
         tokens_per_second=speed,
         mfu=meters.utilization(speed, timed.flops_per_token, peak, setup.ranks.world_size),
@@ -180,79 +168,11 @@ def _time_stages(setup: Setup) -> _Timed:
     n_steps, seconds, tokens, flops = 0, 0.0, 0.0, 0.0
     for stage in remaining:
         begin, n_left = max(stage.start, first), stage.steps_from(first)
-        step_seconds, tokens_a_step = _time_steps(setup, begin, stage.end, len(remaining))
-        n_steps, seconds, tokens = n_steps + n_left, seconds + n_left * step_seconds, tokens + n_left * tokens_a_step
-        flops += n_left * tokens_a_step * setup.flops_by_context.get(stage.context_length, 0)
+        limits = (max(1, MAX_STEPS // len(remaining)), MAX_SECONDS / len(remaining))
+        step = time_steps(setup, stage, begin, *limits)
+        n_steps, seconds, tokens = n_steps + n_left, seconds + n_left * step.seconds, tokens + n_left * step.tokens
+        flops += n_left * step.tokens * setup.flops_by_context.get(stage.context_length, 0)
     return _Timed(n_steps, seconds, tokens, flops / tokens if setup.flops_by_context else None)
-
-
-def _time_steps(setup: Setup, first: int, end: int, n_stages: int) -> tuple[float, float]:
-    """Return the mean seconds and scored tokens of the steps from `first` on; the one before `end` is repeated.
-
-    Args:
-        n_stages: that share the limits on the timed steps.
-    """
-    settings, state = setup.config.trainer, setup.state
-    assert state.optimizer is not None, "a fitted model has no steps"
-    steps = tokens = 0
-    began = time.perf_counter()
-    for number in range(WARMUP_STEPS + max(1, MAX_STEPS // n_stages)):
-        if number == WARMUP_STEPS:
-            began = time.perf_counter()
-        step = min(first + number, end - 1)
-        set_lr(state.optimizer, schedules.factor(step, settings.steps, setup.config.scheduler, state.plateau))
-        batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
-        result = update(
-            setup.forward,
-            state.optimizer,
-            batch,
-            state.number_format,
-            settings.clip_norm,
-            settings.clip_value,
-            setup.ranks,
-            n_scored,
-        )
-        if result.has_diverged:
-            raise _diverged(f"at step {step + 1}: loss {result.loss}, gradient norm {result.grad_norm}")
-        if number >= WARMUP_STEPS:
-            steps, tokens = steps + 1, tokens + n_scored
-            if setup.ranks.max(time.perf_counter() - began) > MAX_SECONDS / n_stages:
-                break
-    return (time.perf_counter() - began) / steps, tokens / steps
-
-
-def _time_evaluation(setup: Setup) -> float:
-    began = time.perf_counter()
-    assert setup.state.optimizer is not None, "a fitted model has no steps"
-    with evaluation_weights(setup.state.optimizer):
-        loss = split_loss(setup, "val")
-        if not math.isfinite(loss):
-            raise _diverged(f"within {WARMUP_STEPS + MAX_STEPS} steps: validation loss {loss}")
-        if setup.config.trainer.sample_tokens:
-            write_sample(setup)
-    duration = time.perf_counter() - began
-    return duration * (2 if setup.state.averages is not None else 1)
-
-
-def _diverged(how: str) -> DivergedError:
-    return DivergedError(f"the dry run diverged {how}", where="dry_run", hint=DIVERGED_HINT)
-
-
-def _time_save(
-    setup: Setup, weights: dict[str, torch.Tensor], state: Any, averages: Averages | None
-) -> tuple[float, int]:
-    """Return the seconds and bytes of a checkpoint, which is written to the run directory and removed."""
-    setup.run.path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=setup.run.path) as folder:
-        began = time.perf_counter()
-        log = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
-        facts = {**checkpoint_facts(setup), "logs": dict.fromkeys(LOGS, log)}
-        snapshot = checkpoint.take_snapshot(setup.state.step, weights, state, facts, averages)
-        copied = time.perf_counter() - began
-        saved = checkpoint.write(Path(folder), snapshot)
-        written = time.perf_counter() - began
-        size = sum(path.stat().st_size for path in saved.path.iterdir())
-    return copied if setup.config.trainer.save_in_background else written, size
 
 
 def print_estimate(found: Estimate) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanolm.config.batch_schedule import stages
-from nanolm.config.budget import budget_of
+from nanolm.config.batch_schedule import LONG_RUN, stages
+from nanolm.config.budget import MAX_MINUTES, budget_of
 from nanolm.config.checks.lora import check_start
 from nanolm.config.checks.scheduler import check_phases
 from nanolm.config.identity import identity
 from nanolm.config.lr_scaling import resolve_optimizer
+from nanolm.config.model import NgramConfig
 from nanolm.config.run import Config
 from nanolm.config.trainer import Parallel
 from nanolm.data import corpus as corpora
@@ -36,6 +37,7 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.base import Base, require_base
 from nanolm.training.checkpoints.fit import require_fit
 from nanolm.training.checkpoints.fork import Parent, adapt_state
+from nanolm.training.checkpoints.manifest import max_steps_of
 from nanolm.training.checkpoints.resume_checks import ResumeInfo, check_run, parent_notes
 from nanolm.training.checkpoints.state import TrainState, read_state
 from nanolm.training.determinism import set_determinism
@@ -46,6 +48,9 @@ from nanolm.training.optimizers import build as optimizers
 from nanolm.training.precision import NumberFormat, choose_device
 from nanolm.training.step import Forward
 
+# A number of steps that is not known before the speed is measured.
+UNKNOWN = 0
+
 
 @dataclasses.dataclass
 class Setup:
@@ -53,6 +58,7 @@ class Setup:
 
     Attributes:
         config: the settings, with the number of steps that the budget has been turned into.
+        has_steps: whether that is known; else config has any, until `minutes.fix_steps` has measured the speed.
         streams: tokens by split.
         forward: what a training step calls in place of the model (its distributed or compiled form).
         about: facts for the manifests of checkpoints and for the summary.
@@ -66,6 +72,7 @@ class Setup:
     """
 
     config: Config
+    has_steps: bool
     run: RunDirectory
     ranks: Ranks
     corpus: Corpus
@@ -118,7 +125,9 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     corpus, tokenizer, streams = ranks.run_on_main_first(
         lambda: _prepare_text(config, run, resumed is not None, parent)
     )
-    config = _in_steps(config, streams["train"], tokenizer.vocab_size, parent)
+    max_steps = steps_in_minutes(config, run, resumed)
+    has_steps = max_steps != UNKNOWN
+    config = _in_steps(config, streams["train"], tokenizer.vocab_size, parent, max_steps)
     about: dict[str, Any] = {
         "identity": identity(config),
         "corpus": corpus.fingerprint,
@@ -165,6 +174,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         state.tokens += len(streams["train"].tokens)
     return Setup(
         config=config,
+        has_steps=has_steps,
         run=run,
         ranks=ranks,
         corpus=corpus,
@@ -184,11 +194,35 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     )
 
 
-def _in_steps(config: Config, train: Stream, vocab_size: int, parent: Parent | None) -> Config:
-    """Turn the budget of a run into steps, and check what depends on their number."""
+def steps_in_minutes(config: Config, run: RunDirectory, resumed: checkpoint.Checkpoint | None) -> int | None:
+    """Return the steps that an earlier session has fixed for trainer.max_minutes.
+
+    Returns:
+        UNKNOWN if they are to be measured; None for another budget.
+    """
+    minutes = budget_of(config.trainer)
+    if minutes.name != MAX_MINUTES or config.model.name == NgramConfig.name:
+        return None
+    if resumed is not None:
+        is_same = resumed.manifest["settings"].get("trainer.max_minutes") == minutes.value
+        return max_steps_of(resumed.manifest) if is_same else UNKNOWN
+    summary = run.read_summary()
+    return summary.max_steps if summary.max_steps and summary.budget == minutes.as_dict() else UNKNOWN
+
+
+def _in_steps(
+    config: Config, train: Stream, vocab_size: int, parent: Parent | None, max_steps: int | None = None
+) -> Config:
+    """Turn the budget of a run into steps, and check what depends on their number.
+
+    Args:
+        max_steps: fixed by an earlier session; UNKNOWN: any number, without a check.
+    """
     if budget_of(config.trainer).in_steps:
         return config
-    config = budget.in_steps(config, train, vocab_size)
+    if max_steps == UNKNOWN:
+        return budget.with_steps(config, LONG_RUN)
+    config = budget.in_steps(config, train, vocab_size) if max_steps is None else budget.with_steps(config, max_steps)
     raise_all(list(check_phases(config)))
     if parent is not None:
         parent.require_steps_left(config)

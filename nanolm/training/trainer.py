@@ -39,6 +39,7 @@ from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_r
 from nanolm.training.evaluation import evaluate
 from nanolm.training.fitting import fit
 from nanolm.training.gating import NonFiniteFlag
+from nanolm.training.minutes import fix_steps
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
 from nanolm.training.results import StepResult
@@ -53,6 +54,7 @@ from nanolm.training.session import Session
 from nanolm.training.setup import prepare
 from nanolm.training.step import Step, micro_batches, set_lr, update
 from nanolm.training.stop import StopRequest
+from nanolm.training.timing import Clock
 from nanolm.training.torch_errors import translate_torch_errors
 
 P = ParamSpec("P")
@@ -96,6 +98,8 @@ def training(
     group: str | None = None,
     profile: bool = False,
     asked: Collection[str] | None = None,
+    started: float | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Training:
     """Train a model in a run directory that this process has claimed, or resume the run in it.
 
@@ -116,6 +120,8 @@ def training(
         group: the sweep that the run belongs to; None keeps that of a resumed run.
         profile: whether to trace a few steps with PyTorch's profiler.
         asked: the settings whose addresses may be downloaded from; None: all of them.
+        started: when the command started, for trainer.max_minutes; None: now.
+        clock: monotonic seconds, which steps are timed by for trainer.max_minutes.
 
     Yields:
         Each update, before it is logged, evaluated and saved.
@@ -131,9 +137,10 @@ def training(
         RankError: another rank ended or does not answer.
     """
     began = time.perf_counter()
+    started = clock() if started is None else started
     keep_freed_memory()
     with memory.translate_memory_errors(config), contextlib.nullcontext() if asked is None else only_if_asked(asked):
-        setup = prepare(config, run, ranks, parent)
+        setup = fix_steps(prepare(config, run, ranks, parent), started, clock)
         config = setup.config
         meters.reset_peak_memory(setup.state.device)
         before = run.read_summary()
