@@ -58,8 +58,9 @@ class Run:
         name: the shortest ending of the path that is unique in the collection.
         settings: config.yaml as {dotted key: plain value}; empty if it is damaged.
         summary: summary.json; empty if it is missing or damaged.
-        status: completed, running, interrupted, diverged, pruned or failed, as in the summary; `unfinished` if the
-            summary says running and no process writes to the run; `damaged` or `no summary` if it is unknown.
+        status: completed, stopped_early, running, interrupted, diverged, pruned or failed, as in the summary;
+            `unfinished` if the summary says running and no process writes to the run; `damaged` or `no summary` if it
+            is unknown.
         faults: what is damaged.
         notes: other remarks, such as an edited config.yaml.
     """

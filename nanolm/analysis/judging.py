@@ -14,6 +14,7 @@ from nanolm.analysis.rows import Measured, averaged
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL
+from nanolm.runs.summary import FINISHED
 from nanolm.wording import short_number
 
 # Costs at which curves are read, with their units.
@@ -144,9 +145,9 @@ def _compared(group: Sequence[Measured], groups: Sequence[Sequence[Measured]], a
     of_group = [one for one in group if one[0] in runs]
     if at is not None:
         return of_group
-    n_completed = sum(any(run.status == "completed" for run, _ in some) for some in groups)
+    n_completed = sum(any(run.status in FINISHED for run, _ in some) for some in groups)
     if n_completed > 1:
-        return [one for one in of_group if one[0].status == "completed"]
+        return [one for one in of_group if one[0].status in FINISHED]
     sound = [one for one in of_group if one[0].status not in BROKEN]
     has_sound = any(run.status not in BROKEN for some in groups for run, _ in some)
     return sound if has_sound else of_group
@@ -156,7 +157,7 @@ def _at_shared_step(compared: Sequence[Measured]) -> tuple[dict[int, Reading], s
     """Read each run at the last step at which all were evaluated; interpolate if there is none."""
     readings = {id(run): Reading(_last_loss(found)) for run, found in compared}
     stepped = [(run, found) for run, found in compared if _has_steps(run) and found.final_val_loss is not None]
-    if all(run.status == "completed" for run, _ in stepped) and len({found.step for _, found in stepped}) <= 1:
+    if all(run.status in FINISHED for run, _ in stepped) and len({found.step for _, found in stepped}) <= 1:
         return readings, "final", []
     curves = {}
     for run, found in stepped:

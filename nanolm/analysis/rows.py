@@ -18,6 +18,7 @@ from nanolm.analysis.settings import nearest_column, varying_settings
 from nanolm.analysis.statistics import Estimate, estimate
 from nanolm.config.roles import affects_results
 from nanolm.errors import SettingsError
+from nanolm.runs.summary import FINISHED
 from nanolm.wording import format_value
 
 Measured = tuple[Run, RunMetrics]
@@ -134,8 +135,8 @@ def make_row(group: Sequence[Measured], settings: dict[str, Any], batches: str |
 
 
 def averaged(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are averaged: the completed ones, or all if none is completed."""
-    return [run for run in runs if run.status == "completed"] or list(runs)
+    """The runs that are averaged: the finished ones, or all if none is finished."""
+    return [run for run in runs if run.status in FINISHED] or list(runs)
 
 
 def _mean(measured: Sequence[RunMetrics], name: str) -> float | None:

@@ -18,15 +18,20 @@ from nanolm.cli.arguments import add_json
 from nanolm.errors import SettingsError, nearest, raise_all
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
+from nanolm.runs.summary import FINISHED
 from nanolm.terminal import visible
 from nanolm.wording import MISSING, format_age, format_value
 
 STATUSES = (
-    "completed", "running", "unfinished", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
+    *FINISHED, "running", "unfinished", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
 )  # fmt: skip
 # Config groups shown as columns.
 GROUPS = ("model", "size", "dataset")
-STYLES = {"completed": "green", "running": "cyan", "failed": "red", "diverged": "red", "damaged": "red"}
+STYLES = {
+    **dict.fromkeys(FINISHED, "green"),
+    "running": "cyan",
+    **dict.fromkeys(("failed", "diverged", "damaged"), "red"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ nanolm train: train a model, or resume a run.
   nanolm train resume=outputs/RUN trainer.max_steps=4000          resume a run
   nanolm train ... resume=auto                                    resume an unfinished run with these settings
   nanolm train resume=outputs/RUN fork=true optimizer.lr=1e-4     start a new run from a checkpoint of RUN
+  nanolm train ... trainer.max_minutes=10                         train for ten minutes; or max_tokens=5e6, ...
   nanolm train ... dry_run=true                                   estimate time and memory
   torchrun --nproc-per-node=4 -m nanolm train ...                 share each batch among four processes
 

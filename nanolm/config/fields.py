@@ -67,7 +67,7 @@ class Setting:
         traits: further facts that a rule needs.
         bounds: limits of a number by the names in BOUNDS.
         off: the value that disables the setting, with an explanation, for hints: "null disables clipping".
-            {trainer.end} is replaced by that property of the settings.
+            {trainer.max_steps} is replaced by the value of that setting.
         is_path: a path on the command line needs no quotes, and a leading ~/ is the home folder.
         in_context: a number of positions, at most size.context_length.
         switch: of a nested dataclass, its setting that is null when the others have no effect. They are no part of a
@@ -127,8 +127,21 @@ def outside_bounds(config: Any, prefix: str = "") -> Iterator[NanolmError]:
         declared = setting_of(field)
         for place, number in _numbers(key, value):
             if violated := _violated(number, declared.bounds):
-                hint = f"{key}={declared.off.format_map(vars(config))}" if declared.off else ""
+                hint = off_hint(key, declared.off, vars(config))
                 yield SettingsError(f"{place} is {number}, and must be {violated}", where=key, hint=hint)
+
+
+def off_hint(key: str, off: str, settings: Mapping[Any, Any]) -> str:
+    """Return the hint how to disable a setting; an empty string if that is not possible.
+
+    Args:
+        off: as in Setting.
+        settings: the groups of all settings, by name.
+    """
+    if not off:
+        return ""
+    # The budget may be in another unit than steps; any large interval has no end before it.
+    return f"{key}={off.format_map(settings)}".replace("None (trainer.max_steps)", "1000000000")
 
 
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, int | float]]:

@@ -192,14 +192,29 @@ class TrainerConfig:
         doc="Steps between two training rows in metrics.jsonl.",
         role=Role.reporting,
         ge=1,
-        off="{trainer.end} writes one row, at the end; rows cannot be disabled",
+        off="{trainer.max_steps} (trainer.max_steps) writes one row, at the end; rows cannot be disabled",
     )
     eval_every: int = setting(
         250,
         doc="Steps between two evaluations of the validation loss.",
         traits=(Trait.horizon,),
         ge=1,
-        off="{trainer.end} evaluates only at the end",
+        off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end",
+    )
+    early_stop: int | None = setting(
+        None,
+        doc="Number of evaluations in a row without an improvement of the validation loss after which a run stops. "
+        "null: never.",
+        traits=(Trait.horizon,),
+        ge=1,
+        off="null disables early stopping",
+    )
+    early_stop_delta: float = setting(
+        0.0,
+        doc="Improvement in nats per token that trainer.early_stop counts as one only if it is exceeded.",
+        traits=(Trait.horizon,),
+        ge=0,
+        off="0 counts every improvement",
     )
     estimate_batches: int = setting(
         0,
@@ -214,7 +229,7 @@ class TrainerConfig:
         doc="Steps between two checkpoints. The best and the last state are saved as well.",
         role=Role.runtime,
         ge=1,
-        off="{trainer.end} saves only the best and the last checkpoint",
+        off="{trainer.max_steps} (trainer.max_steps) saves only the best and the last checkpoint",
     )
     save_every_minutes: float | None = setting(
         None,
@@ -265,11 +280,6 @@ class TrainerConfig:
         """Number of training steps of a run whose budget is in steps; of any other, see nanolm.model.budget."""
         assert self.max_steps is not None, "the budget is not in steps"
         return self.max_steps
-
-    @property
-    def end(self) -> str:
-        """An interval of steps that only the end of the run has, for hints."""
-        return "1000000000" if self.max_steps is None else f"{self.max_steps} (trainer.max_steps)"
 
     @property
     def is_averaged(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
 
-from nanolm.config.fields import LARGEST, alternatives, enum_of, setting_of
+from nanolm.config.fields import LARGEST, alternatives, enum_of, off_hint, setting_of
 from nanolm.config.interpolation import unescape
 from nanolm.errors import SettingsError, nearest
 
@@ -113,7 +113,7 @@ def _hint(task: Mapping[Any, Any], key: str, value: Any, kinds: list[Any], off: 
         return "is a shell variable unset? give a value, or leave it out for its default"
     if value is None or value is False or str(value).strip().lower() in _OFF_VALUES:
         if off:
-            return f"{key}={off.format_map(task)}"
+            return off_hint(key, off, task)
         if type(None) in kinds:
             return f"{key}=null"
     if isinstance(value, float) and value.is_integer() and int in kinds and abs(value) < LARGEST:

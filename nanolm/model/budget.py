@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
@@ -12,12 +13,12 @@ from nanolm.config.dataset import InstructionsConfig
 from nanolm.config.model import NgramConfig
 from nanolm.config.run import Config
 from nanolm.config.trainer import Sampling
-from nanolm.data import corpus as corpora
-from nanolm.data.tokens import cache as token_cache
-from nanolm.data.tokens.stream import Stream
 from nanolm.errors import SettingsError
 from nanolm.model import count
 from nanolm.model.parameters import n_parameters
+
+if typing.TYPE_CHECKING:
+    from nanolm.data.tokens.stream import Stream
 
 # The steps of a run are counted in 64 bits, and its tokens too.
 MOST_STEPS = 2**48
@@ -85,6 +86,10 @@ def read_steps(config: Config, vocab_size: int | None = None) -> Config:
     """
     if not (needs_text(config) or (vocab_size is None and needs_vocabulary(config))):
         return in_steps(config, None, vocab_size)
+    # `nanolm count` reads no text, and starts without NumPy.
+    from nanolm.data import corpus as corpora
+    from nanolm.data.tokens import cache as token_cache
+
     corpus = corpora.load(config.dataset)
     tokenizer = token_cache.fit_tokenizer(corpus, config)
     train = token_cache.tokenize(corpus, tokenizer, config)["train"]

@@ -12,7 +12,7 @@ from nanolm.errors import RunError
 from nanolm.plotting import Curve, terminal_plot
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, MetricsRow
-from nanolm.runs.summary import Summary
+from nanolm.runs.summary import STOPPED_EARLY, Summary
 from nanolm.terminal import visible
 from nanolm.wording import LOSSY, format_bytes
 
@@ -64,7 +64,7 @@ def print_result_table(
         # The run has been trained, and its result is in the summary.
         console.print(cell(error.found))
     budget = None if summary.is_fitted else next(itertools.starmap(Budget, summary.budget.items()), None)
-    console.print(f"{summary.status} at step {summary.step:,}" + _of_budget(budget, summary.max_steps))
+    console.print(f"{summary.status} at step {summary.step:,}" + _of_budget(summary.status, budget, summary.max_steps))
     table = Table(["", "nats/token", "bits/byte", ""], "lrrl")
     best = summary.best_val_loss
     if best is not None:
@@ -116,11 +116,12 @@ def print_result_table(
         console.print(Text(line), soft_wrap=True)
 
 
-def _of_budget(budget: Budget | None, max_steps: int | None) -> str:
-    """Name a budget that is not in steps, with its number of steps."""
-    if budget is None or budget.in_steps:
+def _of_budget(status: str | None, budget: Budget | None, max_steps: int | None) -> str:
+    """Return the number of steps of a budget in another unit, and of a run that stopped early."""
+    is_early = status == STOPPED_EARLY
+    if budget is None or max_steps is None or (budget.in_steps and not is_early):
         return ""
-    return f" of {max_steps:,} ({budget})"
+    return f" of {max_steps:,}" + ("" if budget.in_steps else f" ({budget})")
 
 
 def _compare(baseline: float, best: float) -> str:

@@ -19,6 +19,10 @@ TRAINED = "trained"
 FITTED = "fitted"
 IMPORTED = "imported"
 
+STOPPED_EARLY = "stopped_early"
+# The statuses of a run with a final result.
+FINISHED = ("completed", STOPPED_EARLY)
+
 HINT = "restore it from a copy of the run, or delete it: resuming the run writes it again"
 
 
@@ -67,7 +71,7 @@ class Summary:
     """The fields of summary.json, in the order of the file. None means unknown or not applicable.
 
     Attributes:
-        status: running, completed, interrupted, pruned, diverged or failed.
+        status: running, completed, stopped_early, interrupted, pruned, diverged or failed.
         budget: the setting of the trainer that decides the number of steps, with its value.
         max_steps: optimizer steps of the whole run, which the budget has been turned into.
         kind: TRAINED by gradient steps, FITTED in one pass (a counted n-gram model), or IMPORTED.
@@ -86,6 +90,7 @@ class Summary:
         test_chosen_by: what it was chosen by: best_val_loss, or only_state for a model without steps.
         test_history: every score, the last one included: a run that is extended is scored again.
         skipped_updates: updates skipped because an fp16 gradient overflowed.
+        continued_from: step from which a run was continued that had stopped early.
         error: the exception that ended a failed run.
         has_checkpoint: whether a checkpoint was ever saved.
         choices: the option chosen in each config group.
@@ -130,6 +135,7 @@ class Summary:
     test_chosen_by: str | None = None
     test_history: list[SplitScore] = dataclasses.field(default_factory=list)
     skipped_updates: int | None = None
+    continued_from: int | None = None
     error: str | None = None
     has_checkpoint: bool | None = None
     choices: dict[str, str] = dataclasses.field(default_factory=dict)

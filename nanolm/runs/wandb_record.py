@@ -19,14 +19,14 @@ from nanolm.json_text import finite
 from nanolm.runs import privacy
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, MetricsRow
-from nanolm.runs.summary import Summary
+from nanolm.runs.summary import FINISHED, Summary
 from nanolm.untrusted import damaged, read_inside, unreadable
 
 if TYPE_CHECKING:
     import wandb
 
 # Statuses of runs that wandb shows as finished, not failed.
-ENDED_WELL = ("completed", "interrupted", "pruned")
+ENDED_WELL = (*FINISHED, "interrupted", "pruned")
 
 # Samples of thousands of evaluations.
 MAX_SAMPLE_BYTES = 64_000_000

@@ -102,13 +102,14 @@ def plan(
 
 
 def job_key(config: Config) -> str:
-    """Return a hash of everything that decides a run's result: its identity, its budget, and the paths of its text.
+    """Return a hash of everything that decides a run's result: its identity, its length, and the paths of its text.
 
     The paths are part of it because no text is read during planning: different paths count as different texts.
     """
     paths = {key: value for key, value in flat(config).items() if key.startswith("dataset.") and key.endswith("path")}
     budget = budget_of(config.trainer)
-    decisive = [identity(config), budget.value if budget.in_steps else budget.as_dict(), paths]
+    stop = [] if config.trainer.early_stop is None else [config.trainer.early_stop, config.trainer.early_stop_delta]
+    decisive = [identity(config), budget.value if budget.in_steps else budget.as_dict(), paths, *stop]
     return hashlib.sha256(dump_json(decisive, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
 
 

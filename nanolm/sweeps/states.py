@@ -22,6 +22,7 @@ class State(enum.Enum):
     """
 
     completed = "completed"
+    stopped_early = "stopped_early"
     diverged = "diverged"
     pruned = "pruned"
     failed = "failed"
@@ -32,7 +33,7 @@ class State(enum.Enum):
 
 
 # Final states. A diverged run counts as a result: with the same settings it would diverge at the same step again.
-DONE = frozenset({State.completed, State.diverged})
+DONE = frozenset({State.completed, State.stopped_early, State.diverged})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def read_run(run: RunDirectory, budget: Budget, *, check_lock: bool = True) -> R
     if check_lock and run.is_claimed():
         return Report(State.running, summary)
     text = _read_error(run)
-    if summary.status in ("diverged", "pruned", "interrupted"):
+    if summary.status in ("stopped_early", "diverged", "pruned", "interrupted"):
         return Report(State(summary.status), summary, text)
     if text or summary.status == "failed":
         return Report(State.failed, summary, text or summary.error or "")

@@ -64,7 +64,7 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     before = f"; {n_done_before} were done before" if n_done_before else ""
     console.print(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}{before}")
-    if any(report.state not in (State.completed, State.diverged, State.pruned) for report in reports):
+    if any(report.state not in (*DONE, State.pruned) for report in reports):
         console.print("resume     the same command again runs what is missing")
     compare = shell.join("nanolm", "compare", shell.path_argument(directory))
     console.print(cell(f"compare    {compare}"), soft_wrap=True)

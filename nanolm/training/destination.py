@@ -19,6 +19,7 @@ from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
 from nanolm.run_layout import checkpoint_step, checkpoints_by_step
 from nanolm.runs.directory import RunDirectory, create_unique_folder, display_path, enclosing_run
 from nanolm.runs.occupancy import require_startable
+from nanolm.runs.summary import STOPPED_EARLY
 
 
 def choose_directory(command: ComposedCommand) -> Path:
@@ -131,6 +132,10 @@ def _unfinished_run(command: ComposedCommand) -> Path | None:
         with contextlib.suppress(NanolmError):
             summary = RunDirectory(path.parent).read_summary()
             # A fork has its settings in common with other runs, but not its first weights.
-            if summary.identity == wanted and summary.parent is None and not summary.is_complete(budget):
+            if (
+                summary.identity == wanted
+                and summary.parent is None
+                and not (summary.is_complete(budget) or summary.status == STOPPED_EARLY)
+            ):
                 return path.parent
     return None

@@ -14,7 +14,7 @@ from nanolm.data.conversation import response_ends, template_of
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
-from nanolm.training import ema, schedules
+from nanolm.training import early_stop, ema, schedules
 from nanolm.training.estimate import estimated_loss
 from nanolm.training.session import Session
 from nanolm.training.setup import Setup
@@ -37,6 +37,7 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     if not math.isfinite(state.val_loss):
         raise session.diverged_error(state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
+    early_stop.after_evaluation(state, config.trainer)
     is_best = state.val_loss < state.best_val_loss
     if is_best:
         state.best_val_loss, state.best_step = state.val_loss, state.step

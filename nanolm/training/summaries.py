@@ -16,7 +16,7 @@ from nanolm.model.lora import trained_parameters
 from nanolm.model.shapes import has_ngram_mix
 from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs import provenance
-from nanolm.runs.summary import FITTED, TRAINED, Summary
+from nanolm.runs.summary import FITTED, STOPPED_EARLY, TRAINED, Summary
 from nanolm.training import meters
 from nanolm.training.checkpoints.state import TrainState
 from nanolm.training.determinism import is_deterministic
@@ -52,6 +52,7 @@ def initial(setup: Setup, before: Summary, choices: dict[str, str], group: str |
         budget=budget_of(config.trainer).as_dict(),
         max_steps=config.trainer.steps,
         has_checkpoint=on_main(lambda: bool(checkpoints_by_step(setup.run.checkpoints))),
+        continued_from=state.step if before.status == STOPPED_EARLY else before.continued_from,
         choices=choices,
         group=group or before.group,
         seed=config.seed,

@@ -29,8 +29,8 @@ from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.runs.privacy import plain
-from nanolm.runs.summary import Summary, write_final_summary
-from nanolm.training import ema, memory, meters, profiling, schedules, summaries
+from nanolm.runs.summary import STOPPED_EARLY, Summary, write_final_summary
+from nanolm.training import early_stop, ema, memory, meters, profiling, schedules, summaries
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
 from nanolm.training.checkpoints.fork import Parent
@@ -145,6 +145,8 @@ def training(
         meters.reset_peak_memory(setup.state.device)
         before = run.read_summary()
         summary = summaries.initial(setup, before, choices or {}, group)
+        if summary.continued_from == setup.state.step:
+            setup.state.stalled = 0
     changes = [*dict.fromkeys([*(changes or []), *describe_changes(setup.resume_info.changes)])]
     changes += summaries.machine_changes(before, summary)
     # From here on there is a run, which a signal ends with a checkpoint.
@@ -199,6 +201,9 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
             text = yield from fit(session, began) if is_fitted else loop(session, stop, began)
         is_done = is_fitted or setup.state.step >= setup.config.trainer.steps
         status = "completed" if is_done else "pruned" if stop.is_pruned else "interrupted"
+        if status == "interrupted" and not stop.signal and early_stop.has_stalled(setup.state, setup.config.trainer):
+            status = STOPPED_EARLY
+            session.log.say(early_stop.describe(setup.state, setup.config.trainer))
     except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
         raise
@@ -240,7 +245,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
     assert optimizer is not None, "a fitted model has no steps"
     began -= state.seconds
     text = ""
-    is_better = is_stopping = False
+    is_better, is_stopping = False, early_stop.has_stalled(state, settings)
     pace = Pace(state.timed_tokens, state.timed_seconds)
     log.start_bar(settings.steps, state.step, lambda: _seconds_left(session, pace))
     flag = NonFiniteFlag(state.device)
@@ -282,7 +287,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
                     is_better, text = evaluate(session, began)
                 stop.check_pruning(state.step, state.val_loss, ranks)
 
-            is_stopping = stop.is_requested(ranks, log.failure is not None)
+            is_stopping = stop.is_requested(ranks, log.failure is not None) or early_stop.has_stalled(state, settings)
             is_save_due = session.is_save_due() or is_last or is_better or is_stopping
             if is_save_due or result.is_read:
                 # If the caller has read a number that is not finite, the run ends now.

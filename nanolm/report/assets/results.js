@@ -23,7 +23,7 @@ function columns() {
     ...figure("flops", "FLOPs", brief, "training FLOPs, by formula"),
     ...figure("seconds", "time", duration),
     ...figure("tokens_per_second", "tokens/s", whole),
-    { title: "status", of: (run) => run.status, isText: true, format: formatValue, isBad: (run) => !["completed", "running", "pruned"].includes(run.status) },
+    { title: "status", of: (run) => run.status, isText: true, format: formatValue, isBad: (run) => !["completed", "stopped_early", "running", "pruned"].includes(run.status) },
   ];
 }
 

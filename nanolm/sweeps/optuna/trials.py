@@ -68,7 +68,7 @@ def finish_trial(opened: OpenStudy, number: int, run: RunDirectory, outcome: Rep
     Returns:
         Whether the trial is over; False if the run has no result yet, so the trial stays open.
     """
-    if outcome.state is State.completed:
+    if outcome.state in (State.completed, State.stopped_early):
         report_losses(opened, number, val_losses(run.read_metrics(VAL)))
         opened.study.tell(number, outcome.value)
     elif outcome.state is State.diverged:

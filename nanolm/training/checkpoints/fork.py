@@ -31,8 +31,9 @@ from nanolm.training.optimizers.state import COUNTERS
 
 # The losses of the parent may be of another validation text, so a fork starts with none and has its own best.
 FRESH_SCALARS = {
-    **dict.fromkeys(("best_val_loss", "val_loss", "ema_val_loss", "best_ema_val_loss"), math.inf),
+    **dict.fromkeys(("best_val_loss", "val_loss", "ema_val_loss", "best_ema_val_loss", "loss_to_beat"), math.inf),
     "best_step": 0,
+    "stalled": 0,
     "loss_sum": 0.0,
     "loss_steps": 0,
 }

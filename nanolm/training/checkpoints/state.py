@@ -51,6 +51,7 @@ class TrainState:
         val_loss: exact validation loss of the latest evaluation.
         ema_val_loss: the same of the averaged weights, whose lowest is best_ema_val_loss.
         timed_tokens: tokens of the steps that count towards the speed (`Pace`), which took timed_seconds.
+        loss_to_beat: validation loss of the last improvement for trainer.early_stop, `stalled` evaluations ago.
         plateau: memory of scheduler=plateau.
         loss_sum: sum of the losses of the loss_steps steps since the last row of metrics.jsonl.
         skipped_updates: under fp16, updates that were skipped because a gradient overflowed.
@@ -73,6 +74,8 @@ class TrainState:
     best_ema_val_loss: float = math.inf
     timed_tokens: int = 0
     timed_seconds: float = 0.0
+    loss_to_beat: float = math.inf
+    stalled: int = 0
     plateau: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_sum: float = 0.0
     loss_steps: int = 0
