@@ -22,6 +22,7 @@ class GridPluginConfig:
         params: settings to vary in addition to those on the command line: {key: "1,2,3"}.
         variants: lists of overrides by name, each combined with all other values.
         fail_fast: whether no job is started after one that failed; called sweep.fail_fast on the command line.
+        max_hours: no job is started after this many hours; called sweep.max_hours on the command line.
         max_batch_size: jobs that a parallel launcher receives at a time; None for all of them.
     """
 
@@ -29,6 +30,7 @@ class GridPluginConfig:
     params: dict[str, str] | None = None
     variants: dict[str, list[str]] | None = None
     fail_fast: bool = False
+    max_hours: float | None = None
     max_batch_size: int | None = None
 
 

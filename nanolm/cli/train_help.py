@@ -42,6 +42,7 @@ How a run is started, given as key=value and not saved with the settings:
 Sweeps and flags:
 
   sweep.fail_fast=true    start no job after a failed one
+  sweep.max_hours=8       start no job after 8 hours; the same command continues later
   hydra.sweep.dir=FOLDER  directory of the runs of a sweep; the same command continues there
   hydra.run.dir=FOLDER    directory of the run
   --config-dir FOLDER     your own options, in addition to these

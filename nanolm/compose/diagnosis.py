@@ -12,8 +12,8 @@ from omegaconf.errors import GrammarParseError
 
 from nanolm.compose.hydra_api import CONFIG_NAME, choices_of, compose, without_hydra
 from nanolm.compose.overrides import (
-    FAIL_FAST,
     LIST_PART,
+    SWEEP_OPTIONS,
     expand,
     is_of_hydra,
     is_plain_value,
@@ -177,7 +177,7 @@ def diagnose(
         elif key not in known and key.split(".")[0] in unchosen:
             continue
         elif not in_hydra and key not in known:
-            problems.append(_no_setting(key, word, [*known, *groups, FAIL_FAST, *LAUNCH_KEYS], base, files))
+            problems.append(_no_setting(key, word, [*known, *groups, *SWEEP_OPTIONS, *LAUNCH_KEYS], base, files))
         elif override.is_add() and not isinstance(override.value(), dict | list) and not in_hydra:
             found_it = f"{word}: {key} exists already and needs no +"
             problems.append(SettingsError(found_it, where=word, hint=word.lstrip("+")))

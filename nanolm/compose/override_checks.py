@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanolm.compose.hydra_settings import HINTS, check_search_path, hint
-from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, LIST_PART, is_of_hydra
+from nanolm.compose.overrides import LIST_PART, SWEEP_OPTIONS, is_of_hydra
 from nanolm.compose.yaml_files import ALL_GROUPS, GLOBAL_GROUPS
 from nanolm.errors import NanolmError, SettingsError, nearest
 from nanolm.files import user_path
@@ -93,7 +93,7 @@ def _unsupported_form(override: Override) -> SettingsError | None:
 def check_hydra_override(override: Override, multirun: bool) -> SettingsError | None:
     """Return what is wrong with a setting of Hydra, or with an option of sweeps in a single run."""
     key, text = override.key_or_group, _typed(override)
-    if not (is_of_hydra(override) or key in ("sweep", FAIL_FAST)):
+    if not (is_of_hydra(override) or key in ("sweep", *SWEEP_OPTIONS)):
         return None
     modes = {name: mode for name, mode in SUPPORTED.items() if fnmatch.fnmatchcase(key, name)}
     if is_of_hydra(override) and not modes:
@@ -139,11 +139,18 @@ def _wrong_values(override: Override, multirun: bool) -> SettingsError | None:
     if is_of_hydra(override):
         return SettingsError(
             f"{text} gives several values, but a sweep has only one",
-            where=key.replace(HYDRA_FAIL_FAST, FAIL_FAST),
+            where=_as_typed(key),
             hint="give one value; quote a value with a comma: 'key=\"a,b\"'",
         )
     return None
 
 
 def _typed(override: Override) -> str:
-    return override.input_line.replace(HYDRA_FAIL_FAST, FAIL_FAST)
+    return _as_typed(override.input_line)
+
+
+def _as_typed(text: str) -> str:
+    """Replace Hydra's name of an option of a sweep by the one on the command line."""
+    for name, in_hydra in SWEEP_OPTIONS.items():
+        text = text.replace(in_hydra, name)
+    return text

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
 
-# Its name on the command line, and in Hydra.
-FAIL_FAST = "sweep.fail_fast"
-HYDRA_FAIL_FAST = "hydra.sweeper.fail_fast"
+# Options of a sweep: their names on the command line, and in Hydra.
+SWEEP_OPTIONS = {f"sweep.{name}": f"hydra.sweeper.{name}" for name in ("fail_fast", "max_hours")}
 
 # The key of an item of a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")

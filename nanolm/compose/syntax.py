@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
-from nanolm.compose.overrides import FAIL_FAST, HYDRA_FAIL_FAST, is_readable, parse, quoted
+from nanolm.compose.overrides import SWEEP_OPTIONS, is_readable, parse, quoted
 from nanolm.config.fields import MISSING, setting_of
 from nanolm.config.interpolation import escape
 from nanolm.config.launch import AUTO, BOOLEANS, NEVER, Launch
@@ -42,7 +42,7 @@ def to_hydra_syntax(overrides: Sequence[str], multirun: bool = False) -> list[st
     """Rewrite overrides as typed into Hydra's grammar. Overrides that are in it already do not change.
 
     Paths are taken literally, whatever characters they have, unless they are quoted or contain an interpolation.
-    `plugins=module` becomes a list, `sweep.fail_fast` the setting of the sweeper, and `experiment=null` is dropped.
+    `plugins=module` becomes a list, `sweep.fail_fast` a setting of the sweeper, and `experiment=null` is dropped.
 
     Args:
         overrides: as typed.
@@ -65,8 +65,8 @@ def path_fields() -> dict[str, bool]:
 
 def _rewrite(text: str, multirun: bool) -> str:
     key, sign, value = text.partition("=")
-    if key == FAIL_FAST:
-        return f"{HYDRA_FAIL_FAST}{sign}{value}"
+    if key in SWEEP_OPTIONS:
+        return f"{SWEEP_OPTIONS[key]}{sign}{value}"
     name = key.lstrip("+")
     if name == "plugins" and re.fullmatch(r"\w+(\.\w+)*", value) and value.lower() != "null":
         return f"{key}=[{value}]"

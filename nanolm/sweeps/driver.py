@@ -6,16 +6,17 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
-from nanolm.errors import NanolmError, is_disk_failure, write_failure
+from nanolm.errors import NanolmError, SettingsError, is_disk_failure, write_failure
 from nanolm.files import write_text
 from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
@@ -60,6 +61,11 @@ class SweepRequest:
         return display_path(Path(str(self.config.hydra.sweep.dir)))
 
     @property
+    def max_hours(self) -> float | None:
+        """The setting sweep.max_hours."""
+        return self.config.hydra.sweeper.get("max_hours")
+
+    @property
     def config_sources(self) -> tuple[str | None, list[str]]:
         """The user's folder of YAML files, and the `hydra.searchpath=` overrides, as `compose_jobs` takes them."""
         overrides = self.config.hydra.overrides.hydra
@@ -86,27 +92,42 @@ class SweepResult:
         return 128 + self.signal if self.signal else int(bool(self.errors))
 
 
+def check_hours(request: SweepRequest) -> Iterator[NanolmError]:
+    """Refuse a time for a sweep that is over before it starts."""
+    hours = request.max_hours
+    if hours is not None and not 0 < hours < math.inf:
+        yield SettingsError(
+            f"sweep.max_hours is {hours:g}, and must be more than 0 and finite",
+            where="sweep.max_hours",
+            hint="leave it out for no limit",
+        )
+
+
 class Driver:
     """Runs the jobs of a sweep. Inside its context, signals end the sweep and the progress is shown.
 
     Args:
         request: the sweep.
         n_jobs: the largest number of jobs, for the progress and to share the cores.
+        clock: seconds since 1970, for sweep.max_hours.
 
     Attributes:
         stop: the request that signals make.
         waits: reports processes that hold jobs and do not run.
     """
 
-    def __init__(self, request: SweepRequest, n_jobs: int) -> None:
+    def __init__(self, request: SweepRequest, n_jobs: int, clock: Callable[[], float] = time.time) -> None:
         config = request.config
+        hours = request.max_hours
+        self._clock = clock
         host, process = socket.gethostname(), os.getpid()
         self._stop_file = (request.directory / f".stop-{host}-{process}").absolute()
         self._request = request
         self.job = dataclasses.replace(
             request.job,
             driver=(host, process),
-            start_time=time.time(),
+            start_time=clock(),
+            deadline=None if hours is None else clock() + 3600 * hours,
             stop_file=self._stop_file,
             threads=launchers.threads_per_job(config, n_jobs),
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
@@ -146,7 +167,12 @@ class Driver:
     @property
     def is_stopping(self) -> bool:
         """Whether no further job is started."""
-        return bool(self.stop.signal) or bool(read_stop_file(self._stop_file))
+        return bool(self.stop.signal) or bool(read_stop_file(self._stop_file)) or self.is_over_time
+
+    @property
+    def is_over_time(self) -> bool:
+        """Whether sweep.max_hours is over."""
+        return self.job.deadline is not None and self._clock() >= self.job.deadline
 
     def run(self, jobs: Sequence[Job]) -> list[Report]:
         """Run the jobs that are not done, and wait for those that other processes run.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nanolm.errors import raise_all
 from nanolm.sweeps.combinations import combinations
-from nanolm.sweeps.driver import Driver, SweepRequest, SweepResult
+from nanolm.sweeps.driver import Driver, SweepRequest, SweepResult, check_hours
 from nanolm.sweeps.planning import plan
 from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.sweeps.summary import print_summary
@@ -20,6 +21,7 @@ def sweep(
     Raises:
         SettingsError: with every mistake in every job; none was run.
     """
+    raise_all(list(check_hours(request)))
     wanted = combinations(request.overrides, params, variants)
     jobs = plan(wanted, request.directory, *request.config_sources)
     n_done = sum(read_job(job).state in DONE for job in jobs)
@@ -31,6 +33,6 @@ def sweep(
     )
     with Driver(request, len(jobs)) as driver:
         reports = driver.run(jobs)
-    print_summary(jobs, reports, request.directory, n_done)
+    print_summary(jobs, reports, request.directory, n_done, request.max_hours if driver.is_over_time else None)
     errors = tuple(report.error for report in reports if report.state is State.failed)
     return SweepResult(tuple(job.run.path for job in jobs), errors, driver.stop.signal)

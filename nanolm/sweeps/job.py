@@ -53,6 +53,7 @@ class SweepJob:
     Attributes:
         driver: the process that drives the sweep, as (host, process id); None with a sweeper that is not nanolm's.
         start_time: when the sweep started, in seconds since 1970; a job that failed later is not run again.
+        deadline: time after which no job is started, in seconds since 1970; None: no limit.
         stop_file: how the driver stops the job; None: only signals do.
         threads: number of threads of torch; None keeps the default.
         fail_fast: whether no job is started after one that failed.
@@ -64,6 +65,7 @@ class SweepJob:
 
     driver: tuple[str, int] | None = None
     start_time: float = 0.0
+    deadline: float | None = None
     stop_file: Path | None = None
     threads: int | None = None
     fail_fast: bool = False
@@ -77,7 +79,7 @@ class SweepJob:
         from hydra.core.hydra_config import HydraConfig
 
         run = RunDirectory(display_path(HydraConfig.get().runtime.output_dir))
-        if read_stop_file(self.stop_file):
+        if read_stop_file(self.stop_file) or (self.deadline is not None and time.time() >= self.deadline):
             return Report(State.new)
         stop = StopRequest()
         try:

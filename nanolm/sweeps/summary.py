@@ -29,11 +29,18 @@ def ranked(jobs: Sequence[Job], reports: Sequence[Report]) -> list[tuple[Job, Re
     return sorted(zip(jobs, reports, incomparable([report.summary for report in reports]), strict=True), key=rank)
 
 
-def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Path, n_done_before: int) -> None:
+def print_summary(
+    jobs: Sequence[Job],
+    reports: Sequence[Report],
+    directory: Path,
+    n_done_before: int,
+    max_hours: float | None = None,
+) -> None:
     """Print a table of the jobs, the number of jobs in each state, and the commands to type next.
 
     Args:
         n_done_before: number of jobs that were done before this sweep started.
+        max_hours: sweep.max_hours if they are over, so that the jobs that were not begun are listed.
     """
     order = ranked(jobs, reports)
     rows = [
@@ -64,10 +71,22 @@ def print_summary(jobs: Sequence[Job], reports: Sequence[Report], directory: Pat
     total = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     before = f"; {n_done_before} were done before" if n_done_before else ""
     console.print(f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {total}{before}")
+    not_begun = [job for job, report in zip(jobs, reports, strict=True) if report.state is State.new]
+    if max_hours is not None and not_begun:
+        _print_not_begun(not_begun, max_hours)
     if any(report.state not in (*DONE, State.pruned) for report in reports):
         console.print("resume     the same command again runs what is missing")
     compare = shell.join("nanolm", "compare", shell.path_argument(directory))
     console.print(cell(f"compare    {compare}"), soft_wrap=True)
+
+
+def _print_not_begun(jobs: Sequence[Job], max_hours: float) -> None:
+    """List the jobs that were not begun when the time of the sweep was over."""
+    console = Console()
+    text = f"sweep.max_hours={max_hours:g} is over: {len(jobs)} job{'s were' if len(jobs) != 1 else ' was'} not begun"
+    console.print(cell(f"{text}:"))
+    for job in jobs:
+        console.print(cell(f"  {job.label}"), soft_wrap=True)
 
 
 def _is_bad(report: Report) -> bool:

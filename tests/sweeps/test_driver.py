@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ def complete(job: Job) -> Report:
 
 
 def driver_of(
-    jobs: Sequence[Job], run: Callable[[Job], Report | None], launcher: str = "joblib", **sweeper: Any
+    jobs: Sequence[Job],
+    run: Callable[[Job], Report | None],
+    launcher: str = "joblib",
+    clock: Callable[[], float] = time.time,
+    **sweeper: Any,
 ) -> tuple[Driver, FakeLauncher]:
     hydra = {
         "launcher": {"n_jobs": 2},
@@ -55,7 +60,8 @@ def driver_of(
         "sweep": {"dir": str(jobs[0].run.path.parent)},
         "runtime": {"choices": {"hydra/launcher": launcher}},
     }
-    driver = Driver(SweepRequest([], OmegaConf.create({"hydra": hydra}), None, SweepJob()), len(jobs))  # type: ignore[arg-type]
+    request = SweepRequest([], OmegaConf.create({"hydra": hydra}), None, SweepJob())  # type: ignore[arg-type]
+    driver = Driver(request, len(jobs), clock)
     fake = FakeLauncher(jobs, run)
     driver._launcher = fake
     return driver, fake
@@ -102,6 +108,27 @@ def test_driver_fails_fast_when_asked(jobs: list[Job]) -> None:
     assert reports[0].error == "no memory"
     assert fake.batches == [1]
     assert not jobs[1].run.path.exists(), "the empty folder of a job that never started is removed"
+
+
+def test_driver_starts_no_job_after_its_hours(jobs: list[Job]) -> None:
+    now = [0.0]
+
+    def work(job: Job) -> Report:
+        now[0] += 3600.0
+        return complete(job)
+
+    driver, fake = driver_of(jobs, work, "basic", clock=lambda: now[0], max_hours=1.5)
+    with driver:
+        reports = driver.run(jobs)
+        assert driver.is_over_time
+    assert [report.state for report in reports] == [State.completed, State.completed, State.new]
+    assert fake.batches == [1, 1]
+    # The same command has hours of its own.
+    driver, fake = driver_of(jobs, work, "basic", clock=lambda: now[0], max_hours=1.5)
+    with driver:
+        assert [report.state for report in driver.run(jobs)] == [State.completed] * 3
+    assert fake.batches == [1]
+    assert not driver.is_over_time
 
 
 def test_driver_asks_jobs_to_stop_at_a_signal(jobs: list[Job]) -> None:

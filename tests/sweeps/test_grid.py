@@ -149,6 +149,10 @@ def test_sweep_file_defines_jobs_and_folder(
         cli.run(["train", "--config-dir", str(tmp_path / "mine"), "sweep=widths", *overrides])
     with pytest.raises(ValueError, match=r"sweep\.fail_fast=true applies to sweeps only"):
         cli.run(["train", "sweep.fail_fast=true"])
+    with pytest.raises(ValueError, match=r"sweep\.max_hours=1 applies to sweeps only"):
+        cli.run(["train", "sweep.max_hours=1"])
+    with pytest.raises(ValueError, match=r"sweep\.max_hours is -1, and must be more than 0"):
+        sweep("sweep.max_hours=-1", *overrides)
 
 
 def test_sweep_refuses_an_unknown_launcher(settings: tuple[str, ...]) -> None:

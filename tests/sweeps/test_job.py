@@ -66,6 +66,7 @@ def test_job_trains_and_returns_its_loss(job: Job, call: Callable[..., Report]) 
 def test_job_does_not_start_after_a_stop(job: Job, call: Callable[..., Report], tmp_path: Path) -> None:
     write_stop_file(tmp_path / ".stop", START_NO_JOB)
     assert call(stop_file=tmp_path / ".stop").state is State.new
+    assert call(deadline=time.time() - 1).state is State.new
     assert list(job.run.path.iterdir()) == []
 
 

@@ -32,6 +32,15 @@ def test_summary_ranks_the_best_first_and_failures_last(tmp_path: Path, capsys: 
     assert f"nanolm compare {tmp_path}" in out
 
 
+def test_summary_lists_jobs_that_were_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = jobs_of(tmp_path, "seed=1,2,3")
+    reports = [Report(State.new), completed(2.5), Report(State.new)]
+    print_summary(jobs, reports, tmp_path, n_done_before=0, max_hours=1.5)
+    out = capsys.readouterr().out
+    assert "sweep.max_hours=1.5 is over: 2 jobs were not begun:\n  seed=1\n  seed=3\n" in out
+    assert "the same command again runs what is missing" in out
+
+
 def test_summary_notes_a_job_whose_settings_were_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(tmp_path, "seed=1,2")
     for job, lr in zip(jobs, (0.1, 0.2), strict=True):

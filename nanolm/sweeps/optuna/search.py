@@ -90,6 +90,8 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
                 break
     outcomes = search.outcomes()
     print_study(outcomes, opened, len(over))
+    if driver.is_over_time:
+        say(f"sweep.max_hours={request.max_hours:g} is over: {len(outcomes)} of {n_trials} trials were begun")
     errors = [outcome.report.error for outcome in outcomes if outcome.report.state is State.failed]
     failed = [f"trial {trial.number} failed" for trial in opened.trials() if trial.user_attrs.get(FAILED)]
     errors += failed[len(errors) :]

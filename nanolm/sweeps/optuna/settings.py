@@ -65,6 +65,13 @@ class OptunaConfig:
         False, doc="Start no trial after a failed one; on the command line, sweep.fail_fast.", role=Role.runtime
     )
 
+    max_hours: float | None = setting(
+        None,
+        doc="Start no trial after this many hours; on the command line, sweep.max_hours. null: no limit.",
+        role=Role.runtime,
+        gt=0,
+    )
+
     @property
     def prunes(self) -> bool:
         """Whether trials may be pruned."""
