@@ -63,7 +63,7 @@ class TrainerConfig:
 
     max_steps: int | None = setting(
         1000,
-        doc="Number of training steps, unless one of the budgets below is set instead: then it is null.",
+        doc="Number of training steps. null: another budget, one of those below.",
         traits=BUDGET,
         ge=1,
     )
@@ -201,6 +201,13 @@ class TrainerConfig:
         ge=1,
         off="{trainer.max_steps} (trainer.max_steps) evaluates only at the end",
     )
+    val_tokens: int | None = setting(
+        None,
+        doc="Validation tokens that an evaluation scores, always the same windows, spread over the split: an estimate, "
+        "except for the last evaluation, which is exact. null: every evaluation scores the whole split.",
+        ge=1,
+        off="null makes every evaluation exact",
+    )
     early_stop: int | None = setting(
         None,
         doc="Number of evaluations in a row without an improvement of the validation loss after which a run stops. "
@@ -218,8 +225,8 @@ class TrainerConfig:
     )
     estimate_batches: int = setting(
         0,
-        doc="Random batches of an estimate of the training and the validation loss, in addition to the exact loss of "
-        "every evaluation; nanoGPT reports such estimates. 0: no estimates.",
+        doc="Random batches of an estimate of the training and the validation loss, as "
+        "nanoGPT reports them. They are only shown; trainer.val_tokens limits the evaluation itself. 0: no estimates.",
         role=Role.reporting,
         ge=0,
         off="0 disables estimates",

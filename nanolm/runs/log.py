@@ -227,7 +227,8 @@ class Log:
             self.failure = self.failure or self._failed_run(error)
         self.logger.log(row)
         if self._show_bar and self._bar is not None:
-            self._postfix[row.split] = f"{row.split} {row.loss:.4f}"
+            estimate = " estimate" if row.scored_tokens is not None else ""
+            self._postfix[row.split] = f"{row.split}{estimate} {row.loss:.4f}"
             if row.tokens_per_second is not None:
                 self._postfix["speed"] = f"{row.tokens_per_second:,.0f} tokens/s"
             self._bar.set_postfix_str(", ".join(self._postfix.values()), refresh=False)

@@ -41,7 +41,8 @@ class MetricsRow:
     Attributes:
         step: optimizer steps done.
         split: TRAIN or VAL.
-        loss: nats per token. TRAIN: mean over the steps since the last row. VAL: exact, over the whole split.
+        loss: nats per token. TRAIN: mean over the steps since the last row. VAL: exact, unless there are scored_tokens.
+        scored_tokens: VAL: the tokens that `loss` is an estimate over (trainer.val_tokens).
         ema_loss: VAL: loss of the averaged weights.
         bits_per_byte: VAL: of `loss`.
         estimated_loss: VAL: estimate of `loss` over trainer.estimate_batches random batches.
@@ -60,6 +61,7 @@ class MetricsRow:
     step: int
     split: str
     loss: float | None = None
+    scored_tokens: int | None = None
     ema_loss: float | None = None
     bits_per_byte: float | None = None
     estimated_loss: float | None = None

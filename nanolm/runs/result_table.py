@@ -74,11 +74,12 @@ def print_result_table(
             "val loss, best",
             cell(f"{best:.4f}", "bold"),
             cell(f"{best * bits:.4f}", "bold"),
-            f"step {summary.best_step:,}, all {summary.val_scored_tokens:,} tokens",
+            f"step {summary.best_step:,}, {_scored(summary.best_val_sample, summary)}",
         )
         final = summary.final_val_loss
         if final is not None and final != best:
-            table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", "")
+            note = _scored(summary.final_val_sample, summary) if summary.best_val_sample else ""
+            table.add_row("val loss, final", f"{final:.4f}", f"{final * bits:.4f}", note)
         if estimate is not None:
             note = "of the last evaluation, over random batches"
             table.add_row("val loss, estimate", f"{estimate:.4f}", f"{estimate * bits:.4f}", note)
@@ -114,6 +115,12 @@ def print_result_table(
         lines.append(f"resume     {shell.resume_command(run.path, *more)}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _scored(sample: int | None, summary: Summary) -> str:
+    """Say how many validation tokens a loss is over."""
+    total = f"{summary.val_scored_tokens:,} tokens"
+    return f"all {total}" if sample is None else f"estimate over {sample:,} of {total}"
 
 
 def _of_budget(status: str | None, budget: Budget | None, max_steps: int | None) -> str:

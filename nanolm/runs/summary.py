@@ -81,7 +81,9 @@ class Summary:
         tokens_per_second: training throughput, without evaluations and saves.
         peak_memory_bytes: peak memory of the device; on a CPU, of the process.
         best_val_loss: nats per token.
+        best_val_sample: validation tokens that best_val_loss was estimated over (trainer.val_tokens); None: exact.
         final_val_loss: nats per token.
+        final_val_sample: the same of final_val_loss.
         bits_per_byte: of the best validation loss.
         best_ema_val_loss: of the averaged weights (trainer.ema_decay); nats per token.
         test_loss: of the selected checkpoint on the test split, scored when the run was completed; nats per token.
@@ -124,8 +126,10 @@ class Summary:
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     best_val_loss: float | None = None
+    best_val_sample: int | None = None
     best_step: int | None = None
     final_val_loss: float | None = None
+    final_val_sample: int | None = None
     bits_per_byte: float | None = None
     best_ema_val_loss: float | None = None
     final_ema_val_loss: float | None = None

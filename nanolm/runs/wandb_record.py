@@ -108,12 +108,13 @@ def baselines(summary: Summary) -> dict[str, float]:
 
 
 def values(row: MetricsRow, baseline_values: dict[str, float]) -> dict[str, Any]:
-    """A row of metrics.jsonl under its names in wandb: train/loss, val/bits_per_byte, ...
+    """A row of metrics.jsonl under its names in wandb: train/loss, val/bits_per_byte, val/loss_estimate, ...
 
     The baselines are added to every validation row, so that wandb plots them as lines next to val/loss.
     """
+    estimated = () if row.scored_tokens is None else ("loss", "ema_loss", "bits_per_byte")
     named = {
-        f"{row.split}/{key}": value
+        f"{row.split}/{key}{'_estimate' * (key in estimated)}": value
         for key, value in finite(dataclasses.asdict(row)).items()
         if key not in ("split", "step") and value is not None
     }

@@ -109,7 +109,9 @@ def _estimate(setup: Setup) -> Estimate:
     first, last = state.step, settings.steps
     timed = _time_stages(setup)
     step_seconds, speed = timed.seconds / timed.steps, timed.tokens / timed.seconds
-    evaluation_seconds = time_evaluation(setup)
+    n_evaluations = times_due(first, last, settings.eval_every)
+    evaluation_seconds, exact_seconds = time_evaluation(setup)
+    evaluation_seconds += exact_seconds / max(n_evaluations, 1)
     peak_memory = meters.peak_memory(state.device)
     save = time_save(setup)
     peak = setup.peak_flops or meters.measure_peak_flops(state.device, state.number_format.dtype)
@@ -136,7 +138,7 @@ def _estimate(setup: Setup) -> Estimate:
         checkpoint_bytes=save.n_bytes,
         durations={
             "steps": (last - first, step_seconds),
-            "evaluations": (times_due(first, last, settings.eval_every), evaluation_seconds),
+            "evaluations": (n_evaluations, evaluation_seconds),
             "saves": (times_due(first, last, settings.save_every), save.in_loop),
         },
         tokens_per_second=speed,

@@ -1,4 +1,4 @@
-"""The evaluation every trainer.eval_every steps: the exact validation loss and a text sample."""
+"""The evaluation every trainer.eval_every steps: the validation loss and a text sample."""
 
 from __future__ import annotations
 
@@ -11,42 +11,50 @@ import torch
 
 from nanolm.config.mask import reads_documents
 from nanolm.data.conversation import response_ends, template_of
+from nanolm.data.tokens.stream import Stream
 from nanolm.errors import NanolmError
 from nanolm.model.sampling import sample
 from nanolm.runs.metrics import VAL, MetricsRow
-from nanolm.training import early_stop, ema, schedules
+from nanolm.training import early_stop, ema, schedules, val_sample
 from nanolm.training.estimate import estimated_loss
 from nanolm.training.session import Session
 from nanolm.training.setup import Setup
 from nanolm.training.validation import exact_loss
 
 
-def evaluate(session: Session, began: float) -> tuple[bool, str]:
-    """Score the validation split exactly, write a sample, and record both.
+def evaluate(session: Session, began: float, is_last: bool = True) -> tuple[bool, str]:
+    """Score the validation split, write a sample, and record both.
+
+    With trainer.val_tokens, the same part of the split is scored every time, and the best checkpoint is chosen by it.
+    The last evaluation of a run scores the whole split as well, and reports this exact loss.
 
     Args:
         session: updated with the losses.
         began: start of the run by time.perf_counter, shifted by the seconds of earlier sessions.
+        is_last: whether the run ends with it.
 
     Returns:
         Whether the loss is the lowest so far, and the sample.
     """
     setup, log = session.setup, session.log
     config, state = setup.config, setup.state
-    state.val_loss = split_loss(setup, "val")
+    state.val_loss, state.val_sample = val_loss(setup)
     if not math.isfinite(state.val_loss):
         raise session.diverged_error(state.val_loss, math.nan, math.nan)
     state.plateau = schedules.after_evaluation(state.plateau, state.val_loss, config.scheduler)
     early_stop.after_evaluation(state, config.trainer)
     is_best = state.val_loss < state.best_val_loss
     if is_best:
-        state.best_val_loss, state.best_step = state.val_loss, state.step
+        state.best_val_loss, state.best_step, state.best_sample = state.val_loss, state.step, state.val_sample
+    ema_loss = _score_averages(setup)
+    if state.val_sample and (is_last or early_stop.has_stalled(state, config.trainer)):
+        state.val_loss, state.val_sample = split_loss(setup, "val"), 0
+        ema_loss = _score_averages(setup, is_exact=True)
     text = ""
     # All ranks must run a sharded model.
     if config.trainer.sample_tokens and (setup.ranks.is_main or state.is_sharded):
         text = write_sample(setup)
         log.sample(state.step, text)
-    ema_loss = _score_averages(setup)
     n_batches = config.trainer.estimate_batches
     estimates = {split: estimated_loss(setup, split, n_batches) for split in ("train", "val")} if n_batches else {}
     state.seconds = time.perf_counter() - began
@@ -56,6 +64,7 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
             step=state.step,
             split=VAL,
             loss=state.val_loss,
+            scored_tokens=state.val_sample or None,
             ema_loss=ema_loss,
             bits_per_byte=bits_per_byte,
             estimated_loss=estimates.get("val"),
@@ -64,8 +73,9 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
             seconds=round(state.seconds, 3),
         )
     )
+    sample = f" (estimate over {state.val_sample:,} tokens)" if state.val_sample else ""
     log.say(
-        f"step {state.step:>6}  val loss {state.val_loss:.4f}  {bits_per_byte:.4f} bits per byte"
+        f"step {state.step:>6}  val loss {state.val_loss:.4f}{sample}  {bits_per_byte:.4f} bits per byte"
         + (f"  averaged weights {state.ema_val_loss:.4f}" if ema_loss is not None else "")
         + "".join(f"  {split} estimate {loss:.4f}" for split, loss in estimates.items())
         + ("  (best so far)" if is_best else "")
@@ -73,27 +83,47 @@ def evaluate(session: Session, began: float) -> tuple[bool, str]:
     return is_best, text
 
 
-def _score_averages(setup: Setup) -> float | None:
-    """The exact validation loss of the averaged weights; None for a run without them."""
+def _score_averages(setup: Setup, is_exact: bool = False) -> float | None:
+    """The validation loss of the averaged weights; None for a run without them.
+
+    Args:
+        is_exact: score the whole split, without choosing the best step by it.
+    """
     state = setup.state
     if state.averages is None:
         return None
     if ema.decay_at(setup.config.trainer, state.step):
         with ema.swapped(state.averages, state.model):
-            state.ema_val_loss = split_loss(setup, "val")
+            state.ema_val_loss = split_loss(setup, "val") if is_exact else val_loss(setup)[0]
     else:
         # The averages equal the weights.
         state.ema_val_loss = state.val_loss
-    state.best_ema_val_loss = min(state.best_ema_val_loss, state.ema_val_loss)
+    if not is_exact:
+        state.best_ema_val_loss = min(state.best_ema_val_loss, state.ema_val_loss)
     return state.ema_val_loss
+
+
+def val_loss(setup: Setup) -> tuple[float, int]:
+    """Return the validation loss in nats per token, and the number of tokens that it is an estimate over; 0: exact."""
+    stream, limit = setup.streams["val"], setup.config.trainer.val_tokens
+    if limit is None or limit >= stream.scored_tokens:
+        return split_loss(setup, "val"), 0
+    pieces = val_sample.pieces_of(stream, limit, setup.config.size.context_length)
+    n_tokens = sum(piece.scored_tokens for piece in pieces)
+    return sum(stream_loss(setup, piece) * piece.scored_tokens for piece in pieces) / n_tokens, n_tokens
 
 
 def split_loss(setup: Setup, split: str) -> float:
     """Return the exact loss over a split in nats per token, in windows as in training."""
+    return stream_loss(setup, setup.streams[split])
+
+
+def stream_loss(setup: Setup, stream: Stream) -> float:
+    """Return the exact loss over some tokens in nats per token, in windows as in training."""
     context_length = setup.config.size.context_length
     return exact_loss(
         setup.state.model,
-        setup.streams[split],
+        stream,
         context_length=context_length,
         stride=context_length,
         vocab_size=setup.tokenizer.vocab_size,

@@ -152,8 +152,8 @@ def _measure(setup: Setup, minutes: Budget, clock: Clock) -> Costs:
         stage.shape: time_steps(setup, stage, max(setup.state.step, stage.start), MOST_TIMED, share, clock).seconds
         for stage in found
     }
-    evaluation, save = time_evaluation(setup, clock), time_save(setup, clock)
-    return Costs(shapes, evaluation, save.in_loop, save.written)
+    (evaluation, exact), save = time_evaluation(setup, clock), time_save(setup, clock)
+    return Costs(shapes, evaluation, save.in_loop, exact + save.written)
 
 
 @contextlib.contextmanager

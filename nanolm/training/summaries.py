@@ -29,7 +29,8 @@ COUNTABLE_TOKENS = 2**27
 # What a resumed run keeps of its earlier sessions until it ends.
 KEPT = (
     *("step", "tokens", "seconds", "tokens_per_second", "peak_memory_bytes", "skipped_updates", "entries"),
-    *("best_val_loss", "best_step", "final_val_loss", "bits_per_byte", "best_ema_val_loss", "final_ema_val_loss"),
+    *("best_val_loss", "best_val_sample", "best_step", "final_val_loss", "final_val_sample", "bits_per_byte"),
+    *("best_ema_val_loss", "final_ema_val_loss"),
     *("wandb_id", "wandb_mode", "wandb_project", "wandb_entity"),
 )
 
@@ -85,7 +86,10 @@ def machine_changes(before: Summary, now: Summary) -> list[str]:
 
 def results(state: TrainState, val: Stream) -> dict[str, Any]:
     """The fields of a summary that training determines; None where nothing was measured."""
-    best = _measured(state.best_val_loss)
+    best, best_sample = _measured(state.best_val_loss), state.best_sample
+    if best_sample and state.best_step == state.step and not state.val_sample:
+        # The last evaluation was the best one, and exact.
+        best, best_sample = _measured(state.val_loss), 0
     has_averages = state.averages is not None
     return {
         "step": state.step,
@@ -94,8 +98,10 @@ def results(state: TrainState, val: Stream) -> dict[str, Any]:
         "tokens_per_second": round(state.timed_tokens / state.timed_seconds, 1) if state.timed_seconds else None,
         "peak_memory_bytes": meters.peak_memory(state.device),
         "best_val_loss": best,
+        "best_val_sample": best_sample or None,
         "best_step": state.best_step,
         "final_val_loss": _measured(state.val_loss),
+        "final_val_sample": state.val_sample or None,
         "bits_per_byte": None if best is None else val.bits_per_byte(best),
         "best_ema_val_loss": _measured(state.best_ema_val_loss) if has_averages else None,
         "final_ema_val_loss": _measured(state.ema_val_loss) if has_averages else None,

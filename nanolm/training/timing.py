@@ -20,7 +20,7 @@ from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.manifest import LOGS
 from nanolm.training.ema import Averages
 from nanolm.training.estimate import estimated_loss
-from nanolm.training.evaluation import split_loss, write_sample
+from nanolm.training.evaluation import val_loss, write_sample
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.results import StepResult
 from nanolm.training.session import DIVERGED_HINT, checkpoint_facts
@@ -89,8 +89,12 @@ def time_steps(
     return StepTime((clock() - began) / n_timed, tokens / n_timed)
 
 
-def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> float:
-    """Return the seconds of an evaluation: the loss, that of the averaged weights, estimates and a sample.
+def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> tuple[float, float]:
+    """Time an evaluation: the loss, that of the averaged weights, estimates and a sample.
+
+    Returns:
+        The seconds of an evaluation, and those that the last one takes in addition: with trainer.val_tokens, it scores
+        the whole split.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -99,8 +103,9 @@ def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> float:
     trainer = setup.config.trainer
     with evaluation_weights(setup.state.optimizer):
         began = clock()
-        loss = split_loss(setup, "val")
+        loss, n_tokens = val_loss(setup)
         seconds = (clock() - began) * (1 if setup.state.averages is None else 2)
+        more = seconds * setup.streams["val"].scored_tokens / n_tokens if n_tokens else 0.0
         if not math.isfinite(loss):
             raise _diverged(f"validation loss {loss}")
         began = clock()
@@ -108,7 +113,7 @@ def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> float:
             write_sample(setup)
         for split in ("train", "val") if trainer.estimate_batches else ():
             estimated_loss(setup, split, trainer.estimate_batches)
-        return seconds + (clock() - began)
+        return seconds + (clock() - began), more
 
 
 @dataclasses.dataclass(frozen=True)

@@ -284,7 +284,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
 
             if is_evaluation_due:
                 with pace.paused("evaluation"), evaluation_weights(optimizer):
-                    is_better, text = evaluate(session, began)
+                    is_better, text = evaluate(session, began, is_last)
                 stop.check_pruning(state.step, state.val_loss, ranks)
 
             is_stopping = stop.is_requested(ranks, log.failure is not None) or early_stop.has_stalled(state, settings)

@@ -14,7 +14,7 @@ def test_help_lists_options_and_settings() -> None:
     for part in (
         "  optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd\n",
         "optimizer=adamw: AdamW (Loshchilov and Hutter 2019)",
-        "  trainer.max_steps=1000            Number of training steps. (integer >= 1)\n",
+        "  trainer.max_steps=1000            Number of training steps. null: another budget",
         "  seed=1337 ",
     ):
         assert part in text

@@ -115,6 +115,7 @@ def test_driver_starts_no_job_after_its_hours(jobs: list[Job]) -> None:
 
     def work(job: Job) -> Report:
         now[0] += 3600.0
+        job.run.path.mkdir(exist_ok=True)
         return complete(job)
 
     driver, fake = driver_of(jobs, work, "basic", clock=lambda: now[0], max_hours=1.5)

@@ -133,6 +133,19 @@ class Rows:
             self._split = Rows(self._starts, self.start, context_length, self.scored)
         return self._split
 
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Return the index of the first token of a segment, and of the end of the segment before `last`."""
+        return int(self._starts[first]), int(self._starts[last])
+
+    def part(self, first: int, last: int, scored: Scored | None) -> Rows:
+        """Return the rows of the segments from `first` to before `last`, whose tokens are a split of their own.
+
+        Args:
+            scored: which of these tokens are scored.
+        """
+        starts = self._starts[first : last + 1]
+        return Rows(starts - starts[0], self.start, self.context_length, scored)
+
     @property
     def n_segments(self) -> int:
         """The number of lines or documents."""

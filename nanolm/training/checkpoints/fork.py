@@ -33,7 +33,7 @@ from nanolm.training.optimizers.state import COUNTERS
 FRESH_SCALARS = {
     **dict.fromkeys(("best_val_loss", "val_loss", "ema_val_loss", "best_ema_val_loss", "loss_to_beat"), math.inf),
     "best_step": 0,
-    "stalled": 0,
+    **dict.fromkeys(("stalled", "val_sample", "best_sample"), 0),
     "loss_sum": 0.0,
     "loss_steps": 0,
 }

@@ -47,8 +47,10 @@ class TrainState:
         step: optimizer steps done, which is also the index of the next one.
         tokens: tokens trained on.
         seconds: wall time, including evaluations and earlier sessions.
-        best_val_loss: lowest exact validation loss so far, reached at best_step.
-        val_loss: exact validation loss of the latest evaluation.
+        best_val_loss: lowest validation loss so far, reached at best_step.
+        val_loss: validation loss of the latest evaluation.
+        val_sample: tokens that val_loss was estimated over (trainer.val_tokens), and best_sample for best_val_loss; 0
+            for an exact loss.
         ema_val_loss: the same of the averaged weights, whose lowest is best_ema_val_loss.
         timed_tokens: tokens of the steps that count towards the speed (`Pace`), which took timed_seconds.
         loss_to_beat: validation loss of the last improvement for trainer.early_stop, `stalled` evaluations ago.
@@ -76,6 +78,8 @@ class TrainState:
     timed_seconds: float = 0.0
     loss_to_beat: float = math.inf
     stalled: int = 0
+    val_sample: int = 0
+    best_sample: int = 0
     plateau: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_sum: float = 0.0
     loss_steps: int = 0
