@@ -76,6 +76,9 @@ REPETITION_PENALTY = Number(float, math.ulp(0.0), 1e30, "above 0; 1 has no effec
 SAMPLES = Number(int, 1, 4096, "a whole number from 1 to 4096")
 ALTERNATIVES = Number(int, 0, 100, "a whole number from 0 to 100")
 LOSS = Number(float, math.ulp(0.0), 1e300, "a loss above 0, such as 1.88")
+POSITIVE = Number(float, math.ulp(0.0), 1e300, "a number above 0, such as 5M or 1e14", is_above_zero=True)
+DIFFERENCE = Number(float, math.ulp(0.0), 1e300, "a difference of losses above 0, such as 0.005", is_above_zero=True)
+MARGIN = Number(float, 0.0, 1e300, "a difference of losses, 0 or more, such as 0.002")
 SECONDS = Number(float, math.ulp(0.0), 86_400.0, "seconds above 0, at most a day (86400)")
 
 
@@ -127,6 +130,16 @@ def names(value: str) -> list[str]:
     if not found:
         raise SettingsError(f"is {quote(value)}, which contains no name", hint="names separated by commas")
     return found
+
+
+def amount(value: str) -> float:
+    """Return a number above 0, which may end with k, M, G or B (billion): 5M, 1e14.
+
+    Raises:
+        SettingsError: the value is not such a number.
+    """
+    unit = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}.get(value[-1:], 1.0)
+    return unit * POSITIVE(value[:-1] if unit > 1 else value)
 
 
 def device(value: str) -> str:

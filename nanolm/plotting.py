@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from nanolm.errors import SettingsError, install_hint
@@ -25,7 +25,13 @@ class Curve(NamedTuple):
 
 
 def terminal_plot(
-    curves: Sequence[Curve], width: int, x_label: str, y_label: str, *, y_ticks: Sequence[float] = ()
+    curves: Sequence[Curve],
+    width: int,
+    x_label: str,
+    y_label: str,
+    *,
+    y_ticks: Sequence[float] = (),
+    label_x: Callable[[float], str] | None = None,
 ) -> str:
     """Plot curves as HEIGHT lines of text, with five ticks over the whole range of x.
 
@@ -33,6 +39,7 @@ def terminal_plot(
         curves: at least one.
         width: in characters.
         y_ticks: from the lower to the upper end of the y axis; empty lets plotext choose.
+        label_x: formats a tick of the x axis; None rounds it to an integer.
     """
     import plotext
 
@@ -45,7 +52,11 @@ def terminal_plot(
         plotext.ylim(y_ticks[0], y_ticks[-1])
         plotext.yticks(y_ticks, [f"{tick:.3g}" for tick in y_ticks])
     first, last = min(min(curve.x) for curve in curves), max(max(curve.x) for curve in curves)
-    plotext.xticks(sorted({round(first + (last - first) * n / 4) for n in range(5)}))
+    x_ticks = [first + (last - first) * n / 4 for n in range(5)]
+    if label_x is None:
+        plotext.xticks(sorted(set(map(round, x_ticks))))
+    else:
+        plotext.xticks(x_ticks, list(map(label_x, x_ticks)))
     plotext.xlabel(x_label)
     plotext.ylabel(y_label)
     return "\n".join(line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines())

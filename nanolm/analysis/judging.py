@@ -112,10 +112,20 @@ def read_at(run: Run, metrics: RunMetrics, at: At) -> Reading:
     if not costs[0] <= at.value <= costs[-1]:
         end, which = (costs[0], "was first") if at.value < costs[0] else (costs[-1], "was last")
         return Reading(None, problem=f"{which} evaluated at {At(at.axis, end)}")
-    after = bisect.bisect(costs, at.value)
+    return Reading(interpolate(curve, at.value), is_interpolated=True)
+
+
+def interpolate(curve: Mapping[float, float], cost: float) -> float | None:
+    """Return the loss at a cost, linearly between two evaluations; None outside of the curve."""
+    if cost in curve:
+        return curve[cost]
+    costs = sorted(curve)
+    after = bisect.bisect(costs, cost)
+    if after in (0, len(costs)):
+        return None
     low, high = costs[after - 1], costs[after]
-    share = (at.value - low) / (high - low)
-    return Reading((1 - share) * curve[low] + share * curve[high], is_interpolated=True)
+    share = (cost - low) / (high - low)
+    return (1 - share) * curve[low] + share * curve[high]
 
 
 def val_curve(run: Run, metrics: RunMetrics, axis: str) -> dict[float, float]:

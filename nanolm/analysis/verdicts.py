@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from nanolm.analysis.comparability import batch_settings
-from nanolm.analysis.differences import MIN_POOLED, Difference, Spread, Spreads, find_differences, pooled_spread
+from nanolm.analysis.differences import MIN_POOLED, Difference, Spread, Spreads, find_differences
 from nanolm.analysis.metrics import METRICS
 from nanolm.analysis.power import seeds_needed
 from nanolm.analysis.rows import Row, rank
 from nanolm.analysis.statistics import LEVEL, holm_adjust, n_tests_of_best
+from nanolm.errors import SettingsError
 
 # Rows that a note names.
 MAX_NAMED = 3
@@ -42,21 +44,57 @@ def add_verdicts(rows: Sequence[Row], judged: str) -> list[str]:
     return notes
 
 
-def spread_of(rows: Sequence[Row], judged: str) -> Spread | None:
-    """Return the spread that the comparable rows are tested with; None if no row has several seeds.
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """The number of seeds per row that a difference needs.
 
-    It is that of pairs if all tested rows are paired, else that within rows.
+    Attributes:
+        difference: to detect with 80% power.
+        seeds: per row; None above 1,000.
+        seeds_of_two: if only two rows are compared.
+        spread: that of a run, as rows are tested with it.
+        n_rows: number of rows that are compared; 2 for runs of one row.
+    """
+
+    difference: float
+    seeds: int | None
+    seeds_of_two: int | None
+    spread: Spread
+    n_rows: int
+
+
+def detect(rows: Sequence[Row], judged: str, difference: float) -> Detection:
+    """Return the number of seeds per row with which these rows, or two rows like the only one, need to be compared.
+
+    Raises:
+        SettingsError: no row has several seeds, or their losses are equal.
     """
     candidates = [row for row in rows if row.is_comparable and row.estimates[judged].values]
+    spread = _spread_of(candidates, judged)
+    if not METRICS[judged].is_of_loss:
+        raise SettingsError(f"{judged} is not a loss", where="--detect", hint="name a loss first, as --metric val_loss")
+    if spread is None:
+        found = "no row has several seeds with different losses, so their spread is unknown"
+        hint = "train several seeds, as with sweep=seeds or seed=1,2,3"
+        raise SettingsError(found, where="--detect", hint=hint)
+    n_rows = max(len(candidates), 2)
+    n_pooled = spread.n_rows if spread.n_rows >= MIN_POOLED and spread.agrees else 2
+
+    def needed(n_pooled: int, n_rows: int) -> int | None:
+        return seeds_needed(difference, spread.value, is_paired=spread.is_paired, n_pooled=n_pooled, n_rows=n_rows)
+
+    return Detection(difference, needed(n_pooled, n_rows), needed(2, 2), spread, n_rows)
+
+
+def _spread_of(candidates: Sequence[Row], judged: str) -> Spread | None:
+    """The spread of pairs if all tested rows are paired, else that within rows."""
     best = min(candidates, key=lambda row: rank(row, judged), default=None)
     if best is None:
         return None
     others = [row for row in candidates if row is not best]
     tested, spreads = find_differences(best.sample(judged), [row.sample(judged) for row in others])
     known = [one for one in tested if one is not None]
-    if known and all(one.is_paired for one in known):
-        return spreads.paired
-    return spreads.unpaired or pooled_spread([best.sample(judged)])
+    return spreads.paired if known and all(one.is_paired for one in known) else spreads.unpaired
 
 
 def _test_against(best: Row, others: Sequence[Row], judged: str) -> Spreads:
@@ -95,7 +133,7 @@ def _notes(best: Row, others: Sequence[Row], spreads: Spreads, judged: str) -> l
     unpaired: dict[str, list[Row]] = {}
     for row, one in tested:
         if not one.is_paired:
-            unpaired.setdefault(_why_unpaired(best, row), []).append(row)
+            unpaired.setdefault(why_unpaired(best, row), []).append(row)
     notes += [f"{_named(some)}: not paired by seed with the best row, as {reason}" for reason, some in unpaired.items()]
     used = [spreads.paired] if any(one.is_paired for _, one in tested) else []
     used += [spreads.unpaired] if unpaired else []
@@ -106,13 +144,13 @@ def _notes(best: Row, others: Sequence[Row], spreads: Spreads, judged: str) -> l
     ]
     close = [row for row, _ in tested if row.p_value is not None and row.p_value >= 1 - LEVEL]
     close.sort(key=lambda row: rank(row, judged))
-    notes += [f"{row.describe()}: {in_words(row)}" for row in close[:MAX_NAMED]]
+    notes += [f"{row.describe()}: {describe_verdict(row)}" for row in close[:MAX_NAMED]]
     if len(close) > MAX_NAMED:
         notes.append(f"{len(close) - MAX_NAMED} more rows are not distinguishable from the best")
     return notes
 
 
-def in_words(row: Row) -> str:
+def describe_verdict(row: Row) -> str:
     """Describe that a row is not distinguishable from the best, and how many seeds would be needed."""
     assert row.difference is not None
     n = row.difference.n_seeds
@@ -122,7 +160,8 @@ def in_words(row: Row) -> str:
     return f"{found}; {f'about {row.seeds_needed}' if row.seeds_needed else 'over 1,000'} would be needed"
 
 
-def _why_unpaired(best: Row, row: Row) -> str:
+def why_unpaired(best: Row, row: Row) -> str:
+    """Describe why two rows are not paired by seed."""
     if row.batches is not None and row.batches == best.batches:
         return "they have fewer than two seeds in common"
     keys = {key for one in (row.runs[0], best.runs[0]) for key in one.settings}

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanolm.cli import main as cli
+from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory
 from nanolm.training.trainer import train
 from tests.helpers import SMALL, Nanolm, make_config
@@ -191,3 +193,66 @@ def test_markdown_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "a\\|\\_b" in out
     assert "\n\\* lossy tokenizer: \\<unk> hides text" in out
+
+
+def test_detect_prints_the_seeds_needed(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["compare", str(sweep), "--detect", "0.005"]) == 0
+    out = capsys.readouterr().out
+    assert "seeds per row detect a difference of 0.005 with 80% power" in out
+    assert cli.run(["compare", str(sweep), "--detect", "0.005", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{found['seeds']} seeds per row" in out
+    assert found["spread"]["is_paired"] is True
+
+
+def test_detect_of_one_row_is_for_rows_without_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, loss in enumerate((2.0, 2.1, 2.05, 1.98), start=1):
+        make_run(tmp_path / f"{seed}", losses=[loss], settings={"seed": seed})
+    assert cli.run(["compare", str(tmp_path), "--detect", "0.1"]) == 0
+    assert "two rows that are not paired" in capsys.readouterr().out
+
+
+def test_pareto_prints_a_plot_and_the_best_rows(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["compare", str(sweep), "--pareto", "flops"]) == 0
+    out = capsys.readouterr().out
+    assert "FLOPs (log scale)" in out
+    assert "lr=0.01" in out
+    assert cli.run(["compare", str(sweep), "--pareto", "flops", "--json"]) == 0
+    front = json.loads(capsys.readouterr().out)["front"]
+    assert front[-1]["settings"] == {"optimizer.lr": 0.01}
+
+
+def test_a_verdict_sets_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, shift in (("base", 0.0), ("better", -0.1), ("worse", 0.1), ("same", 0.001)):
+        for seed, noise in enumerate((0.0, 0.01, 0.03), start=1):
+            loss = 2 + shift + noise + shift * noise * seed
+            make_run(tmp_path / name / f"{seed}", losses=[loss], settings={"seed": seed})
+    base = str(tmp_path / "base")
+    statuses = {name: cli.run(["compare", str(tmp_path / name), "--against", base]) for name in ("better", "worse")}
+    assert statuses == {"better": 0, "worse": 3}
+    assert "better: val loss final -0.1" in capsys.readouterr().out
+    # The runs of the baseline may lie below the same folder.
+    words = [str(tmp_path / "same"), base, "--against", base, "--margin", "0.005", "--json"]
+    assert cli.run(["compare", *words]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["n_seeds"], found["margin"]) == ("not distinguishable", 3, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--at", "tokns=3"], "--at is 'tokns', which is not a cost"),
+        (["--at", "tokens=-3"], "--at is -3, which must be above 0"),
+        (["--at", "tokens=5X"], "--at is '5X', which is not a number"),
+        (["--at", "tokens=1T"], "--at is '1T', which is not a number"),
+        (["--at", "tokens=5M"], "no run has a loss at 5M tokens"),
+        (["--margin", "0.1"], "--margin needs --against"),
+        (["--detect", "0"], "--detect is 0, which must be above 0"),
+        (["--detect", "0.1", "--pareto", "flops"], "--pareto and --detect cannot be combined"),
+        (["--detect", "0.1", "--metric", "tokens"], "tokens is not a loss"),
+        (["--pareto", "money"], "--pareto is 'money', which is not a cost"),
+    ],
+)
+def test_mistakes_in_costs_and_margins_are_errors(sweep: Path, words: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        cli.run(["compare", str(sweep), *words])
