@@ -18,7 +18,7 @@ from torch import nn
 from nanolm.inference.windows import window_start
 from nanolm.model.attention import Attention
 from nanolm.model.cache import Cache
-from nanolm.model.layers import Block
+from nanolm.model.layers import Block, UnweightedRMSNorm
 from nanolm.model.transformer import Transformer
 
 # A function of the residual stream x_BxC, or of the output of a norm.
@@ -192,8 +192,8 @@ class _Layer:
         n_heads, n_kv_heads = attention.n_heads, attention.n_kv_heads
         both = stacked[:, : n_queries + n_keys].unflatten(1, (n_heads + n_kv_heads, -1))
         v_BxGxE = stacked[:, n_queries + n_keys :].unflatten(1, (n_kv_heads, -1))
-        if attention.qk_norm:
-            both = _rms_norm(both, attention.norm_eps)
+        if attention.heads.has_norm:
+            both = _rms_norm(both, attention.heads.eps)
         if rotary_2xBx1xR is not None:
             cos, sin = rotary_2xBx1xR
             a, b = both.chunk(2, dim=-1)
@@ -242,7 +242,7 @@ def _norm(module: nn.Module | None) -> Function | None:
     """Return the fastest function for a norm; None for an identity."""
     if module is None or isinstance(module, nn.Identity):
         return None
-    if type(module) is nn.RMSNorm and module.weight is None:
+    if isinstance(module, UnweightedRMSNorm):
         return functools.partial(_rms_norm, eps=module.eps)
     return module
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nanolm.config.model import AttentionKind, TransformerConfig
 from nanolm.config.size import SizeConfig
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
-from nanolm.model.positions import rotate
+from nanolm.model.fused_ops import Heads, split_heads
 
 
 class Attention(nn.Module):
@@ -25,8 +24,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = size.n_heads
         self.n_kv_heads = size.key_value_heads
-        self.qk_norm = config.qk_norm
-        self.norm_eps = config.norm_eps
+        self.heads = Heads(self.n_heads, self.n_kv_heads, size.key_width, config.qk_norm, config.norm_eps)
         self.dropout = config.dropout_of(config.attention_dropout)
         bias = config.has_attention_bias
         row_counts = (
@@ -62,18 +60,7 @@ class Attention(nn.Module):
             rotary_2xTxR: rotary position embedding of these positions; None without it.
             cache: keys and values of earlier positions, to which these are appended; None without a cache.
         """
-        q_BxHxTxD, k_BxGxTxD, v_BxGxTxE = (
-            projected.unflatten(-1, (n_heads, -1)).transpose(1, 2)
-            for projected, n_heads in zip(
-                self.query_key_value(x_BxTxC).split(self.row_counts["query_key_value"], dim=-1),
-                (self.n_heads, self.n_kv_heads, self.n_kv_heads),
-                strict=True,
-            )
-        )
-        if self.qk_norm:
-            q_BxHxTxD, k_BxGxTxD = (F.rms_norm(x, x.shape[-1:], eps=self.norm_eps) for x in (q_BxHxTxD, k_BxGxTxD))
-        if rotary_2xTxR is not None:
-            q_BxHxTxD, k_BxGxTxD = rotate(q_BxHxTxD, rotary_2xTxR), rotate(k_BxGxTxD, rotary_2xTxR)
+        q_BxHxTxD, k_BxGxTxD, v_BxGxTxE = split_heads(self.query_key_value(x_BxTxC), self.heads, rotary_2xTxR)
         k_BxGxSxD, v_BxGxSxE = (k_BxGxTxD, v_BxGxTxE) if cache is None else cache.append(k_BxGxTxD, v_BxGxTxE)
         k_BxHxSxD, v_BxHxSxE = self._repeat(k_BxGxSxD), self._repeat(v_BxGxSxE)
         y_BxHxTxE = attend(q_BxHxTxD, k_BxHxSxD, v_BxHxSxE, self.dropout if self.training else 0.0)

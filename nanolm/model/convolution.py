@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from nanolm.model.fused_ops import causal_convolution, causal_convolution_formula
 
 
 class CausalConvolution(nn.Module):
@@ -29,16 +30,9 @@ class CausalConvolution(nn.Module):
         Args:
             documents_BxT: document number of each token, which then reads none of another document.
         """
-        reach, length = len(self.weight_KxC), x_BxTxC.size(1)
-        padded = F.pad(x_BxTxC, (0, 0, reach, 0))
-        y_BxTxC = x_BxTxC
-        for distance, weight_C in enumerate(self.weight_KxC, start=1):
-            term_BxTxC = padded[:, reach - distance : reach - distance + length] * weight_C
-            if documents_BxT is not None:
-                before_BxT = F.pad(documents_BxT, (reach, 0), value=-1)[:, reach - distance : reach - distance + length]
-                term_BxTxC = term_BxTxC * (before_BxT == documents_BxT)[..., None]
-            y_BxTxC = y_BxTxC + term_BxTxC
-        return y_BxTxC
+        if documents_BxT is None:
+            return causal_convolution(x_BxTxC, self.weight_KxC)
+        return causal_convolution_formula(x_BxTxC, self.weight_KxC, documents_BxT)
 
     def last(self, embedding: nn.Embedding, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return x_BxC of the last token of each text, of which at most the last `width` tokens are read."""

@@ -15,9 +15,17 @@ from nanolm.model.attention import ATTENTIONS
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
 from nanolm.model.convolution import CausalConvolution
+from nanolm.model.fused_ops import relu_squared, rms_norm
 
 # PyTorch's default, and GPT-2's.
 LAYER_NORM_EPS = 1e-5
+
+
+class UnweightedRMSNorm(nn.RMSNorm):
+    """RMSNorm without weights (Zhang and Sennrich 2019)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, self.eps)
 
 
 def norm(config: TransformerConfig, d_model: int) -> nn.Module:
@@ -25,15 +33,9 @@ def norm(config: TransformerConfig, d_model: int) -> nn.Module:
     if config.norm is Norm.none:
         return nn.Identity()
     if config.norm is Norm.rms_norm:
-        return nn.RMSNorm(d_model, eps=config.norm_eps, elementwise_affine=config.norm_weight)
+        kind = nn.RMSNorm if config.norm_weight else UnweightedRMSNorm
+        return kind(d_model, eps=config.norm_eps, elementwise_affine=config.norm_weight)
     return nn.LayerNorm(d_model, eps=config.norm_eps or LAYER_NORM_EPS, bias=config.bias)
-
-
-def relu_squared(x: torch.Tensor) -> torch.Tensor:
-    """max(x, 0)^2 (So et al. 2021, Primer)."""
-    # A product stays in half precision under CUDA autocast, which computes powers in fp32.
-    rectified = F.relu(x)
-    return rectified * rectified
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
@@ -79,9 +81,10 @@ def convolve(
     sublayer: str,
 ) -> torch.Tensor:
     """Convolve the inputs of a sublayer, of which a cache holds the earlier ones."""
+    if cache is None:
+        return convolution(x_BxTxC, documents_BxT)
     length = x_BxTxC.size(1)
-    if cache is not None:
-        x_BxTxC = cache.append_inputs(sublayer, x_BxTxC, len(convolution.weight_KxC))
+    x_BxTxC = cache.append_inputs(sublayer, x_BxTxC, len(convolution.weight_KxC))
     return convolution(x_BxTxC, documents_BxT)[:, -length:]
 
 

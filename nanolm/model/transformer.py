@@ -125,10 +125,10 @@ class Transformer(nn.Module):
         """Return the embeddings x_BxTxC of the tokens, convolved if configured."""
         if self.embedding_convolution is None:
             return self.token_embedding(tokens_BxT)
+        if cache is None:
+            return self.embedding_convolution(self.token_embedding(tokens_BxT), documents_BxT)
         length = tokens_BxT.size(1)
-        if cache is not None:
-            reach = len(self.embedding_convolution.weight_KxC)
-            tokens_BxT = cache.append_tokens(tokens_BxT, reach)
+        tokens_BxT = cache.append_tokens(tokens_BxT, len(self.embedding_convolution.weight_KxC))
         return self.embedding_convolution(self.token_embedding(tokens_BxT), documents_BxT)[:, -length:]
 
     def unembed(self, x_BxTxC: torch.Tensor) -> torch.Tensor:
