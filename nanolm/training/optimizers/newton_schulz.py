@@ -126,7 +126,7 @@ def _polar_express(x_nxrxc: torch.Tensor, quintics: Sequence[Quintic], scale: fl
     # Without the division by the trace, the square of small gradients would underflow.
     trace_nx1x1 = gram_nxsxs.diagonal(dim1=1, dim2=2).sum(1, dtype=torch.float32)[:, None, None].clamp(min=TINY)
     gram_nxsxs = gram_nxsxs / trace_nx1x1.to(gram_nxsxs.dtype)
-    square_nxsxs = gram_nxsxs @ gram_nxsxs
+    square_nxsxs = torch.bmm(gram_nxsxs, gram_nxsxs)
     bound_nx1x1 = torch.linalg.vector_norm(square_nxsxs, dim=(1, 2), keepdim=True, dtype=torch.float32).sqrt()
     # At least 1 / s, except for a matrix of zeros.
     bound_nx1x1 = SAFETY * bound_nx1x1.clamp(min=1e-6)
@@ -138,12 +138,12 @@ def _polar_express(x_nxrxc: torch.Tensor, quintics: Sequence[Quintic], scale: fl
     product_nxsxs = polynomial_nxsxs * (trace_nx1x1.rsqrt() * bound_nx1x1.rsqrt()).to(gram_nxsxs.dtype)
     for a, b, c in rest:
         if is_long:
-            gram_nxsxs = polynomial_nxsxs @ gram_nxsxs @ polynomial_nxsxs
+            gram_nxsxs = torch.bmm(torch.bmm(polynomial_nxsxs, gram_nxsxs), polynomial_nxsxs)
         else:
             x_nxrxc = torch.bmm(*_order(product_nxsxs, x_nxrxc))
             gram_nxsxs = _gram(x_nxrxc)
         polynomial_nxsxs = _plus_identity(torch.baddbmm(gram_nxsxs, gram_nxsxs, gram_nxsxs, beta=b, alpha=c), a)
-        product_nxsxs = polynomial_nxsxs @ product_nxsxs if is_long else polynomial_nxsxs
+        product_nxsxs = torch.bmm(polynomial_nxsxs, product_nxsxs) if is_long else polynomial_nxsxs
     return torch.bmm(*_order(scale * product_nxsxs, x_nxrxc))
 
 
@@ -153,7 +153,7 @@ def _is_tall(x_nxrxc: torch.Tensor) -> bool:
 
 def _gram(x_nxrxc: torch.Tensor) -> torch.Tensor:
     """Return the smaller of X X^T and X^T X, n x s x s."""
-    return x_nxrxc.mT @ x_nxrxc if _is_tall(x_nxrxc) else x_nxrxc @ x_nxrxc.mT
+    return torch.bmm(x_nxrxc.mT, x_nxrxc) if _is_tall(x_nxrxc) else torch.bmm(x_nxrxc, x_nxrxc.mT)
 
 
 def _order(square_nxsxs: torch.Tensor, x_nxrxc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
