@@ -51,8 +51,8 @@ format: install  ## format the code and apply automatic fixes
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-bench: install  ## benchmark the loop, attention, tokenizers, data, compare, generation and import, as ratios of paired runs (minutes)
-	@for part in loop attention tokenizers data compare generation import; do $(BIN)/python scripts/bench_$$part.py || exit 1; done
+bench: install  ## benchmark the loop, steps, attention, tokenizers, data, compare, generation and import, as ratios of paired runs (minutes)
+	@for part in loop step attention tokenizers data compare generation import; do $(BIN)/python scripts/bench_$$part.py || exit 1; done
 
 clean:  ## remove .venv and all caches; runs in outputs/ are kept
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
