@@ -11,6 +11,7 @@ from nanolm.config.trainer import Precision
 from nanolm.errors import SettingsError
 from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.torchrun import local_rank
+from nanolm.training.cpu_bf16 import is_bf16_worthwhile
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 
 DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
@@ -73,7 +74,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def resolve(precision: Precision, device: torch.device, before: str | None = None) -> Precision:
-    """Resolve trainer.precision=auto: bf16 on a GPU since Ampere, fp16 on an older one, fp32 elsewhere.
+    """Resolve trainer.precision=auto: bf16 on a GPU since Ampere and on a CPU that is faster in it, fp16 on older GPUs.
 
     Args:
         precision: trainer.precision; anything but auto is returned unchanged.
@@ -86,6 +87,8 @@ def resolve(precision: Precision, device: torch.device, before: str | None = Non
     supported = {Precision.fp16: device.type == "cuda", Precision.bf16: has_bf16(device), Precision.fp32: True}
     if kept is not None and supported.get(kept, False):
         return kept
+    if device.type == "cpu":
+        return Precision.bf16 if is_bf16_worthwhile() else Precision.fp32
     if device.type != "cuda":
         return Precision.fp32
     return Precision.bf16 if has_bf16(device) else Precision.fp16

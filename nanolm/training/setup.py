@@ -45,7 +45,7 @@ from nanolm.training.distributed import parallel as distributed
 from nanolm.training.distributed.ranks import Ranks
 from nanolm.training.memory import require_memory
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.precision import NumberFormat, choose_device
+from nanolm.training.precision import NumberFormat, choose_device, resolve
 from nanolm.training.step import Forward
 
 # A number of steps that is not known before the speed is measured.
@@ -109,7 +109,9 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     is_sharded = ranks.world_size > 1 and settings.parallel is Parallel.fsdp
     resumed, damaged = ranks.run_on_main(lambda: checkpoint.newest(run.checkpoints))
     before = None if resumed is None else resumed.manifest.get("precision")
-    number_format = NumberFormat(settings.precision, device, before, is_sharded)
+    # Decided once, since processes could measure differently.
+    precision = ranks.run_on_main(lambda: resolve(settings.precision, device, before))
+    number_format = NumberFormat(precision, device, is_sharded=is_sharded)
     hashes: dict[str, hashlib._Hash] = {}
     resume_info = ranks.run_on_main(lambda: check_run(config, run, resumed, damaged, hashes))
     parent = None if resumed else parent
