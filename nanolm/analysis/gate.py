@@ -17,6 +17,7 @@ from nanolm.analysis.rows import Measured, Row, averaged, group_seeds, make_row
 from nanolm.analysis.settings import differing_settings, nearest_column
 from nanolm.analysis.verdicts import why_unpaired
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
+from nanolm.runs.summary import FINISHED
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "not distinguishable"
 # Exit status of `nanolm compare --against`; 1 and 2 are those of errors.
@@ -175,7 +176,7 @@ def _problems(
                     hint="name the runs of one setting, which differ only in their seed",
                 )
             )
-        elif not any(run.status == "completed" for run in runs):
+        elif not any(run.status in FINISHED for run in runs):
             listed = ", ".join(f"{run.name} ({run.status})" for run in runs)
             problems.append(
                 RunError(f"the runs of {side} are not completed: {listed}", where=side, hint="resume or repeat them")

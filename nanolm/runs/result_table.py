@@ -88,6 +88,9 @@ def print_result_table(
             lowest = summary.best_ema_val_loss
             note = "final averaged weights" + (f"; lowest {lowest:.4f}" if lowest != averaged else "")
             table.add_row("val loss, EMA", f"{averaged:.4f}", f"{averaged * bits:.4f}", note)
+        if summary.test_loss is not None and summary.test_bits_per_byte is not None:
+            note = f"step {summary.test_step:,}, chosen by validation loss and scored once"
+            table.add_row("test loss", f"{summary.test_loss:.4f}", f"{summary.test_bits_per_byte:.4f}", note)
         compressed = {name: its_bits / bits for name, its_bits in summary.baseline_bits_per_byte.items()}
         for name, loss in (summary.baseline_losses | compressed).items():
             table.add_row(name.replace("_", " "), f"{loss:.4f}", f"{loss * bits:.4f}", _compare(loss, best))

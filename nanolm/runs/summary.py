@@ -89,7 +89,7 @@ class Summary:
         test_loss: of the selected checkpoint on the test split, scored when the run was completed; nats per token.
         test_bits_per_byte: of the same loss.
         test_step: step of the selected checkpoint.
-        test_chosen_by: what it was chosen by: best_val_loss, or only_state for a model without steps.
+        test_chosen_by: what it was chosen by: best_val_loss.
         test_history: every score, the last one included: a run that is extended is scored again.
         skipped_updates: updates skipped because an fp16 gradient overflowed.
         continued_from: step from which a run was continued that had stopped early.

@@ -30,7 +30,7 @@ COUNTABLE_TOKENS = 2**27
 KEPT = (
     *("step", "tokens", "seconds", "tokens_per_second", "peak_memory_bytes", "skipped_updates", "entries"),
     *("best_val_loss", "best_val_sample", "best_step", "final_val_loss", "final_val_sample", "bits_per_byte"),
-    *("best_ema_val_loss", "final_ema_val_loss"),
+    *("best_ema_val_loss", "final_ema_val_loss", "test_history"),
     *("wandb_id", "wandb_mode", "wandb_project", "wandb_entity"),
 )
 

@@ -29,7 +29,7 @@ from nanolm.runs.log import Log, NoLog
 from nanolm.runs.loggers import About, open_logger
 from nanolm.runs.metrics import TRAIN, MetricsRow
 from nanolm.runs.privacy import plain
-from nanolm.runs.summary import STOPPED_EARLY, Summary, write_final_summary
+from nanolm.runs.summary import FINISHED, STOPPED_EARLY, Summary, write_final_summary
 from nanolm.training import early_stop, ema, memory, meters, profiling, schedules, summaries
 from nanolm.training.allocator import keep_freed_memory
 from nanolm.training.announcement import announce
@@ -39,6 +39,7 @@ from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks, translate_r
 from nanolm.training.evaluation import evaluate
 from nanolm.training.fitting import fit
 from nanolm.training.gating import NonFiniteFlag
+from nanolm.training.held_out import score_test_split
 from nanolm.training.minutes import fix_steps
 from nanolm.training.optimizers.build import evaluation_weights
 from nanolm.training.pace import Pace, times_due
@@ -204,6 +205,8 @@ def _train(session: Session, stop: StopRequest, summary: Summary, began: float) 
         if status == "interrupted" and not stop.signal and early_stop.has_stalled(setup.state, setup.config.trainer):
             status = STOPPED_EARLY
             session.log.say(early_stop.describe(setup.state, setup.config.trainer))
+        if status in FINISHED:
+            summary = dataclasses.replace(summary, **score_test_split(session, summary))
     except (KeyboardInterrupt, GeneratorExit):
         status = "interrupted"
         raise
