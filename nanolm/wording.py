@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 MISSING = "–"
+# Before a loss that is an estimate over a part of the validation split.
+ESTIMATE = "≈"
+ESTIMATE_NOTE = f"{ESTIMATE} estimate over a part of the validation split (trainer.val_tokens)"
 LOSSY = "lossy tokenizer: <unk> hides text, so bits per byte are not comparable"
 
 

@@ -25,7 +25,7 @@ from nanolm.analysis.rows import (
 from nanolm.analysis.settings import differing_settings, nearest_column, values_of
 from nanolm.analysis.verdicts import add_verdicts
 from nanolm.errors import NanolmError, SettingsError, install_hint, raise_all
-from nanolm.wording import LOSSY
+from nanolm.wording import ESTIMATE_NOTE, LOSSY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,8 @@ def compare(
         notes.append(f"† {NONCAUSAL}")
     if any(not row.is_lossless for row in rows):
         notes.append(f"* {LOSSY}")
+    if any(row.sampled.intersection(chosen) for row in rows):
+        notes.append(ESTIMATE_NOTE)
     notes += [f"{run.name}: {remark}" for run in runs for remark in (*run.faults, *run.notes)]
     baselines = collect_baselines(measured, has_losses=problem is None)
     return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, judged.point, judged.evaluations, notes)

@@ -48,6 +48,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
                 "difference": None if row.difference is None else as_difference(row.difference),
                 "seeds_needed": row.seeds_needed,
                 "is_interpolated": row.is_interpolated,
+                "estimated": sorted(row.sampled),
                 "n_reached": None if comparison.target is None else row.n_reached,
                 "figures": {name: dataclasses.asdict(row.estimates[name]) for name in comparison.metrics},
             }

@@ -13,7 +13,7 @@ from nanolm.analysis.metrics import IN_BITS, MAX_EXPONENT, METRICS, TO_TARGET
 from nanolm.analysis.names import short_keys
 from nanolm.analysis.rows import Row
 from nanolm.terminal import visible
-from nanolm.wording import MISSING, format_value, short_number
+from nanolm.wording import ESTIMATE, MISSING, format_value, short_number
 
 # Columns shown only if there is room, by priority; all others are always shown.
 OPTIONAL = (
@@ -198,7 +198,13 @@ def _figure(name: str, row: Row, comparison: Comparison) -> str:
     if interval is not None:
         cell += f" ±{interval:.{digits}f}"
     is_between = name in ("val_loss", "bits_per_byte", "perplexity") and row.is_interpolated
-    return "~" * is_between + cell + "†" * row.is_noncausal + "*" * (name in IN_BITS and not row.is_lossless)
+    return (
+        ESTIMATE * (name in row.sampled)
+        + "~" * is_between
+        + cell
+        + "†" * row.is_noncausal
+        + "*" * (name in IN_BITS and not row.is_lossless)
+    )
 
 
 def _to_target(name: str, row: Row, comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from nanolm.analysis.collection import Run
-from nanolm.analysis.metrics import MAX_EXPONENT, RunMetrics
+from nanolm.analysis.metrics import MAX_EXPONENT, RunMetrics, has_estimates
 from nanolm.analysis.rows import Measured, averaged
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.runs.directory import RunDirectory
@@ -21,6 +21,8 @@ from nanolm.wording import short_number
 AXES = {"step": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "s"}
 # Statuses of runs whose last loss is not that of a sound model.
 BROKEN = ("diverged", "failed", "damaged")
+# The judged loss, and what is computed from it.
+JUDGED_LOSSES = ("val_loss", "bits_per_byte", "perplexity")
 # Relative difference of tokens up to which budgets are equal: lines and documents have different lengths.
 SAME_BUDGET = 0.01
 
@@ -43,11 +45,13 @@ class Reading:
     Attributes:
         loss: nats per token; None outside of the curve.
         is_interpolated: whether it is between two evaluations.
+        is_estimate: whether a part of the validation split was scored (trainer.val_tokens).
         problem: why there is no loss.
     """
 
     loss: float | None
     is_interpolated: bool = False
+    is_estimate: bool = False
     problem: str = ""
 
 
@@ -99,7 +103,7 @@ def judge(groups: Sequence[Sequence[Measured]], at: At | None = None) -> Judged:
 def read_at(run: Run, metrics: RunMetrics, at: At) -> Reading:
     """Read the validation loss of a run at a cost, interpolated linearly between evaluations."""
     if not _has_steps(run):
-        return Reading(_last_loss(metrics))
+        return _last_reading(metrics)
     try:
         curve = val_curve(run, metrics, at.axis)
     except NanolmError as error:
@@ -107,12 +111,14 @@ def read_at(run: Run, metrics: RunMetrics, at: At) -> Reading:
     if not curve:
         return Reading(None, problem=f"has no evaluation with {AXES[at.axis]}")
     costs = sorted(curve)
+    is_last = at.value >= costs[-1]
+    is_estimate = "final_val_loss" in metrics.sampled if is_last else has_estimates(run)
     if at.value in curve:
-        return Reading(curve[at.value])
+        return Reading(curve[at.value], is_estimate=is_estimate)
     if not costs[0] <= at.value <= costs[-1]:
         end, which = (costs[0], "was first") if at.value < costs[0] else (costs[-1], "was last")
         return Reading(None, problem=f"{which} evaluated at {At(at.axis, end)}")
-    return Reading(interpolate(curve, at.value), is_interpolated=True)
+    return Reading(interpolate(curve, at.value), is_interpolated=True, is_estimate=is_estimate)
 
 
 def interpolate(curve: Mapping[float, float], cost: float) -> float | None:
@@ -165,7 +171,7 @@ def _compared(group: Sequence[Measured], groups: Sequence[Sequence[Measured]], a
 
 def _at_shared_step(compared: Sequence[Measured]) -> tuple[dict[int, Reading], str, list[str]]:
     """Read each run at the last step at which all were evaluated; interpolate if there is none."""
-    readings = {id(run): Reading(_last_loss(found)) for run, found in compared}
+    readings = {id(run): _last_reading(found) for run, found in compared}
     stepped = [(run, found) for run, found in compared if _has_steps(run) and found.final_val_loss is not None]
     if all(run.status in FINISHED for run, _ in stepped) and len({found.step for _, found in stepped}) <= 1:
         return readings, "final", []
@@ -193,17 +199,20 @@ def _with_loss(metrics: RunMetrics, reading: Reading | None) -> RunMetrics:
     """Replace the judged loss of a run, and what is derived from it."""
     loss = None if reading is None else reading.loss
     ratio = metrics.bits_per_nat
+    is_estimate = reading is not None and reading.is_estimate
     return dataclasses.replace(
         metrics,
         val_loss=loss,
         bits_per_byte=None if loss is None or ratio is None else loss * ratio,
         perplexity=None if loss is None else math.exp(min(loss, MAX_EXPONENT)),
         is_interpolated=reading is not None and reading.is_interpolated,
+        sampled=metrics.sampled.difference(JUDGED_LOSSES).union(JUDGED_LOSSES if is_estimate else ()),
     )
 
 
-def _last_loss(metrics: RunMetrics) -> float | None:
-    return metrics.final_val_loss if metrics.final_val_loss is not None else metrics.best_val_loss
+def _last_reading(metrics: RunMetrics) -> Reading:
+    name = "best_val_loss" if metrics.final_val_loss is None else "final_val_loss"
+    return Reading(getattr(metrics, name), is_estimate=name in metrics.sampled)
 
 
 def _has_steps(run: Run) -> bool:

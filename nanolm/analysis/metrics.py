@@ -92,6 +92,7 @@ class RunMetrics:
         perplexity: per token, of the same loss.
         test_loss: of the selected checkpoint on the test split, in nats per token. Likewise test_bits_per_byte.
         tokens_to_target: until validation first reached the target; None if it never did. Likewise seconds_to_target.
+        sampled: the losses that are estimates over a part of the validation split (trainer.val_tokens), by name.
         fault: what could not be read.
     """
 
@@ -114,6 +115,7 @@ class RunMetrics:
     test_bits_per_byte: float | None = None
     tokens_to_target: int | None = None
     seconds_to_target: float | None = None
+    sampled: frozenset[str] = frozenset()
     fault: str | None = None
 
     @property
@@ -148,6 +150,7 @@ def compute_metrics(run: Run, target: float | None = None, quantity: str = "loss
         trained_parameters=run.summary.trained_parameters if run.summary.base else None,
         flops=None if tokens is None or flops_per_token is None else float(tokens) * flops_per_token,
         best_bits_per_byte=known["bits_per_byte"],
+        sampled=_sampled(run),
         perplexity=None if best is None else math.exp(min(best, MAX_EXPONENT)),
         fault=fault,
     )
@@ -157,6 +160,24 @@ def measure(run: Run, target: float | None = None, quantity: str = "loss") -> tu
     """Compute the metrics of a run; a run whose rows cannot be read is returned as damaged. See `compute_metrics`."""
     found = compute_metrics(run, target, quantity)
     return run.with_fault(found.fault) if found.fault else run, found
+
+
+def has_estimates(run: Run) -> bool:
+    """Return whether evaluations of a run before its last one may be estimates."""
+    return run.settings.get("trainer.val_tokens") is not None
+
+
+def _sampled(run: Run) -> frozenset[str]:
+    """Return the names of the losses of a run that are estimates."""
+    if not has_estimates(run):
+        return frozenset()
+    is_unfinished = run.status in UNFINISHED
+    names: set[str] = set()
+    if is_unfinished or run.summary.best_val_sample is not None:
+        names |= {"best_val_loss", "best_ema_val_loss", "best_bits_per_byte", "bits_per_byte", "perplexity"}
+    if is_unfinished or run.summary.final_val_sample is not None:
+        names.add("final_val_loss")
+    return frozenset(names)
 
 
 def _to_target(run: Run, target: float, quantity: str) -> dict[str, Any]:

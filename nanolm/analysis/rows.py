@@ -39,6 +39,7 @@ class Row:
         n_reached: number of averaged seeds that reached the target.
         best_of: with grouping, the number of settings that it is the best of.
         is_interpolated: whether its judged loss is between two evaluations.
+        sampled: the losses that are estimates over a part of the validation split, by name.
         is_lossless: False if <unk> hides text.
         is_noncausal: whether the mask attends to future tokens.
         is_comparable: whether its judged metric is comparable with other rows'.
@@ -60,6 +61,7 @@ class Row:
     n_reached: int = 0
     best_of: int = 1
     is_interpolated: bool = False
+    sampled: frozenset[str] = frozenset()
     is_lossless: bool = True
     is_noncausal: bool = False
     is_comparable: bool = True
@@ -129,6 +131,7 @@ def make_row(group: Sequence[Measured], settings: dict[str, Any], batches: str |
         estimates=estimates,
         n_reached=len(estimates["tokens_to_target"].values),
         is_interpolated=any(metrics.is_interpolated for same_seed in by_seed.values() for metrics in same_seed),
+        sampled=frozenset().union(*(metrics.sampled for same_seed in by_seed.values() for metrics in same_seed)),
         is_lossless=not any(run.summary.is_lossy for run in runs),
         is_noncausal=any(run.summary.is_noncausal for run in runs),
     )

@@ -13,7 +13,7 @@ from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.run_layout import checkpoints_by_step
 from nanolm.runs.directory import RunDirectory
-from nanolm.wording import format_bytes
+from nanolm.wording import ESTIMATE, ESTIMATE_NOTE, format_bytes
 
 # The year 9000, in seconds since 1970.
 LATEST = 221_845_392_000
@@ -27,6 +27,7 @@ class Entry:
         step: optimizer steps done when it was saved.
         val_loss: the latest validation loss at that step, in nats per token; None before the first evaluation, or if
             the manifest is damaged.
+        is_estimate: whether it is over a part of the validation split (trainer.val_tokens).
         n_bytes: total size of its files.
         saved: modification time in ISO 8601, local time with its UTC offset.
         is_best: whether it has the lowest validation loss of the run.
@@ -36,6 +37,7 @@ class Entry:
 
     step: int
     val_loss: float | None
+    is_estimate: bool
     n_bytes: int
     saved: str
     is_best: bool
@@ -88,7 +90,10 @@ def list_checkpoints(run: RunDirectory) -> list[Entry]:
         if manifest and (problem := base_problem(run, manifest.get("base"))):
             reasons.append(problem)
         n_bytes, saved = _size_and_time(path)
-        entries.append(Entry(step, val_loss, n_bytes, saved, step == best_step, step == last_step, reasons))
+        is_estimate = bool(manifest and manifest.get("val_sample"))
+        entries.append(
+            Entry(step, val_loss, is_estimate, n_bytes, saved, step == best_step, step == last_step, reasons)
+        )
     return entries
 
 
@@ -103,13 +108,15 @@ def _print_table(run: RunDirectory, entries: list[Entry], quarantined: list[str]
         for entry in entries:
             table.add_row(
                 f"{entry.step:,}",
-                "" if entry.val_loss is None else f"{entry.val_loss:.4f}",
+                "" if entry.val_loss is None else f"{ESTIMATE * entry.is_estimate}{entry.val_loss:.4f}",
                 format_bytes(entry.n_bytes),
                 datetime.datetime.fromisoformat(entry.saved).strftime("%Y-%m-%d %H:%M:%S"),
                 ", ".join(["best"] * entry.is_best + ["last"] * entry.is_last),
                 cell(f"damaged: {'; '.join(entry.faults)}", "bold red") if entry.faults else "intact",
             )
         console.print(table)
+        if any(entry.is_estimate for entry in entries):
+            console.print(ESTIMATE_NOTE)
     if quarantined:
         console.print(cell(f"damaged, quarantined on resume: {', '.join(quarantined)}"), soft_wrap=True)
 

@@ -20,7 +20,7 @@ from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.runs.summary import FINISHED
 from nanolm.terminal import visible
-from nanolm.wording import MISSING, format_age, format_value
+from nanolm.wording import ESTIMATE, ESTIMATE_NOTE, MISSING, format_age, format_value
 
 STATUSES = (
     *FINISHED, "running", "unfinished", "interrupted", "pruned", "diverged", "failed", "damaged", "no summary",
@@ -46,6 +46,7 @@ class Entry:
         max_steps: optimizer steps to do.
         best_val_loss: in nats per token.
         bits_per_byte: at the best validation loss.
+        is_estimate: whether these are estimates over a part of the validation split (trainer.val_tokens).
         choices: the option chosen in each config group.
         age: seconds since the last write.
         faults: damaged files, or the error of a failed run.
@@ -59,6 +60,7 @@ class Entry:
     max_steps: int | None
     best_val_loss: float | None
     bits_per_byte: float | None
+    is_estimate: bool
     choices: dict[str, str]
     age: float
     faults: list[str]
@@ -145,8 +147,10 @@ def _print_table(entries: Sequence[Entry]) -> None:
             visible(entry.name),
             visible(entry.status),
             _format_step(entry),
-            MISSING if entry.best_val_loss is None else f"{entry.best_val_loss:.4f}",
-            MISSING if entry.bits_per_byte is None else f"{entry.bits_per_byte:.4f}",
+            *(
+                MISSING if value is None else f"{ESTIMATE * entry.is_estimate}{value:.4f}"
+                for value in (entry.best_val_loss, entry.bits_per_byte)
+            ),
             format_age(entry.age),
             *(visible(entry.choices.get(group, MISSING)) for group in groups),
         ]
@@ -160,6 +164,8 @@ def _print_table(entries: Sequence[Entry]) -> None:
     for name, status, *rest in rows:
         table.add_row(name, cell(status, STYLES.get(status, "yellow")), *rest[: len(widths) - 2])
     console.print(table)
+    if any(entry.is_estimate for entry in entries):
+        console.print(ESTIMATE_NOTE)
     for entry in entries:
         for remark in (*entry.faults, *entry.notes):
             console.print(cell(f"{entry.name}: {remark}"))
@@ -196,6 +202,7 @@ def _entry(run: Run) -> Entry:
         max_steps=0 if run.summary.is_imported else metrics.max_steps(run),
         best_val_loss=found.best_val_loss,
         bits_per_byte=found.bits_per_byte,
+        is_estimate="best_val_loss" in found.sampled,
         choices=run.summary.choices,
         age=time.time() - _last_write(run),
         faults=faults,

@@ -48,6 +48,7 @@ class Entry:
         path: the run directory.
         status: as `Run` has it.
         settings: its values of the settings in which the runs differ.
+        estimated: the figures that are estimates over a part of the validation split (trainer.val_tokens).
         figures: the FIGURES and best_step; None if unknown. bits_per_byte is at the best loss.
         compares: whether its result is comparable with the others.
         flops_per_token: training FLOPs; None if there is no formula.
@@ -65,6 +66,7 @@ class Entry:
     path: str
     status: str
     settings: dict[str, Any]
+    estimated: list[str]
     figures: dict[str, float | None]
     compares: bool
     flops_per_token: float | None
@@ -182,13 +184,15 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
     loss, lr, grad_norm = curves(train, ("loss", "lr", "grad_norm"))
     val_loss, bits_per_byte = curves(val, ("loss", "bits_per_byte"))
     figures = {name: getattr(found, name) for name in FIGURES}
-    figures["best_step"] = min(losses, key=losses.__getitem__) if losses else summary.best_step
+    is_exact = summary.best_val_sample is None
+    figures["best_step"] = min(losses, key=losses.__getitem__) if losses and is_exact else summary.best_step
     return Entry(
         name=run.name,
         label=label,
         path=str(run.path),
         status=run.status,
         settings=settings,
+        estimated=sorted(found.sampled.intersection(FIGURES)),
         figures=figures,
         compares=compares,
         flops_per_token=found.flops / found.tokens if found.flops is not None and found.tokens else None,

@@ -165,7 +165,8 @@ class Progress:
             return f"nanolm: {job.run.path} failed: {report.error}"
         if report.state is State.diverged:
             return f"nanolm: {job.run.path} diverged: {report.error or 'the loss is not finite'}"
-        value = "" if report.value is None else f", val loss {report.value:.4f}"
+        name = "val loss" if report.summary.best_val_sample is None else "estimated val loss"
+        value = "" if report.value is None else f", {name} {report.value:.4f}"
         number = self._count(*FINISHED)
         return f"{job.run.path} {report.state.value}{value} ({number} of {self.n_jobs})"
 

@@ -12,6 +12,7 @@ from nanolm.analysis.comparability import incomparable
 from nanolm.sweeps.planning import Job, comparison_metric
 from nanolm.sweeps.states import DONE, Report, State
 from nanolm.tables import Console, Table, cell
+from nanolm.wording import ESTIMATE, ESTIMATE_NOTE
 
 # Rows of a readable table; of a longer one, only the best half of them and the failed jobs are shown.
 MAX_ROWS = 40
@@ -51,12 +52,13 @@ def print_summary(
     table = Table([f"run in {directory}", "status", "steps", "val loss", "bits/byte"], "llrrr")
     for place, (job, report, is_odd) in enumerate(rows):
         loss, bits = report.summary.best_val_loss, report.summary.bits_per_byte
+        sign = ESTIMATE * (report.summary.best_val_sample is not None)
         table.add_row(
             job.run.path.name,
             cell(report.state.value, "red" if _is_bad(report) else ""),
             f"{report.summary.steps_done:,}",
-            cell("" if loss is None else f"{loss:.4f}", "bold" if place == 0 else ""),
-            "" if bits is None else f"{bits:.4f}{'†' * is_odd}",
+            cell("" if loss is None else f"{sign}{loss:.4f}", "bold" if place == 0 else ""),
+            "" if bits is None else f"{sign}{bits:.4f}{'†' * is_odd}",
         )
     console = Console()
     console.print(table)
@@ -65,6 +67,8 @@ def print_summary(
     for job, report, _ in rows:
         if report.state in DONE and (note := note_of(job.run.path)):
             console.print(cell(f"  {job.run.path.name}: {note}"))
+    if any(report.summary.best_val_sample is not None for _, report, _ in rows):
+        console.print(f"  {ESTIMATE_NOTE}\n")
     if any(is_odd for _, _, is_odd in order):
         console.print("  † not comparable: the mask is not causal, or <unk> hides text\n")
     counts = collections.Counter(report.state for report in reports)

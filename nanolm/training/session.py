@@ -24,6 +24,7 @@ def checkpoint_facts(setup: Setup) -> dict[str, Any]:
     state = setup.state
     return {
         "val_loss": state.val_loss if math.isfinite(state.val_loss) else None,
+        **({"val_sample": state.val_sample} if state.val_sample else {}),
         **setup.about,
         "settings": recorded(as_asked(setup.config)),
         "max_steps": setup.config.trainer.steps,

@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanolm.analysis.collection import find
+from nanolm.cli import main as cli
 from nanolm.data.tokens.stream import Rows, Scored, Stream
+from nanolm.report.contents import gather
 from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import VAL, MetricsRow
+from nanolm.runs.result_table import print_result_table
 from nanolm.runs.wandb_record import values
 from nanolm.training.trainer import train
 from nanolm.training.val_sample import N_PIECES, pieces_of
@@ -97,6 +101,25 @@ def test_best_estimate_is_named_unless_the_last_step_is_best(small_text: Path, t
         assert is_last == (name == "best_last")
         assert (summary.best_val_sample is None) == is_last
         assert (summary.best_val_loss == summary.final_val_loss) == is_last
+
+
+def test_estimates_are_named_in_every_table(
+    small_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The best step is before the last one, so that its loss is an estimate, and the final loss is exact.
+    worse = ("optimizer=sgd", "optimizer.lr=1e4", "scheduler=constant", "scheduler.warmup_steps=7")
+    run = new_run(tmp_path / "run")
+    summary = train(small_config(small_text, *LINE, *worse, "trainer.val_tokens=100"), run, quiet=True).summary
+    print_result_table(summary, run, "")
+    assert f"estimate over {summary.best_val_sample} of {summary.val_scored_tokens:,}" in capsys.readouterr().out
+    for command in ("runs", "checkpoints", "compare"):
+        cli.run([command, str(run.path)])
+        out = capsys.readouterr().out
+        assert f"\u2248{summary.best_val_loss:.4f}" in out, command
+        assert "\u2248 estimate over a part of the validation split" in " ".join(out.split()), command
+        assert f"\u2248{summary.final_val_loss:.4f}" not in out, command
+    (entry,) = gather(find([run.path])).runs
+    assert entry.estimated == ["best_val_loss", "bits_per_byte"]
 
 
 def test_early_stop_ends_with_an_exact_loss(small_text: Path, tmp_path: Path) -> None:

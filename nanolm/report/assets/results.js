@@ -4,8 +4,12 @@ const sorting = { column: null, descending: false };
 
 function columns() {
   const known = (name) => runs.some((run) => isNumber(run.figures[name]));
-  const figure = (name, title, format, help) => known(name) ? [{ title, help, of: (run) => run.figures[name], format }] : [];
-  const loss = figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once");
+  const figure = (name, title, format, help) => known(name) ? [{
+    title, help, of: (run) => run.figures[name], format,
+    // An estimate over a part of the validation split (trainer.val_tokens).
+    signOf: (run) => run.estimated.includes(name) ? "\u2248" : "",
+  }] : [];
+  const loss = figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once; \u2248 estimate over a part of them (trainer.val_tokens)");
   const bits = figure("bits_per_byte", "bits/byte", exact, "at the best validation loss");
   return [
     { title: "run", of: (run) => run.label, isText: true },
@@ -52,6 +56,7 @@ function startResults() {
     many && best ? `Best first, by ${resultName}.` : "",
     many && !keys.length ? "The runs do not differ in any setting that affects the results." : "",
     runs.some((run) => !run.compares) ? "† not comparable with the others." : "",
+    runs.some((run) => run.estimated.length) ? "\u2248 estimate over a part of the validation split (trainer.val_tokens), like the validation curve before its last point." : "",
     "Click a heading to sort.",
   ].filter(Boolean).join(" ");
   const counted = runs.length === 1 ? `One run: ${runs[0].label}` : `${runs.length} runs`;
@@ -70,7 +75,7 @@ function cell(run, column) {
     return element("td", { title: `${run.name}\n${run.path}` }, swatch(run), element("span", { class: "name" }, run.short), run.compares ? "" : " †");
   }
   const kinds = [column.isText ? "text" : "", column.isBad?.(run) ? "bad" : "", value === null || value === undefined ? "none" : ""];
-  return element("td", { class: kinds.filter(Boolean).join(" ") || null, title: column.full ? column.full(value) : run.faults.join("; ") || null }, column.format(value));
+  return element("td", { class: kinds.filter(Boolean).join(" ") || null, title: column.full ? column.full(value) : run.faults.join("; ") || null }, (column.signOf?.(run) ?? "") + column.format(value));
 }
 
 // Numbers before strings; missing values last in both directions.

@@ -19,6 +19,7 @@ FACTS = {
     "step": COUNT,
     "best_step": COUNT,
     "max_steps": COUNT,
+    "val_sample": COUNT,
     "val_loss": FINITE_OR_NULL,
     "settings": TABLE,
     "logs": TABLE,
@@ -27,7 +28,7 @@ FACTS = {
     "base": SHA256,
     "versions": TABLE,
 }
-OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "base", "versions", "max_steps")
+OPTIONAL_FACTS = ("identity", "corpus", "tokenizer", "precision", "base", "versions", "max_steps", "val_sample")
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
