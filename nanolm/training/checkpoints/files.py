@@ -27,7 +27,7 @@ from nanolm.run_layout import checkpoints_by_step
 from nanolm.training.checkpoints.checkpoint import Checkpoint, damaged
 from nanolm.training.checkpoints.header import read_header
 from nanolm.training.checkpoints.manifest import AVERAGES, STRUCTURE, TENSORS, WEIGHTS, manifest_problem
-from nanolm.training.checkpoints.serialization import cpu_copy, flatten, storage_key
+from nanolm.training.checkpoints.serialization import cpu_copy, flatten, record_copies, storage_key
 
 # Damaged checkpoints that an error lists.
 SHOWN = 5
@@ -43,6 +43,7 @@ class Snapshot:
         tied: the other names of tied weights, each with the name that is in the file.
         structure: all other state without its tensors (`flatten`).
         facts: further entries of the manifest (versions, fingerprints, losses).
+        copied: the event of the GPU after which the tensors can be read; None if they can be read now.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Snapshot:
     tied: dict[str, str]
     structure: Any
     facts: dict[str, Any]
+    copied: torch.cuda.Event | None = None
 
 
 def take_snapshot(
@@ -59,7 +61,7 @@ def take_snapshot(
     facts: dict[str, Any],
     averages: dict[str, torch.Tensor] | None = None,
 ) -> Snapshot:
-    """Copy the state of a run to host memory.
+    """Copy the state of a run to host memory. The host does not wait for the copies of a GPU, but `write` does.
 
     Args:
         weights: the full state dict of the model, in which tied weights share their memory.
@@ -78,7 +80,7 @@ def take_snapshot(
     tensors = {WEIGHTS: untied, TENSORS: other}
     if averages is not None:
         tensors[AVERAGES] = {name: cpu_copy(average) for name, average in averages.items()}
-    return Snapshot(step, tensors, tied, structure, facts)
+    return Snapshot(step, tensors, tied, structure, facts, record_copies())
 
 
 def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
@@ -89,6 +91,8 @@ def write(folder: Path, snapshot: Snapshot) -> Checkpoint:
         DiskError: the disk is full or fails; older checkpoints are unchanged and nothing else is left.
     """
     target = checkpoint_folder(folder, snapshot.step)
+    if snapshot.copied is not None:
+        snapshot.copied.synchronize()
     try:
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)

@@ -17,8 +17,25 @@ MAX_DEPTH = 40
 
 
 def cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a contiguous copy on the CPU that shares no memory with the original."""
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    """Return a contiguous copy on the CPU that shares no memory with the original.
+
+    A GPU makes the copy after its earlier and before its later work, and the host does not wait for it: the copy must
+    not be read before the event of `record_copies`.
+    """
+    tensor = tensor.detach()
+    if not tensor.is_cuda:
+        return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    # Pinned memory, which a GPU can write alone. PyTorch keeps it for the next checkpoint.
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def record_copies() -> torch.cuda.Event | None:
+    """Return an event of the current GPU after which all results of `cpu_copy` can be read; None without a GPU."""
+    if not torch.cuda.is_initialized():
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def flatten(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import random
 from pathlib import Path
@@ -168,6 +169,36 @@ def test_snapshot_is_not_changed_by_later_steps(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(saved.load_state()["moment"], torch.zeros(3))
     assert saved.load_state()["transposed"].shape == (3, 2)
+
+
+def test_write_waits_for_the_copies_of_a_gpu(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    snapshot = checkpoint.take_snapshot(1, model.state_dict(), {}, FACTS)
+
+    class Event:
+        """Copies that end late."""
+
+        def synchronize(self) -> None:
+            snapshot.tensors[checkpoint.WEIGHTS]["weight"].fill_(7.0)
+
+    late = dataclasses.replace(snapshot, copied=Event())  # type: ignore[arg-type]
+    checkpoint.write(tmp_path, late).load_weights(model)
+    assert model.weight.unique().tolist() == [7.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_snapshot_of_a_gpu_is_pinned_and_not_changed_by_later_steps(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4096, 4096, device="cuda")
+    expected = model.weight.detach().cpu()
+    snapshot = checkpoint.take_snapshot(1, model.state_dict(), {"momentum": model.weight}, FACTS)
+    assert all(tensor.is_pinned() for tensors in snapshot.tensors.values() for tensor in tensors.values())
+    with torch.no_grad():
+        model.weight.zero_()
+    restored = torch.nn.Linear(4096, 4096)
+    saved = checkpoint.write(tmp_path, snapshot)
+    saved.load_weights(restored)
+    assert torch.equal(restored.weight, expected)
+    assert torch.equal(saved.load_state()["momentum"], expected)
 
 
 def test_bytes_are_a_function_of_the_state(tmp_path: Path) -> None:
