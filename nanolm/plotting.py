@@ -16,12 +16,13 @@ HEIGHT = 16
 
 
 class Curve(NamedTuple):
-    """A line of a terminal plot."""
+    """A line of a terminal plot, or dots."""
 
     x: Sequence[float]
     y: Sequence[float]
     label: str | None = None
     marker: str = "braille"
+    is_line: bool = True
 
 
 def terminal_plot(
@@ -47,7 +48,8 @@ def terminal_plot(
     plotext.theme("clear")
     plotext.plot_size(width, HEIGHT)
     for curve in curves:
-        plotext.plot(curve.x, curve.y, label=curve.label, marker=curve.marker)
+        draw = plotext.plot if curve.is_line else plotext.scatter
+        draw(curve.x, curve.y, label=curve.label, marker=curve.marker)
     if y_ticks:
         plotext.ylim(y_ticks[0], y_ticks[-1])
         plotext.yticks(y_ticks, [f"{tick:.3g}" for tick in y_ticks])

@@ -28,6 +28,9 @@ MAX_CORRELATION = 0.99
 INITIAL = {"E": (-1.0, 0.7), "A": (1.0, 7.0), "a": (0.2, 0.6), "B": (1.0, 7.0), "b": (0.2, 0.6)}
 N_CONTINUED = 3
 
+# Samples of the bootstrap.
+N_BOOTSTRAP = 200
+
 # Upper bounds of log A, log B and the exponents, below which nothing overflows.
 MAX_LOG, MAX_EXPONENT = 300.0, 8.0
 # Minimum decrease of a term over the runs, relative to E, for its exponent to be meaningful.
@@ -116,12 +119,63 @@ def fit(points: Sequence[Point]) -> Fit:
     return dataclasses.replace(law, residual=math.sqrt(sum(error**2 for error in errors) / len(errors)))
 
 
-def _minimize(losses: Sequence[float], terms: Mapping[str, Sequence[float]]) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A 95% bootstrap interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap(points: Sequence[Point], law: Fit, n_samples: int = N_BOOTSTRAP, seed: int = 0) -> dict[str, Interval]:
+    """Return 95% intervals of E and of the exponents (percentile bootstrap of residuals, Efron 1979).
+
+    The residuals, log of measured / fitted, are drawn with replacement, so that every sample has the sizes and budgets
+    that were trained. They are scaled up, as fitting the coefficients takes part of the noise away. Each fit starts at
+    the law.
+
+    Returns:
+        By name: E, and a and b where the law has them; empty for a law without meaning.
+    """
+    if not law.is_law:
+        return {}
+    noise = np.random.default_rng(seed)
+    terms = {name: values for name, values in _terms(points).items() if getattr(law, name) is not None}
+    log_fitted_p = np.log([law.loss(point.parameters, point.tokens) for point in points])
+    residual_p = np.log([point.loss for point in points]) - log_fitted_p
+    freedom = len(points) - 1 - 2 * len(terms)
+    residual_p = (residual_p - residual_p.mean()) * math.sqrt(len(points) / max(freedom, 1))
+    start = np.array([math.log(law.E), *(value for name in terms for value in _start_of(law, name))])
+    drawn = [
+        _minimize(np.exp(log_fitted_p + noise.choice(residual_p, size=len(points))).tolist(), terms, start)
+        for _ in range(n_samples)
+    ]
+    theta_sxk = np.array(drawn)
+    columns = {"E": np.exp(theta_sxk[:, 0])}
+    columns |= {{"A": "a", "B": "b"}[name]: theta_sxk[:, 2 + 2 * at] for at, name in enumerate(terms)}
+    return {name: Interval(*map(float, np.percentile(values, (2.5, 97.5)))) for name, values in columns.items()}
+
+
+def _terms(points: Sequence[Point]) -> dict[str, list[float]]:
+    """The values of N and of D in each run, by the name of the coefficient."""
+    return {"A": [point.parameters for point in points], "B": [point.tokens for point in points]}
+
+
+def _start_of(law: Fit, name: str) -> tuple[float, float]:
+    """Log of a coefficient, and its exponent."""
+    coefficient, exponent = getattr(law, name), getattr(law, name.lower())
+    return math.log(coefficient), exponent
+
+
+def _minimize(
+    losses: Sequence[float], terms: Mapping[str, Sequence[float]], start: np.ndarray | None = None
+) -> np.ndarray:
     """Return log E, then log of the coefficient and the exponent of each term.
 
     Args:
         losses: of each run.
         terms: the values of N, of D or of both in each run.
+        start: initial values; None tries a grid of them.
     """
     from scipy.optimize import minimize
 
@@ -145,10 +199,12 @@ def _minimize(losses: Sequence[float], terms: Mapping[str, Sequence[float]]) -> 
     names = ["E", *("Aa" if "N" in terms else ""), *("Bb" if "D" in terms else "")]
     bounds = [(None, None), *[(None, MAX_LOG), (0.0, MAX_EXPONENT)] * len(terms)]
 
-    def optimized(start: np.ndarray, n_steps: int) -> Any:
+    def optimized(initial: np.ndarray, n_steps: int) -> Any:
         options = {"maxiter": n_steps, "maxfun": 2 * n_steps, "ftol": 1e-15, "gtol": 1e-9}
-        return minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return minimize(objective, initial, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
 
-    found = [optimized(np.array(start), 100) for start in itertools.product(*(INITIAL[name] for name in names))]
+    if start is not None:
+        return optimized(start, 200).x
+    found = [optimized(np.array(initial), 100) for initial in itertools.product(*(INITIAL[name] for name in names))]
     best = sorted(found, key=lambda one: one.fun)[:N_CONTINUED]
     return min((optimized(one.x, 5000) for one in best), key=lambda one: one.fun).x

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nanolm import option_types as types
 from nanolm.analysis import metrics
 from nanolm.analysis.collection import Run, find
 from nanolm.analysis.comparability import comparability, validation_texts
@@ -18,33 +19,50 @@ from nanolm.config.roles import has_trait
 from nanolm.errors import RunError
 from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
+from nanolm.output_files import write_output_file
+from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
 from nanolm.wording import short_number
 
 if TYPE_CHECKING:
     from nanolm.analysis.scaling import Fit, Point
 
 
+# Curves and width of a plot in the terminal, and points of a fitted curve.
+MAX_CURVES, MAX_WIDTH, N_PLACES = 5, 100, 50
+
+
 def add_arguments(parser: Parser) -> None:
     parser.describe("The law is L(N, D) = E + A / N^a + B / D^b (Hoffmann et al. 2022).")
     add_runs(parser)
     add_json(parser)
+    parser.add("--png", check=types.path, metavar="FILE", help="also write the plot as a PNG file")
 
 
 def run(arguments: Namespace) -> None:
     """Print the law, its residual, and the predicted and measured losses."""
-    from nanolm.analysis.scaling import fit
+    from nanolm.analysis.scaling import bootstrap, fit
 
+    if arguments.png is not None:
+        with importing_matplotlib():
+            import matplotlib.figure  # noqa: F401
     points, unit, notes = collect_points(find(arguments.runs))
     law = fit(points)
+    intervals = bootstrap(points, law)
     notes = [*law.notes, *notes]
+    if arguments.png is not None:
+        write_output_file("--png", arguments.png, draw(points, law, unit))
     if arguments.json:
-        print(dump_json({**dataclasses.asdict(law), "unit": unit, "notes": notes}))
+        of_name = {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
+        print(dump_json({**dataclasses.asdict(law), "intervals": of_name, "unit": unit, "notes": notes}))
         return
     from nanolm.tables import Console, Table, cell
 
     console = Console()
     console.print(f"[bold]L = {formula(law)}[/]   best val loss, {unit}")
     console.print(f"{law.n_points} runs, residual {law.residual:.2%} of the loss (root mean square)")
+    if intervals:
+        listed = ", ".join(f"{name} {one.low:.3f} to {one.high:.3f}" for name, one in intervals.items())
+        console.print(f"95% bootstrap intervals: {listed}")
     if law.is_law and law.a is not None and law.b is not None:
         share = law.b / (law.a + law.b)
         console.print(f"compute-optimal for C FLOPs: N grows as C^{share:.2f}, D as C^{1 - share:.2f}")
@@ -57,6 +75,7 @@ def run(arguments: Namespace) -> None:
         numbers = f"{measured:.4f}", f"{fitted:.4f}", f"{fitted / measured - 1:+.2%}"
         table.add_row(short_number(size), short_number(tokens), str(len(group)), *numbers)
     console.print(table)
+    print(plot(points, law, min(console.width, MAX_WIDTH), unit))
     for note in notes:
         console.print(cell(note))
 
@@ -94,6 +113,65 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
     if epochs > 1:
         notes.append(f"some runs trained for up to {epochs:.1f} epochs: D counts repeated tokens each time")
     return points, unit, notes
+
+
+def curves(points: Sequence[Point], law: Fit) -> list[tuple[str, list[Point], list[tuple[float, float]]]]:
+    """Return the runs of each size by their tokens, or of each budget by its sizes if only these vary.
+
+    Returns:
+        For each: its name, its runs, and the fitted law as (tokens or parameters, loss).
+    """
+    by_tokens = law.b is not None
+    groups: dict[float, list[Point]] = {}
+    for point in points:
+        groups.setdefault(point.parameters if by_tokens else point.tokens, []).append(point)
+    places = sorted({point.tokens if by_tokens else point.parameters for point in points})
+    first, last = math.log(places[0]), math.log(places[-1])
+    x = [math.exp(first + (last - first) * n / (N_PLACES - 1)) for n in range(N_PLACES)]
+    return [
+        (
+            f"{'N' if by_tokens else 'D'} {short_number(value)}",
+            group,
+            [(place, law.loss(value, place) if by_tokens else law.loss(place, value)) for place in x],
+        )
+        for value, group in sorted(groups.items())
+    ]
+
+
+def plot(points: Sequence[Point], law: Fit, width: int, unit: str) -> str:
+    """Draw the fitted law as lines and the runs as dots in the terminal, with logarithmic axes."""
+    lines = []
+    for name, group, fitted in curves(points, law)[:MAX_CURVES]:
+        lines.append(Curve([math.log10(x) for x, _ in fitted], [loss for _, loss in fitted], name))
+        x = [math.log10(point.tokens if law.b is not None else point.parameters) for point in group]
+        lines.append(Curve(x, [point.loss for point in group], is_line=False, marker="dot"))
+    label = "tokens D" if law.b is not None else "parameters N"
+    return terminal_plot(lines, width, f"{label} (log scale)", unit, label_x=_power_of_ten)
+
+
+def _power_of_ten(exponent: float) -> str:
+    return short_number(10**exponent)
+
+
+def draw(points: Sequence[Point], law: Fit, unit: str) -> bytes:
+    """Draw the fitted law and the runs as a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for at, (name, group, fitted) in enumerate(curves(points, law)):
+        colour = f"C{at % 10}"
+        axes.plot([x for x, _ in fitted], [loss for _, loss in fitted], color=colour, label=name)
+        x = [point.tokens if law.b is not None else point.parameters for point in group]
+        axes.plot(x, [point.loss for point in group], "o", color=colour, markersize=4)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens D" if law.b is not None else "parameters N")
+    axes.set_ylabel(unit)
+    axes.set_title(f"L = {formula(law)}", fontsize=9)
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return encode(figure)
 
 
 def formula(law: Fit) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nanolm.analysis.scaling import Point, fit
+from nanolm.analysis.scaling import Point, bootstrap, fit
 from nanolm.errors import RunError
 
 # Hoffmann et al. 2022, section 3.3.
@@ -98,3 +98,29 @@ def test_loss_that_does_not_decrease_is_not_a_law(loss_of: Callable[[float, floa
     assert not law.is_law
     assert any("does not follow a power law of size" in note for note in law.notes)
     assert math.isfinite(law.loss(1e3, 1e3))
+
+
+def test_intervals_contain_the_exponents_of_noisy_runs() -> None:
+    draw = random.Random(3)
+    noisy = [Point(p.parameters, p.tokens, p.loss * math.exp(draw.gauss(0, 0.002))) for p in points()]
+    found = bootstrap(noisy, fit(noisy), n_samples=40)
+    for name, value in (("E", E), ("a", a), ("b", b)):
+        assert found[name].low < value < found[name].high
+        assert found[name].high - found[name].low < 0.2 * value
+
+
+def test_intervals_of_exact_runs_are_narrow() -> None:
+    found = bootstrap(points(sizes=(1e5,)), fit(points(sizes=(1e5,))), n_samples=10)
+    assert list(found) == ["E", "b"]
+    assert found["b"].low == pytest.approx(b, abs=1e-4)
+    assert found["b"].high == pytest.approx(b, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_exponent_in_95_percent_of_studies() -> None:
+    draw, hits = random.Random(0), 0
+    for _ in range(60):
+        noisy = [Point(p.parameters, p.tokens, p.loss * math.exp(draw.gauss(0, 0.002))) for p in points()]
+        found = bootstrap(noisy, fit(noisy), n_samples=100)
+        hits += found["b"].low <= b <= found["b"].high
+    assert 50 <= hits <= 60

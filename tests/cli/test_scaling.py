@@ -54,6 +54,18 @@ def test_law_as_json(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (found["E"], found["a"], found["b"]) == tuple(pytest.approx(value, rel=1e-4) for value in (1.2, 0.4, 0.45))
     assert (found["n_points"], found["unit"]) == (18, "nats per token")
+    assert set(found["intervals"]) == {"E", "a", "b"}
+    assert found["intervals"]["a"]["low"] == pytest.approx(0.4, abs=1e-3)
+
+
+def test_law_is_plotted(ladder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = ladder.parent / "law.png"
+    cli.run(["scaling", str(ladder), "--png", str(image)])
+    out = capsys.readouterr().out
+    assert "95% bootstrap intervals: E 1.2" in out
+    assert "tokens D (log scale)" in out
+    assert "N 128k" in out
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_other_varying_settings_are_noted(ladder: Path) -> None:
