@@ -31,6 +31,8 @@ Clock = Callable[[], float]
 
 # Steps before the timed ones: the first is slower, and compiles.
 WARMUP_STEPS = 2
+# Seconds up to which an evaluation is timed twice.
+SHORT_EVALUATION = 1.0
 # Steps between two looks at the results, which wait for the device.
 STEPS_TOGETHER = 8
 
@@ -75,7 +77,9 @@ def time_steps(
         )
         is_timed = number >= WARMUP_STEPS
         n_timed, tokens = n_timed + is_timed, tokens + is_timed * n_scored
-        if is_timed and n_timed % STEPS_TOGETHER and n_timed < max_steps and clock() - began < max_seconds:
+        # The same on all ranks, which have to make the same steps.
+        is_over = is_timed and (n_timed == max_steps or setup.ranks.max(clock() - began) > max_seconds)
+        if is_timed and n_timed % STEPS_TOGETHER and not is_over:
             continue
         results.read(unread)
         for result in unread:
@@ -84,7 +88,7 @@ def time_steps(
         unread = []
         if not is_timed:
             began = clock()
-        elif setup.ranks.max(clock() - began) > max_seconds:
+        elif is_over:
             break
     return StepTime((clock() - began) / n_timed, tokens / n_timed)
 
@@ -93,27 +97,37 @@ def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> tuple[flo
     """Time an evaluation: the loss, that of the averaged weights, estimates and a sample.
 
     Returns:
-        The seconds of an evaluation, and those that the last one takes in addition: with trainer.val_tokens, it scores
-        the whole split.
+        The seconds of an evaluation, and those at the end of a run in addition: with trainer.val_tokens, the last one
+        scores the whole split, and a test split is scored once.
 
     Raises:
         DivergedError: the loss is not finite.
     """
     assert setup.state.optimizer is not None, "a fitted model has no steps"
-    trainer = setup.config.trainer
+    trainer, n_all = setup.config.trainer, setup.streams["val"].scored_tokens
+    n_models = 1 if setup.state.averages is None else 2
     with evaluation_weights(setup.state.optimizer):
-        began = clock()
-        loss, n_tokens = val_loss(setup)
-        seconds = (clock() - began) * (1 if setup.state.averages is None else 2)
-        more = seconds * setup.streams["val"].scored_tokens / n_tokens if n_tokens else 0.0
-        if not math.isfinite(loss):
-            raise _diverged(f"validation loss {loss}")
+        seconds, n_tokens = _time_loss(setup, clock)
+        if setup.ranks.max(seconds) < SHORT_EVALUATION:
+            # The first one is slower.
+            seconds, n_tokens = _time_loss(setup, clock)
         began = clock()
         if trainer.sample_tokens and (setup.ranks.is_main or setup.state.is_sharded):
             write_sample(setup)
         for split in ("train", "val") if trainer.estimate_batches else ():
             estimated_loss(setup, split, trainer.estimate_batches)
-        return seconds + (clock() - began), more
+        others = clock() - began
+    n_more = n_models * n_all * bool(n_tokens) + (setup.streams["test"].scored_tokens if "test" in setup.streams else 0)
+    return n_models * seconds + others, seconds / (n_tokens or n_all) * n_more
+
+
+def _time_loss(setup: Setup, clock: Clock) -> tuple[float, int]:
+    """Time the validation loss; return the seconds, and the number of tokens that it is an estimate over."""
+    began = clock()
+    loss, n_tokens = val_loss(setup)
+    if not math.isfinite(loss):
+        raise _diverged(f"validation loss {loss}")
+    return clock() - began, n_tokens
 
 
 @dataclasses.dataclass(frozen=True)
