@@ -151,6 +151,11 @@ def reads_documents(config: Config) -> bool:
     return isinstance(config.model, TransformerConfig) and any(mask.within_documents for mask in layer_masks(config))
 
 
+def has_table(mask: MaskConfig) -> bool:
+    """Return whether a model stores a table of a mask: of all but causal ones and `none`, which kernels know."""
+    return not isinstance(mask, CausalConfig | NoMaskConfig)
+
+
 def layers_by_mask(config: Config) -> list[tuple[MaskConfig, list[int]]]:
     """Return the distinct masks in order of their first layer, each with its layers, counted from 0."""
     found: list[tuple[MaskConfig, list[int]]] = []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nanolm.config.mask import BandedCausalConfig, BandedConfig, BlockLocalConfig, MaskConfig
+from nanolm.config.mask import BandedCausalConfig, BandedConfig, BlockLocalConfig, MaskConfig, NoMaskConfig
 from nanolm.config.trainer import AttentionBackend
 from nanolm.model.masks import same_document
 from nanolm.registry import MASKS
@@ -55,6 +55,11 @@ class AttentionContext:
         """Whether this is causal attention over a whole text, without documents and without ALiBi."""
         return self.mask_TxT is None and self.start == 0 and self.slopes_H is None and self.documents_BxS is None
 
+    @property
+    def sees_everything(self) -> bool:
+        """Whether every query sees every key, and no bias is added."""
+        return isinstance(self.mask, NoMaskConfig) and self.slopes_H is None and self.documents_BxS is None
+
     def visible(self) -> torch.Tensor:
         """Return whether each query sees each key: TxS, or Bx1xTxS if documents are separated."""
         if self.mask_TxT is not None:
@@ -85,11 +90,19 @@ def sdpa(context: AttentionContext) -> AttentionFn:
     """Use torch's scaled_dot_product_attention, whose fused kernels take a causal flag or a mask tensor."""
     if context.is_plain_causal:
         return lambda q, k, v, dropout: F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    if context.sees_everything:
+        return lambda q, k, v, dropout: F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     visible, bias = _visible_and_bias(context)
-    mask = visible if bias is None else bias.masked_fill(~visible, -torch.inf)
+    biases: dict[torch.dtype, torch.Tensor] = {}
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-        attn_mask = mask if mask.dtype is torch.bool else mask.to(q.dtype)
+        is_autocast = torch.is_autocast_enabled(q.device.type)
+        dtype = torch.get_autocast_dtype(q.device.type) if is_autocast else q.dtype
+        if dtype not in biases:
+            # What the kernels add to the scores: each layer would make, and keep for its backward pass, a copy.
+            added = torch.zeros_like(visible, dtype=dtype) if bias is None else bias.to(dtype)
+            biases[dtype] = added.masked_fill(~visible, -torch.inf)
+        attn_mask = biases[dtype]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
 
     return attend

@@ -59,6 +59,17 @@ def rms_norm_formula(x_C: torch.Tensor, eps: float | None = None) -> torch.Tenso
     return F.rms_norm(x_C, x_C.shape[-1:], eps=eps)
 
 
+def _norm_in_own_dtype(x_C: torch.Tensor, eps: float | None) -> torch.Tensor:
+    """Normalize in the dtype of the vectors, of which CUDA's autocast would keep copies in fp32.
+
+    The kernel computes in fp32 all the same.
+    """
+    if not torch.is_autocast_enabled(x_C.device.type):
+        return rms_norm_formula(x_C, eps)
+    with torch.autocast(x_C.device.type, enabled=False):
+        return rms_norm_formula(x_C, torch.finfo(torch.float32).eps if eps is None else eps)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_C: torch.Tensor, eps: float | None) -> torch.Tensor:
@@ -189,7 +200,10 @@ def split_heads_formula(
         )
     )
     if heads.has_norm:
-        q_BxHxTxD, k_BxGxTxD = rms_norm_formula(q_BxHxTxD, heads.eps), rms_norm_formula(k_BxGxTxD, heads.eps)
+        q_BxHxTxD, k_BxGxTxD = (
+            _norm_in_own_dtype(q_BxHxTxD, heads.eps),
+            _norm_in_own_dtype(k_BxGxTxD, heads.eps),
+        )
     if rotary_2xTxR is not None:
         q_BxHxTxD, k_BxGxTxD = rotate(q_BxHxTxD, rotary_2xTxR), rotate(k_BxGxTxD, rotary_2xTxR)
     return q_BxHxTxD, k_BxGxTxD, v_BxGxTxE

@@ -126,6 +126,8 @@ def noncausal_warnings(config: Config) -> list[str]:
     layers_of_masks = layers_by_mask(config) if config.model.reads_mask else []
     warnings = []
     for mask, layers in layers_of_masks:
+        if isinstance(mask, CausalConfig):
+            continue
         pair = first_future_pair(dense_mask(mask, config.size.context_length))
         if pair is not None:
             place = "" if len(layers_of_masks) == 1 else f" ({describe_layers(layers, config.size.n_layers)})"

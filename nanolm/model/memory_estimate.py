@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from nanolm.config.batch_schedule import largest_stage
-from nanolm.config.mask import CausalConfig, layers_by_mask
+from nanolm.config.mask import has_table, layers_by_mask
 from nanolm.config.model import (
     Activation,
     AttentionKind,
@@ -26,6 +28,7 @@ from nanolm.config.run import Config
 from nanolm.config.trainer import Precision
 from nanolm.model.count import Part, evaluate_part, parameters, trained
 from nanolm.model.formulas import formulas_of
+from nanolm.model.loss_chunks import chunk_rows, is_chunked
 from nanolm.model.polynomial import ONE, ZERO, A, C, N, P, Polynomial, T, V
 from nanolm.model.shapes import (
     adapted_matrices,
@@ -78,7 +81,8 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     Per token and layer, fp32 holds the inputs of both norms (the residual). The autocast format holds the inputs of the
     linear layers, queries, keys and values, rotated or normalized copies of queries and keys, the output of attention
     and the hidden values of the feed-forward network. The loss holds fp32 log-probabilities and two gradients of size
-    V, and one more with a softcap. Attention is assumed to be a fused kernel, which stores no T x T scores. Compare
+    V, and one more with a softcap; in chunks (`nanolm.model.loss_chunks`), logits and log-probabilities of a chunk, and
+    the gradient of the head. Attention is assumed to be a fused kernel, which stores no T x T scores. Compare
     Korthikanti et al. 2022, section 4.1.
 
     B, the sequences of a micro-batch, is trainer.batch_size / trainer.gradient_accumulation; B and T are those of the
@@ -93,20 +97,29 @@ def activation_memory(config: Config, vocab_size: int, number_format: str | None
     trainer = config.trainer
     settings, sizes = model_with_formula(config), dimensions(config, vocab_size)
     width = _autocast_bytes(config, number_format)
+    stage = largest_stage(config)
+    n_tokens = stage.batch_size // trainer.gradient_accumulation * stage.context_length
+    in_chunks = is_chunked(config, n_tokens, vocab_size)
     if isinstance(settings, TransformerConfig):
         ends = C * (FP32_BYTES * (1 + settings.embedding_norm) + width)
         # The log-probabilities of each order of n-grams are as large as the logits.
-        loss = V * (FP32_BYTES * (3 + (settings.logit_softcap is not None) + (settings.ngram_mix.order or 0)))
+        n_tensors = 3 + (settings.logit_softcap is not None) + (settings.ngram_mix.order or 0)
+        loss = C * width if in_chunks else V * (FP32_BYTES * n_tensors)
         per_token = evaluate_part("activations", sizes, _activation_bytes(config, width), once=ends + loss)
     else:
         stored = formulas_of(config).activations
         once = width * stored.once + 3 * FP32_BYTES * V
         per_token = evaluate_part("activations", sizes, width * stored.per_layer, once=once)
-    stage = largest_stage(config)
-    n_tokens = stage.batch_size // trainer.gradient_accumulation * stage.context_length
-    return Part(
+    activations = Part(
         "activations", f"B T ({per_token.formula})", n_tokens * per_token.amount, n_tokens * per_token.per_layer
     )
+    if not in_chunks:
+        return activations
+    n_bytes = 2 * FP32_BYTES + width * (width < FP32_BYTES)
+    head = evaluate_part("head", sizes, once=FP32_BYTES * V * C)
+    chunk = n_bytes * chunk_rows(vocab_size) * vocab_size
+    formula = f"{activations.formula} + {head.formula} + {chunk}"
+    return dataclasses.replace(activations, formula=formula, amount=activations.amount + head.amount + chunk)
 
 
 def peak_memory(config: Config, n_parameters: int, vocab_size: int, number_format: str | None = None) -> int:
@@ -155,14 +168,14 @@ def inference_memory(config: Config, vocab_size: int) -> int:
 def table_memory(config: Config, vocab_size: int) -> int:
     """Return a lower bound on the bytes of tables that depend on the context length, or on the vocabulary.
 
-    These are the sines of positions, computed in fp64, masks other than causal ones, computed from int64 distances,
+    These are the sines of positions, computed in fp64, masks with a table, computed from int64 distances,
     the positions that a key-value cache counts, and the probabilities of an n-gram model.
     """
     settings, length = config.model, config.size.context_length
     if not isinstance(settings, TransformerConfig):
         return 3 * FP64_BYTES * vocab_size if isinstance(settings, NgramConfig) else 0
     width = {Positions.sinusoidal: config.size.d_model, Positions.rotary: config.size.key_width}
-    masks = [mask for mask, _ in layers_by_mask(config) if not isinstance(mask, CausalConfig)]
+    masks = [mask for mask, _ in layers_by_mask(config) if has_table(mask)]
     n_masks = len(masks) + FP64_BYTES * bool(masks)
     return length * (FP64_BYTES * (1 + width.get(settings.positions, 0)) + n_masks * length)
 
@@ -188,9 +201,7 @@ def _activation_bytes(config: Config, width: int) -> Polynomial:
         stored += C * width
     else:
         has_copy = settings.qk_norm or settings.positions is Positions.rotary
-        # Autocast computes the norm of queries and keys in fp32.
-        norm_bytes = FP32_BYTES if settings.qk_norm and width < FP32_BYTES else 0
-        stored += (widths.queries + widths.keys) * (width * (1 + has_copy) + norm_bytes)
+        stored += (widths.queries + widths.keys) * (width * (1 + has_copy))
         stored += (widths.values + widths.output) * width + widths.output * (width * has_copy)
         if widths.keys is not widths.queries:
             stored += (widths.queries + widths.output) * width

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config.mask import CausalConfig, layers_by_mask
+from nanolm.config.mask import NoMaskConfig, has_table, layers_by_mask
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
@@ -18,6 +18,7 @@ from nanolm.model.convolution import CausalConvolution
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
+from nanolm.model.loss import Reduction, cap_logits, chunked_loss, is_chunked, next_token_loss
 from nanolm.model.masks import dense_mask
 from nanolm.model.ngram_mix import NgramMix
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
@@ -80,20 +81,47 @@ class Transformer(nn.Module):
         documents_BxT: torch.Tensor | None = None,
         cache: Cache | None = None,
         targets_BxT: torch.Tensor | None = None,
+        reduction: Reduction | None = None,
     ) -> torch.Tensor:
-        """Return logits_BxTxV of the token after each position.
+        """Return logits_BxTxV of the token after each position, or the loss of the targets.
 
         Args:
             tokens_BxT: at most context_length tokens per row. With a cache, the tokens from position cache.length on.
             documents_BxT: document number of each token, for masks within documents; None: one document per row.
             cache: keys and values of earlier tokens, which is updated; None without a cache.
-            targets_BxT: in training with model.ngram_mix, the targets, which its counts leave out; else None.
+            targets_BxT: the targets of the last positions, for the loss. In training, the counts of model.ngram_mix
+                leave out their occurrences.
+            reduction: returns the mean or the sum of the loss in nats, without a tensor of all logits where they are
+                large (`nanolm.model.loss.is_chunked`); None returns the logits.
         """
         context_BxS = tokens_BxT
         if self.ngram_mix is not None and cache is not None:
             context_BxS = cache.append_tokens(tokens_BxT, self.ngram_mix.order)
-        logits_BxTxV = self.unembed(self.to_residual(tokens_BxT, documents_BxT, cache))
-        return logits_BxTxV if self.ngram_mix is None else self.ngram_mix(logits_BxTxV, context_BxS, targets_BxT)
+        x_BxTxC = self.to_residual(tokens_BxT, documents_BxT, cache)
+        if targets_BxT is not None and reduction is not None:
+            x_BxTxC = x_BxTxC[:, -targets_BxT.size(1) :]
+            if self.has_chunked_loss and is_chunked(targets_BxT.numel(), self.unembedding[0]):
+                inputs = self.final_norm(x_BxTxC), *self.unembedding, targets_BxT
+                return chunked_loss(*inputs, reduction, self.logit_softcap)
+        logits_BxTxV = self.unembed(x_BxTxC)
+        if self.ngram_mix is not None:
+            left_out = targets_BxT if self.training else None
+            logits_BxTxV = self.ngram_mix(logits_BxTxV, context_BxS, left_out)
+        if targets_BxT is None or reduction is None:
+            return logits_BxTxV
+        return next_token_loss(logits_BxTxV, targets_BxT, reduction)
+
+    @property
+    def has_chunked_loss(self) -> bool:
+        """Whether the loss needs no tensor of all logits; mixing n-grams changes the logits of all tokens."""
+        return self.ngram_mix is None
+
+    @property
+    def unembedding(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The matrix (VxC) and the bias (V) that turn the normalized residual stream into logits."""
+        if self.head is None:
+            return self.token_embedding.weight, self.head_bias
+        return self.head.weight, self.head.bias
 
     def to_residual(
         self, tokens_BxT: torch.Tensor, documents_BxT: torch.Tensor | None = None, cache: Cache | None = None
@@ -138,10 +166,7 @@ class Transformer(nn.Module):
             logits_BxTxV = F.linear(x_BxTxC, self.token_embedding.weight, self.head_bias)
         else:
             logits_BxTxV = self.head(x_BxTxC)
-        if self.logit_softcap is None:
-            return logits_BxTxV
-        # In half precision the rounding of tanh would bias the loss.
-        return self.logit_softcap * torch.tanh(logits_BxTxV.float() / self.logit_softcap)
+        return cap_logits(logits_BxTxV, self.logit_softcap)
 
     def make_cache(self) -> Cache:
         """Create an empty key-value cache for this model."""
@@ -178,12 +203,12 @@ class Transformer(nn.Module):
         return BACKENDS[backend](context)
 
     def _register_masks(self, config: Config) -> None:
-        """Evaluate each distinct mask once; causal masks need no tensor."""
+        """Evaluate each distinct mask once; causal masks and `none` need no tensor."""
         layers_of_masks = layers_by_mask(config)
         self.masks = [mask for mask, _ in layers_of_masks]
         index_of_layer = {layer: index for index, (_, layers) in enumerate(layers_of_masks) for layer in layers}
         self.mask_of_layer = [index_of_layer[layer] for layer in range(config.size.n_layers)]
-        stored = [index for index, mask in enumerate(self.masks) if not isinstance(mask, CausalConfig)]
+        stored = [index for index, mask in enumerate(self.masks) if has_table(mask)]
         self._index_in_buffer = {index: at for at, index in enumerate(stored)}
         with torch.device("cpu"):  # values are checked, which meta tensors do not have
             tensors = [dense_mask(self.masks[index], self.context_length) for index in stored]
@@ -193,5 +218,9 @@ class Transformer(nn.Module):
 
     def _mask(self, index: int) -> torch.Tensor | None:
         """Return mask_TxT of a distinct mask; None for a causal one."""
+        if isinstance(self.masks[index], NoMaskConfig):
+            # One element, repeated.
+            one = torch.ones((), dtype=torch.bool, device=self.token_embedding.weight.device)
+            return one.expand(self.context_length, self.context_length)
         at = self._index_in_buffer.get(index)
         return None if at is None or self.masks_MxTxT is None else self.masks_MxTxT[at]

@@ -45,6 +45,7 @@ def announce(
         f"{' '.join(part for part in parts if part)}: {amount}, "
         f"{summary.train_tokens:,} train + {summary.val_tokens:,} val tokens, vocab size {summary.vocab_size:,}, "
         f"on {summary.device} in {summary.precision}"
+        + (", compiled" if setup.is_compiled else "")
         + (f", {setup.ranks.world_size} ranks by {config.trainer.parallel.name}" if is_parallel else "")
     )
     if not budget_of(config.trainer).in_steps and not summary.is_fitted:

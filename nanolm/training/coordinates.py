@@ -18,9 +18,9 @@ from nanolm.config.size import SizeConfig
 from nanolm.errors import SettingsError
 from nanolm.model.build import build
 from nanolm.model.layers import Block
+from nanolm.model.loss import next_token_loss
 from nanolm.model.transformer import Transformer
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.step import next_token_loss
 
 # Widths relative to size.d_model, rounded to whole heads.
 FACTORS = (0.5, 1, 2, 4)

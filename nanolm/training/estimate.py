@@ -10,7 +10,9 @@ from nanolm.config.mask import reads_documents
 from nanolm.config.trainer import Sampling
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.permutation import mix
+from nanolm.training.precision import widest_dtype
 from nanolm.training.setup import Setup
+from nanolm.training.step import loss_function
 from nanolm.training.validation import summed_loss
 
 # Keep the batches of the splits apart from each other and from those of training.
@@ -35,7 +37,8 @@ def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
     seed = int(mix(config.seed, _SPLIT_KEYS[split])[0])
     was_training = state.model.training
     state.model.eval()
-    total, n_scored = 0.0, 0
+    loss_fn = loss_function(state.model)
+    total, n_scored = torch.zeros((), dtype=widest_dtype(state.device), device=state.device), 0
     for number in range(n_batches):
         batch = draw(
             kind,
@@ -47,13 +50,8 @@ def estimated_loss(setup: Setup, split: str, n_batches: int) -> float:
             world_size=ranks.world_size,
             with_documents=reads_documents(config),
         )
-        inputs = [batch.inputs_BxT] if batch.documents_BxT is None else [batch.inputs_BxT, batch.documents_BxT]
-        total += summed_loss(
-            state.model,
-            [torch.from_numpy(array).to(state.device) for array in inputs],
-            torch.from_numpy(batch.targets_BxT).to(state.device),
-            state.number_format,
-        )
+        tensors = (torch.from_numpy(array).to(state.device) for array in batch if array is not None)
+        total += summed_loss(state.model, loss_fn, state.number_format, *tensors)
         n_scored += int(np.count_nonzero(batch.targets_BxT != IGNORE_INDEX))
     state.model.train(was_training)
-    return ranks.sum(total) / ranks.sum(n_scored)
+    return ranks.sum(total.item()) / ranks.sum(n_scored)

@@ -131,6 +131,7 @@ def stream_loss(setup: Setup, stream: Stream) -> float:
         number_format=setup.state.number_format,
         reads_documents=reads_documents(setup.config),
         ranks=setup.ranks,
+        compiled_loss=setup.evaluation_loss,
     )
 
 

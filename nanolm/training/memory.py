@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ from nanolm.config.trainer import Precision
 from nanolm.errors import NanolmError, OutOfMemoryError, SettingsError
 from nanolm.machine import batch_bytes, host_memory
 from nanolm.model import count, memory_estimate
+from nanolm.model.loss_chunks import LOGITS_PER_CHUNK, is_chunked
 from nanolm.model.shapes import has_formula
 from nanolm.torchrun import world_size
 from nanolm.wording import format_bytes
@@ -51,10 +53,13 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
     sequences, context_length = stage.batch_size // n_ranks, stage.context_length
     state = memory_estimate.state_memory(config, count.total(count.parameters(config, vocab_size)), vocab_size)
     width = 2 if trainer.precision in (Precision.auto, Precision.bf16, Precision.fp16) else 4
-    logits_of_one = context_length * vocab_size * width
+    n_sequences = sequences // trainer.gradient_accumulation
+    in_chunks = is_chunked(config, n_sequences * context_length, vocab_size)
+    most_logits = LOGITS_PER_CHUNK if in_chunks else None
+    logits_of_one = min(context_length * vocab_size, most_logits or sys.maxsize) * width
     on_device = {
         "the weights, the gradients and the optimizer": count.total(state) // (n_ranks if is_sharded else 1),
-        LOGITS: sequences // trainer.gradient_accumulation * logits_of_one,
+        LOGITS: min(n_sequences * logits_of_one, (most_logits or sys.maxsize) * width),
     }
     if tables := memory_estimate.table_memory(config, vocab_size):
         on_device["positions and masks"] = tables

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanolm.config.batch_schedule import LONG_RUN, stages
+from nanolm.config.batch_schedule import LONG_RUN
 from nanolm.config.budget import MAX_MINUTES, budget_of
 from nanolm.config.checks.lora import check_start
 from nanolm.config.checks.scheduler import check_phases
@@ -32,7 +32,7 @@ from nanolm.model.build import FittedModel, build
 from nanolm.model.transformer import Transformer
 from nanolm.runs import provenance
 from nanolm.runs.directory import RunDirectory
-from nanolm.training import ema, meters, rng
+from nanolm.training import compilation, ema, meters, rng
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.checkpoints.base import Base, require_base
 from nanolm.training.checkpoints.fit import require_fit
@@ -46,7 +46,7 @@ from nanolm.training.distributed.ranks import Ranks
 from nanolm.training.memory import require_memory
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.precision import NumberFormat, choose_device, resolve
-from nanolm.training.step import Forward
+from nanolm.training.step import Forward, LossFn, loss_function
 
 # A number of steps that is not known before the speed is measured.
 UNKNOWN = 0
@@ -60,7 +60,9 @@ class Setup:
         config: the settings, with the number of steps that the budget has been turned into.
         has_steps: whether that is known; else config has any, until `minutes.fix_steps` has measured the speed.
         streams: tokens by split.
-        forward: what a training step calls in place of the model (its distributed or compiled form).
+        forward: what a training step calls in place of the model (its distributed form).
+        loss_fn: computes the loss of a micro-batch from `forward`; compiled with the model if configured.
+        evaluation_loss: the same for evaluations; None if it is not compiled.
         about: facts for the manifests of checkpoints and for the summary.
         damaged: an error for each damaged checkpoint after the one that the run resumes from.
         parent: the checkpoint that a fork starts from; None for a run that has a checkpoint.
@@ -80,6 +82,8 @@ class Setup:
     streams: dict[str, Stream]
     state: TrainState
     forward: Forward
+    loss_fn: LossFn
+    evaluation_loss: LossFn | None
     about: dict[str, Any]
     damaged: list[CheckpointError]
     parent: Parent | None
@@ -90,6 +94,11 @@ class Setup:
     flops_per_token: int | None
     flops_by_context: dict[int, int]
     peak_flops: float | None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the model is compiled with its loss."""
+        return self.evaluation_loss is not None
 
 
 def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | None = None) -> Setup:
@@ -155,8 +164,14 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if fingerprint is not None:
         about["base"] = fingerprint
     is_fitted = isinstance(model, FittedModel)
-    if settings.compile and not is_fitted:
-        forward = _compile(forward, config)
+    loss_fn, evaluation_loss, is_compiled = loss_function(model), None, False
+    if not is_fitted:
+        is_compiled, note = ranks.run_on_all(
+            lambda: compilation.choose(config, tokenizer.vocab_size, device, ranks.world_size)
+        )
+        resume_info.notes.extend([note] if note else [])
+    if is_compiled:
+        loss_fn, evaluation_loss = compilation.compiled_losses(loss_fn, config)
     optimizer = None if is_fitted else optimizers.build(resolve_optimizer(config), model)
     averages = ema.init(model) if settings.is_averaged and not is_fitted else None
     state = TrainState(model, optimizer, number_format, device, ranks, averages)
@@ -184,6 +199,8 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
         streams=streams,
         state=state,
         forward=forward,
+        loss_fn=loss_fn,
+        evaluation_loss=evaluation_loss,
         about=about,
         damaged=damaged,
         parent=parent,
@@ -229,15 +246,6 @@ def _in_steps(
     if parent is not None:
         parent.require_steps_left(config)
     return config
-
-
-def _compile(forward: Forward, config: Config) -> Forward:
-    """Compile a model, once for each shape of its batches, instead of once for all shapes after the first."""
-    shapes = {stage.shape for stage in stages(config)}
-    if len(shapes) == 1:
-        return torch.compile(forward)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(shapes))
-    return torch.compile(forward, dynamic=False)
 
 
 def _build_model(

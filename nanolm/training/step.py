@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nanolm.config.batch_schedule import stage_at
@@ -16,7 +16,7 @@ from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.tokens.stream import Stream
-from nanolm.model.shapes import has_ngram_mix
+from nanolm.model.loss import Reduction, next_token_loss
 from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.gating import NonFiniteFlag, step, step_scaled
@@ -26,6 +26,8 @@ from nanolm.training.transfer import to_device
 
 # Maps inputs_BxT, and documents_BxT for models with document masking, to logits_BxTxV.
 Forward = Callable[..., torch.Tensor]
+# (forward, inputs_BxT, targets_BxT, documents_BxT, reduction) -> loss in nats
+LossFn = Callable[[Forward, torch.Tensor, torch.Tensor, torch.Tensor | None, Reduction], torch.Tensor]
 
 
 class MicroBatch(NamedTuple):
@@ -34,20 +36,6 @@ class MicroBatch(NamedTuple):
     inputs_BxT: torch.Tensor  # noqa: N815  the name shows the shape
     targets_BxT: torch.Tensor  # noqa: N815
     documents_BxT: torch.Tensor | None = None  # noqa: N815
-
-    @property
-    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
-        """The arguments of the model."""
-        return (self.inputs_BxT,) if self.documents_BxT is None else (self.inputs_BxT, self.documents_BxT)
-
-
-class MicroBatchWithTargets(MicroBatch):
-    """A micro-batch of a model that reads the targets in training, which model.ngram_mix leaves out of its counts."""
-
-    @property
-    def model_inputs(self) -> tuple[torch.Tensor | None, ...]:
-        """The arguments of the model; there is no cache."""
-        return self.inputs_BxT, self.documents_BxT, None, self.targets_BxT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,8 +94,7 @@ def micro_batches(
     else:
         n_scored = batch.targets_BxT.size * ranks.world_size
     tensors = to_device([array for array in batch if array is not None], device)
-    kind = MicroBatchWithTargets if has_ngram_mix(config) else MicroBatch
-    return list(map(kind, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
+    return list(map(MicroBatch, *(tensor.chunk(settings.gradient_accumulation) for tensor in tensors))), n_scored
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -116,10 +103,32 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-def next_token_loss(logits_BxTxV: torch.Tensor, targets_BxT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross-entropy in nats, computed in fp32 for logits of any dtype; targets of IGNORE_INDEX are not scored."""
-    logits_BTxV, targets_BT = logits_BxTxV.flatten(0, 1).float(), targets_BxT.flatten()
-    return F.cross_entropy(logits_BTxV, targets_BT, reduction=reduction, ignore_index=IGNORE_INDEX)
+def loss_function(model: nn.Module) -> LossFn:
+    """Choose how the loss is computed: by the model, if its forward has a parameter `reduction`, or from its logits."""
+    return loss_by_model if "reduction" in inspect.signature(model.forward).parameters else loss_of_logits
+
+
+def loss_by_model(
+    forward: Forward,
+    inputs_BxT: torch.Tensor,
+    targets_BxS: torch.Tensor,
+    documents_BxT: torch.Tensor | None,
+    reduction: Reduction,
+) -> torch.Tensor:
+    """Return the loss of the targets of the last S positions of a model that computes it, such as a transformer."""
+    return forward(inputs_BxT, documents_BxT, targets_BxT=targets_BxS, reduction=reduction)
+
+
+def loss_of_logits(
+    forward: Forward,
+    inputs_BxT: torch.Tensor,
+    targets_BxS: torch.Tensor,
+    documents_BxT: torch.Tensor | None,
+    reduction: Reduction,
+) -> torch.Tensor:
+    """Return the loss of the targets of the last S positions of a model that returns logits."""
+    logits_BxTxV = forward(inputs_BxT) if documents_BxT is None else forward(inputs_BxT, documents_BxT)
+    return next_token_loss(logits_BxTxV[:, -targets_BxS.size(1) :], targets_BxS, reduction)
 
 
 def update(
@@ -132,6 +141,7 @@ def update(
     ranks: Ranks = SINGLE_PROCESS,
     n_scored: int | None = None,
     flag: NonFiniteFlag | None = None,
+    loss_fn: LossFn = loss_of_logits,
 ) -> StepResult:
     """Accumulate gradients over micro-batches, clip them and update the weights.
 
@@ -140,13 +150,14 @@ def update(
     to skip an update there.
 
     Args:
-        forward: the model, or its distributed or compiled form.
+        forward: the model, or its distributed form.
         micro_batches: each is weighted by its number of scored targets.
         clip_norm: maximum L2 norm of the gradient; None disables clipping.
         clip_value: maximum absolute value of each element of the gradient; None disables clipping.
         ranks: make this update together, each with its own micro-batches.
         n_scored: number of scored targets in the micro-batches of all ranks; None counts them, on the device.
         flag: raised if the loss or the gradient norm is not finite; an update after that is skipped, too.
+        loss_fn: computes the loss of a micro-batch, possibly compiled (see `loss_function`).
 
     Returns:
         The mean loss in nats over all scored targets, and the gradient norm before clipping; the same on all ranks.
@@ -167,10 +178,7 @@ def update(
     for number, micro_batch in enumerate(micro_batches, start=1):
         with gradient_sync(forward, is_last=number == len(micro_batches)):
             with number_format.autocast():
-                # The logits have no name here, so that they are freed during the backward pass.
-                loss = next_token_loss(
-                    forward(*micro_batch.model_inputs), micro_batch.targets_BxT, "mean" if is_single else "sum"
-                )
+                loss = loss_fn(forward, *micro_batch, "mean" if is_single else "sum")
             # Gradients are averaged over the ranks, so each loss is scaled by the world size.
             weighted = loss if is_single else loss * (ranks.world_size / max(n_scored, 1))
             (weighted if scaler is None else scaler.scale(weighted)).backward()

@@ -73,7 +73,16 @@ def time_steps(
         batch, n_scored = micro_batches(setup.config, setup.streams["train"], step, state.device, setup.ranks)
         clipping = (settings.clip_norm, settings.clip_value)
         unread.append(
-            update(setup.forward, state.optimizer, batch, state.number_format, *clipping, setup.ranks, n_scored)
+            update(
+                setup.forward,
+                state.optimizer,
+                batch,
+                state.number_format,
+                *clipping,
+                ranks=setup.ranks,
+                n_scored=n_scored,
+                loss_fn=setup.loss_fn,
+            )
         )
         is_timed = number >= WARMUP_STEPS
         n_timed, tokens = n_timed + is_timed, tokens + is_timed * n_scored

@@ -253,7 +253,7 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
     log.start_bar(settings.steps, state.step, lambda: _seconds_left(session, pace))
     flag = NonFiniteFlag(state.device)
     with _profiler(session) as profile_step:
-        is_slow_at_first, shapes_seen = has_slow_first_step(settings.compile, state.device), set[tuple[int, int]]()
+        is_slow_at_first, shapes_seen = has_slow_first_step(setup.is_compiled, state.device), set[tuple[int, int]]()
         while state.step < settings.steps and not is_stopping:
             lr_factor = schedules.factor(state.step, settings.steps, config.scheduler, state.plateau)
             lr = config.optimizer.lr * lr_factor
@@ -261,7 +261,8 @@ def loop(session: Session, stop: StopRequest, began: float) -> Generator[Step, b
             stage = stage_at(config, state.step)
             batch, n_scored = micro_batches(config, train_stream, state.step, state.device, ranks)
             clipping = (settings.clip_norm, settings.clip_value)
-            result = update(setup.forward, optimizer, batch, state.number_format, *clipping, ranks, n_scored, flag)
+            how = (state.number_format, *clipping, ranks, n_scored, flag, setup.loss_fn)
+            result = update(setup.forward, optimizer, batch, *how)
             session.record(result, lr, n_scored)
             if state.averages is not None:
                 ema.update(state.averages, state.model, ema.decay_at(settings, state.step), result.is_skipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,12 +13,13 @@ from torch import nn
 from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows, gather_targets
 from nanolm.data.tokens.stream import Rows, Stream, Tokens
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
-from nanolm.training.precision import NumberFormat
-from nanolm.training.step import next_token_loss
+from nanolm.training.precision import NumberFormat, widest_dtype
+from nanolm.training.step import LossFn, loss_function
 
-# Limits of one forward pass: 2^25 logits take 128 MiB in fp32.
-MAX_LOGITS = 2**25
-MAX_TOKENS = 2**14
+# Tokens of one forward pass. On a CPU the values of larger batches leave its cache.
+CPU_TOKENS, GPU_TOKENS = 2**11, 2**15
+# Logits of one forward pass, unless the model computes its loss in chunks: in fp32 128 MiB and 1 GiB.
+CPU_LOGITS, GPU_LOGITS = 2**25, 2**28
 
 
 @runtime_checkable
@@ -30,11 +31,11 @@ class ScoresTargets(Protocol):
 
 
 class _Batch(NamedTuple):
-    """Inputs of the model, and the targets of their last S positions; a batch that only pads does not count."""
+    """Inputs of the model, and the targets of their last S positions."""
 
-    inputs: Sequence[np.ndarray]
-    targets_BxS: np.ndarray  # noqa: N815  the name shows the shape
-    counts: bool
+    inputs_BxT: np.ndarray  # noqa: N815  the name shows the shape
+    targets_BxS: np.ndarray  # noqa: N815
+    documents_BxT: np.ndarray | None = None  # noqa: N815
 
 
 @torch.no_grad()
@@ -49,6 +50,7 @@ def exact_loss(
     number_format: NumberFormat,
     reads_documents: bool = False,
     ranks: Ranks = SINGLE_PROCESS,
+    compiled_loss: LossFn | None = None,
 ) -> float:
     """Return the mean loss over a split in nats per token, without dropout.
 
@@ -58,6 +60,8 @@ def exact_loss(
     token more context at context_length / stride times the cost. Every token but the first is scored. The first token
     of a document is scored as the next token of the document before, also under a document mask.
 
+    With rows, or stride = context_length, all batches have one shape. The host waits for the device once, at the end.
+
     Args:
         model: evaluated in eval mode, and returned to its previous mode.
         context_length: maximum number of inputs.
@@ -65,32 +69,40 @@ def exact_loss(
         vocab_size: number of logits per position, which limits the batch size.
         reads_documents: whether the model takes the document index of each input.
         ranks: each scores its share of the split; all return the same loss.
+        compiled_loss: `loss_function(model)`, compiled; None: not compiled.
     """
-    batch_size = max(1, min(MAX_TOKENS, MAX_LOGITS // vocab_size) // context_length)
+    is_chunked = compiled_loss is None and getattr(model, "has_chunked_loss", False)
+    batch_size = _batch_size(context_length, vocab_size, device, is_chunked)
+    loss_fn = compiled_loss or loss_function(model)
     if stream.rows is not None:
         batches = _row_batches(stream.tokens, stream.rows, batch_size, ranks)
     else:
         batches = _window_batches(stream, reads_documents, context_length, stride, batch_size, ranks)
     was_training = model.training
     model.eval()
-    total = 0.0
-    for inputs, targets_BxS, counts in batches:
-        total += counts * summed_loss(
-            model,
-            [torch.from_numpy(array).to(device) for array in inputs],
-            torch.from_numpy(targets_BxS).to(device),
-            number_format,
-        )
+    total = torch.zeros((), dtype=widest_dtype(device), device=device)
+    for batch in batches:
+        tensors = (torch.from_numpy(array).to(device) for array in batch if array is not None)
+        total += summed_loss(model, loss_fn, number_format, *tensors)
     model.train(was_training)
-    return ranks.sum(total) / stream.scored_tokens
+    return ranks.sum(total.item()) / stream.scored_tokens
+
+
+def _batch_size(context_length: int, vocab_size: int, device: torch.device, is_chunked: bool) -> int:
+    """Return the number of rows of one forward pass.
+
+    Args:
+        is_chunked: whether there are never logits of all rows.
+    """
+    tokens, logits = (CPU_TOKENS, CPU_LOGITS) if device.type == "cpu" else (GPU_TOKENS, GPU_LOGITS)
+    return max(1, (tokens if is_chunked else min(tokens, logits // vocab_size)) // context_length)
 
 
 def _row_batches(tokens: Tokens, rows: Rows, batch_size: int, ranks: Ranks) -> Iterator[_Batch]:
-    step = batch_size * ranks.world_size
-    for start in range(0, len(rows), step):
-        rows_B, counts = _share_of(np.arange(start, min(start + step, len(rows))), ranks)
+    for rows_B, counts_B in _shares(len(rows), batch_size, ranks):
         inputs_BxT, targets_BxT = gather_rows(tokens, rows, rows_B)
-        yield _Batch([inputs_BxT], targets_BxT, counts)
+        targets_BxT[~counts_B] = IGNORE_INDEX
+        yield _Batch(inputs_BxT, targets_BxT)
 
 
 def _window_batches(
@@ -101,52 +113,54 @@ def _window_batches(
     batch_size: int,
     ranks: Ranks,
 ) -> Iterator[_Batch]:
-    windows = _windows(len(stream.tokens) - 1, context_length, stride, batch_size * ranks.world_size)
-    for all_starts_B, length, n_scored in windows:
-        starts_B, counts = _share_of(all_starts_B, ranks)
-        inputs_BxT, targets_BxT = gather_targets(stream, starts_B, length)
-        inputs = [inputs_BxT]
-        if reads_documents:
-            inputs.append(document_ids(stream.documents, starts_B, length))
-        yield _Batch(inputs, targets_BxT[:, -n_scored:], counts)
+    assert 1 <= stride <= context_length, f"stride {stride}, context_length {context_length}"
+    n_targets = len(stream.tokens) - 1
+    length = min(context_length, n_targets)
+    # The first window has no earlier context: all of its targets are scored.
+    ends = np.minimum(np.arange(length, n_targets + stride, stride), n_targets)
+    scored = np.diff(ends, prepend=0)
+    # Windows of which as many targets are scored share batches.
+    is_alike = stride == context_length
+    for first, last, n_scored in [(0, len(ends), length)] if is_alike else [(0, 1, length), (1, len(ends), stride)]:
+        for windows_B, counts_B in _shares(last - first, batch_size, ranks):
+            windows_B = windows_B + first
+            starts_B = ends[windows_B] - length
+            inputs_BxT, targets_BxT = gather_targets(stream, starts_B, length)
+            is_scored_BxS = np.arange(n_scored) >= n_scored - (scored[windows_B] * counts_B)[:, None]
+            targets_BxS = np.where(is_scored_BxS, targets_BxT[:, -n_scored:], IGNORE_INDEX)
+            documents_BxT = document_ids(stream.documents, starts_B, length) if reads_documents else None
+            yield _Batch(inputs_BxT, targets_BxS, documents_BxT)
 
 
-def _share_of(rows_B: np.ndarray, ranks: Ranks) -> tuple[np.ndarray, bool]:
-    """Return this rank's share of the rows, and whether it counts.
+def _shares(n_items: int, batch_size: int, ranks: Ranks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Divide items into batches of one size, on every rank as many, since a sharded model must run on all of them.
 
-    A rank without a share gets a row that does not count, since a sharded model must run on all ranks.
+    Yields:
+        The items of this rank in a batch, and whether each counts: the last batch is filled up with the last item.
     """
-    share_B = rows_B[ranks.rank :: ranks.world_size]
-    return (share_B, True) if len(share_B) else (rows_B[:1], False)
+    n_batches = -(-n_items // (batch_size * ranks.world_size))
+    size = -(-n_items // max(1, n_batches * ranks.world_size))
+    for number in range(n_batches):
+        items_B = (number * size + np.arange(size)) * ranks.world_size + ranks.rank
+        yield np.minimum(items_B, n_items - 1), items_B < n_items
 
 
 def summed_loss(
-    model: nn.Module, inputs: Sequence[torch.Tensor], targets_BxS: torch.Tensor, number_format: NumberFormat
-) -> float:
-    """Return the summed loss in nats over the targets of the last S positions."""
-    n_scored = targets_BxS.shape[1]
+    model: nn.Module,
+    loss_fn: LossFn,
+    number_format: NumberFormat,
+    inputs_BxT: torch.Tensor,
+    targets_BxS: torch.Tensor,
+    documents_BxT: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the summed loss in nats over the targets of the last S positions, as a 0-d tensor.
+
+    Args:
+        loss_fn: of the model, or its compiled form.
+    """
     if isinstance(model, ScoresTargets):
-        inputs_BxT = inputs[0]
-        targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - n_scored, 0), value=IGNORE_INDEX)
+        targets_BxT = F.pad(targets_BxS, (inputs_BxT.shape[1] - targets_BxS.shape[1], 0), value=IGNORE_INDEX)
         log_probabilities_BxT = model.target_log_probabilities(inputs_BxT, targets_BxT.clamp(min=0))
-        return -log_probabilities_BxT[targets_BxT != IGNORE_INDEX].sum().item()
+        return -log_probabilities_BxT[targets_BxT != IGNORE_INDEX].sum()
     with number_format.autocast():
-        logits_BxTxV = model(*inputs)
-    return next_token_loss(logits_BxTxV[:, -n_scored:], targets_BxS, reduction="sum").item()
-
-
-def _windows(
-    n_targets: int, context_length: int, stride: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Yield the starts of a batch of windows, their number of inputs, and how many targets at their end are scored."""
-    assert 1 <= stride <= context_length, f"stride {stride}, context_length {context_length}"
-    # The first window has no earlier context: all of its targets are scored.
-    first = min(context_length, n_targets)
-    yield np.array([0]), first, first
-    ends = np.arange(first + stride, n_targets + 1, stride)
-    for start in range(0, len(ends), batch_size):
-        batch = ends[start : start + batch_size]
-        yield batch - context_length, context_length, stride
-    done = int(ends[-1]) if len(ends) else first
-    if done < n_targets:
-        yield np.array([n_targets - context_length]), context_length, n_targets - done
+        return loss_fn(model, inputs_BxT, targets_BxS, documents_BxT, "sum")

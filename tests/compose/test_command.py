@@ -239,7 +239,7 @@ WRONG_VALUES = {
     "trainer.device=[a]": "trainer.device is ['a'], and must be a string",
     "trainer.batch_size=1e3": "hint:  trainer.batch_size=1000\n",
     "seed=1.5": "seed is 1.5, and must be a whole number",
-    "trainer.compile=maybe": "is 'maybe', and must be true or false",
+    "trainer.save_in_background=maybe": "is 'maybe', and must be true or false",
     "trainer.sampling=epoch": "hint:  trainer.sampling=epochs\n",
     "logger.tags=a": "logger.tags is 'a', and must be a list of strings, as in [a,b]",
     "optimizer.lr_multipliers=3": "is 3, and must be settings, as key: value",

@@ -166,18 +166,30 @@ def _attention_of_cuda(on_cpu: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fuse_rms_norm() -> None:
-    """Make RMSNorm a fused kernel, in fp32 under autocast, as on CUDA; a CPU build decomposes it and stores more."""
+    """Make RMSNorm one operator that stores its input and a scale per vector, in fp32 under autocast, as on CUDA.
+
+    A CPU build decomposes it, and stores copies in fp32.
+    """
     import torch
     import torch.nn.functional as F
 
     on_cpu = F.rms_norm
 
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+            ctx.save_for_backward(x, weight, x.new_empty((*x.shape[:-1], 1), dtype=torch.float32))
+            return torch.empty_like(x)
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            x, weight, _ = ctx.saved_tensors
+            return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
+
     def rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor | None = None, eps: float | None = None) -> Any:
         if not x.is_cuda:
             return on_cpu(x, shape, weight, eps)
-        if torch.is_autocast_enabled("cuda"):
-            x = x.float()
-        return torch.ops.aten._fused_rms_norm(x, list(shape), weight, eps)[0]
+        return Fused.apply(x.float() if torch.is_autocast_enabled("cuda") else x, weight)
 
     F.rms_norm = rms_norm
 

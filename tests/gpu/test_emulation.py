@@ -17,9 +17,15 @@ from tests.helpers import REPOSITORY
 # Overrides of the run that each of the worker's faults is injected into.
 PLAIN = ("optimizer=adamw", "trainer.precision=bf16")
 # Sequences of 1024 tokens, so that the loss and the layers use most of the memory.
-LARGE = ("size.context_length=1024", "trainer.batch_size=8", "trainer.ema_decay=null", "optimizer=adamw")
+LARGE = ("size.context_length=1024", "trainer.ema_decay=null", "optimizer=adamw")
+# A step of GPT-2 124M on 16 sequences in bf16, and the most GiB that it may take.
+MOST_GIB = {"gpt2": 8, "gpt": 10}
+WHOLE = {
+    model: (*LARGE, "trainer.batch_size=16", f"model={model}", "size.n_layers=12", "trainer.precision=bf16")
+    for model in MOST_GIB
+}
 MEMORY = [
-    (*LARGE, f"model={model}", f"trainer.precision={precision}", *more)
+    (*LARGE, "trainer.batch_size=8", "size.n_layers=4", f"model={model}", f"trainer.precision={precision}", *more)
     for model, precision, more in (
         ("gpt2", "bf16", ("trainer.gradient_accumulation=2",)),
         ("gpt2", "fp32", ()),
@@ -41,7 +47,7 @@ def results(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
         library = emulation.build(cache.mkdir("fake_cuda") if cache else tmp_path_factory.mktemp("fake_cuda"))
     except emulation.CannotEmulateError as error:
         pytest.skip(f"CUDA cannot be emulated here: {error}")
-    work = json.dumps({"with_faults": PLAIN, "memory": MEMORY})
+    work = json.dumps({"with_faults": PLAIN, "memory": [*MEMORY, *WHOLE.values()]})
     command = [sys.executable, "-m", "tests.gpu.worker", str(library), work]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -103,3 +109,9 @@ def test_injected_faults_are_detected(results: dict[str, Any]) -> None:
 def test_peak_memory_is_close_to_the_formula(results: dict[str, Any]) -> None:
     for overrides, found in results["memory"].items():
         assert found.get("formula") == pytest.approx(found.get("emulated"), rel=0.15), (overrides, found)
+
+
+def test_step_of_gpt2_124m_fits_its_budget(results: dict[str, Any]) -> None:
+    for model, most in MOST_GIB.items():
+        found = results["memory"][" ".join(WHOLE[model])]
+        assert found["emulated"] <= most * 2**30, f"{model}: {found['emulated'] / 2**30:.2f} GiB"

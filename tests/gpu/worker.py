@@ -188,10 +188,11 @@ class Trainer:
         self.config = config
         device = next(model.parameters()).device
         if fault is not None:
-            model.register_forward_hook(lambda module, inputs, logits: FAULTS[fault](logits))
+            model.head.register_forward_hook(lambda module, inputs, logits: FAULTS[fault](logits))
         optimizer = optimizers.build(config.optimizer, model)
         number_format = NumberFormat(config.trainer.precision, device)
-        self.state = TrainState(model, optimizer, number_format, device, averages=ema.init(model))
+        averages = ema.init(model) if config.trainer.is_averaged else None
+        self.state = TrainState(model, optimizer, number_format, device, averages=averages)
         self.flag = NonFiniteFlag(device)
         self.reads_documents = reads_documents(config)
         shape = (config.trainer.batch_size, config.size.context_length)
@@ -199,7 +200,7 @@ class Trainer:
         self.batch = (tokens, tokens, *((tokens,) if self.reads_documents else ()))
 
     def update(self) -> None:
-        from nanolm.training.step import MicroBatch, update
+        from nanolm.training.step import MicroBatch, loss_function, update
 
         settings = self.config.trainer
         micro_batches = map(MicroBatch, *(tensor.chunk(settings.gradient_accumulation) for tensor in self.batch))
@@ -212,6 +213,7 @@ class Trainer:
             settings.clip_value,
             n_scored=self.batch[1].numel(),
             flag=self.flag,
+            loss_fn=loss_function(self.state.model),
         )
 
     def check_gradients(self) -> None:
@@ -272,7 +274,7 @@ class Trainer:
 
 
 def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
-    """Return the peak of live bytes in a step of four layers of GPT-2, and the formula's estimate."""
+    """Return the peak of live bytes in a step of GPT-2 124M, or of some of its layers, and the formula's estimate."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from nanolm.model import memory_estimate
@@ -280,7 +282,7 @@ def measure_memory(overrides: tuple[str, ...]) -> dict[str, int]:
     from nanolm.training.precision import choose_device
 
     vocab_size = 50257
-    config = _composed("size=gpt2", "size.n_layers=4", "size.n_heads=12", "size.d_model=768", *overrides)
+    config = _composed("size=gpt2", "size.n_heads=12", "size.d_model=768", *overrides)
     # Values are not needed, and drawing 124M of them is slow.
     with FakeTensorMode():
         model = build(config, vocab_size)

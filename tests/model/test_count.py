@@ -28,8 +28,8 @@ from nanolm.config.size import SizeConfig
 from nanolm.errors import SettingsError
 from nanolm.model import count, memory_estimate
 from nanolm.model.build import build, count_parameters
+from nanolm.model.loss import next_token_loss
 from nanolm.model.shapes import has_formula
-from nanolm.training.step import next_token_loss
 from tests.helpers import make_config
 
 # Models with a formula; the size of an n-gram model depends on its text.

@@ -11,10 +11,10 @@ from nanolm.config.model import LORA_TARGETS
 from nanolm.model import count, memory_estimate
 from nanolm.model.build import build, count_parameters
 from nanolm.model.lora import LoraLinear, adapters, merged_state_dict, trained_parameters
+from nanolm.model.loss import next_token_loss
 from nanolm.training import ema
 from nanolm.training.optimizers import build as optimizers
 from nanolm.training.optimizers.muon import Muon
-from nanolm.training.step import next_token_loss
 from tests.helpers import make_config, mistakes, mostly_slow
 
 ALL_TARGETS = f"model.lora.targets=[{','.join(LORA_TARGETS)}]"

@@ -4,8 +4,8 @@ import torch
 from nanolm.compose import config_folder
 from nanolm.model import count, memory_estimate
 from nanolm.model.build import build
+from nanolm.model.loss import next_token_loss
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.step import next_token_loss
 from tests.helpers import make_config
 
 # Models with a formula; the size of an n-gram model depends on its text.

@@ -7,9 +7,9 @@ from nanolm.compose import config_folder
 from nanolm.config.mask import layers_by_mask
 from nanolm.model import masks
 from nanolm.model.build import build, count_parameters
+from nanolm.model.loss import next_token_loss
 from nanolm.model.transformer import Transformer
 from nanolm.training.optimizers import build as optimizers
-from nanolm.training.step import next_token_loss
 from tests.helpers import make_config, mostly_slow, randomize_weights
 
 MODELS = ("gpt", "gpt2", "gpt3")

@@ -20,11 +20,12 @@ from nanolm.data.tokens.stream import Stream
 from nanolm.inference.evaluate import evaluate
 from nanolm.inference.load import load_run
 from nanolm.model import masks
+from nanolm.model.loss import next_token_loss
 from nanolm.registry import MODELS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import MicroBatch, next_token_loss, update
+from nanolm.training.step import MicroBatch, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import exact_loss
 from tests.helpers import SMALL, make_config
@@ -112,7 +113,7 @@ def stream_of(n_tokens: int, documents: list[int]) -> Stream:
 def test_split_is_scored_as_separate_documents(
     stride: int, n_tokens: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "CPU_TOKENS", 8 * rows_at_once)
     stream = stream_of(n_tokens, [0, 1, 8, 8, 16, 16, 16, 19, 20, 75])
     torch.manual_seed(0)
     model = Gathers(11)

@@ -53,7 +53,7 @@ def test_divergence_is_reported(small_text: Path, tmp_path: Path) -> None:
 
 def test_batch_that_exceeds_memory_is_refused(small_text: Path, tmp_path: Path) -> None:
     config = small_config(small_text, "trainer.batch_size=2000000000")
-    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ TiB of memory[\s\S]*trainer\.batch_size"):
+    with pytest.raises(SettingsError, match=r"needs at least [\d.,]+ GiB of memory[\s\S]*trainer\.batch_size"):
         dry_run(config, RunDirectory(tmp_path / "run"))
 
 

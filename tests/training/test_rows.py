@@ -20,11 +20,12 @@ from nanolm.errors import SettingsError
 from nanolm.inference.evaluate import evaluate
 from nanolm.inference.load import load_run
 from nanolm.model.build import build
+from nanolm.model.loss import next_token_loss
 from nanolm.registry import TOKENIZERS
 from nanolm.runs.directory import RunDirectory
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import MicroBatch, next_token_loss, update
+from nanolm.training.step import MicroBatch, update
 from nanolm.training.trainer import train
 from nanolm.training.validation import exact_loss
 from tests.helpers import SMALL, make_config, randomize_weights
@@ -63,7 +64,7 @@ def test_micro_batches_are_weighted_by_their_targets() -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 10_000])
 def test_every_token_of_every_row_is_scored_once(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "CPU_TOKENS", 8 * rows_at_once)
     tokens = np.random.default_rng(0).integers(0, 11, 60).astype(np.uint8)
     starts = [0, 3, 4, 30, 41]
     model = build(make_config("size.context_length=8", "size.n_layers=2"), 11).eval()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from nanolm.config.trainer import Precision
+from nanolm.model.loss import next_token_loss
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import MicroBatch, next_token_loss, update
+from nanolm.training.step import MicroBatch, update
 
 FP32 = NumberFormat(Precision.fp32, torch.device("cpu"))
 

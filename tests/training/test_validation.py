@@ -5,9 +5,9 @@ import torch
 from nanolm.config.trainer import Precision
 from nanolm.data.tokens.stream import Stream
 from nanolm.model.build import build
+from nanolm.model.loss import next_token_loss
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.step import next_token_loss
 from nanolm.training.validation import exact_loss
 from tests.helpers import make_config, randomize_weights
 
@@ -33,7 +33,7 @@ def loss_of(model: torch.nn.Module, tokens: np.ndarray, stride: int) -> float:
 def test_every_token_is_scored_once(
     stride: int, length: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "MAX_TOKENS", 8 * rows_at_once)
+    monkeypatch.setattr(validation, "CPU_TOKENS", 8 * rows_at_once)
     model = build(make_config("size.context_length=8", "size.n_layers=2", "model.dropout=0.5"), 11).train()
     randomize_weights(model)
     tokens = TOKENS[:length]

@@ -12,7 +12,13 @@ from nanolm.config.checks.lora import check_lora
 from nanolm.config.checks.mask import check_mask
 from nanolm.config.checks.model import check_model
 from nanolm.config.checks.scheduler import check_scheduler
-from nanolm.config.checks.trainer import check_attention_backend, check_device, check_processes, check_trainer
+from nanolm.config.checks.trainer import (
+    check_attention_backend,
+    check_compile,
+    check_device,
+    check_processes,
+    check_trainer,
+)
 from nanolm.config.fields import leaves, outside_bounds
 from nanolm.config.lr_scaling import check_lr_scaling
 from nanolm.config.run import Config
@@ -35,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     check_scheduler,
     check_lr_scaling,
     check_device,
+    check_compile,
     check_logger,
 )
 MODEL_CHECKS = (check_model, check_lora, check_mask)

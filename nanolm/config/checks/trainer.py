@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nanolm.config.model import AttentionKind, NgramConfig, TransformerConfig
 from nanolm.config.optimizer import AdafactorConfig, MuonConfig, ScheduleFreeConfig
 from nanolm.config.run import Config
-from nanolm.config.trainer import AttentionBackend, Parallel, Precision
+from nanolm.config.trainer import COMPILE, AttentionBackend, Parallel, Precision
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.option_types import DEVICES, DEVICES_HINT
 from nanolm.torchrun import world_size
@@ -81,6 +81,38 @@ def check_device(config: Config) -> Iterator[NanolmError]:
         )
 
 
+def check_compile(config: Config) -> Iterator[NanolmError]:
+    """Find an unknown value of trainer.compile, and CUDA graphs without what they need."""
+    trainer = config.trainer
+    if trainer.compile not in COMPILE:
+        yield SettingsError(
+            f"trainer.compile is {trainer.compile!r}, and must be one of {', '.join(COMPILE)}",
+            where="trainer.compile",
+            hint="trainer.compile=false trains in eager mode",
+        )
+    if not trainer.cuda_graphs:
+        return
+    if trainer.device in ("cpu", "mps"):
+        yield SettingsError(
+            f"trainer.cuda_graphs=true needs an NVIDIA GPU, and trainer.device is {trainer.device}",
+            where="trainer.cuda_graphs, trainer.device",
+            hint="leave out trainer.cuda_graphs",
+        )
+    if trainer.compile == "false":
+        yield SettingsError(
+            "trainer.cuda_graphs=true records a compiled model, but trainer.compile is false",
+            where="trainer.cuda_graphs, trainer.compile",
+            hint="leave out trainer.compile",
+        )
+    if trainer.gradient_accumulation > 1:
+        yield SettingsError(
+            "trainer.cuda_graphs=true does not support gradient accumulation "
+            f"(trainer.gradient_accumulation is {trainer.gradient_accumulation})",
+            where="trainer.cuda_graphs, trainer.gradient_accumulation",
+            hint="use trainer.gradient_accumulation=1; CUDA graphs are for small models",
+        )
+
+
 def check_attention_backend(config: Config) -> Iterator[NanolmError]:
     """Find an attention backend that does not support the model or the device. Masks are checked by check_mask."""
     model, size, backend = config.model, config.size, config.trainer.attention_backend
@@ -126,6 +158,12 @@ def check_processes(config: Config) -> Iterator[NanolmError]:
             f"optimizer={config.optimizer.name} needs whole matrices, but trainer.parallel=fsdp shards their rows",
             where="optimizer, trainer.parallel",
             hint="use trainer.parallel=ddp, or an elementwise optimizer: adamw, adam, sgd, lion, schedule_free",
+        )
+    if trainer.cuda_graphs:
+        yield SettingsError(
+            f"trainer.cuda_graphs=true is not supported with several processes (there are {n_processes})",
+            where="trainer.cuda_graphs",
+            hint="leave out trainer.cuda_graphs",
         )
     if trainer.device == "mps" or ":" in trainer.device:
         yield SettingsError(

@@ -18,7 +18,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.training import setup
 from nanolm.training.distributed.parallel import local_shards
 from nanolm.training.distributed.ranks import process_group
-from nanolm.training.step import micro_batches, next_token_loss
+from nanolm.training.step import micro_batches
 from tests.helpers import SMALL, make_config
 
 
@@ -49,7 +49,7 @@ def main() -> None:
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             prepared.state.number_format.autocast(),
         ):
-            loss = next_token_loss(prepared.forward(*batch.model_inputs), batch.targets_BxT)
+            loss = prepared.loss_fn(prepared.forward, *batch, "mean")
         # FSDP frees the storage of what it gathered, and autocast that of its copies only after the backward pass.
         kept_weight_bytes = sum(storage.nbytes() for storage in kept.values())
         loss.backward()
