@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 # Steps before the timed ones: the first is slower, and compiles.
 WARMUP_STEPS = 2
 # Seconds up to which an evaluation is timed twice.
-SHORT_EVALUATION = 1.0
+SHORT_EVALUATION = 3.0
 # Steps between two looks at the results, which wait for the device.
 STEPS_TOGETHER = 8
 
@@ -113,30 +113,34 @@ def time_evaluation(setup: Setup, clock: Clock = time.perf_counter) -> tuple[flo
         DivergedError: the loss is not finite.
     """
     assert setup.state.optimizer is not None, "a fitted model has no steps"
-    trainer, n_all = setup.config.trainer, setup.streams["val"].scored_tokens
+    n_all = setup.streams["val"].scored_tokens
     n_models = 1 if setup.state.averages is None else 2
     with evaluation_weights(setup.state.optimizer):
-        seconds, n_tokens = _time_loss(setup, clock)
-        if setup.ranks.max(seconds) < SHORT_EVALUATION:
+        of_loss, others, n_tokens = _time_once(setup, clock)
+        if setup.ranks.max(of_loss + others) < SHORT_EVALUATION:
             # The first one is slower.
-            seconds, n_tokens = _time_loss(setup, clock)
-        began = clock()
-        if trainer.sample_tokens and (setup.ranks.is_main or setup.state.is_sharded):
-            write_sample(setup)
-        for split in ("train", "val") if trainer.estimate_batches else ():
-            estimated_loss(setup, split, trainer.estimate_batches)
-        others = clock() - began
+            of_loss, others, n_tokens = _time_once(setup, clock)
     n_more = n_models * n_all * bool(n_tokens) + (setup.streams["test"].scored_tokens if "test" in setup.streams else 0)
-    return n_models * seconds + others, seconds / (n_tokens or n_all) * n_more
+    return n_models * of_loss + others, of_loss / (n_tokens or n_all) * n_more
 
 
-def _time_loss(setup: Setup, clock: Clock) -> tuple[float, int]:
-    """Time the validation loss; return the seconds, and the number of tokens that it is an estimate over."""
-    began = clock()
+def _time_once(setup: Setup, clock: Clock) -> tuple[float, float, int]:
+    """Time the parts of an evaluation.
+
+    Returns:
+        The seconds of the validation loss, those of the sample and of other estimates, and the number of tokens that
+        the loss is an estimate over.
+    """
+    trainer, began = setup.config.trainer, clock()
     loss, n_tokens = val_loss(setup)
     if not math.isfinite(loss):
         raise _diverged(f"validation loss {loss}")
-    return clock() - began, n_tokens
+    scored = clock()
+    if trainer.sample_tokens and (setup.ranks.is_main or setup.state.is_sharded):
+        write_sample(setup)
+    for split in ("train", "val") if trainer.estimate_batches else ():
+        estimated_loss(setup, split, trainer.estimate_batches)
+    return scored - began, clock() - scored, n_tokens
 
 
 @dataclasses.dataclass(frozen=True)
