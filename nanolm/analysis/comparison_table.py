@@ -71,7 +71,7 @@ class Column:
     @property
     def title(self) -> str:
         """The heading on one line."""
-        return _one_line(self.heading)
+        return one_line(self.heading)
 
 
 def make_columns(comparison: Comparison) -> list[Column]:
@@ -254,7 +254,7 @@ def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
     if any(row.estimates[name].interval is not None for row in rows for name in of_loss):
         remarks.append("±: half-width of the 95% confidence interval of the mean over seeds (Student's t)")
     if any(row.p_value is not None for row in rows):
-        remarks.append(_describe_tests(comparison))
+        remarks.append(describe_tests(comparison))
     elif sum(row.verdict in ("best", "one seed") for row in rows) > 1:
         remarks.append("one seed per row: differences cannot be tested for significance (seed=1,2,3 trains three)")
     if any(row.seeds_needed for row in rows):
@@ -268,9 +268,9 @@ def make_remarks(comparison: Comparison, hidden: Sequence[str]) -> list[str]:
     return remarks
 
 
-def _describe_tests(comparison: Comparison) -> str:
+def describe_tests(comparison: Comparison) -> str:
     """Describe the tests of the rows against the best one."""
-    metric = _one_line(comparison.heading(comparison.metrics[0]))
+    metric = one_line(comparison.heading(comparison.metrics[0]))
     found = [row.difference for row in comparison.rows if row.difference is not None]
     tests = dict.fromkeys(map(_describe_test, found))
     text = f"differs from best: {' or '.join(tests)} of {metric}; p < 0.05 with Holm's correction"
@@ -286,5 +286,6 @@ def _describe_test(difference: Difference) -> str:
     return f"{test} with the spread of {rows} rows ({about})"
 
 
-def _one_line(heading: str) -> str:
+def one_line(heading: str) -> str:
+    """Return a column heading without line breaks."""
     return heading.replace("-\n", "").replace("\n/", "/").replace("\n", " ")

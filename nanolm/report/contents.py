@@ -12,8 +12,11 @@ from nanolm.analysis.baselines import Baseline
 from nanolm.analysis.collection import DAMAGED, Run
 from nanolm.analysis.comparability import NONCAUSAL, comparability
 from nanolm.analysis.comparison import compare
+from nanolm.analysis.comparison_formats import as_difference
+from nanolm.analysis.comparison_table import describe_tests, one_line
 from nanolm.analysis.metrics import compute_metrics
 from nanolm.analysis.names import short_keys
+from nanolm.analysis.rows import Row, averaged
 from nanolm.analysis.settings import varying_settings
 from nanolm.errors import RunError
 from nanolm.report.curves import MAX_POINTS, Curve, curves
@@ -59,6 +62,7 @@ class Entry:
         config: content of config.yaml.
         provenance: versions, git and fingerprints.
         faults: descriptions of damaged files.
+        row: index of its row of seeds in Contents.rows; None for a run that is in none.
     """
 
     name: str
@@ -77,6 +81,29 @@ class Entry:
     config: str
     provenance: dict[str, Any]
     faults: tuple[str, ...]
+    row: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedRow:
+    """Runs that differ only by their seed, as `nanolm compare` shows them.
+
+    Attributes:
+        label: the settings that distinguish it.
+        runs: names of its averaged runs.
+        mean, interval: of the judged metric.
+        verdict, p_value, seeds_needed: as in the comparison.
+        difference: to the best row, as plain values; None if it is not tested.
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    mean: float | None
+    interval: float | None
+    verdict: str
+    p_value: float | None
+    seeds_needed: int | None
+    difference: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +117,9 @@ class Contents:
         by_bits: whether runs are compared by bits per byte, because their nats per token are not comparable.
         notes: remarks on comparability.
         baselines: the reference losses.
+        rows: rows of seeds, best first.
+        judged: the metric that rows are judged by, in words.
+        tests: remarks on the tests of the rows.
     """
 
     made: str
@@ -98,6 +128,9 @@ class Contents:
     by_bits: bool
     notes: list[str]
     baselines: list[Baseline]
+    rows: list[SeedRow]
+    judged: str
+    tests: list[str]
 
     def result(self, entry: Entry) -> float | None:
         """Return the metric that runs are ranked by."""
@@ -113,8 +146,15 @@ def gather(runs: Sequence[Run]) -> Contents:
     varying = varying_settings(runs)
     compared = compare(runs)
     incomparable = {run.path for row in compared.rows if not row.is_comparable for run in row.runs}
+    rows = {run.path: at for at, row in enumerate(compared.rows) for run in averaged(row.runs)}
     entries = [
-        _entry(run, label, {key: values[n] for key, values in varying.items()}, run.path not in incomparable)
+        _entry(
+            run,
+            label,
+            {key: values[n] for key, values in varying.items()},
+            run.path not in incomparable,
+            rows.get(run.path),
+        )
         for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
     ]
     if all(entry.status == DAMAGED for entry in entries):
@@ -135,6 +175,9 @@ def gather(runs: Sequence[Run]) -> Contents:
         by_bits=problem is not None,
         notes=notes,
         baselines=compared.baselines,
+        rows=[_seed_row(row, compared.metrics[0]) for row in compared.rows],
+        judged=one_line(compared.heading(compared.metrics[0])),
+        tests=[describe_tests(compared)] if any(row.difference is not None for row in compared.rows) else [],
     )
     entries.sort(key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0))
     return found
@@ -163,7 +206,15 @@ def format_or_none(value: Any) -> str:
     return "none" if value is None else format_value(value)
 
 
-def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> Entry:
+def _seed_row(row: Row, judged: str) -> SeedRow:
+    difference = None if row.difference is None else as_difference(row.difference)
+    found = row.estimates[judged]
+    names = tuple(run.name for run in averaged(row.runs))
+    figures = (found.mean, found.interval, row.verdict, row.p_value, row.seeds_needed)
+    return SeedRow(row.describe(), names, *figures, difference)
+
+
+def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool, row: int | None) -> Entry:
     summary, directory = run.summary, RunDirectory(run.path)
     measured, samples, config = [], [], b""
     try:
@@ -209,6 +260,7 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool) -> En
         config=config.decode("utf-8", errors="replace"),
         provenance=_provenance(summary),
         faults=tuple(faults),
+        row=row,
     )
 
 

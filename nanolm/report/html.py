@@ -20,8 +20,8 @@ _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 # In the order of execution.
 SCRIPTS = (
-    *("elements", "data", "theme", "plots", "legend", "results", "curves", "settings", "samples", "attention"),
-    *("reproduce", "start"),
+    *("elements", "data", "theme", "plots", "legend", "results", "forest", "curves", "settings", "samples"),
+    *("attention", "reproduce", "start"),
 )
 
 
@@ -54,6 +54,7 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
         # dataclasses.asdict would copy every point of the curves.
         **vars(contents),
         "runs": [vars(entry) for entry in contents.runs],
+        "rows": [vars(row) for row in contents.rows],
         "baselines": [vars(baseline) for baseline in contents.baselines],
         "maps": [_maps_as_dict(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nanolm.analysis.collection import find
+from nanolm.analysis.comparison import compare
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import MissingMap, to_html, to_script
@@ -18,6 +19,9 @@ from tests.helpers import mostly_slow
 from tests.run_fixtures import LONG_NAME, make_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
+
+
+SINGLE_SEEDS = "#curve-controls button[value=single]"
 
 
 def open_report(browser: Browser, page: Path, size: str = "desktop", theme: str = "light") -> None:
@@ -99,6 +103,7 @@ def test_axes_can_be_changed(browser: Browser, report: Path) -> None:
 
 def test_legend_hides_runs(browser: Browser, report: Path) -> None:
     open_report(browser, report)
+    browser.click(SINGLE_SEEDS)
     names = browser.texts("#legend .label")
     assert len(set(names)) == 20
     (shortened,) = [name for name in names if "…" in name]
@@ -116,8 +121,35 @@ def test_legend_hides_runs(browser: Browser, report: Path) -> None:
     assert browser.console_messages() == []
 
 
+def test_seeds_are_drawn_as_their_mean_with_a_band(browser: Browser, report: Path) -> None:
+    open_report(browser, report)
+    data = browser.js("return document.getElementById('loss').data.map(({ name, y, fill }) => [name, y, fill ?? null])")
+    # Ten rows of two seeds: the lower and the upper edge of the band, and the mean.
+    assert len(data) == 30
+    for (_, low, _), (_, high, fill), (_, mean, _) in zip(data[::3], data[1::3], data[2::3], strict=True):
+        assert fill == "tonexty"
+        assert mean == pytest.approx([(one + other) / 2 for one, other in zip(low, high, strict=True)], rel=1e-5)
+    browser.click(SINGLE_SEEDS)
+    assert browser.js("return document.getElementById('loss').data.length") == 20
+
+
+def test_differences_to_the_best_row_are_drawn(browser: Browser, report: Path, sweep: Path) -> None:
+    open_report(browser, report)
+    x, intervals = browser.js(
+        "const [{ x, error_x }] = document.getElementById('forest').data; return [x, error_x.array]"
+    )
+    compared = compare(find([sweep]))
+    found = [row.difference for row in compared.rows if row.difference is not None]
+    assert x == pytest.approx([one.effect for one in found])
+    assert intervals == pytest.approx([one.interval for one in found])
+    assert "differs from best: t-test paired by seed" in browser.js(
+        "return document.getElementById('tests').textContent"
+    )
+
+
 def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> None:
     open_report(browser, report)
+    browser.click(SINGLE_SEEDS)
     looks = browser.js("""
         const found = {};
         for (const id of ["loss", "lr", "grad-norm", "parallel"]) {
@@ -133,6 +165,7 @@ def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> N
 
 def test_smoothing_does_not_change_validation_curves(browser: Browser, report: Path) -> None:
     open_report(browser, report)
+    browser.click(SINGLE_SEEDS)
     browser.click("#curve-controls button[value=both]")
     curves = (
         "return document.getElementById('loss').data.map((each) => [each.hovertemplate?.includes('val loss'), each.y])"

@@ -6,7 +6,7 @@ const PLACES = {
   flops: "training FLOPs (by formula)",
   seconds: "training seconds",
 };
-const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: report.by_bits || runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0 };
+const view = { x: "step", y: report.by_bits ? "bits_per_byte" : "loss", split: report.by_bits || runs.length > 4 ? "val" : "both", xScale: "linear", yScale: "linear", smoothing: 0, seeds: report.rows.some((row) => row.runs.length > 1) ? "mean" : "single" };
 
 function along(run, curve, place) {
   return place === "flops" ? curve.tokens.map((tokens) => tokens * run.flops_per_token) : curve[place];
@@ -30,6 +30,7 @@ function startCurves() {
     choice("y scale", [["linear", "linear"], ["log", "log"]], view.yScale, change("yScale")),
     choice("metric", [["loss", "nats/token", loss], ["bits_per_byte", "bits/byte"]], view.y, measure),
     text,
+    ...(view.seeds === "mean" ? [choice("seeds", [["mean", "mean and range"], ["single", "single"]], view.seeds, change("seeds"))] : []),
     slider("smoothing (training)", 0, 0.99, 0.01, 0, (weight) => weight ? weight.toFixed(2) : "none", change("smoothing")));
   redraws.push(redrawCurves);
   measure(view.y);
@@ -57,25 +58,81 @@ function trace(run, curve, label, look = {}) {
   };
 }
 
+// Rows of seeds as [the first run, its seeds], and the runs that stand alone; the best last, so that it is on top.
+function groupsOfSeeds() {
+  const groups = new Map();
+  for (const run of shown()) {
+    const key = view.seeds === "mean" ? run.row ?? run : run;
+    groups.set(key, [...(groups.get(key) ?? []), run]);
+  }
+  return [...groups.values()].toReversed();
+}
+
+// The mean, lowest and highest of the curves of some seeds, at the steps that all of them have.
+function overSeeds(curves) {
+  const [first, ...others] = curves.map((curve) => new Map(curve.step.map((step, at) => [step, at])));
+  const steps = [...first.keys()].filter((step) => others.every((places) => places.has(step)));
+  const values = steps.map((step) => curves.map((curve) => curve.y[curve.step.indexOf(step)]));
+  const pick = (name) => curves[0][name] && steps.map((step) => curves[0][name][first.get(step)]);
+  return {
+    step: steps, tokens: pick("tokens"), seconds: pick("seconds"),
+    y: values.map((some) => some.reduce((sum, value) => sum + value, 0) / some.length),
+    low: values.map((some) => Math.min(...some)), high: values.map((some) => Math.max(...some)),
+  };
+}
+
+// The band of some seeds and their mean; null if their curves share too few steps.
+function seedTraces(seeds, name, label) {
+  const curves = seeds.map((run) => run.curves[name]);
+  if (!curves.every((curve) => curve.step && curve.y.length)) return null;
+  const mean = overSeeds(curves);
+  if (name === "train" && view.smoothing) {
+    for (const each of ["y", "low", "high"]) mean[each] = smoothed(mean[each], view.smoothing);
+  }
+  if (mean.step.length < Math.min(2, curves[0].y.length)) return null;
+  const [run] = seeds;
+  const width = { width: 0 };
+  const edge = (y, more) => ({ ...trace(run, mean, "", { y, line: width }), hoverinfo: "skip", hovertemplate: null, mode: "lines", ...more });
+  const [red, green, blue] = channels(runColour(run));
+  return [
+    edge(mean.low, {}), edge(mean.high, { fill: "tonexty", fillcolor: `rgba(${red},${green},${blue},0.2)` }),
+    { ...trace(run, mean, `${label}, mean of ${seeds.length} seeds,`), name: plain(report.rows[run.row].label) },
+  ];
+}
+
 function lossTraces() {
   const traces = [];
-  for (const run of shown().toReversed()) {
-    if (view.x === "flops" && run.flops_per_token === null) continue;
-    const validation = run.curves[view.y === "loss" ? "val" : "bits_per_byte"];
-    const training = run.curves.train;
-    const withTraining = view.y === "loss" && view.split !== "val" && training.y.length;
-    if (withTraining) {
-      const faint = view.split === "both";
-      if (view.smoothing) {
-        if (shown().length <= 6) traces.push({ ...trace(run, training, "", { line: { width: 1 }, opacity: 0.22 }), hoverinfo: "skip", hovertemplate: null });
-        traces.push(trace(run, training, "train loss, smoothed,", { y: smoothed(training.y, view.smoothing), line: { width: faint ? 1.3 : 2 }, opacity: faint ? 0.65 : 1 }));
-      } else {
-        traces.push(trace(run, training, "train loss", { line: { width: faint ? 1 : 1.5 }, opacity: faint ? 0.45 : 0.9 }));
-      }
+  for (const seeds of groupsOfSeeds()) {
+    const bands = seeds.length > 1 ? bandTraces(seeds) : null;
+    traces.push(...(bands ?? seeds.toReversed().flatMap(runTraces)));
+  }
+  return traces;
+}
+
+function bandTraces(seeds) {
+  if (view.x === "flops" && seeds.some((run) => run.flops_per_token === null)) return [];
+  const ofVal = view.split !== "train" || view.y !== "loss" ? seedTraces(seeds, view.y === "loss" ? "val" : "bits_per_byte", view.y === "loss" ? "val loss" : "bits per byte") : [];
+  const ofTrain = view.y === "loss" && view.split !== "val" ? seedTraces(seeds, "train", "train loss") : [];
+  return ofVal && ofTrain && [...ofTrain, ...ofVal];
+}
+
+function runTraces(run) {
+  if (view.x === "flops" && run.flops_per_token === null) return [];
+  const traces = [];
+  const validation = run.curves[view.y === "loss" ? "val" : "bits_per_byte"];
+  const training = run.curves.train;
+  const withTraining = view.y === "loss" && view.split !== "val" && training.y.length;
+  if (withTraining) {
+    const faint = view.split === "both";
+    if (view.smoothing) {
+      if (shown().length <= 6) traces.push({ ...trace(run, training, "", { line: { width: 1 }, opacity: 0.22 }), hoverinfo: "skip", hovertemplate: null });
+      traces.push(trace(run, training, "train loss, smoothed,", { y: smoothed(training.y, view.smoothing), line: { width: faint ? 1.3 : 2 }, opacity: faint ? 0.65 : 1 }));
+    } else {
+      traces.push(trace(run, training, "train loss", { line: { width: faint ? 1 : 1.5 }, opacity: faint ? 0.45 : 0.9 }));
     }
-    if ((view.split !== "train" || view.y !== "loss") && validation.y.length) {
-      traces.push(trace(run, validation, view.y === "loss" ? "val loss" : "bits per byte"));
-    }
+  }
+  if ((view.split !== "train" || view.y !== "loss") && validation.y.length) {
+    traces.push(trace(run, validation, view.y === "loss" ? "val loss" : "bits per byte"));
   }
   return traces;
 }
@@ -140,6 +197,7 @@ function curveNotes(lines, unit) {
     const without = shown().filter((run) => !drawable(run));
     if (without.length) notes.push(`No formula for the FLOPs of ${without.map((run) => run.short).join(", ")}.`);
   }
+  if (view.seeds === "mean") notes.push("Runs that differ only in their seed are drawn as their mean, with a band from the lowest to the highest of them.");
   if (runs.some((run) => run.is_thinned)) {
     notes.push(`Curves are thinned to ${whole(report.max_points)} points, keeping local minima and maxima.`);
   }

@@ -2,6 +2,7 @@
 
 startTheme();
 startResults();
+startForest();
 startLegend();
 startCurves();
 startSettings();
