@@ -82,11 +82,12 @@ class Row:
         return Sample(known, self.batches)
 
     def describe(self) -> str:
-        """Return the settings that distinguish it, or the name of its first run if there are none."""
-        if not self.settings or not self.runs[0].settings:
+        """Return the settings that distinguish it, without those it lacks, or the name of its first run if none do."""
+        known = {key: value for key, value in self.settings.items() if value is not None}
+        if not known or not self.runs[0].settings:
             return self.runs[0].name
         short = short_keys(list(self.settings))
-        return " ".join(f"{short[key]}={format_value(value)}" for key, value in self.settings.items())
+        return " ".join(f"{short[key]}={format_value(value)}" for key, value in known.items())
 
 
 def group_seeds(

@@ -10,7 +10,8 @@ from typing import Any
 from nanolm.analysis import comparison
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import Comparison
-from nanolm.errors import RunError
+from nanolm.analysis.judging import AXES, At
+from nanolm.errors import RunError, SettingsError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -22,15 +23,18 @@ def compare(
     metric: str | Sequence[str] = (),
     sort: str | None = None,
     target: float | None = None,
+    at: tuple[str, float] | None = None,
 ) -> Comparison:
     """Compare runs; those that differ only in their seed are one row, with mean and 95% confidence interval.
 
     Args:
         paths: a run, a folder that contains runs, or several of either.
         by: settings to group by; the best row of each group is shown.
-        metric: metrics to show; rows are ranked by the first. Empty for all, ranked by the best validation loss.
+        metric: metrics to show; rows are ranked by the first. Empty for all, ranked by the loss on the
+            test split if every run has it, else by the validation loss at the last step that all share.
         sort: a metric (best first) or a setting (ascending); None sorts by the first metric.
         target: also show the tokens and seconds needed for this validation loss.
+        at: read every validation loss at this cost, such as ("tokens", 5e6); also "flops", "seconds" and "step".
 
     Raises:
         RunError: a path contains no run.
@@ -44,7 +48,10 @@ def compare(
         >>> [row.settings["optimizer.lr"] for row in compared.rows]
         [0.1, 0.01]
     """
-    return comparison.compare(find(_listed(paths)), metrics=_names(metric), sort=sort, by=_names(by), target=target)
+    if at is not None and at[0] not in AXES:
+        raise SettingsError(f"there is no cost {at[0]!r}", where="at", hint=f"one of: {', '.join(AXES)}")
+    options: dict[str, Any] = {"metrics": _names(metric), "sort": sort, "by": _names(by), "target": target}
+    return comparison.compare(find(_listed(paths)), **options, at=None if at is None else At(*at))
 
 
 def report(

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+import nanolm
 from nanolm.analysis.collection import find
 from nanolm.analysis.comparison import Comparison, compare
 from nanolm.analysis.judging import At, interpolate
@@ -53,3 +54,10 @@ def test_a_counted_model_has_its_loss_at_any_cost(tmp_path: Path) -> None:
 def test_interpolation_is_linear_within_the_curve() -> None:
     curve = {10.0: 3.0, 20.0: 2.0}
     assert [interpolate(curve, cost) for cost in (5, 10, 15, 20, 25)] == [None, 3.0, 2.5, 2.0, None]
+
+
+def test_python_api_reads_curves_at_a_cost(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", losses=[3.0, 2.5, 2.0])
+    assert nanolm.compare(tmp_path, at=("step", 20)).rows[0].estimates["val_loss"].mean == 2.5
+    with pytest.raises(SettingsError, match="there is no cost 'money'"):
+        nanolm.compare(tmp_path, at=("money", 20))
