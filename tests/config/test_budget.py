@@ -21,6 +21,7 @@ def test_budget_replaces_the_default_and_that_of_an_experiment() -> None:
     assert [budget_of(job.config.trainer).name for job in jobs] == ["max_epochs", "max_steps"]
 
 
+@pytest.mark.slow
 def test_budget_of_a_file_replaces_the_default_only(tmp_path: Path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()

@@ -42,6 +42,7 @@ def test_run_equals_one_of_as_many_steps_also_resumed(small_text: Path, tmp_path
     assert "trainer.max_tokens=391: 8 steps, 384 tokens" in in_tokens.log.read_text()
 
 
+@pytest.mark.slow
 def test_runs_are_extended_in_any_unit(small_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "logger=none", "model=bigram", "dataset=text", f"dataset.path={small_text}"]
     words += ["trainer.batch_size=4", "size.context_length=16", "trainer.device=cpu", "trainer.sample_tokens=0"]

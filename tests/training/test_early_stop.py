@@ -65,6 +65,7 @@ def test_run_stops_and_resuming_continues_it(small_text: Path, tmp_path: Path) -
     assert untimed_rows(run) == untimed_rows(whole)
 
 
+@pytest.mark.slow
 def test_interrupted_runs_stop_at_the_same_step(small_text: Path, tmp_path: Path) -> None:
     whole, parted = new_run(tmp_path / "whole"), new_run(tmp_path / "parted")
     config = small_config(small_text, *LINE, "trainer.early_stop=3")

@@ -92,6 +92,7 @@ def test_killed_before_a_checkpoint_keeps_its_steps(small_text: Path, tmp_path: 
     assert (run.read_summary().max_steps, run.read_summary().step) == (fixed, fixed)
 
 
+@pytest.mark.slow
 def test_more_minutes_continue_a_run(small_text: Path, tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     line = ("model=bigram", "optimizer=sgd", "optimizer.momentum=0.9", "trainer.save_every=1000")
@@ -116,6 +117,7 @@ def test_time_that_is_too_short_is_refused(small_text: Path, tmp_path: Path) -> 
         assert not run.exists()
 
 
+@pytest.mark.slow
 def test_dry_run_measures_the_steps(small_text: Path, tmp_path: Path) -> None:
     found = dry_run(small_config(small_text, "model=bigram", "trainer.max_minutes=0.1"), RunDirectory(tmp_path / "r"))
     assert found.budget.startswith("trainer.max_minutes=0.1: ")

@@ -79,6 +79,7 @@ def test_only_the_last_evaluation_is_exact(line: tuple[str, ...], small_text: Pa
     assert is_same_state(final_state(limited)[0], final_state(exact)[0])
 
 
+@pytest.mark.slow
 def test_limited_runs_resume_exactly(small_text: Path, tmp_path: Path) -> None:
     config = small_config(small_text, *LINE, "trainer.val_tokens=100", "trainer.ema_decay=0.5")
     whole, parted = new_run(tmp_path / "whole"), new_run(tmp_path / "parted")
