@@ -28,6 +28,11 @@ def cap_logits(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits.float() / softcap)
 
 
+def last_positions(x_BxTxC: torch.Tensor, n_positions: int) -> torch.Tensor:
+    """Return the last positions of a tensor; the tensor itself if these are all, since slices copy their gradient."""
+    return x_BxTxC if x_BxTxC.size(1) == n_positions else x_BxTxC[:, -n_positions:]
+
+
 def is_chunked(n_positions: int, weight_VxC: torch.Tensor) -> bool:
     """Return whether to use `chunked_loss`: in eager mode, if the logits are large.
 

@@ -18,7 +18,7 @@ from nanolm.model.convolution import CausalConvolution
 from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
-from nanolm.model.loss import Reduction, cap_logits, chunked_loss, is_chunked, next_token_loss
+from nanolm.model.loss import Reduction, cap_logits, chunked_loss, is_chunked, last_positions, next_token_loss
 from nanolm.model.masks import dense_mask
 from nanolm.model.ngram_mix import NgramMix
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
             context_BxS = cache.append_tokens(tokens_BxT, self.ngram_mix.order)
         x_BxTxC = self.to_residual(tokens_BxT, documents_BxT, cache)
         if targets_BxT is not None and reduction is not None:
-            x_BxTxC = x_BxTxC[:, -targets_BxT.size(1) :]
+            x_BxTxC = last_positions(x_BxTxC, targets_BxT.size(1))
             if self.has_chunked_loss and is_chunked(targets_BxT.numel(), self.unembedding[0]):
                 inputs = self.final_norm(x_BxTxC), *self.unembedding, targets_BxT
                 return chunked_loss(*inputs, reduction, self.logit_softcap)

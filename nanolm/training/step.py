@@ -16,7 +16,7 @@ from nanolm.config.mask import reads_documents
 from nanolm.config.run import Config
 from nanolm.data.batches import IGNORE_INDEX, draw
 from nanolm.data.tokens.stream import Stream
-from nanolm.model.loss import Reduction, next_token_loss
+from nanolm.model.loss import Reduction, last_positions, next_token_loss
 from nanolm.training.distributed.parallel import gradient_sync, local_shards, total_norm
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.gating import NonFiniteFlag, step, step_scaled
@@ -128,7 +128,7 @@ def loss_of_logits(
 ) -> torch.Tensor:
     """Return the loss of the targets of the last S positions of a model that returns logits."""
     logits_BxTxV = forward(inputs_BxT) if documents_BxT is None else forward(inputs_BxT, documents_BxT)
-    return next_token_loss(logits_BxTxV[:, -targets_BxS.size(1) :], targets_BxS, reduction)
+    return next_token_loss(last_positions(logits_BxTxV, targets_BxS.size(1)), targets_BxS, reduction)
 
 
 def update(
