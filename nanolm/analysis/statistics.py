@@ -9,6 +9,10 @@ import math
 import operator
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Two-sided confidence level of intervals and tests.
 LEVEL = 0.95
@@ -202,10 +206,18 @@ def studentized_range_tail(value: float, n: int, freedom: float) -> float:
     import numpy as np
     from scipy import special
 
-    nodes_s, weights_s = np.polynomial.legendre.leggauss(N_NODES)
+    nodes_s, weights_s = _quadrature()
     deviations_s = np.sqrt(special.chdtri(freedom, (1 - nodes_s) / 2) / freedom)
     largest_z = np.linspace(-MAX_NORMAL, MAX_NORMAL, N_POINTS)
     density_z = np.exp(-(largest_z**2) / 2) / math.sqrt(2 * math.pi) * (largest_z[1] - largest_z[0])
     below_sxz = special.ndtr(largest_z) - special.ndtr(largest_z - value * deviations_s[:, None])
     within_s = n * (below_sxz ** (n - 1) @ density_z)
     return float(1 - within_s @ weights_s / 2)
+
+
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """The nodes and weights of Gauss-Legendre quadrature, whose computation takes longer than the integral."""
+    import numpy as np
+
+    return np.polynomial.legendre.leggauss(N_NODES)
