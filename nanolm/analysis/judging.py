@@ -95,8 +95,6 @@ def judge(groups: Sequence[Sequence[Measured]], at: At | None = None) -> Judged:
     else:
         readings, point, notes = _at_shared_step(compared)
         notes = [*_budget_notes(compared, point), *notes, *_left_out_notes(groups, compared)]
-    if point != "final":
-        notes += _estimate_notes(compared)
     judged = [[(run, _with_loss(found, readings.get(id(run)))) for run, found in group] for group in groups]
     has_test = at is None and bool(compared) and all(found.test_loss is not None for _, found in compared)
     return Judged(judged, point, _evaluations(compared), has_test, notes)
@@ -242,15 +240,6 @@ def _budget_notes(compared: Sequence[Measured], point: str) -> list[str]:
         f"the rows had different budgets, from {short_number(min(budgets))} to {short_number(max(budgets))} tokens: "
         f"judged {where}, the last that all share; --at tokens={short_number(min(budgets))} compares them at equal cost"
     ]
-
-
-def _estimate_notes(compared: Sequence[Measured]) -> list[str]:
-    """A remark where evaluations before the last one are estimates over a part of the split."""
-    n_estimated = sum(run.settings.get("trainer.val_tokens") is not None for run, _ in compared)
-    if not n_estimated:
-        return []
-    which = f"{n_estimated} run{'s' * (n_estimated != 1)}"
-    return [f"the val loss of {which} before the last step is an estimate over trainer.val_tokens tokens"]
 
 
 def _left_out_notes(groups: Sequence[Sequence[Measured]], compared: Sequence[Measured]) -> list[str]:

@@ -61,10 +61,3 @@ def test_python_api_reads_curves_at_a_cost(tmp_path: Path) -> None:
     assert nanolm.compare(tmp_path, at=("step", 20)).rows[0].estimates["val_loss"].mean == 2.5
     with pytest.raises(SettingsError, match="there is no cost 'money'"):
         nanolm.compare(tmp_path, at=("money", 20))
-
-
-def test_losses_before_the_end_are_named_estimates(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", losses=[3.0, 2.5, 2.0], settings={"trainer.val_tokens": 50})
-    words = "the val loss of 1 run before the last step is an estimate"
-    assert any(words in note for note in compared(tmp_path, at=At("step", 20)).notes)
-    assert not any(words in note for note in compared(tmp_path).notes)
