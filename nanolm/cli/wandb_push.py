@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanolm import option_types as types
 from nanolm import terminal
-from nanolm.analysis import collection
+from nanolm.analysis import collection, wandb_rows
 from nanolm.analysis.collection import Run
 from nanolm.analysis.metrics import SUMMARY_FIELDS, compute_metrics
 from nanolm.cli.arguments import add_runs
@@ -44,7 +45,8 @@ MAX_STEP = 2**63
 def add_arguments(parser: Parser) -> None:
     parser.describe(
         "The rows come from metrics.jsonl, which is complete even if the run was killed; live logging to wandb may "
-        "then have lost some."
+        "then have lost some. For a sweep with several seeds per setting, the mean, standard deviation and number of "
+        "seeds of every metric are sent, too: one wandb run of the job type `seeds` per setting."
     )
     add_runs(parser)
     parser.add_argument("--offline", action="store_true", help="write to RUN/wandb, for `wandb sync` to upload later")
@@ -95,6 +97,8 @@ def run(arguments: Namespace) -> None:
             continue
         n_sent += 1
         terminal.write(f"{visible(run.name):<{width}}  {sent}")
+    if not any(isinstance(error, ServerError) for error in problems):
+        problems += _send_seed_summaries(runs, given, mode, announced)
     if n_sent and mode == "offline":
         print("written offline: upload each folder that is named above with `wandb sync FOLDER`")
     if problems and n_sent:
@@ -162,6 +166,22 @@ def send(run: Run, given: WandbConfig, mode: str, keeps_id: bool, announced: set
     place = str(record.url) if mode == "online" else os.path.relpath(Path(record.dir).parent, run.path)
     steps = f", steps {rows[0].step:,} to {rows[-1].step:,}" if rows else ""
     return f"{len(rows):>6,} rows{steps}  {visible(place)}"
+
+
+def _send_seed_summaries(runs: Sequence[Run], given: WandbConfig, mode: str, announced: set[str]) -> list[NanolmError]:
+    """Send mean, standard deviation and number of seeds of the rows of each sweep. Return why one was not sent."""
+    try:
+        for summary in wandb_rows.seed_summaries(runs):
+            config = _destination(summary.run, given)
+            if mode == "online":
+                _announce(config, None, announced)
+            terminal.write(visible(f"{summary.name}  {wandb_rows.send(summary, config, mode)}"))
+    except NanolmError as error:
+        return [error]
+    except Exception as error:  # wandb raises many kinds
+        problem = f"wandb did not accept the summary of seeds: {reason_of(error)}"
+        return [ServerError(problem, hint="try again later, or use --offline and upload later")]
+    return []
 
 
 def _read_metrics(directory: RunDirectory) -> list[MetricsRow]:

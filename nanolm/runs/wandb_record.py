@@ -41,6 +41,8 @@ def begin(
     run_id: str | None,
     is_live: bool,
     group: str | None,
+    name: str | None = None,
+    job_type: str | None = None,
 ) -> wandb.Run:
     """Start the wandb record of a run directory; other records may be open in this process.
 
@@ -53,6 +55,8 @@ def begin(
         is_live: whether the run is being trained in this process. A live record is resumed and has machine
             information; one that is pushed later is written from the start.
         group: used if neither the settings nor the environment name a group.
+        name: of the record; None: WANDB_NAME, else the name of the folder.
+        job_type: None: WANDB_JOB_TYPE.
 
     Raises:
         RunError: the record cannot be continued, because its id or its folder is not as wandb writes them.
@@ -77,9 +81,9 @@ def begin(
         entity=goal.entity,
         group=goal.group or group,
         tags=goal.tags or None,
-        name=environment.get("WANDB_NAME") or run.path.resolve().name,
+        name=name or environment.get("WANDB_NAME") or run.path.resolve().name,
         notes=os.environ.get("WANDB_NOTES"),
-        job_type=os.environ.get("WANDB_JOB_TYPE"),
+        job_type=job_type or os.environ.get("WANDB_JOB_TYPE"),
         id=run_id or environment.get("WANDB_RUN_ID") or secrets.token_hex(4),
         resume="allow" if is_live else None,
         dir=str(run.path.resolve()),
@@ -136,15 +140,33 @@ def read_samples(run: RunDirectory) -> bytes:
 
 
 def end(record: wandb.Run, samples: bytes, summary: Summary, settings: WandbConfig, timeout: float) -> None:
-    """Add the samples and the summary to the record and finish it; online, wait until everything is uploaded.
+    """Add the samples and the summary of a run to its record and finish it, as `finish` does."""
+    exit_code = 0 if summary.status in ENDED_WELL else 1
+    finish(record, dataclasses.asdict(summary), settings, timeout, samples=samples, exit_code=exit_code)
+
+
+def finish(
+    record: wandb.Run,
+    summary: dict[str, Any],
+    settings: WandbConfig,
+    timeout: float,
+    *,
+    samples: bytes = b"",
+    exit_code: int = 0,
+) -> None:
+    """Add values to the summary of the record and finish it; online, wait until everything is uploaded.
+
+    Args:
+        timeout: seconds to wait for the server.
+        samples: content of samples.jsonl.
 
     Raises:
-        TimeoutError: uploading took longer than `timeout` seconds.
+        TimeoutError: uploading took longer.
         wandb.Error: the record is finished already, or the server refuses.
     """
     errors: list[Exception] = []
 
-    def finish() -> None:
+    def upload() -> None:
         try:
             if samples:
                 # The wandb service creates the folder asynchronously.
@@ -153,13 +175,13 @@ def end(record: wandb.Run, samples: bytes, summary: Summary, settings: WandbConf
                 copy = folder / "samples.jsonl"
                 copy.write_bytes(samples)
                 record.save(str(copy), base_path=record.dir, policy="now")
-            for key, value in _shared(dataclasses.asdict(summary), settings).items():
+            for key, value in _shared(summary, settings).items():
                 record.summary[key] = value
-            record.finish(exit_code=0 if summary.status in ENDED_WELL else 1)
+            record.finish(exit_code=exit_code)
         except Exception as error:
             errors.append(error)
 
-    thread = threading.Thread(target=finish, daemon=True)
+    thread = threading.Thread(target=upload, daemon=True)
     thread.start()
     thread.join(timeout)
     if errors:

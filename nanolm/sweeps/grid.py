@@ -8,6 +8,7 @@ from nanolm.errors import raise_all
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.driver import Driver, SweepRequest, SweepResult, check_hours
 from nanolm.sweeps.planning import plan
+from nanolm.sweeps.seed_summaries import log_seed_summaries
 from nanolm.sweeps.states import DONE, State, read_job
 from nanolm.sweeps.summary import print_summary
 from nanolm.terminal import say
@@ -34,5 +35,7 @@ def sweep(
     with Driver(request, len(jobs)) as driver:
         reports = driver.run(jobs)
     print_summary(jobs, reports, request.directory, n_done, request.max_hours if driver.is_over_time else None)
+    if sum(report.state in DONE for report in reports) > n_done and not driver.stop.signal:
+        log_seed_summaries(jobs)
     errors = tuple(report.error for report in reports if report.state is State.failed)
     return SweepResult(tuple(job.run.path for job in jobs), errors, driver.stop.signal)
