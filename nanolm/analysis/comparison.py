@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from nanolm.analysis.baselines import Baseline, collect_baselines
 from nanolm.analysis.collection import Run
 from nanolm.analysis.comparability import NONCAUSAL, batch_settings, comparability, validation_texts
 from nanolm.analysis.judging import At, judge
-from nanolm.analysis.metrics import IN_BITS, METRICS, TO_TARGET, measure
+from nanolm.analysis.metrics import IN_BITS, METRICS, TEST_METRICS, TO_TARGET, RunMetrics, measure
 from nanolm.analysis.rows import (
     Row,
     add_varying_settings,
@@ -39,6 +40,8 @@ class Comparison:
         point: where the judged validation loss was read: "final", or "at step 500".
         evaluations: number of evaluations that the best loss of a run is chosen from, in words; empty if unknown.
         notes: remarks for the user.
+        judging: those of the notes that say by which loss rows are judged.
+        by_run: the metrics of each run, with the loss that it is judged by, by its path.
     """
 
     metrics: tuple[str, ...]
@@ -49,6 +52,8 @@ class Comparison:
     point: str
     evaluations: str
     notes: list[str]
+    judging: list[str]
+    by_run: dict[Path, RunMetrics]
 
     def heading(self, name: str) -> str:
         """Return the heading of a metric's column, with line breaks."""
@@ -134,7 +139,8 @@ def compare(
         rows = best_of_groups(rows, chosen[0], list(by_values))
     test_notes = add_verdicts(rows, chosen[0])
     rows = sorted_rows(rows, sort or chosen[0])
-    notes += [*judged.notes, *_test_split_notes(rows, chosen[0], judged.has_test), *test_notes]
+    judging = [*judged.notes, *_test_split_notes(rows, chosen[0], judged.has_test)]
+    notes += [*judging, *test_notes]
     n_repeats = sum(len(averaged(row.runs)) - row.n_seeds for row in rows)
     if n_repeats:
         which = "1 run repeats" if n_repeats == 1 else f"{n_repeats} runs repeat"
@@ -147,7 +153,9 @@ def compare(
         notes.append(ESTIMATE_NOTE)
     notes += [f"{run.name}: {remark}" for run in runs for remark in (*run.faults, *run.notes)]
     baselines = collect_baselines(measured, has_losses=problem is None)
-    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), target, judged.point, judged.evaluations, notes)
+    by_path = {run.path: found for group in judged.groups for run, found in group}
+    cost = (target, judged.point, judged.evaluations)
+    return Comparison(tuple(chosen), rows, baselines, tuple(by_values), *cost, notes, judging, by_path)
 
 
 def _target_error(target: float, problem: str) -> SettingsError:
@@ -166,7 +174,7 @@ def _batches(run: Run, differing: Iterable[str]) -> str | None:
 def _test_split_notes(rows: Sequence[Row], judged: str, has_test: bool) -> list[str]:
     """Remarks on the test split: that rows are judged by it, or why not."""
     with_test = [row for row in rows if row.estimates["test_loss"].values]
-    if judged in ("test_loss", "test_bits_per_byte"):
+    if judged in TEST_METRICS:
         return ["judged by the loss of each run's selected checkpoint on the test split, which was scored once"]
     if with_test and not has_test and len(with_test) < len(rows):
         return [f"{len(with_test)} of {len(rows)} rows have a loss on a test split: judged by the validation loss"]

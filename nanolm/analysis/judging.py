@@ -191,6 +191,7 @@ def _at_shared_step(compared: Sequence[Measured]) -> tuple[dict[int, Reading], s
         notes.append("the runs share no evaluated step: losses are interpolated between evaluations (~)")
     at = At("step", step)
     readings |= {id(run): read_at(run, found, at) for run, found in stepped if id(run) in curves}
+    notes += _missing_notes(readings, stepped, at)
     is_final = all(max(curve) == step for curve in curves.values())
     return readings, "final" if is_final else f"at step {step:,.0f}", notes
 
@@ -261,7 +262,15 @@ def _notes_of_readings(readings: Mapping[int, Reading], compared: Sequence[Measu
             where="--at",
             hint="choose a cost that the runs share",
         )
-    notes = [f"{run.name} {problem}: it has no loss at {at}" for run, problem in missing]
+    notes = _missing_notes(readings, compared, at)
     if any(reading.is_interpolated for reading in readings.values()):
         notes.append("~ interpolated linearly between two evaluations")
     return notes
+
+
+def _missing_notes(readings: Mapping[int, Reading], compared: Sequence[Measured], at: At) -> list[str]:
+    return [
+        f"{run.name} {reading.problem}: it has no loss at {at}"
+        for run, _ in compared
+        if (reading := readings[id(run)]).loss is None and reading.problem
+    ]

@@ -65,6 +65,7 @@ METRICS = {
 }
 # Metrics in bits per byte, which compare between tokenizers.
 IN_BITS = ("bits_per_byte", "test_bits_per_byte", "best_bits_per_byte")
+TEST_METRICS = ("test_loss", "test_bits_per_byte")
 TO_TARGET = ("tokens_to_target", "seconds_to_target")
 
 # Loading a config.yaml is slow, and a sweep has few different models: FLOPs by the settings of model and size.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from nanolm.analysis.comparability import NONCAUSAL, comparability
 from nanolm.analysis.comparison import compare
 from nanolm.analysis.comparison_formats import as_difference
 from nanolm.analysis.comparison_table import describe_tests, one_line
-from nanolm.analysis.metrics import compute_metrics
+from nanolm.analysis.metrics import TEST_METRICS, RunMetrics
 from nanolm.analysis.names import short_keys
 from nanolm.analysis.rows import Row, averaged
 from nanolm.analysis.settings import varying_settings
@@ -34,7 +35,7 @@ MAX_LABEL_LENGTH = 34
 
 FIGURES = (
     *("parameters", "trained_parameters", "tokens", "flops", "seconds", "tokens_per_second"),
-    *("best_val_loss", "final_val_loss", "bits_per_byte"),
+    *("val_loss", "bits_per_byte", "best_val_loss", "final_val_loss", "test_loss", "test_bits_per_byte"),
 )
 
 # Keys of summary.json shown with each run.
@@ -52,7 +53,7 @@ class Entry:
         status: as `Run` has it.
         settings: its values of the settings in which the runs differ.
         estimated: the figures that are estimates over a part of the validation split (trainer.val_tokens).
-        figures: the FIGURES and best_step; None if unknown. bits_per_byte is at the best loss.
+        figures: the FIGURES and best_step; None if unknown. val_loss and bits_per_byte are those of the judged loss.
         compares: whether its result is comparable with the others.
         flops_per_token: training FLOPs; None if there is no formula.
         curves: train, val, bits_per_byte, lr and grad_norm, each as `curve` returns it.
@@ -118,7 +119,9 @@ class Contents:
         notes: remarks on comparability.
         baselines: the reference losses.
         rows: rows of seeds, best first.
-        judged: the metric that rows are judged by, in words.
+        judged: the metric that runs and rows are judged by, in words.
+        judged_metric: its name in the figures.
+        is_tested: whether it is a loss on the test split.
         tests: remarks on the tests of the rows.
     """
 
@@ -130,11 +133,13 @@ class Contents:
     baselines: list[Baseline]
     rows: list[SeedRow]
     judged: str
+    judged_metric: str
+    is_tested: bool
     tests: list[str]
 
     def result(self, entry: Entry) -> float | None:
-        """Return the metric that runs are ranked by."""
-        return entry.figures["bits_per_byte" if self.by_bits else "best_val_loss"]
+        """Return the metric that runs are judged by; None for a run that did not finish, among others that did."""
+        return entry.figures[self.judged_metric]
 
 
 def gather(runs: Sequence[Run]) -> Contents:
@@ -146,6 +151,7 @@ def gather(runs: Sequence[Run]) -> Contents:
     varying = varying_settings(runs)
     compared = compare(runs)
     incomparable = {run.path for row in compared.rows if not row.is_comparable for run in row.runs}
+    judged = compared.metrics[0]
     rows = {run.path: at for at, row in enumerate(compared.rows) for run in averaged(row.runs)}
     entries = [
         _entry(
@@ -154,6 +160,7 @@ def gather(runs: Sequence[Run]) -> Contents:
             {key: values[n] for key, values in varying.items()},
             run.path not in incomparable,
             rows.get(run.path),
+            compared.by_run[run.path],
         )
         for n, (run, label) in enumerate(zip(runs, labels(runs, varying), strict=True))
     ]
@@ -168,6 +175,7 @@ def gather(runs: Sequence[Run]) -> Contents:
         notes.append(f"{', '.join(noncausal)}: {NONCAUSAL}")
     if lossy := [run.name for run in runs if run.summary.is_lossy]:
         notes.append(f"{', '.join(lossy)}: {LOSSY}")
+    notes += compared.judging
     found = Contents(
         made=f"nanolm {provenance.versions()['nanolm']}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
         runs=entries,
@@ -175,12 +183,20 @@ def gather(runs: Sequence[Run]) -> Contents:
         by_bits=problem is not None,
         notes=notes,
         baselines=compared.baselines,
-        rows=[_seed_row(row, compared.metrics[0]) for row in compared.rows],
-        judged=one_line(compared.heading(compared.metrics[0])),
+        rows=[_seed_row(row, judged) for row in compared.rows],
+        judged=one_line(compared.heading(judged)),
+        judged_metric=judged,
+        is_tested=judged in TEST_METRICS,
         tests=[describe_tests(compared)] if any(row.difference is not None for row in compared.rows) else [],
     )
-    entries.sort(key=lambda entry: (found.result(entry) is None, not entry.compares, found.result(entry) or 0.0))
+    entries.sort(key=lambda entry: _rank(entry, found))
     return found
+
+
+def _rank(entry: Entry, found: Contents) -> tuple[bool, bool, float]:
+    """A sort key: the best run first, and runs that are not judged last, by their best validation loss."""
+    result, best = found.result(entry), entry.figures["best_val_loss"]
+    return result is None, not entry.compares, (math.inf if best is None else best) if result is None else result
 
 
 def labels(runs: Sequence[Run], varying: dict[str, list[Any]]) -> list[str]:
@@ -214,7 +230,7 @@ def _seed_row(row: Row, judged: str) -> SeedRow:
     return SeedRow(row.describe(), names, *figures, difference)
 
 
-def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool, row: int | None) -> Entry:
+def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool, row: int | None, found: RunMetrics) -> Entry:
     summary, directory = run.summary, RunDirectory(run.path)
     measured, samples, config = [], [], b""
     try:
@@ -230,7 +246,6 @@ def _entry(run: Run, label: str, settings: dict[str, Any], compares: bool, row: 
         faults.append(error.found)
     train = [row for row in measured if row.split == TRAIN]
     val = [row for row in measured if row.split == VAL]
-    found = compute_metrics(run)
     losses = val_losses(val)
     loss, lr, grad_norm = curves(train, ("loss", "lr", "grad_norm"))
     val_loss, bits_per_byte = curves(val, ("loss", "bits_per_byte"))

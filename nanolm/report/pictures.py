@@ -202,7 +202,7 @@ def _set_ticks(axis: Axis, key: str, values: Sequence[str]) -> None:
 
 
 def _result_name(contents: Contents) -> str:
-    return "bits per byte" if contents.by_bits else "best val loss, nats per token"
+    return contents.judged if contents.by_bits else f"{contents.judged}, nats per token"
 
 
 def _attention(maps: RunMaps, label: str) -> Figure:

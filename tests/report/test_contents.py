@@ -16,6 +16,10 @@ from nanolm.runs.summary import Summary
 from nanolm.wording import LOSSY
 from tests.helpers import SMALL, make_config
 from tests.run_fixtures import LONG_NAME, make_run
+from tests.runs.made import make_run as written_run
+
+# As the fixture `pair` is trained, so that all runs are judged at the same step.
+SAME_STEPS = ("trainer.max_steps=6", "trainer.eval_every=3")
 
 
 def contents_of(*paths: Path) -> Contents:
@@ -30,7 +34,8 @@ def change_summary(run: Path, **values: Any) -> None:
 def test_runs_are_sorted_and_varying_settings_listed(sweep: Path) -> None:
     found = contents_of(sweep)
     assert len(found.runs) == 20
-    losses = [run.figures["best_val_loss"] for run in found.runs]
+    losses = [run.figures["val_loss"] for run in found.runs]
+    assert losses == [RunDirectory(Path(run.path)).read_summary().final_val_loss for run in found.runs]
     assert losses == sorted(losses, key=lambda loss: loss or 0)
     assert found.keys == {"model": "model", "optimizer.lr": "lr", "seed": "seed"}
     (long,) = [run for run in found.runs if run.name == LONG_NAME]
@@ -76,11 +81,12 @@ def test_baselines_appear_once_in_both_units(sweep: Path) -> None:
 
 
 def test_different_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, tmp_path: Path) -> None:
-    make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", "trainer.max_steps=2")
+    make_run(tmp_path / "bytes", text, "model=bigram", "tokenizer=byte", *SAME_STEPS)
     found = contents_of(pair, tmp_path / "bytes")
     assert found.by_bits
     assert "2 different tokenizers" in found.notes[0]
     assert {"counted bigram (char)", "counted bigram (byte)"} <= {line.name for line in found.baselines}
+    assert (found.judged_metric, found.judged) == ("bits_per_byte", "bits per byte")
     assert all(line.loss is None and line.bits_per_byte is not None for line in found.baselines)
     bits = [run.figures["bits_per_byte"] for run in found.runs]
     assert bits == sorted(bits, key=lambda each: each or 0)
@@ -89,7 +95,7 @@ def test_different_tokenizers_compare_by_bits_per_byte(pair: Path, text: Path, t
 def test_different_texts_are_noted(pair: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("1 and 2 make 3; 4 is left.\n" * 40)
-    make_run(tmp_path / "run", other, "model=bigram", "trainer.max_steps=2")
+    make_run(tmp_path / "run", other, "model=bigram", *SAME_STEPS)
     found = contents_of(pair, tmp_path / "run")
     assert found.by_bits
     assert "2 different validation texts" in found.notes[0]
@@ -157,3 +163,24 @@ def test_curves_of_a_long_run_are_thinned(pair: Path, tmp_path: Path) -> None:
     assert (long.is_thinned, short.is_thinned) == (True, False)
     assert 1000 < len(long.curves["train"]["y"]) <= MAX_POINTS
     assert (long.curves["train"]["step"][0], long.curves["train"]["step"][-1]) == (1, 5000)
+
+
+def test_runs_are_ranked_by_the_judged_loss(tmp_path: Path) -> None:
+    # The first run has the better best evaluation, the second the better final one; the third did not finish.
+    written_run(tmp_path / "early", losses=[1.5, 2.0], settings={"optimizer.lr": 0.1})
+    written_run(tmp_path / "late", losses=[1.9, 1.8], settings={"optimizer.lr": 0.2})
+    written_run(tmp_path / "bad", losses=[1.0], settings={"optimizer.lr": 0.3}, status="diverged")
+    found = contents_of(tmp_path)
+    assert [run.name for run in found.runs] == ["late", "early", "bad"]
+    assert [found.result(run) for run in found.runs] == [1.8, 2.0, None]
+    assert (found.judged, found.is_tested) == ("val loss final", False)
+    assert any("bad (diverged)" in note for note in found.notes)
+
+
+def test_runs_with_test_losses_are_ranked_by_them(tmp_path: Path) -> None:
+    written_run(tmp_path / "early", losses=[1.5], settings={"optimizer.lr": 0.1}, test_loss=1.9)
+    written_run(tmp_path / "late", losses=[1.8], settings={"optimizer.lr": 0.2}, test_loss=1.7)
+    found = contents_of(tmp_path)
+    assert [found.result(run) for run in found.runs] == [1.7, 1.9]
+    assert (found.judged, found.is_tested) == ("test loss", True)
+    assert any("on the test split" in note for note in found.notes)

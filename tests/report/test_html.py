@@ -182,12 +182,16 @@ def test_smoothing_does_not_change_validation_curves(browser: Browser, report: P
         assert np.ptp(smooth) < np.ptp(raw)
 
 
-def test_results_are_sorted_by_clicking(browser: Browser, report: Path) -> None:
+def test_results_are_sorted_by_clicking(browser: Browser, report: Path, sweep: Path) -> None:
     open_report(browser, report)
     heads = browser.texts("#table th")
-    assert heads[:5] == ["run", "best val loss", "model", "lr", "seed"]
+    assert heads[:5] == ["run", "val loss final", "model", "lr", "seed"]
     losses = [float(text) for text in browser.texts("#table td:nth-child(2)")]
     assert losses == sorted(losses)
+    (best,) = [row for row in compare(find([sweep])).rows if row.is_best]
+    (headline,) = browser.texts("#summary")
+    assert f"The best setting is {best.describe()} with {best.estimates['val_loss'].mean:.4f} ±" in headline
+    assert "nats per token on the validation text (val loss final), the mean of 2 runs" in headline
     browser.click("#table th:nth-child(4) button")
     assert browser.texts("#table td:nth-child(4)") == [
         lr for lr in ("0.001", "0.003", "0.01", "0.03", "0.1") for _ in range(4)
@@ -206,9 +210,11 @@ def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
     assert browser.texts("#map .ytitle") == ["seed"]
     assert browser.js(cells) == 10
     titles = [
-        text for text in browser.texts("#parallel .annotation-text") if text in ("model", "lr", "seed", "best val loss")
+        text
+        for text in browser.texts("#parallel .annotation-text")
+        if text in ("model", "lr", "seed", "val loss final")
     ]
-    assert titles == ["model", "lr", "seed", "best val loss"]
+    assert titles == ["model", "lr", "seed", "val loss final"]
 
 
 def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:

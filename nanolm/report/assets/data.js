@@ -15,8 +15,10 @@ runs.forEach((run, place) => {
   run.short = shortened(run.label, report.max_label_length);
 });
 
-const resultName = report.by_bits ? "bits per byte" : "best val loss";
-const resultOf = (run) => run.figures[report.by_bits ? "bits_per_byte" : "best_val_loss"];
+// The loss that runs are judged by, as in nanolm compare.
+const resultName = report.judged;
+const resultOf = (run) => run.figures[report.judged_metric];
+const resultUnit = report.by_bits ? "bits per byte" : "nats per token";
 
 // The label of the run with a name.
 const shortOf = (name) => runs.find((run) => run.name === name).short;

@@ -9,17 +9,24 @@ function columns() {
     // An estimate over a part of the validation split (trainer.val_tokens).
     signOf: (run) => run.estimated.includes(name) ? "\u2248" : "",
   }] : [];
-  const loss = figure("best_val_loss", "best val loss", exact, "nats per token, every validation token scored once; \u2248 estimate over a part of them (trainer.val_tokens)");
-  const bits = figure("bits_per_byte", "bits/byte", exact, "at the best validation loss");
+  const estimates = "\u2248 estimate over a part of the split (trainer.val_tokens)";
+  const judged = figure(report.judged_metric, resultName, exact, `${resultUnit}, every token of the split scored once; ${estimates}`);
+  // The best and the final validation loss are shown where they differ from the one at the shared step.
+  const differs = (name) => runs.some((run) => run.figures[name] !== run.figures.val_loss);
+  const other = (name, title) => figure(name, title, exact, `nats per token; ${estimates}`);
   return [
     { title: "run", of: (run) => run.label, isText: true },
-    ...(report.by_bits ? bits : loss),
+    ...judged,
     ...keys.map((key) => ({
       title: report.keys[key], help: key, of: (run) => run.settings[key], format: (value) => shortened(formatValue(value), 28),
       full: formatValue, isText: runs.some((run) => !isNumber(run.settings[key]) && run.settings[key] !== null),
     })),
-    ...(report.by_bits ? [] : bits),
-    ...(!report.by_bits && runs.some((run) => run.figures.final_val_loss !== run.figures.best_val_loss) ? figure("final_val_loss", "final val loss", exact, "nats per token") : []),
+    ...(report.by_bits ? [] : figure(report.is_tested ? "test_bits_per_byte" : "bits_per_byte", "bits/byte", exact, "of the same loss")),
+    ...(report.by_bits ? [] : [
+      ...(report.is_tested ? other("val_loss", "val loss") : other("test_loss", "test loss")),
+      ...(differs("best_val_loss") ? other("best_val_loss", "best val loss") : []),
+      ...(differs("final_val_loss") ? other("final_val_loss", "final val loss") : []),
+    ]),
     ...figure("best_step", "best at step", whole),
     ...figure("parameters", "parameters", whole),
     ...figure("trained_parameters", "trained", whole, "parameters of low-rank adapters"),
@@ -59,14 +66,30 @@ function startResults() {
     runs.some((run) => run.estimated.length) ? "\u2248 estimate over a part of the validation split (trainer.val_tokens), like the validation curve before its last point." : "",
     "Click a heading to sort.",
   ].filter(Boolean).join(" ");
-  const counted = runs.length === 1 ? `One run: ${runs[0].label}` : `${runs.length} runs`;
-  byId("summary").textContent = isNumber(resultOf(runs[0]))
-    ? runs.length > 1 && !best ? `${counted}. None is the best: they are not comparable.` : `${counted}. ${runs.length > 1 ? `The best is ${runs[0].label} with` : "Its best result is"} ${exact(resultOf(runs[0]))} ${report.by_bits ? "bits per byte" : "nats per token"} on the validation text.`
-    : `${counted}, without a validation loss yet.`;
+  byId("summary").textContent = headline(best);
   byId("notes").hidden = !report.notes.length;
   byId("notes").append(...report.notes.map((note) => element("p", {}, note)));
   document.title = runs.length === 1 ? `nanolm report: ${runs[0].name}` : `nanolm report: ${runs.length} runs`;
   byId("made").textContent = `Made by ${report.made}, from the run directories. This file makes no network requests.`;
+}
+
+// The best row of seeds, as nanolm compare ranks rows; where no row has several seeds, the best run.
+function headline(best) {
+  const counted = runs.length === 1 ? `One run: ${runs[0].label}` : `${runs.length} runs`;
+  const text = `${resultUnit} on the ${report.is_tested ? "test" : "validation"} text (${resultName})`;
+  if (!isNumber(resultOf(runs[0]))) {
+    return `${counted}, ${runs.some((run) => isNumber(run.figures.best_val_loss)) ? "none of which is judged: they did not finish" : "without a validation loss yet"}.`;
+  }
+  if (runs.length === 1) return `${counted}. Its result is ${exact(resultOf(runs[0]))} ${text}.`;
+  const row = report.rows.find((each) => each.verdict === "best");
+  if (report.rows.some((each) => each.runs.length > 1) && row) {
+    const spread = isNumber(row.interval) ? ` ± ${exact(row.interval)}` : "";
+    const seeds = row.runs.length > 1 ? `, the mean of ${row.runs.length} runs` : "";
+    return report.rows.length === 1
+      ? `${counted}. Their mean is ${exact(row.mean)}${spread} ${text}.`
+      : `${counted}. The best setting is ${row.label} with ${exact(row.mean)}${spread} ${text}${seeds}.`;
+  }
+  return best ? `${counted}. The best is ${best.label} with ${exact(resultOf(best))} ${text}.` : `${counted}. None is the best: they are not comparable.`;
 }
 
 function cell(run, column) {
