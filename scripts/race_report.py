@@ -15,6 +15,7 @@ COLOURS = {
     NANOGPT: "#6b7680",
     "nanogpt_cpu": "#b07400",
     "shakespeare_cpu": "#0072b2",
+    "shakespeare_ngram": "#009e73",
     "shakespeare_sprint": "#d55e00",
 }
 

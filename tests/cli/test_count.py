@@ -140,7 +140,7 @@ def test_a_plugin_model_is_counted_by_building_it(
 ) -> None:
     (tmp_path / "my_counted_models.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
-    command = ["count", "plugins=[my_counted_models]", "--vocab-size", "10"]
+    command = ["count", "optimizer=adamw", "plugins=[my_counted_models]", "--vocab-size", "10"]
     assert cli.run([*command, "model=mine", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(part["part"], part["amount"]) for part in found["parameters"]["parts"]] == [("inner", 40), ("outer", 50)]

@@ -47,7 +47,7 @@ def test_foreign_files_are_not_overwritten(nanolm: Nanolm, small_text: Path) -> 
     (here / "R" / "config.yaml").unlink()
     for words, said in (
         (("seed=3", "resume=auto"), "seed: "),
-        (("optimizer=sgd", "resume=auto"), "optimizer.name: adamw -> sgd"),
+        (("optimizer=sgd", "resume=auto"), "optimizer.name: muon -> sgd"),
         (("seed=2",), "the directory already contains a run, whose config.yaml is missing"),
     ):
         done = nanolm(*line, "hydra.run.dir=R", "trainer.max_steps=6", *words)

@@ -13,7 +13,7 @@ def test_help_lists_options_and_settings() -> None:
     text = train_help()
     for part in (
         "  optimizer:  adafactor, adam, adamw, lion, muon, schedule_free, sgd\n",
-        "optimizer=adamw: AdamW (Loshchilov and Hutter 2019)",
+        "optimizer=muon: Muon for hidden matrices (Jordan et al. 2024)",
         "  trainer.max_steps=1000            Number of training steps. null: another budget",
         "  seed=1337 ",
     ):

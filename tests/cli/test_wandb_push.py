@@ -82,7 +82,7 @@ def test_offline_push_has_every_row_and_the_summary(run: RunDirectory, nanolm: N
     assert by_step(wandb_files.history(folder)) == expected(run)
     header, summary = wandb_files.header(folder), wandb_files.summary(folder)
     assert (header.project, header.run_group, header.display_name) == ("mine", "few", "run")
-    assert wandb_files.config(folder)["optimizer.lr"] == 2e-3
+    assert wandb_files.config(folder)["optimizer.lr"] == 1e-2
     assert (summary["status"], summary["best_val_loss"]) == ("completed", run.read_summary().best_val_loss)
     assert wandb_files.exit_codes(folder) == [0]
     assert (folder / "files" / "samples.jsonl").read_text() == run.samples.read_text()

@@ -33,12 +33,12 @@ def test_config_survives_saving_and_loading(overrides: list[str], tmp_path: Path
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        ("lr: 0.002", "lr: ${oc.env:HOME}", "interpolation"),
-        ("lr: 0.002", "lr: fast", r"does not fit: optimizer\.lr is 'fast', and must be a number"),
+        ("lr: 0.01", "lr: ${oc.env:HOME}", "interpolation"),
+        ("lr: 0.01", "lr: fast", r"does not fit: optimizer\.lr is 'fast', and must be a number"),
         ("max_steps: 1000", "max_steps: 1e3", r"trainer\.max_steps is 1000\.0, and must be a whole number"),
-        ("lr: 0.002", "lr: 0.002\n  _target_: os.system", "does not fit: there is no setting 'optimizer._target_'"),
+        ("lr: 0.01", "lr: 0.01\n  _target_: os.system", "does not fit: there is no setting 'optimizer._target_'"),
         ("\nseed: 1337", "\nsead: 1337", "missing or unknown key"),
-        ("name: adamw", "name: lion9", "not registered"),
+        ("name: muon", "name: lion9", "not registered"),
         (
             "model:",
             "model: [",

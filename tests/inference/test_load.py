@@ -49,6 +49,6 @@ def test_unknown_plugin_suggests_the_option(trained: Path, tmp_path: Path) -> No
     for name in ("config.yaml", "tokenizer.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     config = tmp_path / "config.yaml"
-    config.write_text(config.read_text().replace("name: adamw", "name: mine"))
+    config.write_text(config.read_text().replace("name: muon", "name: mine"))
     with pytest.raises(NanolmError, match=r"optimizer 'mine', which is not registered[\s\S]*--plugins my_module"):
         load_run(str(tmp_path))

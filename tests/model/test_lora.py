@@ -125,7 +125,7 @@ def test_adapter_dropout_is_of_its_input_only() -> None:
 
 @pytest.mark.parametrize("line", QUICK)
 def test_count_of_adapters_is_that_of_the_built_model(line: tuple[str, ...]) -> None:
-    config = make_config(*ADAPTED, *line)
+    config = make_config(*ADAPTED, "optimizer=adamw", *line)
     model = build(config, V)
     parts = count.parameters(config, V)
     n_trained = sum(parameter.numel() for parameter in adapters(model).values())

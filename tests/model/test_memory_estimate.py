@@ -109,7 +109,7 @@ def test_activation_memory_depends_on_micro_batch_and_format() -> None:
 
 def test_peak_memory_depends_on_micro_batches() -> None:
     def found(*overrides: str) -> int:
-        return memory_estimate.peak_memory(make_config("model=gpt2", *overrides), 10**6, 65)
+        return memory_estimate.peak_memory(make_config("model=gpt2", "optimizer=adamw", *overrides), 10**6, 65)
 
     activations = memory_estimate.activation_memory(make_config("model=gpt2"), 65).amount
     assert found() == 12 * 10**6 + activations, "weights, two moments and activations; gradients are allocated later"

@@ -214,7 +214,7 @@ GOLDEN = {
     "override", [*(f"model={model}" for model in MODELS), *(f"experiment={rung}" for rung in RUNGS)]
 )
 def test_losses_of_the_first_steps_are_golden(override: str) -> None:
-    config = make_config(override)
+    config = make_config("optimizer=adamw", override)
     built = build(config, 65)
     optimizer = optimizers.build(config.optimizer, built)
     T = min(64, config.size.context_length)

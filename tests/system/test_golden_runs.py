@@ -43,22 +43,23 @@ SHORT = (
     "trainer.sample_tokens=0",
 )
 TINY = (*SHORT, "size=tiny", "size.n_layers=2")
+ADAMW = (*TINY, "optimizer=adamw")
 
 # Command lines of each golden run, executed in order; the weights of the last one are compared.
 RUNS: dict[str, list[tuple[str, ...]]] = {
-    "bigram": [(*TINY, "model=bigram", "hydra.run.dir=run")],
-    "gpt2_with_dropout": [(*TINY, "model=gpt2", "model.dropout=0.1", "hydra.run.dir=run")],
+    "bigram": [(*ADAMW, "model=bigram", "hydra.run.dir=run")],
+    "gpt2_with_dropout": [(*ADAMW, "model=gpt2", "model.dropout=0.1", "hydra.run.dir=run")],
     "gpt_with_muon": [(*TINY, "model=gpt", "optimizer=muon", "hydra.run.dir=run")],
     "ladder_layer_norm": [("experiment=ladder/layer_norm", *SHORT, "hydra.run.dir=run")],
-    "mask_pattern": [(*TINY, "mask.pattern=SL", "hydra.run.dir=run")],
+    "mask_pattern": [(*ADAMW, "mask.pattern=SL", "hydra.run.dir=run")],
     "tutorial_words": [
         ("experiment=tutorial/words", *SHORT, "size.n_layers=2", "scheduler.update_every=2", "hydra.run.dir=run")
     ],
-    "ngram": [(*TINY, "model=ngram", "hydra.run.dir=run")],
+    "ngram": [(*ADAMW, "model=ngram", "hydra.run.dir=run")],
     "fork_of_resumed_run": [
-        (*TINY, "trainer.max_steps=6", "hydra.run.dir=run"),
+        (*ADAMW, "trainer.max_steps=6", "hydra.run.dir=run"),
         ("resume=run", "trainer.max_steps=12"),
-        (*TINY, "resume=run", "fork=true", "optimizer.lr=5e-4", "trainer.max_steps=18", "hydra.run.dir=fork"),
+        (*ADAMW, "resume=run", "fork=true", "optimizer.lr=5e-4", "trainer.max_steps=18", "hydra.run.dir=fork"),
     ],
 }
 # Run directories, in the order of their creation.

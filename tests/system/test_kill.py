@@ -121,7 +121,8 @@ def test_a_full_disk_is_reported_and_keeps_checkpoints(nanolm: Nanolm, small_tex
 
 
 def test_a_full_file_system_keeps_valid_checkpoints(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
-    line = (*SMALL, "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=40", "trainer.save_every=10")
+    line = (*SMALL, "optimizer=adamw", "dataset=text", f"dataset.path={small_text}", "trainer.max_steps=40")
+    line += ("trainer.save_every=10",)
     small = tmp_path / "small"
     small.mkdir()
     # Room for a few checkpoints, but not for one more while it is written.

@@ -63,8 +63,8 @@ def test_fork_records_its_parent_and_can_be_resumed(small_text: Path, tmp_path: 
 
 
 def test_fork_uses_its_own_settings(small_text: Path, tmp_path: Path) -> None:
-    parent = parent_of(tmp_path, small_text)
-    line = ("optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
+    parent = parent_of(tmp_path, small_text, "optimizer=adamw")
+    line = ("optimizer=adamw", "optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
     fork = forked(parent, 10, small_text, *line)
     assert {row["lr"] for row in untimed_rows(fork) if row["split"] == "train"} == {1e-4}
     groups = final_state(fork)[1]["optimizer"]["param_groups"]
@@ -103,7 +103,7 @@ def test_fork_with_another_shape_is_refused(small_text: Path, tmp_path: Path) ->
 
 
 def test_fork_by_the_command_line(nanolm: Nanolm, small_text: Path) -> None:
-    first = ("train", "model=bigram", "logger=none", "dataset=text", f"dataset.path={small_text}")
+    first = ("train", "model=bigram", "optimizer=adamw", "logger=none", "dataset=text", f"dataset.path={small_text}")
     steps = ("trainer.max_steps=20", "trainer.save_every=10", "trainer.sample_tokens=0")
     assert nanolm(*first, *steps, "hydra.run.dir=outputs/a").returncode == 0
     refused = nanolm("train", "resume=outputs/a", "optimizer.lr=0.01", "trainer.max_steps=30")

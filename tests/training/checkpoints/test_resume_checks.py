@@ -243,7 +243,7 @@ def test_without_config_only_the_same_settings_resume(runs: Path, tmp_path: Path
     before = content_of(run)
     for overrides, said in (
         (("optimizer.lr=0.5", "seed=3"), r"optimizer\.lr: \S+ -> 0\.5; seed: 1337 -> 3"),
-        (("optimizer=sgd",), r"optimizer\.name: adamw -> sgd"),
+        (("optimizer=sgd",), r"optimizer\.name: muon -> sgd"),
         (("trainer.batch_size=8",), r"trainer\.batch_size: 4 -> 8"),
     ):
         with pytest.raises(RunError, match=rf"trained with other settings: {said}[\s\S]*from a copy of the run"):

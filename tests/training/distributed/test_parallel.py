@@ -48,6 +48,7 @@ N = 2
 STEPS = 50
 COMMON = (
     *SMALL,
+    "optimizer=adamw",
     "dataset=text",
     "trainer.log_every=1",
     "trainer.eval_every=20",
