@@ -31,6 +31,7 @@ def supports(model: nn.Module) -> bool:
         not isinstance(model, Transformer)
         or model.is_uniform
         or model.has_sublayer_convolution
+        or model.ngram_mix is not None
         or not len(model.blocks)
     ):
         return False

@@ -10,7 +10,6 @@ from torch import nn
 
 from nanolm.inference import decoder
 from nanolm.inference.windows import window_start
-from nanolm.model.ngram_mix import NgramMix
 from nanolm.model.sampling import next_logits_fn
 from nanolm.model.transformer import Transformer
 
@@ -68,30 +67,6 @@ class UncachedLogits:
         pass
 
 
-class MixedLogits:
-    """The logits of another source, and those of counted n-grams (model.ngram_mix)."""
-
-    def __init__(
-        self, source: LogitsSource, mix: NgramMix, context_length: int, stride: int, device: torch.device
-    ) -> None:
-        self._source, self._mix = source, mix
-        self._context_length, self._stride = context_length, stride
-        self._device = device
-
-    def next_logits(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        logits_BxV = self._source.next_logits(texts)
-        n_read = max(1, self._mix.order - 1)
-        ends = [text[window_start(len(text), self._context_length, self._stride) :][-n_read:] for text in texts]
-        for length in {len(end) for end in ends}:
-            rows = [row for row, end in enumerate(ends) if len(end) == length]
-            tokens_BxL = torch.tensor([list(ends[row]) for row in rows], device=self._device)
-            logits_BxV[rows] = self._mix(logits_BxV[rows][:, None], tokens_BxL)[:, 0]
-        return logits_BxV
-
-    def keep(self, rows: Sequence[int]) -> None:
-        self._source.keep(rows)
-
-
 def logits_source(
     model: nn.Module,
     n_texts: int,
@@ -106,7 +81,5 @@ def logits_source(
     if not use_cache or not hasattr(model, "make_cache"):
         return UncachedLogits(model, context_length, stride, device)
     if isinstance(model, Transformer) and decoder.supports(model):
-        decoded = decoder.DecodedLogits(model, context_length, stride, max_new_tokens)
-        mix = model.ngram_mix
-        return decoded if mix is None else MixedLogits(decoded, mix, context_length, stride, device)
+        return decoder.DecodedLogits(model, context_length, stride, max_new_tokens)
     return CachedLogits(model, n_texts, context_length, stride, device)

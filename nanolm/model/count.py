@@ -73,7 +73,7 @@ def parameters(config: Config, vocab_size: int) -> list[Part]:
         once = C * ((settings.embedding_convolution or 1) - 1)
         parts.append(evaluate_part("convolutions", sizes, per_layer, once=once))
     if settings.ngram_mix.order is not None:
-        parts.append(evaluate_part("n-gram weights", sizes, once=settings.ngram_mix.order * ONE))
+        parts.append(evaluate_part("n-gram weights", sizes, once=settings.ngram_mix.order * (C + ONE)))
     return [*parts, evaluate_part(ADAPTERS, sizes, adapter_weights(config))] if settings.has_adapters else parts
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo
+from torch.nn import functional as F
 
 from nanolm.config.model import NgramConfig, NgramMixConfig
 from nanolm.data.tokens.stream import Tokens
@@ -20,42 +21,48 @@ TABLES = ("ngram_mix.ngram.keys", "ngram_mix.ngram.counts")
 class NgramMix(nn.Module):
     """Adds sum_k w_k log p_k to logits, where p_k is the interpolated n-gram distribution of length k.
 
-    The weights w are trained with the model; at the start that of the longest n-grams is 1 and the others are 0, so
-    that a transformer whose head is zero starts as the n-gram model and learns what the counts do not tell.
+    The weights are w = b + G x, where x is the residual stream that the head reads, and b and G are trained with the
+    model. At the start, the weight of the longest n-grams is 1 and all others are 0, so that a transformer whose head
+    is zero starts as the n-gram model, and learns where to trust the counts and what they do not tell.
 
     In training, the occurrence that is predicted is left out of the counts. With it, every target would have been seen
     after its context, and the model would learn to trust the counts more than new text deserves.
     """
 
-    def __init__(self, config: NgramMixConfig, vocab_size: int) -> None:
+    def __init__(self, config: NgramMixConfig, vocab_size: int, width: int) -> None:
         super().__init__()
         assert config.order is not None
         self.order = config.order
         self.ngram = LeaveOneOutNgram(vocab_size, NgramConfig(order=config.order))
-        self.weights_K = nn.Parameter(torch.zeros(config.order))
-        if not self.weights_K.is_meta:
-            nn.init.ones_(self.weights_K.data[-1:])
+        self.bias_K = nn.Parameter(torch.zeros(config.order))
+        self.gate_KxC = nn.Parameter(torch.zeros(config.order, width))
+        if not self.bias_K.is_meta:
+            nn.init.ones_(self.bias_K.data[-1:])
 
     def count(self, tokens: Tokens) -> int:
         """Count the n-grams of the training tokens, and return the number of distinct ones."""
         return self.ngram.fit(tokens)
 
     def forward(
-        self, logits_BxTxV: torch.Tensor, tokens_BxS: torch.Tensor, targets_BxT: torch.Tensor | None = None
+        self,
+        logits_BxTxV: torch.Tensor,
+        x_BxTxC: torch.Tensor,
+        tokens_BxS: torch.Tensor,
+        targets_BxT: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the mixed logits_BxTxV in fp32.
 
         Args:
+            x_BxTxC: the normalized residual stream that the logits were computed from.
             tokens_BxS: the inputs of the T positions, and those before them that the n-grams of the first may need.
             targets_BxT: in training, the targets whose occurrences are left out of the counts; negative ones are not
                 scored. None: all counts are used.
         """
         n_positions = logits_BxTxV.size(1)
-        log_probabilities = self._log_probabilities(tokens_BxS, targets_BxT)
-        # One matrix product over the orders, in fp32 also under autocast.
+        log_probabilities_KxBxTxV = self._log_probabilities(tokens_BxS, targets_BxT)[:, :, -n_positions:]
         with torch.autocast(logits_BxTxV.device.type, enabled=False):
-            weighted_BxSxV = (log_probabilities * self.weights_K[:, None, None, None]).sum(0)
-        return logits_BxTxV.float() + weighted_BxSxV[:, -n_positions:]
+            weights_BxTxK = F.linear(x_BxTxC.float(), self.gate_KxC.float(), self.bias_K.float())
+            return logits_BxTxV.float() + torch.einsum("btk,kbtv->btv", weights_BxTxK, log_probabilities_KxBxTxV)
 
     # torch.compiler.disable would import the compiler with this module, which takes seconds.
     @_disable_dynamo

@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         has_separate_bias = settings.tie_embeddings and settings.head_bias
         self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if has_separate_bias else None
         self.logit_softcap = settings.logit_softcap
-        self.ngram_mix = NgramMix(settings.ngram_mix, vocab_size) if settings.has_ngram_mix else None
+        self.ngram_mix = NgramMix(settings.ngram_mix, vocab_size, width) if settings.has_ngram_mix else None
         # Initializing meta tensors has no effect, and torch takes milliseconds for each.
         if not self.token_embedding.weight.is_meta:
             INITIALIZATIONS[settings.initialization](self)
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         logits_BxTxV = self.unembed(x_BxTxC)
         if self.ngram_mix is not None:
             left_out = targets_BxT if self.training else None
-            logits_BxTxV = self.ngram_mix(logits_BxTxV, context_BxS, left_out)
+            logits_BxTxV = self.ngram_mix(logits_BxTxV, self.final_norm(x_BxTxC), context_BxS, left_out)
         if targets_BxT is None or reduction is None:
             return logits_BxTxV
         return next_token_loss(logits_BxTxV, targets_BxT, reduction)

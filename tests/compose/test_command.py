@@ -218,7 +218,8 @@ def test_last_choice_of_a_group_applies() -> None:
 
 
 def test_hint_names_options_with_the_setting() -> None:
-    text = problems("model=bigram", "model.dropout=0.1", "optimizer=adamw", "optimizer.momentum=1", "dataset=txt", "dataset.path=a")
+    optimizer = ("optimizer=adamw", "optimizer.momentum=1")
+    text = problems("model=bigram", "model.dropout=0.1", *optimizer, "dataset=txt", "dataset.path=a")
     assert "it is a setting of bare, gpt, gpt2, gpt3, llama, mlp, nanogpt, rnn\n" in text
     assert "it is a setting of muon, sgd" in text
     assert "no dataset is called 'txt'" in text

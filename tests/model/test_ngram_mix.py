@@ -111,9 +111,11 @@ def test_mixed_logits_are_the_sum_of_both() -> None:
     model = mixed(3)
     assert model.ngram_mix is not None
     row = torch.from_numpy(TEXT[None, :12].copy())
-    expected = model.unembed(model.to_residual(row))
-    for weight, distribution in zip(model.ngram_mix.weights_K, model.ngram_mix.ngram.distributions(row), strict=True):
-        expected = expected + weight * distribution.log()
+    x_1xTxC = model.to_residual(row)
+    expected = model.unembed(x_1xTxC)
+    weights_KxT = model.ngram_mix.bias_K[:, None] + model.ngram_mix.gate_KxC @ model.final_norm(x_1xTxC)[0].T
+    for weight_T, distribution in zip(weights_KxT, model.ngram_mix.ngram.distributions(row), strict=True):
+        expected = expected + weight_T[:, None] * distribution.log()
     assert_close(model(row), expected)
 
 

@@ -19,7 +19,7 @@ from nanolm.sweeps.planning import Job, plan
 from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config, mostly_slow
 
 # As docs/sweeps.md has them.
-N_JOBS = {"ablation": 18, "ladder": 17, "lr": 7, "masks": 7, "race": 7, "scaling": 20, "seeds": 5, "tokenizers": 7}
+N_JOBS = {"ablation": 18, "ladder": 17, "lr": 7, "masks": 7, "race": 8, "scaling": 20, "seeds": 5, "tokenizers": 7}
 
 
 def hydra_of(sweep: str) -> Any:

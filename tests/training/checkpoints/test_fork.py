@@ -64,8 +64,8 @@ def test_fork_records_its_parent_and_can_be_resumed(small_text: Path, tmp_path: 
 
 def test_fork_uses_its_own_settings(small_text: Path, tmp_path: Path) -> None:
     parent = parent_of(tmp_path, small_text, "optimizer=adamw")
-    line = ("optimizer=adamw", "optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
-    fork = forked(parent, 10, small_text, *line)
+    line = ("optimizer.lr=1e-4", "optimizer.weight_decay=0.3", "optimizer.beta2=0.9", "scheduler=constant", "seed=7")
+    fork = forked(parent, 10, small_text, "optimizer=adamw", *line)
     assert {row["lr"] for row in untimed_rows(fork) if row["split"] == "train"} == {1e-4}
     groups = final_state(fork)[1]["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.3, 0.0}

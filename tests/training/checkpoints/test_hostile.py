@@ -42,8 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = folder / "text.txt"
     text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(100)))
     (folder / "run").mkdir()
-    steps = (f"trainer.max_steps={STEP}", f"trainer.eval_every={STEP}", "trainer.ema_decay=0.9")
-    train(make_config(*SMALL, "optimizer=adamw", "dataset=text", f"dataset.path={text}", *steps), RunDirectory(folder / "run"))
+    steps = ("optimizer=adamw", f"trainer.max_steps={STEP}", f"trainer.eval_every={STEP}", "trainer.ema_decay=0.9")
+    train(make_config(*SMALL, "dataset=text", f"dataset.path={text}", *steps), RunDirectory(folder / "run"))
     return folder / "run"
 
 

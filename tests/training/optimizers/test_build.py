@@ -109,7 +109,7 @@ def test_adamw_step_matches_formula() -> None:
     """One step of Loshchilov and Hutter's algorithm 2, by hand."""
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)
-    config = make_config("optimizer=adamw", "optimizer.lr=0.1", "optimizer.weight_decay=0.5", "optimizer.eps=1e-8").optimizer
+    config = make_optimizer_config("adamw", "lr=0.1", "weight_decay=0.5", "eps=1e-8")
     optimizer = optimizers.build(config, layer)
     layer(torch.ones(1, 1)).sum().backward()
     optimizer.step()
