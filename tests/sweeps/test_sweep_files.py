@@ -72,7 +72,9 @@ def test_sweep_ladder_has_every_rung_for_a_cpu() -> None:
     for rung in rungs:
         assert settings(found[rung]) == settings(make_config(f"experiment=ladder/{rung}"))
     assert found["counted_five"].model.order == 5
-    assert len({(config.trainer.max_steps, config.dataset.name) for config in found.values()}) == 1
+    # A GPT on counted n-grams has the size and the budget of a short run of model=gpt.
+    small = {name: config for name, config in found.items() if name != "ngram_gpt"}
+    assert len({(config.trainer.max_steps, config.dataset.name) for config in small.values()}) == 1
 
 
 def test_sweep_masks_has_only_causal_masks() -> None:
