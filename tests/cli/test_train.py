@@ -112,7 +112,7 @@ def test_train_evaluate_generate_and_resume(nanolm: Nanolm, small_text: Path) ->
     assert RunDirectory(path).read_summary().step == 30
     done = nanolm("train", f"resume={run}", "optimizer.lr=0.5")
     assert done.returncode == 2
-    assert "the run was trained with optimizer.lr=0.002, and the command line sets 0.5" in done.stderr
+    assert "the run was trained with optimizer.lr=0.01, and the command line sets 0.5" in done.stderr
 
     done = nanolm("train", *overrides[:-2], "trainer.max_steps=30", "trainer.eval_every=10", "resume=auto")
     assert len(list((nanolm.folder / "outputs").iterdir())) == 2, "a completed run is not resumed"

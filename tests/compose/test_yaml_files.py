@@ -102,7 +102,7 @@ def test_all_mistakes_in_a_file_have_their_lines(tmp_path: Path) -> None:
         4: "optimizer is 3, and must be settings, as key: value",
         5: "size is null, and must be settings, as key: value",
         6: "tokenizer is [1], and must be settings, as key: value",
-        7: "trainer.max_steps is 1000.0, and must be a whole number",
+        7: "trainer.max_steps is 1000.0, and must be a whole number or null",
         8: "dataset.val_path is [1], and must be a string or null",
     }.items():
         assert f"{found}\n  where: {path}:{line}\n" in f"{caught.value}\n"

@@ -66,7 +66,7 @@ def _check_names(config: Config) -> Iterator[NanolmError]:
     for group, registry in GROUPS.items():
         node = getattr(config, group)
         schema = registry.schemas.get(node.name)
-        if schema is not None and not isinstance(node, schema):
+        if schema is not None and type(node) is not schema:
             missing = [field.name for field in dataclasses.fields(schema) if not hasattr(node, field.name)]
             yield SettingsError(
                 f"{group}.name is {node.name}, but the settings are not those of {node.name}"

@@ -286,6 +286,7 @@ def test_only_rank_0_samples_a_replicated_model(monkeypatch: pytest.MonkeyPatch)
         session.setup.config, session.setup.ranks = config, Ranks(rank, 2)
         session.setup.state.is_sharded, session.setup.state.averages, session.setup.state.plateau = is_sharded, None, {}
         session.setup.state.best_val_loss, session.setup.state.step = 2.0, 1
+        session.setup.state.loss_to_beat = 2.0
         session.setup.state.val_loss = session.setup.streams["val"].bits_per_byte.return_value = 1.0
         evaluation.evaluate(session, 0.0)
     assert wrote == [0, 0, 1]
