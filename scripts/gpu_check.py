@@ -90,10 +90,11 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     from nanolm.model import backend_choice, count, memory_estimate
     from nanolm.model.build import build, count_parameters
     from nanolm.training import meters
+    from nanolm.training.compilation import compile_loss
     from nanolm.training.determinism import set_determinism
     from nanolm.training.optimizers import build as optimizers
     from nanolm.training.precision import NumberFormat, choose_device
-    from nanolm.training.step import MicroBatch, update
+    from nanolm.training.step import MicroBatch, loss_function, update
 
     config = compose_command(row.all_overrides).config
     raise_all(check(config))
@@ -103,7 +104,9 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     backend_choice.require_device(settings.attention_backend, device)
     number_format = NumberFormat(settings.precision, device)
     model = build(config, vocab_size).to(device)
-    forward = torch.compile(model) if settings.compile else model
+    loss_fn = loss_function(model)
+    if row.compile:
+        loss_fn = compile_loss(loss_fn)
     optimizer = optimizers.build(config.optimizer, model)
     meters.reset_peak_memory(device)
     shape = (settings.batch_size, config.size.context_length + 1)
@@ -114,9 +117,8 @@ def measure(row: Row, seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     while steps <= WARMUP_STEPS or time.perf_counter() - start < seconds:
         if steps == WARMUP_STEPS:
             start = time.perf_counter()
-        result = update(
-            forward, optimizer, [MicroBatch(tokens[:, :-1], tokens[:, 1:])], number_format, settings.clip_norm
-        )
+        batch = [MicroBatch(tokens[:, :-1], tokens[:, 1:])]
+        result = update(model, optimizer, batch, number_format, settings.clip_norm, loss_fn=loss_fn)
         losses.append(result.loss)  # waits for the device, so that the time is that of the step
         steps += 1
     speed = (steps - WARMUP_STEPS) * settings.batch_size * config.size.context_length / (time.perf_counter() - start)
