@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 # The extra of nanolm that installs a plugin of Hydra.
 EXTRAS = {
-    ("hydra/launcher", "joblib"): "joblib",
     ("hydra/launcher", "ray"): "ray",
     ("hydra/launcher", "submitit_local"): "submitit",
     ("hydra/launcher", "submitit_slurm"): "submitit",

@@ -29,6 +29,9 @@ SUPPORTED = {
     "hydra.sweeper.*": True,
 }
 
+# Options of former versions, with what to write instead.
+REPLACED = {"hydra/launcher=joblib": "hydra/launcher=local, which has n_jobs as well, and needs no extra"}
+
 # Settings that name a directory, with an example.
 DIRECTORIES = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep"}
 
@@ -95,6 +98,8 @@ def check_hydra_override(override: Override, multirun: bool) -> SettingsError | 
     key, text = override.key_or_group, _typed(override)
     if not (is_of_hydra(override) or key in ("sweep", *SWEEP_OPTIONS)):
         return None
+    if text in REPLACED:
+        return SettingsError(f"{text} was replaced", where=text, hint=REPLACED[text])
     modes = {name: mode for name, mode in SUPPORTED.items() if fnmatch.fnmatchcase(key, name)}
     if is_of_hydra(override) and not modes:
         supported = {name.rstrip("./*") for name in SUPPORTED}

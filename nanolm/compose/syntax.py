@@ -70,6 +70,9 @@ def _rewrite(text: str, multirun: bool) -> str:
     name = key.lstrip("+")
     if name == "plugins" and re.fullmatch(r"\w+(\.\w+)*", value) and value.lower() != "null":
         return f"{key}=[{value}]"
+    if name == "hydra.launcher.gpus" and re.fullmatch(r"\d+(,\d+)+", value):
+        # Numbers with commas are one value, and not several of a sweep.
+        return f"{key}={quoted(value)}"
     if name == "hydra.searchpath":
         return f"{key}={_search_path(value)}"
     if not value or (name not in _DIRECTORIES and name not in (fields := path_fields())):

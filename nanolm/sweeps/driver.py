@@ -20,9 +20,9 @@ from nanolm.errors import NanolmError, SettingsError, is_disk_failure, write_fai
 from nanolm.files import write_text
 from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
-from nanolm.sweeps import launchers
-from nanolm.sweeps.handover import PlannedJobLoader, job_overrides
+from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob, PlannedJobLoader, job_overrides
 from nanolm.sweeps.job import SweepJob
+from nanolm.sweeps.launchers import concurrency
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.states import Report, State, read_job
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 # Seconds between two checks of jobs that run in other processes.
 POLL_INTERVAL = 1.0
-# How often a job is started whose process ends without a result.
-MAX_ATTEMPTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +90,9 @@ class SweepResult:
         return 128 + self.signal if self.signal else int(bool(self.errors))
 
 
-def check_hours(request: SweepRequest) -> Iterator[NanolmError]:
-    """Refuse a time for a sweep that is over before it starts."""
+def check_request(request: SweepRequest) -> Iterator[NanolmError]:
+    """Refuse a launcher that cannot start the jobs, and a time for a sweep that is over before it starts."""
+    yield from concurrency.check(request.config)
     hours = request.max_hours
     if hours is not None and not 0 < hours < math.inf:
         yield SettingsError(
@@ -129,11 +128,11 @@ class Driver:
             start_time=clock(),
             deadline=None if hours is None else clock() + 3600 * hours,
             stop_file=self._stop_file,
-            threads=launchers.threads_per_job(config, n_jobs),
+            threads=concurrency.threads_per_job(config, n_jobs),
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
         )
-        self._is_in_process = launchers.is_in_process(config)
-        self._batch_size = launchers.batch_size(config)
+        self._is_in_process = concurrency.is_in_process(config)
+        self._batch_size = concurrency.batch_size(config)
         self._n_launched = 0
         self._progress = Progress(n_jobs)
         self.waits = Waits(request.directory, self._progress.show)
@@ -152,6 +151,8 @@ class Driver:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if close := getattr(self.__dict__.get("_launcher"), "close", None):
+            close()
         signals.restore(self._previous_handlers)
         self._progress.stop()
         self._remove_stop_file()
@@ -230,7 +231,9 @@ class Driver:
             problem = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
         self._n_launched += len(batch)
         for job, report in zip(batch, reports, strict=True):
-            if not isinstance(report, Report):
+            if isinstance(report, LostJob):
+                self._count_attempt(job, report.problem, report.n_attempts)
+            elif not isinstance(report, Report):
                 self._count_attempt(job, problem)
             elif report.state is State.failed:
                 self._failures[job.key] = report.error
@@ -242,8 +245,8 @@ class Driver:
         if self.job.fail_fast and any(job.key in self._failures for job in batch):
             write_stop_file(self._stop_file, START_NO_JOB)
 
-    def _count_attempt(self, job: Job, problem: str) -> None:
-        self._attempts[job.key] += 1
+    def _count_attempt(self, job: Job, problem: str, n_attempts: int = 1) -> None:
+        self._attempts[job.key] += n_attempts
         if self._attempts[job.key] < MAX_ATTEMPTS or read_job(job).state in (State.running, *self.job.final_states):
             return
         text = f"its process ended without a result, {MAX_ATTEMPTS} times" + (f": {problem}" if problem else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,24 @@ from nanolm.json_text import dump_json, parse_json
 if TYPE_CHECKING:
     from nanolm.sweeps.planning import Job
 
+# How often a job is started whose process ends without a result.
+MAX_ATTEMPTS = 3
+
 # Hydra's launchers omit overrides that begin with "hydra." from their logs.
 PLANNED = "hydra.planned="
+
+
+@dataclasses.dataclass(frozen=True)
+class LostJob:
+    """Returned by a launcher instead of a job's result, if the processes of the job ended without one.
+
+    Attributes:
+        problem: how the last of them ended.
+        n_attempts: the number of processes.
+    """
+
+    problem: str
+    n_attempts: int
 
 
 def job_overrides(job: Job) -> list[str]:
@@ -30,6 +48,12 @@ def job_overrides(job: Job) -> list[str]:
         "settings": save_yaml(job.config),
     }
     return [PLANNED + dump_json(planned)]
+
+
+def folder_of(overrides: Sequence[str]) -> str:
+    """Return the name of the folder of a job, from the overrides that `job_overrides` made."""
+    (override,) = overrides
+    return str(parse_json(override.removeprefix(PLANNED))["folder"])
 
 
 class PlannedJobLoader(CheckedConfigLoader):

@@ -147,7 +147,7 @@ def test_key_can_be_added_to_a_list_element() -> None:
         ("sweep=lr,seeds", "sweep=lr,seeds names several sweeps"),
         ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values, but a sweep has only one"),
         ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values, but a sweep has only one"),
-        ("hydra/launcher=basic,joblib", "hydra/launcher=basic,joblib gives several values"),
+        ("hydra/launcher=basic,local", "hydra/launcher=basic,local gives several values"),
     ],
 )
 def test_sweep_wide_option_has_one_value(word: str, message: str) -> None:

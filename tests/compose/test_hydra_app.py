@@ -16,7 +16,7 @@ from tests.helpers import make_config
 
 LOADS = "{_target_: torch.load, f: evil.pkl, weights_only: false}"
 LOGGING = "{version: 1, root: {handlers: [x]}, handlers: {x: {'()': torch.load, f: evil.pkl, weights_only: false}}}"
-LAUNCHERS = "_target_: hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher\n"
+LAUNCHERS = "_target_: hydra_plugins.nanolm_launchers.LocalLauncher\n"
 EXPERIMENT = "# @package _global_\n"
 
 # Way in: files of the user's folder, words of the command line, and the setting that is named.
@@ -52,19 +52,19 @@ WAYS: dict[str, tuple[dict[str, str], list[str], str]] = {
     ),
     "launcher": ({"hydra/launcher/x": LOADS}, ["-m", "hydra/launcher=x"], "hydra.launcher._target_"),
     "launcher_setting": (
-        {"hydra/launcher/x": LAUNCHERS + f"mmap_mode: {LOADS}"},
+        {"hydra/launcher/x": LAUNCHERS + f"gpus: {LOADS}"},
         ["-m", "hydra/launcher=x"],
-        "hydra.launcher.mmap_mode._target_",
+        "hydra.launcher.gpus._target_",
     ),
     "launcher_resolver": (
-        {"hydra/launcher/x": LAUNCHERS + f'mmap_mode: ${{oc.create:"{LOADS}"}}'.replace("mode: $", "mode: '$") + "'"},
+        {"hydra/launcher/x": LAUNCHERS + f'gpus: ${{oc.create:"{LOADS}"}}'.replace("gpus: $", "gpus: '$") + "'"},
         ["-m", "hydra/launcher=x"],
-        "hydra.launcher.mmap_mode",
+        "hydra.launcher.gpus",
     ),
     "launcher_interpolation": (
-        {"hydra/launcher/x": LAUNCHERS + "mmap_mode: ${hydra:runtime}"},
+        {"hydra/launcher/x": LAUNCHERS + "gpus: ${hydra:runtime}"},
         ["-m", "hydra/launcher=x"],
-        "hydra.launcher.mmap_mode",
+        "hydra.launcher.gpus",
     ),
     "slurm_shell": (
         {"experiment/x": "defaults: [override /hydra/launcher: submitit_slurm]\nhydra: {launcher: {setup: [./x]}}"},
@@ -138,7 +138,7 @@ def test_the_file_comes_before_the_option_that_it_changes(folder: Path) -> None:
     assert caught.value.where == "mine/experiment/x.yaml"
     assert caught.value.hint == "hydra.launcher.additional_parameters=VALUE on the command line"
     with pytest.raises(SettingsError) as caught:
-        cli.run(["train", "-m", "hydra.launcher._target_=os.system", "hydra/launcher=joblib", "seed=1,2"])
+        cli.run(["train", "-m", "hydra.launcher._target_=os.system", "hydra/launcher=local", "seed=1,2"])
     assert caught.value.where == "hydra.launcher._target_=os.system"
 
 

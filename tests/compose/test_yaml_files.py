@@ -46,7 +46,7 @@ def test_a_file_cannot_choose_logging_of_hydra(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"hydra\.job_logging is not supported") as caught:
         compose_command(["experiment=mine"], str(tmp_path))
     assert caught.value.where == f"{path}:3"
-    written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/launcher: joblib\n")
+    written(tmp_path, "experiment", GLOBAL + "defaults:\n  - override /hydra/launcher: local\n")
     YamlFiles(parse(["experiment=mine"]), str(tmp_path))
 
 

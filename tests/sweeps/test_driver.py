@@ -50,7 +50,7 @@ def complete(job: Job) -> Report:
 def driver_of(
     jobs: Sequence[Job],
     run: Callable[[Job], Report | None],
-    launcher: str = "joblib",
+    launcher: str = "ray",
     clock: Callable[[], float] = time.time,
     **sweeper: Any,
 ) -> tuple[Driver, FakeLauncher]:
@@ -69,7 +69,7 @@ def driver_of(
 
 @pytest.mark.parametrize(
     ("launcher", "sweeper", "batches"),
-    [("joblib", {}, [3]), ("joblib", {"max_batch_size": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
+    [("ray", {}, [3]), ("ray", {"max_batch_size": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
 )
 def test_driver_passes_jobs_in_batches(
     launcher: str, sweeper: dict[str, int], batches: list[int], jobs: list[Job]

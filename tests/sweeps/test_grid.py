@@ -156,8 +156,8 @@ def test_sweep_file_defines_jobs_and_folder(
 
 
 def test_sweep_refuses_an_unknown_launcher(settings: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"no hydra/launcher is called 'joblb'[\s\S]*did you mean joblib"):
-        sweep(*settings, "seed=1,2", "hydra/launcher=joblb")
+    with pytest.raises(ValueError, match=r"no hydra/launcher is called 'locl'[\s\S]*did you mean local"):
+        sweep(*settings, "seed=1,2", "hydra/launcher=locl")
     with pytest.raises(ValueError, match="--cfg prints the settings of one run"):
         cli.run(["train", "-m", "--cfg", "job", *settings])
 

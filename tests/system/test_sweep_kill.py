@@ -1,6 +1,7 @@
 """Sweeps that are killed, interrupted or started twice give the same results as uninterrupted ones."""
 
 import json
+import os
 import random
 import signal
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nanolm.locks import holder_of
 from nanolm.runs.directory import RunDirectory
 from tests.helpers import (
     SMALL,
@@ -24,6 +26,7 @@ from tests.helpers import (
 OVERRIDES = (*SMALL, "dataset=text", "trainer.save_every=40", "trainer.eval_every=80", "trainer.log_every=10")
 # 12 jobs.
 JOBS = ("model=bigram,gpt2", "optimizer.lr=1e-3,3e-3", "seed=1,2,3")
+LOCAL = ("hydra/launcher=local", "hydra.launcher.n_jobs=2")
 
 
 def runs_in(folder: Path) -> dict[str, RunDirectory]:
@@ -47,7 +50,7 @@ def fingerprint(run: RunDirectory) -> tuple[Any, ...]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+@pytest.mark.parametrize("launcher", [(), LOCAL])
 def test_a_sweep_killed_three_times_gives_the_same_runs(
     launcher: tuple[str, ...], nanolm: Nanolm, small_text: Path
 ) -> None:
@@ -79,6 +82,41 @@ def test_a_sweep_killed_three_times_gives_the_same_runs(
     assert {name: fingerprint(resumed[name]) for name in completed_runs} == completed_runs
     for name in whole:
         assert is_completed(resumed[name])
+        assert untimed_rows(resumed[name]) == untimed_rows(whole[name])
+        assert is_same_state(final_state(resumed[name]), final_state(whole[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["workers", "driver"])
+def test_processes_of_the_local_launcher_are_killed(killed: str, nanolm: Nanolm, small_text: Path) -> None:
+    line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=600", "model=bigram,gpt2", "seed=1,2")
+    undisturbed = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=300)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    folder = nanolm.folder / "resumed"
+    overrides = (*line, "hydra.sweep.dir=resumed", *LOCAL)
+    process = nanolm.start("train", "-m", *overrides)
+    wait_until(lambda: count_started(folder) == 2, process)
+    holders = [holder for run in runs_in(folder).values() if (holder := holder_of(run.lock))]
+    assert len({holder.process for holder in holders}) == 2
+    for holder in holders:
+        os.kill(holder.process if killed == "workers" else process.pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    if killed == "workers":
+        assert err.count("was killed by SIGKILL") == 2
+    else:
+        assert process.returncode == -signal.SIGKILL
+        # The workers have ended, after a checkpoint.
+        saved = [run.read_summary() for run in runs_in(folder).values()]
+        assert [summary.status for summary in saved] == ["interrupted"] * 2
+        done = nanolm("train", "-m", *overrides, timeout=300)
+        process.returncode, out, err = done.returncode, done.stdout, done.stderr
+    assert process.returncode == 0, err
+    assert "4 jobs: 4 completed" in out
+    assert "Traceback" not in err
+    assert "Warning" not in err
+    whole, resumed = runs_in(nanolm.folder / "whole"), runs_in(folder)
+    assert whole.keys() == resumed.keys()
+    for name in whole:
         assert untimed_rows(resumed[name]) == untimed_rows(whole[name])
         assert is_same_state(final_state(resumed[name]), final_state(whole[name]))
 
@@ -127,7 +165,7 @@ def test_a_signal_saves_the_job_and_ends_the_sweep(
 @pytest.mark.slow
 def test_a_signal_to_the_driver_ends_jobs_of_other_processes(nanolm: Nanolm, small_text: Path) -> None:
     line = (*OVERRIDES, f"dataset.path={small_text}", "model=bigram", "seed=1,2,3", "trainer.max_steps=100000")
-    process = nanolm.start("train", "-m", *line, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = nanolm.start("train", "-m", *line, *LOCAL)
     folder = nanolm.folder / "outputs" / "sweep"
     wait_until(lambda: count_started(folder) == 2, process)
     process.send_signal(signal.SIGTERM)

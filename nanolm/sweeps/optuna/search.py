@@ -12,9 +12,9 @@ from nanolm.compose import compose_jobs, parse
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
-from nanolm.sweeps import launchers
 from nanolm.sweeps.combinations import Combination, display_value
 from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest, SweepResult
+from nanolm.sweeps.launchers import concurrency
 from nanolm.sweeps.optuna.checks import check_points, shared_settings
 from nanolm.sweeps.optuna.journal import JOURNAL
 from nanolm.sweeps.optuna.journal_entries import FOLDER
@@ -50,7 +50,7 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     # The command line takes precedence over the params of a file.
     params = [f"{key}={value}" for key, value in (settings.params or {}).items()]
     space, fixed = space_of(parse([*params, *request.overrides]))
-    raise_all(check_settings(settings, space))
+    raise_all([*concurrency.check(request.config), *check_settings(settings, space)])
     config = check_points(settings, space, fixed, request.config_sources)
     directory = request.directory
     name = study_name(settings, space, shared_settings(config))
@@ -69,7 +69,7 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
         final_states=DONE | {State.pruned} if settings.prunes else DONE,
     )
     n_consecutive = 0
-    batch_size = settings.max_batch_size or launchers.concurrent_jobs(request.config) or 1
+    batch_size = settings.max_batch_size or concurrency.concurrent_jobs(request.config) or 1
     # If a signal arrives between two trials, the next command continues with what the journal has by then.
     with (
         register_sweeper(directory) as sweeper,

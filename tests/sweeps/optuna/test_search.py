@@ -175,9 +175,9 @@ def test_study_uses_the_runs_of_a_grid(nanolm: Nanolm, small_text: Path) -> None
 
 
 @pytest.mark.slow
-def test_trials_run_concurrently_with_joblib(nanolm: Nanolm, small_text: Path) -> None:
+def test_trials_run_concurrently(nanolm: Nanolm, small_text: Path) -> None:
     arguments = (*STUDY, f"dataset.path={small_text}", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=4")
-    arguments = (*arguments, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    arguments = (*arguments, "hydra/launcher=local", "hydra.launcher.n_jobs=2")
     done = nanolm(*arguments, timeout=300)
     assert done.returncode == 0, done.stderr
     trials = trials_of(nanolm.folder / "study")

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from nanolm.errors import SettingsError
+from nanolm.errors import NanolmError
 from nanolm.machine import n_cores
+from nanolm.sweeps.launchers.local_settings import check_local, slots
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+LOCAL = "local"
+
+
+def check(config: DictConfig) -> list[NanolmError]:
+    """Return the problems of the launcher's settings."""
+    return list(check_local(config)) if _launcher_name(config) == LOCAL else []
 
 
 def is_in_process(config: DictConfig) -> bool:
@@ -21,16 +30,13 @@ def concurrent_jobs(config: DictConfig) -> int | None:
     """Return how many jobs run on this machine at a time; None if a scheduler decides.
 
     Raises:
-        SettingsError: hydra.launcher.n_jobs is 0.
+        SettingsError: as in `check`.
     """
-    launcher, name = config.hydra.launcher, _launcher_name(config)
-    if name == "joblib":
-        if launcher.n_jobs == 0:
-            raise SettingsError("no job could run", where="hydra.launcher.n_jobs=0", hint="give 1 or more, or -1")
-        # Negative numbers in joblib: -1 is all cores, -2 all but one.
-        return launcher.n_jobs if launcher.n_jobs > 0 else max(1, n_cores() + 1 + launcher.n_jobs)
+    name = _launcher_name(config)
+    if name == LOCAL:
+        return len(slots(config))
     if name == "submitit_local":
-        return max(1, n_cores() // (launcher.cpus_per_task or 1))
+        return max(1, n_cores() // (config.hydra.launcher.cpus_per_task or 1))
     return 1 if name == "basic" else None
 
 

@@ -6,38 +6,45 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from nanolm.errors import SettingsError
 from nanolm.machine import n_cores
 from nanolm.runs.directory import RunDirectory
-from nanolm.sweeps import launchers
+from nanolm.sweeps.launchers import concurrency, local_settings
 from tests.helpers import SMALL, Nanolm
+
+LOCAL = {"n_jobs": None, "gpus": "none", "jobs_per_gpu": 1}
 
 
 def config_with(name: str, batch: int | None = None, **launcher: object) -> DictConfig:
     return OmegaConf.create(
         {
+            "trainer": {"device": "cpu"},
             "hydra": {
                 "launcher": launcher,
                 "sweeper": {"max_batch_size": batch},
                 "runtime": {"choices": {"hydra/launcher": name}},
-            }
+            },
         }
     )
 
 
-def test_concurrent_jobs_refuses_zero() -> None:
-    with pytest.raises(SettingsError, match="no job could run"):
-        launchers.concurrent_jobs(config_with("joblib", n_jobs=0))
+def local_config(**launcher: object) -> DictConfig:
+    return config_with("local", **{**LOCAL, **launcher})
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for module in (concurrency, local_settings):
+        monkeypatch.setattr(module, "n_cores", lambda: 8)
 
 
 @pytest.mark.parametrize(
     ("config", "at_once", "batch", "threads"),
     [
         (config_with("basic"), 1, 1, None),
-        (config_with("joblib", n_jobs=2), 2, None, 4),
-        (config_with("joblib", n_jobs=-1), 8, None, 1),
-        (config_with("joblib", n_jobs=-7), 2, None, 4),
-        (config_with("joblib", n_jobs=16), 16, None, 1),
+        (local_config(), 8, None, 1),
+        (local_config(n_jobs=2), 2, None, 4),
+        (local_config(n_jobs=16), 16, None, 1),
         (config_with("submitit_local", cpus_per_task=None), 8, 8, 1),
         (config_with("submitit_local", cpus_per_task=4), 2, 2, 4),
         (config_with("submitit_local", batch=3, cpus_per_task=1), 8, 3, 2),
@@ -46,22 +53,20 @@ def test_concurrent_jobs_refuses_zero() -> None:
     ],
 )
 def test_concurrent_jobs_share_the_cores(
-    config: DictConfig, at_once: int | None, batch: int | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+    config: DictConfig, at_once: int | None, batch: int | None, threads: int | None, eight_cores: None
 ) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launchers, "n_cores", lambda: 8)
-    assert launchers.concurrent_jobs(config) == at_once
-    assert launchers.batch_size(config) == batch
-    assert launchers.threads_per_job(config, n_jobs=100) == threads
-    assert launchers.is_in_process(config) == (batch == 1)
+    assert concurrency.concurrent_jobs(config) == at_once
+    assert concurrency.batch_size(config) == batch
+    assert concurrency.threads_per_job(config, n_jobs=100) == threads
+    assert concurrency.is_in_process(config) == (batch == 1)
 
 
-def test_threads_per_job_respects_few_jobs_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launchers, "n_cores", lambda: 8)
-    assert launchers.threads_per_job(config_with("joblib", n_jobs=8), n_jobs=2) == 4
+def test_threads_per_job_respects_few_jobs_and_omp_num_threads(
+    eight_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert concurrency.threads_per_job(local_config(n_jobs=8), n_jobs=2) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launchers.threads_per_job(config_with("joblib", n_jobs=8), n_jobs=2) is None
+    assert concurrency.threads_per_job(local_config(n_jobs=8), n_jobs=2) is None
 
 
 def require(module: str) -> None:
@@ -85,7 +90,7 @@ def reporting(query, key, config):
 @pytest.mark.parametrize(
     ("module", "overrides"),
     [
-        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_plugins.nanolm_launchers", ["hydra/launcher=local", "hydra.launcher.n_jobs=2"]),
         ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"]),
         ("hydra_plugins.hydra_ray_launcher", ["hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2"]),
     ],
