@@ -61,6 +61,7 @@ def report(
     texts: Sequence[str] = (),
     layers: Sequence[int] | None = None,
     n_maps: int = 4,
+    n_losses: int = 4,
     plugins: Sequence[str] = (),
 ) -> Path:
     """Write an HTML report on runs that opens offline, and return its path.
@@ -71,6 +72,7 @@ def report(
         texts: to show attention on; empty for the last sample of each run.
         layers: to show attention of; None for all.
         n_maps: number of runs with attention maps, best first.
+        n_losses: number of runs whose losses per token can be compared, best first; 0 for none.
         plugins: your own modules that the runs were made with.
 
     Raises:
@@ -84,7 +86,7 @@ def report(
 
     page = user_path(output)
     require_outside_runs(page, "nanolm does not overwrite the files of a run")
-    options = ReportOptions(texts, layers, n_maps, plugins)
+    options = ReportOptions(texts, layers, n_maps, n_losses, plugins)
     for line in write_report(find(_listed(paths)), require_page(page), options)[1:]:
         terminal.say(line)
     return page

@@ -16,8 +16,8 @@ from nanolm.output_files import is_stdout
 
 def add_arguments(parser: Parser) -> None:
     parser.describe(
-        "It has results, curves, settings, samples, attention maps and masks, and the commands that reproduce each "
-        "run. Needs plotly; --png needs matplotlib."
+        "It has results, curves, settings, samples, losses per token, attention maps and masks, and the commands "
+        "that reproduce each run. Needs plotly; --png needs matplotlib."
     )
     add_runs(parser)
     parser.add("-o", "--output", check=_page_path, default="report.html", metavar="FILE", help="the HTML file")
@@ -28,6 +28,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add("--layer", check=types.COUNT_OR_NONE, nargs="+", metavar="N", help=help_text)
     help_text = "number of runs with attention maps, best first; 0 for none"
     parser.add("--maps", check=types.COUNT_OR_NONE, default=4, metavar="N", help=help_text)
+    help_text = "number of runs whose losses per token can be compared, best first; 0 for none"
+    parser.add("--token-losses", check=types.COUNT_OR_NONE, default=4, metavar="N", help=help_text)
     add_plugins(parser)
 
 
@@ -36,7 +38,14 @@ def run(arguments: Namespace) -> None:
     from nanolm.report.write import ReportOptions, write_report
 
     terminal.ignore_write_errors()
-    options = ReportOptions(arguments.text, arguments.layer, arguments.maps, arguments.plugins, arguments.png)
+    options = ReportOptions(
+        texts=arguments.text,
+        layers=arguments.layer,
+        n_maps=arguments.maps,
+        n_losses=arguments.token_losses,
+        plugins=arguments.plugins,
+        png=arguments.png,
+    )
     lines = write_report(find(arguments.runs), arguments.output, options)
     (terminal.say if is_stdout(arguments.output) else terminal.write)("\n".join(map(terminal.visible, lines)))
 

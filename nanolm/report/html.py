@@ -15,13 +15,14 @@ from nanolm.report.curves import MAX_POINTS
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
+    from nanolm.report.token_losses import TokenLosses
 
 _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 # In the order of execution.
 SCRIPTS = (
     *("elements", "data", "theme", "plots", "legend", "results", "forest", "curves", "settings", "samples"),
-    *("attention", "reproduce", "start"),
+    *("losses", "attention", "reproduce", "start"),
 )
 
 
@@ -40,12 +41,18 @@ class MissingMap:
     is_fault: bool = False
 
 
-def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequence[MissingMap] = ()) -> str:
+def to_html(
+    contents: Contents,
+    maps: Sequence[RunMaps] = (),
+    without_maps: Sequence[MissingMap] = (),
+    losses: TokenLosses | None = None,
+) -> str:
     """Build the page. It makes no network requests, and its content security policy forbids them.
 
     Args:
         maps: attention maps of some of the runs.
         without_maps: the other runs, each with the reason.
+        losses: per token; None for no such section.
 
     Raises:
         SettingsError: plotly is not installed.
@@ -58,6 +65,7 @@ def to_html(contents: Contents, maps: Sequence[RunMaps] = (), without_maps: Sequ
         "baselines": [vars(baseline) for baseline in contents.baselines],
         "maps": [_maps_as_dict(each) for each in maps],
         "without_maps": [dataclasses.asdict(each) for each in without_maps],
+        "losses": None if losses is None else dataclasses.asdict(losses),
         "max_points": MAX_POINTS,
         "max_label_length": MAX_LABEL_LENGTH,
     }

@@ -11,11 +11,12 @@ from nanolm import shell
 from nanolm.analysis.collection import Run
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.output_files import write_output_file
-from nanolm.report.contents import gather
+from nanolm.report.contents import Contents, gather
 from nanolm.report.html import MissingMap, to_html
 
 if TYPE_CHECKING:
     from nanolm.report.attention_maps import RunMaps
+    from nanolm.report.token_losses import TokenLosses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ReportOptions:
         texts: to show attention on; empty for the last sample of each run.
         layers: to show attention of; None for all.
         n_maps: number of runs with attention maps, best first.
+        n_losses: number of runs with losses per token, best first; one per row of seeds, if there are several rows.
         plugins: the user's modules that the runs were made with.
         png: folder to write the figures to as PNG files; None for none.
     """
@@ -34,6 +36,7 @@ class ReportOptions:
     layers: Sequence[int] | None = None
     # Each run with maps is a model to load, and some hundred kilobytes on the page.
     n_maps: int = 4
+    n_losses: int = 4
     plugins: Sequence[str] = ()
     png: Path | None = None
 
@@ -49,10 +52,13 @@ def write_report(runs: Sequence[Run], output: Path, options: ReportOptions) -> l
     places = {entry.path: place for place, entry in enumerate(contents.runs)}
     best_first = sorted(runs, key=lambda run: places[str(run.path)])
     maps, without = _attention_maps(best_first, options) if options.n_maps else ([], [])
-    page = to_html(contents, maps, without).encode()
+    losses = _token_losses(best_first, contents, options) if options.n_losses and len(runs) > 1 else None
+    page = to_html(contents, maps, without, losses).encode()
     write_output_file("-o", output, page)
     lines = [f"{len(runs)} run{'s' if len(runs) > 1 else ''} in {output}, {len(page) / 1e6:.1f} MB"]
     lines += [f"no attention map of {each.run}: {each.reason}" for each in without if each.is_fault]
+    if losses is not None and losses.problem:
+        lines.append(f"no losses per token: {losses.problem}")
     lines += [f"{entry.path}: {fault}" for entry in contents.runs for fault in entry.faults]
     lines += [f"{run.path}: {note}" for run in runs for note in run.notes]
     if options.png is not None:
@@ -99,3 +105,16 @@ def _attention_maps(runs: Sequence[Run], options: ReportOptions) -> tuple[list[R
     if refused and not found and (options.texts or options.layers is not None):
         raise_all(refused)
     return found, without
+
+
+def _token_losses(runs: Sequence[Run], contents: Contents, options: ReportOptions) -> TokenLosses:
+    """Score the first tokens of the validation text with the best run of each row; with all runs of a single row."""
+    from nanolm.report import token_losses
+
+    entries = {entry.path: entry for entry in contents.runs}
+    usable = [run for run in runs if (entry := entries[str(run.path)]).compares and entry.row is not None]
+    by_row: dict[int | None, Run] = {}
+    for run in usable:
+        by_row.setdefault(entries[str(run.path)].row, run)
+    chosen = list(by_row.values()) if len(by_row) > 1 else usable
+    return token_losses.compute(chosen, max(2, options.n_losses), options.plugins)

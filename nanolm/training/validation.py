@@ -12,6 +12,7 @@ from torch import nn
 
 from nanolm.data.batches import IGNORE_INDEX, document_ids, gather_rows, gather_targets
 from nanolm.data.tokens.stream import Rows, Stream, Tokens
+from nanolm.model.loss import last_positions
 from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.precision import NumberFormat, widest_dtype
 from nanolm.training.step import LossFn, loss_function
@@ -86,6 +87,57 @@ def exact_loss(
         total += summed_loss(model, loss_fn, number_format, *tensors)
     model.train(was_training)
     return ranks.sum(total.item()) / stream.scored_tokens
+
+
+@torch.no_grad()
+def token_losses(
+    model: nn.Module,
+    stream: Stream,
+    n_tokens: int,
+    *,
+    context_length: int,
+    vocab_size: int,
+    device: torch.device,
+    reads_documents: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first scored tokens of a split, and the loss of each in nats, in fp32 and without dropout.
+
+    Windows advance by half of the context, so that no token has less context than that, except at the beginning.
+
+    Args:
+        model: in eval mode.
+        n_tokens: the largest number of tokens.
+        reads_documents: whether the model takes the document index of each input.
+
+    Returns:
+        tokens_N, int64, and losses_N, fp32.
+    """
+    stride = max(1, context_length // 2)
+    size = min(_batch_size(context_length, vocab_size, device, is_chunked=False), -(-n_tokens // stride))
+    if stream.rows is not None:
+        batches = _row_batches(stream.tokens, stream.rows, size, SINGLE_PROCESS)
+    else:
+        batches = _window_batches(stream, reads_documents, context_length, stride, size, SINGLE_PROCESS)
+    tokens, losses, n_found = [], [], 0
+    for batch in batches:
+        targets_BxS = torch.from_numpy(batch.targets_BxS).to(device)
+        inputs = [
+            torch.from_numpy(array).to(device) for array in (batch.inputs_BxT, batch.documents_BxT) if array is not None
+        ]
+        if isinstance(model, ScoresTargets):
+            targets_BxT = F.pad(targets_BxS, (inputs[0].shape[1] - targets_BxS.shape[1], 0), value=IGNORE_INDEX)
+            found_BxT = -model.target_log_probabilities(inputs[0], targets_BxT.clamp(min=0))
+        else:
+            logits_BxSxV, targets_BxT = last_positions(model(*inputs), targets_BxS.shape[1]).float(), targets_BxS
+            # cross_entropy takes the classes as the second dimension.
+            found_BxT = F.cross_entropy(logits_BxSxV.mT, targets_BxT, reduction="none", ignore_index=IGNORE_INDEX)
+        is_scored_BxT = targets_BxT != IGNORE_INDEX
+        tokens.append(targets_BxT[is_scored_BxT].cpu().numpy())
+        losses.append(found_BxT[is_scored_BxT].float().cpu().numpy())
+        n_found += len(tokens[-1])
+        if n_found >= n_tokens:
+            break
+    return np.concatenate(tokens)[:n_tokens], np.concatenate(losses)[:n_tokens]
 
 
 def _batch_size(context_length: int, vocab_size: int, device: torch.device, is_chunked: bool) -> int:

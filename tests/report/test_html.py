@@ -228,6 +228,26 @@ def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:
     assert len(browser.texts(".card")) == 20
 
 
+def test_losses_per_token_follow_their_controls(browser: Browser, report: Path, text: Path) -> None:
+    open_report(browser, report)
+    shown = "".join(browser.texts("#tokens span")).replace("⏎", "")
+    assert shown
+    assert shown in text.read_text()
+    note = browser.texts("#losses-note")
+    colours = (
+        "return [...document.querySelectorAll('#tokens span')].map((each) => getComputedStyle(each).backgroundColor)"
+    )
+    before = browser.js(colours)
+    assert len(set(before)) > 8, "tokens have shades of two colours"
+    browser.js(
+        "const list = document.querySelector('#losses-controls [aria-label=\"second run\"]'); list.value = 2;"
+        "list.dispatchEvent(new Event('change'))"
+    )
+    assert browser.js(colours) != before
+    assert browser.texts("#losses-note") != note
+    assert browser.console_messages() == []
+
+
 def test_attention_follows_its_controls(browser: Browser, report: Path) -> None:
     open_report(browser, report)
     assert browser.texts("#heads button") == ["head 0", "head 1"]
@@ -275,6 +295,13 @@ def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, te
     write_report(pair, tmp_path / "several.html", str(tmp_path / "bytes"), "--maps", "0")
     open_report(browser, tmp_path / "several.html", "phone")
     assert "2 different tokenizers" in browser.texts("#notes")[0]
+    assert browser.texts("#tokens span")
+    write_report(pair / "gpt", tmp_path / "other.html", str(tmp_path / "bytes"), "--maps", "0")
+    open_report(browser, tmp_path / "other.html")
+    assert browser.texts("#losses-note")[0].startswith(
+        "Not shown: no two of these runs have the same validation tokens"
+    )
+    open_report(browser, tmp_path / "several.html", "phone")
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")
     assert browser.console_messages() == []

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from nanolm.model.build import build
 from nanolm.model.loss import next_token_loss
 from nanolm.training import validation
 from nanolm.training.precision import NumberFormat
-from nanolm.training.validation import exact_loss
+from nanolm.training.validation import exact_loss, token_losses
 from tests.helpers import make_config, randomize_weights
 
 CPU = torch.device("cpu")
@@ -64,3 +66,15 @@ class Copier(torch.nn.Module):
         logits = 5.0 * torch.nn.functional.one_hot((tokens + 1) % 5, 11).float()
         logits[:, :4] = 0
         return logits
+
+
+def test_losses_of_tokens_have_the_mean_of_the_exact_loss() -> None:
+    model = build(make_config("size.context_length=8", "size.n_layers=1"), 11).eval()
+    randomize_weights(model)
+    sizes: dict[str, Any] = {"context_length": 8, "vocab_size": 11, "device": CPU}
+    tokens_N, losses_N = token_losses(model, Stream(TOKENS, scored_bytes=1), 1000, **sizes)
+    np.testing.assert_array_equal(tokens_N, TOKENS[1:])
+    assert losses_N.mean() == pytest.approx(loss_of(model, TOKENS, 4), rel=1e-5)
+    first_N, first_losses_N = token_losses(model, Stream(TOKENS, scored_bytes=1), 20, **sizes)
+    np.testing.assert_array_equal(first_N, TOKENS[1:21])
+    np.testing.assert_allclose(first_losses_N, losses_N[:20], rtol=1e-4)

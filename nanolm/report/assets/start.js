@@ -7,6 +7,7 @@ startLegend();
 startCurves();
 startSettings();
 startSamples();
+startLosses();
 startAttention();
 startReproduce();
 byId("contents").append(...[...document.querySelectorAll("main section:not([hidden])")].map((part) =>
