@@ -17,7 +17,7 @@ from nanolm.analysis.rows import Measured, Row, averaged, group_seeds, make_row
 from nanolm.analysis.settings import differing_settings, nearest_column
 from nanolm.analysis.verdicts import why_unpaired
 from nanolm.errors import NanolmError, RunError, SettingsError, raise_all
-from nanolm.runs.summary import FINISHED
+from nanolm.runs.summary import FINISHED, STOPPED_EARLY
 
 BETTER, WORSE, UNDECIDED = "better", "worse", "not distinguishable"
 # Exit status of `nanolm compare --against`; 1 and 2 are those of errors.
@@ -216,6 +216,8 @@ def _notes(rows: Sequence[Row], difference: Difference | None) -> list[str]:
         for row in rows
         if (left_out := [run for run in row.runs if run not in averaged(row.runs)])
     ]
+    if stopped := [run.name for row in rows for run in averaged(row.runs) if run.status == STOPPED_EARLY]:
+        notes.append(f"stopped early (trainer.early_stop), and counted as completed: {', '.join(stopped)}")
     if difference is None:
         return [*notes, "one seed on a side: the difference cannot be tested (seed=1,2,3 trains three)"]
     if not difference.is_paired:

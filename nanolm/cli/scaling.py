@@ -21,12 +21,15 @@ from nanolm.json_text import dump_json
 from nanolm.option_types import Parser
 from nanolm.output_files import write_output_file
 from nanolm.plotting import Curve, encode, importing_matplotlib, terminal_plot
+from nanolm.runs.summary import FINISHED, STOPPED_EARLY
 from nanolm.wording import short_number
 
 if TYPE_CHECKING:
     from nanolm.analysis.scaling import Fit, Point
 
 
+# Schedules that do not refer to the number of steps, so that a run may end anywhere.
+UNPLANNED = ("constant", "plateau")
 # Curves and width of a plot in the terminal, and points of a fitted curve.
 MAX_CURVES, MAX_WIDTH, N_PLACES = 5, 100, 50
 
@@ -46,7 +49,11 @@ def run(arguments: Namespace) -> None:
         with importing_matplotlib():
             import matplotlib.figure  # noqa: F401
     points, unit, notes = collect_points(find(arguments.runs))
-    law = fit(points)
+    try:
+        law = fit(points)
+    except RunError as error:
+        # Runs that were ignored may be the reason.
+        raise RunError(error.found, where=error.where, hint="; ".join([error.hint, *notes])) from error
     intervals = bootstrap(points, law)
     notes = [*law.notes, *notes]
     if arguments.png is not None:
@@ -58,7 +65,7 @@ def run(arguments: Namespace) -> None:
     from nanolm.tables import Console, Table, cell
 
     console = Console()
-    console.print(f"[bold]L = {formula(law)}[/]   best val loss, {unit}")
+    console.print(f"[bold]L = {formula(law)}[/]   final val loss, {unit}")
     console.print(f"{law.n_points} runs, residual {law.residual:.2%} of the loss (root mean square)")
     if intervals:
         listed = ", ".join(f"{name} {one.low:.3f} to {one.high:.3f}" for name, one in intervals.items())
@@ -81,7 +88,9 @@ def run(arguments: Namespace) -> None:
 
 
 def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
-    """Return the best validation loss of each completed run, the unit of these losses, and notes for the user.
+    """Return the final validation loss of each completed run, the unit of these losses, and notes for the user.
+
+    A run that stopped early counts only if its learning rate was not to decay: a law compares whole runs.
 
     Raises:
         RunError: the validation texts differ.
@@ -94,25 +103,35 @@ def collect_points(runs: Sequence[Run]) -> tuple[list[Point], str, list[str]]:
             where="nanolm scaling",
             hint="name runs with the same validation text",
         )
-    name, unit = ("bits_per_byte", "bits per byte") if comparability(runs)[1] else ("best_val_loss", "nats per token")
-    trained = [run for run in runs if run.status == "completed" and not run.summary.is_fitted]
+    in_bits = comparability(runs)[1] is not None
+    trained = [run for run in runs if run.status in FINISHED and not run.summary.is_fitted]
+    stopped = [run for run in trained if run.status == STOPPED_EARLY]
+    cut_off = [run for run in stopped if run.settings.get("scheduler.name") not in UNPLANNED]
+    trained = [run for run in trained if run not in cut_off]
     points, notes = [], []
     for run in trained:
         found = metrics.compute_metrics(run)
-        loss = getattr(found, name)
+        loss, per_byte = found.final_val_loss, found.bits_per_nat
+        if in_bits:
+            loss = None if loss is None or per_byte is None else loss * per_byte
         if loss and found.parameters and found.tokens:
             points.append(Point(found.parameters, found.tokens, loss))
-    if len(points) < len(runs):
+    if n_ignored := len(runs) - len(points) - len(cut_off):
+        notes.append(f"{n_ignored} of {len(runs)} runs were ignored: count-based, not completed, or without a loss")
+    if cut_off:
         notes.append(
-            f"{len(runs) - len(points)} of {len(runs)} runs were ignored: count-based, not completed, or without a loss"
+            f"{len(cut_off)} of {len(runs)} runs were ignored: they stopped early (trainer.early_stop), before "
+            "the end of their learning-rate schedule"
         )
+    if n_counted := len(stopped) - len(cut_off):
+        notes.append(f"{n_counted} of {len(runs)} runs stopped early: their D is the number of tokens until then")
     others = [key for key in varying_settings(trained) if not has_trait(key, Trait.scale)]
     if others:
         notes.append(f"the runs also differ in {', '.join(others)}, which the law does not account for")
     epochs = max(((run.summary.tokens or 0) / (run.summary.train_tokens or math.inf) for run in trained), default=0)
     if epochs > 1:
         notes.append(f"some runs trained for up to {epochs:.1f} epochs: D counts repeated tokens each time")
-    return points, unit, notes
+    return points, "bits per byte" if in_bits else "nats per token", notes
 
 
 def curves(points: Sequence[Point], law: Fit) -> list[tuple[str, list[Point], list[tuple[float, float]]]]:

@@ -69,6 +69,15 @@ def test_seeds_without_partner_and_diverged_runs_are_named(tmp_path: Path) -> No
     assert any("1 seeds have no partner" in note for note in found.notes)
 
 
+def test_runs_that_stopped_early_count_and_are_named(tmp_path: Path) -> None:
+    side(tmp_path / "base", [2.0, 2.1, 2.2])
+    side(tmp_path / "runs", [1.9, 2.0, 2.11], status="stopped_early")
+    found = verdict(tmp_path)
+    assert found.verdict == "better"
+    (note,) = [note for note in found.notes if note.startswith("stopped early (trainer.early_stop)")]
+    assert all(run in note for run in found.runs)
+
+
 def test_sides_that_are_not_one_setting_are_errors(tmp_path: Path) -> None:
     side(tmp_path / "base", [2.0, 2.1], status="diverged")
     for lr in (0.01, 0.1):

@@ -74,6 +74,20 @@ def test_other_varying_settings_are_noted(ladder: Path) -> None:
     assert any("also differ in model, optimizer.lr" in note for note in notes)
 
 
+def test_points_are_final_losses_and_whole_runs(tmp_path: Path) -> None:
+    make_run(tmp_path / "whole", losses=[1.5, 1.8])
+    stopped: dict[str, Any] = {"status": "stopped_early", "losses": [1.5, 1.6, 1.7]}
+    make_run(tmp_path / "steady", settings={"scheduler.name": "constant", "seed": 2}, **stopped)
+    make_run(tmp_path / "cut_off", settings={"scheduler.name": "cosine", "seed": 3}, **stopped)
+    points, _, notes = collect_points(find([tmp_path]))
+    assert sorted((point.tokens, point.loss) for point in points) == [(64 * 20, 1.8), (64 * 30, 1.7)]
+    assert any("1 of 3 runs were ignored: they stopped early" in note for note in notes)
+    assert any("1 of 3 runs stopped early: their D is" in note for note in notes)
+    with pytest.raises(RunError) as error:
+        cli.run(["scaling", str(tmp_path)])
+    assert "they stopped early" in error.value.hint
+
+
 def test_different_texts_are_an_error(ladder: Path) -> None:
     make_run(ladder / "other", corpus="d" * 64)
     with pytest.raises(RunError, match="different validation texts"):

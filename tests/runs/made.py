@@ -52,7 +52,7 @@ def make_run(
     written = yaml.safe_load(CONFIG)
     for key, value in (settings or {}).items():
         group, _, name = key.rpartition(".")
-        (written[group] if group else written)[name] = value
+        (written.setdefault(group, {}) if group else written)[name] = value
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False) if config is None else config)
     steps = 10 * len(losses)
