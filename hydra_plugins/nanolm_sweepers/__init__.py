@@ -23,6 +23,7 @@ class GridPluginConfig:
         variants: lists of overrides by name, each combined with all other values.
         fail_fast: whether no job is started after one that failed; called sweep.fail_fast on the command line.
         max_hours: no job is started after this many hours; called sweep.max_hours on the command line.
+        order: given, longest_first or by_seed; called sweep.order on the command line.
         max_batch_size: jobs that a parallel launcher receives at a time; None for all of them.
     """
 
@@ -31,6 +32,7 @@ class GridPluginConfig:
     variants: dict[str, list[str]] | None = None
     fail_fast: bool = False
     max_hours: float | None = None
+    order: str = "given"
     max_batch_size: int | None = None
 
 

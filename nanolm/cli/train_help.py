@@ -43,6 +43,8 @@ Sweeps and flags:
 
   sweep.fail_fast=true    start no job after a failed one
   sweep.max_hours=8       start no job after 8 hours; the same command continues later
+  sweep.order=longest_first
+                          start jobs with the most FLOPs first; by_seed: each seed before the next one
   hydra.sweep.dir=FOLDER  directory of the runs of a sweep; the same command continues there
   hydra.run.dir=FOLDER    directory of the run
   --config-dir FOLDER     your own options, in addition to these

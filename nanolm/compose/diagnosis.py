@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -190,8 +190,7 @@ def diagnose(
                     sound.append(text)
                 except Exception as error:
                     if in_hydra and key not in hydras:
-                        hint = nearest(key, hydras)
-                        problems.append(SettingsError(f"there is no setting {key!r}", where=text, hint=hint))
+                        problems.append(_no_hydra_setting(key, text, hydras))
                     else:
                         problems += _to_problems(error, text, composed if in_hydra else task)
     if problems:
@@ -222,6 +221,14 @@ def _no_setting(key: str, word: str, known: Sequence[str], base: Base | None, fi
         return not_in_run(key, getattr(base.config, group).name, having[0])
     elsewhere = f"the chosen {group} does not have it; it is a setting of {', '.join(having)}"
     return SettingsError(f"there is no setting {key!r}", where=word, hint=elsewhere if having else nearest(key, known))
+
+
+def _no_hydra_setting(key: str, text: str, known: Iterable[str]) -> SettingsError:
+    typed = {in_hydra: name for name, in_hydra in SWEEP_OPTIONS.items()}
+    if key in typed:
+        found, where = f"the chosen sweeper has no {typed[key]}", text.replace(key, typed[key])
+        return SettingsError(found, where=where, hint="leave it out, or choose hydra/sweeper=grid")
+    return SettingsError(f"there is no setting {key!r}", where=text, hint=nearest(key, known))
 
 
 def not_in_run(key: str, option: str, other: str) -> SettingsError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 # Options of a sweep: their names on the command line, and in Hydra.
-SWEEP_OPTIONS = {f"sweep.{name}": f"hydra.sweeper.{name}" for name in ("fail_fast", "max_hours")}
+SWEEP_OPTIONS = {f"sweep.{name}": f"hydra.sweeper.{name}" for name in ("fail_fast", "max_hours", "order")}
 
 # The key of an item of a list, such as scheduler.parts.0.gamma.
 LIST_PART = re.compile(r"\.\d+(\.|$)")

@@ -64,6 +64,11 @@ class SweepRequest:
         return self.config.hydra.sweeper.get("max_hours")
 
     @property
+    def order(self) -> str:
+        """The setting sweep.order, of a grid."""
+        return str(self.config.hydra.sweeper.order)
+
+    @property
     def config_sources(self) -> tuple[str | None, list[str]]:
         """The user's folder of YAML files, and the `hydra.searchpath=` overrides, as `compose_jobs` takes them."""
         overrides = self.config.hydra.overrides.hydra

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from nanolm.errors import raise_all
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.driver import Driver, SweepRequest, SweepResult, check_request
+from nanolm.sweeps.order import Order, check_order, in_order
 from nanolm.sweeps.planning import plan
 from nanolm.sweeps.seed_summaries import log_seed_summaries
 from nanolm.sweeps.states import DONE, State, read_job
@@ -22,9 +23,9 @@ def sweep(
     Raises:
         SettingsError: with every mistake in every job; none was run.
     """
-    raise_all(list(check_request(request)))
+    raise_all([*check_request(request), *check_order(request.order)])
     wanted = combinations(request.overrides, params, variants)
-    jobs = plan(wanted, request.directory, *request.config_sources)
+    jobs = in_order(plan(wanted, request.directory, *request.config_sources), Order(request.order))
     n_done = sum(read_job(job).state in DONE for job in jobs)
     n_same = len(wanted) - len(jobs)
     say(
