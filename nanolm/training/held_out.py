@@ -8,11 +8,10 @@ import torch
 
 from nanolm.config.mask import reads_documents
 from nanolm.errors import CheckpointError
-from nanolm.model.build import build
 from nanolm.runs.summary import SplitScore, Summary
 from nanolm.training.checkpoints import files as checkpoint
 from nanolm.training.session import Session
-from nanolm.training.setup import Setup
+from nanolm.training.setup import Setup, build_model
 from nanolm.training.validation import exact_loss
 
 TEST = "test"
@@ -23,7 +22,9 @@ CHOSEN_BY = "best_val_loss"
 def score_test_split(session: Session, summary: Summary) -> dict[str, Any]:
     """Score the checkpoint with the best validation loss on the test split.
 
-    Rank 0 loads it into a model of its own, so that the model in training stays as it is.
+    All ranks load it into another model, divided among them as the one in training, which stays as it is. The weights
+    are those whose validation loss chose the checkpoint: not the averages of trainer.ema_decay and
+    trainer.average_last, which choose none, but those of schedule-free optimizers, which their checkpoints consist of.
 
     Args:
         summary: with the scores of earlier sessions, which stay in its history.
@@ -36,7 +37,7 @@ def score_test_split(session: Session, summary: Summary) -> dict[str, Any]:
         return {}
     step = setup.state.best_step
     try:
-        loss = setup.ranks.run_on_main(lambda: _loss(setup, step))
+        loss = _loss(setup, step)
     except CheckpointError as error:
         log.say(f"the test split is not scored: {error.found} ({error.where})")
         return {}
@@ -55,20 +56,24 @@ def score_test_split(session: Session, summary: Summary) -> dict[str, Any]:
 
 
 def _loss(setup: Setup, step: int) -> float:
-    """The loss of the checkpoint of a step on the test split, in nats per token."""
-    config, vocab_size = setup.config, setup.tokenizer.vocab_size
+    """The loss of the checkpoint of a step on the test split, in nats per token; the same on all ranks."""
+    config, vocab_size, ranks = setup.config, setup.tokenizer.vocab_size, setup.ranks
+    device, number_format = setup.state.device, setup.state.number_format
+    # The other ranks wait until rank 0 has written it.
+    found = ranks.run_on_main(lambda: checkpoint.at_step(setup.run.checkpoints, step))
     # Initialization draws from the generator that a caller of the Python API may use.
     with torch.random.fork_rng(devices=[]):
-        model = build(config, vocab_size)
-    checkpoint.at_step(setup.run.checkpoints, step).load_weights(model)
-    model.requires_grad_(False).to(setup.state.device)
+        model, _ = ranks.run_on_all(
+            lambda: build_model(config, vocab_size, found.load_weights, ranks, device, number_format, is_trained=False)
+        )
     return exact_loss(
-        model,
+        model.requires_grad_(False),
         setup.streams[TEST],
         context_length=config.size.context_length,
         stride=config.size.context_length,
         vocab_size=vocab_size,
-        device=setup.state.device,
-        number_format=setup.state.number_format,
+        device=device,
+        number_format=number_format,
         reads_documents=reads_documents(config),
+        ranks=ranks,
     )

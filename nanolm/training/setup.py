@@ -159,7 +159,7 @@ def prepare(config: Config, run: RunDirectory, ranks: Ranks, parent: Parent | No
     if parent is not None:
         load_weights = functools.partial(parent.load_weights, config=config, vocab_size=tokenizer.vocab_size)
         base = ranks.run_on_all(lambda: parent.base_of(config, tokenizer.vocab_size))
-    model, forward = _build_model(config, tokenizer.vocab_size, load_weights, ranks, device, number_format)
+    model, forward = build_model(config, tokenizer.vocab_size, load_weights, ranks, device, number_format)
     fingerprint = base.sha256 if base else resumed.base if resumed else None
     if fingerprint is not None:
         about["base"] = fingerprint
@@ -248,19 +248,22 @@ def _in_steps(
     return config
 
 
-def _build_model(
+def build_model(
     config: Config,
     vocab_size: int,
     load_weights: Callable[[nn.Module], None] | None,
     ranks: Ranks,
     device: torch.device,
     number_format: NumberFormat,
+    is_trained: bool = True,
 ) -> tuple[nn.Module, Forward]:
-    """Build the model on its device, and the module that a training step calls instead.
+    """Build the model on its device, and the module that a training step calls instead. All ranks must call it.
 
     Args:
         load_weights: loads the weights of a checkpoint; None keeps the initial ones.
         number_format: whose dtype a sharded model computes in.
+        is_trained: whether gradients are averaged over the ranks; a model that is only evaluated needs no buffers for
+            them.
     """
     parallel = config.trainer.parallel
 
@@ -272,8 +275,8 @@ def _build_model(
 
     if ranks.world_size == 1 or parallel is not Parallel.fsdp:
         model = with_weights().to(device)
-        is_fitted = isinstance(model, FittedModel)
-        return model, model if is_fitted else distributed.parallelize(model, parallel, ranks, device)
+        has_gradients = is_trained and not isinstance(model, FittedModel)
+        return model, model if not has_gradients else distributed.parallelize(model, parallel, ranks, device)
     # Only rank 0 holds the full model, in host memory, until every rank has its shards on its device.
     full = ranks.run_on_all(lambda: with_weights() if ranks.is_main else None)
     model = distributed.on_meta(lambda: build(config, vocab_size))

@@ -70,6 +70,21 @@ def test_counted_model_is_scored(run: RunDirectory) -> None:
     assert summary.test_loss == pytest.approx(evaluate(load_run(str(run.path)), "test")["loss"])
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("optimizer=schedule_free", "scheduler=constant"),
+        ("trainer.ema_decay=0.9",),
+        ("trainer.average_last=0.5",),
+    ],
+)
+def test_the_weights_that_chose_the_checkpoint_are_scored(run: RunDirectory, overrides: tuple[str, ...]) -> None:
+    summary = trained(run, "trainer.max_steps=4", *overrides)
+    loaded = load_run(str(run.path), checkpoint="best")
+    assert evaluate(loaded, "val")["loss"] == pytest.approx(summary.best_val_loss)
+    assert evaluate(loaded, "test")["loss"] == pytest.approx(summary.test_loss)
+
+
 def test_removed_checkpoint_is_named(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,19 +58,26 @@ COMMON = (
     "scheduler.warmup_steps=3",
     "trainer.estimate_batches=2",
 )
+TEST_SPLIT = ("dataset.test_fraction=0.1",)
 AVERAGED = ("trainer.ema_decay=0.9", "trainer.log_norms=true")
 STAGES = ("trainer.batch_size_schedule=[[0.6,8]]", "trainer.context_length_schedule=[[0.4,10]]")
 # Each is trained by one rank and by two.
 CASES = {
-    "plain": AVERAGED,
-    "fsdp": (*AVERAGED, "trainer.parallel=fsdp"),
+    "plain": (*AVERAGED, *TEST_SPLIT),
+    "fsdp": (*AVERAGED, *TEST_SPLIT, "trainer.parallel=fsdp"),
     "accumulated": ("trainer.gradient_accumulation=2", "trainer.clip_norm=0.1", *STAGES),
     "accumulated_fsdp": ("trainer.parallel=fsdp", "trainer.gradient_accumulation=2", "trainer.clip_norm=0.1"),
     "padded": ("trainer.sampling=lines", "trainer.gradient_accumulation=2", "size.context_length=64"),
-    "padded_fsdp": ("trainer.sampling=lines", "trainer.parallel=fsdp", "size.context_length=64", *STAGES),
+    "padded_fsdp": (*TEST_SPLIT, "trainer.sampling=lines", "trainer.parallel=fsdp", "size.context_length=64", *STAGES),
     "clipped_by_value": ("trainer.clip_norm=null", "trainer.clip_value=0.001", "trainer.parallel=fsdp"),
     "muon": ("optimizer=muon", "model=gpt2"),
-    "schedule_free": ("optimizer=schedule_free", "trainer.parallel=fsdp", "model=gpt2", "trainer.eval_every=4"),
+    "schedule_free": (
+        *TEST_SPLIT,
+        "optimizer=schedule_free",
+        "trainer.parallel=fsdp",
+        "model=gpt2",
+        "trainer.eval_every=4",
+    ),
 }
 SHORT = 12
 
@@ -178,6 +185,16 @@ def test_two_ranks_reach_the_losses_of_one(case: str, runs: Path) -> None:
         assert found == pytest.approx(expected, rel=1e-4)
     assert [row["tokens"] for row in of_two] == [row["tokens"] for row in of_one]
     assert (two / "samples.jsonl").read_text() == (one / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case, overrides in CASES.items() if "dataset.test_fraction=0.1" in overrides]
+)
+def test_test_split_is_scored_by_all_ranks(case: str, runs: Path) -> None:
+    one, two = (RunDirectory(runs / f"{case}-{n}").read_summary() for n in (1, 2))
+    assert one.test_loss is not None
+    assert two.test_loss == pytest.approx(one.test_loss, abs=1e-4)
+    assert [score["steps_done"] for score in two.test_history] == [max_steps(case)]
 
 
 @pytest.mark.slow
