@@ -38,15 +38,36 @@ class FailsOnOneRank(torch.nn.Embedding):
         return logits_BxTxV * torch.nan if rank() == 1 and self.calls == 5 else logits_BxTxV
 
 
+@MODELS.register("slower_on_one_rank")
+class SlowerOnOneRank(torch.nn.Embedding):
+    """A bigram whose steps take longer on rank 1."""
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__(vocab_size, vocab_size)
+
+    def forward(self, tokens_BxT: torch.Tensor) -> torch.Tensor:
+        if rank() == 1:
+            torch.linalg.svd(torch.eye(100))
+        return super().forward(tokens_BxT)
+
+
+# Models of tests, which no configuration file has.
+MODELS_OF_TESTS = ("fails_on_one_rank", "slower_on_one_rank")
+
+
 def main() -> None:
     jobs = json.loads(Path(sys.argv[1]).read_text())
     with process_group(TrainerConfig(device="cpu", rank_timeout=60)) as ranks:
         for folder, overrides in jobs:
-            config = make_config(*(word for word in overrides if not word.startswith("model=fails")))
-            if "model=fails_on_one_rank" in overrides:
-                config.model.name = "fails_on_one_rank"
+            models = {f"model={name}": name for name in MODELS_OF_TESTS}
+            config = make_config(*(word for word in overrides if word not in models))
+            for word in models.keys() & set(overrides):
+                config.model.name = models[word]
             try:
-                print(train(config, RunDirectory(folder), ranks=ranks).summary.status)
+                summary = train(config, RunDirectory(folder), ranks=ranks).summary
+                print(summary.status)
+                if any(word.startswith("trainer.max_minutes=") for word in overrides):
+                    print(summary.max_steps)
             except NanolmError as error:
                 print(type(error).__name__)
 

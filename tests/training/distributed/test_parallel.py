@@ -368,6 +368,17 @@ def test_killed_rank_ends_the_others_with_a_clear_error(text: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_ranks_of_different_speed_agree_on_the_steps_of_minutes(text: str, tmp_path: Path) -> None:
+    line = (*COMMON, text, "model=slower_on_one_rank", "trainer.max_minutes=0.1", "trainer.log_every=100")
+    status, steps = train_on_ranks([(tmp_path / "run", line)], tmp_path)
+    summary = RunDirectory(tmp_path / "run").read_summary()
+    assert (status, summary.max_steps, summary.steps_done) == ("completed", int(steps), int(steps))
+    # The slower rank decides. The limits allow for a busy machine.
+    assert summary.seconds is not None
+    assert 3 < summary.seconds < 12
+
+
+@pytest.mark.slow
 def test_silent_rank_times_out(text: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     line = [
