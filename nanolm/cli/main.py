@@ -81,6 +81,10 @@ COMMANDS = {
         "list runs with their status and best validation loss",
         "nanolm runs --status completed --where model=gpt --where lr=1e-3 --sort best_val_loss",
     ),
+    "sweep status": Command(
+        "show which jobs of a sweep are done, running, failed and left, and when it will end",
+        "nanolm sweep status outputs/sweep --watch",
+    ),
     "diff": Command("show the settings in which two runs differ", "nanolm diff outputs/RUN outputs/OTHER_RUN"),
     "wandb push": Command(
         "upload complete runs to Weights & Biases", "nanolm wandb push outputs/sweep_lr --project rates"

@@ -72,7 +72,7 @@ def read_run(run: RunDirectory, budget: Budget, *, check_lock: bool = True) -> R
         return Report(State.completed, summary)
     if check_lock and run.is_claimed():
         return Report(State.running, summary)
-    text = _read_error(run)
+    text = read_error(run)
     if summary.status in ("stopped_early", "diverged", "pruned", "interrupted"):
         return Report(State(summary.status), summary, text)
     if text or summary.status == "failed":
@@ -80,7 +80,7 @@ def read_run(run: RunDirectory, budget: Budget, *, check_lock: bool = True) -> R
     return Report(State.unfinished if run.exists() else State.new, summary)
 
 
-def _read_error(run: RunDirectory) -> str:
+def read_error(run: RunDirectory) -> str:
     """Read error.txt; empty if there is none, and the reason if it cannot be read."""
     try:
         return read_inside(run.error, run.path).decode(errors="replace").strip()
