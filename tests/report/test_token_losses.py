@@ -33,6 +33,7 @@ def test_why_there_are_no_losses(pair: Path, text: Path, tmp_path: Path) -> None
     assert "missing.txt" in compute(find([tmp_path / "pair"]), 4).problem
 
 
+@pytest.mark.slow
 def test_other_rows_of_the_same_text_are_not_compared(pair: Path, text: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "lines", text, "model=gpt", "trainer.sampling=lines", "trainer.max_steps=2")
     found = compute(find([pair / "bigram", tmp_path / "lines", pair / "gpt"]), 4)

@@ -24,6 +24,7 @@ def new_run(path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
+@pytest.mark.slow
 def test_run_equals_one_of_as_many_steps_also_resumed(small_text: Path, tmp_path: Path) -> None:
     in_steps, in_tokens = new_run(tmp_path / "steps"), new_run(tmp_path / "tokens")
     train(small_config(small_text, *LINE, "trainer.max_steps=8"), in_steps, quiet=True)

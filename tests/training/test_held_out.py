@@ -65,11 +65,13 @@ def test_interrupted_run_is_scored_when_it_is_completed(run: RunDirectory, monke
     assert len(summary.test_history) == 1
 
 
+@pytest.mark.slow
 def test_counted_model_is_scored(run: RunDirectory) -> None:
     summary = trained(run, "model=ngram")
     assert summary.test_loss == pytest.approx(evaluate(load_run(str(run.path)), "test")["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
