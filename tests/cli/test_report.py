@@ -85,7 +85,10 @@ def test_a_run_without_a_checkpoint_has_no_map(pair: Path, tmp_path: Path, capsy
         shutil.copytree(pair / "gpt", tmp_path / name)
     shutil.rmtree(tmp_path / "bare" / "checkpoints")
     report(tmp_path / "whole", tmp_path / "bare", "-o", tmp_path / "a.html")
-    assert capsys.readouterr().out.splitlines()[1:] == ["no attention map of bare: the run has no checkpoint yet"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "no attention map of bare: the run has no checkpoint yet",
+        "no losses per token: bare: the run has no checkpoint yet",
+    ]
     assert '"run":"bare","reason":"the run has no checkpoint yet"' in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
