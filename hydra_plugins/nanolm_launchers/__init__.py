@@ -26,13 +26,19 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalPlu
 
 
 class LocalLauncher(Launcher):
-    """Run jobs in worker processes on this machine, each with its GPU and its share of the cores."""
+    """Run jobs in worker processes on this machine, each with its GPU and its share of the cores.
+
+    Hydra's context is not used: the jobs are planned, and nothing is composed in the workers.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self._jobs: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context, self._function, self._config = hydra_context, task_function, config
+        from nanolm.sweeps.launchers.local import require_planned
+
+        require_planned(task_function)
+        self._function, self._config = task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs; their results are those of the job function, or a `LostJob`."""
@@ -41,7 +47,7 @@ class LocalLauncher(Launcher):
         from nanolm.sweeps.launchers.local import LocalJobs
 
         if self._jobs is None:
-            self._jobs = LocalJobs(self._context, self._config, self._function)
+            self._jobs = LocalJobs(self._config, self._function)
         values = self._jobs.run(job_overrides, initial_job_idx)
         return [JobReturn(_return_value=value, status=JobStatus.COMPLETED) for value in values]
 

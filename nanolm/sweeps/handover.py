@@ -17,6 +17,7 @@ from nanolm.config.yaml_io import read_yaml, save_yaml, typed_settings
 from nanolm.json_text import dump_json, parse_json
 
 if TYPE_CHECKING:
+    from nanolm.config.run import Config
     from nanolm.sweeps.planning import Job
 
 # How often a job is started whose process ends without a result.
@@ -41,19 +42,40 @@ class LostJob:
 
 def job_overrides(job: Job) -> list[str]:
     """Return the overrides of a job for a launcher, which passes them to `PlannedJobLoader` in the job's process."""
-    planned = {
-        "folder": job.run.path.name,
-        "plugins": job.config.plugins,
-        "choices": job.choices,
-        "settings": save_yaml(job.config),
-    }
-    return [PLANNED + dump_json(planned)]
+    planned = PlannedJob(job.run.path.name, job.config.plugins, job.choices, save_yaml(job.config))
+    return [PLANNED + dump_json(dataclasses.asdict(planned))]
 
 
-def folder_of(overrides: Sequence[str]) -> str:
-    """Return the name of the folder of a job, from the overrides that `job_overrides` made."""
-    (override,) = overrides
-    return str(parse_json(override.removeprefix(PLANNED))["folder"])
+@dataclasses.dataclass(frozen=True)
+class PlannedJob:
+    """A job as it travels.
+
+    Attributes:
+        folder: the name of its folder in the directory of the sweep.
+        plugins: modules to import before its settings are read.
+        choices: the option chosen in each group.
+        settings: as YAML.
+    """
+
+    folder: str
+    plugins: list[str]
+    choices: dict[str, str]
+    settings: str
+
+    @classmethod
+    def parse(cls, overrides: Sequence[str]) -> PlannedJob:
+        """Read what `job_overrides` wrote."""
+        (override,) = overrides
+        return cls(**parse_json(override.removeprefix(PLANNED)))
+
+    def load(self) -> Config:
+        """Import the plugins and return the settings.
+
+        Raises:
+            NanolmError: a plugin cannot be imported, or the settings do not fit the schema in this process.
+        """
+        import_plugins(self.plugins)
+        return typed_settings(read_yaml(self.settings), Path(self.folder))
 
 
 class PlannedJobLoader(CheckedConfigLoader):
@@ -61,14 +83,12 @@ class PlannedJobLoader(CheckedConfigLoader):
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Return the configuration of a job: its planned settings and the Hydra settings of the sweep."""
-        (override,) = sweep_overrides
-        planned = parse_json(override.removeprefix(PLANNED))
-        import_plugins(planned["plugins"])
-        settings = to_omegaconf(typed_settings(read_yaml(planned["settings"]), Path(planned["folder"])))
+        planned = PlannedJob.parse(sweep_overrides)
+        settings = to_omegaconf(planned.load())
         composed = master_config.copy()
         with read_write(composed), open_dict(composed):
             for name in settings:
                 composed[name] = settings._get_node(name)
-            composed.hydra.sweep.subdir = escape(planned["folder"])
-            composed.hydra.runtime.choices = {**composed.hydra.runtime.choices, **planned["choices"]}
+            composed.hydra.sweep.subdir = escape(planned.folder)
+            composed.hydra.runtime.choices = {**composed.hydra.runtime.choices, **planned.choices}
         return composed

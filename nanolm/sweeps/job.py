@@ -75,10 +75,24 @@ class SweepJob:
     profile: bool = False
 
     def __call__(self, composed: DictConfig) -> Report:
-        """Run or resume a job in the folder that Hydra created for it, unless it is done or the sweep ends."""
+        """Run or resume a job in the folder that Hydra created for it, as `run`."""
         from hydra.core.hydra_config import HydraConfig
 
-        run = RunDirectory(display_path(HydraConfig.get().runtime.output_dir))
+        def load() -> Config:
+            import_plugins(list(composed.get("plugins") or []))
+            return to_config(composed)
+
+        runtime = HydraConfig.get().runtime
+        return self.run(RunDirectory(display_path(runtime.output_dir)), load, choices_of(runtime.choices))
+
+    def run(self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str]) -> Report:
+        """Run or resume a job, unless it is done or the sweep ends.
+
+        Args:
+            run: where.
+            load: imports the plugins and returns the settings; its errors are those of the job.
+            choices: the option chosen in each config group.
+        """
         if read_stop_file(self.stop_file) or (self.deadline is not None and time.time() >= self.deadline):
             return Report(State.new)
         stop = StopRequest()
@@ -86,7 +100,7 @@ class SweepJob:
             # Nothing is written to a folder that belongs to something else.
             require_startable(run, also=JOB_FILES)
             with self._stopped_by_driver(stop), run.claim(timeout=LOCK_TIMEOUT):
-                report = self._run_claimed(composed, run, stop)
+                report = self._run_claimed(run, load, choices, stop)
         except BusyError:
             report = Report(State.running)
         except NanolmError as error:
@@ -106,20 +120,21 @@ class SweepJob:
     def _is_in_other_process(self) -> bool:
         return self.driver is not None and self.driver != (socket.gethostname(), os.getpid())
 
-    def _run_claimed(self, composed: DictConfig, run: RunDirectory, stop: StopRequest) -> Report:
+    def _run_claimed(
+        self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str], stop: StopRequest
+    ) -> Report:
         """Run a job in a folder that this process has claimed, and write its error to error.txt."""
         import torch
 
         try:
-            import_plugins(list(composed.get("plugins") or []))
-            config = to_config(composed)
+            config = load()
             budget = budget_of(config.trainer)
             read_job_summary(run, budget)
             report = read_run(run, budget, check_lock=False)
             if report.state in self.final_states or _failed_since(self.start_time, run, report):
                 return report
             run.error.unlink(missing_ok=True)
-            exit_status = self._train(config, run, stop)
+            exit_status = self._train(config, run, choices, stop)
             report = read_run(run, budget, check_lock=False)
             return dataclasses.replace(report, signal=max(exit_status - 128, 0))
         except NanolmError as error:
@@ -138,10 +153,9 @@ class SweepJob:
         torch.cuda.empty_cache()
         return Report(state, error=text)
 
-    def _train(self, config: Config, run: RunDirectory, stop: StopRequest) -> int:
+    def _train(self, config: Config, run: RunDirectory, choices: dict[str, str], stop: StopRequest) -> int:
         """Train, and return the exit status of the run."""
         import torch
-        from hydra.core.hydra_config import HydraConfig
 
         from nanolm.training.trainer import train
 
@@ -153,7 +167,7 @@ class SweepJob:
         outcome = train(
             config,
             run,
-            choices=run.read_summary().choices or choices_of(HydraConfig.get().runtime.choices),
+            choices=run.read_summary().choices or choices,
             changes=changes,
             show_bar=False if self._is_in_other_process else None,
             quiet=True,

@@ -11,7 +11,7 @@ from nanolm.compose import CONFIG_NAME, choices_of, config_folder, register_sche
 from nanolm.compose.hydra_api import without_hydra
 from nanolm.config.composed import to_config
 from nanolm.sweeps.combinations import combinations
-from nanolm.sweeps.handover import PlannedJobLoader, job_overrides
+from nanolm.sweeps.handover import PlannedJob, PlannedJobLoader, job_overrides
 from nanolm.sweeps.planning import plan
 from tests.helpers import SMALL
 
@@ -35,4 +35,7 @@ def test_planned_job_reaches_the_launcher_unchanged(master: DictConfig, tmp_path
         assert composed.hydra.sweep.dir == "mine"
         assert choices_of(composed.hydra.runtime.choices) == job.choices
         assert to_config(without_hydra(composed)) == job.config
+        planned = PlannedJob.parse(job_overrides(job))
+        assert (planned.folder, planned.choices, planned.plugins) == (job.run.path.name, job.choices, [])
+        assert planned.load() == job.config
     assert master == before

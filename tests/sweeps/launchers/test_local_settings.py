@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 
 from nanolm.cli import main as cli
 from nanolm.errors import SettingsError
+from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers import gpus, local_settings
 from nanolm.sweeps.launchers.gpus import chosen_gpus
+from nanolm.sweeps.launchers.local import require_planned
 from nanolm.sweeps.launchers.local_settings import Slot, check_local
 from tests.helpers import SMALL
 from tests.sweeps.launchers.test_concurrency import local_config
@@ -127,6 +129,12 @@ def test_jobs_on_the_cpu_have_no_gpu(machine: Machine, monkeypatch: pytest.Monke
 def test_mistakes_in_the_settings_are_found(settings: dict[str, object], message: str, machine: Machine) -> None:
     machine(0, 0)
     assert re.search(message, "\n".join(map(str, check_local(config(**settings)))))
+
+
+def test_another_sweeper_is_refused() -> None:
+    with pytest.raises(SettingsError, match="another sweeper is chosen"):
+        require_planned(SweepJob())
+    require_planned(SweepJob(driver=("host", 1)))
 
 
 def test_mistakes_are_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
