@@ -97,7 +97,7 @@ def run(arguments: Namespace) -> None:
             continue
         n_sent += 1
         terminal.write(f"{visible(run.name):<{width}}  {sent}")
-    if not any(isinstance(error, ServerError) for error in problems):
+    if n_sent and not any(isinstance(error, ServerError) for error in problems):
         problems += _send_seed_summaries(runs, given, mode, announced)
     if n_sent and mode == "offline":
         print("written offline: upload each folder that is named above with `wandb sync FOLDER`")
