@@ -43,8 +43,9 @@ Sweeps and flags:
 
   sweep.fail_fast=true    start no job after a failed one
   sweep.max_hours=8       start no job after 8 hours; the same command continues later
+  hydra/launcher=local    run the jobs of a sweep at the same time, one for each GPU or core
   sweep.order=longest_first
-                          start jobs with the most FLOPs first; by_seed: each seed before the next one
+                          the jobs with the most FLOPs first; by_seed: one seed after the other
   hydra.sweep.dir=FOLDER  directory of the runs of a sweep; the same command continues there
   hydra.run.dir=FOLDER    directory of the run
   --config-dir FOLDER     your own options, in addition to these
