@@ -68,7 +68,7 @@ def compute(runs: Sequence[Run], n_runs: int, plugins: Sequence[str] = ()) -> To
     if not candidates:
         return TokenLosses(problem="no two of these runs have the same validation tokens and comparable losses")
     found: list[RunLosses] = []
-    problems: dict[str, str] = {}
+    problems: dict[str, list[str]] = {}
     ids_N: np.ndarray | None = None
     tokens: list[str] = []
     for run in candidates:
@@ -76,19 +76,19 @@ def compute(runs: Sequence[Run], n_runs: int, plugins: Sequence[str] = ()) -> To
             loaded = load_run(str(run.path), device="cpu", plugins=plugins)
             its_ids_N, losses_N = _score(loaded)
         except NanolmError as error:
-            problems[error.found] = run.name
+            problems.setdefault(error.found, []).append(run.name)
             continue
         if ids_N is None:
             ids_N, tokens = its_ids_N, _texts(loaded, its_ids_N)
         if not np.array_equal(ids_N, its_ids_N):
-            problems["it scores other tokens of the text (trainer.sampling)"] = run.name
+            problems.setdefault("other tokens of the text are scored (trainer.sampling)", []).append(run.name)
             continue
         found.append(RunLosses(run.name, loaded.step, [round(loss, 4) for loss in losses_N.tolist()]))
         if len(found) == n_runs:
             break
     if len(found) > 1:
         return TokenLosses(tokens, found)
-    return TokenLosses(problem="; ".join(f"{name}: {problem}" for problem, name in problems.items()))
+    return TokenLosses(problem="; ".join(f"{', '.join(names)}: {problem}" for problem, names in problems.items()))
 
 
 def _texts(loaded: Loaded, ids_N: np.ndarray) -> list[str]:

@@ -30,7 +30,9 @@ def test_why_there_are_no_losses(pair: Path, text: Path, tmp_path: Path) -> None
     shutil.copytree(pair, tmp_path / "pair")
     for path in (tmp_path / "pair").glob("*/config.yaml"):
         path.write_text(path.read_text().replace(str(text), str(tmp_path / "missing.txt")))
-    assert "missing.txt" in compute(find([tmp_path / "pair"]), 4).problem
+    problem = compute(find([tmp_path / "pair"]), 4).problem
+    assert problem.startswith("bigram, gpt: ")
+    assert "missing.txt" in problem
 
 
 @pytest.mark.slow
