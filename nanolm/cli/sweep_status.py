@@ -102,7 +102,7 @@ def _parts(status: SweepStatus) -> Iterator[Any]:
                 "" if loss is None else f"{ESTIMATE * (job.summary.best_val_sample is not None)}{loss:.4f}",
                 "" if job.running_for is None else format_estimate(job.running_for),
                 "" if left is None else format_estimate(left),
-                f"{where.host}, process {where.process}" if where else "",
+                (f"{where.host}, process {where.process}" if where else "") + (f", GPU {job.gpu}" if job.gpu else ""),
             )
         yield table
     ended = [*failed, *status.of(State.diverged)]

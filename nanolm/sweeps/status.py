@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nanolm.lock_holders import Holder
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.metrics import read_last_row
 from nanolm.runs.summary import Summary
+from nanolm.sweeps.launchers.gpus import gpus_of_process
 from nanolm.sweeps.planning import KEY_LENGTH
 from nanolm.sweeps.states import DONE, State, read_error
 from nanolm.wording import format_estimate
@@ -41,6 +43,7 @@ class JobStatus:
         error: why it failed or diverged.
         holder: the process that runs it.
         running_for: seconds since that process began with it.
+        gpu: the GPU of that process, if it was started with one and runs on this machine.
     """
 
     name: str
@@ -51,6 +54,7 @@ class JobStatus:
     error: str = ""
     holder: Holder | None = None
     running_for: float | None = None
+    gpu: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -164,9 +168,11 @@ def read_job_status(folder: Path, now: float | None = None) -> JobStatus:
         return JobStatus(folder.name, State.failed, Summary(), error=error.found)
     step = max(summary.steps_done, row.step if row else 0)
     seconds = max(summary.seconds or 0.0, (row and row.seconds) or 0.0)
-    text, holder, running_for = "", None, None
+    text, holder, running_for, gpu = "", None, None, ""
     if run.is_claimed():
         state, holder = State.running, run.holder()
+        if holder is not None and holder.host == socket.gethostname():
+            gpu = gpus_of_process(holder.process)
         with contextlib.suppress(ValueError):
             since = datetime.datetime.fromisoformat(holder.since).timestamp() if holder else 0.0
             running_for = (time.time() if now is None else now) - since if since else None
@@ -175,7 +181,7 @@ def read_job_status(folder: Path, now: float | None = None) -> JobStatus:
         state = ENDED.get(summary.status or "", State.failed if text else State.new)
         if state is State.new and run.exists():
             state = State.unfinished
-    return JobStatus(folder.name, state, summary, step, seconds, text, holder, running_for)
+    return JobStatus(folder.name, state, summary, step, seconds, text, holder, running_for, gpu)
 
 
 def _running(job: JobStatus) -> dict[str, Any]:
@@ -185,6 +191,7 @@ def _running(job: JobStatus) -> dict[str, Any]:
         "max_steps": job.summary.max_steps,
         "host": job.holder and job.holder.host,
         "process": job.holder and job.holder.process,
+        "gpu": job.gpu or None,
         "seconds": job.running_for,
         "seconds_left": job.seconds_left,
     }

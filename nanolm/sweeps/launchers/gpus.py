@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from nanolm.errors import NanolmError, SettingsError, raise_all
 from nanolm.wording import format_bytes
@@ -91,6 +92,16 @@ def chosen_gpus(setting: object) -> list[Gpu]:
     problems = [problem for number in numbers if (problem := _wrong(number, by_number))]
     raise_all(problems)
     return [by_number[number] for number in numbers]
+
+
+def gpus_of_process(process: int) -> str:
+    """Return CUDA_VISIBLE_DEVICES of a process of this machine, as it was started; empty if unknown or not set."""
+    try:
+        variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = (text.removeprefix(f"{VISIBLE}=") for text in map(os.fsdecode, variables) if text.startswith(f"{VISIBLE}="))
+    return next(found, "")
 
 
 def _parse(setting: object) -> list[str]:

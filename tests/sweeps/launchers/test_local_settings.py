@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from nanolm.cli import main as cli
 from nanolm.errors import SettingsError
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers import gpus, local_settings
-from nanolm.sweeps.launchers.gpus import chosen_gpus
+from nanolm.sweeps.launchers.gpus import chosen_gpus, gpus_of_process
 from nanolm.sweeps.launchers.local import require_planned
 from nanolm.sweeps.launchers.local_settings import Slot, check_local
 from tests.helpers import SMALL
@@ -95,6 +96,16 @@ def test_a_machine_whose_gpus_are_all_taken_is_refused(machine: Machine) -> None
     machine(900, 900)
     with pytest.raises(SettingsError, match=r"GPU 0 is in use: [\s\S]*GPU 1 is in use[\s\S]*wait for it"):
         chosen_gpus("auto")
+
+
+def test_the_gpu_of_a_process_is_read_from_its_environment() -> None:
+    with subprocess.Popen(["sleep", "60"], env={"A": "1", "CUDA_VISIBLE_DEVICES": "3"}) as process:
+        assert gpus_of_process(process.pid) == "3"
+        process.kill()
+    with subprocess.Popen(["sleep", "60"], env={}) as process:
+        assert gpus_of_process(process.pid) == ""
+        process.kill()
+    assert gpus_of_process(process.pid) == ""
 
 
 def test_jobs_are_spread_over_gpus_and_never_above_their_number(machine: Machine) -> None:
