@@ -43,6 +43,7 @@ SMALL = (
     "trainer.batch_size=4",
     "trainer.sample_tokens=0",
     "trainer.device=cpu",
+    "trainer.precision=fp32",
     "logger=none",
 )
 

@@ -160,7 +160,7 @@ def test_resumed_run_keeps_its_precision_or_logs_the_change(
 ) -> None:
     """precision=auto is bf16 on a GPU and fp32 on a CPU, and trainer.device may change."""
     run = RunDirectory(tmp_path)
-    config = small_config(small_text, *RESUME_OVERRIDES, "trainer.sample_tokens=0")
+    config = small_config(small_text, *RESUME_OVERRIDES, "trainer.sample_tokens=0", "trainer.precision=auto")
     with monkeypatch.context() as patch, sigterm_at_step(8):
         patch.setattr(precision, "resolve", lambda *arguments: before)
         train(config, run)
