@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from typing import Any
 
 import torch
@@ -27,10 +28,23 @@ from nanolm.training.optimizers.lion import Lion
 from nanolm.training.optimizers.muon import Muon, Split
 from nanolm.training.optimizers.schedule_free import ScheduleFreeAdamW
 
+# Methods that torch hides from its compiler, which it imports for that at their first call: as long as importing torch.
+_HIDDEN_METHODS = ("add_param_group", "state_dict", "load_state_dict")
+
 
 def build(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the configured optimizer for the trained parameters of a model: its adapters, or else all."""
+    _do_not_import_the_compiler()
     return OPTIMIZERS[config.name](model, config)
+
+
+def _do_not_import_the_compiler() -> None:
+    """Mark the hidden methods as if the compiler had been imported; no compiled function here calls them."""
+    if "torch._dynamo" not in sys.modules:
+        for name in _HIDDEN_METHODS:
+            method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+            if method is not None:
+                method.__dict__.setdefault("__dynamo_disable", method)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

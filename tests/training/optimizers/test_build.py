@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,18 @@ def test_default_lr_trains_a_small_model(name: str, small_text: Path, tmp_path: 
     config = make_config(*SMALL, "dataset=text", f"dataset.path={small_text}", f"optimizer={name}", *length)
     summary = train(config, run).summary
     assert summary.final_val_loss < 0.8 * summary.baseline_losses["counted_unigram"]
+
+
+@pytest.mark.slow
+def test_building_muon_does_not_import_the_compiler() -> None:
+    code = """if True:
+        import sys, torch
+        from nanolm.compose import compose_command
+        from nanolm.training.optimizers.build import build
+
+        optimizer = build(compose_command(["optimizer=muon"]).config.optimizer, torch.nn.Linear(2, 2))
+        optimizer.load_state_dict(optimizer.state_dict())
+        print("torch._dynamo" in sys.modules)
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"
