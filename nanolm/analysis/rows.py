@@ -93,7 +93,7 @@ class Row:
 def group_seeds(
     measured: Sequence[Measured], by_run: dict[int, dict[str, Any]], differing: Iterable[str]
 ) -> list[list[Measured]]:
-    """Group runs that differ only by their seed. A run without readable settings is a group of its own.
+    """Group runs that differ only by their seed. A run without readable settings is its own group.
 
     Args:
         by_run: the settings that rows are grouped by, which may include the seed, by the id of the run.

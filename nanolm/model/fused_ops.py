@@ -1,6 +1,6 @@
 """Operations with hand-written backward passes, which take fewer kernels on a CPU than those that autograd derives.
 
-Each function has a plain formula of the same name. It is used on a GPU, which has fused kernels of its own, under
+Each function has a plain formula of the same name. It is used on a GPU, which has its own fused kernels, under
 torch.compile, which fuses by itself, and where a gradient is differentiated again.
 """
 

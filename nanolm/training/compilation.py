@@ -14,7 +14,7 @@ from nanolm.config.batch_schedule import stages, total_tokens
 from nanolm.config.run import Config
 from nanolm.errors import SettingsError
 from nanolm.model.count import mean_flops_per_token
-from nanolm.training.step import Forward, LossFn, Reduction
+from nanolm.training.step import LossFn
 
 # trainer.compile=auto compiles on a GPU if a run would take at least this long without. Compiling takes one to two
 # minutes, and is assumed to save a third of a step.
@@ -110,16 +110,10 @@ def compile_loss(loss_fn: LossFn, n_shapes: int = 1, cuda_graphs: bool = False) 
         return torch.compile(loss_fn, **options)
     compiled = torch.compile(loss_fn, mode="reduce-overhead", **options)
 
-    def record_or_replay(
-        forward: Forward,
-        inputs_BxT: torch.Tensor,
-        targets_BxS: torch.Tensor,
-        documents_BxT: torch.Tensor | None,
-        reduction: Reduction,
-    ) -> torch.Tensor:
+    def record_or_replay(*inputs: Any) -> torch.Tensor:
         # Losses and gradients of the last update are overwritten.
         torch.compiler.cudagraph_mark_step_begin()
-        return compiled(forward, inputs_BxT, targets_BxS, documents_BxT, reduction)
+        return compiled(*inputs)
 
     return record_or_replay
 

@@ -1,6 +1,6 @@
 """A pool of worker processes on this machine, one in each slot, which are replaced when they die.
 
-concurrent.futures gives up all jobs when a worker dies, and cannot give each worker an environment of its own.
+concurrent.futures gives up all jobs when a worker dies, and cannot give each worker its own environment.
 """
 
 from __future__ import annotations
