@@ -16,13 +16,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
-from nanolm.errors import NanolmError, SettingsError, is_disk_failure, write_failure
+from nanolm.errors import NanolmError, SettingsError
 from nanolm.files import write_text
 from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
 from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob, PlannedJobLoader, job_overrides
 from nanolm.sweeps.job import SweepJob
-from nanolm.sweeps.launchers import concurrency
+from nanolm.sweeps.launchers import registry
+from nanolm.sweeps.launchers.blocking import BlockingJobs
+from nanolm.sweeps.launchers.engine import Engine, Request
 from nanolm.sweeps.planning import Job
 from nanolm.sweeps.progress import Progress
 from nanolm.sweeps.states import Report, State, read_job
@@ -97,7 +99,7 @@ class SweepResult:
 
 def check_request(request: SweepRequest) -> Iterator[NanolmError]:
     """Refuse a launcher that cannot start the jobs, and a time for a sweep that is over before it starts."""
-    yield from concurrency.check(request.config)
+    yield from registry.check(request.config)
     hours = request.max_hours
     if hours is not None and not 0 < hours < math.inf:
         yield SettingsError(
@@ -133,12 +135,11 @@ class Driver:
             start_time=clock(),
             deadline=None if hours is None else clock() + 3600 * hours,
             stop_file=self._stop_file,
-            threads=concurrency.threads_per_job(config, n_jobs),
+            threads=registry.threads_per_job(config, n_jobs),
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
         )
-        self._is_in_process = concurrency.is_in_process(config)
-        self._batch_size = concurrency.batch_size(config)
-        self._n_launched = 0
+        self._is_in_process = registry.is_in_process(config)
+        self._max_batch_size = config.hydra.sweeper.get("max_batch_size")
         self._progress = Progress(n_jobs)
         self.waits = Waits(request.directory, self._progress.show)
         self.stop = StopRequest()
@@ -148,6 +149,11 @@ class Driver:
         self._reports: dict[str, Report] = {}
         self._attempts: collections.Counter[str] = collections.Counter()
         self._failures: dict[str, str] = {}
+        # By number in the order of the jobs: those that the engine has, and those that other processes run.
+        self._numbers: dict[str, int] = {}
+        self._started: dict[int, Job] = {}
+        self._elsewhere: dict[int, Job] = {}
+        self._has_stopped_jobs = False
 
     def __enter__(self) -> Self:
         self._remove_stop_file()
@@ -156,8 +162,8 @@ class Driver:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if close := getattr(self.__dict__.get("_launcher"), "close", None):
-            close()
+        if engine := self.__dict__.get("_engine"):
+            engine.close()
         signals.restore(self._previous_handlers)
         self._progress.stop()
         self._remove_stop_file()
@@ -180,79 +186,136 @@ class Driver:
         """Whether sweep.max_hours is over."""
         return self.job.deadline is not None and self._clock() >= self.job.deadline
 
+    @property
+    def n_slots(self) -> int:
+        """How many jobs run at a time at most."""
+        return self._max_batch_size or self._engine.n_slots
+
+    @property
+    def n_started(self) -> int:
+        """The number of jobs that were started here and have not ended."""
+        return len(self._started)
+
+    @property
+    def has_open_jobs(self) -> bool:
+        """Whether jobs that were started here, or that other processes run, are not over."""
+        return bool(self._started or self._elsewhere)
+
     def run(self, jobs: Sequence[Job]) -> list[Report]:
         """Run the jobs that are not done, and wait for those that other processes run.
 
         Returns:
             The state of each job, in the order of the jobs.
         """
-        self._jobs |= {job.key: job for job in jobs}
-        self._read_states(jobs)
-        self._progress.add(jobs, self._reports)
+        self.add(jobs)
+        waiting = collections.deque(jobs)
+        # An engine with processes of its own receives all jobs, and has a queue.
+        at_once = self._max_batch_size or (1 if self._is_in_process else len(jobs))
         with contextlib.suppress(Stopped):
-            while not self.is_stopping and (remaining := [job for job in jobs if not self._is_done(job)]):
-                self._read_states(remaining)
-                ready = [job for job in remaining if not self._is_done(job) and not self._is_running(job)]
-                if ready:
-                    self._launch(ready[: self._batch_size])
-                elif running := [job for job in remaining if self._is_running(job)]:
-                    for job in running:
-                        run = job.run
-                        self.waits.check(str(run.path), run.lock, (run.metrics, run.log, run.summary, run.lock))
-                    time.sleep(POLL_INTERVAL)
-        self._read_states(jobs)
-        self._progress.update()
-        return [self._reports[job.key] for job in jobs]
-
-    def _read_states(self, jobs: Sequence[Job]) -> None:
+            while waiting or self.has_open_jobs:
+                if self.is_stopping:
+                    waiting.clear()
+                while waiting and (n_free := at_once - self.n_started) > 0:
+                    self.start([waiting.popleft() for _ in range(min(len(waiting), n_free))])
+                self.wait()
         for job in jobs:
-            report = read_job(job)
-            if job.key in self._failures and report.state not in self.job.final_states:
-                report = dataclasses.replace(report, state=State.failed, error=self._failures[job.key])
-            self._reports[job.key] = report
+            self._read_state(job)
+        self._progress.update()
+        return [self.report(job) for job in jobs]
 
-    def _is_done(self, job: Job) -> bool:
-        return job.key in self._failures or self._reports[job.key].state in self.job.final_states
+    def report(self, job: Job) -> Report:
+        """Return the last known state of a job."""
+        return self._reports[job.key]
 
-    def _is_running(self, job: Job) -> bool:
-        return self._reports[job.key].state is State.running
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Read the states of jobs, and show them in the progress."""
+        for job in jobs:
+            self._jobs[job.key] = job
+            self._numbers.setdefault(job.key, len(self._numbers))
+            self._read_state(job)
+        self._progress.add(jobs, self._reports)
 
-    def _launch(self, batch: Sequence[Job]) -> None:
-        """Run a batch of jobs through the launcher, and record those that are not to be retried."""
-        overrides = [job_overrides(job) for job in batch]
-        reports: list[Any] = [None] * len(batch)
-        problem = ""
-        try:
-            # Of a process that failed, the value is an exception.
-            returned = self._launcher.launch(overrides, initial_job_idx=self._n_launched)
-            reports = [job_return._return_value for job_return in returned]
-        except NanolmError:
-            raise
-        except Exception as error:
-            # Of the launcher: a job returns its own errors.
-            if isinstance(error, OSError) and is_disk_failure(error):
-                raise write_failure(error, "the sweep", str(self._request.directory), "repeat the command") from error
-            # A killed worker ends the whole batch, and the results of its other jobs are lost.
-            problem = f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
-        self._n_launched += len(batch)
-        for job, report in zip(batch, reports, strict=True):
-            if isinstance(report, LostJob):
-                self._count_attempt(job, report.problem, report.n_attempts)
-            elif not isinstance(report, Report):
-                self._count_attempt(job, problem)
-            elif report.state is State.failed:
-                self._failures[job.key] = report.error
-                self._progress.report_failure(job, report)
-            elif report.signal and self._is_in_process:
-                self.stop.receive(report.signal)
-            elif report.state in (State.interrupted, State.unfinished):
-                self._count_attempt(job, problem)
-        if self.job.fail_fast and any(job.key in self._failures for job in batch):
+    def start(self, jobs: Sequence[Job]) -> list[Job]:
+        """Start jobs that were added, unless they are done or another process runs them.
+
+        Returns:
+            Those that are over.
+        """
+        over, requests = [], []
+        for job in jobs:
+            number = self._numbers[job.key]
+            if self._is_over(job):
+                over.append(job)
+            elif self.report(job).state is State.running:
+                self._elsewhere[number] = job
+            else:
+                self._started[number] = job
+                requests.append(Request(number, job_overrides(job)))
+        if requests:
+            self._engine.start(requests)
+        return over
+
+    def wait(self) -> list[Job]:
+        """Wait for jobs to end, at most for a second.
+
+        Returns:
+            Those that are over: done, failed for good, or, in a sweep that ends early, neither.
+        """
+        is_stopping = self.is_stopping
+        if is_stopping and self._started:
+            self._engine.cancel_waiting()
+        if self.stop.signal and self._started and not self._has_stopped_jobs:
+            self._has_stopped_jobs = True
+            self._engine.stop_running()
+        changed = []
+        if self._started:
+            for ended in self._engine.ended(POLL_INTERVAL):
+                changed.append(self._started.pop(ended.number))
+                self._receive(changed[-1], ended.result)
+        elif self._elsewhere and not is_stopping:
+            time.sleep(POLL_INTERVAL)
+        changed += self._elsewhere.values()
+        self._elsewhere = {}
+        for job in changed:
+            self._read_state(job)
+        if self.is_stopping:
+            return changed
+        for job in changed:
+            if self.report(job).state is State.running:
+                run = job.run
+                self.waits.check(str(run.path), run.lock, (run.metrics, run.log, run.summary, run.lock))
+        return self.start(changed)
+
+    def _read_state(self, job: Job) -> None:
+        report = read_job(job)
+        if job.key in self._failures and report.state not in self.job.final_states:
+            report = dataclasses.replace(report, state=State.failed, error=self._failures[job.key])
+        self._reports[job.key] = report
+
+    def _is_over(self, job: Job) -> bool:
+        return job.key in self._failures or self.report(job).state in self.job.final_states
+
+    def _receive(self, job: Job, result: Report | LostJob) -> None:
+        """Record the result of a job: whether it failed, and whether it is to be started again."""
+        if isinstance(result, LostJob):
+            self._count_attempt(job, result.problem)
+        elif result.state is State.failed:
+            self._failures[job.key] = result.error
+            self._progress.report_failure(job, result)
+        elif result.signal and self._is_in_process:
+            self.stop.receive(result.signal)
+        elif result.state in (State.interrupted, State.unfinished):
+            self._count_attempt(job)
+        if self.job.fail_fast and job.key in self._failures:
             write_stop_file(self._stop_file, START_NO_JOB)
 
-    def _count_attempt(self, job: Job, problem: str, n_attempts: int = 1) -> None:
-        self._attempts[job.key] += n_attempts
-        if self._attempts[job.key] < MAX_ATTEMPTS or read_job(job).state in (State.running, *self.job.final_states):
+    def _count_attempt(self, job: Job, problem: str = "") -> None:
+        self._attempts[job.key] += 1
+        if self._attempts[job.key] < MAX_ATTEMPTS:
+            if problem and not self.is_stopping:
+                self._progress.announce(f"nanolm: {job.run.path}: {problem}; a new process resumes it")
+            return
+        if read_job(job).state in (State.running, *self.job.final_states):
             return
         text = f"its process ended without a result, {MAX_ATTEMPTS} times" + (f": {problem}" if problem else "")
         self._failures[job.key] = text
@@ -260,7 +323,13 @@ class Driver:
             write_text(job.run.error, text + "\n")
 
     @functools.cached_property
-    def _launcher(self) -> Any:
+    def _engine(self) -> Engine:
+        config = self._request.config
+        if launcher := registry.LAUNCHERS.get(registry.launcher_name(config)):
+            return launcher.make(config, self.job)
+        return BlockingJobs(self._hydra_launcher(), str(self._request.directory))
+
+    def _hydra_launcher(self) -> Any:
         from hydra.core.plugins import Plugins
         from hydra.types import HydraContext
 

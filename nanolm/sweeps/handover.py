@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
+import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ from nanolm.compose.hydra_app import CheckedConfigLoader
 from nanolm.config.composed import to_omegaconf
 from nanolm.config.interpolation import escape
 from nanolm.config.yaml_io import read_yaml, save_yaml, typed_settings
+from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json, parse_json
 
 if TYPE_CHECKING:
@@ -29,20 +33,18 @@ PLANNED = "hydra.planned="
 
 @dataclasses.dataclass(frozen=True)
 class LostJob:
-    """Returned by a launcher instead of a job's result, if the processes of the job ended without one.
+    """Takes the place of a job's result if its process ended without one.
 
     Attributes:
-        problem: how the last of them ended.
-        n_attempts: the number of processes.
+        problem: how it ended, if that is known.
     """
 
-    problem: str
-    n_attempts: int
+    problem: str = ""
 
 
 def job_overrides(job: Job) -> list[str]:
     """Return the overrides of a job for a launcher, which passes them to `PlannedJobLoader` in the job's process."""
-    planned = PlannedJob(job.run.path.name, job.config.plugins, job.choices, save_yaml(job.config))
+    planned = PlannedJob(job.run.path.name, job.config.plugins, job.choices, save_yaml(job.config), version("nanolm"))
     return [PLANNED + dump_json(dataclasses.asdict(planned))]
 
 
@@ -55,25 +57,36 @@ class PlannedJob:
         plugins: modules to import before its settings are read.
         choices: the option chosen in each group.
         settings: as YAML.
+        version: of nanolm in the process of the driver.
     """
 
     folder: str
     plugins: list[str]
     choices: dict[str, str]
     settings: str
+    version: str
 
     @classmethod
     def parse(cls, overrides: Sequence[str]) -> PlannedJob:
         """Read what `job_overrides` wrote."""
         (override,) = overrides
-        return cls(**parse_json(override.removeprefix(PLANNED)))
+        found = parse_json(override.removeprefix(PLANNED))
+        # Another version may have other fields; `load` refuses it.
+        return cls(**{field.name: found.get(field.name) for field in dataclasses.fields(cls)})
 
     def load(self) -> Config:
         """Import the plugins and return the settings.
 
         Raises:
-            NanolmError: a plugin cannot be imported, or the settings do not fit the schema in this process.
+            NanolmError: this process has another version of nanolm than the driver, or a plugin cannot be imported, or
+                the settings do not fit the schema.
         """
+        if self.version != (own := version("nanolm")):
+            raise SettingsError(
+                f"the sweep was started with nanolm {self.version}, and its job with nanolm {own}",
+                where=f"{socket.gethostname()}, {sys.prefix}",
+                hint="install the same version on all machines",
+            )
         import_plugins(self.plugins)
         return typed_settings(read_yaml(self.settings), Path(self.folder))
 

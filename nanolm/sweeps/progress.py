@@ -110,12 +110,16 @@ class Progress:
             if job.key in self._failed:
                 return
             self._failed.add(job.key)
-        self._bar.write(visible(self._describe(job, report), multiline=True), file=self._file)
+        self.announce(self._describe(job, report))
 
     def show(self, text: str) -> None:
         """Print a message above the status line of a terminal; nothing elsewhere."""
         if not self._bar.disable:
-            self._bar.write(visible(text, multiline=True), file=self._file)
+            self.announce(text)
+
+    def announce(self, text: str) -> None:
+        """Print a message, above the status line of a terminal."""
+        self._bar.write(visible(text, multiline=True), file=self._file)
 
     def status_line(self) -> str:
         """Return the number of jobs in each state, the remaining time and the best loss."""

@@ -16,6 +16,7 @@ from nanolm.signals import Stopped
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.driver import MAX_ATTEMPTS, Driver, SweepRequest
 from nanolm.sweeps.job import SweepJob
+from nanolm.sweeps.launchers.blocking import BlockingJobs
 from nanolm.sweeps.planning import Job, plan
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, read_stop_file
@@ -35,7 +36,6 @@ class FakeLauncher:
         self.batches: list[int] = []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        assert initial_job_idx == sum(self.batches)
         self.batches.append(len(job_overrides))
         found = [next(job for name, job in self._jobs.items() if name in override) for (override,) in job_overrides]
         return [JobReturn(_return_value=self._run(job), status=JobStatus.COMPLETED) for job in found]
@@ -50,7 +50,7 @@ def complete(job: Job) -> Report:
 def driver_of(
     jobs: Sequence[Job],
     run: Callable[[Job], Report | None],
-    launcher: str = "ray",
+    launcher: str = "other",
     clock: Callable[[], float] = time.time,
     **sweeper: Any,
 ) -> tuple[Driver, FakeLauncher]:
@@ -63,13 +63,13 @@ def driver_of(
     request = SweepRequest([], OmegaConf.create({"hydra": hydra}), None, SweepJob())  # type: ignore[arg-type]
     driver = Driver(request, len(jobs), clock)
     fake = FakeLauncher(jobs, run)
-    driver._launcher = fake
+    driver._engine = BlockingJobs(fake, str(jobs[0].run.path.parent))
     return driver, fake
 
 
 @pytest.mark.parametrize(
     ("launcher", "sweeper", "batches"),
-    [("ray", {}, [3]), ("ray", {"max_batch_size": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
+    [("other", {}, [3]), ("other", {"max_batch_size": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
 )
 def test_driver_passes_jobs_in_batches(
     launcher: str, sweeper: dict[str, int], batches: list[int], jobs: list[Job]

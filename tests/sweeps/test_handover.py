@@ -1,5 +1,7 @@
 """The way of a planned job through a launcher."""
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from omegaconf import DictConfig
 from nanolm.compose import CONFIG_NAME, choices_of, config_folder, register_schemas
 from nanolm.compose.hydra_api import without_hydra
 from nanolm.config.composed import to_config
+from nanolm.errors import SettingsError
 from nanolm.sweeps.combinations import combinations
 from nanolm.sweeps.handover import PlannedJob, PlannedJobLoader, job_overrides
 from nanolm.sweeps.planning import plan
@@ -39,3 +42,12 @@ def test_planned_job_reaches_the_launcher_unchanged(master: DictConfig, tmp_path
         assert (planned.folder, planned.choices, planned.plugins) == (job.run.path.name, job.choices, [])
         assert planned.load() == job.config
     assert master == before
+
+
+def test_a_job_of_another_version_is_refused_with_both(tmp_path: Path) -> None:
+    (job,) = plan(combinations([*SMALL, "dataset=text", "dataset.path=a.txt"]), tmp_path)
+    (text,) = job_overrides(job)
+    newer = text.replace(f'"version": "{version("nanolm")}"', '"version": "9.8.7", "later_field": 1')
+    assert newer != text
+    with pytest.raises(SettingsError, match=rf"nanolm 9\.8\.7, and its job with nanolm {re.escape(version('nanolm'))}"):
+        PlannedJob.parse([newer]).load()

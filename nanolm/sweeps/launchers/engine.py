@@ -1,7 +1,7 @@
 """What a launcher with processes of its own offers to the driver: start jobs, and tell which have ended.
 
 An engine does not retry. A job whose process ended without a result is reported as a `LostJob`, and the driver starts
-it again, so that it resumes from its last checkpoint.
+it again with the same number, so that it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Request:
     """A job to start.
 
     Attributes:
-        number: identifies it among the jobs that an engine is given.
+        number: of the job. Of two jobs that wait, the one with the lower number is started first.
         overrides: the job, as `nanolm.sweeps.handover.PlannedJob.parse` reads it.
     """
 
@@ -56,6 +56,15 @@ class Engine(Protocol):
 
         Raises:
             SweepError: no job can run any more.
+        """
+
+    def cancel_waiting(self) -> None:
+        """Start none of the jobs that wait. `ended` reports them with `State.new`."""
+
+    def stop_running(self) -> None:
+        """Let the jobs that run save a checkpoint and end.
+
+        Jobs that see the sweep's directory find its stop file, and need nothing else.
         """
 
     def close(self) -> None:

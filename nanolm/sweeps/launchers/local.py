@@ -6,16 +6,14 @@ import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from nanolm.errors import SettingsError
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.sweeps.handover import PlannedJob
-from nanolm.sweeps.launchers.concurrency import threads_per_job
+from nanolm.sweeps.launchers.engine import Request
 from nanolm.sweeps.launchers.local_settings import slots
 from nanolm.sweeps.launchers.pool import Pool
 from nanolm.terminal import visible
@@ -48,49 +46,24 @@ class LocalJob:
         # tqdm's own lock is a semaphore, of which Python warns when a process that is killed leaves it.
         tqdm.set_lock(threading.RLock())
 
-    def __call__(self, number: int, request: Sequence[str]) -> Report:
-        """Run the job of these overrides."""
-        planned = PlannedJob.parse(request)
+    def __call__(self, request: Request) -> Report:
+        """Run a job."""
+        planned = PlannedJob.parse(request.overrides)
         return self.function.run(RunDirectory(self.directory / planned.folder), planned.load, planned.choices)
 
 
-class LocalJobs:
-    """The worker processes of a sweep, kept from one batch of jobs to the next.
+def local_jobs(config: DictConfig, function: SweepJob) -> Pool:
+    """Return the worker processes of a sweep.
 
     Args:
         config: the composed config of the sweep.
         function: runs a job.
     """
-
-    def __init__(self, config: DictConfig, function: SweepJob) -> None:
-        places = slots(config)
-        threads = threads_per_job(config, len(places))
-        limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
-        environment = {name: value for name, value in limits.items() if name not in os.environ}
-        task = LocalJob(function, display_path(Path(str(config.hydra.sweep.dir))))
-        self._pool = Pool(places, task, environment, _show)
-
-    def run(self, overrides: Sequence[Sequence[str]], first_number: int) -> list[Any]:
-        """Run jobs and return their reports; a `LostJob` for one whose processes died."""
-        return self._pool.run(overrides, first_number, [PlannedJob.parse(job).folder for job in overrides])
-
-    def close(self) -> None:
-        """End the worker processes."""
-        self._pool.close()
-
-
-def require_planned(function: Any) -> None:
-    """Check that one of nanolm's sweepers drives the sweep.
-
-    Raises:
-        SettingsError: it is another one, which does not plan its jobs.
-    """
-    if getattr(function, "driver", None) is None:
-        raise SettingsError(
-            "hydra/launcher=local runs jobs that nanolm has planned, and another sweeper is chosen",
-            where="hydra/sweeper",
-            hint="leave hydra/sweeper out, or choose grid or optuna",
-        )
+    threads = function.threads
+    limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
+    environment = {name: value for name, value in limits.items() if name not in os.environ}
+    task = LocalJob(function, display_path(Path(str(config.hydra.sweep.dir))))
+    return Pool(slots(config), task, environment, _show)
 
 
 def _show(text: str) -> None:

@@ -5,12 +5,12 @@ concurrent.futures gives up all jobs when a worker dies, and cannot give each wo
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -20,8 +20,10 @@ from nanolm.errors import SweepError
 from nanolm.machine import ProcessMemory, available_memory, process_memory, reset_peak
 from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob
 from nanolm.sweeps.launchers import worker
+from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.local_settings import Slot
 from nanolm.sweeps.launchers.memory import fits_gpu, fits_host
+from nanolm.sweeps.states import Report, State
 from nanolm.wording import format_bytes
 
 # Seconds between two looks at the memory of the workers and of the machine.
@@ -34,7 +36,7 @@ class Worker:
 
     Attributes:
         is_ready: whether it has imported everything.
-        job: the index of the job that it runs.
+        job: the number of the job that it runs.
         memory: its memory when it was last looked at.
     """
 
@@ -80,61 +82,64 @@ class Pool:
         self._environment = environment
         self._show = show
         self._workers: dict[int, Worker] = {}
+        self._waiting: list[Request] = []
+        self._cancelled: list[Request] = []
         self._n_failed_starts = 0
         # Of the last job: the largest memory of its process, and what it reserved on its GPU, in bytes.
         self._peak = 0
         self._gpu_peak = 0
         self._is_told = False
 
-    def run(self, requests: Sequence[Any], first_number: int = 0, names: Sequence[str] = ()) -> list[Any]:
-        """Run jobs and return their results in the same order; a `LostJob` for one whose processes died.
+    @property
+    def n_slots(self) -> int:
+        """How many jobs run at a time at most."""
+        return len(self._slots)
 
-        Args:
-            requests: what the task receives for each job.
-            first_number: number of the first job, for the task.
-            names: of the jobs, for messages.
+    def start(self, requests: Sequence[Request]) -> None:
+        """Queue jobs; they start during `ended`."""
+        self._waiting = sorted([*self._waiting, *requests], key=lambda request: request.number)
+
+    def ended(self, timeout: float) -> list[Ended]:
+        """Run jobs until at least one has ended, at most for a number of seconds; return those that have ended.
 
         Raises:
             SweepError: worker processes end at their start.
-            Exception: what the task raised. The workers are ended then.
+            Exception: what the task raised.
         """
-        try:
-            return self._run(requests, first_number, names)
-        except BaseException:
-            self.close()
-            raise
+        found = [Ended(each.number, Report(State.new)) for each in self._cancelled]
+        self._cancelled = []
+        until = time.monotonic() + timeout
+        while not found and (self._waiting or self._busy()):
+            self._send_jobs()
+            if (left := until - time.monotonic()) <= 0:
+                break
+            for each in self._with_news(left):
+                found += self._receive(each)
+        self._send_jobs()
+        return found
 
-    def _run(self, requests: Sequence[Any], first_number: int, names: Sequence[str]) -> list[Any]:
-        waiting = collections.deque(range(len(requests)))
-        results: list[Any] = [None] * len(requests)
-        n_lost: collections.Counter[int] = collections.Counter()
-        while waiting or self._busy():
-            self._start_workers(len(waiting))
-            for each in self._workers.values():
-                if waiting and each.is_ready and each.job is None and self._fits(each):
-                    self._send(each, waiting.popleft(), requests, first_number)
-            for each in self._with_news():
-                job, message = each.job, each.receive()
-                if isinstance(message, worker.Ready):
-                    each.is_ready, self._n_failed_starts = True, 0
-                elif isinstance(message, worker.Result):
-                    assert job is not None
-                    if message.error is not None:
-                        raise message.error
-                    results[job], each.job = message.value, None
-                    self._note_peak(each, message.gpu_memory)
-                else:
-                    problem = self._remove(each)
-                    if job is None:
-                        continue
-                    n_lost[job] += 1
-                    name = names[job] if names else f"job {first_number + job}"
-                    if n_lost[job] < MAX_ATTEMPTS:
-                        waiting.appendleft(job)
-                        self._show(f"nanolm: {name}: {problem}; a new process resumes it")
-                    else:
-                        results[job] = LostJob(problem, n_lost[job])
-        return results
+    def _receive(self, each: Worker) -> list[Ended]:
+        """Handle a message of a worker, or its end; return its job if that has ended."""
+        job, message = each.job, each.receive()
+        if isinstance(message, worker.Ready):
+            each.is_ready, self._n_failed_starts = True, 0
+            return []
+        if isinstance(message, worker.Result):
+            assert job is not None
+            if message.error is not None:
+                raise message.error
+            each.job = None
+            self._note_peak(each, message.gpu_memory)
+            return [Ended(job, message.value)]
+        problem = self._remove(each)
+        return [] if job is None else [Ended(job, LostJob(problem))]
+
+    def cancel_waiting(self) -> None:
+        """Start none of the jobs that wait."""
+        self._cancelled, self._waiting = [*self._cancelled, *self._waiting], []
+
+    def stop_running(self) -> None:
+        """The jobs that run find the stop file."""
 
     def close(self) -> None:
         """End the workers; one that runs a job saves a checkpoint first."""
@@ -149,20 +154,28 @@ class Pool:
     def _busy(self) -> list[Worker]:
         return [each for each in self._workers.values() if each.job is not None]
 
-    def _start_workers(self, n_waiting: int) -> None:
+    def _send_jobs(self) -> None:
+        """Give jobs that wait to idle workers, as far as the memory suffices, and start workers for the others."""
+        self._start_workers()
+        for each in self._workers.values():
+            if self._waiting and each.is_ready and each.job is None and self._fits(each):
+                self._send(each, self._waiting.pop(0))
+
+    def _start_workers(self) -> None:
         """Start as many workers as there are jobs that wait and free slots."""
+        n_waiting = len(self._waiting)
         n_free = len(self._workers) - len(self._busy())
         for slot in self._slots:
             if slot.number not in self._workers and n_free < n_waiting:
                 self._workers[slot.number] = _start(slot, self._task, {**self._environment, **slot.environment})
                 n_free += 1
 
-    def _send(self, each: Worker, job: int, requests: Sequence[Any], first_number: int) -> None:
+    def _send(self, each: Worker, request: Request) -> None:
         reset_peak(each.process.pid or 0)
-        each.job = job
+        each.job = request.number
         # A process that has just died is removed when its end is noticed.
         with contextlib.suppress(OSError):
-            each.connection.send((first_number + job, requests[job]))
+            each.connection.send(request)
 
     def _fits(self, candidate: Worker) -> bool:
         """Return whether the last job's peak fits into the memory that is left; the first of a batch always does."""
@@ -182,11 +195,11 @@ class Pool:
             )
         return is_fitting
 
-    def _with_news(self) -> list[Worker]:
-        """Wait until workers have sent a message or ended, or for a while, and return these workers."""
+    def _with_news(self, timeout: float) -> list[Worker]:
+        """Wait until workers have sent a message or ended, or for a number of seconds, and return these workers."""
         by_event = {each.connection: each for each in self._workers.values()}
         ended = {each.process.sentinel: each for each in self._workers.values()}
-        found = wait([*by_event, *ended], timeout=INTERVAL)
+        found = wait([*by_event, *ended], timeout=min(timeout, INTERVAL))
         for each in self._busy():
             each.look()
         news = [by_event[event] if isinstance(event, Connection) else ended[event] for event in found]  # type: ignore[index]

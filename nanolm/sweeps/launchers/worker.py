@@ -16,6 +16,8 @@ import threading
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from nanolm.sweeps.launchers.engine import Request
+
 
 class Task(Protocol):
     """The work of a process; it is pickled into it."""
@@ -23,7 +25,7 @@ class Task(Protocol):
     def prepare(self) -> None:
         """Import what every job needs."""
 
-    def __call__(self, number: int, request: Any) -> Any:
+    def __call__(self, request: Request) -> Any:
         """Run a job and return its result."""
 
 
@@ -59,9 +61,9 @@ def main(connection: Connection, task: Task) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         connection.send(Ready())
         while True:
-            number, request = connection.recv()
+            request = connection.recv()
             try:
-                result = Result(task(number, request), gpu_memory=_take_gpu_memory())
+                result = Result(task(request), gpu_memory=_take_gpu_memory())
             except Exception as error:
                 result = Result(error=error)
             connection.send(result)

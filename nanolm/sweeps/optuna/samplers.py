@@ -140,7 +140,10 @@ def _grid(settings: OptunaConfig, space: Sequence[Dimension]) -> BaseSampler:
 SAMPLERS: dict[str, Callable[[OptunaConfig, Sequence[Dimension]], BaseSampler]] = {
     # The tree-structured Parzen estimator (Watanabe 2023, arXiv:2304.11127).
     "tpe": lambda settings, space: SeededSampler(
-        lambda seed: TPESampler(seed=seed, n_startup_trials=settings.tpe_startup_trials), settings.seed, space
+        # The constant liar keeps trials that run at the same time apart.
+        lambda seed: TPESampler(seed=seed, n_startup_trials=settings.tpe_startup_trials, constant_liar=True),
+        settings.seed,
+        space,
     ),
     # Uniform, or uniform in the logarithm.
     "random": lambda settings, space: SeededSampler(lambda seed: RandomSampler(seed=seed), settings.seed, space),

@@ -14,7 +14,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps.combinations import Combination, display_value
 from nanolm.sweeps.driver import POLL_INTERVAL, Driver, SweepRequest, SweepResult
-from nanolm.sweeps.launchers import concurrency
+from nanolm.sweeps.launchers import registry
 from nanolm.sweeps.optuna.checks import check_points, shared_settings
 from nanolm.sweeps.optuna.journal import JOURNAL
 from nanolm.sweeps.optuna.journal_entries import FOLDER
@@ -50,7 +50,7 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     # The command line takes precedence over the params of a file.
     params = [f"{key}={value}" for key, value in (settings.params or {}).items()]
     space, fixed = space_of(parse([*params, *request.overrides]))
-    raise_all([*concurrency.check(request.config), *check_settings(settings, space)])
+    raise_all([*registry.check(request.config), *check_settings(settings, space)])
     config = check_points(settings, space, fixed, request.config_sources)
     directory = request.directory
     name = study_name(settings, space, shared_settings(config))
@@ -68,26 +68,14 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
         make_pruner=functools.partial(find_pruner, functools.partial(open_study, directory.absolute(), *description)),
         final_states=DONE | {State.pruned} if settings.prunes else DONE,
     )
-    n_consecutive = 0
-    batch_size = settings.max_batch_size or concurrency.concurrent_jobs(request.config) or 1
     # If a signal arrives between two trials, the next command continues with what the journal has by then.
     with (
         register_sweeper(directory) as sweeper,
         Driver(dataclasses.replace(request, job=job), n_trials) as driver,
         contextlib.suppress(Stopped),
     ):
-        driver.run([outcome.job for outcome in over if outcome.report.state in job.final_states])
-        while not driver.is_stopping and n_consecutive < MAX_IMPOSSIBLE:
-            if numbers := take_trials(opened, sweeper, batch_size):
-                n_possible = search.run(driver, numbers)
-                n_consecutive = 0 if n_possible else n_consecutive + len(numbers)
-            elif shared := shared_trials(opened, sweeper):
-                for number, lock, run in shared:
-                    written = (opened.folder / JOURNAL, lock, run.metrics, run.log, run.summary)
-                    driver.waits.check(f"trial {number}", lock, written)
-                time.sleep(POLL_INTERVAL)
-            else:
-                break
+        driver.add([outcome.job for outcome in over if outcome.report.state in job.final_states])
+        search.run(driver, sweeper)
     outcomes = search.outcomes()
     print_study(outcomes, opened, len(over))
     if driver.is_over_time:
@@ -95,9 +83,9 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     errors = [outcome.report.error for outcome in outcomes if outcome.report.state is State.failed]
     failed = [f"trial {trial.number} failed" for trial in opened.trials() if trial.user_attrs.get(FAILED)]
     errors += failed[len(errors) :]
-    if n_consecutive >= MAX_IMPOSSIBLE and not driver.stop.signal:
+    if search.is_stuck and not driver.stop.signal:
         problem = (
-            f"the search ends: the settings of the last {n_consecutive} trials do not fit together\n"
+            f"the search ends: the settings of the last {search.n_impossible} trials do not fit together\n"
             "  hint: give values that fit, such as range(64,257,64) for a width that n_heads must divide"
         )
         say(f"nanolm: {problem}")
@@ -105,38 +93,75 @@ def sweep(request: SweepRequest, settings: OptunaConfig) -> SweepResult:
     return SweepResult(tuple(outcome.job.run.path for outcome in outcomes), tuple(errors), driver.stop.signal)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Search:
-    """A study and the overrides that its trials share.
+    """A study whose trials are run here.
 
     Attributes:
         fixed: the overrides that all trials share.
         config_sources: where options are found, as in `compose_jobs`.
+        n_impossible: the number of trials since the last one whose settings fit together.
     """
 
     opened: OpenStudy
     fixed: tuple[str, ...]
     config_sources: tuple[str | None, Sequence[str]]
+    n_impossible: int = 0
+    # The numbers of the trials that wait for each job, by its key. Two trials with the same values are one job.
+    _trials: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
-    def run(self, driver: Driver, numbers: Sequence[int]) -> int:
-        """Run trials and tell the study their results. Two trials with the same values are one job.
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the search ends because the settings of its trials do not fit together."""
+        return self.n_impossible >= MAX_IMPOSSIBLE
 
-        Returns:
-            The number of trials whose settings fit together; the others are over.
-        """
-        jobs: dict[int, Job] = {}
+    def run(self, driver: Driver, sweeper: str) -> None:
+        """Run the missing trials; when one ends, the next one is drawn, from the results so far."""
+        while True:
+            is_ending = driver.is_stopping or self.is_stuck
+            n_free = 0 if is_ending else driver.n_slots - driver.n_started
+            numbers = take_trials(self.opened, sweeper, n_free) if n_free > 0 else []
+            if numbers:
+                self._start(driver, numbers)
+            if driver.has_open_jobs:
+                self._finish(driver, driver.wait())
+            elif is_ending or not (numbers or self._wait_for_others(driver, sweeper)):
+                return
+
+    def _wait_for_others(self, driver: Driver, sweeper: str) -> bool:
+        """Wait a moment for trials that other commands run; return whether there are any."""
+        shared = shared_trials(self.opened, sweeper)
+        for number, lock, run in shared:
+            written = (self.opened.folder / JOURNAL, lock, run.metrics, run.log, run.summary)
+            driver.waits.check(f"trial {number}", lock, written)
+        if shared:
+            time.sleep(POLL_INTERVAL)
+        return bool(shared)
+
+    def _start(self, driver: Driver, numbers: Sequence[int]) -> None:
+        """Start the jobs of trials whose settings fit together; end the others."""
+        jobs: dict[str, Job] = {}
         for number in numbers:
             try:
-                (jobs[number],) = plan([self._combination(number)], self.opened.folder, *self.config_sources)
-                self.opened.set_attribute(number, FOLDER, jobs[number].run.path.name)
+                (job,) = plan([self._combination(number)], self.opened.folder, *self.config_sources)
             except SettingsError as error:
+                self.n_impossible += 1
                 reject_trial(self.opened, number, str(error))
                 say(f"nanolm: trial {number} is skipped: {error}")
-        unique = {job.key: job for job in jobs.values()}
-        reports = dict(zip(unique, driver.run(list(unique.values())), strict=True))
-        for number, job in jobs.items():
-            finish_trial(self.opened, number, job.run, reports[job.key])
-        return len(jobs)
+                continue
+            self.n_impossible = 0
+            self.opened.set_attribute(number, FOLDER, job.run.path.name)
+            if job.key not in self._trials:
+                jobs[job.key] = job
+            self._trials.setdefault(job.key, []).append(number)
+        driver.add(list(jobs.values()))
+        self._finish(driver, driver.start(list(jobs.values())))
+
+    def _finish(self, driver: Driver, jobs: Sequence[Job]) -> None:
+        """Tell the study the results of jobs."""
+        for job in jobs:
+            for number in self._trials.pop(job.key):
+                finish_trial(self.opened, number, job.run, driver.report(job))
 
     def outcomes(self) -> list[Outcome]:
         """Return the state of each trial that was started."""

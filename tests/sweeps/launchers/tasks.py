@@ -1,10 +1,12 @@
-"""Work for the processes of a pool, in a module that imports nothing else."""
+"""Work for the processes of a pool."""
 
 import dataclasses
 import os
 import signal
 from pathlib import Path
 from typing import Any
+
+from nanolm.sweeps.launchers.engine import Request
 
 
 def wait_for(folder: Path, n_files: int) -> None:
@@ -34,7 +36,8 @@ class Task:
         if self.exit_status is not None:
             os._exit(self.exit_status)
 
-    def __call__(self, number: int, request: Any) -> dict[str, Any]:
+    def __call__(self, request: Request) -> dict[str, Any]:
+        number = request.number
         attempt = len(list(self.folder.glob(f"{number}-*")))
         (self.folder / f"{number}-{attempt}").touch()
         if attempt < self.killed.get(number, 0):
@@ -44,4 +47,10 @@ class Task:
         wait_for(self.folder, self.n_together)
         names = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS")
         found = {name: os.environ.get(name) for name in names}
-        return {"number": number, "request": request, "process": os.getpid(), "session": os.getsid(0), **found}
+        return {
+            "number": number,
+            "overrides": request.overrides,
+            "process": os.getpid(),
+            "session": os.getsid(0),
+            **found,
+        }

@@ -12,13 +12,11 @@ from omegaconf import DictConfig
 
 from nanolm.cli import main as cli
 from nanolm.errors import SettingsError
-from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers import gpus, local_settings
 from nanolm.sweeps.launchers.gpus import chosen_gpus, gpus_of_process
-from nanolm.sweeps.launchers.local import require_planned
 from nanolm.sweeps.launchers.local_settings import Slot, check_local
 from tests.helpers import SMALL
-from tests.sweeps.launchers.test_concurrency import local_config
+from tests.sweeps.launchers.test_registry import local_config
 
 Machine = Callable[..., None]
 
@@ -142,10 +140,10 @@ def test_mistakes_in_the_settings_are_found(settings: dict[str, object], message
     assert re.search(message, "\n".join(map(str, check_local(config(**settings)))))
 
 
-def test_another_sweeper_is_refused() -> None:
-    with pytest.raises(SettingsError, match="another sweeper is chosen"):
-        require_planned(SweepJob())
-    require_planned(SweepJob(driver=("host", 1)))
+def test_another_sweeper_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="hydra/launcher=local runs jobs that nanolm has planned"):
+        cli.run(["train", "-m", *SMALL, "seed=1,2", "hydra/launcher=local", "hydra/sweeper=basic"])
 
 
 def test_mistakes_are_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""The launchers whose jobs run in other processes, by the name in hydra/launcher=NAME."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from nanolm.errors import NanolmError
+from nanolm.machine import n_cores
+from nanolm.sweeps.launchers.local_settings import check_local, slots
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from nanolm.sweeps.job import SweepJob
+    from nanolm.sweeps.launchers.engine import Engine
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """A launcher.
+
+    Attributes:
+        check: finds what is wrong with its settings, given the composed config of the sweep.
+        make: returns its engine, given the composed config and the function that runs a job.
+        threads: returns the number of threads of torch in each job, given the composed config and the number of jobs;
+            None keeps torch's default.
+    """
+
+    check: Callable[[DictConfig], Iterable[NanolmError]]
+    make: Callable[[DictConfig, SweepJob], Engine]
+    threads: Callable[[DictConfig, int], int | None]
+
+
+def launcher_name(config: DictConfig) -> str:
+    """Return the launcher that a composed config chooses; basic runs jobs in the process of the driver."""
+    return str(config.hydra.runtime.choices["hydra/launcher"])
+
+
+def is_in_process(config: DictConfig) -> bool:
+    """Return whether jobs run one after another in the process of the driver."""
+    return launcher_name(config) == "basic"
+
+
+def check(config: DictConfig) -> list[NanolmError]:
+    """Return the problems of the launcher's settings."""
+    launcher = LAUNCHERS.get(launcher_name(config))
+    return list(launcher.check(config)) if launcher else []
+
+
+def threads_per_job(config: DictConfig, n_jobs: int) -> int | None:
+    """Return the number of threads of torch in each job; None keeps torch's default."""
+    launcher = LAUNCHERS.get(launcher_name(config))
+    return launcher.threads(config, n_jobs) if launcher else None
+
+
+def share_of_cores(config: DictConfig, n_slots: int, n_jobs: int) -> int | None:
+    """Return the threads of each of several jobs that share this machine; OMP_NUM_THREADS takes precedence."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    at_once = min(n_slots, config.hydra.sweeper.get("max_batch_size") or n_slots, max(n_jobs, 1))
+    return max(1, n_cores() // at_once)
+
+
+def _make_local(config: DictConfig, job: SweepJob) -> Engine:
+    from nanolm.sweeps.launchers.local import local_jobs
+
+    return local_jobs(config, job)
+
+
+LAUNCHERS = {
+    "local": Launcher(
+        check=check_local,
+        make=_make_local,
+        threads=lambda config, n_jobs: share_of_cores(config, len(slots(config)), n_jobs),
+    ),
+}
