@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from nanolm.errors import SettingsError
 from nanolm.sweeps.launchers.local_settings import LocalConfig
+from nanolm.sweeps.launchers.slurm_settings import SlurmConfig
 
 
 @dataclasses.dataclass
@@ -23,7 +24,15 @@ class LocalPluginConfig(LocalConfig):
     _target_: str = "hydra_plugins.nanolm_launchers.LocalLauncher"
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalPluginConfig, provider="nanolm")
+@dataclasses.dataclass
+class SlurmPluginConfig(SlurmConfig):
+    """hydra/launcher=slurm."""
+
+    _target_: str = "hydra_plugins.nanolm_launchers.SlurmLauncher"
+
+
+for name, node in {"local": LocalPluginConfig, "slurm": SlurmPluginConfig}.items():
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nanolm")
 
 
 class PlannedLauncher(Launcher):
@@ -51,3 +60,7 @@ class PlannedLauncher(Launcher):
 
 class LocalLauncher(PlannedLauncher):
     """Run jobs in worker processes on this machine, each with its GPU and its share of the cores."""
+
+
+class SlurmLauncher(PlannedLauncher):
+    """Run jobs as a Slurm job array."""

@@ -42,11 +42,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 # The extra of nanolm that installs a plugin of Hydra.
-EXTRAS = {
-    ("hydra/launcher", "ray"): "ray",
-    ("hydra/launcher", "submitit_local"): "submitit",
-    ("hydra/launcher", "submitit_slurm"): "submitit",
-}
+EXTRAS = {("hydra/launcher", "ray"): "ray"}
 
 
 @dataclasses.dataclass(frozen=True)

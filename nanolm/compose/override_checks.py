@@ -30,7 +30,12 @@ SUPPORTED = {
 }
 
 # Options of former versions, with what to write instead.
-REPLACED = {"hydra/launcher=joblib": "hydra/launcher=local, which has n_jobs as well, and needs no extra"}
+REPLACED = {
+    "hydra/launcher=joblib": "hydra/launcher=local, which has n_jobs as well, and needs no extra",
+    "hydra/launcher=submitit_local": "hydra/launcher=slurm hydra.launcher.executor=local",
+    "hydra/launcher=submitit_slurm": "hydra/launcher=slurm, with time_limit, mem and max_requeues in place of "
+    "timeout_min, mem_gb and max_num_timeout",
+}
 
 # Settings that name a directory, with an example.
 DIRECTORIES = {"hydra.run.dir": "outputs/my_run", "hydra.sweep.dir": "outputs/my_sweep"}

@@ -67,12 +67,12 @@ WAYS: dict[str, tuple[dict[str, str], list[str], str]] = {
         "hydra.launcher.gpus",
     ),
     "slurm_shell": (
-        {"experiment/x": "defaults: [override /hydra/launcher: submitit_slurm]\nhydra: {launcher: {setup: [./x]}}"},
+        {"experiment/x": "defaults: [override /hydra/launcher: slurm]\nhydra: {launcher: {setup: [./x]}}"},
         ["-m", "experiment=x"],
         "hydra.launcher.setup",
     ),
     "slurm_line_break": (
-        {"experiment/x": 'defaults: [override /hydra/launcher: submitit_slurm]\nhydra: {launcher: {qos: "a\\n./x"}}'},
+        {"experiment/x": 'defaults: [override /hydra/launcher: slurm]\nhydra: {launcher: {qos: "a\\n./x"}}'},
         ["-m", "experiment=x"],
         "hydra.launcher.qos",
     ),
@@ -134,7 +134,7 @@ def test_the_file_of_an_unsupported_setting_is_named(folder: Path) -> None:
 def test_the_file_comes_before_the_option_that_it_changes(folder: Path) -> None:
     write(folder, {"experiment/x": "hydra: {launcher: {additional_parameters: {wrap: ./x}}}"})
     with pytest.raises(SettingsError) as caught:
-        cli.run(["train", "-m", "--config-dir", "mine", "experiment=x", "hydra/launcher=submitit_slurm", "seed=1,2"])
+        cli.run(["train", "-m", "--config-dir", "mine", "experiment=x", "hydra/launcher=slurm", "seed=1,2"])
     assert caught.value.where == "mine/experiment/x.yaml"
     assert caught.value.hint == "hydra.launcher.additional_parameters=VALUE on the command line"
     with pytest.raises(SettingsError) as caught:

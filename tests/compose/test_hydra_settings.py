@@ -33,6 +33,8 @@ def problem(word: str, multirun: bool = False) -> str:
         ("+hydra/callbacks=x", True, r"hydra/callbacks is not supported[\s\S]*plugins=\[my_module\]"),
         ("hydra/job_logging=default", False, "hydra/job_logging is not supported"),
         ("hydra/launcher=joblib", True, r"was replaced[\s\S]*hydra/launcher=local"),
+        ("hydra/launcher=submitit_slurm", True, r"was replaced[\s\S]*hydra/launcher=slurm, with time_limit"),
+        ("hydra/launcher=submitit_local", True, r"was replaced[\s\S]*hydra\.launcher\.executor=local"),
         ("~hydra.launcher.n_jobs", True, "cannot be removed"),
         ("hydra.sweeper.params={seed:1}", True, r"cannot be set on the command line[\s\S]*sweep=NAME"),
     ],

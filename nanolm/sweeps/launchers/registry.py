@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 from nanolm.errors import NanolmError
 from nanolm.machine import n_cores
 from nanolm.sweeps.launchers.local_settings import check_local, slots
+from nanolm.sweeps.launchers.slurm_settings import Executor, check_slurm, slurm_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanolm.sweeps.job import SweepJob
     from nanolm.sweeps.launchers.engine import Engine
+
+# Where Hydra finds a class for each of them, named such as LocalLauncher.
+PLUGINS = "hydra_plugins.nanolm_launchers."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,13 @@ class Launcher:
 
 
 def launcher_name(config: DictConfig) -> str:
-    """Return the launcher that a composed config chooses; basic runs jobs in the process of the driver."""
+    """Return the launcher that a composed config chooses; basic runs jobs in the process of the driver.
+
+    A user's own option on top of one of nanolm's has another name, and the same class.
+    """
+    target = str(config.hydra.launcher.get("_target_", ""))
+    if target.startswith(PLUGINS):
+        return target.removeprefix(PLUGINS).removesuffix("Launcher").lower()
     return str(config.hydra.runtime.choices["hydra/launcher"])
 
 
@@ -70,10 +80,28 @@ def _make_local(config: DictConfig, job: SweepJob) -> Engine:
     return local_jobs(config, job)
 
 
+def _make_slurm(config: DictConfig, job: SweepJob) -> Engine:
+    from nanolm.sweeps.launchers.slurm import slurm_jobs
+
+    return slurm_jobs(config, job)
+
+
+def _threads_in_slurm(config: DictConfig, n_jobs: int) -> int | None:
+    settings = slurm_settings(config)
+    if settings.executor is Executor.local and settings.cpus_per_task is None:
+        return share_of_cores(config, settings.n_slots * settings.world_size, n_jobs * settings.world_size)
+    return settings.cpus_per_task
+
+
 LAUNCHERS = {
     "local": Launcher(
         check=check_local,
         make=_make_local,
         threads=lambda config, n_jobs: share_of_cores(config, len(slots(config)), n_jobs),
+    ),
+    "slurm": Launcher(
+        check=check_slurm,
+        make=_make_slurm,
+        threads=_threads_in_slurm,
     ),
 }

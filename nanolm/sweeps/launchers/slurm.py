@@ -174,6 +174,8 @@ class SlurmJobs:
             requests, self._waiting = self._waiting[:at_once], self._waiting[at_once:]
             for request, job in zip(requests, self._submitted(requests), strict=True):
                 self._jobs[request.number] = Submitted(job)
+            if self._uses_slurm and len(requests) > 1:
+                self._show(f"nanolm: {len(requests)} jobs are job array {job.job_id.split('_')[0]} of Slurm")
             self._next_poll = time.monotonic() + self._settings.poll_seconds
             if not self._uses_slurm:
                 return
@@ -224,13 +226,17 @@ class SlurmJobs:
         # Otherwise NFS would show files that other machines write with a delay.
         with contextlib.suppress(OSError):
             self._folder.chmod(self._folder.stat().st_mode & 0o7777)
-        results = {number: each for number, each in self._jobs.items() if each.result.exists()}
+        results = {number: each for number, each in self._jobs.items() if self._has_result(each)}
         found += [Ended(number, self._read_result(each)) for number, each in results.items()]
         found += self._collect_lost({number: each for number, each in self._jobs.items() if number not in results})
         for ended in found:
             if job := self._jobs.pop(ended.number, None):
                 self._clean(job, ended.result)
         return found
+
+    def _has_result(self, job: Submitted) -> bool:
+        # A process on this machine makes room for the next one when it has ended.
+        return job.result.exists() and (self._uses_slurm or job.job.done())
 
     def _collect_lost(self, jobs: dict[int, Submitted]) -> Iterator[Ended]:
         """Find the jobs that have ended without a result."""

@@ -55,6 +55,13 @@ def test_concurrent_jobs_share_the_cores(
     assert registry.threads_per_job(config, n_jobs) == threads
 
 
+def test_a_launcher_under_another_name_is_recognized() -> None:
+    own = config_with("cluster", _target_="hydra_plugins.nanolm_launchers.SlurmLauncher")
+    assert registry.launcher_name(own) == "slurm"
+    other = config_with("ray", _target_="hydra_plugins.other.RayLauncher")
+    assert registry.launcher_name(other) == "ray"
+
+
 def test_threads_per_job_respects_omp_num_threads(eight_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert registry.threads_per_job(local_config(), n_jobs=2) is None

@@ -1,0 +1,148 @@
+"""The engine of hydra/launcher=slurm, with a Slurm whose programs run jobs on this machine, and submitit's own way."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanolm.errors import SettingsError
+from nanolm.json_text import dump_json
+from nanolm.sweeps.handover import PLANNED, LostJob, PlannedJob
+from nanolm.sweeps.launchers import slurm
+from nanolm.sweeps.launchers.engine import Ended, Request
+from nanolm.sweeps.launchers.slurm import SlurmJobs
+from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig
+from nanolm.sweeps.states import Report, State
+from nanolm.sweeps.stop_file import STOP
+from tests.sweeps.launchers.fake_slurm import Cluster, install
+from tests.sweeps.launchers.slurm_tasks import Function
+
+pytest.importorskip("submitit")
+
+Make = Callable[..., SlurmJobs]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    made = install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", str(made.programs), prepend=":")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Return a function that makes an engine, given settings of the launcher."""
+    monkeypatch.setattr(slurm, "INTERVAL", 0.02)
+    monkeypatch.setattr(slurm, "ENDING_INTERVAL", 0.05)
+    (tmp_path / "starts").mkdir()
+    engines = []
+
+    def make_engine(**settings: Any) -> SlurmJobs:
+        function: Any = Function(tmp_path / "starts", tmp_path / "stop")
+        directory = tmp_path / "my sweep"
+        engine = SlurmJobs(SlurmConfig(**{"poll_seconds": 0.1, **settings}), function, directory)
+        engines.append(engine)
+        return engine
+
+    yield make_engine
+    for engine in engines:
+        engine.close()
+
+
+def request(number: int, *attempts: str) -> Request:
+    """A job of the fake function: what each of its attempts does."""
+    planned = PlannedJob(f"job{number}", [], dict(zip("0123", attempts, strict=False)), "", "1")
+    return Request(number, [PLANNED + dump_json(dataclasses.asdict(planned))])
+
+
+def results(engine: SlurmJobs, n_jobs: int) -> dict[int, Any]:
+    found: list[Ended] = []
+    while len(found) < n_jobs:
+        found += engine.ended(10)
+    return {ended.number: ended.result for ended in found}
+
+
+def starts(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "starts").iterdir())
+
+
+@pytest.mark.slow
+def test_jobs_started_together_are_one_array(cluster: Cluster, make: Make, tmp_path: Path) -> None:
+    engine = make(
+        partition="gpu",
+        time_limit="4:00:00",
+        cpus_per_task=2,
+        gpus_per_node=1,
+        setup=["export A=1"],
+        array_parallelism=2,
+    )
+    engine.start([request(0), request(1, "fail"), request(2, "raise"), request(3, "kill")])
+    found = results(engine, 4)
+    assert found[0] == Report(State.completed)
+    assert found[1] == Report(State.failed, error="a part is missing")
+    assert isinstance(found[2], LostJob)
+    assert "Slurm job 101_2: RuntimeError: a bug" in found[2].problem
+    assert isinstance(found[3], LostJob)
+    assert re.search(r"Slurm job 101_3: FAILED on node1: .*Killed \(.*101_3_0_log\.err\)", found[3].problem)
+    (script,) = cluster.scripts()
+    for line in ("partition=gpu", "time=240", "cpus-per-task=2", "gpus-per-node=1", "array=0-3%2", "requeue"):
+        assert f"#SBATCH --{line}\n" in script
+    assert "\nexport A=1\n" in script
+    assert "--cpus-per-task=2" in script.splitlines()[-1] + script
+    engine.close()
+    # Logs of jobs that left none or a bad result are kept.
+    left = sorted(path.name for path in (tmp_path / "my sweep" / ".submitit").glob("*/*"))
+    assert left[-1] == "101_submission.sh"
+    assert {name.split("_")[1] for name in left[:-1]} == {"1", "2", "3"}
+    assert not [name for name in left if name.endswith(".pkl")]
+
+
+def test_sbatch_that_refuses_is_quoted(cluster: Cluster, make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        SettingsError, match="sbatch refuses the jobs: invalid partition specified: best; Batch job"
+    ) as e:
+        make(partition="best").start([request(0), request(1)])
+    assert e.value.exit_status == 2
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_jobs_that_wait_are_cancelled_and_those_that_run_are_stopped(
+    cluster: Cluster, make: Make, tmp_path: Path
+) -> None:
+    cluster.configure(n_at_once=1)
+    engine = make()
+    engine.start([request(0, "wait"), request(1), request(2)])
+    while starts(tmp_path) != ["job0-0"]:
+        engine.ended(0.05)
+    engine.cancel_waiting()
+    assert results(engine, 2) == {1: Report(State.new), 2: Report(State.new)}
+    (tmp_path / "stop").write_text(STOP)
+    assert results(engine, 1)[0].state is State.interrupted
+    assert starts(tmp_path) == ["job0-0"]
+
+
+@pytest.mark.slow
+def test_a_job_that_a_person_cancels_is_not_started_again(cluster: Cluster, make: Make, tmp_path: Path) -> None:
+    engine = make()
+    engine.start([request(0, "wait")])
+    while not starts(tmp_path):
+        engine.ended(0.05)
+    os.system("scancel 101")
+    (report,) = results(engine, 1).values()
+    assert report.state is State.failed
+    assert report.error.startswith("Slurm job 101 was cancelled")
+
+
+@pytest.mark.slow
+def test_the_local_executor_runs_some_jobs_at_a_time(make: Make, tmp_path: Path) -> None:
+    engine = make(executor=Executor.local, array_parallelism=1, time_limit="5")
+    engine.start([request(0, "kill"), request(1)])
+    found = results(engine, 2)
+    assert isinstance(found[0], LostJob)
+    assert found[1] == Report(State.completed)
