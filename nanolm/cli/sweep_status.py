@@ -74,20 +74,11 @@ def _group(status: SweepStatus) -> Any:
 
 
 def _parts(status: SweepStatus) -> Iterator[Any]:
-    from nanolm.sweeps.states import DONE, State
-    from nanolm.sweeps.status import LEFT, describe_left
+    from nanolm.sweeps.states import State
     from nanolm.tables import Table, cell
 
     running, failed = status.of(State.running), status.of(State.failed)
-    counts = [
-        f"{len(status.of(*DONE, State.pruned))} of {len(status.jobs)} jobs done",
-        f"{len(running)} running",
-        *[f"{len(failed)} failed"] * bool(failed),
-        f"{len(status.of(*LEFT))} left",
-    ]
-    if end := describe_left(status, datetime.datetime.now()):
-        counts.append(end)
-    yield cell(f"{status.folder}: {', '.join(counts)}", "bold")
+    yield cell(f"{status.folder}: {status.describe(datetime.datetime.now())}", "bold")
     if (best := status.best) is not None:
         unit = " bits/byte" if status.metric == "bits_per_byte" else ""
         sign = ESTIMATE * (best.summary.best_val_sample is not None)

@@ -27,6 +27,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.runs.metrics import TRAIN, VAL, val_losses
 from nanolm.runs.samples import read_samples
 from nanolm.runs.summary import Summary
+from nanolm.sweeps.status import read_status, sweep_folders
 from nanolm.untrusted import read_inside
 from nanolm.wording import LOSSY, format_value
 
@@ -123,6 +124,7 @@ class Contents:
         judged_metric: its name in the figures.
         is_tested: whether it is a loss on the test split.
         tests: remarks on the tests of the rows.
+        sweeps: the status of each sweep that the runs are jobs of, as `SweepStatus.as_dict` and in words.
     """
 
     made: str
@@ -136,6 +138,7 @@ class Contents:
     judged_metric: str
     is_tested: bool
     tests: list[str]
+    sweeps: list[dict[str, Any]]
 
     def result(self, entry: Entry) -> float | None:
         """Return the metric that runs are judged by; None for a run that did not finish, among others that did."""
@@ -176,8 +179,10 @@ def gather(runs: Sequence[Run]) -> Contents:
     if lossy := [run.name for run in runs if run.summary.is_lossy]:
         notes.append(f"{', '.join(lossy)}: {LOSSY}")
     notes += compared.judging
+    now = datetime.datetime.now()
+    sweeps = [read_status(str(folder)) for folder in sweep_folders(run.path for run in runs)]
     found = Contents(
-        made=f"nanolm {provenance.versions()['nanolm']}, {datetime.datetime.now():%Y-%m-%d %H:%M}",
+        made=f"nanolm {provenance.versions()['nanolm']}, {now:%Y-%m-%d %H:%M}",
         runs=entries,
         keys=short_keys(varying),
         by_bits=problem is not None,
@@ -188,6 +193,7 @@ def gather(runs: Sequence[Run]) -> Contents:
         judged_metric=judged,
         is_tested=judged in TEST_METRICS,
         tests=[describe_tests(compared)] if any(row.difference is not None for row in compared.rows) else [],
+        sweeps=[{**sweep.as_dict(), "progress": sweep.describe(now)} for sweep in sweeps],
     )
     entries.sort(key=lambda entry: _rank(entry, found))
     return found

@@ -21,7 +21,7 @@ _UNSAFE = re.compile("[<\u2028\u2029\ud800-\udfff]")
 
 # In the order of execution.
 SCRIPTS = (
-    *("elements", "data", "theme", "plots", "legend", "results", "forest", "curves", "settings", "samples"),
+    *("elements", "data", "theme", "plots", "legend", "sweep", "results", "forest", "curves", "settings", "samples"),
     *("losses", "attention", "reproduce", "start"),
 )
 

@@ -9,6 +9,7 @@ import datetime
 import re
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,18 @@ class SweepStatus:
         work = sum(known) + mean * (len(running) - len(known)) + waiting
         return max(work / len(running), *known, 0.0)
 
+    def describe(self, now: datetime.datetime) -> str:
+        """Describe the progress: "12 of 40 jobs done, 2 running, 1 failed, 25 left, about 12 min left, until 14:20"."""
+        running, failed = self.of(State.running), self.of(State.failed)
+        parts = [
+            f"{len(self.of(*DONE, State.pruned))} of {len(self.jobs)} jobs done",
+            f"{len(running)} running",
+            *[f"{len(failed)} failed"] * bool(failed),
+            f"{len(self.of(*LEFT))} left",
+            describe_left(self, now),
+        ]
+        return ", ".join(part for part in parts if part)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         left, best = self.seconds_left, self.best
@@ -130,6 +143,11 @@ class SweepStatus:
             "best": best and {"run": best.name, "metric": self.metric, "value": getattr(best.summary, self.metric)},
             "seconds_left": left,
         }
+
+
+def sweep_folders(runs: Iterable[Path]) -> list[Path]:
+    """Return the folders of the sweeps that runs are jobs of, each once."""
+    return sorted({run.parent for run in runs if JOB.fullmatch(run.name)})
 
 
 def read_status(folder: str) -> SweepStatus:

@@ -143,12 +143,15 @@ def test_key_can_be_added_to_a_list_element() -> None:
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [
-        ("sweep=lr,seeds", "sweep=lr,seeds names several sweeps"),
-        ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values, but a sweep has only one"),
-        ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values, but a sweep has only one"),
-        ("hydra/launcher=basic,local", "hydra/launcher=basic,local gives several values"),
-    ],
+    mostly_slow(
+        [
+            ("sweep=lr,seeds", "sweep=lr,seeds names several sweeps"),
+            ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b gives several values, but a sweep has only one"),
+            ("hydra.sweeper.fail_fast=1,2", "sweep.fail_fast=1,2 gives several values, but a sweep has only one"),
+            ("hydra/launcher=basic,local", "hydra/launcher=basic,local gives several values"),
+        ],
+        quick=[("sweep=lr,seeds", "sweep=lr,seeds names several sweeps")],
+    ),
 )
 def test_sweep_wide_option_has_one_value(word: str, message: str) -> None:
     assert message in problems(word, multirun=True)
@@ -156,13 +159,16 @@ def test_sweep_wide_option_has_one_value(word: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [
-        ("${oc.env:NANOLM_NOPE}/x", "the environment variable NANOLM_NOPE is not set"),
-        ("${nosuch}", "there is no setting 'nosuch'"),
-        ("${nores:3}", "there is no resolver 'nores'"),
-        ("${dataset.path}", "it refers to itself"),
-        ("'${'", "its ${...} is malformed"),
-    ],
+    mostly_slow(
+        [
+            ("${oc.env:NANOLM_NOPE}/x", "the environment variable NANOLM_NOPE is not set"),
+            ("${nosuch}", "there is no setting 'nosuch'"),
+            ("${nores:3}", "there is no resolver 'nores'"),
+            ("${dataset.path}", "it refers to itself"),
+            ("'${'", "its ${...} is malformed"),
+        ],
+        quick=[("${nosuch}", "there is no setting 'nosuch'")],
+    ),
 )
 def test_unresolved_interpolation_is_explained(value: str, reason: str) -> None:
     text = problems("dataset=text", f"dataset.path={value}")
@@ -181,17 +187,20 @@ def test_unresolved_interpolations_are_reported_together() -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        (["+experiment=bigram"], "hint:  experiment=bigram"),
-        (["++model=gpt"], "hint:  model=gpt"),
-        (["model@x=gpt"], "hint:  model=gpt"),
-        (["~optimizer"], "every run has one optimizer"),
-        (["optimizer=null"], "every run has one optimizer"),
-        (["~optimizer.lr"], "a setting cannot be removed"),
-        (["+optimizer.lr=1"], "optimizer.lr exists already and needs no +"),
-        (["plugins=[1,null]"], "plugins holds 1, which is not the name of a module"),
-        (["plugins={a:1}"], "plugins is {'a': 1}"),
-    ],
+    mostly_slow(
+        [
+            (["+experiment=bigram"], "hint:  experiment=bigram"),
+            (["++model=gpt"], "hint:  model=gpt"),
+            (["model@x=gpt"], "hint:  model=gpt"),
+            (["~optimizer"], "every run has one optimizer"),
+            (["optimizer=null"], "every run has one optimizer"),
+            (["~optimizer.lr"], "a setting cannot be removed"),
+            (["+optimizer.lr=1"], "optimizer.lr exists already and needs no +"),
+            (["plugins=[1,null]"], "plugins holds 1, which is not the name of a module"),
+            (["plugins={a:1}"], "plugins is {'a': 1}"),
+        ],
+        quick=[(["~optimizer"], "every run has one optimizer"), (["plugins={a:1}"], "plugins is {'a': 1}")],
+    ),
 )
 def test_unsupported_override_forms_are_explained(words: list[str], message: str) -> None:
     text = problems(*words)

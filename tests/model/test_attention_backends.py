@@ -27,6 +27,7 @@ from nanolm.model.attention_backends import (
 )
 from nanolm.model.positions import alibi_slopes
 from nanolm.registry import MASKS as REGISTERED
+from tests.helpers import mostly_slow
 
 MASKS = [
     CausalConfig(),
@@ -84,7 +85,7 @@ def test_backend_equals_dense(backend: AttentionBackend, mask: MaskConfig, slope
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("mask", MASKS, ids=masks.describe_mask)
+@pytest.mark.parametrize("mask", mostly_slow(MASKS, quick=[MASKS[0], MASKS[5]]), ids=masks.describe_mask)
 def test_flex_forward_equals_dense(mask: MaskConfig) -> None:
     for slopes, documents in ((False, None), (True, document_numbers(131))):
         context = make_context(mask, 131, slopes, documents)

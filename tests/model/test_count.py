@@ -30,7 +30,7 @@ from nanolm.model import count, memory_estimate
 from nanolm.model.build import build, count_parameters
 from nanolm.model.loss import next_token_loss
 from nanolm.model.shapes import has_formula
-from tests.helpers import make_config
+from tests.helpers import make_config, mostly_slow
 
 # Models with a formula; the size of an n-gram model depends on its text.
 MODELS = sorted(path.stem for path in config_folder().glob("model/*.yaml") if path.stem != "ngram")
@@ -90,8 +90,13 @@ def require_equal(config: Config, vocab_size: int) -> None:
         assert per_layer["norms"] == count_or_zero(block.attention_norm) + count_or_zero(block.feed_forward_norm)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "size"),
+    mostly_slow(
+        [(model, size) for model in MODELS for size in SIZES],
+        quick=[*((model, "tiny") for model in MODELS), ("gpt2", "gpt2_xl"), ("gpt3", "gpt3")],
+    ),
+)
 def test_parameters_equal_the_built_model(model: str, size: str) -> None:
     config = make_config(f"model={model}", f"size={size}")
     for vocab_size in (1, 65, 50_257):

@@ -184,3 +184,19 @@ def test_runs_with_test_losses_are_ranked_by_them(tmp_path: Path) -> None:
     assert [found.result(run) for run in found.runs] == [1.7, 1.9]
     assert (found.judged, found.is_tested) == ("test loss", True)
     assert any("on the test split" in note for note in found.notes)
+
+
+def test_the_status_of_a_sweep_is_part_of_the_report(tmp_path: Path) -> None:
+    sweep, other = tmp_path / "sweep", tmp_path / "other"
+    for number, status in enumerate(["completed", "interrupted"]):
+        written_run(sweep / f"seed={number}-{number:010x}", losses=[3.0, 2.0], status=status, max_steps=20)
+    failed = sweep / "seed=2-00000000aa"
+    failed.mkdir()
+    (failed / "error.txt").write_text("no memory\n")
+    run = written_run(other / "alone", losses=[3.0, 2.0], status="completed", max_steps=20)
+    (found,) = contents_of(sweep, run).sweeps
+    assert found["folder"] == str(sweep)
+    assert found["progress"] == "1 of 3 jobs done, 0 running, 1 failed, 1 left"
+    assert found["failed"] == [{"run": failed.name, "error": "no memory"}]
+    assert found["best"]["value"] == 2.0
+    assert contents_of(run).sweeps == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from nanolm.analysis.comparison import compare
 from nanolm.cli import main as cli
 from nanolm.report.contents import gather
 from nanolm.report.html import MissingMap, to_html, to_script
+from nanolm.runs.directory import RunDirectory
 from tests.browser import SIZES, Browser
 from tests.helpers import mostly_slow
 from tests.run_fixtures import LONG_NAME, make_run
+from tests.runs.made import make_run as written_run
 
 pytest.importorskip("plotly", reason="the extra nanolm[report] is not installed")
 
@@ -74,6 +77,7 @@ def test_page_opens_without_errors_or_requests(
         assert len(shades) > 8, f"{name} is blank"
 
 
+@pytest.mark.slow
 def test_axes_can_be_changed(browser: Browser, report: Path) -> None:
     open_report(browser, report)
     seen = {}
@@ -163,6 +167,7 @@ def test_each_run_has_one_colour_everywhere(browser: Browser, report: Path) -> N
     assert len({each[0] for each in looks}) == 20
 
 
+@pytest.mark.slow
 def test_smoothing_does_not_change_validation_curves(browser: Browser, report: Path) -> None:
     open_report(browser, report)
     browser.click(SINGLE_SEEDS)
@@ -200,6 +205,7 @@ def test_results_are_sorted_by_clicking(browser: Browser, report: Path, sweep: P
     assert browser.texts("#table td:nth-child(4)")[0] == "0.1"
 
 
+@pytest.mark.slow
 def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
     open_report(browser, report)
     cells = "return document.getElementById('map').data[0].z.flat().length"
@@ -217,6 +223,7 @@ def test_heat_map_of_two_settings(browser: Browser, report: Path) -> None:
     assert titles == ["model", "lr", "seed", "val loss final"]
 
 
+@pytest.mark.slow
 def test_samples_follow_the_slider(browser: Browser, report: Path) -> None:
     open_report(browser, report)
     assert len(browser.texts(".card")) == 4
@@ -267,6 +274,7 @@ def test_attention_follows_its_controls(browser: Browser, report: Path) -> None:
     assert "the model bigram has no attention" in browser.texts("#attention-note")[0]
 
 
+@pytest.mark.slow
 def test_theme_toggle(browser: Browser, report: Path) -> None:
     open_report(browser, report, theme="dark")
     colour = "return getComputedStyle(document.body).backgroundColor"
@@ -305,6 +313,26 @@ def test_one_run_and_runs_of_several_tokenizers(browser: Browser, pair: Path, te
     assert browser.texts("#loss .ytitle") == ["bits per byte"]
     assert browser.js("return document.querySelector('#curve-controls button[value=loss]').disabled")
     assert browser.console_messages() == []
+
+
+@pytest.mark.slow
+def test_the_status_of_a_sweep_is_shown(browser: Browser, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    done, running = (sweep / f"seed={number}-{number:010x}" for number in range(2))
+    written_run(done, losses=[3.0, 2.0], status="completed", max_steps=20)
+    written_run(running, losses=[3.0], status="running", max_steps=20)
+    failed = sweep / "seed=2-00000000aa"
+    failed.mkdir()
+    (failed / "error.txt").write_text("<b>no memory</b>\n  hint:  smaller\n")
+    with RunDirectory(running).claim():
+        write_report(sweep, tmp_path / "report.html", "--token-losses", "0", "--maps", "0")
+    open_report(browser, tmp_path / "report.html")
+    text = browser.js("return document.getElementById('sweep').innerText")
+    assert "1 of 3 jobs done, 1 running, 1 failed, 0 left" in text
+    assert "Best so far: 2.0000 nats per token" in text
+    assert "<b>no memory</b>" in text
+    assert f"process {os.getpid()}" in text
+    assert "hint" not in text
 
 
 def test_data_cannot_end_the_script_element() -> None:

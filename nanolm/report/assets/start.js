@@ -1,6 +1,7 @@
 // Build the page from top to bottom.
 
 startTheme();
+startSweep();
 startResults();
 startForest();
 startLegend();
