@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import io
 import os
-import pickle
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from nanolm.errors import SettingsError
+from nanolm.locks import Lock
 from nanolm.runs.directory import display_path
-from nanolm.sweeps.handover import LostJob
-from nanolm.sweeps.launchers import slurm_queue
+from nanolm.sweeps.handover import LostJob, PlannedJob
+from nanolm.sweeps.launchers import slurm_queue, slurm_records
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.slurm_queue import CANCELLED, PENDING, STUCK, Entry
+from nanolm.sweeps.launchers.slurm_job import SubmittedJob
+from nanolm.sweeps.launchers.slurm_queue import CANCELLED, PENDING, RUNNING, STUCK, Entry
 from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig, slurm_settings
+from nanolm.sweeps.launchers.slurm_submission import submit
 from nanolm.sweeps.launchers.slurm_task import SlurmTask
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, write_stop_file
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
     from nanolm.sweeps.job import SweepJob
 
-# In the directory of the sweep: a folder of each driver, with submitit's scripts, pickles and logs.
+# In the directory of the sweep: a folder of each command, with submitit's scripts, pickles and logs.
 FOLDER = ".submitit"
 
 # Seconds between two looks for results, and between two squeues while the sweep ends.
@@ -44,36 +42,6 @@ ENDING_INTERVAL = 2.0
 GRACE = 300.0
 # Jobs of an array at most; Slurm's own limit is 1001 unless a cluster has another one.
 MAX_ARRAY = 1000
-# Characters of the last line of a log in a message.
-LINE_LENGTH = 200
-
-
-@dataclasses.dataclass
-class Submitted:
-    """A job that was submitted.
-
-    Attributes:
-        job: submitit's handle of it.
-        has_left: whether the last squeue showed it as ended, or no longer.
-    """
-
-    job: Any
-    has_left: bool = False
-
-    @property
-    def id(self) -> str:
-        """Slurm's id; of a process on this machine its number."""
-        return self.job.job_id
-
-    @property
-    def result(self) -> Path:
-        """The file in which submitit writes the result of its first process."""
-        return self.job.task(0).paths.result_pickle
-
-    @property
-    def stderr(self) -> Path:
-        """The log of the errors of its first process."""
-        return self.job.task(0).paths.stderr
 
 
 class SlurmJobs:
@@ -100,9 +68,11 @@ class SlurmJobs:
         # Several drivers may share a sweep.
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._folder = directory.absolute() / FOLDER / name
+        self._lock: Lock | None = None
         self._waiting: list[Request] = []
-        self._jobs: dict[int, Submitted] = {}
-        self._canceled: list[int] = []
+        self._jobs: dict[int, SubmittedJob] = {}
+        # Numbers of jobs that were cancelled, or left to another command, since the last `ended`.
+        self._dropped: list[int] = []
         self._next_poll = 0.0
         self._is_ending = False
         self._reported: set[str] = set()
@@ -113,12 +83,14 @@ class SlurmJobs:
         return self._settings.n_slots
 
     def start(self, requests: Sequence[Request]) -> None:
-        """Submit jobs; those that are started together are one array.
+        """Submit jobs, unless another command has them in the queue; those started together are one array.
 
         Raises:
             SettingsError: sbatch refuses them.
         """
-        self._waiting = sorted([*self._waiting, *requests], key=lambda request: request.number)
+        adopted = self._adopt({PlannedJob.parse(request.overrides).folder: request.number for request in requests})
+        new = [request for request in requests if request.number not in adopted]
+        self._waiting = sorted([*self._waiting, *new], key=lambda request: request.number)
         self._submit()
 
     def ended(self, timeout: float) -> list[Ended]:
@@ -130,23 +102,32 @@ class SlurmJobs:
         return found
 
     def cancel_waiting(self) -> None:
-        """Cancel the jobs that wait; `ended` reports them."""
-        self._canceled += [request.number for request in self._waiting]
+        """Cancel the jobs that wait; `ended` reports them. Jobs of a living command are left to it."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        self._next_poll = time.monotonic() + INTERVAL
+        left = [number for number, each in self._jobs.items() if each.command and each.command.is_alive()]
+        for number in left:
+            del self._jobs[number]
+        self._dropped += [*left, *(request.number for request in self._waiting)]
         self._waiting = []
-        if not self._is_ending:
-            self._is_ending = True
-            self._next_poll = time.monotonic() + INTERVAL
-            if self._uses_slurm:
-                slurm_queue.cancel(self._queue_ids(), f"--state={PENDING}")
+        if self._uses_slurm:
+            slurm_queue.cancel([each.id for each in self._jobs.values()], f"--state={PENDING}")
 
     def stop_running(self) -> None:
-        """Do nothing: jobs that run find the stop file of the sweep."""
+        """Stop the jobs of commands that have died; its own find the stop file of the sweep."""
+        for each in self._jobs.values():
+            if each.command:
+                each.command.stop_running()
 
     def close(self) -> None:
         """Cancel jobs that wait, and wait until those that run have saved a checkpoint."""
+        if self._jobs:
+            self.cancel_waiting()
+            self.stop_running()
         if self._jobs and self._function.stop_file is not None:
             write_stop_file(self._function.stop_file, STOP)
-        self.cancel_waiting()
         cancelled_at = time.monotonic() + GRACE
         while self._jobs:
             if time.monotonic() > cancelled_at:
@@ -154,144 +135,126 @@ class SlurmJobs:
                 cancelled_at += GRACE
             if not self._collect():
                 time.sleep(INTERVAL)
-        # Logs of jobs that failed stay.
-        for folder in (self._folder, self._folder.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        self._remove_folders()
 
     @property
     def _uses_slurm(self) -> bool:
         return self._settings.executor is Executor.slurm
 
-    def _queue_ids(self) -> list[str]:
-        """The ids that stand for all jobs: that of an array for the jobs in it."""
-        return sorted({each.id.split("_")[0] for each in self._jobs.values()})
+    def _adopt(self, numbers: Mapping[str, int]) -> set[int]:
+        """Find jobs that another command has in Slurm's queue, and wait for them instead of submitting them again.
+
+        Args:
+            numbers: of jobs, by the folders of their runs.
+
+        Returns:
+            The numbers of those that were found.
+        """
+        found: dict[int, SubmittedJob] = {}
+        if self._uses_slurm:
+            for command in slurm_records.other_commands(self._folder):
+                # Of two jobs of a run, the one that runs.
+                for job, _ in sorted((command.queue() or {}).items(), key=lambda item: item[1].state == RUNNING):
+                    if (number := numbers.get(command.jobs[job])) is not None:
+                        found[number] = SubmittedJob(job, command=command)
+        if found:
+            jobs = ", ".join(sorted(each.id for each in found.values()))
+            self._show(f"nanolm: jobs of another command are in Slurm's queue, and are not submitted again: {jobs}")
+            self._next_poll = self._next_poll or time.monotonic() + self._settings.poll_seconds
+        self._jobs |= found
+        return set(found)
 
     def _submit(self) -> None:
         """Submit jobs that wait: all of them, or as many as may run on this machine."""
-        at_once = MAX_ARRAY if self._uses_slurm else self.n_slots - len(self._jobs)
-        while at_once > 0 and self._waiting:
-            requests, self._waiting = self._waiting[:at_once], self._waiting[at_once:]
-            for request, job in zip(requests, self._submitted(requests), strict=True):
-                self._jobs[request.number] = Submitted(job)
-            if self._uses_slurm and len(requests) > 1:
-                self._show(f"nanolm: {len(requests)} jobs are job array {job.job_id.split('_')[0]} of Slurm")
+        n_free = MAX_ARRAY if self._uses_slurm else self.n_slots - len(self._jobs)
+        while n_free > 0 and self._waiting:
+            requests, self._waiting = self._waiting[:n_free], self._waiting[n_free:]
+            tasks = [
+                SlurmTask(self._function, self._directory, tuple(request.overrides), self._settings.max_requeues)
+                for request in requests
+            ]
+            self._lock = self._lock or slurm_records.claim_folder(self._folder)
+            jobs = submit(tasks, self._settings, self._folder, f"nanolm-{self._directory.absolute().name}")
+            for request, job in zip(requests, jobs, strict=True):
+                self._jobs[request.number] = SubmittedJob(job.job_id, self._settings.world_size, job)
             self._next_poll = time.monotonic() + self._settings.poll_seconds
             if not self._uses_slurm:
                 return
-
-    def _submitted(self, requests: Sequence[Request]) -> list[Any]:
-        import submitit
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        tasks = [
-            SlurmTask(self._function, self._directory, tuple(request.overrides), self._settings.max_requeues)
-            for request in requests
-        ]
-        executors: dict[Executor, Any] = {
-            Executor.slurm: submitit.SlurmExecutor,
-            Executor.local: submitit.LocalExecutor,
-        }
-        # submitit's own limit counts time limits alone.
-        executor = executors[self._settings.executor](self._folder, max_num_timeout=self._settings.max_requeues)
-        executor.update_parameters(**self._settings.parameters(f"nanolm-{self._directory.absolute().name}"))
-        try:
-            # submitit prints what sbatch says; and Ctrl-C is for the driver, which stops the jobs.
-            with contextlib.redirect_stderr(io.StringIO()), submitit.helpers.clean_env(), _without_interrupts():
-                jobs = executor.submit_array(tasks)
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise SettingsError(
-                f"sbatch refuses the jobs: {_sbatch_message(str(error))}",
-                where="hydra/launcher=slurm",
-                hint="`sinfo` lists the partitions with their time limits; hydra.launcher.NAME=VALUE changes a setting",
-            ) from error
-        finally:
-            self._remove_leftovers()
-        return jobs
-
-    def _remove_leftovers(self) -> None:
-        """Remove what submitit leaves of a submission: links to the script, and pickles if it was refused."""
-        for path in self._folder.glob(".submission_file_*"):
-            path.unlink(missing_ok=True)
-        for path in self._folder.glob("*.pkl"):
-            if re.fullmatch(r"[0-9a-f]{32}\.pkl", path.name):
-                path.unlink(missing_ok=True)
+            runs = [PlannedJob.parse(request.overrides).folder for request in requests]
+            records = {job.job_id: run for job, run in zip(jobs, runs, strict=True)}
+            slurm_records.write_records(self._folder, records, self._function.stop_file)
+            if len(jobs) > 1:
+                self._show(f"nanolm: {len(jobs)} jobs are job array {self._jobs[requests[0].number].array} of Slurm")
 
     def _collect(self) -> list[Ended]:
         """Return the jobs that have ended since the last call."""
-        found = [Ended(number, Report(State.new)) for number in self._canceled]
-        self._canceled = []
-        if not self._jobs:
-            return found
+        found = [Ended(number, Report(State.new)) for number in self._dropped]
+        self._dropped = []
         # Otherwise NFS would show files that other machines write with a delay.
         with contextlib.suppress(OSError):
             self._folder.chmod(self._folder.stat().st_mode & 0o7777)
-        results = {number: each for number, each in self._jobs.items() if self._has_result(each)}
-        found += [Ended(number, self._read_result(each)) for number, each in results.items()]
+        names = self._file_names()
+        # A process on this machine makes room for the next one when it has ended.
+        results = {
+            number: each
+            for number, each in self._jobs.items()
+            if each.has_result(names) and (self._uses_slurm or each.handle.done())
+        }
+        found += [Ended(number, each.read_result()) for number, each in results.items()]
         found += self._collect_lost({number: each for number, each in self._jobs.items() if number not in results})
         for ended in found:
             if job := self._jobs.pop(ended.number, None):
-                self._clean(job, ended.result)
+                job.clean(ended.result)
         return found
 
-    def _has_result(self, job: Submitted) -> bool:
-        # A process on this machine makes room for the next one when it has ended.
-        return job.result.exists() and (self._uses_slurm or job.job.done())
+    def _file_names(self) -> set[str]:
+        with contextlib.suppress(OSError):
+            return {path.name for path in self._folder.iterdir()}
+        return set()
 
-    def _collect_lost(self, jobs: dict[int, Submitted]) -> Iterator[Ended]:
+    def _collect_lost(self, jobs: dict[int, SubmittedJob]) -> Iterator[Ended]:
         """Find the jobs that have ended without a result."""
         if not self._uses_slurm:
             for number, each in jobs.items():
-                if each.job.done() and not each.result.exists():
-                    yield Ended(number, LostJob(self._describe(each, "its process ended without a result")))
+                if each.handle.done() and not each.has_result(self._file_names()):
+                    yield Ended(number, LostJob(each.describe("its process ended without a result")))
             return
         if not jobs or time.monotonic() < self._next_poll:
             return
-        queue = slurm_queue.read_queue(self._queue_ids())
+        queue = slurm_queue.read_queue([each.id for each in jobs.values()])
         self._next_poll = time.monotonic() + (ENDING_INTERVAL if self._is_ending else self._settings.poll_seconds)
         if queue is None:
             return
-        self._report_stuck({each.id: queue[each.id] for each in jobs.values() if each.id in queue})
-        if self._is_ending and any(entry.state == PENDING for entry in queue.values()):
-            # They returned to the queue after it was cancelled.
-            slurm_queue.cancel(self._queue_ids(), f"--state={PENDING}")
+        waiting = [each.id for each in jobs.values() if each.id in queue and queue[each.id].state == PENDING]
+        if self._is_ending:
+            # Jobs may have returned to the queue.
+            slurm_queue.cancel(waiting, f"--state={PENDING}")
+        else:
+            self._report_stuck({job: queue[job] for job in waiting})
         for number, each in jobs.items():
             entry = queue.get(each.id)
             had_left, each.has_left = each.has_left, entry is None or entry.is_final
-            # The result of a job that has just left the queue may not be visible here yet.
-            if each.has_left and (had_left or self._is_ending):
+            if not each.has_left:
+                continue
+            if each.command:
+                # The driver reads the state of its run.
+                yield Ended(number, Report(State.running))
+            elif had_left or self._is_ending:
+                # The result of a job that has just left the queue may not be visible here yet.
                 yield Ended(number, self._end_of_lost(each, entry))
 
-    def _end_of_lost(self, job: Submitted, entry: Entry | None) -> Report | LostJob:
+    def _end_of_lost(self, job: SubmittedJob, entry: Entry | None) -> Report | LostJob:
         state = slurm_queue.describe_end(job.id, entry)
         if not state.startswith(CANCELLED):
-            return LostJob(self._describe(job, state))
+            return LostJob(job.describe(state))
         if self._is_ending:
             return Report(State.new)
         return Report(State.failed, error=f"Slurm job {job.id} was cancelled\n  hint:  the same command resumes it")
 
-    def _describe(self, job: Submitted, end: str) -> str:
-        """Describe a job that has left no result, in one line, with the last line of its log."""
-        name = f"Slurm job {job.id}" if self._uses_slurm else f"process {job.id}"
-        lines = []
-        with contextlib.suppress(OSError):
-            lines = [line for line in job.stderr.read_text(errors="replace").splitlines() if line.strip()]
-        last = f": {visible(lines[-1].strip()[:LINE_LENGTH])}" if lines else ""
-        return f"{name}: {end}{last} ({display_path(job.stderr)})"
-
-    def _read_result(self, job: Submitted) -> Report | LostJob:
-        """Read what the function returned, or the error that it raised."""
-        # The folder was made by this process: the file is that of its own job.
-        outcome, value = pickle.loads(job.result.read_bytes())  # noqa: S301
-        if outcome == "success" and isinstance(value, Report):
-            return value
-        lines = str(value).strip().splitlines() or ["no reason given"]
-        return LostJob(self._describe(job, visible(lines[-1][:LINE_LENGTH])))
-
-    def _report_stuck(self, queue: dict[str, Entry]) -> None:
+    def _report_stuck(self, waiting: Mapping[str, Entry]) -> None:
         """Say once of each reason that jobs wait in the queue for something that does not come by itself."""
-        for job, entry in queue.items():
-            if entry.state == PENDING and entry.reason in STUCK and entry.reason not in self._reported:
+        for job, entry in waiting.items():
+            if entry.reason in STUCK and entry.reason not in self._reported:
                 self._reported.add(entry.reason)
                 self._show(
                     f"nanolm: Slurm does not start job {job}: {STUCK[entry.reason]} ({entry.reason})\n"
@@ -301,21 +264,27 @@ class SlurmJobs:
     def _kill(self) -> None:
         """Cancel jobs that run, which have not ended by themselves."""
         if self._uses_slurm:
-            slurm_queue.cancel(self._queue_ids())
+            slurm_queue.cancel([each.id for each in self._jobs.values()])
             return
         for each in self._jobs.values():
             with contextlib.suppress(OSError):
                 os.kill(int(each.id), signal.SIGTERM)
 
-    def _clean(self, job: Submitted, result: Report | LostJob) -> None:
-        """Remove the files of a job that has ended; its logs stay if it was lost or has failed."""
-        is_failed = isinstance(result, LostJob) or result.state is State.failed
-        for path in self._folder.glob(f"{job.id}_*"):
-            if path.suffix == ".pkl" or (path.suffix in (".out", ".err") and not is_failed):
-                path.unlink(missing_ok=True)
-        array = job.id.split("_")[0]
-        if not any(path.suffix != ".sh" for path in self._folder.glob(f"{array}_*")):
-            (self._folder / f"{array}_submission.sh").unlink(missing_ok=True)
+    def _remove_folders(self) -> None:
+        """Remove the folder of this command, unless there are logs in it, and those of commands that have died."""
+        if self._lock is not None:
+            for command in slurm_records.other_commands(self._folder):
+                if command.queue() == {} and not command.is_alive():
+                    command.remove()
+            if not any(name.endswith((".err", ".out")) for name in self._file_names()):
+                for script in self._folder.glob("*_submission.sh"):
+                    script.unlink(missing_ok=True)
+            (self._folder / slurm_records.RECORDS).unlink(missing_ok=True)
+            self._lock.release()
+            (self._folder / slurm_records.LOCK).unlink(missing_ok=True)
+        for folder in (self._folder, self._folder.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def slurm_jobs(config: DictConfig, function: SweepJob) -> SlurmJobs:
@@ -331,22 +300,3 @@ def slurm_jobs(config: DictConfig, function: SweepJob) -> SlurmJobs:
 def _show(text: str) -> None:
     """Print a message on stderr, above the status line of the sweep."""
     tqdm.write(visible(text, multiline=True), file=sys.stderr)
-
-
-def _sbatch_message(text: str) -> str:
-    """Return what sbatch printed, without its name before each line."""
-    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.splitlines()]
-    return "; ".join(visible(line) for line in lines if line) or "it gives no reason"
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C for new processes, and for a moment here."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -73,12 +73,12 @@ def read_queue(jobs: Iterable[str]) -> dict[str, Entry] | None:
     """Return the jobs that Slurm knows, by their ids; it forgets a job some minutes after its end.
 
     Args:
-        jobs: ids; that of an array stands for all jobs in it.
+        jobs: ids. All jobs of their arrays are returned.
 
     Returns:
         None if Slurm does not answer.
     """
-    listed = ",".join(sorted(set(jobs)))
+    listed = ",".join(sorted({job.split("_")[0] for job in jobs}))
     options = ("--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={listed}")
     done = _call(["squeue", *options])
     if done is None:

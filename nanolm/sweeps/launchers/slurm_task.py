@@ -66,9 +66,9 @@ class SlurmTask:
         with _signals_taken_over() as requeue:
             try:
                 report = self._run()
+                _ignore_signals()
             except Stopped as stopped:
                 report = Report(State.interrupted, signal=stopped.number)
-            _ignore_signals()
             if not report.signal or report.state not in RESUMABLE or read_stop_file(self.function.stop_file):
                 return report
             return self._end_early(report, requeue)
@@ -124,13 +124,19 @@ def _signals_taken_over() -> Iterator[Requeue | None]:
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    _ignore_signals()
     raise Stopped(number)
 
 
 def _ignore_signals() -> None:
-    """Let nothing interrupt what follows: Slurm repeats its signals."""
+    """Let nothing interrupt what follows: Slurm sends several signals, and may send them at the same time."""
     for number in (*ANNOUNCEMENTS, TERMINATION):
-        signal.signal(number, signal.SIG_IGN)
+        # Of SIG_IGN, Python warns if the signal has arrived and was not handled yet.
+        signal.signal(number, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _is_to_be_preempted() -> bool:

@@ -76,13 +76,12 @@ class Cluster:
 
     def configure(self, **settings: Any) -> None:
         """Set how long a minute takes (`minute`), the node's number of jobs (`n_at_once`), or `is_down`."""
-        path = self.folder / "settings.json"
-        path.write_text(json.dumps({**_settings(self.folder), **settings}))
+        _write(self.folder / "settings.json", {**_settings(self.folder), **settings})
 
     def stop(self) -> None:
         """End all jobs and managers."""
         self.configure(is_over=True)
-        for path in self.folder.glob("manager-*"):
+        for path in self.folder.glob("manager-*[0-9]"):
             deadline = time.monotonic() + 20
             while _is_alive(int(path.read_text())) and time.monotonic() < deadline:
                 time.sleep(INTERVAL)
@@ -189,7 +188,8 @@ def sbatch(folder: Path, arguments: list[str]) -> int:
         _write(job / "state.json", {"state": "PENDING", "reason": "Priority", "restarts": 0, "exit": "0:0", "node": ""})
     manager = [sys.executable, "-S", "-E", __file__, str(folder), "manage", str(number)]
     nothing = subprocess.DEVNULL
-    process = subprocess.Popen(manager, start_new_session=True, stdin=nothing, stdout=nothing, stderr=nothing)
+    with (folder / f"manager-{number}.log").open("w") as log:
+        process = subprocess.Popen(manager, start_new_session=True, stdin=nothing, stdout=nothing, stderr=log)
     (folder / f"manager-{number}").write_text(str(process.pid))
     print(f"Submitted batch job {number}")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.states import Report, State
+from nanolm.sweeps.stop_file import read_stop_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Function:
             return Report(State.failed, error="a part is missing")
         if what == "raise":
             raise RuntimeError("a bug")
-        while what == "wait" and not (self.stop_file and self.stop_file.exists()):
+        while what == "wait":
+            if read_stop_file(self.stop_file):
+                return Report(State.interrupted, signal=signal.SIGTERM)
             time.sleep(0.01)
-        if what == "wait":
-            return Report(State.interrupted, signal=signal.SIGTERM)
         return Report(State.completed)
