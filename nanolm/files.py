@@ -10,6 +10,8 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -239,6 +241,22 @@ def open_regular(path: Path, mode: str, *, is_buffered: bool = True) -> IO[Any]:
         file.close()
         raise not_regular(path, kind_of(path))
     return file
+
+
+def disk_time(folder: Path) -> float:
+    """Return the time by the clock that dates the files in a folder, in seconds since 1970.
+
+    On a network drive it is the server's, and the clocks of the machines may differ from it by minutes. A folder that
+    does not exist has the clock of its parent. Where nothing can be written, it is the time of this machine.
+    """
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(b"x")
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanolm.files import NO_FOLLOW, create_temporary
+from nanolm.files import NO_FOLLOW, create_temporary, disk_time
 from nanolm.lock_holders import Holder
 from nanolm.untrusted import read_inside
 
@@ -116,6 +115,6 @@ def is_abandoned(path: Path, content: bytes) -> bool:
         holder = Holder.parse(content)
         return holder is not None and holder.is_gone
     try:
-        return time.time() - path.lstat().st_mtime > EMPTY_AGE
+        return disk_time(path.parent) - path.lstat().st_mtime > EMPTY_AGE
     except OSError:
         return False

@@ -1,5 +1,7 @@
 import os
 import stat
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from nanolm import files
 from nanolm.errors import SettingsError
 from nanolm.files import (
+    disk_time,
     open_regular,
     remove_tree,
     replacing,
@@ -160,3 +163,21 @@ def test_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
         with pytest.raises((FileNotFoundError, IsADirectoryError)) as error:
             files.write_durably(path, b"")
         assert error.value.filename == str(tmp_path / name)
+
+
+def refuse(**arguments: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_disk_time_is_that_of_the_files_whatever_the_clock_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    file = tmp_path / "file"
+    file.touch()
+    now = disk_time(tmp_path)
+    assert 0.0 <= now - file.stat().st_mtime < 60.0
+    assert disk_time(tmp_path / "missing" / "folder") >= now
+    assert list(tmp_path.iterdir()) == [file]
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert disk_time(tmp_path) == 0.0, "a disk that cannot be written"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nanolm import signals
 from nanolm.errors import NanolmError, SettingsError
-from nanolm.files import write_text
+from nanolm.files import disk_time, write_text
 from nanolm.runs.directory import display_path
 from nanolm.signals import Stopped
 from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob, PlannedJobLoader, job_overrides
@@ -115,17 +115,17 @@ class Driver:
     Args:
         request: the sweep.
         n_jobs: the largest number of jobs, for the progress and to share the cores.
-        clock: seconds since 1970, for sweep.max_hours.
+        clock: returns seconds since 1970, as modification times of files; by default those of the sweep's directory.
 
     Attributes:
         stop: the request that signals make.
         waits: reports processes that hold jobs and do not run.
     """
 
-    def __init__(self, request: SweepRequest, n_jobs: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, request: SweepRequest, n_jobs: int, clock: Callable[[], float] | None = None) -> None:
         config = request.config
         hours = request.max_hours
-        self._clock = clock
+        self._clock = clock = clock or functools.partial(disk_time, request.directory)
         host, process = socket.gethostname(), os.getpid()
         self._stop_file = (request.directory / f".stop-{host}-{process}").absolute()
         self._request = request
@@ -141,7 +141,7 @@ class Driver:
         self._is_in_process = registry.is_in_process(config)
         self._max_batch_size = config.hydra.sweeper.get("max_batch_size")
         self._progress = Progress(n_jobs)
-        self.waits = Waits(request.directory, self._progress.show)
+        self.waits = Waits(request.directory, self._progress.show, clock)
         self.stop = StopRequest()
         self._previous_handlers: dict[int, Any] = {}
         # By the key of each job: the job, its last known state, its attempts, and why it is not tried again.

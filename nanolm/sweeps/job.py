@@ -28,7 +28,7 @@ from nanolm.config.composed import to_config
 from nanolm.config.identity import describe_changes, differing
 from nanolm.config.yaml_io import load_yaml
 from nanolm.errors import BusyError, DivergedError, NanolmError, explain_os_error, raise_all
-from nanolm.files import open_regular, write_text
+from nanolm.files import disk_time, open_regular, write_text
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.occupancy import require_startable
 from nanolm.signals import Stopped
@@ -52,8 +52,9 @@ class SweepJob:
 
     Attributes:
         driver: the process that drives the sweep, as (host, process id); None with a sweeper that is not nanolm's.
-        start_time: when the sweep started, in seconds since 1970; a job that failed later is not run again.
-        deadline: time after which no job is started, in seconds since 1970; None: no limit.
+        start_time: when the sweep started, in seconds since 1970, by the clock of its directory (`disk_time`), because
+            those of the machines may differ; a job that failed later is not run again.
+        deadline: time after which no job is started, by the same clock; None: no limit.
         stop_file: how the driver stops the job; None: only signals do.
         threads: number of threads of torch; None keeps the default.
         fail_fast: whether no job is started after one that failed.
@@ -93,7 +94,7 @@ class SweepJob:
             load: imports the plugins and returns the settings; its errors are those of the job.
             choices: the option chosen in each config group.
         """
-        if read_stop_file(self.stop_file) or (self.deadline is not None and time.time() >= self.deadline):
+        if read_stop_file(self.stop_file) or (self.deadline is not None and disk_time(run.path) >= self.deadline):
             return Report(State.new)
         stop = StopRequest()
         try:

@@ -32,7 +32,7 @@ class Waits:
         clock: returns the time in seconds since 1970, as modification times of files.
     """
 
-    def __init__(self, directory: Path, show: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path, show: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._log = directory / LOG
         self._show = show
         self._clock = clock
