@@ -24,7 +24,7 @@ class GridPluginConfig:
         fail_fast: whether no job is started after one that failed; called sweep.fail_fast on the command line.
         max_hours: no job is started after this many hours; called sweep.max_hours on the command line.
         order: given, longest_first or by_seed; called sweep.order on the command line.
-        max_batch_size: jobs that a parallel launcher receives at a time; None for all of them.
+        max_running: jobs at a time; None for as many as the launcher runs.
     """
 
     _target_: str = "hydra_plugins.nanolm_sweepers.GridSweeper"
@@ -33,7 +33,7 @@ class GridPluginConfig:
     fail_fast: bool = False
     max_hours: float | None = None
     order: str = "given"
-    max_batch_size: int | None = None
+    max_running: int | None = None
 
 
 @dataclasses.dataclass

@@ -139,7 +139,7 @@ class Driver:
             fail_fast=bool(config.hydra.sweeper.get("fail_fast")),
         )
         self._is_in_process = registry.is_in_process(config)
-        self._max_batch_size = config.hydra.sweeper.get("max_batch_size")
+        self._max_running = 1 if self._is_in_process else config.hydra.sweeper.get("max_running")
         self._progress = Progress(n_jobs)
         self.waits = Waits(request.directory, self._progress.show, clock)
         self.stop = StopRequest()
@@ -189,7 +189,7 @@ class Driver:
     @property
     def n_slots(self) -> int:
         """How many jobs run at a time at most."""
-        return self._max_batch_size or self._engine.n_slots
+        return self._max_running or self._engine.n_slots
 
     @property
     def n_started(self) -> int:
@@ -210,7 +210,7 @@ class Driver:
         self.add(jobs)
         waiting = collections.deque(jobs)
         # An engine with processes of its own receives all jobs, and has a queue.
-        at_once = self._max_batch_size or (1 if self._is_in_process else len(jobs))
+        at_once = self._max_running or len(jobs)
         with contextlib.suppress(Stopped):
             while waiting or self.has_open_jobs:
                 if self.is_stopping:

@@ -69,7 +69,7 @@ def driver_of(
 
 @pytest.mark.parametrize(
     ("launcher", "sweeper", "batches"),
-    [("other", {}, [3]), ("other", {"max_batch_size": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
+    [("other", {}, [3]), ("other", {"max_running": 2}, [2, 1]), ("basic", {}, [1, 1, 1])],
 )
 def test_driver_passes_jobs_in_batches(
     launcher: str, sweeper: dict[str, int], batches: list[int], jobs: list[Job]
@@ -140,7 +140,7 @@ def test_driver_asks_jobs_to_stop_at_a_signal(jobs: list[Job]) -> None:
         seen.append(read_stop_file(driver.job.stop_file))
         return Report(State.interrupted, signal=signal.SIGTERM)
 
-    driver, fake = driver_of(jobs, interrupt, max_batch_size=1)
+    driver, fake = driver_of(jobs, interrupt, max_running=1)
     with driver:
         driver.run(jobs)
         assert driver.is_stopping

@@ -19,7 +19,7 @@ from tests.helpers import SMALL, Nanolm, final_state, is_same_state, untimed_row
 OTHER_HOST = ("unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname other-host && exec "$@"', "sh")
 CLOCK = "import time\nreal_time = time.time\ntime.time = lambda: real_time() + 300.0\n"
 
-LINE = (*SMALL, "dataset=text", "model=gpt2", "trainer.max_steps=120", "trainer.save_every=20", "trainer.log_every=10")
+LINE = (*SMALL, "dataset=text", "model=gpt2", "trainer.max_steps=800", "trainer.save_every=100", "trainer.log_every=50")
 
 
 def start_on_other_host(nanolm: Nanolm, *arguments: str) -> subprocess.Popen[str]:

@@ -70,7 +70,7 @@ def share_of_cores(config: DictConfig, n_slots: int, n_jobs: int) -> int | None:
     """Return the threads of each of several jobs that share this machine; OMP_NUM_THREADS takes precedence."""
     if "OMP_NUM_THREADS" in os.environ:
         return None
-    at_once = min(n_slots, config.hydra.sweeper.get("max_batch_size") or n_slots, max(n_jobs, 1))
+    at_once = min(n_slots, config.hydra.sweeper.get("max_running") or n_slots, max(n_jobs, 1))
     return max(1, n_cores() // at_once)
 
 

@@ -37,9 +37,9 @@ class OptunaConfig:
         role=Role.runtime,
         ge=1,
     )
-    max_batch_size: int | None = setting(
+    max_running: int | None = setting(
         None,
-        doc="Trials that are drawn and run at a time. null: the number of jobs of the launcher, or 1.",
+        doc="Trials at a time, with a launcher that runs several. null: as many as it runs.",
         role=Role.runtime,
         ge=1,
     )

@@ -19,7 +19,7 @@ def config_with(name: str, batch: int | None = None, **launcher: object) -> Dict
             "trainer": {"device": "cpu"},
             "hydra": {
                 "launcher": launcher,
-                "sweeper": {"max_batch_size": batch},
+                "sweeper": {"max_running": batch},
                 "runtime": {"choices": {"hydra/launcher": name}},
             },
         }

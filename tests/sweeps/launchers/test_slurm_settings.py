@@ -22,7 +22,7 @@ def slurm_config(device: str = "auto", directory: str = "outputs/sweep", **launc
             "hydra": {
                 "launcher": {**dataclasses.asdict(SlurmConfig()), **launcher},
                 "sweep": {"dir": directory},
-                "sweeper": {"max_batch_size": None},
+                "sweeper": {"max_running": None},
                 "runtime": {"choices": {"hydra/launcher": "slurm"}},
             },
         }

@@ -94,7 +94,7 @@ def test_study_name_depends_on_what_affects_the_trials() -> None:
     settings = OptunaConfig(pruner="asha")
     name = study_name(settings, SPACE, {"seed": 1})
     assert name.startswith("tpe_asha_")
-    assert study_name(OptunaConfig(pruner="asha", n_trials=99, max_batch_size=4), SPACE, {"seed": 1}) == name
+    assert study_name(OptunaConfig(pruner="asha", n_trials=99, max_running=4), SPACE, {"seed": 1}) == name
     assert study_name(settings, SPACE[::-1], {"seed": 1}) == name
     others = [
         study_name(settings, SPACE, {"seed": 2}),
