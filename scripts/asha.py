@@ -5,7 +5,8 @@
 The script trains all 27 points of a grid on tiny Shakespeare (3 learning rates, 3 widths, 3 depths), then searches the
 same grid with hydra.sweeper.pruner=asha for several orders of its points; one search is killed halfway and resumed. The
 runs that a search prunes follow from the losses of the grid, so that searches in many more orders are simulated from
-the grid alone, and the simulation is compared with the real searches.
+the grid alone, and the simulation is compared with the real searches. With several workers, searches that start a trial
+when another ends are compared with searches in batches; the duration of a run is simulated, by its training FLOPs.
 
 The exit status is 1 if a search misses the best loss by more than 0.01 nats, uses more than 40% of the tokens of the
 grid, or differs from its simulation. Results are in docs/sweeps.md.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import heapq
 import os
 import signal
 import statistics
@@ -53,6 +55,8 @@ OVERRIDES = (
 # Limits of a search: nats per token above the best loss of the grid, and share of the grid's tokens.
 MAX_GAP = 0.01
 MAX_SHARE = 0.4
+# Limit of a search in parallel: its time relative to one in batches.
+MAX_TIME = 0.6
 
 Point = tuple[str, ...]
 
@@ -73,6 +77,7 @@ def main() -> int:
     parser.add_argument("--grid", type=Path, help="folder of a grid that was trained before")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of the orders of real searches")
     parser.add_argument("--simulations", type=int, default=1000, help="number of simulated searches (1000)")
+    parser.add_argument("--workers", type=int, default=4, help="number of workers of searches in parallel (4)")
     options = parser.parse_args()
 
     grid = options.grid or options.folder / "grid"
@@ -109,7 +114,31 @@ def main() -> int:
         f"{shares[-1]:.1%} at most; "
         f"{hits:.1%} are within {MAX_GAP} nats of the best, {within:.1%} with at most {MAX_SHARE:.0%} of the tokens"
     )
+    is_ok &= compare_with_batches(curves, durations_of(grid), options.workers, options.simulations)
     return 0 if is_ok else 1
+
+
+def compare_with_batches(
+    curves: Mapping[Point, Mapping[int, float]], durations: Mapping[Point, float], n_workers: int, n_searches: int
+) -> bool:
+    """Print the time of searches in parallel relative to those in batches; return whether it is within its limit."""
+    best = min(curves, key=lambda point: min(curves[point].values()))
+    ratios, totals, n_found = [], [], 0
+    for seed in range(n_searches):
+        ends, batch_ends = (
+            simulate_workers(curves, durations, seed, n_workers, in_batches=in_batches) for in_batches in (False, True)
+        )
+        totals.append(max(ends.values()) / max(batch_ends.values()))
+        # A search that prunes the best point ends without it.
+        if all(trained[best] for trained in (ends, batch_ends)):
+            ratios.append(ends[best] / batch_ends[best])
+            n_found += 1
+    ratio, total = statistics.mean(ratios), statistics.mean(totals)
+    print(
+        f"{n_workers} workers: {n_searches} searches take {total:.2f}x the time of those in batches on average, "
+        f"and reach the best point after {ratio:.2f}x ({n_found} reach it both ways)"
+    )
+    return total <= MAX_TIME
 
 
 def search_overrides(seed: int) -> list[str]:
@@ -143,17 +172,21 @@ def kill_halfway(overrides: list[str], folder: Path, steps: int) -> None:
 
 def curves_of(folder: Path) -> dict[Point, dict[int, float]]:
     """Read the validation losses by step of each run in a folder; keys are points of the grid."""
-    from nanolm.config.fields import flat
-    from nanolm.config.yaml_io import load_yaml
     from nanolm.runs.directory import RunDirectory
     from nanolm.runs.metrics import VAL, val_losses
+
+    return {point: val_losses(RunDirectory(path).read_metrics(VAL)) for point, path in runs_of(folder).items()}
+
+
+def runs_of(folder: Path) -> dict[Point, Path]:
+    """Find the runs in a folder; keys are points of the grid."""
+    from nanolm.config.fields import flat
+    from nanolm.config.yaml_io import load_yaml
 
     found = {}
     for path in folder.glob("*/config.yaml"):
         settings = flat(load_yaml(path))
-        found[tuple(f"{settings[part.key]:g}" for part in SPACE)] = val_losses(
-            RunDirectory(path.parent).read_metrics(VAL)
-        )
+        found[tuple(f"{settings[part.key]:g}" for part in SPACE)] = path.parent
     return found
 
 
@@ -171,6 +204,64 @@ def simulate(curves: Mapping[Point, Mapping[int, float]], seed: int) -> Search:
                 break
         trained[point] = losses
     return measure(trained, curves)
+
+
+def simulate_workers(
+    curves: Mapping[Point, Mapping[int, float]],
+    durations: Mapping[Point, float],
+    seed: int,
+    n_workers: int,
+    *,
+    in_batches: bool,
+) -> dict[Point, float]:
+    """Compute when each trial of a search ends; 0 for the best point of the grid if it was pruned.
+
+    Args:
+        durations: of the runs of the grid.
+        in_batches: whether as many trials as there are workers start together, once all earlier ones have ended.
+    """
+    settings = OptunaConfig(pruner="asha", min_steps=MIN_STEPS)
+    rungs = rung_steps(first_rung(settings, MAX_STEPS), MAX_STEPS, settings.reduction_factor)
+    points = [tuple(str(values[part.key]) for part in SPACE) for values in shuffled_grid(SPACE, seed)]
+    best = min(curves, key=lambda point: min(curves[point].values()))
+    trained: dict[Point, dict[int, float]] = {}
+    ends: dict[Point, float] = {}
+    # The next evaluation of each trial that runs: its time, the place of the point, and the step.
+    evaluations: list[tuple[float, int, int]] = []
+    n_started, now = 0, 0.0
+
+    def per_step(point: Point) -> float:
+        return durations[point] / MAX_STEPS
+
+    while n_started < len(points) or evaluations:
+        if not (in_batches and evaluations):
+            while n_started < len(points) and len(evaluations) < n_workers:
+                point = points[n_started]
+                trained[point] = {}
+                first = min(curves[point])
+                heapq.heappush(evaluations, (now + first * per_step(point), n_started, first))
+                n_started += 1
+        now, place, step = heapq.heappop(evaluations)
+        point = points[place]
+        losses = trained[point]
+        losses[step] = curves[point][step]
+        others = [other for key, other in trained.items() if key != point and other]
+        is_over = step >= MAX_STEPS or is_eliminated(losses, others, rungs, settings.reduction_factor)
+        if is_over:
+            ends[point] = 0.0 if point == best and step < MAX_STEPS else now
+        else:
+            later = min(each for each in curves[point] if each > step)
+            heapq.heappush(evaluations, (now + (later - step) * per_step(point), place, later))
+    return ends
+
+
+def durations_of(folder: Path) -> dict[Point, float]:
+    """Read the training FLOPs per token of each run in a folder; keys are points of the grid."""
+    from nanolm.runs.directory import RunDirectory
+
+    return {
+        point: float(RunDirectory(path).read_summary().flops_per_token or 0) for point, path in runs_of(folder).items()
+    }
 
 
 def measure(trained: Mapping[Point, Mapping[int, float]], curves: Mapping[Point, Mapping[int, float]]) -> Search:
