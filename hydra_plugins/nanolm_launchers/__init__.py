@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from nanolm.errors import SettingsError
 from nanolm.sweeps.launchers.local_settings import LocalConfig
+from nanolm.sweeps.launchers.ray_settings import RayConfig
 from nanolm.sweeps.launchers.slurm_settings import SlurmConfig
 
 
@@ -25,13 +26,20 @@ class LocalPluginConfig(LocalConfig):
 
 
 @dataclasses.dataclass
+class RayPluginConfig(RayConfig):
+    """hydra/launcher=ray."""
+
+    _target_: str = "hydra_plugins.nanolm_launchers.RayLauncher"
+
+
+@dataclasses.dataclass
 class SlurmPluginConfig(SlurmConfig):
     """hydra/launcher=slurm."""
 
     _target_: str = "hydra_plugins.nanolm_launchers.SlurmLauncher"
 
 
-for name, node in {"local": LocalPluginConfig, "slurm": SlurmPluginConfig}.items():
+for name, node in {"local": LocalPluginConfig, "ray": RayPluginConfig, "slurm": SlurmPluginConfig}.items():
     ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nanolm")
 
 
@@ -60,6 +68,10 @@ class PlannedLauncher(Launcher):
 
 class LocalLauncher(PlannedLauncher):
     """Run jobs in worker processes on this machine, each with its GPU and its share of the cores."""
+
+
+class RayLauncher(PlannedLauncher):
+    """Run each job as a task of a Ray cluster."""
 
 
 class SlurmLauncher(PlannedLauncher):

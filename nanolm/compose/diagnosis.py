@@ -35,14 +35,11 @@ from nanolm.config.fields import flatten
 from nanolm.config.launch import LAUNCH_KEYS
 from nanolm.config.run import Config
 from nanolm.config.wrong_values import MISFITS, explain_value
-from nanolm.errors import NanolmError, Problems, SettingsError, install_hint, nearest
+from nanolm.errors import NanolmError, Problems, SettingsError, nearest
 from nanolm.registry import GROUPS
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-
-# The extra of nanolm that installs a plugin of Hydra.
-EXTRAS = {("hydra/launcher", "ray"): "ray"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,11 +262,7 @@ def _no_such_plugin(override: Override, loader: Any) -> NanolmError | None:
     options = _options(loader, key, [])
     if name in options:
         return None
-    if extra := EXTRAS.get((key, name)):
-        found, hint = f"the launcher {name} is not installed", install_hint(extra)
-    else:
-        found, hint = f"no {key} is called {name!r}", nearest(name, options)
-    return SettingsError(found, where=f"{key}={name}", hint=hint)
+    return SettingsError(f"no {key} is called {name!r}", where=f"{key}={name}", hint=nearest(name, options))
 
 
 def _options(loader: Any, group: str, search: list[str]) -> list[str]:

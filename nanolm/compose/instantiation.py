@@ -12,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nanolm.compose.overrides import parse
 
-# Settings of launchers that run commands: options of sbatch, and what Ray installs and starts. With them a file could
-# run anything, so they are taken from the command line alone, and so is every list (such as lines of shell).
-COMMANDS = re.compile(r"(^|\.)(additional_parameters|runtime_env|address|cluster|\w+_commands)$")
+# Settings of launchers that run commands: options of sbatch, and the address of a Ray cluster, whose answers are
+# pickles. With them a file could run anything, so they are taken from the command line alone, and so is every list.
+COMMANDS = re.compile(r"(^|\.)(additional_parameters|address)$")
 # Keys that hydra.utils.instantiate gives a meaning, such as _target_ and _args_.
 SPECIAL = re.compile(r"_\w+_")
 # Resolvers that can make a mapping, with a _target_ in it, out of a string.

@@ -90,8 +90,15 @@ def _blocks(run: RunDirectory) -> Iterator[bytes]:
 def _files(run: RunDirectory) -> Iterator[Path]:
     for name in ORDER:
         path = run.path / name
-        found = sorted(path.rglob("*")) if path.is_dir() and not path.is_symlink() else [path]
+        found = [path]
+        if name in FOLDERS and path.is_dir() and not path.is_symlink():
+            # A killed process leaves hidden ones.
+            found = [each for entry in sorted(path.iterdir()) if entry.name[0] != "." for each in _within(entry)]
         yield from (each for each in found if each.is_file() and not each.is_symlink())
+
+
+def _within(path: Path) -> list[Path]:
+    return sorted(path.rglob("*")) if path.is_dir() and not path.is_symlink() else [path]
 
 
 def unpack(chunks: Iterable[bytes | Seal], folder: Path) -> None:

@@ -68,6 +68,11 @@ def installed_gpus() -> tuple[Gpu, ...]:
     )
 
 
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, parts of a GPU (MIG) left out."""
+    return [gpu for gpu in installed_gpus() if _is_visible(gpu)]
+
+
 def chosen_gpus(setting: object) -> list[Gpu]:
     """Return the GPUs that hydra.launcher.gpus names: auto is every visible one that is free.
 
@@ -80,7 +85,7 @@ def chosen_gpus(setting: object) -> list[Gpu]:
     numbers = _parse(setting)
     if numbers == [NONE]:
         return []
-    visible = [gpu for gpu in installed_gpus() if _is_visible(gpu)]
+    visible = visible_gpus()
     if numbers == [AUTO]:
         # Parts of a GPU (MIG) are visible by name only.
         parts = [Gpu(name, name, total=0, used=0) for name in _visible_names() if name.startswith("MIG-")]

@@ -63,9 +63,9 @@ def local_jobs(config: DictConfig, function: SweepJob) -> Pool:
     limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
     environment = {name: value for name, value in limits.items() if name not in os.environ}
     task = LocalJob(function, display_path(Path(str(config.hydra.sweep.dir))))
-    return Pool(slots(config), task, environment, _show)
+    return Pool(slots(config), task, environment, show)
 
 
-def _show(text: str) -> None:
+def show(text: str) -> None:
     """Print a message on stderr, above the status line of the sweep."""
     tqdm.write(visible(text, multiline=True), file=sys.stderr)

@@ -241,7 +241,7 @@ def _start(slot: Slot, task: worker.Task, environment: Mapping[str, str]) -> Wor
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=worker.main, args=(theirs, task), name=f"worker {slot.number}")
-    with _environment(environment), _without_interrupts():
+    with _environment(environment), without_interrupts():
         process.start()
     theirs.close()
     return Worker(slot, process, ours)
@@ -263,7 +263,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Block Ctrl-C for a new process until it has left the terminal, and for a moment here."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

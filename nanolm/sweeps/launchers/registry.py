@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nanolm.errors import NanolmError
 from nanolm.machine import n_cores
 from nanolm.sweeps.launchers.local_settings import check_local, slots
+from nanolm.sweeps.launchers.ray_settings import check_ray
 from nanolm.sweeps.launchers.slurm_settings import Executor, check_slurm, slurm_settings
 
 if TYPE_CHECKING:
@@ -93,6 +94,12 @@ def _threads_in_slurm(config: DictConfig, n_jobs: int) -> int | None:
     return settings.cpus_per_task
 
 
+def _make_ray(config: DictConfig, job: SweepJob) -> Engine:
+    from nanolm.sweeps.launchers.ray_jobs import ray_jobs
+
+    return ray_jobs(config, job)
+
+
 LAUNCHERS = {
     "local": Launcher(
         check=check_local,
@@ -103,5 +110,10 @@ LAUNCHERS = {
         check=check_slurm,
         make=_make_slurm,
         threads=_threads_in_slurm,
+    ),
+    "ray": Launcher(
+        check=check_ray,
+        make=_make_ray,
+        threads=lambda config, n_jobs: max(1, int(config.hydra.launcher.num_cpus)),
     ),
 }
