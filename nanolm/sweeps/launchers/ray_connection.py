@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import re
 import shutil
 import socket
 import tempfile
@@ -25,6 +26,8 @@ START_TIMEOUT = 180.0
 SURVEY_TIMEOUT = 90.0
 # Ray's sockets are in its folder, and their paths have at most 107 bytes.
 MAX_PATH = 30
+# Characters of Ray's own message in an error.
+MAX_WORDS = 300
 
 
 class RayConnection:
@@ -83,7 +86,8 @@ class RayConnection:
             raise SettingsError("the nodes of the Ray cluster do not answer", where=f"hydra.launcher.address={address}")
         if address is None:
             raise SweepError(f"no local Ray cluster started within {timeout:.0f} s", where="hydra/launcher=ray")
-        raise _unanswered(address, f"does not answer within {self._settings.connect_timeout:g} s")
+        said = f"; the last words of Ray: {words}" if (words := self._last_words()) else ""
+        raise _unanswered(address, f"does not answer within {self._settings.connect_timeout:g} s{said}")
 
     def send(self, message: Any) -> None:
         """Send a message, unless the process has ended, which `receive` reports."""
@@ -104,8 +108,9 @@ class RayConnection:
         except (EOFError, OSError):
             pass
         self._process.join()
+        how = self._last_words() or f"its process ended with status {self._process.exitcode}"
         raise SweepError(
-            f"the connection to the Ray cluster was lost: {self._last_words()}",
+            f"the connection to the Ray cluster was lost: {how}",
             where=f"hydra.launcher.address={self._settings.address or 'null'}",
             hint="when the cluster runs again, repeat the command, which resumes the jobs",
         )
@@ -117,12 +122,12 @@ class RayConnection:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _last_words(self) -> str:
-        """Return the last line that the process wrote."""
+        """Return the last line that the process wrote, without time and place; empty if there is none."""
         with contextlib.suppress(OSError):
-            lines = (self._scratch / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
-            if written := [line.strip() for line in lines if line.strip()]:
-                return written[-1][:300]
-        return f"its process ended with status {self._process.exitcode}"
+            text = (self._scratch / OUTPUT).read_text(encoding="utf-8", errors="replace")
+            if lines := [line.strip() for line in text.splitlines() if line.strip()]:
+                return re.sub(r"^\[[^]]*\] \S+:\d+: ", "", lines[-1])[:MAX_WORDS]
+        return ""
 
 
 def survey(settings: RayConfig) -> list[Node]:

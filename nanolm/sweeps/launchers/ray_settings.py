@@ -129,7 +129,7 @@ def unfit(nodes: Sequence[Node], settings: RayConfig, device: str) -> Iterator[N
                 hint="install the same versions of nanolm and its packages on all nodes",
             )
     n_gpus = gpus_per_job(settings, device, nodes)
-    if re.fullmatch(r"cuda", device) and not n_gpus:
+    if device == "cuda" and not n_gpus:
         is_missing = settings.num_gpus is None
         yield SettingsError(
             "trainer.device=cuda, and " + ("no node has a GPU" if is_missing else "hydra.launcher.num_gpus=0"),
@@ -137,16 +137,19 @@ def unfit(nodes: Sequence[Node], settings: RayConfig, device: str) -> Iterator[N
             hint="trainer.device=cpu" if is_missing else "hydra.launcher.num_gpus=1",
         )
     if not any(slots_of(node, settings.num_cpus, n_gpus) for node in nodes):
-        has = ", ".join(
-            f"{node.name} has {node.n_cpus:g} core{'s' * (node.n_cpus != 1)} and {node.n_gpus:g} "
-            f"GPU{'s' * (node.n_gpus != 1)}"
-            for node in nodes
-        )
+        has = "; ".join(f"{node.name}: {_amounts(node.n_cpus, node.n_gpus)}" for node in nodes)
+        is_cpus = not any(slots_of(node, settings.num_cpus, 0) for node in nodes)
+        name = f"hydra.launcher.{'num_cpus' if is_cpus else 'num_gpus'}"
         yield SettingsError(
-            f"each job takes {settings.num_cpus:g} cores and {n_gpus:g} GPUs, more than any node has: {has}",
-            where="hydra.launcher.num_gpus, hydra.launcher.num_cpus",
-            hint="ask for less; hydra.launcher.num_gpus=0.5 runs two jobs on one GPU",
+            f"each job takes {_amounts(settings.num_cpus, n_gpus)}, more than any node has ({has})",
+            where=name,
+            hint=f"{name}=1, or less: two jobs share {'a core' if is_cpus else 'a GPU'} with {name}=0.5",
         )
+
+
+def _amounts(n_cpus: float, n_gpus: float) -> str:
+    """Describe resources: 1 core, 0.5 GPUs."""
+    return f"{n_cpus:g} core{'s' * (n_cpus != 1)}, {n_gpus:g} GPU{'s' * (n_gpus != 1)}"
 
 
 def this_machine() -> Node:
@@ -164,7 +167,7 @@ def split_address(address: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         is_client = address.startswith("ray://")
         raise SettingsError(
-            f"hydra.launcher.address={address} " + ("is one of Ray Client" if is_client else "is not host:port"),
+            f"hydra.launcher.address={address} " + ("is an address of Ray Client" if is_client else "is not host:port"),
             where="hydra.launcher.address",
             hint="start the sweep on a machine of the cluster, with hydra.launcher.address=auto or the host:port "
             "that `ray start` printed",

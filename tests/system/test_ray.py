@@ -1,0 +1,170 @@
+"""Sweeps on real Ray clusters of this machine, whose nodes and workers are killed."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanolm.runs.directory import RunDirectory
+from tests.helpers import SMALL, Nanolm, final_state, has_reached_step, is_same_state, untimed_rows, wait_until
+from tests.ray_nodes import RayNodes, kill, marked_processes, workers_of
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+N_STEPS = 300
+OVERRIDES = (
+    *SMALL,
+    "dataset=text",
+    "model=gpt2",
+    "model.dropout=0.1",
+    f"trainer.max_steps={N_STEPS}",
+    "trainer.save_every=20",
+    "trainer.eval_every=100",
+    "trainer.log_every=10",
+)
+SEEDS = "seed=1,2,3,4"
+
+
+@pytest.fixture
+def cluster(nanolm: Nanolm) -> Iterator[RayNodes]:
+    with RayNodes(nanolm.environment) as nodes:
+        nanolm.environment = nodes.environment
+        yield nodes
+
+
+def on(nodes: RayNodes, *settings: str) -> tuple[str, ...]:
+    return ("hydra/launcher=ray", f"hydra.launcher.address={nodes.address}", *settings)
+
+
+def runs_in(folder: Path) -> dict[str, RunDirectory]:
+    return {path.parent.name: RunDirectory(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
+
+
+def assert_same_runs(nanolm: Nanolm, line: tuple[str, ...], n_runs: int) -> None:
+    """Compare a sweep, bit by bit, with one that runs without a launcher."""
+    undisturbed = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=400)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    whole, found = runs_in(nanolm.folder / "whole"), runs_in(nanolm.folder / "sweep")
+    assert len(whole) == n_runs
+    assert whole.keys() == found.keys()
+    for name, run in whole.items():
+        assert found[name].config.read_bytes() == run.config.read_bytes()
+        assert untimed_rows(found[name]) == untimed_rows(run)
+        assert is_same_state(final_state(found[name]), final_state(run))
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    output, errors = process.communicate(timeout=500)
+    assert "Traceback" not in output + errors
+    assert "raylet" not in output + errors, "Ray writes to a file"
+    return output, errors
+
+
+@pytest.mark.parametrize("shared", ["auto", "false"])
+def test_killed_node_and_worker_leave_no_job_behind(
+    shared: str, nanolm: Nanolm, cluster: RayNodes, shakespeare: Path
+) -> None:
+    line = (*OVERRIDES, f"dataset.path={shakespeare}", "trainer.val_tokens=2000", SEEDS)
+    node = cluster.add()
+    settings = on(cluster, f"hydra.launcher.shared_disk={shared}")
+    process = nanolm.start("train", "-m", *line, "hydra.sweep.dir=sweep", *settings)
+    assert isinstance(process, subprocess.Popen)
+    folder = nanolm.folder / "sweep"
+    wait_until(lambda: bool(workers_of(node) and workers_of(cluster.head)), process)
+    if shared == "auto":
+        wait_until(lambda: all(has_reached_step(run, 50) for run in list(runs_in(folder).values())[:2]), process)
+    kill(node)
+    wait_until(lambda: not workers_of(node), process)
+    (worker,) = workers_of(cluster.head)
+    kill(worker)
+    output, errors = finish(process)
+    assert process.returncode == 0, errors
+    assert "4 jobs: 4 completed" in output
+    assert "its node was lost; a new process resumes it" in errors
+    assert "its worker died; a new process resumes it" in errors
+    assert_same_runs(nanolm, line, 4)
+    assert not list(Path("/tmp").glob("nanolm-ray-*/sweep"))
+
+
+def test_run_returns_from_a_node_without_the_disk(nanolm: Nanolm, cluster: RayNodes, small_text: Path) -> None:
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(nanolm.folder)], check=False).returncode:
+        pytest.skip("hiding a folder from a node takes the rights of root")
+    line = (*OVERRIDES, f"dataset.path={small_text}", "seed=1,2")
+    # The folder has the text, too.
+    node = cluster.add(hidden=nanolm.folder.parent)
+    sweep = ("train", "-m", *line, "hydra.sweep.dir=sweep")
+    refused = nanolm(*sweep, *on(cluster, "hydra.launcher.shared_disk=true"), timeout=200)
+    assert refused.returncode == 2
+    assert "the sweep's directory is not on a shared disk" in refused.stderr
+    assert not list((nanolm.folder / "sweep").glob("*/*"))
+    process = nanolm.start(*sweep, *on(cluster))
+    assert isinstance(process, subprocess.Popen)
+    wait_until(lambda: bool(workers_of(node)), process)
+    second = nanolm(*sweep, "sweep.max_hours=0.0001", timeout=200)
+    assert "2 jobs in sweep" in second.stderr
+    for worker in workers_of(node):
+        kill(worker)
+    wait_until(lambda: bool(workers_of(node)), process)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = finish(process)
+    assert process.returncode == 130, errors
+    done = nanolm(*sweep, *on(cluster), timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "cannot see sweep: each run is copied here when its job ends" in done.stderr
+    assert "2 jobs: 2 completed" in done.stdout
+    assert_same_runs(nanolm, line, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_local_cluster_ends_with_its_sweep(number: signal.Signals, nanolm: Nanolm, small_text: Path) -> None:
+    line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=300", "seed=1,2")
+    sweep = ("train", "-m", *line, "hydra.sweep.dir=sweep", "hydra/launcher=ray", "hydra.launcher.num_cpus=0.5")
+    mark = nanolm.environment["NANOLM_TEST_MARK"] = secrets.token_hex(16)
+    process = nanolm.start(*sweep)
+    assert isinstance(process, subprocess.Popen)
+    folder = nanolm.folder / "sweep"
+    wait_until(lambda: any(has_reached_step(run, 40) for run in runs_in(folder).values()), process)
+    os.kill(process.pid, number)
+    _, errors = finish(process)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    deadline = time.monotonic() + 60
+    while left := marked_processes(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert {run.read_summary().status for run in runs_in(folder).values()} <= {"interrupted", "completed"}
+    done = nanolm(*sweep, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs: 2 completed" in done.stdout
+    assert not marked_processes(mark)
+    assert_same_runs(nanolm, line, 2)
+
+
+def test_sweep_ends_if_its_cluster_is_lost(nanolm: Nanolm, cluster: RayNodes, small_text: Path) -> None:
+    line = (*OVERRIDES, f"dataset.path={small_text}", "seed=1,2")
+    process = nanolm.start("train", "-m", *line, "hydra.sweep.dir=sweep", *on(cluster))
+    assert isinstance(process, subprocess.Popen)
+    wait_until(lambda: bool(workers_of(cluster.head)), process)
+    cluster.close()
+    _, errors = finish(process)
+    assert process.returncode == 1
+    assert "the connection to the Ray cluster was lost" in errors
+    done = nanolm("train", "-m", *line, "hydra.sweep.dir=sweep", timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def test_address_that_does_not_answer_is_an_error_in_time(nanolm: Nanolm, small_text: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"hydra.launcher.address=127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        done = nanolm("train", "-m", *SMALL, "seed=1,2", "hydra/launcher=ray", address, "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    assert "the Ray cluster does not answer within 10 s" in done.stderr
+    assert time.monotonic() - began < 30
+    assert not (nanolm.folder / "sweep").exists()
