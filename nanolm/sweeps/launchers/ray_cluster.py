@@ -30,6 +30,8 @@ NODE_TIMEOUT = 60.0
 INTERVAL = 0.1
 # A local cluster moves reports only, unless runs are copied; Ray moves what does not fit to the disk.
 LOCAL_OBJECT_STORE = 256 * 2**20
+START_ATTEMPTS = 3
+QUIET: Any = {"log_to_driver": False, "configure_logging": False}
 
 # Tasks that take no resources of their own.
 _describe_node = ray.remote(num_cpus=0, max_retries=2)(ray_tasks.describe_node)
@@ -47,27 +49,34 @@ def connect(settings: RayConfig, n_cores: int, temporary: Path) -> None:
     Raises:
         SettingsError: Ray reports an error. Without an answer, this blocks, and may end the process.
     """
-    quiet = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
-    try:
-        if settings.address is None:
-            ray.init(
-                address="local",
-                num_cpus=n_cores,
-                object_store_memory=LOCAL_OBJECT_STORE,
-                _temp_dir=str(temporary),
-                **quiet,
-            )
-        else:
-            ray.init(address=settings.address, log_to_driver=False, configure_logging=False)
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise SettingsError(
-            f"Ray cannot connect: {text}" if settings.address else f"Ray cannot start a local cluster: {text}",
-            where=f"hydra.launcher.address={settings.address or 'null'}",
-            hint="start the sweep on a machine of the cluster, where `ray status` answers"
-            if settings.address
-            else "address=auto uses a cluster that `ray start --head` started",
-        ) from error
+    is_local = settings.address is None
+    for attempts_left in reversed(range(START_ATTEMPTS if is_local else 1)):
+        try:
+            if is_local:
+                ray.init(
+                    address="local",
+                    num_cpus=n_cores,
+                    object_store_memory=LOCAL_OBJECT_STORE,
+                    include_dashboard=False,
+                    _temp_dir=str(temporary),
+                    **QUIET,
+                )
+            else:
+                ray.init(address=settings.address, **QUIET)
+            return
+        except Exception as error:
+            # Ray gives its processes 30 s to start, which a busy machine may need.
+            if attempts_left:
+                ray.shutdown()
+                continue
+            text = " ".join(str(error).split())
+            raise SettingsError(
+                f"Ray cannot start a local cluster: {text}" if is_local else f"Ray cannot connect: {text}",
+                where=f"hydra.launcher.address={settings.address or 'null'}",
+                hint="address=auto uses a cluster that `ray start --head` started"
+                if is_local
+                else "start the sweep on a machine of the cluster, where `ray status` answers",
+            ) from error
 
 
 def alive_nodes() -> list[Node]:
@@ -196,6 +205,10 @@ class Cluster:
         self.stop_running()
         while self._running:
             self.step()
+        if (stop_file := self._task.function.stop_file) is not None:
+            # If the driver is dead.
+            with contextlib.suppress(OSError):
+                stop_file.unlink(missing_ok=True)
 
     def _submit(self) -> None:
         """Give Ray as many jobs as can run, and as many to wait, so that a cluster that grows by demand grows."""

@@ -13,6 +13,7 @@ from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import display_path
 from nanolm.sweeps.launchers import ray_process
 from nanolm.sweeps.launchers.engine import Ended, Request
+from nanolm.sweeps.launchers.gpus import VISIBLE
 from nanolm.sweeps.launchers.local import show
 from nanolm.sweeps.launchers.ray_connection import RayConnection
 from nanolm.sweeps.launchers.ray_process import Begin, News
@@ -49,9 +50,9 @@ class RayJobs:
             nodes = self._connection.nodes()
             raise_all(list(unfit(nodes, settings, device)))
             is_shared = _is_shared(settings, nodes, function, directory)
-            environment = {name: os.environ.get(name, "") for name in SHARED_VARIABLES if is_shared}
-            task = NodeTask(function, directory.absolute(), Path.cwd(), token, is_shared, environment)
             n_gpus = gpus_per_job(settings, device, nodes)
+            environment = job_environment(is_shared, n_gpus)
+            task = NodeTask(function, directory.absolute(), Path.cwd(), token, is_shared, environment)
             self._connection.send(Begin(task, settings.num_cpus, n_gpus))
             self._n_slots = sum(slots_of(node, settings.num_cpus, n_gpus) for node in nodes)
             self._opened = opened.pop_all()
@@ -101,6 +102,13 @@ def ray_jobs(config: DictConfig, function: SweepJob) -> RayJobs:
     """
     directory = display_path(Path(str(config.hydra.sweep.dir)))
     return RayJobs(ray_settings(config), str(config.trainer.device), function, directory)
+
+
+def job_environment(is_shared: bool, n_gpus: float) -> dict[str, str]:
+    """Return environment variables of the jobs, in addition to those of their nodes."""
+    variables = {name: os.environ.get(name, "") for name in SHARED_VARIABLES if is_shared}
+    # Whether Ray itself hides GPUs that it did not give depends on its version and settings.
+    return variables if n_gpus else {**variables, VISIBLE: ""}
 
 
 def _is_shared(settings: RayConfig, nodes: Sequence[Node], function: SweepJob, directory: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -117,6 +118,8 @@ def main(connection: Connection, setup: Setup) -> None:
             connection.send(Refused(error))
         finally:
             ray.shutdown()
+    # A driver that lives reads the output first, if something went wrong.
+    shutil.rmtree(setup.scratch, ignore_errors=True)
 
 
 def _serve(connection: Connection, cluster: Any) -> None:

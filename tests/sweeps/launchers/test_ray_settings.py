@@ -12,6 +12,7 @@ from nanolm.errors import NanolmError, SettingsError
 from nanolm.machine import n_cores
 from nanolm.sweeps.launchers import gpus, registry
 from nanolm.sweeps.launchers.ray_connection import RayConnection
+from nanolm.sweeps.launchers.ray_jobs import job_environment
 from nanolm.sweeps.launchers.ray_settings import (
     Node,
     RayConfig,
@@ -111,6 +112,14 @@ def test_nodes_with_other_versions_are_refused() -> None:
     nodes = [*NODES, Node("third", 8, 0, problem="it has torch 2.0, and this process has torch 2.1")]
     (error,) = unfit(nodes, RayConfig(address="head:1"), "auto")
     assert error.found == "third cannot run jobs: it has torch 2.0, and this process has torch 2.1"
+
+
+def test_environment_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOLM_LOCK", "soft")
+    assert job_environment(is_shared=True, n_gpus=0.5) == {"NANOLM_LOCK": "soft"}
+    assert job_environment(is_shared=False, n_gpus=0) == {"CUDA_VISIBLE_DEVICES": ""}
+    monkeypatch.delenv("NANOLM_LOCK")
+    assert job_environment(is_shared=True, n_gpus=1) == {"NANOLM_LOCK": ""}
 
 
 def test_closed_port_is_an_error_at_once() -> None:
