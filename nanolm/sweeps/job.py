@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 from nanolm import signals, terminal
 from nanolm.compose import choices_of, import_plugins
-from nanolm.config.budget import budget_of
+from nanolm.config.budget import Budget, budget_of
 from nanolm.config.checks import check
 from nanolm.config.composed import to_config
 from nanolm.config.identity import describe_changes, differing
 from nanolm.config.yaml_io import load_yaml
-from nanolm.errors import BusyError, DivergedError, NanolmError, explain_os_error, raise_all
+from nanolm.errors import BusyError, DivergedError, NanolmError, RankError, explain_os_error, raise_all
 from nanolm.files import disk_time, open_regular, write_text
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.runs.occupancy import require_startable
@@ -35,6 +35,7 @@ from nanolm.signals import Stopped
 from nanolm.sweeps.planning import JOB_FILES
 from nanolm.sweeps.states import DONE, Report, State, read_job_summary, read_run
 from nanolm.sweeps.stop_file import START_NO_JOB, STOP, read_stop_file, write_stop_file
+from nanolm.training.distributed.ranks import SINGLE_PROCESS, Ranks
 from nanolm.training.stop import ShouldPrune, StopRequest
 
 if TYPE_CHECKING:
@@ -86,22 +87,29 @@ class SweepJob:
         runtime = HydraConfig.get().runtime
         return self.run(RunDirectory(display_path(runtime.output_dir)), load, choices_of(runtime.choices))
 
-    def run(self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str]) -> Report:
+    def run(
+        self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str], ranks: Ranks = SINGLE_PROCESS
+    ) -> Report:
         """Run or resume a job, unless it is done or the sweep ends.
 
         Args:
             run: where.
             load: imports the plugins and returns the settings; its errors are those of the job.
             choices: the option chosen in each config group.
+            ranks: the processes that train together; each calls this method.
+
+        Raises:
+            RankError: another rank ended or does not answer.
         """
-        if read_stop_file(self.stop_file) or (self.deadline is not None and disk_time(run.path) >= self.deadline):
+        if ranks.run_on_main(lambda: self._is_over(run)):
             return Report(State.new)
         stop = StopRequest()
         try:
-            # Nothing is written to a folder that belongs to something else.
-            require_startable(run, also=JOB_FILES)
-            with self._stopped_by_driver(stop), run.claim(timeout=LOCK_TIMEOUT):
-                report = self._run_claimed(run, load, choices, stop)
+            with self._stopped_by_driver(stop), contextlib.ExitStack() as stack:
+                ranks.run_on_main(lambda: _claim(run, stack))
+                report = self._run_claimed(run, load, choices, stop, ranks)
+        except RankError:
+            raise
         except BusyError:
             report = Report(State.running)
         except NanolmError as error:
@@ -117,12 +125,17 @@ class SweepJob:
             write_stop_file(self.stop_file, START_NO_JOB)
         return report
 
+    def _is_over(self, run: RunDirectory) -> bool:
+        """Whether the sweep starts no job any more."""
+        is_late = self.deadline is not None and disk_time(run.path) >= self.deadline
+        return is_late or bool(read_stop_file(self.stop_file))
+
     @property
     def _is_in_other_process(self) -> bool:
         return self.driver is not None and self.driver != (socket.gethostname(), os.getpid())
 
     def _run_claimed(
-        self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str], stop: StopRequest
+        self, run: RunDirectory, load: Callable[[], Config], choices: dict[str, str], stop: StopRequest, ranks: Ranks
     ) -> Report:
         """Run a job in a folder that this process has claimed, and write its error to error.txt."""
         import torch
@@ -130,14 +143,13 @@ class SweepJob:
         try:
             config = load()
             budget = budget_of(config.trainer)
-            read_job_summary(run, budget)
-            report = read_run(run, budget, check_lock=False)
-            if report.state in self.final_states or _failed_since(self.start_time, run, report):
-                return report
-            run.error.unlink(missing_ok=True)
-            exit_status = self._train(config, run, choices, stop)
+            if (before := ranks.run_on_main(lambda: self._read_finished(run, budget))) is not None:
+                return before
+            exit_status = self._train(config, run, choices, stop, ranks)
             report = read_run(run, budget, check_lock=False)
             return dataclasses.replace(report, signal=max(exit_status - 128, 0))
+        except RankError:
+            raise
         except NanolmError as error:
             state, text = State.diverged if isinstance(error, DivergedError) else State.failed, str(error)
         except Exception as error:
@@ -148,13 +160,25 @@ class SweepJob:
             traceback.clear_frames(error.__traceback__)
         # On a full disk, the driver still has the report.
         with contextlib.suppress(OSError):
-            write_text(run.error, text + "\n")
+            if ranks.is_main:
+                write_text(run.error, text + "\n")
         # Free the memory of the failed run for the next job of this process.
         gc.collect()
         torch.cuda.empty_cache()
         return Report(state, error=text)
 
-    def _train(self, config: Config, run: RunDirectory, choices: dict[str, str], stop: StopRequest) -> int:
+    def _read_finished(self, run: RunDirectory, budget: Budget) -> Report | None:
+        """Return the report of a job that is not run again; None, and without a former error, for one that is."""
+        read_job_summary(run, budget)
+        report = read_run(run, budget, check_lock=False)
+        if report.state in self.final_states or _failed_since(self.start_time, run, report):
+            return report
+        run.error.unlink(missing_ok=True)
+        return None
+
+    def _train(
+        self, config: Config, run: RunDirectory, choices: dict[str, str], stop: StopRequest, ranks: Ranks
+    ) -> int:
         """Train, and return the exit status of the run."""
         import torch
 
@@ -172,6 +196,7 @@ class SweepJob:
             changes=changes,
             show_bar=False if self._is_in_other_process else None,
             quiet=True,
+            ranks=ranks,
             stop=stop,
             group=run.path.absolute().parent.name,
             profile=self.profile,
@@ -202,6 +227,12 @@ class SweepJob:
             signals.restore(previous)
             # Ctrl-C reaches every process of a terminal; a process that waits for its next job has nothing to save.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _claim(run: RunDirectory, stack: contextlib.ExitStack) -> None:
+    """Claim a folder for a job, unless it belongs to something else."""
+    require_startable(run, also=JOB_FILES)
+    stack.enter_context(run.claim(timeout=LOCK_TIMEOUT))
 
 
 def _failed_since(start_time: float, run: RunDirectory, report: Report) -> bool:

@@ -169,9 +169,9 @@ class SlurmJobs:
         n_free = MAX_ARRAY if self._uses_slurm else self.n_slots - len(self._jobs)
         while n_free > 0 and self._waiting:
             requests, self._waiting = self._waiting[:n_free], self._waiting[n_free:]
+            limits = self._settings.max_requeues, self._settings.world_size
             tasks = [
-                SlurmTask(self._function, self._directory, tuple(request.overrides), self._settings.max_requeues)
-                for request in requests
+                SlurmTask(self._function, self._directory, tuple(request.overrides), *limits) for request in requests
             ]
             self._lock = self._lock or slurm_records.claim_folder(self._folder)
             jobs = submit(tasks, self._settings, self._folder, f"nanolm-{self._directory.absolute().name}")
@@ -276,8 +276,9 @@ class SlurmJobs:
             for command in slurm_records.other_commands(self._folder):
                 if command.queue() == {} and not command.is_alive():
                     command.remove()
-            if not any(name.endswith((".err", ".out")) for name in self._file_names()):
-                for script in self._folder.glob("*_submission.sh"):
+            logs = {name.split("_")[0] for name in self._file_names() if name.endswith((".err", ".out"))}
+            for script in self._folder.glob("*_submission.sh"):
+                if script.name.split("_")[0] not in logs:
                     script.unlink(missing_ok=True)
             (self._folder / slurm_records.RECORDS).unlink(missing_ok=True)
             self._lock.release()

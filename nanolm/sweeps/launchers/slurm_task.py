@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from nanolm.errors import NanolmError, RankError
 from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps.handover import PlannedJob
@@ -24,6 +25,7 @@ from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers.slurm_queue import RUNNING, read_queue
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import read_stop_file
+from nanolm.torchrun import rank
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -48,13 +50,15 @@ class SlurmTask:
         directory: of the sweep.
         overrides: the job, as `PlannedJob.parse` reads it.
         max_requeues: how often it may return to the queue.
-        n_requeues: how often it has.
+        world_size: the number of processes that Slurm starts, which train together.
+        n_requeues: how often it has returned to the queue.
     """
 
     function: SweepJob
     directory: Path
     overrides: tuple[str, ...]
     max_requeues: int
+    world_size: int = 1
     n_requeues: int = 0
 
     def __call__(self) -> Report:
@@ -71,6 +75,9 @@ class SlurmTask:
                 report = Report(State.interrupted, signal=stopped.number)
             if not report.signal or report.state not in RESUMABLE or read_stop_file(self.function.stop_file):
                 return report
+            if self.world_size > 1 and rank() > 0:
+                # The first process decides for all.
+                return report
             return self._end_early(report, requeue)
 
     def checkpoint(self) -> DelayedSubmission:
@@ -81,7 +88,26 @@ class SlurmTask:
 
     def _run(self) -> Report:
         planned = PlannedJob.parse(self.overrides)
-        return self.function.run(RunDirectory(self.directory / planned.folder), planned.load, planned.choices)
+        run = RunDirectory(self.directory / planned.folder)
+        if self.world_size == 1:
+            return self.function.run(run, planned.load, planned.choices)
+        from submitit.helpers import TorchDistributedEnvironment
+
+        from nanolm.training.distributed.ranks import process_group
+
+        # As torchrun would. Each process sees all GPUs of its machine, and takes its own.
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        try:
+            config = planned.load()
+        except NanolmError:
+            # The same on all ranks; the first one reports it.
+            return self.function.run(run, planned.load, planned.choices) if rank() == 0 else Report(State.failed)
+        try:
+            with process_group(config.trainer) as ranks:
+                return self.function.run(run, lambda: config, planned.choices, ranks)
+        except RankError as error:
+            # Another process or its machine died: the job is lost, and not failed.
+            raise RuntimeError(error.found) from error
 
     def _end_early(self, report: Report, requeue: Requeue | None) -> Report:
         """Return to the queue after a signal, if Slurm leaves it to the job, and if it may."""
