@@ -123,7 +123,11 @@ def _is_typed(name: str, node: DictConfig, section: str, overrides: Sequence[str
     """Whether a setting has its whole value from the command line, and nothing of it from a file."""
     value = OmegaConf.select(node, name.removeprefix(f"hydra.{section}."))
     plain = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-    return any(override.key_or_group == name and override.value() == plain for override in parse(overrides))
+    if any(override.key_or_group == name and override.value() == plain for override in parse(overrides)):
+        return True
+    # A mapping may be typed item by item.
+    items = [str(key) for key in plain] if isinstance(plain, dict) else []
+    return bool(items) and all("." not in key and _is_typed(f"{name}.{key}", node, section, overrides) for key in items)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from nanolm.errors import NanolmError
+from nanolm.compose.override_checks import REPLACED
+from nanolm.errors import NanolmError, SettingsError
 from nanolm.machine import n_cores
 from nanolm.sweeps.launchers.local_settings import check_local, slots
 from nanolm.sweeps.launchers.ray_settings import check_ray
@@ -57,6 +58,10 @@ def is_in_process(config: DictConfig) -> bool:
 
 def check(config: DictConfig) -> list[NanolmError]:
     """Return the problems of the launcher's settings."""
+    chosen = f"hydra/launcher={launcher_name(config)}"
+    if chosen in REPLACED:
+        # Chosen in a YAML file, with the package of a former version still installed.
+        return [SettingsError(f"{chosen} was replaced", where=chosen, hint=REPLACED[chosen])]
     launcher = LAUNCHERS.get(launcher_name(config))
     return list(launcher.check(config)) if launcher else []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -68,6 +69,8 @@ class SlurmJobs:
         # Several drivers may share a sweep.
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self._folder = directory.absolute() / FOLDER / name
+        # Of the jobs, as squeue shows it.
+        self._name = f"nanolm-{directory.absolute().name}"
         self._lock: Lock | None = None
         self._waiting: list[Request] = []
         self._jobs: dict[int, SubmittedJob] = {}
@@ -76,6 +79,7 @@ class SlurmJobs:
         self._next_poll = 0.0
         self._is_ending = False
         self._reported: set[str] = set()
+        self._is_told = False
 
     @property
     def n_slots(self) -> int:
@@ -174,7 +178,7 @@ class SlurmJobs:
                 SlurmTask(self._function, self._directory, tuple(request.overrides), *limits) for request in requests
             ]
             self._lock = self._lock or slurm_records.claim_folder(self._folder)
-            jobs = submit(tasks, self._settings, self._folder, f"nanolm-{self._directory.absolute().name}")
+            jobs = submit(tasks, self._settings, self._folder, self._name)
             for request, job in zip(requests, jobs, strict=True):
                 self._jobs[request.number] = SubmittedJob(job.job_id, self._settings.world_size, job)
             self._next_poll = time.monotonic() + self._settings.poll_seconds
@@ -183,8 +187,10 @@ class SlurmJobs:
             runs = [PlannedJob.parse(request.overrides).folder for request in requests]
             records = {job.job_id: run for job, run in zip(jobs, runs, strict=True)}
             slurm_records.write_records(self._folder, records, self._function.stop_file)
-            if len(jobs) > 1:
-                self._show(f"nanolm: {len(jobs)} jobs are job array {self._jobs[requests[0].number].array} of Slurm")
+            if len(jobs) > 1 and not self._is_told:
+                self._is_told = True
+                array, shown = self._jobs[requests[0].number].array, f"squeue --name {shlex.quote(self._name)}"
+                self._show(f"nanolm: {len(jobs)} jobs are array {array} in Slurm's queue: `{shown}`")
 
     def _collect(self) -> list[Ended]:
         """Return the jobs that have ended since the last call."""

@@ -165,6 +165,7 @@ class SlurmConfig:
         # Since Slurm 22.05, srun no longer takes over the number of cores from sbatch.
         cores = [f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []
         together = ["--kill-on-bad-exit=1"] if self.world_size > 1 else []
+        no_requeue = "no-requeue" in self.additional_parameters
         given = {
             "job_name": name,
             "partition": self.partition,
@@ -182,10 +183,11 @@ class SlurmConfig:
             "exclude": self.exclude,
             "setup": list(self.setup) or None,
             # Slurm may start a job again whose machine failed or was needed.
-            "additional_parameters": {"requeue": True, **self.additional_parameters},
+            "additional_parameters": {**({} if no_requeue else {"requeue": True}), **self.additional_parameters},
             "srun_args": [*cores, *together],
         }
-        return {key: value for key, value in given.items() if value is not None}
+        # Some clusters refuse submitit's own workload key.
+        return {key: value for key, value in given.items() if value is not None} | {"wckey": None}
 
 
 def slurm_settings(config: DictConfig) -> SlurmConfig:

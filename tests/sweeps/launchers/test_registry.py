@@ -62,6 +62,11 @@ def test_a_launcher_under_another_name_is_recognized() -> None:
     assert registry.launcher_name(other) == "ray"
 
 
+def test_a_launcher_of_a_former_version_is_refused() -> None:
+    (problem,) = registry.check(config_with("submitit_slurm"))
+    assert "hydra/launcher=submitit_slurm was replaced" in str(problem)
+
+
 def test_threads_per_job_respects_omp_num_threads(eight_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert registry.threads_per_job(local_config(), n_jobs=2) is None

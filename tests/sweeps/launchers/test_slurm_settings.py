@@ -82,14 +82,17 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(slurm_settings.importlib.util, "find_spec", lambda name: None)
+    options = ("+hydra.launcher.additional_parameters.time=5", "+hydra.launcher.additional_parameters.mem=8G")
     with pytest.raises(SettingsError) as caught:
-        cli.run(["train", "-m", *SMALL, "seed=1,2", "hydra/launcher=slurm", "hydra.launcher.nodes=2"])
+        cli.run(["train", "-m", *SMALL, "seed=1,2", "hydra/launcher=slurm", "hydra.launcher.nodes=2", *options])
     text = str(caught.value)
     assert caught.value.exit_status == 2
     assert "submitit is not installed" in text
     assert "submitit>=" in text or "[slurm]" in text
     assert "there is no sbatch and no squeue and no scancel and no srun on the PATH" in text
     assert "nodes=2 is for jobs on GPUs" in text
+    assert "additional_parameters sets time" in text
+    assert "additional_parameters sets mem" in text
     assert not list(tmp_path.iterdir())
 
 
