@@ -61,6 +61,13 @@ class PlanningSweeper(Sweeper):
 
         return SweepRequest(overrides, self.config, self.hydra_context, self.task_function)
 
+    def planning(self) -> Any:
+        """Return a context in which settings are checked for as many processes as the launcher starts for a job."""
+        from nanolm.sweeps.launchers import registry
+        from nanolm.torchrun import planned_world_size
+
+        return planned_world_size(registry.world_size(self.config))
+
 
 class GridSweeper(PlanningSweeper):
     """Run every combination of values; finished jobs are not run again."""
@@ -69,7 +76,8 @@ class GridSweeper(PlanningSweeper):
         """Run the jobs that are not done; return a `SweepResult`."""
         from nanolm.sweeps.grid import sweep
 
-        return sweep(self.request(arguments), self.settings["params"], self.settings["variants"])
+        with self.planning():
+            return sweep(self.request(arguments), self.settings["params"], self.settings["variants"])
 
 
 class OptunaSweeper(PlanningSweeper):
@@ -80,4 +88,5 @@ class OptunaSweeper(PlanningSweeper):
         require_optuna()
         from nanolm.sweeps.optuna.search import sweep
 
-        return sweep(self.request(arguments), OptunaConfig(**self.settings))
+        with self.planning():
+            return sweep(self.request(arguments), OptunaConfig(**self.settings))

@@ -175,5 +175,5 @@ def check_processes(config: Config) -> Iterator[NanolmError]:
         yield SettingsError(
             f"model={config.model.name} is fitted in one pass, which cannot be shared by several processes",
             where="model",
-            hint="leave out torchrun: nanolm train ...",
+            hint="leave out torchrun; in a sweep, leave out hydra.launcher.nodes, and use one GPU for each job",
         )

@@ -33,11 +33,13 @@ class Launcher:
         make: returns its engine, given the composed config and the function that runs a job.
         threads: returns the number of threads of torch in each job, given the composed config and the number of jobs;
             None keeps torch's default.
+        world_size: returns the number of processes that train a job together, given the composed config.
     """
 
     check: Callable[[DictConfig], Iterable[NanolmError]]
     make: Callable[[DictConfig, SweepJob], Engine]
     threads: Callable[[DictConfig, int], int | None]
+    world_size: Callable[[DictConfig], int] = lambda config: 1
 
 
 def launcher_name(config: DictConfig) -> str:
@@ -64,6 +66,12 @@ def check(config: DictConfig) -> list[NanolmError]:
         return [SettingsError(f"{chosen} was replaced", where=chosen, hint=REPLACED[chosen])]
     launcher = LAUNCHERS.get(launcher_name(config))
     return list(launcher.check(config)) if launcher else []
+
+
+def world_size(config: DictConfig) -> int:
+    """Return the number of processes that train a job together."""
+    launcher = LAUNCHERS.get(launcher_name(config))
+    return launcher.world_size(config) if launcher else 1
 
 
 def threads_per_job(config: DictConfig, n_jobs: int) -> int | None:
@@ -115,6 +123,7 @@ LAUNCHERS = {
         check=check_slurm,
         make=_make_slurm,
         threads=_threads_in_slurm,
+        world_size=lambda config: slurm_settings(config).world_size,
     ),
     "ray": Launcher(
         check=check_ray,

@@ -11,6 +11,7 @@ from nanolm.cli import main as cli
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.sweeps.launchers import registry, slurm_settings
 from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig, check_slurm
+from nanolm.torchrun import world_size
 from tests.helpers import SMALL
 from tests.sweeps.launchers.fake_slurm import install
 
@@ -94,6 +95,15 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_written(
     assert "additional_parameters sets time" in text
     assert "additional_parameters sets mem" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_jobs_are_checked_for_the_processes_that_train_them(slurm: None, tmp_path: Path) -> None:
+    words = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=3", f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2")
+    small = [word for word in SMALL if not word.startswith("trainer.device")]
+    with pytest.raises(SettingsError, match="3 processes"):
+        cli.run(["train", "-m", *small, *words])
+    assert not (tmp_path / "sweep").exists()
+    assert world_size() == 1
 
 
 @pytest.mark.parametrize(
