@@ -2,6 +2,7 @@
 
     python scripts/race.py --nanogpt CHECKOUT            all runs, three seeds; writes docs/race.md, .json and a picture
     python scripts/race.py --steps 40 --seeds 1          a trial, with budgets of 40 steps
+    python scripts/race.py --only NAME --keep            one of the runs; the results of the others are kept
 
 Each run is a new process that trains from nothing with an empty cache; its clock starts with the process, so that
 imports, tokenization, compilation and evaluations count. nanoGPT trains by its own train.py with the settings of its
@@ -38,7 +39,16 @@ TARGET = 1.886
 BUDGET = int(CPU_SETTINGS["max_iters"])
 TOKENS_PER_STEP = int(CPU_SETTINGS["batch_size"]) * int(CPU_SETTINGS["block_size"])
 # Each experiment, and whether it ends when the target is reached.
-EXPERIMENTS = {"nanogpt_cpu": False, "shakespeare_cpu": False, "shakespeare_ngram": False, "shakespeare_sprint": True}
+EXPERIMENTS = {
+    "nanogpt_cpu": False,
+    "shakespeare_cpu": False,
+    "shakespeare_ngram": False,
+    "shakespeare_sprint": True,
+    "shakespeare_ngram_sprint": True,
+}
+# Facts in which the results that are kept must agree with new ones.
+SAME = ("processor", "cores", "threads", "torch")
+DATE, COMMIT = "date", "commit of nanolm"
 
 
 class RunFailedError(Exception):
@@ -164,7 +174,7 @@ def about(checkout: Path | None) -> dict[str, Any]:
 
     commits = {"nanolm": git(REPOSITORY)} | ({} if checkout is None else {NANOGPT: git(checkout)})
     return {
-        "date": datetime.datetime.now().date().isoformat(),
+        DATE: datetime.datetime.now().date().isoformat(),
         "processor": processor(),
         "cores": machine.n_cores(),
         "threads": torch.get_num_threads(),
@@ -191,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (3)")
     parser.add_argument("--only", nargs="+", choices=[NANOGPT, *EXPERIMENTS], help="some of the runs (all)")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the results of other runs in the file, made on the same machine"
+    )
     parser.add_argument("--text", type=Path, help="a copy of tiny Shakespeare (downloaded, or from nanolm's cache)")
     parser.add_argument("--target", type=float, default=TARGET, help=f"exact validation loss to reach ({TARGET})")
     parser.add_argument("--steps", type=int, default=BUDGET, help=f"budget in steps, shorter for a trial ({BUDGET})")
@@ -212,6 +225,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_checkout(options.nanogpt)
         except CheckoutError as error:
             problems.append(str(error))
+    kept: list[Result] = []
+    facts = about(options.nanogpt)
+    if options.keep:
+        try:
+            earlier, kept = race_report.read(options.output)
+            kept = [result for result in kept if result.run not in names]
+            if differing := [name for name in SAME if earlier[name] != facts[name]]:
+                problems.append(f"--keep: the results in {options.output}.json have another {', '.join(differing)}")
+            facts = earlier | {f"{name}, of {', '.join(names)}": facts[name] for name in (DATE, COMMIT)}
+        except (OSError, ValueError, KeyError) as error:
+            problems.append(f"--keep: {options.output}.json has no results of a race: {error}")
     try:
         path = [] if options.text is None else [f"dataset.path='{options.text.resolve()}'"]
         corpus = corpora.load(compose_command(["dataset=tiny_shakespeare", *path]).config.dataset)
@@ -233,7 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name: (lambda seed, name=name: run_nanolm(name, text_file, seed, options.steps)) for name in EXPERIMENTS
         }
         runners[NANOGPT] = lambda seed: run_nanogpt(options.nanogpt, text, seed, options.steps)
-        facts = about(options.nanogpt)
         if facts["load average before the race"] > facts["cores"] / 2:
             print("race: other programs use this machine, and slow the runs unequally", file=sys.stderr)
         results: list[Result] = []
@@ -242,15 +265,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.append(result)
                 print(result.describe(options.target), flush=True)
                 # After each run, so that results survive a failure of the next.
-                race_report.write(options.output, facts, results, options.target, options.steps * TOKENS_PER_STEP)
+                found = [*kept, *results]
+                race_report.write(options.output, facts, found, options.target, options.steps * TOKENS_PER_STEP)
         except RunFailedError as error:
             print(f"race: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            kept = f"; {options.output.with_suffix('.md')} has the runs before" if results else ""
-            print(f"race: interrupted{kept}", file=sys.stderr)
+            where = f"; {options.output.with_suffix('.md')} has the runs before" if results else ""
+            print(f"race: interrupted{where}", file=sys.stderr)
             return 130
-    print(race_report.table(results, options.target))
+    print(race_report.table([*kept, *results], options.target))
     print(f"written: {options.output.with_suffix('.md')}, .json and {race_report.picture_path(options.output)}")
     return 0
 

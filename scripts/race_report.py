@@ -17,6 +17,7 @@ COLOURS = {
     "shakespeare_cpu": "#0072b2",
     "shakespeare_ngram": "#009e73",
     "shakespeare_sprint": "#d55e00",
+    "shakespeare_ngram_sprint": "#b4538a",
 }
 
 
@@ -137,8 +138,8 @@ def write(output: Path, facts: dict[str, Any], results: Sequence[Result], target
         f"0.8M parameters on tiny Shakespeare, with a budget of {budget:,} tokens. `nanoGPT` is its own train.py, the",
         "others are `nanolm train experiment=NAME`. Losses are exact, in nats per character, over the last tenth of",
         "the text. The clock starts with the process. For nanoGPT, it leaves out the exact losses, which it does not",
-        "compute itself. The n-grams that `shakespeare_ngram` counts are not part of the 0.8M; the tokens of the text",
-        "that it counts them on are part of its tokens.",
+        "compute itself. The n-grams that `shakespeare_ngram` and `shakespeare_ngram_sprint` count are not part of the",
+        "0.8M; the tokens of the text that they count them on are part of their tokens.",
         "",
         table(results, target),
         "",
@@ -164,6 +165,20 @@ def write(output: Path, facts: dict[str, Any], results: Sequence[Result], target
     }
     output.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     picture.write_bytes(draw(results, target))
+
+
+def read(output: Path) -> tuple[dict[str, Any], list[Result]]:
+    """Read the facts and the results that `write` has written.
+
+    Raises:
+        OSError, ValueError, KeyError: there are none.
+    """
+    found = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    results = [
+        Result(result["run"], result["seed"], tuple(Point(**point) for point in result["points"]))
+        for result in found["results"]
+    ]
+    return found["about"], results
 
 
 def picture_path(output: Path) -> Path:
