@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from nanolm.errors import SettingsError
 from nanolm.locks import Lock
 from nanolm.runs.directory import display_path
 from nanolm.sweeps.handover import LostJob, PlannedJob
@@ -78,8 +79,8 @@ class SlurmJobs:
         self._dropped: list[int] = []
         self._next_poll = 0.0
         self._is_ending = False
+        self._next_attempt = 0.0
         self._reported: set[str] = set()
-        self._is_told = False
 
     @property
     def n_slots(self) -> int:
@@ -139,7 +140,8 @@ class SlurmJobs:
                 cancelled_at += GRACE
             if not self._collect():
                 time.sleep(INTERVAL)
-        self._remove_folders()
+        if self._lock is not None:
+            slurm_records.leave_folder(self._folder, self._lock)
 
     @property
     def _uses_slurm(self) -> bool:
@@ -171,26 +173,34 @@ class SlurmJobs:
     def _submit(self) -> None:
         """Submit jobs that wait: all of them, or as many as may run on this machine."""
         n_free = MAX_ARRAY if self._uses_slurm else self.n_slots - len(self._jobs)
-        while n_free > 0 and self._waiting:
-            requests, self._waiting = self._waiting[:n_free], self._waiting[n_free:]
+        while n_free > 0 and self._waiting and time.monotonic() >= self._next_attempt:
+            requests = self._waiting[:n_free]
             limits = self._settings.max_requeues, self._settings.world_size
             tasks = [
                 SlurmTask(self._function, self._directory, tuple(request.overrides), *limits) for request in requests
             ]
             self._lock = self._lock or slurm_records.claim_folder(self._folder)
-            jobs = submit(tasks, self._settings, self._folder, self._name)
+            try:
+                jobs = submit(tasks, self._settings, self._folder, self._name)
+            except SettingsError as error:
+                if not self._jobs:
+                    raise
+                # Of jobs like those that Slurm has: it may be busy, or allow no more at the moment.
+                self._next_attempt = time.monotonic() + self._settings.poll_seconds
+                self._report(error.found, f"nanolm: {error.found}; it is asked again while other jobs run")
+                return
+            self._waiting = self._waiting[n_free:]
             for request, job in zip(requests, jobs, strict=True):
                 self._jobs[request.number] = SubmittedJob(job.job_id, self._settings.world_size, job)
-            self._next_poll = time.monotonic() + self._settings.poll_seconds
+            self._next_poll = self._next_poll or time.monotonic() + self._settings.poll_seconds
             if not self._uses_slurm:
                 return
             runs = [PlannedJob.parse(request.overrides).folder for request in requests]
             records = {job.job_id: run for job, run in zip(jobs, runs, strict=True)}
             slurm_records.write_records(self._folder, records, self._function.stop_file)
-            if len(jobs) > 1 and not self._is_told:
-                self._is_told = True
+            if len(jobs) > 1:
                 array, shown = self._jobs[requests[0].number].array, f"squeue --name {shlex.quote(self._name)}"
-                self._show(f"nanolm: {len(jobs)} jobs are array {array} in Slurm's queue: `{shown}`")
+                self._report("array", f"nanolm: {len(jobs)} jobs are array {array} in Slurm's queue: `{shown}`")
 
     def _collect(self) -> list[Ended]:
         """Return the jobs that have ended since the last call."""
@@ -260,12 +270,18 @@ class SlurmJobs:
     def _report_stuck(self, waiting: Mapping[str, Entry]) -> None:
         """Say once of each reason that jobs wait in the queue for something that does not come by itself."""
         for job, entry in waiting.items():
-            if entry.reason in STUCK and entry.reason not in self._reported:
-                self._reported.add(entry.reason)
-                self._show(
+            if entry.reason in STUCK:
+                self._report(
+                    entry.reason,
                     f"nanolm: Slurm does not start job {job}: {STUCK[entry.reason]} ({entry.reason})\n"
-                    f"  hint:  `scontrol show job {job}` shows it; Ctrl-C cancels the jobs of this sweep"
+                    f"  hint:  `scontrol show job {job}` shows it; Ctrl-C cancels the jobs of this sweep",
                 )
+
+    def _report(self, subject: str, text: str) -> None:
+        """Show a message, the first time for each subject."""
+        if subject not in self._reported:
+            self._reported.add(subject)
+            self._show(text)
 
     def _kill(self) -> None:
         """Cancel jobs that run, which have not ended by themselves."""
@@ -275,23 +291,6 @@ class SlurmJobs:
         for each in self._jobs.values():
             with contextlib.suppress(OSError):
                 os.kill(int(each.id), signal.SIGTERM)
-
-    def _remove_folders(self) -> None:
-        """Remove the folder of this command, unless there are logs in it, and those of commands that have died."""
-        if self._lock is not None:
-            for command in slurm_records.other_commands(self._folder):
-                if command.queue() == {} and not command.is_alive():
-                    command.remove()
-            logs = {name.split("_")[0] for name in self._file_names() if name.endswith((".err", ".out"))}
-            for script in self._folder.glob("*_submission.sh"):
-                if script.name.split("_")[0] not in logs:
-                    script.unlink(missing_ok=True)
-            (self._folder / slurm_records.RECORDS).unlink(missing_ok=True)
-            self._lock.release()
-            (self._folder / slurm_records.LOCK).unlink(missing_ok=True)
-        for folder in (self._folder, self._folder.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def slurm_jobs(config: DictConfig, function: SweepJob) -> SlurmJobs:

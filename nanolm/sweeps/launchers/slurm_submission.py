@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def submit(tasks: Sequence[SlurmTask], settings: SlurmConfig, folder: Path, name
     executor.update_parameters(**settings.parameters(name))
     try:
         # submitit prints what sbatch says; and Ctrl-C is for the driver, which stops the jobs.
-        with contextlib.redirect_stderr(io.StringIO()), submitit.helpers.clean_env(), _without_interrupts():
+        with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs(), _without_interrupts():
             return executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError) as error:
         raise SettingsError(
@@ -61,6 +62,21 @@ def _sbatch_message(text: str) -> str:
     """Return what sbatch printed, without its name before each line."""
     lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.splitlines()]
     return "; ".join(visible(line) for line in lines if line) or "it gives no reason"
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of a Slurm job in which this process runs, which sbatch would take for options.
+
+    Those of the user's shell, such as SLURM_CONF and SBATCH_ACCOUNT, are kept.
+    """
+    is_inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if is_inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.sweeps.handover import PLANNED, LostJob, PlannedJob
-from nanolm.sweeps.launchers import slurm
+from nanolm.sweeps.launchers import slurm, slurm_submission
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.slurm import SlurmJobs
 from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig
@@ -184,6 +184,37 @@ def test_jobs_return_to_the_queue(cluster: Cluster, make: Make, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_refused_job_is_submitted_again_while_others_run(cluster: Cluster, make: Make, tmp_path: Path) -> None:
+    messages: list[str] = []
+    engine = make(show=messages.append)
+    engine.start([request(0, "wait")])
+    wait_for_starts(tmp_path, "job0-0")
+    cluster.configure(is_down=True)
+    engine.start([request(1)])
+    assert engine.ended(0.3) == []
+    assert messages == [
+        "nanolm: sbatch refuses the jobs: Unable to contact slurm controller (connect failure); "
+        "it is asked again while other jobs run"
+    ]
+    cluster.configure(is_down=False)
+    assert results(engine, 1) == {1: Report(State.completed)}
+
+
+def test_sbatch_does_not_see_the_job_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_MEM_PER_NODE": "1", "SBATCH_ACCOUNT": "me"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with slurm_submission._outside_of_jobs():
+        assert variables.items() <= os.environ.items()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with slurm_submission._outside_of_jobs():
+        left = {name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))}
+        assert left == {"SLURM_CONF", "SBATCH_ACCOUNT"}
+    assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+@pytest.mark.slow
 def test_a_job_returns_to_the_queue_before_its_time_limit(cluster: Cluster, make: Make, tmp_path: Path) -> None:
     cluster.configure(minute=2.0)
     engine = make(time_limit="10", warning_seconds=300)
@@ -240,6 +271,7 @@ def test_ending_a_sweep_ends_jobs_of_a_driver_that_died(cluster: Cluster, make: 
     assert cluster.states() == ["COMPLETED", "CANCELLED"]
 
 
+@pytest.mark.slow
 def test_a_reason_that_holds_jobs_is_reported_once(cluster: Cluster, make: Make) -> None:
     cluster.configure(n_at_once=0)
     messages: list[str] = []
