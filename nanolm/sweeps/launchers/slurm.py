@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -68,7 +69,7 @@ class SlurmJobs:
         self._directory = directory
         self._show = show
         # Several drivers may share a sweep.
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self._folder = directory.absolute() / FOLDER / name
         # Of the jobs, as squeue shows it.
         self._name = f"nanolm-{directory.absolute().name}"
@@ -140,8 +141,7 @@ class SlurmJobs:
                 cancelled_at += GRACE
             if not self._collect():
                 time.sleep(INTERVAL)
-        if self._lock is not None:
-            slurm_records.leave_folder(self._folder, self._lock)
+        slurm_records.leave_folder(self._folder, self._lock)
 
     @property
     def _uses_slurm(self) -> bool:

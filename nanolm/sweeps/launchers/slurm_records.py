@@ -72,19 +72,24 @@ def claim_folder(folder: Path) -> Lock:
     return lock
 
 
-def leave_folder(folder: Path, lock: Lock) -> None:
-    """Remove the folder of this command, except for logs in it, and those of commands that have died."""
+def leave_folder(folder: Path, lock: Lock | None) -> None:
+    """Remove the folder of this command, except for logs in it, and those of commands that have died.
+
+    Args:
+        lock: of the folder; None if there is none because nothing was submitted.
+    """
     for command in other_commands(folder):
         if command.queue() == {} and not command.is_alive():
             command.remove()
-    names = [path.name for path in folder.glob("*")]
-    logs = {name.split("_")[0] for name in names if name.endswith((".err", ".out"))}
-    for script in folder.glob("*_submission.sh"):
-        if script.name.split("_")[0] not in logs:
-            script.unlink(missing_ok=True)
-    (folder / RECORDS).unlink(missing_ok=True)
-    lock.release()
-    (folder / LOCK).unlink(missing_ok=True)
+    if lock is not None:
+        names = [path.name for path in folder.glob("*")]
+        logs = {name.split("_")[0] for name in names if name.endswith((".err", ".out"))}
+        for script in folder.glob("*_submission.sh"):
+            if script.name.split("_")[0] not in logs:
+                script.unlink(missing_ok=True)
+        (folder / RECORDS).unlink(missing_ok=True)
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
     for empty in (folder, folder.parent):
         with contextlib.suppress(OSError):
             empty.rmdir()

@@ -269,6 +269,8 @@ def test_ending_a_sweep_ends_jobs_of_a_driver_that_died(cluster: Cluster, make: 
     third.start([request(0), request(1)])
     third.close()
     assert cluster.states() == ["COMPLETED", "CANCELLED"]
+    second.close()
+    assert not (tmp_path / "my sweep" / ".submitit").exists()
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_jobs_are_checked_for_the_processes_that_train_them(slurm: None, tmp_path: Path) -> None:
     words = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=3", f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2")
     small = [word for word in SMALL if not word.startswith("trainer.device")]
