@@ -27,11 +27,14 @@ class RayNodes:
     Attributes:
         environment: of a driver, too: the cluster has a token of its own.
         address: of the cluster.
+        temporary: where temporary files are.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
         # Its sockets are in its folder, and their paths have a limit.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        self.temporary = self._folder / "t"
+        self.temporary.mkdir()
         self._mark = secrets.token_hex(16)
         self._commands: list[subprocess.Popen[bytes]] = []
         self.environment = {
@@ -39,6 +42,7 @@ class RayNodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._mark,
+            "TMPDIR": str(self.temporary),
         }
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -63,7 +67,9 @@ class RayNodes:
         Args:
             hidden: a folder that the node does not see.
         """
-        before = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)) if hidden else ()
+        # After the mount, the shell leaves the folder that it was started in.
+        script = 'mount -t tmpfs none "$0" && cd / && exec "$@"'
+        before = ("unshare", "-m", "sh", "-c", script, str(hidden)) if hidden else ()
         return self._start(f"--address={self.address}", before=before)
 
     def _start(self, *arguments: str, before: tuple[str, ...] = ()) -> int:

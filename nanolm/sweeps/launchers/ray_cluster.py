@@ -273,7 +273,8 @@ class Cluster:
         except RayError as error:
             result = LostJob(_describe(error))
         del self._running[generator]
-        if problem := self._fetch(running):
+        problem = self._fetch(running)
+        if problem and not isinstance(result, LostJob):
             result = LostJob(problem)
         running.claim.close()
         self._finish(running.request, result)
