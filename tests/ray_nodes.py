@@ -41,7 +41,7 @@ class RayNodes:
             **environment,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self._mark,
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "TMPDIR": str(self.temporary),
         }
         with socket.socket() as free:
@@ -77,7 +77,13 @@ class RayNodes:
         ray = str(Path(sys.executable).with_name("ray"))
         command = (*before, ray, "start", *arguments, "--num-cpus=1", f"--object-store-memory={MEMORY}", "--block")
         output = (self._folder / f"{len(known)}.log").open("wb")
-        process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env={**self.environment, "RAY_NODES": self._mark},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
         output.close()
         self._commands.append(process)
         deadline = time.monotonic() + 120

@@ -128,16 +128,20 @@ def _receive(chunks: Iterable[bytes | Seal], file: IO[bytes]) -> None:
     Raises:
         RunError: it is not as it was sealed.
     """
-    digest, n_bytes = hashlib.sha256(), 0
+    digest, n_bytes, seal = hashlib.sha256(), 0, None
     for chunk in chunks:
+        if seal is not None:
+            raise _refused("it continues after its end")
         if isinstance(chunk, Seal):
-            if chunk != Seal(n_bytes, digest.hexdigest()):
-                raise _refused(f"it has {n_bytes:,} bytes with another checksum than the {chunk.n_bytes:,} sent")
-            return
+            seal = chunk
+            continue
         file.write(chunk)
         digest.update(chunk)
         n_bytes += len(chunk)
-    raise _refused(f"it ends after {n_bytes:,} bytes")
+    if seal is None:
+        raise _refused(f"it ends after {n_bytes:,} bytes")
+    if seal != Seal(n_bytes, digest.hexdigest()):
+        raise _refused(f"it has {n_bytes:,} bytes with another checksum than the {seal.n_bytes:,} sent")
 
 
 def _extract(file: IO[bytes], folder: Path) -> None:

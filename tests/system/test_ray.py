@@ -73,13 +73,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output, errors
 
 
-@pytest.mark.parametrize("shared", ["auto", "false"])
+@pytest.mark.parametrize(("shared", "retries"), [("auto", 0), ("false", 1)])
 def test_killed_node_and_worker_leave_no_job_behind(
-    shared: str, nanolm: Nanolm, cluster: RayNodes, shakespeare: Path
+    shared: str, retries: int, nanolm: Nanolm, cluster: RayNodes, shakespeare: Path
 ) -> None:
     line = (*OVERRIDES, f"dataset.path={shakespeare}", "trainer.val_tokens=2000", SEEDS)
     node = cluster.add()
-    settings = on(cluster, f"hydra.launcher.shared_disk={shared}")
+    settings = on(cluster, f"hydra.launcher.shared_disk={shared}", f"hydra.launcher.max_retries={retries}")
     process = nanolm.start("train", "-m", *line, "hydra.sweep.dir=sweep", *settings)
     assert isinstance(process, subprocess.Popen)
     folder = nanolm.folder / "sweep"
@@ -93,8 +93,8 @@ def test_killed_node_and_worker_leave_no_job_behind(
     output, errors = finish(process)
     assert process.returncode == 0, errors
     assert "4 jobs: 4 completed" in output
-    assert "its node was lost; a new process resumes it" in errors
-    assert "its worker died; a new process resumes it" in errors
+    for problem in ("its node was lost", "its worker died"):
+        assert (f"{problem}; a new process resumes it" in errors) == (retries == 0)
     assert_same_runs(nanolm, line, 4)
     # What a lost node had on its disk stays there.
     assert shared == "false" or not reached(cluster, 0)
@@ -170,6 +170,20 @@ def test_sweep_ends_if_its_cluster_is_lost(nanolm: Nanolm, cluster: RayNodes, sm
     assert "the connection to the Ray cluster was lost" in errors
     done = nanolm("train", "-m", *line, "hydra.sweep.dir=sweep", timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def test_node_with_another_torch_is_refused(nanolm: Nanolm, small_text: Path, tmp_path: Path) -> None:
+    metadata = tmp_path / "packages" / "torch-1.2.3.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.2.3\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path / "packages"), nanolm.environment.get("PYTHONPATH")]))
+    with RayNodes({**nanolm.environment, "PYTHONPATH": path}) as cluster:
+        nanolm.environment = {**cluster.environment, "PYTHONPATH": nanolm.environment.get("PYTHONPATH", "")}
+        line = (*OVERRIDES, f"dataset.path={small_text}", "seed=1,2", "hydra.sweep.dir=sweep")
+        done = nanolm("train", "-m", *line, *on(cluster), timeout=200)
+    assert done.returncode == 2
+    assert "cannot run jobs: it has torch 1.2.3, and this process has torch " in done.stderr
+    assert not (nanolm.folder / "sweep").exists()
 
 
 def test_address_that_does_not_answer_is_an_error_in_time(nanolm: Nanolm, small_text: Path) -> None:
