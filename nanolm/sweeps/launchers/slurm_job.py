@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pickle
 from collections.abc import Collection
@@ -70,9 +69,11 @@ class SubmittedJob:
 
     def describe(self, end: str) -> str:
         """Describe its end without a result, in one line, with the last line of its log."""
-        lines = []
-        with contextlib.suppress(OSError):
+        try:
             lines = [line for line in self._stderr.read_text(errors="replace").splitlines() if line.strip()]
+        except OSError:
+            folder = display_path(self._stderr.parent)
+            return f"job {self.id}: {end}; it wrote no log, so its machine may not see {folder}"
         last = f": {visible(lines[-1].strip()[:LINE_LENGTH])}" if lines and lines[-1].strip() != end else ""
         return f"job {self.id}: {end}{last} ({display_path(self._stderr)})"
 

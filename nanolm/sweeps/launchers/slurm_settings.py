@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,12 @@ def check_slurm(config: DictConfig) -> Iterator[NanolmError]:
 def _missing_programs(settings: SlurmConfig) -> Iterator[NanolmError]:
     if importlib.util.find_spec("submitit") is None:
         yield SettingsError("submitit is not installed", where="hydra/launcher=slurm", hint=install_hint("slurm"))
+    if not hasattr(signal, "SIGUSR2"):
+        yield SettingsError(
+            "hydra/launcher=slurm needs the signals of Linux and macOS",
+            where="hydra/launcher=slurm",
+            hint="hydra/launcher=local",
+        )
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing and settings.executor is Executor.slurm:
         yield SettingsError(

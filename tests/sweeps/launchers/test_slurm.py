@@ -16,6 +16,7 @@ from nanolm.sweeps.handover import PLANNED, LostJob, PlannedJob
 from nanolm.sweeps.launchers import slurm, slurm_submission
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.slurm import SlurmJobs
+from nanolm.sweeps.launchers.slurm_job import SubmittedJob
 from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP
@@ -212,6 +213,17 @@ def test_sbatch_does_not_see_the_job_of_the_driver(monkeypatch: pytest.MonkeyPat
         left = {name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))}
         assert left == {"SLURM_CONF", "SBATCH_ACCOUNT"}
     assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+def test_a_job_whose_machine_wrote_no_log_may_not_see_the_folder(tmp_path: Path) -> None:
+    from submitit import SlurmJob
+
+    job = SubmittedJob("7_1", handle=SlurmJob(tmp_path, "7_1"))
+    assert job.describe("FAILED on node1") == (
+        f"job 7_1: FAILED on node1; it wrote no log, so its machine may not see {tmp_path}"
+    )
+    (tmp_path / "7_1_0_log.err").write_text("module: command not found\n\n")
+    assert "FAILED on node1: module: command not found (" in job.describe("FAILED on node1")
 
 
 @pytest.mark.slow
