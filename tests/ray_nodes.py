@@ -110,14 +110,19 @@ class RayNodes:
 def workers_of(raylet: int) -> list[int]:
     """Return the processes of a node that run a job."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            if parent == raylet and b"run_job" in path.with_name("cmdline").read_bytes():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"run_job" in path.read_bytes() and parent_of(int(path.parent.name)) == raylet:
                 found.append(int(path.parent.name))
-        except (OSError, ValueError):
-            continue
     return found
+
+
+def parent_of(process: int) -> int:
+    """Return the parent of a process; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def marked_processes(mark: str) -> list[int]:

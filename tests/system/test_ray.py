@@ -8,12 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanolm.runs.directory import RunDirectory
 from tests.helpers import SMALL, Nanolm, final_state, has_reached_step, is_same_state, untimed_rows, wait_until
-from tests.ray_nodes import RayNodes, kill, marked_processes, workers_of
+from tests.ray_nodes import RayNodes, kill, marked_processes, parent_of, workers_of
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -135,8 +136,10 @@ def test_run_returns_from_a_node_without_the_disk(nanolm: Nanolm, cluster: RayNo
     assert_same_runs(nanolm, line, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_local_cluster_ends_with_its_sweep(number: signal.Signals, nanolm: Nanolm, small_text: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL), ("process of Ray", 1)]
+)
+def test_local_cluster_ends_with_its_sweep(number: Any, status: int, nanolm: Nanolm, small_text: Path) -> None:
     line = (*OVERRIDES, f"dataset.path={small_text}", "trainer.max_steps=300", "seed=1,2")
     sweep = ("train", "-m", *line, "hydra.sweep.dir=sweep", "hydra/launcher=ray", "hydra.launcher.num_cpus=0.5")
     mark = nanolm.environment["NANOLM_TEST_MARK"] = secrets.token_hex(16)
@@ -144,14 +147,22 @@ def test_local_cluster_ends_with_its_sweep(number: signal.Signals, nanolm: Nanol
     assert isinstance(process, subprocess.Popen)
     folder = nanolm.folder / "sweep"
     wait_until(lambda: any(has_reached_step(run, 40) for run in runs_in(folder).values()), process)
-    os.kill(process.pid, number)
+    if number == "process of Ray":
+        (child,) = [
+            each for each in marked_processes(mark) if parent_of(each) == process.pid and os.getsid(each) == each
+        ]
+        kill(child)
+    else:
+        os.kill(process.pid, number)
     _, errors = finish(process)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
+    assert process.returncode == status, errors
+    assert ("its process was killed by SIGKILL" in errors) == (number == "process of Ray")
     deadline = time.monotonic() + 60
     while left := marked_processes(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    assert {run.read_summary().status for run in runs_in(folder).values()} <= {"interrupted", "completed"}
+    if number != "process of Ray":
+        assert {run.read_summary().status for run in runs_in(folder).values()} <= {"interrupted", "completed"}
     done = nanolm(*sweep, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "2 jobs: 2 completed" in done.stdout

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 from multiprocessing.connection import wait
@@ -26,6 +28,8 @@ START_TIMEOUT = 180.0
 SURVEY_TIMEOUT = 90.0
 # Ray's sockets are in its folder, and their paths have at most 107 bytes.
 MAX_PATH = 30
+# The start of a line that Ray always writes.
+NOTICE = "Token authentication is enabled"
 # Characters of Ray's own message in an error.
 MAX_WORDS = 300
 
@@ -108,9 +112,10 @@ class RayConnection:
         except (EOFError, OSError):
             pass
         self._process.join()
-        how = self._last_words() or f"its process ended with status {self._process.exitcode}"
+        code = self._process.exitcode or 0
+        how = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else self._last_words()
         raise SweepError(
-            f"the connection to the Ray cluster was lost: {how}",
+            f"the connection to the Ray cluster was lost: {how or f'its process exited with status {code}'}",
             where=f"hydra.launcher.address={self._settings.address or 'null'}",
             hint="when the cluster runs again, repeat the command, which resumes the jobs",
         )
@@ -119,13 +124,18 @@ class RayConnection:
         """End the process, which lets running jobs save a checkpoint and ends a local cluster."""
         self._connection.close()
         self._process.join()
+        if self._settings.address is None and hasattr(os, "killpg") and self._process.pid is not None:
+            # If it was killed, processes of the cluster are left in its group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _last_words(self) -> str:
         """Return the last line that the process wrote, without time and place; empty if there is none."""
         with contextlib.suppress(OSError):
             text = (self._scratch / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            if lines := [line.strip() for line in text.splitlines() if line.strip()]:
+            lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(NOTICE)]
+            if lines:
                 return re.sub(r"^\[[^]]*\] \S+:\d+: ", "", lines[-1])[:MAX_WORDS]
         return ""
 
