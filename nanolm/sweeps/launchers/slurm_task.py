@@ -6,13 +6,12 @@ the step that it is in, and submitit's own handler then puts it back into the qu
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -67,24 +66,33 @@ class SlurmTask:
         Raises:
             SystemExit: it is in the queue again, or was cancelled; submitit writes no result then.
         """
-        with _signals_taken_over() as requeue:
-            try:
-                report = self._run()
-                _ignore_signals()
-            except Stopped as stopped:
-                report = Report(State.interrupted, signal=stopped.number)
-            if not report.signal or report.state not in RESUMABLE or read_stop_file(self.function.stop_file):
-                return report
-            if self.world_size > 1 and rank() > 0:
-                # The first process decides for all.
-                return report
-            return self._end_early(report, requeue)
+        requeue = _take_over_signals()
+        try:
+            report = self._run_until_stopped()
+        except Stopped as stopped:
+            # Slurm's second signal, at the same time as the first one.
+            report = Report(State.interrupted, signal=stopped.number)
+        _ignore_signals()
+        if not report.signal or report.state not in RESUMABLE or read_stop_file(self.function.stop_file):
+            return report
+        if self.world_size > 1 and rank() > 0:
+            # The first process decides for all.
+            return report
+        return self._end_early(report, requeue)
 
     def checkpoint(self) -> DelayedSubmission:
         """Return what submitit runs when the job starts again; the run itself has its own checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(dataclasses.replace(self, n_requeues=self.n_requeues + 1))
+
+    def _run_until_stopped(self) -> Report:
+        try:
+            return self._run()
+        except Stopped as stopped:
+            report = Report(State.interrupted, signal=stopped.number)
+            _ignore_signals()
+            return report
 
     def _run(self) -> Report:
         planned = PlannedJob.parse(self.overrides)
@@ -131,34 +139,32 @@ class SlurmTask:
         return report
 
 
-@contextlib.contextmanager
-def _signals_taken_over() -> Iterator[Requeue | None]:
+def _take_over_signals() -> Requeue | None:
     """Let the signals of Slurm raise Stopped, until training or this module handles them otherwise.
 
-    Yields:
+    Returns:
         The handler of submitit, which puts the job back into the queue; None outside of submitit.
     """
-    numbers = (*ANNOUNCEMENTS, TERMINATION)
-    before = {number: signal.signal(number, _raise_stopped) for number in numbers}
-    handlers: list[Any] = [before[number] for number in ANNOUNCEMENTS]
-    is_of_submitit = (str(getattr(handler, "__module__", "")).startswith("submitit") for handler in handlers)
-    try:
-        yield next((handler for handler, it_is in zip(handlers, is_of_submitit, strict=True) if it_is), None)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    found: Requeue | None = None
+    for number in (*ANNOUNCEMENTS, TERMINATION):
+        before: Any = signal.signal(number, _raise_stopped)
+        if number in ANNOUNCEMENTS and str(getattr(before, "__module__", "")).startswith("submitit"):
+            found = before
+    return found
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
-    _ignore_signals()
+    # Python drops an exception that is raised in a destructor: the next signal raises one again.
     raise Stopped(number)
 
 
 def _ignore_signals() -> None:
-    """Let nothing interrupt what follows: Slurm sends several signals, and may send them at the same time."""
+    """Let nothing interrupt what follows until the process ends: Slurm sends several signals."""
     for number in (*ANNOUNCEMENTS, TERMINATION):
         # Of SIG_IGN, Python warns if the signal has arrived and was not handled yet.
         signal.signal(number, _ignore)
+    # Slurm sends them to squeue and scontrol as well, which inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*ANNOUNCEMENTS, TERMINATION))
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
