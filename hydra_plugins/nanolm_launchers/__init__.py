@@ -13,9 +13,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from nanolm.errors import SettingsError
-from nanolm.sweeps.launchers.local_settings import LocalConfig
-from nanolm.sweeps.launchers.ray_settings import RayConfig
-from nanolm.sweeps.launchers.slurm_settings import SlurmConfig
+from nanolm.sweeps.launchers.local.settings import LocalConfig
+from nanolm.sweeps.launchers.ray.settings import RayConfig
+from nanolm.sweeps.launchers.slurm.settings import SlurmConfig
 
 
 @dataclasses.dataclass

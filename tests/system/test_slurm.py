@@ -17,7 +17,7 @@ from tests.helpers import (
     untimed_rows,
     wait_until,
 )
-from tests.sweeps.launchers.fake_slurm import Cluster, install
+from tests.sweeps.launchers.slurm.fake_slurm import Cluster, install
 
 pytest.importorskip("submitit")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nanolm.compose.override_checks import REPLACED
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.machine import n_cores
-from nanolm.sweeps.launchers.local_settings import check_local, slots
-from nanolm.sweeps.launchers.ray_settings import check_ray
-from nanolm.sweeps.launchers.slurm_settings import Executor, check_slurm, slurm_settings
+from nanolm.sweeps.launchers.local.settings import check_local, slots
+from nanolm.sweeps.launchers.ray.settings import check_ray
+from nanolm.sweeps.launchers.slurm.settings import Executor, check_slurm, slurm_settings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -89,13 +89,13 @@ def share_of_cores(config: DictConfig, n_slots: int, n_jobs: int) -> int | None:
 
 
 def _make_local(config: DictConfig, job: SweepJob) -> Engine:
-    from nanolm.sweeps.launchers.local import local_jobs
+    from nanolm.sweeps.launchers.local.jobs import local_jobs
 
     return local_jobs(config, job)
 
 
 def _make_slurm(config: DictConfig, job: SweepJob) -> Engine:
-    from nanolm.sweeps.launchers.slurm import slurm_jobs
+    from nanolm.sweeps.launchers.slurm.jobs import slurm_jobs
 
     return slurm_jobs(config, job)
 
@@ -108,7 +108,7 @@ def _threads_in_slurm(config: DictConfig, n_jobs: int) -> int | None:
 
 
 def _make_ray(config: DictConfig, job: SweepJob) -> Engine:
-    from nanolm.sweeps.launchers.ray_jobs import ray_jobs
+    from nanolm.sweeps.launchers.ray.jobs import ray_jobs
 
     return ray_jobs(config, job)
 

@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanolm.machine import n_cores
 from nanolm.runs.directory import RunDirectory
-from nanolm.sweeps.launchers import local_settings, registry
+from nanolm.sweeps.launchers import registry
+from nanolm.sweeps.launchers.local import settings as local_settings
 from tests.helpers import SMALL, Nanolm
 
 LOCAL = {"n_jobs": None, "gpus": "none", "jobs_per_gpu": 1}

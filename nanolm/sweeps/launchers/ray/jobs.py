@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from nanolm.errors import SettingsError, raise_all
 from nanolm.runs.directory import display_path
-from nanolm.sweeps.launchers import ray_process
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.gpus import VISIBLE
-from nanolm.sweeps.launchers.local import show
-from nanolm.sweeps.launchers.ray_connection import RayConnection
-from nanolm.sweeps.launchers.ray_process import Begin, News
-from nanolm.sweeps.launchers.ray_settings import AUTO, Node, RayConfig, gpus_per_job, ray_settings, slots_of, unfit
-from nanolm.sweeps.launchers.ray_tasks import NodeTask
+from nanolm.sweeps.launchers.messages import show
+from nanolm.sweeps.launchers.ray import process as ray_process
+from nanolm.sweeps.launchers.ray.connection import RayConnection
+from nanolm.sweeps.launchers.ray.process import Begin, News
+from nanolm.sweeps.launchers.ray.settings import AUTO, Node, RayConfig, gpus_per_job, ray_settings, slots_of, unfit
+from nanolm.sweeps.launchers.ray.tasks import NodeTask
 from nanolm.sweeps.shared_disk import token_in
 from nanolm.sweeps.states import State
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from nanolm.errors import NanolmError
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.ray_settings import Node, RayConfig
-from nanolm.sweeps.launchers.ray_tasks import NodeTask
+from nanolm.sweeps.launchers.ray.settings import Node, RayConfig
+from nanolm.sweeps.launchers.ray.tasks import NodeTask
 from nanolm.sweeps.shared_disk import Token
 
 OUTPUT = "output.log"
@@ -98,7 +98,7 @@ def main(connection: Connection, setup: Setup) -> None:
     os.environ.update(ENVIRONMENT)
     import ray
 
-    from nanolm.sweeps.launchers import ray_cluster
+    from nanolm.sweeps.launchers.ray import cluster as ray_cluster
 
     # The driver may be dead; then there is nobody to report to.
     with contextlib.suppress(EOFError, ConnectionError):

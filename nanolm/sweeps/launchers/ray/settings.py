@@ -90,7 +90,7 @@ def check_ray(config: DictConfig) -> Iterator[NanolmError]:
     if settings.address is None:
         yield from unfit([this_machine()], settings, device)
         return
-    from nanolm.sweeps.launchers.ray_connection import survey
+    from nanolm.sweeps.launchers.ray.connection import survey
 
     try:
         nodes = survey(settings)

@@ -13,7 +13,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.handover import job_overrides
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers.engine import Request
-from nanolm.sweeps.launchers.ray_tasks import (
+from nanolm.sweeps.launchers.ray.tasks import (
     Cargo,
     NodeTask,
     _run_apart,

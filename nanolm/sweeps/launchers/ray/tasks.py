@@ -21,7 +21,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.handover import PlannedJob
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers.engine import Request
-from nanolm.sweeps.launchers.local import LocalJob
+from nanolm.sweeps.launchers.local.jobs import LocalJob
 from nanolm.sweeps.launchers.texts import Text, place
 from nanolm.sweeps.run_archive import Seal, pack, unpack
 from nanolm.sweeps.shared_disk import Token

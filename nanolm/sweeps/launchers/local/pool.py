@@ -19,10 +19,10 @@ from typing import Any
 from nanolm.errors import SweepError
 from nanolm.machine import ProcessMemory, available_memory, process_memory, reset_peak
 from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob
-from nanolm.sweeps.launchers import worker
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.local_settings import Slot
-from nanolm.sweeps.launchers.memory import fits_gpu, fits_host
+from nanolm.sweeps.launchers.local import worker
+from nanolm.sweeps.launchers.local.memory import fits_gpu, fits_host
+from nanolm.sweeps.launchers.local.settings import Slot
 from nanolm.sweeps.states import Report, State
 from nanolm.wording import format_bytes
 

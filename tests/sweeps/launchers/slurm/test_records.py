@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nanolm.sweeps.launchers.slurm_records import RECORDS, claim_folder, leave_folder, other_commands, write_records
+from nanolm.sweeps.launchers.slurm.records import RECORDS, claim_folder, leave_folder, other_commands, write_records
 
 
 def test_records_are_read_by_the_next_command(tmp_path: Path) -> None:

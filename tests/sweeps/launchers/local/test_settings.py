@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from nanolm.cli import main as cli
 from nanolm.errors import SettingsError
-from nanolm.sweeps.launchers import gpus, local_settings
+from nanolm.sweeps.launchers import gpus
 from nanolm.sweeps.launchers.gpus import chosen_gpus, gpus_of_process
-from nanolm.sweeps.launchers.local_settings import Slot, check_local
+from nanolm.sweeps.launchers.local import settings as local_settings
+from nanolm.sweeps.launchers.local.settings import Slot, check_local
 from tests.helpers import SMALL
 from tests.sweeps.launchers.test_registry import local_config
 

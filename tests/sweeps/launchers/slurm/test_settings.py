@@ -9,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanolm.cli import main as cli
 from nanolm.errors import NanolmError, SettingsError
-from nanolm.sweeps.launchers import registry, slurm_settings
-from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig, check_slurm
+from nanolm.sweeps.launchers import registry
+from nanolm.sweeps.launchers.slurm import settings as slurm_settings
+from nanolm.sweeps.launchers.slurm.settings import Executor, SlurmConfig, check_slurm
 from nanolm.torchrun import world_size
 from tests.helpers import SMALL
-from tests.sweeps.launchers.fake_slurm import install
+from tests.sweeps.launchers.slurm.fake_slurm import install
 
 
 def slurm_config(device: str = "auto", directory: str = "outputs/sweep", **launcher: Any) -> DictConfig:

@@ -7,28 +7,26 @@ import os
 import secrets
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from nanolm.errors import SettingsError
 from nanolm.locks import Lock
 from nanolm.runs.directory import display_path
 from nanolm.sweeps.handover import LostJob, PlannedJob
-from nanolm.sweeps.launchers import slurm_queue, slurm_records
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.slurm_job import SubmittedJob
-from nanolm.sweeps.launchers.slurm_queue import CANCELLED, PENDING, RUNNING, STUCK, Entry
-from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig, slurm_settings
-from nanolm.sweeps.launchers.slurm_submission import submit
-from nanolm.sweeps.launchers.slurm_task import SlurmTask
+from nanolm.sweeps.launchers.messages import show
+from nanolm.sweeps.launchers.slurm import queue as slurm_queue
+from nanolm.sweeps.launchers.slurm import records as slurm_records
+from nanolm.sweeps.launchers.slurm.job import SubmittedJob
+from nanolm.sweeps.launchers.slurm.queue import CANCELLED, PENDING, RUNNING, STUCK, Entry
+from nanolm.sweeps.launchers.slurm.settings import Executor, SlurmConfig, slurm_settings
+from nanolm.sweeps.launchers.slurm.submission import submit
+from nanolm.sweeps.launchers.slurm.task import SlurmTask
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, write_stop_file
-from nanolm.terminal import visible
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -300,9 +298,4 @@ def slurm_jobs(config: DictConfig, function: SweepJob) -> SlurmJobs:
         config: the composed config of the sweep.
         function: runs a job.
     """
-    return SlurmJobs(slurm_settings(config), function, display_path(Path(str(config.hydra.sweep.dir))), _show)
-
-
-def _show(text: str) -> None:
-    """Print a message on stderr, above the status line of the sweep."""
-    tqdm.write(visible(text, multiline=True), file=sys.stderr)
+    return SlurmJobs(slurm_settings(config), function, display_path(Path(str(config.hydra.sweep.dir))), show)

@@ -1,4 +1,7 @@
-"""The jobs of a sweep as tasks of a Ray cluster. It runs in a process of its own: see ray_process."""
+"""The jobs of a sweep as tasks of a Ray cluster.
+
+It runs in a process of its own: see nanolm.sweeps.launchers.ray.process.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanolm.errors import BusyError, NanolmError, SettingsError, explain_os_error
 from nanolm.sweeps.handover import LostJob, PlannedJob
-from nanolm.sweeps.launchers import ray_tasks
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.ray_settings import Node, RayConfig, slots_of
-from nanolm.sweeps.launchers.ray_tasks import Cargo, NodeTask, Started
+from nanolm.sweeps.launchers.ray import tasks as ray_tasks
+from nanolm.sweeps.launchers.ray.settings import Node, RayConfig, slots_of
+from nanolm.sweeps.launchers.ray.tasks import Cargo, NodeTask, Started
 from nanolm.sweeps.launchers.texts import Text, find_text, path_settings, read_chunks
 from nanolm.sweeps.run_archive import pack, receive
 from nanolm.sweeps.shared_disk import Token

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nanolm.errors import SettingsError
-from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig
-from nanolm.sweeps.launchers.slurm_task import SlurmTask
+from nanolm.sweeps.launchers.slurm.settings import Executor, SlurmConfig
+from nanolm.sweeps.launchers.slurm.task import SlurmTask
 from nanolm.terminal import visible
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +13,9 @@ from tqdm import tqdm
 from nanolm.runs.directory import RunDirectory, display_path
 from nanolm.sweeps.handover import PlannedJob
 from nanolm.sweeps.launchers.engine import Request
-from nanolm.sweeps.launchers.local_settings import slots
-from nanolm.sweeps.launchers.pool import Pool
-from nanolm.terminal import visible
+from nanolm.sweeps.launchers.local.pool import Pool
+from nanolm.sweeps.launchers.local.settings import slots
+from nanolm.sweeps.launchers.messages import show
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,8 +63,3 @@ def local_jobs(config: DictConfig, function: SweepJob) -> Pool:
     environment = {name: value for name, value in limits.items() if name not in os.environ}
     task = LocalJob(function, display_path(Path(str(config.hydra.sweep.dir))))
     return Pool(slots(config), task, environment, show)
-
-
-def show(text: str) -> None:
-    """Print a message on stderr, above the status line of the sweep."""
-    tqdm.write(visible(text, multiline=True), file=sys.stderr)

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from nanolm.errors import NanolmError, SettingsError
 from nanolm.machine import n_cores
 from nanolm.sweeps.launchers import gpus, registry
-from nanolm.sweeps.launchers.ray_connection import RayConnection
-from nanolm.sweeps.launchers.ray_jobs import job_environment
-from nanolm.sweeps.launchers.ray_settings import (
+from nanolm.sweeps.launchers.ray.connection import RayConnection
+from nanolm.sweeps.launchers.ray.jobs import job_environment
+from nanolm.sweeps.launchers.ray.settings import (
     Node,
     RayConfig,
     check_ray,

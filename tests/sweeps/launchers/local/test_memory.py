@@ -6,7 +6,7 @@ import os
 import pytest
 
 from nanolm.machine import ProcessMemory, available_memory, host_memory, process_memory, reset_peak
-from nanolm.sweeps.launchers.memory import CUDA_CONTEXT, fits_gpu, fits_host
+from nanolm.sweeps.launchers.local.memory import CUDA_CONTEXT, fits_gpu, fits_host
 
 
 def process(now: int) -> ProcessMemory:

@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from nanolm.errors import SettingsError, SweepError
 from nanolm.machine import n_cores
-from nanolm.sweeps.launchers import ray_process
-from nanolm.sweeps.launchers.pool import without_interrupts
-from nanolm.sweeps.launchers.ray_process import OUTPUT, Answered, Imported, Refused, Setup, Surveyed
-from nanolm.sweeps.launchers.ray_settings import AUTO, Node, RayConfig, split_address
+from nanolm.sweeps.launchers.local.pool import without_interrupts
+from nanolm.sweeps.launchers.ray import process as ray_process
+from nanolm.sweeps.launchers.ray.process import OUTPUT, Answered, Imported, Refused, Setup, Surveyed
+from nanolm.sweeps.launchers.ray.settings import AUTO, Node, RayConfig, split_address
 from nanolm.sweeps.shared_disk import Token
 
 # Seconds in which the process must import Ray, and in which a local cluster must start.

@@ -15,7 +15,7 @@ from pathlib import Path
 from nanolm.files import open_regular, remove_tree
 from nanolm.json_text import dump_json, parse_object
 from nanolm.locks import Lock, is_held
-from nanolm.sweeps.launchers.slurm_queue import Entry, read_queue
+from nanolm.sweeps.launchers.slurm.queue import Entry, read_queue
 from nanolm.sweeps.stop_file import STOP, write_stop_file
 from nanolm.untrusted import read_inside
 

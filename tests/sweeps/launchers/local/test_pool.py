@@ -10,13 +10,13 @@ import pytest
 
 from nanolm.errors import SweepError
 from nanolm.sweeps.handover import LostJob
-from nanolm.sweeps.launchers import pool as pools
 from nanolm.sweeps.launchers.engine import Request
 from nanolm.sweeps.launchers.gpus import Gpu
-from nanolm.sweeps.launchers.local_settings import Slot
-from nanolm.sweeps.launchers.pool import Pool
+from nanolm.sweeps.launchers.local import pool as pools
+from nanolm.sweeps.launchers.local.pool import Pool
+from nanolm.sweeps.launchers.local.settings import Slot
 from nanolm.sweeps.states import Report, State
-from tests.sweeps.launchers.tasks import Task
+from tests.sweeps.launchers.local.tasks import Task
 
 SLOTS = [Slot(0), Slot(1)]
 

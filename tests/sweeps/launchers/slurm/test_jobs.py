@@ -13,15 +13,16 @@ import pytest
 from nanolm.errors import SettingsError
 from nanolm.json_text import dump_json
 from nanolm.sweeps.handover import PLANNED, LostJob, PlannedJob
-from nanolm.sweeps.launchers import slurm, slurm_submission
 from nanolm.sweeps.launchers.engine import Ended, Request
-from nanolm.sweeps.launchers.slurm import SlurmJobs
-from nanolm.sweeps.launchers.slurm_job import SubmittedJob
-from nanolm.sweeps.launchers.slurm_settings import Executor, SlurmConfig
+from nanolm.sweeps.launchers.slurm import jobs as slurm
+from nanolm.sweeps.launchers.slurm import submission as slurm_submission
+from nanolm.sweeps.launchers.slurm.job import SubmittedJob
+from nanolm.sweeps.launchers.slurm.jobs import SlurmJobs
+from nanolm.sweeps.launchers.slurm.settings import Executor, SlurmConfig
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP
-from tests.sweeps.launchers.fake_slurm import Cluster, install
-from tests.sweeps.launchers.slurm_tasks import Function
+from tests.sweeps.launchers.slurm.fake_slurm import Cluster, install
+from tests.sweeps.launchers.slurm.tasks import Function
 
 pytest.importorskip("submitit")
 

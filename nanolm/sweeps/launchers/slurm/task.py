@@ -21,7 +21,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.signals import Stopped
 from nanolm.sweeps.handover import PlannedJob
 from nanolm.sweeps.job import SweepJob
-from nanolm.sweeps.launchers.slurm_queue import RUNNING, read_queue
+from nanolm.sweeps.launchers.slurm.queue import RUNNING, read_queue
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import read_stop_file
 from nanolm.torchrun import rank

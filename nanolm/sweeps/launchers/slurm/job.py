@@ -10,7 +10,7 @@ from typing import Any
 
 from nanolm.runs.directory import display_path
 from nanolm.sweeps.handover import LostJob
-from nanolm.sweeps.launchers.slurm_records import Command
+from nanolm.sweeps.launchers.slurm.records import Command
 from nanolm.sweeps.states import Report, State
 from nanolm.terminal import visible
 

@@ -1,0 +1,1 @@
+"""Tasks of a Ray cluster: hydra/launcher=ray."""
