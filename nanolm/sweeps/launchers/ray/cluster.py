@@ -19,10 +19,10 @@ from nanolm.errors import BusyError, NanolmError, SettingsError, explain_os_erro
 from nanolm.sweeps.handover import LostJob, PlannedJob
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.ray import tasks as ray_tasks
+from nanolm.sweeps.launchers.ray.archive import pack, receive
 from nanolm.sweeps.launchers.ray.settings import Node, RayConfig, slots_of
 from nanolm.sweeps.launchers.ray.tasks import Cargo, NodeTask, Started
-from nanolm.sweeps.launchers.texts import Text, find_text, path_settings, read_chunks
-from nanolm.sweeps.run_archive import pack, receive
+from nanolm.sweeps.launchers.ray.texts import Text, find_text, path_settings, read_chunks
 from nanolm.sweeps.shared_disk import Token
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, write_stop_file

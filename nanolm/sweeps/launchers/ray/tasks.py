@@ -22,8 +22,8 @@ from nanolm.sweeps.handover import PlannedJob
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers.engine import Request
 from nanolm.sweeps.launchers.local.jobs import LocalJob
-from nanolm.sweeps.launchers.texts import Text, place
-from nanolm.sweeps.run_archive import Seal, pack, unpack
+from nanolm.sweeps.launchers.ray.archive import Seal, pack, unpack
+from nanolm.sweeps.launchers.ray.texts import Text, place
 from nanolm.sweeps.shared_disk import Token
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, write_stop_file

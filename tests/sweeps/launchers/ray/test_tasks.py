@@ -13,6 +13,7 @@ from nanolm.runs.directory import RunDirectory
 from nanolm.sweeps.handover import job_overrides
 from nanolm.sweeps.job import SweepJob
 from nanolm.sweeps.launchers.engine import Request
+from nanolm.sweeps.launchers.ray.archive import pack, receive
 from nanolm.sweeps.launchers.ray.tasks import (
     Cargo,
     NodeTask,
@@ -24,9 +25,8 @@ from nanolm.sweeps.launchers.ray.tasks import (
     own_versions,
     stop_job,
 )
-from nanolm.sweeps.launchers.texts import find_text, read_chunks
+from nanolm.sweeps.launchers.ray.texts import find_text, read_chunks
 from nanolm.sweeps.planning import Job, job_key
-from nanolm.sweeps.run_archive import pack, receive
 from nanolm.sweeps.shared_disk import Token, token_in
 from nanolm.sweeps.states import State
 from tests.helpers import small_config

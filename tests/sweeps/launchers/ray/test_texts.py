@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nanolm.config.dataset import DownloadConfig, HuggingFaceConfig, TextConfig
 from nanolm.data.corpus.paths import find_files
 from nanolm.errors import DataError
-from nanolm.sweeps.launchers import texts
-from nanolm.sweeps.launchers.texts import Text, find_text, path_settings, place, read_chunks
+from nanolm.sweeps.launchers.ray import texts
+from nanolm.sweeps.launchers.ray.texts import Text, find_text, path_settings, place, read_chunks
 
 
 def placed_elsewhere(text: Text, folder: Path, chunks: list[bytes] | None) -> str:

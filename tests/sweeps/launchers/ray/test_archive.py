@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from nanolm.errors import RunError
 from nanolm.runs.directory import NAMES, RunDirectory
-from nanolm.sweeps import run_archive
-from nanolm.sweeps.run_archive import FOLDERS, ORDER, Seal, pack, receive, unpack
+from nanolm.sweeps.launchers.ray import archive as run_archive
+from nanolm.sweeps.launchers.ray.archive import FOLDERS, ORDER, Seal, pack, receive, unpack
 
 FILES = [name for name in ORDER if name not in FOLDERS]
 WITHIN = st.text(st.characters(exclude_characters="/\\:", exclude_categories=["C"]), min_size=1, max_size=40).filter(
