@@ -389,6 +389,7 @@ def test_silent_rank_times_out(text: str, tmp_path: Path) -> None:
         "hydra.run.dir=run",
         "trainer.max_steps=100000",
         "trainer.rank_timeout=8",
+        "optimizer=adamw",
     ]
     processes = start_ranks([*line, "trainer.parallel=fsdp"], tmp_path)
     wait_until(lambda: has_reached_step(run, 20), processes[0])
@@ -406,7 +407,16 @@ def test_silent_rank_times_out(text: str, tmp_path: Path) -> None:
 def test_torchrun_restarts_a_killed_run_from_its_checkpoint(nanolm: Nanolm, text: str) -> None:
     run = RunDirectory(nanolm.folder / "run")
     torchrun = ["torch.distributed.run", f"--nproc-per-node={N}", f"--master-port={free_port()}", "--max-restarts=1"]
-    line = ["nanolm", "train", *LONG_RUN, text, "hydra.run.dir=run", "resume=auto", "trainer.parallel=fsdp"]
+    line = [
+        "nanolm",
+        "train",
+        *LONG_RUN,
+        text,
+        "hydra.run.dir=run",
+        "resume=auto",
+        "trainer.parallel=fsdp",
+        "optimizer=adamw",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", *torchrun, "-m", *line, "trainer.max_steps=400"],
         cwd=nanolm.folder,

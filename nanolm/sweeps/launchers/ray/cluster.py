@@ -8,117 +8,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-from nanolm.errors import BusyError, NanolmError, SettingsError, explain_os_error
+from nanolm.errors import BusyError, NanolmError, explain_os_error
 from nanolm.sweeps.handover import LostJob, PlannedJob
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.ray import tasks as ray_tasks
 from nanolm.sweeps.launchers.ray.archive import pack, receive
-from nanolm.sweeps.launchers.ray.settings import Node, RayConfig, slots_of
+from nanolm.sweeps.launchers.ray.nodes import alive_nodes, describe_error, on_node
+from nanolm.sweeps.launchers.ray.settings import slots_of
 from nanolm.sweeps.launchers.ray.tasks import Cargo, NodeTask, Started
 from nanolm.sweeps.launchers.ray.texts import Text, find_text, path_settings, read_chunks
-from nanolm.sweeps.shared_disk import Token
 from nanolm.sweeps.states import Report, State
 from nanolm.sweeps.stop_file import STOP, write_stop_file
 
-# Seconds in which a node must start a worker and answer.
-NODE_TIMEOUT = 60.0
 # Seconds to wait for an event of a job before new jobs are accepted.
 INTERVAL = 0.1
-# A local cluster moves reports only, unless runs are copied; Ray moves what does not fit to the disk.
-LOCAL_OBJECT_STORE = 256 * 2**20
-START_ATTEMPTS = 3
-QUIET: Any = {"log_to_driver": False, "configure_logging": False}
 
 # Tasks that take no resources of their own.
-_describe_node = ray.remote(num_cpus=0, max_retries=2)(ray_tasks.describe_node)
 _stop_job = ray.remote(num_cpus=0, max_retries=2)(ray_tasks.stop_job)
 _collect = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(ray_tasks.collect)
-
-
-def connect(settings: RayConfig, n_cores: int, temporary: Path) -> None:
-    """Connect this process to a cluster, or start one.
-
-    Args:
-        n_cores: of a local cluster.
-        temporary: folder of a local cluster.
-
-    Raises:
-        SettingsError: Ray reports an error. Without an answer, this blocks, and may end the process.
-    """
-    is_local = settings.address is None
-    for attempts_left in reversed(range(START_ATTEMPTS if is_local else 1)):
-        try:
-            if is_local:
-                ray.init(
-                    address="local",
-                    num_cpus=n_cores,
-                    object_store_memory=LOCAL_OBJECT_STORE,
-                    include_dashboard=False,
-                    _temp_dir=str(temporary),
-                    **QUIET,
-                )
-            else:
-                ray.init(address=settings.address, **QUIET)
-            return
-        except Exception as error:
-            # Ray gives its processes 30 s to start, which a busy machine may need.
-            if attempts_left:
-                ray.shutdown()
-                continue
-            text = " ".join(str(error).split())
-            raise SettingsError(
-                f"Ray cannot start a local cluster: {text}" if is_local else f"Ray cannot connect: {text}",
-                where=f"hydra.launcher.address={settings.address or 'null'}",
-                hint="address=auto uses a cluster that `ray start --head` started"
-                if is_local
-                else "start the sweep on a machine of the cluster, where `ray status` answers",
-            ) from error
-
-
-def alive_nodes() -> list[Node]:
-    """Return the nodes of the cluster."""
-    return [
-        Node(
-            node["NodeManagerHostname"]
-            if node["NodeManagerAddress"] == "127.0.0.1"
-            else f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
-            node["Resources"].get("CPU", 0.0),
-            node["Resources"].get("GPU", 0.0),
-            node["NodeID"],
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-
-
-def survey_nodes(token: Token | None) -> list[Node]:
-    """Return the nodes, each with what a task on it says."""
-    nodes = alive_nodes()
-    answers = {node.key: _on(_describe_node, node.key).remote(token) for node in nodes}
-    ready, _ = ray.wait(list(answers.values()), num_returns=len(answers), timeout=NODE_TIMEOUT)
-    return [_surveyed(node, answers[node.key], answers[node.key] in ready) for node in nodes]
-
-
-def _surveyed(node: Node, answer: Any, is_ready: bool) -> Node:
-    if not is_ready:
-        return dataclasses.replace(node, problem=f"no worker started within {NODE_TIMEOUT:.0f} s")
-    try:
-        facts = ray.get(answer)
-    except RayError as error:
-        return dataclasses.replace(node, problem=_describe(error))
-    problem = ray_tasks.differing_versions(ray_tasks.own_versions(), facts.versions)
-    return dataclasses.replace(node, problem=problem, sees_token=facts.sees_token)
-
-
-def _on(task: Any, node: str) -> Any:
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
 @dataclasses.dataclass
@@ -272,9 +184,9 @@ class Cluster:
         except TaskCancelledError:
             result = Report(State.interrupted if running.started else State.new)
         except RayTaskError as error:
-            result = Report(State.failed, error=_describe(error))
+            result = Report(State.failed, error=describe_error(error))
         except RayError as error:
-            result = LostJob(_describe(error))
+            result = LostJob(describe_error(error))
         del self._running[generator]
         problem = self._fetch(running)
         if problem and not isinstance(result, LostJob):
@@ -296,12 +208,12 @@ class Cluster:
         """Fetch the run of a job that ran in a folder of its node; return why that failed, or an empty string."""
         if running.started is None or running.started.folder is None:
             return ""
-        task = _on(_collect, running.started.node)
+        task = on_node(_collect, running.started.node)
         generator = task.remote(self._shared_task, running.request, running.started.folder, running.paths)
         try:
             receive(map(ray.get, generator), self._task.run_of(running.request))
         except RayError as error:
-            return f"its run cannot be fetched: {_describe(error)}"
+            return f"its run cannot be fetched: {describe_error(error)}"
         except NanolmError as error:
             return f"its run cannot be fetched: {error.found}"
         except OSError as error:
@@ -312,18 +224,4 @@ class Cluster:
         started = running.started
         if started is not None and started.folder is not None and not running.is_stopping:
             running.is_stopping = True
-            _on(_stop_job, started.node).remote(started.folder)
-
-
-def _describe(error: RayError) -> str:
-    """Describe an error of Ray in a line."""
-    if isinstance(error, NodeDiedError):
-        return "its node was lost"
-    if isinstance(error, OutOfMemoryError):
-        return "Ray ended its worker, because its node was out of memory"
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return f"{type(cause).__name__}: {cause}".splitlines()[0]
-    return {"WorkerCrashedError": "its worker died"}.get(
-        type(error).__name__, f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    )
+            on_node(_stop_job, started.node).remote(started.folder)

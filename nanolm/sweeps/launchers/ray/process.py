@@ -98,18 +98,19 @@ def main(connection: Connection, setup: Setup) -> None:
     os.environ.update(ENVIRONMENT)
     import ray
 
-    from nanolm.sweeps.launchers.ray import cluster as ray_cluster
+    from nanolm.sweeps.launchers.ray.cluster import Cluster
+    from nanolm.sweeps.launchers.ray.nodes import connect, survey_nodes
 
     # The driver may be dead; then there is nobody to report to.
     with contextlib.suppress(EOFError, ConnectionError):
         try:
             connection.send(Imported())
-            ray_cluster.connect(setup.settings, setup.n_cores, setup.scratch)
+            connect(setup.settings, setup.n_cores, setup.scratch)
             signal.signal(signal.SIGTERM, _exit)
             connection.send(Answered())
-            connection.send(Surveyed(ray_cluster.survey_nodes(setup.token)))
+            connection.send(Surveyed(survey_nodes(setup.token)))
             begin = connection.recv()
-            cluster = ray_cluster.Cluster(begin.task, begin.n_cpus, begin.n_gpus, setup.settings.max_retries)
+            cluster = Cluster(begin.task, begin.n_cpus, begin.n_gpus, setup.settings.max_retries)
             try:
                 _serve(connection, cluster)
             finally:
