@@ -104,7 +104,8 @@ def test_killed_node_and_worker_leave_no_job_behind(
 def test_run_returns_from_a_node_without_the_disk(nanolm: Nanolm, cluster: RayNodes, small_text: Path) -> None:
     if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(nanolm.folder)], check=False).returncode:
         pytest.skip("hiding a folder from a node takes the rights of root")
-    line = (*OVERRIDES, f"dataset.path={small_text}", "seed=1,2")
+    # Long enough for the signal to reach a job on the node.
+    line = (*OVERRIDES, "trainer.max_steps=2000", f"dataset.path={small_text}", "seed=1,2")
     # The folder has the text, too.
     node = cluster.add(hidden=nanolm.folder.parent)
     sweep = ("train", "-m", *line, "hydra.sweep.dir=sweep")
