@@ -18,6 +18,7 @@ from typing import Any
 
 from nanolm.errors import SweepError
 from nanolm.machine import ProcessMemory, available_memory, process_memory, reset_peak
+from nanolm.signals import without_interrupts
 from nanolm.sweeps.handover import MAX_ATTEMPTS, LostJob
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.local import worker
@@ -260,16 +261,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C for a new process until it has left the terminal, and for a moment here."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from nanolm.errors import SettingsError, SweepError
 from nanolm.machine import n_cores
-from nanolm.sweeps.launchers.local.pool import without_interrupts
+from nanolm.signals import without_interrupts
 from nanolm.sweeps.launchers.ray import process as ray_process
 from nanolm.sweeps.launchers.ray.process import OUTPUT, Answered, Imported, Refused, Setup, Surveyed
 from nanolm.sweeps.launchers.ray.settings import AUTO, Node, RayConfig, split_address

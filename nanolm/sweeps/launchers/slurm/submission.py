@@ -6,12 +6,12 @@ import contextlib
 import io
 import os
 import re
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nanolm.errors import SettingsError
+from nanolm.signals import without_interrupts
 from nanolm.sweeps.launchers.slurm.settings import Executor, SlurmConfig
 from nanolm.sweeps.launchers.slurm.task import SlurmTask
 from nanolm.terminal import visible
@@ -39,7 +39,7 @@ def submit(tasks: Sequence[SlurmTask], settings: SlurmConfig, folder: Path, name
     executor.update_parameters(**settings.parameters(name))
     try:
         # submitit prints what sbatch says; and Ctrl-C is for the driver, which stops the jobs.
-        with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs(), _without_interrupts():
+        with contextlib.redirect_stderr(io.StringIO()), _outside_of_jobs(), without_interrupts():
             return executor.submit_array(tasks)
     except (FailedJobError, FailedSubmissionError) as error:
         raise SettingsError(
@@ -77,16 +77,3 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C for new processes, and for a moment here."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
