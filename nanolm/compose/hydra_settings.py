@@ -27,7 +27,7 @@ HINTS = {
     "hydra.mode": "`nanolm train -m` runs a sweep, and `nanolm train` a single run",
     "hydra.job": "leave it out",
     "hydra.job.chdir": "nanolm never changes the working directory; relative paths start where the command is run",
-    "hydra.job.name": "hydra.run.dir=FOLDER names a run, and hydra.launcher.name=NAME a Slurm job",
+    "hydra.job.name": "hydra.run.dir=FOLDER names a run, and hydra.sweep.dir=FOLDER a sweep and its Slurm jobs",
     "hydra.job.env_set": "set environment variables before the command: NAME=value nanolm train ...",
     "hydra.job.env_copy": "set environment variables before the command: NAME=value nanolm train ...",
     "hydra.output_subdir": "every run directory has its settings in config.yaml",

@@ -29,12 +29,13 @@ SUPPORTED = {
     "hydra.sweeper.*": True,
 }
 
-# Options of former versions, with what to write instead.
+# Options of former versions, and a setting of Hydra's own sweeper, with what to write instead.
 REPLACED = {
     "hydra/launcher=joblib": "hydra/launcher=local, which has n_jobs as well, and needs no extra",
     "hydra/launcher=submitit_local": "hydra/launcher=slurm hydra.launcher.executor=local",
     "hydra/launcher=submitit_slurm": "hydra/launcher=slurm, with time_limit, mem and max_requeues in place of "
     "timeout_min, mem_gb and max_num_timeout",
+    "hydra.sweeper.max_batch_size": "hydra.sweeper.max_running, the jobs at a time",
 }
 
 # Settings that name a directory, with an example.
@@ -103,8 +104,8 @@ def check_hydra_override(override: Override, multirun: bool) -> SettingsError | 
     key, text = override.key_or_group, _typed(override)
     if not (is_of_hydra(override) or key in ("sweep", *SWEEP_OPTIONS)):
         return None
-    if text in REPLACED:
-        return SettingsError(f"{text} was replaced", where=text, hint=REPLACED[text])
+    if replaced := next((name for name in (text, key) if name in REPLACED), None):
+        return SettingsError(f"{replaced} was replaced", where=text, hint=REPLACED[replaced])
     modes = {name: mode for name, mode in SUPPORTED.items() if fnmatch.fnmatchcase(key, name)}
     if is_of_hydra(override) and not modes:
         supported = {name.rstrip("./*") for name in SUPPORTED}

@@ -1,4 +1,4 @@
-"""Whether another process, on whatever machine, sees a directory: it looks for a file with a random text."""
+"""Whether another process, possibly on another machine, sees a directory: it looks for a file with a random text."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def _run_apart(task: NodeTask, request: Request, cargo: Cargo, folder: Path, get
 
     Args:
         folder: new and empty.
-        get: returns what a reference stands for.
+        get: returns the object of a reference.
     """
     planned = PlannedJob.parse(request.overrides)
     # wandb groups the runs of a sweep by the name of its directory.

@@ -38,7 +38,7 @@ class SubmittedJob:
 
     @property
     def array(self) -> str:
-        """The id that stands for all jobs of its array."""
+        """The id of its array."""
         return self.id.split("_")[0]
 
     @property
