@@ -5,6 +5,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,17 @@ from typing import Any
 import pytest
 
 from nanolm.runs.directory import RunDirectory
-from tests.helpers import SMALL, Nanolm, final_state, has_reached_step, is_same_state, untimed_rows, wait_until
-from tests.ray_nodes import RayNodes, kill, marked_processes, parent_of, workers_of
+from tests.helpers import (
+    REPOSITORY,
+    SMALL,
+    Nanolm,
+    final_state,
+    has_reached_step,
+    is_same_state,
+    untimed_rows,
+    wait_until,
+)
+from tests.ray_nodes import RayNodes, kill, marked_processes, name_of, parent_of, workers_of
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -67,6 +77,13 @@ def assert_same_runs(nanolm: Nanolm, line: tuple[str, ...], n_runs: int) -> None
         assert is_same_state(final_state(found[name]), final_state(run))
 
 
+def wait_until_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 120
+    while left := [each for each in processes if name_of(each)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     output, errors = process.communicate(timeout=500)
     assert "Traceback" not in output + errors
@@ -99,6 +116,99 @@ def test_killed_node_and_worker_leave_no_job_behind(
     assert_same_runs(nanolm, line, 4)
     # What a lost node had on its disk stays there.
     assert shared == "false" or not reached(cluster, 0)
+
+
+@pytest.fixture
+def impatient(nanolm: Nanolm) -> Iterator[RayNodes]:
+    """A cluster that gives a node up after five seconds without an answer, instead of a minute."""
+    checks = {"period_ms": "500", "timeout_ms": "500", "failure_threshold": "10"}
+    names = {f"RAY_health_check_{name}": value for name, value in checks.items()}
+    with RayNodes({**nanolm.environment, **names}) as nodes:
+        nanolm.environment = nodes.environment
+        yield nodes
+
+
+def send(number: signal.Signals, processes: list[int]) -> None:
+    for process in processes:
+        os.kill(process, number)
+
+
+# Stopped processes answer as little as those of a node without a network.
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_jobs_of_a_node_without_a_network_run_elsewhere(
+    shared: str, nanolm: Nanolm, impatient: RayNodes, shakespeare: Path
+) -> None:
+    line = (*OVERRIDES, f"dataset.path={shakespeare}", "trainer.val_tokens=2000", "seed=1,2,3", "trainer.max_steps=600")
+    node = impatient.add()
+    settings = on(impatient, f"hydra.launcher.shared_disk={shared}")
+    process = nanolm.start("train", "-m", *line, "hydra.sweep.dir=sweep", *settings)
+    assert isinstance(process, subprocess.Popen)
+    folder = nanolm.folder / "sweep"
+
+    def n_reached(step: int) -> int:
+        if shared == "false":
+            return len(reached(impatient, step))
+        return sum(has_reached_step(run, step) for run in runs_in(folder).values())
+
+    wait_until(lambda: bool(workers_of(node)) and n_reached(40) == 2, process)
+    cut = [node, *workers_of(node)]
+    send(signal.SIGSTOP, cut)
+    if shared == "true":
+        # The job holds its lock, and may still write.
+        wait_until(lambda: n_reached(600) == 2, process)
+        send(signal.SIGCONT, cut)
+    output, errors = finish(process)
+    assert process.returncode == 0, errors
+    assert "3 jobs: 3 completed" in output
+    assert "its node was lost; a new process resumes it" in errors
+    found = {name: run.metrics.read_bytes() for name, run in runs_in(folder).items()}
+    if shared == "false":
+        send(signal.SIGCONT, cut)
+    wait_until_gone(cut)
+    assert found == {name: run.metrics.read_bytes() for name, run in runs_in(folder).items()}
+    assert_same_runs(nanolm, line, 3)
+
+
+READ_FROM_A_LOST_NODE = """
+import itertools, os, signal, sys, time
+import ray
+from ray.exceptions import NodeDiedError
+from nanolm.sweeps.launchers.ray.nodes import alive_nodes, items_of, on_node
+
+@ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")
+def count():
+    yield os.getpid()
+    for number in itertools.count():
+        yield bytes(2**20)
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+head = ray.get_runtime_context().get_node_id()
+while not (others := [node.key for node in alive_nodes() if node.key != head]):
+    time.sleep(0.1)
+(node,) = others
+items = items_of(on_node(count, node).remote(), node)
+worker = next(items)
+assert len(next(items)) == 2**20
+for process in (int(sys.argv[2]), worker):
+    os.kill(process, signal.SIGSTOP)
+try:
+    for _ in items:
+        pass
+except NodeDiedError as error:
+    print(error)
+os._exit(0)
+"""
+
+
+def test_reading_from_a_node_without_a_network_ends(nanolm: Nanolm, impatient: RayNodes, tmp_path: Path) -> None:
+    script = tmp_path / "read.py"
+    script.write_text(READ_FROM_A_LOST_NODE)
+    command = [sys.executable, str(script), impatient.address, str(impatient.add())]
+    done = subprocess.run(
+        command, env=impatient.environment, capture_output=True, text=True, timeout=200, check=False, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    assert "its node was lost" in done.stdout
 
 
 def test_run_returns_from_a_node_without_the_disk(nanolm: Nanolm, cluster: RayNodes, small_text: Path) -> None:

@@ -50,6 +50,12 @@ def rows_of(folder: Path, name: str) -> int:
     return sum(path.read_text().count("\n") for path in folder.glob(f"{name}-*/metrics.jsonl"))
 
 
+def run_of(folder: Path, name: str) -> RunDirectory:
+    """Return the run whose folder begins with a name."""
+    (path,) = folder.glob(f"{name}-*")
+    return RunDirectory(path)
+
+
 def assert_same_runs(folder: Path, expected: Path) -> None:
     names = sorted(path.parent.name for path in expected.glob("*/config.yaml"))
     assert names == sorted(path.parent.name for path in folder.glob("*/config.yaml"))
@@ -99,6 +105,32 @@ def test_processes_on_two_machines_train_together(cluster: Cluster, nanolm: Nano
     assert "2 jobs: 2 completed" in out
     assert "job 102_1: FAILED" in err
     assert "Traceback" not in err
+    assert_same_runs(folder, nanolm.folder / "whole")
+
+
+def test_a_job_of_a_machine_without_a_network_is_not_run_twice(
+    cluster: Cluster, nanolm: Nanolm, small_text: Path
+) -> None:
+    line = (*LINE, f"dataset.path={small_text}", "seed=1,2")
+    undisturbed = nanolm("train", "-m", *line, "hydra.sweep.dir=whole", timeout=300)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    folder = nanolm.folder / "sweep"
+    driver = nanolm.start("train", "-m", *line, "hydra.sweep.dir=sweep", *SLURM)
+    wait_until(lambda: rows_of(folder, "seed=1") > 6, driver)
+    cut = cluster.processes("job-101_0")
+    cluster.order("job-101_0", "cut_node")
+    # It returns to the queue, starts elsewhere, and finds that its run is locked.
+    wait_until(lambda: cluster.jobs()["job-101_0"]["state"] == "COMPLETED", driver)
+    assert cluster.jobs()["job-101_0"]["restarts"] == 1
+    assert len(rows_before := untimed_rows(run_of(folder, "seed=1"))) > 6
+    # A machine that is back ends the jobs that Slurm has given up.
+    for process in cut:
+        os.kill(process, signal.SIGKILL)
+    out, err = driver.communicate(timeout=300)
+    assert driver.returncode == 0, err
+    assert "2 jobs: 2 completed" in out
+    assert "Traceback" not in err
+    assert untimed_rows(run_of(folder, "seed=1"))[: len(rows_before)] == rows_before
     assert_same_runs(folder, nanolm.folder / "whole")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from nanolm.sweeps.handover import LostJob, PlannedJob
 from nanolm.sweeps.launchers.engine import Ended, Request
 from nanolm.sweeps.launchers.ray import tasks as ray_tasks
 from nanolm.sweeps.launchers.ray.archive import pack, receive
-from nanolm.sweeps.launchers.ray.nodes import alive_nodes, describe_error, on_node
+from nanolm.sweeps.launchers.ray.nodes import LOST_NODE, NODE_INTERVAL, alive_nodes, describe_error, items_of, on_node
 from nanolm.sweeps.launchers.ray.settings import slots_of
 from nanolm.sweeps.launchers.ray.tasks import Cargo, NodeTask, Started
 from nanolm.sweeps.launchers.ray.texts import Text, find_text, path_settings, read_chunks
@@ -62,16 +63,16 @@ class Cluster:
     def __init__(self, task: NodeTask, n_cpus: float, n_gpus: float, max_retries: int) -> None:
         self._task = task
         self._n_cpus, self._n_gpus, self._max_retries = n_cpus, n_gpus, max_retries
-        self._run = ray.remote(
-            num_cpus=n_cpus, num_gpus=n_gpus, max_retries=0, num_returns="streaming", scheduling_strategy="SPREAD"
-        )(ray_tasks.run_job)
+        self._run = self._new_task()
         self._shared_task = ray.put(task)
         self._waiting: list[Request] = []
         # By the generator of the events of each job.
         self._running: dict[Any, Running] = {}
         self._ended: list[Ended] = []
         self._n_lost: dict[int, int] = {}
+        self._is_cancelled = False
         self._is_stopping = False
+        self._next_check = 0.0
         # By the value of the setting: each text, and the references to its chunks.
         self._texts: dict[str, tuple[Text, tuple[Any, ...] | None] | None] = {}
 
@@ -91,6 +92,7 @@ class Cluster:
     def step(self) -> list[Ended]:
         """Give jobs to Ray, handle the next event, and return the jobs that have ended."""
         self._submit()
+        self._drop_lost()
         if self._running:
             ready, _ = ray.wait(list(self._running), timeout=0 if self._ended else INTERVAL, fetch_local=False)
             for generator in ready:
@@ -100,6 +102,7 @@ class Cluster:
 
     def cancel_waiting(self) -> None:
         """Start none of the jobs that wait, here or in Ray."""
+        self._is_cancelled = True
         self._ended += [Ended(request.number, Report(State.new)) for request in self._waiting]
         self._waiting = []
         for generator, running in self._running.items():
@@ -124,6 +127,19 @@ class Cluster:
             # If the driver is dead.
             with contextlib.suppress(OSError):
                 stop_file.unlink(missing_ok=True)
+
+    def _new_task(self) -> Any:
+        """Return the function of the jobs as a task.
+
+        Ray places the tasks of a function one after another. Those of another function do not wait for a lost node.
+        """
+        return ray.remote(
+            num_cpus=self._n_cpus,
+            num_gpus=self._n_gpus,
+            max_retries=0,
+            num_returns="streaming",
+            scheduling_strategy="SPREAD",
+        )(ray_tasks.run_job)
 
     def _submit(self) -> None:
         """Give Ray as many jobs as can run, and as many to wait, so that a cluster that grows by demand grows."""
@@ -194,11 +210,36 @@ class Cluster:
         running.claim.close()
         self._finish(running.request, result)
 
+    def _drop_lost(self) -> None:
+        """Give up the jobs of nodes that the cluster has lost: Ray waits minutes for a node without a network."""
+        if time.monotonic() < self._next_check:
+            return
+        self._next_check = time.monotonic() + NODE_INTERVAL
+        alive = {node.key for node in alive_nodes()}
+        nodes = {running.started.node for running in self._running.values() if running.started is not None}
+        if nodes <= alive:
+            return
+        # Those that wait in Ray may wait for the node, too.
+        self._run = self._new_task()
+        for generator, running in list(self._running.items()):
+            if running.started is not None and running.started.node in alive:
+                continue
+            del self._running[generator]
+            running.claim.close()
+            if running.started is not None:
+                self._finish(running.request, LostJob(LOST_NODE))
+                continue
+            ray.cancel(generator, force=False)
+            if self._is_cancelled:
+                self._ended.append(Ended(running.request.number, Report(State.new)))
+            else:
+                self.start([running.request])
+
     def _finish(self, request: Request, result: Report | LostJob) -> None:
         """Report the end of a job, or start it again."""
         if isinstance(result, LostJob):
             self._n_lost[request.number] = self._n_lost.get(request.number, 0) + 1
-            if self._n_lost[request.number] <= self._max_retries and not self._is_stopping:
+            if self._n_lost[request.number] <= self._max_retries and not self._is_cancelled:
                 self.start([request])
                 return
         self._n_lost.pop(request.number, None)
@@ -211,7 +252,7 @@ class Cluster:
         task = on_node(_collect, running.started.node)
         generator = task.remote(self._shared_task, running.request, running.started.folder, running.paths)
         try:
-            receive(map(ray.get, generator), self._task.run_of(running.request))
+            receive(items_of(generator, running.started.node), self._task.run_of(running.request))
         except RayError as error:
             return f"its run cannot be fetched: {describe_error(error)}"
         except NanolmError as error:

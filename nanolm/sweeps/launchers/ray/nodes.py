@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nanolm.errors import SettingsError
@@ -19,8 +21,12 @@ from nanolm.sweeps.shared_disk import Token
 NODE_TIMEOUT = 60.0
 # A local cluster moves reports only, unless runs are copied; Ray moves what does not fit to the disk.
 LOCAL_OBJECT_STORE = 256 * 2**20
+# Seconds from one look at the nodes to the next.
+NODE_INTERVAL = 2.0
 START_ATTEMPTS = 3
 QUIET: Any = {"log_to_driver": False, "configure_logging": False}
+
+LOST_NODE = "its node was lost"
 
 # Takes no resources of its own.
 _describe_node = ray.remote(num_cpus=0, max_retries=2)(ray_tasks.describe_node)
@@ -106,10 +112,43 @@ def on_node(task: Any, node: str) -> Any:
     return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
+def items_of(generator: Any, node: str) -> Iterator[Any]:
+    """Yield what a task on a node yields.
+
+    Raises:
+        NodeDiedError: the cluster has lost the node.
+        RayError: the task failed.
+    """
+    wait = functools.partial(ray.wait, [generator], timeout=NODE_INTERVAL, fetch_local=False)
+    while True:
+        while not wait()[0]:
+            _require_alive(node)
+        try:
+            reference = next(generator)
+        except StopIteration:
+            return
+        yield _fetch(reference, node)
+
+
+def _fetch(reference: Any, node: str) -> Any:
+    while True:
+        try:
+            return ray.get(reference, timeout=NODE_INTERVAL)
+        except GetTimeoutError:
+            _require_alive(node)
+        except ObjectLostError as error:
+            raise NodeDiedError(LOST_NODE) from error
+
+
+def _require_alive(node: str) -> None:
+    if all(each.key != node for each in alive_nodes()):
+        raise NodeDiedError(LOST_NODE)
+
+
 def describe_error(error: RayError) -> str:
     """Describe an error of Ray in a line."""
     if isinstance(error, NodeDiedError):
-        return "its node was lost"
+        return LOST_NODE
     if isinstance(error, OutOfMemoryError):
         return "Ray ended its worker, because its node was out of memory"
     if isinstance(error, RayTaskError):

@@ -71,7 +71,7 @@ class Cluster:
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def order(self, job: str, name: str) -> None:
-        """Let something happen to a job: hold, release, preempt, preempt_at_once, fail_node or lose_node."""
+        """Let something happen to a job: hold, release, preempt, preempt_at_once, fail_node, cut_node or lose_node."""
         (self.folder / job / name).touch()
 
     def configure(self, **settings: Any) -> None:
@@ -380,6 +380,12 @@ class Running:
             self.terminate("PREEMPTED")
         if self.take("fail_node"):
             self.kill()
+            self.is_requeued = "requeue" in self.manager.options
+            self.finish("NODE_FAIL")
+            return
+        if self.take("cut_node"):
+            # Seen through a cut network, the processes of the job are stopped.
+            self.signal(signal.SIGSTOP)
             self.is_requeued = "requeue" in self.manager.options
             self.finish("NODE_FAIL")
             return
