@@ -58,7 +58,7 @@ def step_of(
 
     def step() -> float:
         began = time.perf_counter()
-        y = BACKENDS[backend](AttentionContext(mask, mask_TxT, 0, length, None, None, device))(*qkv, 0.0)
+        y = BACKENDS[backend](AttentionContext(mask, lambda: mask_TxT, 0, length, None, None, device))(*qkv, 0.0)
         torch.autograd.backward(y, ones)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -247,7 +247,7 @@ def randomize_weights(model: torch.nn.Module) -> None:
 
 def causal_context(length: int) -> AttentionContext:
     """Return the context of causal attention over a whole text."""
-    return AttentionContext(CausalConfig(), None, 0, length, None, None, torch.device("cpu"))
+    return AttentionContext(CausalConfig(), lambda: None, 0, length, None, None, torch.device("cpu"))
 
 
 def text_config(path: Path, *overrides: str) -> Config:

@@ -150,7 +150,7 @@ class DecodedLogits:
     def _bias(self, index: int, positions_B: torch.Tensor, length: int, is_uniform: bool) -> torch.Tensor | None:
         """Return what is added to the scores, BxHxS or Bx1xS; or whether a key is visible; None if all are."""
         model = self._model
-        mask_TxT = model._mask(index)
+        mask_TxT = model.mask_table(index)
         if mask_TxT is None and is_uniform and model.slopes_H is None:
             return None
         keys_S = torch.arange(length, device=self._device)

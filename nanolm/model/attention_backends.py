@@ -16,7 +16,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from nanolm.config.mask import BandedCausalConfig, BandedConfig, BlockLocalConfig, MaskConfig, NoMaskConfig
+from nanolm.config.mask import (
+    BandedCausalConfig,
+    BandedConfig,
+    BlockLocalConfig,
+    CausalConfig,
+    MaskConfig,
+    NoMaskConfig,
+)
 from nanolm.config.trainer import AttentionBackend
 from nanolm.model.masks import same_document
 from nanolm.registry import MASKS
@@ -34,7 +41,7 @@ class AttentionContext:
 
     Attributes:
         mask: settings of the mask.
-        mask_TxT: the mask over the whole context, on `device`; None for a causal mask.
+        read_table: returns mask_TxT, the mask over the whole context, on `device`; None for a causal mask.
         start: position of the first query. Keys begin at position 0.
         length: number of keys; the last query is at position length - 1.
         slopes_H: ALiBi slopes; None without ALiBi.
@@ -43,17 +50,18 @@ class AttentionContext:
     """
 
     mask: MaskConfig
-    mask_TxT: torch.Tensor | None  # noqa: N815  shape suffix
+    read_table: Callable[[], torch.Tensor | None]
     start: int
     length: int
-    slopes_H: torch.Tensor | None  # noqa: N815
+    slopes_H: torch.Tensor | None  # noqa: N815  shape suffix
     documents_BxS: torch.Tensor | None  # noqa: N815
     device: torch.device
 
     @property
     def is_plain_causal(self) -> bool:
         """Whether this is causal attention over a whole text, without documents and without ALiBi."""
-        return self.mask_TxT is None and self.start == 0 and self.slopes_H is None and self.documents_BxS is None
+        is_causal = isinstance(self.mask, CausalConfig)
+        return is_causal and self.start == 0 and self.slopes_H is None and self.documents_BxS is None
 
     @property
     def sees_everything(self) -> bool:
@@ -62,8 +70,9 @@ class AttentionContext:
 
     def visible(self) -> torch.Tensor:
         """Return whether each query sees each key: TxS, or Bx1xTxS if documents are separated."""
-        if self.mask_TxT is not None:
-            visible_TxS = self.mask_TxT[self.start : self.length, : self.length]
+        mask_TxT = self.read_table()
+        if mask_TxT is not None:
+            visible_TxS = mask_TxT[self.start : self.length, : self.length]
         else:
             positions = torch.arange(self.length, device=self.device)
             visible_TxS = positions[self.start :, None] >= positions

@@ -76,16 +76,21 @@ def same_document(documents_BxT: torch.Tensor) -> torch.Tensor:
     return documents_BxT[:, :, None] == documents_BxT[:, None, :]
 
 
-def dense_mask(config: MaskConfig, length: int) -> torch.Tensor:
-    """Evaluate a mask for all pairs of positions, on the CPU and as if all positions were of one document.
+def is_own(config: MaskConfig) -> bool:
+    """Return whether a mask is one of this module, under which every position sees itself, and not a plugin's."""
+    return MASKS[config.name].__module__ == __name__
+
+
+def evaluate_mask(config: MaskConfig, length: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Evaluate a mask for all pairs of positions, as if all positions were of one document.
 
     Returns:
         mask_TxT, bool: whether the query of a row sees the key of a column.
 
     Raises:
-        SettingsError: the mask returned something other than a bool tensor, or a position sees no position.
+        SettingsError: the mask returned something other than a bool tensor.
     """
-    positions = torch.arange(length, device="cpu")
+    positions = torch.arange(length, device=device)
     found = MASKS[config.name](positions[:, None], positions[None, :], config)
     try:
         mask_TxT = found.expand(length, length)
@@ -98,6 +103,16 @@ def dense_mask(config: MaskConfig, length: int) -> torch.Tensor:
             where="mask",
             hint="compare the two positions, as in `return key <= query`",
         )
+    return mask_TxT
+
+
+def dense_mask(config: MaskConfig, length: int) -> torch.Tensor:
+    """Evaluate a mask on the CPU, as `evaluate_mask` does, and check it.
+
+    Raises:
+        SettingsError: the mask returned something other than a bool tensor, or a position sees no position.
+    """
+    mask_TxT = evaluate_mask(config, length)
     _require_visible_keys(config, mask_TxT)
     return mask_TxT
 

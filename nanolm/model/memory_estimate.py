@@ -162,22 +162,30 @@ def cache_memory(config: Config, vocab_size: int) -> Part:
 
 def inference_memory(config: Config, vocab_size: int) -> int:
     """Return a lower bound on the bytes that a model takes for one sequence, without its weights."""
-    return table_memory(config, vocab_size) + FP32_BYTES * config.size.context_length * vocab_size
+    tables = table_memory(config, vocab_size) + mask_memory(config)
+    return tables + FP32_BYTES * config.size.context_length * vocab_size
 
 
 def table_memory(config: Config, vocab_size: int) -> int:
     """Return a lower bound on the bytes of tables that depend on the context length, or on the vocabulary.
 
-    These are the sines of positions, computed in fp64, masks with a table, computed from int64 distances,
-    the positions that a key-value cache counts, and the probabilities of an n-gram model.
+    These are the sines of positions, computed in fp64, the positions that a key-value cache counts, and the
+    probabilities of an n-gram model.
     """
     settings, length = config.model, config.size.context_length
     if not isinstance(settings, TransformerConfig):
         return 3 * FP64_BYTES * vocab_size if isinstance(settings, NgramConfig) else 0
     width = {Positions.sinusoidal: config.size.d_model, Positions.rotary: config.size.key_width}
-    masks = [mask for mask, _ in layers_by_mask(config) if has_table(mask)]
-    n_masks = len(masks) + FP64_BYTES * bool(masks)
-    return length * (FP64_BYTES * (1 + width.get(settings.positions, 0)) + n_masks * length)
+    return length * FP64_BYTES * (1 + width.get(settings.positions, 0))
+
+
+def mask_memory(config: Config) -> int:
+    """Return the bytes that evaluating the masks of a model takes in host memory, from distances in int64."""
+    if not isinstance(config.model, TransformerConfig) or not any(
+        has_table(mask) for mask, _ in layers_by_mask(config)
+    ):
+        return 0
+    return (1 + FP64_BYTES) * config.size.context_length**2
 
 
 def _autocast_bytes(config: Config, number_format: str | None) -> int:

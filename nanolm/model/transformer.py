@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanolm.config.mask import NoMaskConfig, has_table, layers_by_mask
+from nanolm.config.mask import layers_by_mask
 from nanolm.config.model import AttentionKind, Positions, TransformerConfig
 from nanolm.config.run import Config
 from nanolm.model.attention_backends import BACKENDS, AttentionContext, AttentionFn, uniform
@@ -19,7 +19,7 @@ from nanolm.model.initialization import INITIALIZATIONS
 from nanolm.model.layers import Block, norm
 from nanolm.model.lora import add_adapters
 from nanolm.model.loss import Reduction, cap_logits, chunked_loss, is_chunked, last_positions, next_token_loss
-from nanolm.model.masks import dense_mask
+from nanolm.model.mask_tables import MaskTables
 from nanolm.model.ngram_mix import NgramMix
 from nanolm.model.positions import alibi_slopes, rotary_table, sinusoidal_table
 from nanolm.registry import MODELS
@@ -57,7 +57,11 @@ class Transformer(nn.Module):
         self.embedding_norm = norm(settings, width) if settings.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(settings.dropout_of(settings.embedding_dropout))
         self.blocks = nn.ModuleList(Block(settings, size) for _ in range(size.n_layers))
-        self._register_masks(config)
+        layers_of_masks = layers_by_mask(config)
+        self.masks = [mask for mask, _ in layers_of_masks]
+        index_of_layer = {layer: index for index, (_, layers) in enumerate(layers_of_masks) for layer in layers}
+        self.mask_of_layer = [index_of_layer[layer] for layer in range(size.n_layers)]
+        self._mask_tables = MaskTables(self.masks, length)
         self.attention_backend = config.trainer.attention_backend
         self.has_sublayer_convolution = settings.sublayer_convolution is not None
         self.is_uniform = settings.attention is AttentionKind.uniform
@@ -174,7 +178,7 @@ class Transformer(nn.Module):
 
     @functools.cached_property
     def _final_positions(self) -> torch.Tensor:
-        return count_final_positions([self._mask(index) for index in self.mask_of_layer], self.context_length)
+        return count_final_positions([self.mask_table(index) for index in self.mask_of_layer], self.context_length)
 
     def _attention_fn(
         self, index: int, start: int, end: int, documents_BxT: torch.Tensor | None, has_cache: bool
@@ -183,7 +187,7 @@ class Transformer(nn.Module):
         mask = self.masks[index]
         context = AttentionContext(
             mask=mask,
-            mask_TxT=self._mask(index),
+            read_table=functools.partial(self.mask_table, index),
             start=start,
             length=end,
             slopes_H=self.slopes_H,
@@ -202,25 +206,6 @@ class Transformer(nn.Module):
         )
         return BACKENDS[backend](context)
 
-    def _register_masks(self, config: Config) -> None:
-        """Evaluate each distinct mask once; causal masks and `none` need no tensor."""
-        layers_of_masks = layers_by_mask(config)
-        self.masks = [mask for mask, _ in layers_of_masks]
-        index_of_layer = {layer: index for index, (_, layers) in enumerate(layers_of_masks) for layer in layers}
-        self.mask_of_layer = [index_of_layer[layer] for layer in range(config.size.n_layers)]
-        stored = [index for index, mask in enumerate(self.masks) if has_table(mask)]
-        self._index_in_buffer = {index: at for at, index in enumerate(stored)}
-        with torch.device("cpu"):  # values are checked, which meta tensors do not have
-            tensors = [dense_mask(self.masks[index], self.context_length) for index in stored]
-        # One buffer of the model: buffers shared by layers would be copied for each layer by `.to(device)`.
-        self.masks_MxTxT: torch.Tensor | None
-        self.register_buffer("masks_MxTxT", torch.stack(tensors) if tensors else None, persistent=False)
-
-    def _mask(self, index: int) -> torch.Tensor | None:
+    def mask_table(self, index: int) -> torch.Tensor | None:
         """Return mask_TxT of a distinct mask; None for a causal one."""
-        if isinstance(self.masks[index], NoMaskConfig):
-            # One element, repeated.
-            one = torch.ones((), dtype=torch.bool, device=self.token_embedding.weight.device)
-            return one.expand(self.context_length, self.context_length)
-        at = self._index_in_buffer.get(index)
-        return None if at is None or self.masks_MxTxT is None else self.masks_MxTxT[at]
+        return self._mask_tables.read(index, self.token_embedding.weight.device)

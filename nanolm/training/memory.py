@@ -37,8 +37,8 @@ REQUESTED = re.compile(r"tried to allocate ([\d.]+ ?[a-z]+)|unable to allocate (
 def require_memory(config: Config, vocab_size: int, device: torch.device, is_sharded: bool = False) -> None:
     """Refuse a run that cannot fit before anything is allocated, since the system may kill a process silently.
 
-    The estimate is a lower bound: weights, gradients and optimizer state, tables of positions and masks, the tokens of
-    a batch, and the logits of a micro-batch. Models without a formula are not checked.
+    The estimate is a lower bound: weights, gradients and optimizer state, tables of positions, masks, the tokens of a
+    batch, and the logits of a micro-batch. Models without a formula are not checked.
 
     Args:
         is_sharded: whether the weights are divided among the ranks.
@@ -62,8 +62,10 @@ def require_memory(config: Config, vocab_size: int, device: torch.device, is_sha
         LOGITS: min(n_sequences * logits_of_one, (most_logits or sys.maxsize) * width),
     }
     if tables := memory_estimate.table_memory(config, vocab_size):
-        on_device["positions and masks"] = tables
+        on_device["positions"] = tables
     on_host = {"the tokens of a batch": batch_bytes(sequences, context_length)}
+    if masks := memory_estimate.mask_memory(config):
+        on_host["masks"] = masks
     limits = []
     if device.type == "cuda":
         limits.append((on_device, f"{device} has", torch.cuda.get_device_properties(device).total_memory))

@@ -65,7 +65,7 @@ def test_attention_matches_the_formula(
     rotary = rotary_table(length, 4) if qk_norm else None
     slopes = alibi_slopes(layer.n_heads) if alibi else None
     stored_TxT = None if mask == "causal" else masks.dense_mask(config, 6)
-    context = AttentionContext(config, stored_TxT, 0, length, slopes, None, torch.device("cpu"))
+    context = AttentionContext(config, lambda: stored_TxT, 0, length, slopes, None, torch.device("cpu"))
     found = layer(x_TxC[None], dense(context), rotary)[0]
     torch.testing.assert_close(
         found, attention_by_position(layer, x_TxC, mask_TxT, qk_norm, slopes), atol=1e-5, rtol=1e-5

@@ -123,17 +123,16 @@ def test_model_with_any_mask_can_sample(overrides: str) -> None:
     assert len(written) == 2 * LENGTH
 
 
-def test_layers_with_equal_masks_share_one_tensor() -> None:
+def test_layers_with_equal_masks_share_one_table() -> None:
     config = make_config("mask=pattern", "mask.pattern=[banded,causal,banded,prefix]", "size.n_layers=8")
     built = build(config, 11)
     assert built.mask_of_layer == [0, 1, 0, 2, 0, 1, 0, 2]
-    buffers = {name: buffer.shape for name, buffer in built.named_buffers() if buffer.dtype is torch.bool}
-    assert buffers == {"masks_MxTxT": (2, 64, 64)}
-    assert "masks_MxTxT" not in built.state_dict()
-
-
-def test_causal_masks_are_not_stored() -> None:
-    assert build(make_config("mask.pattern=LL"), 11).masks_MxTxT is None
+    assert not [buffer for buffer in built.buffers() if buffer.dtype is torch.bool]
+    found = [built.mask_table(index) for index in range(3)]
+    assert found[1] is None
+    for index in (0, 2):
+        assert torch.equal(found[index], masks.dense_mask(built.masks[index], 64))
+        assert built.mask_table(index) is found[index]
 
 
 def test_a_pattern_of_one_mask_equals_that_mask() -> None:
