@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -131,6 +132,8 @@ def run_module(
         source = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(source, descriptor)
         os.close(source)
+    # Shows where native code has ended the process.
+    faulthandler.enable()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
