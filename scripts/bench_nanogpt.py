@@ -108,9 +108,9 @@ def main() -> None:
     except CheckoutError as error:
         sys.exit(str(error))
     overrides = [
-        "model=gpt2", "size=tiny", "optimizer=adamw", "model.dropout=0", f"size.context_length={CONTEXT}",
+        "model=nanogpt", "size=tiny", "optimizer=adamw", "model.dropout=0", f"size.context_length={CONTEXT}",
         f"size.n_layers={LAYERS}", f"size.n_heads={HEADS}", f"size.d_model={WIDTH}", f"trainer.batch_size={BATCH}",
-        "model.bias=false", "trainer.sample_tokens=0", "trainer.device=cpu", "logger=none",
+        "trainer.sample_tokens=0", "trainer.device=cpu", "logger=none",
     ]  # fmt: skip
     config = compose_command(overrides).config
     corpus = corpora.load(config.dataset)
