@@ -46,6 +46,37 @@ class _ReluSquared(torch.autograd.Function):
         return masked if found is None else found + masked
 
 
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """swish(a) * b for the two halves a, b of the last dimension (Shazeer 2020)."""
+    return swiglu_formula(x) if _prefers_formulas(x) else _SwiGLU.apply(x)
+
+
+def swiglu_formula(x: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return F.silu(a) * b
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, dim=-1)
+        swish = F.silu(a)
+        ctx.save_for_backward(x, swish)
+        return swish * b
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        x, swish = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiate(swiglu_formula, (x,), (grad,))[0]
+        # Both halves are written where they belong, and need not be joined.
+        x_grad = torch.empty_like(x)
+        (a, b), (a_grad, b_grad) = x.chunk(2, dim=-1), x_grad.chunk(2, dim=-1)
+        torch.mul(grad, swish, out=b_grad)
+        torch.ops.aten.silu_backward.grad_input(grad * b, a, grad_input=a_grad)
+        return x_grad
+
+
 def rms_norm(x_C: torch.Tensor, eps: float | None = None) -> torch.Tensor:
     """Scale the vectors along the last dimension to unit mean square (Zhang and Sennrich 2019).
 

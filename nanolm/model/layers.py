@@ -15,7 +15,7 @@ from nanolm.model.attention import ATTENTIONS
 from nanolm.model.attention_backends import AttentionFn
 from nanolm.model.cache import LayerCache
 from nanolm.model.convolution import CausalConvolution
-from nanolm.model.fused_ops import relu_squared, rms_norm
+from nanolm.model.fused_ops import relu_squared, rms_norm, swiglu
 
 # PyTorch's default, and GPT-2's.
 LAYER_NORM_EPS = 1e-5
@@ -36,12 +36,6 @@ def norm(config: TransformerConfig, d_model: int) -> nn.Module:
         kind = nn.RMSNorm if config.norm_weight else UnweightedRMSNorm
         return kind(d_model, eps=config.norm_eps, elementwise_affine=config.norm_weight)
     return nn.LayerNorm(d_model, eps=config.norm_eps or LAYER_NORM_EPS, bias=config.bias)
-
-
-def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """swish(a) * b for the two halves a, b of the last dimension (Shazeer 2020)."""
-    a, b = x.chunk(2, dim=-1)
-    return F.silu(a) * b
 
 
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -15,6 +15,8 @@ from nanolm.model.fused_ops import (
     rms_norm_formula,
     split_heads,
     split_heads_formula,
+    swiglu,
+    swiglu_formula,
 )
 from nanolm.model.positions import rotary_table
 
@@ -28,6 +30,7 @@ GROUPED = Heads(4, 2, 8, True, eps=0.1)
 # Each operation, its formula, and the shapes of its inputs.
 OPERATIONS: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
     "relu_squared": (relu_squared, relu_squared_formula, [(3, 5, 16)]),
+    "swiglu": (swiglu, swiglu_formula, [(3, 5, 14)]),
     "rms_norm": (rms_norm, rms_norm_formula, [(3, 5, 16)]),
     "rms_norm with eps": (lambda x: rms_norm(x, 0.1), lambda x: rms_norm_formula(x, 0.1), [(3, 5, 16)]),
     "convolution": (causal_convolution, causal_convolution_formula, [(2, 5, 4), (3, 4)]),
