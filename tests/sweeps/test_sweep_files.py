@@ -19,7 +19,18 @@ from nanolm.sweeps.planning import Job, plan
 from tests.helpers import REPOSITORY, SMALL, Nanolm, make_config, mostly_slow
 
 # As docs/sweeps.md has them.
-N_JOBS = {"ablation": 18, "ladder": 17, "lr": 7, "masks": 7, "race": 8, "scaling": 20, "seeds": 5, "tokenizers": 7}
+N_JOBS = {
+    "ablation": 18,
+    "ladder": 17,
+    "lr": 7,
+    "masks": 7,
+    "race": 11,
+    "recipe": 30,
+    "scaling": 20,
+    "seeds": 5,
+    "texts": 8,
+    "tokenizers": 7,
+}
 
 
 def hydra_of(sweep: str) -> Any:
@@ -120,16 +131,25 @@ def test_sweep_race_leads_from_nanogpt_to_shakespeare() -> None:
         return settings(make_config(*overrides)) | sweep
 
     assert found["0_nanogpt"] == of("experiment=nanogpt_cpu")
-    assert _results(found["5_decay_to_zero"]) == _results(of("experiment=shakespeare_cpu"))
-    assert found["6_sprint"] == of("experiment=shakespeare_sprint")
-    assert found["7_ngrams"] == of("experiment=shakespeare_ngram")
+    assert found["8_recipe"] == of("experiment=shakespeare_cpu")
+    assert found["9_sprint"] == of("experiment=shakespeare_sprint")
+    assert found["10_ngrams"] == of("experiment=shakespeare_ngram")
     # Each job changes one group of settings, and the last two are experiments.
     changes = [
         {key.split(".")[0] for key in {*before, *after} if before.get(key) != after.get(key)}
         for before, after in itertools.pairwise(list(map(_results, found.values()))[:-1])
     ]
     # max_steps belongs to the schedule.
-    expected = [{"optimizer"}, {"model"}, {"optimizer"}, {"model"}, {"scheduler"}]
+    expected = [
+        {"optimizer"},
+        {"model"},
+        {"optimizer"},
+        {"model"},
+        {"scheduler"},
+        {"model"},
+        {"optimizer"},
+        {"trainer"},
+    ]
     assert changes == [*expected, {"optimizer", "scheduler", "trainer"}]
 
 
@@ -161,7 +181,8 @@ def test_sweep_files_run_to_their_end_when_shortened(name: str, nanolm: Nanolm) 
     (nanolm.folder / "text.txt").write_text(
         "".join(f"{n} and {n + 1} make {2 * n + 1}: {'or not ' * (n % 5)}says page {n * n}.\n" for n in range(4000))
     )
-    small = [override for override in SMALL if name != "scaling" or not override.startswith("size.")]
+    swept = {"scaling": "size.", "recipe": "trainer.batch_size"}.get(name)
+    small = [override for override in SMALL if swept is None or not override.startswith(swept)]
     if name == "masks":
         small.append("size.context_length=64")
     settings = (*small, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=3", "dataset.val_fraction=0.01")
