@@ -38,7 +38,7 @@ class MaskTables:
             return torch.ones((), dtype=torch.bool, device=device).expand(self._length, self._length)
         if not has_table(mask):
             return None
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and is_own(mask):
             # Not a table: the kernel that reads it compares the positions.
             return evaluate_mask(mask, self._length, device)
         table = self._tables.get(index)

@@ -84,3 +84,23 @@ def test_a_compiled_model_equals_the_eager_one(backend: str) -> None:
     tokens = torch.randint(11, (2, 64))
     compiled = torch.compile(model, fullgraph=True)(tokens)
     torch.testing.assert_close(compiled, model(tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_compiled_model_reads_the_table_of_a_plugin() -> None:
+    calls = []
+
+    @MASKS.register("counted")
+    def counted(query: torch.Tensor, key: torch.Tensor, config: MaskConfig) -> torch.Tensor:
+        calls.append(config.name)
+        return key <= query
+
+    config = make_config(*LINE)
+    config.mask = MaskConfig(name="counted")
+    model = build(config, 11)
+    tokens = torch.randint(11, (2, 64))
+    compiled = torch.compile(model)
+    for _ in range(2):
+        torch.testing.assert_close(compiled(tokens), model(tokens), atol=1e-4, rtol=1e-4)
+    assert len(calls) == 1
