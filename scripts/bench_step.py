@@ -49,11 +49,17 @@ class Row(NamedTuple):
 
 
 GPT = ("model=gpt", "optimizer=adamw")
-RECIPE = ("experiment=shakespeare_cpu",)
+# Of experiment=shakespeare_cpu, whose optimizer has settings that AdamW lacks.
+RECIPE = ("model=gpt", "model.activation=swiglu", "model.embedding_convolution=4", "model.sublayer_convolution=4")
 ROWS = {
     "model": Row("model=gpt", "model=gpt2", GPT, ("model=gpt2", "optimizer=adamw")),
     "muon": Row("optimizer=muon", "optimizer=adamw", ("model=gpt", "optimizer=muon"), GPT),
-    "recipe": Row("experiment=shakespeare_cpu (Muon)", "its model with AdamW", RECIPE, (*RECIPE, "optimizer=adamw")),
+    "recipe": Row(
+        "experiment=shakespeare_cpu (NorMuon)",
+        "its model with AdamW",
+        (*RECIPE, "optimizer=muon", "optimizer.normuon_beta2=0.95"),
+        (*RECIPE, "optimizer=adamw"),
+    ),
     "bf16": Row("bf16, compiled", "fp32, eager", (*GPT, *FAST), GPT),
 }
 

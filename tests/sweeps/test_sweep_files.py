@@ -188,3 +188,16 @@ def test_sweep_files_run_to_their_end_when_shortened(name: str, nanolm: Nanolm) 
     settings = (*small, "dataset=text", "dataset.path=text.txt", "trainer.max_steps=3", "dataset.val_fraction=0.01")
     done = nanolm("train", "-m", f"sweep={name}", *settings, timeout=500)
     assert done.returncode == 0, done.stderr
+
+
+def test_rows_of_the_benchmark_of_steps_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    import bench_step
+
+    for row in bench_step.ROWS.values():
+        for line in (row.ours, row.theirs):
+            compose_command([*line, *bench_step.SHAPES])
+    recipe = compose_command([*bench_step.ROWS["recipe"].ours, *bench_step.SHAPES]).config
+    experiment = make_config("experiment=shakespeare_cpu")
+    assert recipe.model == experiment.model
+    assert recipe.optimizer.normuon_beta2 == experiment.optimizer.normuon_beta2
